@@ -1,0 +1,26 @@
+"""Losses of a classifier. Every function returns one value per example."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def cross_entropy(logits, labels, smoothing=0.0):
+    """Softmax cross-entropy in float32: logits [N, K], labels int [N] -> [N].
+
+    `smoothing` moves that much of the target's mass to the uniform distribution (Szegedy et al.
+    2015, section 7, https://arxiv.org/abs/1512.00567).
+    """
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+
+
+def top_k_error(logits, labels, k=1):
+    """1.0 where the label is not among the k largest logits [N, K], else 0.0: [N].
+
+    Ties count against the network: a constant output is not rewarded. So do logits that are not
+    finite.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], -1)
+    beaten_by = (~(logits < own)).sum(-1) - 1  # classes at least as probable, less itself
+    return (beaten_by >= k).astype(jnp.float32)

@@ -1,0 +1,129 @@
+"""DenseNet (Huang et al. 2016), Table 1 and section 3: https://arxiv.org/abs/1608.06993"""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cnnjax import layers
+from cnnjax.errors import UserError
+
+
+class Layer(nn.Module):
+    """BN-ReLU-conv3x3 of k channels, after BN-ReLU-conv1x1 of 4k in a bottleneck (B) layer."""
+
+    growth: int
+    bottleneck: bool
+    relu: Callable
+    conv: Callable
+    norm: Callable
+    drop: Callable
+
+    @nn.compact
+    def __call__(self, x):
+        taps = {}
+        if self.bottleneck:
+            x = taps['relu1'] = self.relu(self.norm(name='bn1')(x))
+            x = taps['conv1'] = self.conv(4 * self.growth, 1, name='conv1')(x)
+            x = self.drop(name='drop1')(x)
+        x = taps['relu2'] = self.relu(self.norm(name='bn2')(x))
+        x = taps['conv2'] = self.conv(self.growth, 3, name='conv2')(x)
+        return self.drop(name='drop2')(x), taps
+
+
+class Transition(nn.Module):
+    """BN-ReLU-conv1x1 and 2x2 average pooling, between dense blocks."""
+
+    width: int
+    relu: Callable
+    conv: Callable
+    norm: Callable
+    drop: Callable
+
+    @nn.compact
+    def __call__(self, x):
+        taps = {}
+        x = taps['relu'] = self.relu(self.norm(name='bn')(x))
+        x = taps['conv'] = self.conv(self.width, 1, name='conv')(x)
+        return layers.average_pool(self.drop(name='drop')(x), 2, 2), taps
+
+
+class DenseNet(nn.Module):
+    """Dense blocks: every layer sees all feature maps before it in the block, in order of birth."""
+
+    layers_per_block: tuple[int, ...]
+    growth: int  # k
+    stem_width: int
+    bottleneck: bool = True  # B
+    compression: float = 0.5  # theta of the transitions: 0.5 in C, 1 otherwise
+    stem: int = 7  # 7: 7x7 stride 2 and max-pool, as for ImageNet; 3: one 3x3, as for 32 x 32
+    num_classes: int = 1000
+    dropout: float = 0.0  # after every convolution but the first; the paper: 0.2 on unaugmented data
+    relu: Callable = nn.relu
+    pool: Callable = layers.max_pool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        conv = partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=self.dtype)
+        norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
+        drop = partial(nn.Dropout, self.dropout, deterministic=not train)
+        taps, x = {}, images.astype(self.dtype)
+        x = taps['conv0'] = conv(self.stem_width, self.stem, 2 if self.stem == 7 else 1,
+                                 name='conv0')(x)
+        if self.stem == 7:
+            x = taps['relu0'] = self.relu(norm(name='bn0')(x))
+            x = taps['pool0'] = self.pool(x, 3, 2, 1)
+        for i, depth in enumerate(self.layers_per_block, 1):
+            for j in range(1, depth + 1):
+                name = f'block{i}_layer{j}'
+                new, inner = Layer(self.growth, self.bottleneck, self.relu, conv, norm, drop,
+                                   name=name)(x)
+                taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
+                taps[name] = new
+                x = jnp.concatenate([x, new], -1)
+            taps[f'block{i}'] = x
+            if i < len(self.layers_per_block):
+                name, width = f'transition{i}', int(self.compression * x.shape[-1])
+                x, inner = Transition(width, self.relu, conv, norm, drop, name=name)(x)
+                taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
+                taps[name] = x
+        x = taps['relu'] = self.relu(norm(name='bn')(x))
+        x = taps['pool'] = layers.global_average_pool(x)
+        logits = taps['fc'] = nn.Dense(self.num_classes, kernel_init=layers.torch_linear,
+                                       dtype=self.dtype, name='fc')(x)
+        return logits, taps
+
+
+def row(name):
+    """The row of densenet_l{L}_k{k} or densenet_bc_l{L}_k{k}, of any depth L and growth k: three
+    equal blocks on 32 x 32 images (section 3, "Implementation Details"). None for another name.
+    """
+    match = re.fullmatch(r'densenet_(bc_)?l(\d+)_k(\d+)', name)
+    if not match:
+        return None
+    bottleneck, depth, growth = bool(match[1]), int(match[2]), int(match[3])
+    layers_per_block, rest = divmod(depth - 4, 6 if bottleneck else 3)
+    if layers_per_block < 1 or rest or growth < 1:
+        raise UserError(f'{name}: the depth L must be 4 more than a multiple of '
+                        f'{6 if bottleneck else 3} (three equal blocks), the growth k positive')
+    return ((layers_per_block,) * 3, growth, 2 * growth if bottleneck else 16, bottleneck,
+            0.5 if bottleneck else 1.0, 3, 10)
+
+
+#                 layers per block  k   stem        B     theta          stem    classes
+COLUMNS = ('layers_per_block', 'growth', 'stem_width', 'bottleneck', 'compression', 'stem',
+           'num_classes')
+TABLE = {
+    'densenet121': ((6, 12, 24, 16), 32, 64, True, 0.5, 7, 1000),
+    'densenet169': ((6, 12, 32, 32), 32, 64, True, 0.5, 7, 1000),
+    'densenet201': ((6, 12, 48, 32), 32, 64, True, 0.5, 7, 1000),
+    'densenet161': ((6, 12, 36, 24), 48, 96, True, 0.5, 7, 1000),
+}
+TABLE |= {name: row(name) for name in (
+    'densenet_l40_k12', 'densenet_l100_k12', 'densenet_l100_k24',
+    'densenet_bc_l100_k12', 'densenet_bc_l250_k24', 'densenet_bc_l190_k40')}
+MODULE = DenseNet

@@ -1,0 +1,71 @@
+"""VGG (Simonyan & Zisserman 2014), Table 1: https://arxiv.org/abs/1409.1556"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cnnjax import layers
+from cnnjax.errors import UserError
+
+WIDTHS = (64, 128, 256, 512, 512)  # "conv3-64" ... "conv3-512"; a 2x2 max-pool after each group
+
+
+class VGG(nn.Module):
+    """3x3 convolutions in five groups, each ended by a max-pool, then three full layers."""
+
+    groups: tuple[tuple[int, ...], ...]  # the kernels' sizes, group by group
+    lrn: bool = False  # local response normalization after the first convolution (A-LRN)
+    batch_norm: bool = False  # not in the paper: torchvision's _bn variants (the bias stays)
+    num_classes: int = 1000
+    hidden: tuple[int, ...] = (4096, 4096)  # widths of the full layers; () for 32 x 32 images
+    dropout: float = 0.5  # after each hidden full layer
+    relu: Callable = nn.relu
+    pool: Callable = layers.max_pool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        smallest = 2 ** len(self.groups)
+        if min(images.shape[1:3]) < smallest:
+            raise UserError(f'VGG halves its images {len(self.groups)} times: they must be at '
+                            f'least {smallest} x {smallest}, got {images.shape[1:3]}')
+        # The paper starts the deep nets from net A's weights; its later footnote replaces that by
+        # the initialization of Glorot & Bengio 2010, used here.
+        conv = partial(layers.conv, kernel_init=nn.initializers.glorot_normal(), dtype=self.dtype)
+        norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
+        taps, x = {}, images.astype(self.dtype)
+        for i, (kernels, width) in enumerate(zip(self.groups, WIDTHS, strict=True), 1):
+            for j, size in enumerate(kernels, 1):
+                x = taps[f'conv{i}_{j}'] = conv(width, size, name=f'conv{i}_{j}')(x)
+                if self.batch_norm:
+                    x = norm(name=f'bn{i}_{j}')(x)
+                x = taps[f'relu{i}_{j}'] = self.relu(x)
+                if self.lrn and (i, j) == (1, 1):
+                    # The paper takes AlexNet's constants.
+                    x = taps['norm1'] = layers.local_response_normalization(x)
+            x = taps[f'pool{i}'] = self.pool(x, 2, 2)
+        x = layers.flatten(x)
+        dense = partial(nn.Dense, kernel_init=nn.initializers.glorot_normal(), dtype=self.dtype)
+        for i, width in enumerate(self.hidden, 6):
+            x = taps[f'fc{i}'] = dense(width, name=f'fc{i}')(x)
+            x = taps[f'relu{i}'] = self.relu(x)
+            x = nn.Dropout(self.dropout, deterministic=not train, name=f'drop{i}')(x)
+        logits = taps['fc8'] = dense(self.num_classes, name='fc8')(x)
+        return logits, taps
+
+
+#             kernels of group 1, 2, 3, 4, 5                         LRN    batch norm
+COLUMNS = ('groups',                                                'lrn', 'batch_norm')
+TABLE = {
+    'vgg11':     (((3,), (3,), (3, 3), (3, 3), (3, 3)),             False, False),  # A
+    'vgg11_lrn': (((3,), (3,), (3, 3), (3, 3), (3, 3)),             True,  False),  # A-LRN
+    'vgg13':     (((3, 3), (3, 3), (3, 3), (3, 3), (3, 3)),         False, False),  # B
+    'vgg16c':    (((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)), False, False),  # C
+    'vgg16':     (((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)), False, False),  # D
+    'vgg19':     (((3, 3), (3, 3), (3,) * 4, (3,) * 4, (3,) * 4),   False, False),  # E
+}
+TABLE |= {f'{name}_bn': (groups, lrn, True) for name, (groups, lrn, _) in TABLE.items() if not lrn}
+MODULE = VGG
