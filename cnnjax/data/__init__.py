@@ -1,0 +1,7 @@
+"""Labelled images: sources, the input pipeline, augmentation."""
+
+from cnnjax.data.augment import Normalization, augment, normalization
+from cnnjax.data.pipeline import Crops, Resident, Stream
+from cnnjax.data.sources import load
+
+__all__ = ['Crops', 'Normalization', 'Resident', 'Stream', 'augment', 'load', 'normalization']

@@ -1,7 +1,16 @@
 """Where labelled images come from: every source is random access to single examples."""
 
+import collections
+import os
 from collections.abc import Sequence
+from concurrent import futures
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+
+from cnnjax.data import images
+from cnnjax.errors import UserError
 
 
 class Source(NamedTuple):
@@ -9,3 +18,106 @@ class Source(NamedTuple):
 
     examples: Sequence  # examples[i] -> {'image': uint8 [H, W, C], 'label': int}; sizes may differ
     classes: tuple[str, ...]  # the names of the labels 0, 1, ...
+
+
+def load(dataset, split, data_dir=None, bad_images='error'):
+    """The source `dataset`: 'digits', 'folder' (data_dir/split/class/*.jpg), or a name of
+    tensorflow-datasets, prepared in `data_dir` (default: the usual place of tensorflow-datasets).
+
+    Raises:
+      UserError: no such data, with the remedy.
+    """
+    if dataset == 'digits':
+        return digits(split)
+    if dataset == 'folder':
+        return folder(data_dir, split, bad_images)
+    from cnnjax.data import tfds  # here, because it takes a second that others need not pay
+    return tfds.load(dataset, split, data_dir)
+
+
+def digits(split):
+    """scikit-learn's 1,797 scans of handwritten digits, 8 x 8 gray (Alpaydin & Kaynak 1998,
+    https://archive.ics.uci.edu/dataset/80): 1,347 in 'train', 450 in 'test', always the same ones,
+    each digit in the same proportion."""
+    from sklearn import datasets, model_selection  # here: two seconds that others need not pay
+
+    if split not in ('train', 'test'):
+        raise UserError(f"digits has the splits 'train' and 'test', not '{split}'")
+    scans = datasets.load_digits()
+    train, test = model_selection.train_test_split(
+        np.arange(len(scans.target)), test_size=450, stratify=scans.target, random_state=0)
+    examples = [{'image': np.round(scans.images[i] * (255 / 16)).astype(np.uint8)[..., None],
+                 'label': int(scans.target[i])} for i in (train if split == 'train' else test)]
+    return Source(examples, tuple(map(str, scans.target_names)))
+
+
+class Files(NamedTuple):
+    """Image files as examples, decoded when they are asked for."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        return {'image': images.read(self.paths[i]), 'label': self.labels[i]}
+
+
+def folder(root, split, bad_images='error'):
+    """Pictures in root/split/<class>/; the classes are the folders of root/train, sorted.
+
+    `bad_images`: 'error' leaves an unreadable file to be named when it is read; 'skip' reads every
+    file once now, and leaves out and lists those that cannot be read.
+
+    Raises:
+      UserError: a missing or empty folder, or a class that root/train does not have.
+    """
+    if not root:
+        raise UserError("dataset='folder' needs data_dir: the folder that holds train/<class>/*.jpg "
+                        'and test/<class>/*.jpg')
+    if bad_images not in ('error', 'skip'):
+        raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
+    directories = {name: _subdirectories(Path(root) / name) for name in {'train', split}}
+    classes = tuple(directories['train'])
+    if unknown := sorted(set(directories[split]) - set(classes)):
+        raise UserError(f'{Path(root) / split} has classes that {Path(root) / "train"} does not '
+                        f'have: {", ".join(unknown)}')
+    files = [(path, label) for label, name in enumerate(classes) if name in directories[split]
+             for path in sorted(directories[split][name].rglob('*'))
+             if path.suffix.lower() in images.EXTENSIONS and not path.name.startswith('.')]
+    counts = collections.Counter(label for _, label in files)
+    for label, name in enumerate(classes):
+        if name in directories[split] and not counts[label]:
+            raise UserError(f'{directories[split][name]} has no image: give it some '
+                            f'({", ".join(images.EXTENSIONS)}) or remove the folder')
+    if bad_images == 'skip':
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            errors = list(pool.map(_error, (path for path, _ in files)))
+        for error in filter(None, errors):
+            print(f'skipped: {error}', flush=True)
+        print(f'{Path(root) / split}: {len(files) - errors.count(None)} of {len(files)} images '
+              'skipped', flush=True)
+        files = [file for file, error in zip(files, errors, strict=True) if not error]
+    paths, labels = zip(*files, strict=True) if files else ((), ())
+    return Source(Files(paths, labels), classes)
+
+
+def _subdirectories(directory):
+    try:
+        found = {path.name: path for path in sorted(directory.iterdir())
+                 if path.is_dir() and not path.name.startswith('.')}
+    except OSError as error:
+        raise UserError(f'{directory} cannot be read ({error.strerror}): data_dir must hold '
+                        'train/<class>/*.jpg and test/<class>/*.jpg') from error
+    if not found:
+        raise UserError(f'{directory} has no folders: each class needs one, with its images in it')
+    return found
+
+
+def _error(path):
+    try:
+        images.read(path)
+    except UserError as error:
+        return error
+    return None

@@ -28,7 +28,8 @@ def create(name, **fields):
     """The network `name` as a flax.linen module.
 
     `fields` override those of the variant: `num_classes=100` (default: the paper's),
-    `dtype=jnp.bfloat16`, `shortcut='A'`, `dropout=0.2` ...; each module lists its own.
+    `dtype='bfloat16'` (of activations; parameters are float32), `shortcut='A'`, `dropout=0.2` ...;
+    each module lists its own. A field that is None keeps the variant's value.
 
     Raises:
       UserError (a ValueError): an unknown name or field; the message lists close matches.
@@ -38,6 +39,7 @@ def create(name, **fields):
     if row is None:
         raise UserError(f"there is no network '{name}'{_suggest(name, names())}")
     own = dict(zip(family.COLUMNS, row, strict=True))
+    fields = {field: value for field, value in fields.items() if value is not None}
     known = [field.name for field in dataclasses.fields(family.MODULE)
              if field.name not in ('parent', 'name')]
     for field in fields:

@@ -1,0 +1,123 @@
+"""Normalization and augmentation of uint8 images [N, H, W, C], inside the compiled step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnnjax.errors import UserError
+
+# Principal components of ImageNet's colours, for images in [0, 1]: Krizhevsky et al. 2012, section
+# 4.1; the values of https://github.com/facebookarchive/fb.resnet.torch.
+EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
+EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009],
+                         [-0.5808, -0.0045, -0.8140],
+                         [-0.5836, -0.6948, 0.4203]], np.float32)
+
+
+class Normalization(NamedTuple):
+    """What a network's input is made with: (image in [0, 1] - mean) / std."""
+
+    mean: np.ndarray  # float32 [C] or [H, W, C]
+    std: np.ndarray  # float32 [C] or [1]
+
+    def __call__(self, images):
+        """uint8 or [0, 1] float images [..., H, W, C] -> normalized float32."""
+        if images.dtype == jnp.uint8:
+            images = images / np.float32(255)
+        return (images - self.mean) / self.std
+
+
+def normalization(images, mean, std):
+    """The normalization that a training set, uint8 [N, H, W, C], asks for.
+
+    Args:
+      images: the training set; None when both `mean` and `std` are numbers.
+      mean: 'channel', 'pixel' (a mean image) or numbers, one per channel: '0.485,0.456,0.406'.
+      std: 'channel', 'scalar' (one for all channels), 'none' (pixels keep their range of 255, as in
+        Caffe) or numbers.
+    """
+    if std == 'none':
+        std = str(1 / 255)
+    numbers = {field: _numbers(field, value) for field, value in (('mean', mean), ('std', std))}
+    if images is not None:
+        channels = images.shape[-1]
+        for field, value in numbers.items():
+            if value is not None and len(value) not in (1, channels):
+                raise UserError(f'{field} has {len(value)} numbers, the images have {channels} '
+                                f'channel(s)')
+    elif numbers['mean'] is None or numbers['std'] is None:
+        raise UserError('a streamed data set needs its mean and std in numbers, such as '
+                        "mean='0.485,0.456,0.406', std='0.229,0.224,0.225'")
+
+    def moments(axis):
+        """Mean and variance over all pixels, exactly and without a float copy of the set."""
+        counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256)
+                           for c in range(channels)]).sum(axis, keepdims=True)
+        counts = counts.reshape(-1, 256) / counts.reshape(-1, 256).sum(-1, keepdims=True)
+        levels = np.arange(256) / 255
+        center = counts @ levels
+        return center, (counts * (levels - center[:, None]) ** 2).sum(-1)
+
+    center, scale = numbers['mean'], numbers['std']
+    if center is None:
+        center = images.mean(0, dtype=np.float64) / 255 if mean == 'pixel' else moments(())[0]
+    if scale is None:
+        scale = np.sqrt(moments(() if std == 'channel' else 0)[1])
+    # A constant channel (a blank border, say) has no scale to divide by.
+    return Normalization(np.float32(center), np.float32(np.where(scale > 0, scale, 1)))
+
+
+def _numbers(field, value):
+    """None for a name that is computed from the data, else the numbers."""
+    if value in {'mean': ('channel', 'pixel'), 'std': ('channel', 'scalar')}[field]:
+        return None
+    try:
+        return np.array([float(number) for number in value.split(',')])
+    except ValueError:
+        names = {'mean': "'channel', 'pixel'", 'std': "'channel', 'scalar', 'none'"}[field]
+        raise UserError(f"{field} is {names} or numbers such as '0.485,0.456,0.406', "
+                        f"not '{value}'") from None
+
+
+def augment(key, positions, images, *, normalize, flip=False, padding=0, padding_mode='zero',
+            color=0.0):
+    """Normalizes uint8 [N, H, W, C] and changes each example at random, in the papers' order.
+
+    Colour, normalization, padding, crop, flip: padding with zeros is padding with the mean.
+
+    Args:
+      positions: int [N], the examples' places in the global batch; each seeds its own example.
+      flip: mirror left to right, every other time.
+      padding: pixels added on every side before a random crop back to [H, W]: a translation.
+      padding_mode: 'zero' or 'reflect'.
+      color: standard deviation of the multiples of the colours' principal components that are
+        added (Krizhevsky et al. 2012, section 4.1: 0.1); RGB only.
+    """
+    modes = {'zero': 'constant', 'reflect': 'reflect'}
+    if padding_mode not in modes:
+        raise UserError(f"padding_mode is 'zero' or 'reflect', not '{padding_mode}'")
+    if padding_mode == 'reflect' and padding >= min(images.shape[1:3]):
+        raise UserError(f'padding={padding} by reflection needs larger images than '
+                        f'{images.shape[1]} x {images.shape[2]}')
+    if color and images.shape[-1] != 3:
+        raise UserError(f'color={color} needs RGB images, not {images.shape[-1]} channel(s)')
+
+    def one(position, image):
+        color_key, crop_key, flip_key = jax.random.split(jax.random.fold_in(key, position), 3)
+        image = image / np.float32(255)
+        if color:
+            image += EIGENVECTORS @ (EIGENVALUES * color * jax.random.normal(color_key, (3,)))
+        image = normalize(image)
+        if padding:
+            sides = ((padding, padding), (padding, padding), (0, 0))
+            corner = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
+            image = lax.dynamic_slice(jnp.pad(image, sides, modes[padding_mode]), (*corner, 0),
+                                      image.shape)
+        if flip:
+            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        return image
+
+    return jax.vmap(one)(positions, images)

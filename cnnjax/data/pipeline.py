@@ -1,0 +1,134 @@
+"""From a source to batches: a set that fits lives on the devices, a larger one streams.
+
+Both are pure functions of (seed, step): a resumed run reads on where it stopped, with nothing saved.
+"""
+
+import os
+from concurrent import futures
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from cnnjax.data import images
+from cnnjax.errors import UserError
+
+
+class Crops(NamedTuple):
+    """How a picture becomes a square of `size` pixels (0: keep pictures as they are)."""
+
+    size: int = 0
+    kind: str = 'shorter_side'  # of the random crops of a stream, or 'random_resized'
+    shorter_side: tuple[int, int] = (256, 256)  # for 'shorter_side': the range of scales
+    area: tuple[float, float] = (0.08, 1.0)  # for 'random_resized': share of the picture's area
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)  # for 'random_resized': width / height
+    test_shorter_side: int = 0  # of the middle crop that evaluation and resident sets use; 0: size
+
+    def center(self, image):
+        """[H, W, C] -> [size, size, C], always the same."""
+        if not self.size:
+            return image
+        return images.center_crop(image, self.test_shorter_side or self.size, self.size)
+
+    def random(self, image, rng):
+        """[H, W, C] -> [size, size, C], drawn from `rng`."""
+        if self.kind == 'shorter_side':
+            return images.shorter_side_crop(image, rng, self.shorter_side, self.size)
+        return images.random_resized_crop(image, rng, self.area, self.aspect, self.size)
+
+    def check(self):
+        """Raises UserError where the fields do not fit together."""
+        if self.kind not in ('shorter_side', 'random_resized'):
+            raise UserError(f"crop is 'shorter_side' or 'random_resized', not '{self.kind}'")
+        smallest = min(*self.shorter_side, self.test_shorter_side or self.size)
+        if self.size > smallest:
+            raise UserError(f'image_size={self.size} is cut from pictures whose shorter side is '
+                            f'scaled to only {smallest}: see shorter_side and test_shorter_side')
+
+
+class Resident:
+    """A set held in memory as uint8 [N, H, W, C]: batches are indices into `data`."""
+
+    def __init__(self, source, crops):
+        self.classes = source.classes
+
+        def decode(i):
+            example = source.examples[i]
+            return crops.center(example['image']), example['label']
+
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            pictures, labels = zip(*pool.map(decode, range(len(source.examples))), strict=True)
+        if len(shapes := {picture.shape for picture in pictures}) > 1:
+            raise UserError(f'the images differ in size ({", ".join(map(str, sorted(shapes)[:3]))} '
+                            '...): set image_size')
+        self.data = {'image': np.stack(pictures), 'label': np.array(labels, np.int32)}
+
+    def __len__(self):
+        return len(self.data['label'])
+
+    @property
+    def image_shape(self):
+        return self.data['image'].shape[1:]
+
+    def train_batches(self, batch_size, seed, start=0):
+        """The batches from step `start` on, without end: every epoch is a new permutation, whose
+        incomplete last batch is left out."""
+        per_epoch = len(self) // batch_size
+        step = start
+        while True:
+            epoch, first = divmod(step, per_epoch)
+            order = np.random.default_rng((seed, epoch)).permutation(len(self)).astype(np.int32)
+            for i in range(first, per_epoch):
+                yield {'index': order[i * batch_size:(i + 1) * batch_size],
+                       'position': np.arange(batch_size, dtype=np.int32)}
+                step += 1
+
+    def test_batches(self, batch_size):
+        """Every example once, in order; 'weight' is 0 on the padding of the last batch."""
+        for i in range(0, len(self), batch_size):
+            index = np.arange(i, i + batch_size, dtype=np.int32)
+            yield {'index': index % len(self), 'weight': (index < len(self)).astype(np.float32)}
+
+
+class Stream:
+    """A set that is decoded, and for training randomly cropped, whenever an example is needed."""
+
+    data = None  # nothing lives on the devices
+
+    def __init__(self, source, crops, threads=16):
+        if not crops.size:
+            raise UserError('a streamed data set needs image_size')
+        self.classes, self.examples, self.crops = source.classes, source.examples, crops
+        self.options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+
+    def __len__(self):
+        return len(self.examples)
+
+    @property
+    def image_shape(self):
+        return self.crops.center(self.examples[0]['image']).shape
+
+    def train_batches(self, batch_size, seed, start=0):
+        """As Resident's, but a permutation follows the last without a break, also within a batch."""
+        stream = (grain.MapDataset.source(self.examples).seed(seed).shuffle().repeat()
+                  .random_map(self._train_example).batch(batch_size, drop_remainder=True))
+        iterator = iter(stream.to_iter_dataset(self.options))
+        iterator.set_state({'next_index': start})
+        for batch in iterator:
+            yield batch | {'position': np.arange(batch_size, dtype=np.int32)}
+
+    def test_batches(self, batch_size):
+        stream = (grain.MapDataset.source(self.examples).map(self._test_example)
+                  .batch(batch_size, drop_remainder=False))
+        for batch in stream.to_iter_dataset(self.options):
+            missing = batch_size - len(batch['label'])
+            batch['weight'] = np.ones(batch_size - missing, np.float32)
+            yield {name: np.pad(value, ((0, missing),) + ((0, 0),) * (value.ndim - 1))
+                   for name, value in batch.items()}
+
+    def _train_example(self, example, rng):
+        return {'image': self.crops.random(example['image'], rng),
+                'label': np.int32(example['label'])}
+
+    def _test_example(self, example):
+        return {'image': self.crops.center(example['image']), 'label': np.int32(example['label'])}

@@ -1,0 +1,246 @@
+"""TensorFlow Datasets, read and prepared without TensorFlow.
+
+https://www.tensorflow.org/datasets
+"""
+
+import dataclasses
+import difflib
+import gzip
+import os
+import pathlib
+import shlex
+import tarfile
+from collections.abc import Sequence
+
+import numpy as np
+import requests
+import scipy.io
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from cnnjax.data.sources import Source
+from cnnjax.errors import UserError
+
+
+def load(name: str, split: str, data_dir: str | None = None) -> Source:
+    """The images of a prepared data set, in the fixed order of its files.
+
+    Args:
+        name: the data set, by its tfds name: 'cifar10', 'svhn_cropped', 'imagenet2012', ...
+        split: in tfds' notation: 'train', 'train[:45000]', 'train+extra', ...
+        data_dir: where tfds keeps its data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+        UserError: an unknown data set or split, no labelled images, not prepared, or prepared in
+            a format without random access.
+    """
+    builder = _builder(name, data_dir)
+    if not builder.data_path.exists():
+        raise UserError(
+            f'{name} is not prepared: there is no {builder.data_path}. Prepare it, once, with\n'
+            f'  {_prepare_command(name, data_dir)}'
+        )
+    builder = _prepared(builder, name)
+    features = dict(builder.info.features)
+    if not isinstance(features.get('image'), tfds.features.Image) or not isinstance(
+        features.get('label'), tfds.features.ClassLabel
+    ):
+        raise UserError(
+            f"{name} has no 'image' with a 'label' to classify it by, only {sorted(features)}"
+        )
+    try:
+        # tfds shuffled the records by the hash of their keys when it wrote them; their order in
+        # the files is the order here, the same on every machine.
+        records = builder.as_data_source(split)
+    except (ValueError, NotImplementedError) as error:  # the latter: a slice of 'all'
+        sizes = ', '.join(f'{s.name} ({s.num_examples})' for s in builder.info.splits.values())
+        raise UserError(
+            f'{name} has no split {split!r}. It has {sizes}; '
+            "slices and sums of them work too, such as 'train[:90%]' or 'train+test'"
+        ) from error
+    return Source(_Examples(records), tuple(features['label'].names))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples(Sequence):
+    """A tfds data source without the fields that are not the image or its label."""
+
+    records: Sequence
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        record = self.records[range(len(self))[index]]  # a range knows -1 and the IndexError
+        return {'image': record['image'], 'label': int(record['label'])}
+
+
+def prepare(
+    name: str, data_dir: str | None = None, manual_dir: str | None = None
+) -> pathlib.Path:
+    """Download a data set and write it in tfds' own layout; nothing to do if it is there.
+
+    Args:
+        name: 'cifar10', 'cifar100', 'svhn_cropped' or 'mnist'.
+        data_dir: where tfds keeps its data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        manual_dir: a directory with archives downloaded by hand, under their original names.
+
+    Returns:
+        The directory of the prepared data set.
+
+    Raises:
+        UserError: an unknown data set, one that only TensorFlow can prepare (the message has the
+            commands), one that is there in a format without random access, a download that
+            failed, or an archive with a wrong checksum.
+    """
+    builder = _builder(name, data_dir)
+    path = pathlib.Path(builder.data_path)
+    if path.exists():
+        _prepared(builder, name)
+        return path
+    if manual_dir:
+        manual_dir = os.path.expanduser(manual_dir)
+    if name not in _BUILDERS:
+        raise UserError(_tensorflow_commands(builder, name, manual_dir))
+
+    builder = _BUILDERS[name](data_dir=builder.data_dir_root, file_format='array_record')
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    try:
+        builder.download_and_prepare(download_config=config)
+    except tfds.core.download.download_manager.NonMatchingChecksumError as error:
+        what, _, _ = str(error).partition('\nTo debug')
+        raise UserError(f'{what}\nDelete that file and download it again') from error
+    except (requests.RequestException, tfds.core.download.DownloadError) as error:
+        urls = '\n  '.join(builder.url_infos)
+        raise UserError(
+            f'the download of {name} failed: {error}\n'
+            f'Where there is a network, download\n  {urls}\n'
+            'put the files into a directory, and give that directory as --config.manual_dir='
+        ) from error
+    return path
+
+
+def _builder(name, data_dir):
+    try:
+        return tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
+    except (ValueError, AssertionError) as error:  # the latter: an unknown version
+        known = [*_BUILDERS, 'imagenet2012']
+        close = difflib.get_close_matches(name, known)
+        hint = f'did you mean {" or ".join(close)}?' if close else f'try {", ".join(known)}'
+        raise UserError(f'tensorflow-datasets has no {name!r}; {hint}') from error
+
+
+def _prepare_command(name, data_dir):
+    override = f' --config.data_dir={shlex.quote(str(data_dir))}' if data_dir else ''
+    return f'python launch.py --config=configs/prepare.py:{name} --workdir=runs/prepare{override}'
+
+
+def _prepared(builder, name):
+    # From its directory, a builder knows of a second format, added by `tfds convert_format`.
+    prepared = tfds.builder_from_directory(builder.data_path)
+    formats = prepared.info.available_file_formats()
+    if not formats & tfds.core.FileFormat.with_random_access():
+        # It cannot be prepared in place: to tfds the directory says that all is done.
+        other = f'{builder.data_dir_root}_array_record'
+        raise UserError(
+            f'{builder.data_path} has the format {prepared.info.file_format.value}, which has no '
+            'random access. Prepare it again in a second directory, the first can stay, with\n'
+            f'  {_prepare_command(name, other)}\n'
+            'and give the same --config.data_dir to what reads it'
+        )
+    return prepared
+
+
+def _tensorflow_commands(builder, name, manual_dir):
+    manual_dir = os.path.abspath(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
+    data_dir = os.path.abspath(builder.data_dir_root)
+    instructions = ' '.join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or '').split())
+    packages = ['tensorflow-datasets', 'tensorflow-cpu', 'importlib_resources', 'pillow']
+    script = (
+        'python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir={data_dir!r}, file_format='array_record')"
+        '.download_and_prepare(download_config='
+        f'tfds.download.DownloadConfig(manual_dir={manual_dir!r}))"'
+    )
+    return (
+        f'to prepare {name}, but not to read it, tfds needs TensorFlow. Run, once,\n'
+        f'  python -m venv /tmp/tfds && /tmp/tfds/bin/pip install {" ".join(packages)}\n'
+        f'  /tmp/tfds/bin/{script}\n'
+        'or, with uv,\n'
+        f'  uv run --no-project {" ".join(f"--with {p}" for p in packages)} {script}\n'
+        f'The manual_dir is {manual_dir}. {instructions}'
+    )
+
+
+# tfds' builders with the steps that need TensorFlow replaced: unpacking the archives, and encoding
+# arrays as PNG (a PIL image is encoded by Pillow). Keys, order, features and versions are theirs.
+# To tfds each class stands in its parent's module: it finds its checksums there, and the files it
+# writes name that module.
+
+
+class _Cifar:
+    def _split_generators(self, dl_manager):
+        info = self._cifar_info
+        with tarfile.open(dl_manager.download(info.url)) as archive:
+            files = {
+                member.name.removeprefix(info.prefix): archive.extractfile(member).read()
+                for member in archive
+                if member.isfile()
+            }
+        for key, file in zip(info.label_keys, info.label_files, strict=True):
+            self.info.features[key].names = files[file].decode().split()
+        return {
+            split: self._generate_examples(split, b''.join(files[file] for file in batches))
+            for split, batches in (('train', info.train_files), ('test', info.test_files))
+        }
+
+    def _generate_examples(self, split, data):
+        keys = self._cifar_info.label_keys
+        rows = np.frombuffer(data, np.uint8).reshape(-1, len(keys) + 3 * 32 * 32)
+        for index, row in enumerate(rows):
+            labels, pixels = np.split(row, [len(keys)])
+            image = pixels.reshape(3, 32, 32).transpose(1, 2, 0)
+            yield index, {
+                'id': f'{split}_{index:05d}',
+                'image': Image.fromarray(image),
+                **dict(zip(keys, labels.tolist(), strict=True)),
+            }
+
+
+class Cifar10(_Cifar, tfds.builder_cls('cifar10'), skip_registration=True):
+    __module__ = tfds.builder_cls('cifar10').__module__
+
+
+class Cifar100(_Cifar, tfds.builder_cls('cifar100'), skip_registration=True):
+    __module__ = tfds.builder_cls('cifar100').__module__
+
+
+class SvhnCropped(tfds.builder_cls('svhn_cropped'), skip_registration=True):
+    __module__ = tfds.builder_cls('svhn_cropped').__module__
+
+    def _generate_examples(self, split_prefix, filepath):
+        data = scipy.io.loadmat(filepath)
+        images = np.moveaxis(data['X'], -1, 0)
+        for index, (image, label) in enumerate(zip(images, data['y'].flat, strict=True)):
+            yield index, {
+                'id': f'{split_prefix}{index:06d}',
+                'image': Image.fromarray(image),
+                'label': int(label) % 10,  # the file writes the digit 0 as 10
+            }
+
+
+class MNIST(tfds.builder_cls('mnist'), skip_registration=True):
+    __module__ = tfds.builder_cls('mnist').__module__
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download_and_extract = dl_manager.download  # unpacked below
+        return super()._split_generators(dl_manager)
+
+    def _generate_examples(self, num_examples, data_path, label_path):
+        pixels, labels = (gzip.decompress(path.read_bytes()) for path in (data_path, label_path))
+        images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)
+        for index, (image, label) in enumerate(zip(images, labels[8:], strict=True)):
+            yield index, {'image': Image.fromarray(image), 'label': label}
+
+
+_BUILDERS = {cls.name: cls for cls in (Cifar10, Cifar100, SvhnCropped, MNIST)}

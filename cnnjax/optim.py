@@ -1,0 +1,67 @@
+"""Learning-rate schedules and momentum SGD in the two orders that the papers used."""
+
+import jax
+import optax
+
+from cnnjax.errors import UserError
+
+
+def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=0,
+                  warmup_shape='constant', warmup_rate=0.0):
+    """The learning rate as a function of the step (0-based); all lengths are in steps.
+
+    Args:
+      base: the rate after the warm-up.
+      steps: the length of the training; only 'cosine' depends on it.
+      schedule: 'step' multiplies by `factor` from each of `drops` on; 'cosine' falls to 0 at
+        `steps` (Loshchilov & Hutter 2016, https://arxiv.org/abs/1608.03983); 'constant'.
+      warmup: its length; `warmup_shape` 'constant' holds `warmup_rate` (He et al. 2015, section
+        4.2), 'linear' rises from it to `base` (Goyal et al. 2017).
+    """
+    if schedule == 'step':
+        after = optax.piecewise_constant_schedule(
+            base, {drop - warmup: factor for drop in drops})  # join_schedules restarts the count
+    elif schedule == 'cosine':
+        after = optax.cosine_decay_schedule(base, max(steps - warmup, 1))
+    elif schedule == 'constant':
+        after = optax.constant_schedule(base)
+    else:
+        raise UserError(f"schedule is 'step', 'cosine' or 'constant', not '{schedule}'")
+    if not warmup:
+        return after
+    if warmup_shape == 'linear':
+        before = optax.linear_schedule(warmup_rate, base, warmup)
+    elif warmup_shape == 'constant':
+        before = optax.constant_schedule(warmup_rate)
+    else:
+        raise UserError(f"warmup_shape is 'constant' or 'linear', not '{warmup_shape}'")
+    return optax.join_schedules([before, after], [warmup])
+
+
+def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay='all',
+                 order='torch', bias_rate=1.0):
+    """Momentum SGD with L2 weight decay; `rate` is a number or a schedule.
+
+    Args:
+      decay: the parameters that decay: 'all', or 'kernels' (no bias, no batch normalization).
+      order: 'torch', v = momentum v + g, w -= rate v; or 'caffe', v = momentum v + rate g,
+        w -= v. They differ in the steps after the rate has changed.
+      bias_rate: multiplies the learning rate of the biases (2 in Caffe's examples).
+    """
+    if decay not in ('all', 'kernels'):
+        raise UserError(f"decay is 'all' or 'kernels', not '{decay}'")
+    kernels = None if decay == 'all' else _named('kernel')
+    parts = [optax.add_decayed_weights(weight_decay, kernels)]
+    if bias_rate != 1:
+        parts.append(optax.masked(optax.scale(bias_rate), _named('bias')))
+    trace, scale = optax.trace(momentum, nesterov), optax.scale_by_learning_rate(rate)
+    if order not in ('torch', 'caffe'):
+        raise UserError(f"order is 'torch' or 'caffe', not '{order}'")
+    parts += [trace, scale] if order == 'torch' else [scale, trace]
+    return optax.chain(*parts)
+
+
+def _named(name):
+    """A mask: True for the parameters whose own name is `name`."""
+    return lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key == name, params)

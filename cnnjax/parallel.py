@@ -1,0 +1,80 @@
+"""One per-device step, mapped over devices.
+
+A step is a pure function `step(state, data, batch, key, axis) -> (state, metrics)`: `state`, `data`
+and `key` are the same on every device, the arrays of `batch` are split along their first axis, and
+the result must be the same everywhere, which the step ensures by reducing over `axis`. Three ways to
+run it:
+
+- 'shard_map' and 'pmap' run it on every device, `axis` being 'data': batch statistics are those of
+  each device's share, as in the papers. Both give the same bits.
+- 'jit' runs it once on the global batch, `axis` being None, and leaves the partition to the
+  compiler: batch statistics are those of the whole batch, and no number depends on the device count.
+"""
+
+import functools
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cnnjax.errors import UserError
+
+AXIS = 'data'
+
+
+def data_mesh(devices=0):
+    """A mesh over the first `devices` devices (0: all), for data parallelism."""
+    available = jax.devices()
+    if not 0 <= devices <= len(available):
+        raise UserError(f'devices={devices}, but there are {len(available)}: '
+                        f'{", ".join(map(str, available[:4]))}; 0 takes them all')
+    return Mesh(np.array(available[:devices or None]), (AXIS,))
+
+
+def replicate(tree, mesh):
+    """Copies every array of `tree` to all devices."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def check_batch(batch_size, mesh, accumulate=1):
+    """Raises UserError unless every device gets the same share of each of the micro-batches."""
+    parts = mesh.size * accumulate
+    if batch_size < 1 or batch_size % parts:
+        raise UserError(
+            f'batch_size={batch_size} does not divide evenly over {mesh.size} device(s)'
+            + (f' x accumulate={accumulate}' if accumulate > 1 else '')
+            + f'; take a multiple of {parts}, such as {max(round(batch_size / parts), 1) * parts}')
+
+
+def parallelize(step, mesh, kind='shard_map', donate=True):
+    """Compiles `step` for all devices of `mesh`: (state, data, batch, key) -> (state, metrics).
+
+    `batch` is a dict of host arrays. With `donate` the memory of `state` is reused for the result.
+    """
+    donated = (0,) if donate else ()
+    shared, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
+    if kind == 'shard_map':
+        # check_vma=False: with the check, gradients with respect to replicated parameters are
+        # summed over devices before the step's own pmean, hence N times too large, silently.
+        mapped = jax.jit(jax.shard_map(functools.partial(step, axis=AXIS), mesh=mesh,
+                                       in_specs=(P(), P(), P(AXIS), P()), out_specs=P(),
+                                       check_vma=False), donate_argnums=donated)
+    elif kind == 'pmap':
+        mapped = jax.pmap(functools.partial(step, axis=AXIS), AXIS, in_axes=(None, None, 0, None),
+                          out_axes=None, devices=list(mesh.devices.flat), donate_argnums=donated)
+    elif kind == 'jit':
+        mapped = jax.jit(functools.partial(step, axis=None), donate_argnums=donated,
+                         in_shardings=(shared, shared, split, shared), out_shardings=shared)
+    else:
+        raise UserError(f"parallel is 'shard_map', 'pmap' or 'jit', not '{kind}'")
+
+    def run(state, data, batch, key):
+        if kind == 'pmap':  # a leading axis of devices
+            batch = {name: np.reshape(value, (mesh.size, -1, *np.shape(value)[1:]))
+                     for name, value in batch.items()}
+        else:
+            batch = jax.device_put(batch, split)
+        return mapped(state, data, batch, key)
+
+    return run

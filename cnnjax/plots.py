@@ -1,0 +1,45 @@
+"""Figures of a run, as PNG files."""
+
+from pathlib import Path
+
+
+def curves(rows, path, title=''):
+    """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl."""
+    from matplotlib import ticker  # here: half a second that a short run need not pay
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.6), layout='constrained', dpi=150)
+    losses, errors = figure.subplots(1, 2)
+
+    def line(axes, name, scale=1.0, **style):
+        points = [(row['epoch'], scale * row[name]) for row in rows if name in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), **style)
+
+    train, test = {'color': '0.6', 'linewidth': 1.2}, {'color': 'tab:blue', 'linewidth': 1.8}
+    line(losses, 'train/loss', label='train', **train)
+    line(losses, 'test/loss', label='test', **test)
+    line(errors, 'train/error', 100, label='train', **train)
+    line(errors, 'test/error', 100, label='test', **test)
+    columns = sorted({name for row in rows for name in row
+                      if name.startswith('test/column') and name.endswith('/error')})
+    for name in columns:
+        line(errors, name, 100, label=name.split('/')[1], linewidth=1.0)
+    losses.set_yscale('log')
+    errors.set_yscale('symlog', linthresh=1, linscale=0.5)  # an error may well be 0
+    errors.set_ylim(0, 100)
+    errors.yaxis.set_major_locator(ticker.FixedLocator([0, 1, 2, 5, 10, 20, 50, 100]))
+    errors.yaxis.set_major_formatter('{x:g}')
+    for axes, label in ((losses, 'loss'), (errors, 'error (%)')):
+        axes.set(xlabel='epoch', ylabel=label)
+        axes.grid(alpha=0.25, which='both')
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.legend(frameon=False)
+    rate = losses.twinx()
+    line(rate, 'learning_rate', color='tab:orange', linewidth=1.0, linestyle=':')
+    rate.set(ylabel='learning rate (dotted)', yscale='log')
+    rate.spines[['top']].set_visible(False)
+    figure.suptitle(title)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,110 @@
+"""The state of a training and its two pure steps: one update, one batch of an evaluation."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cnnjax import losses
+
+
+class TrainState(NamedTuple):
+    """All that a training changes; arrays only. Randomness is a function of the seed and `step`."""
+
+    step: jax.Array  # int32 [], the updates done
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def create(net, tx, key, image_shape):
+    """The state before the first step, for images [H, W, C]."""
+    init = jax.jit(lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False))
+    variables = init(key)
+    params = variables['params']
+    return TrainState(jnp.zeros((), jnp.int32), params, variables.get('batch_stats', {}),
+                      tx.init(params))
+
+
+def train_step(state, data, batch, key, axis, *, net, tx, augment, smoothing=0.0, accumulate=1):
+    """One update on one device's share of the batch: (new state, mean metrics of the batch).
+
+    Args:
+      data, batch: see `fetch`; `batch` also has 'position', int [B], each example's place in the
+        global batch, which seeds its augmentation: the same on any number of devices.
+      key: the run's; folded with `state.step`.
+      axis: the mapped axis to reduce over, or None.
+      augment: (key, positions, uint8 images) -> float images.
+      accumulate: compute the gradient in that many micro-batches, one after the other.
+    """
+    augment_key, shared_key, own_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    if axis is not None:  # dropout differs between devices; drop-path must not: all skip together
+        own_key = jax.random.fold_in(own_key, lax.axis_index(axis))
+    images, labels = fetch(data, batch)
+    images = augment(augment_key, batch['position'], images)
+
+    def loss(params, batch_stats, images, labels, i):
+        (logits, _), changed = net.apply(
+            {'params': params, 'batch_stats': batch_stats}, images, train=True,
+            mutable=['batch_stats'], rngs={'dropout': jax.random.fold_in(own_key, i),
+                                           'drop_path': jax.random.fold_in(shared_key, i)})
+        value = losses.cross_entropy(logits, labels, smoothing).mean()
+        metrics = {'loss': value, 'error': losses.top_k_error(logits, labels).mean()}
+        return value, (changed.get('batch_stats', {}), metrics)
+
+    gradient = jax.grad(loss, has_aux=True)
+
+    def micro_batch(carry, inputs):
+        batch_stats, total = carry
+        grads, (batch_stats, metrics) = gradient(state.params, batch_stats, *inputs)
+        return (batch_stats, jax.tree.map(jnp.add, total, (grads, metrics))), None
+
+    if accumulate == 1:
+        grads, (batch_stats, metrics) = gradient(state.params, state.batch_stats, images, labels, 0)
+    else:
+        chunks = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (images, labels))
+        zeros = (jax.tree.map(jnp.zeros_like, state.params), {'loss': 0.0, 'error': 0.0})
+        (batch_stats, total), _ = lax.scan(micro_batch, (state.batch_stats, zeros),
+                                           (*chunks, jnp.arange(accumulate)))
+        grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
+    if axis is not None:
+        grads, batch_stats, metrics = lax.pmean((grads, batch_stats, metrics), axis)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def eval_step(variables, data, batch, key, axis, *, net, normalize):
+    """Sums over the examples of one batch: ({}, {name: sum}).
+
+    `batch` also has 'weight', float [B]: 1 for an example, 0 for padding. The names are 'count',
+    'loss', 'error' and, above five classes, 'top5_error', then those of the network's subnetworks
+    ('column3/error', ...), for networks that have any.
+    """
+    del key
+    images, labels = fetch(data, batch)
+    images, weight = normalize(images), batch['weight']
+    sums = {'count': weight.sum()}
+    for name, arguments in {'': {}, **getattr(net, 'subnetworks', {})}.items():
+        logits, _ = net.apply(variables, images, train=False, **arguments)
+        values = {'loss': losses.cross_entropy(logits, labels),
+                  'error': losses.top_k_error(logits, labels)}
+        if logits.shape[-1] > 5:
+            values['top5_error'] = losses.top_k_error(logits, labels, 5)
+        prefix = f'{name}/' if name else ''
+        # where, not multiplication: a value of the padding, were it infinite, must not count
+        sums |= {prefix + k: jnp.where(weight > 0, v, 0).sum() for k, v in values.items()}
+    return {}, sums if axis is None else lax.psum(sums, axis)
+
+
+def fetch(data, batch):
+    """The examples of a batch: (images uint8 [B, H, W, C], labels int [B]).
+
+    Either `batch` has them as 'image' and 'label', or it has their 'index' [B] in `data`, the whole
+    set, which lives on the device.
+    """
+    if 'index' in batch:
+        batch = {name: array[batch['index']] for name, array in data.items()}
+    return batch['image'], batch['label']

@@ -1,0 +1,266 @@
+"""The training loop: data -> network -> optimizer -> step -> devices -> metrics, checkpoints."""
+
+import datetime
+import functools
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cnnjax import checkpoint, data, models, optim, parallel, step, workdir
+from cnnjax.errors import UserError
+
+class Plan(NamedTuple):
+    """What a config's lengths, in epochs or in steps, mean in steps."""
+
+    steps: int
+    steps_per_epoch: int
+    rate: Callable  # step -> learning rate
+    report_every: int
+    eval_every: int
+    checkpoint_every: int
+
+    def due(self, done, every):
+        """Whether something that happens `every` so many steps, and at the end, happens now."""
+        return done == self.steps or (every > 0 and done % every == 0)
+
+
+def plan(config, examples):
+    """The plan of a training on so many examples.
+
+    Raises:
+      UserError: a batch larger than the set, or no length.
+    """
+    per_epoch = examples // config.batch_size
+    if not per_epoch:
+        raise UserError(f'batch_size={config.batch_size} is more than the {examples} training '
+                        'images: take a smaller one')
+
+    def in_steps(length):
+        return round(length if config.steps else length * per_epoch)
+
+    steps = config.steps or in_steps(config.epochs)
+    if steps < 1:
+        raise UserError(f'epochs={config.epochs} and steps={config.steps}: nothing to train')
+    rate = optim.learning_rate(
+        config.learning_rate, steps, schedule=config.schedule, factor=config.drop_factor,
+        drops=tuple(map(in_steps, config.drops)), warmup=in_steps(config.warmup),
+        warmup_shape=config.warmup_shape, warmup_rate=config.warmup_rate)
+    every = {name: max(in_steps(config[name]), 1) if config[name] else 0
+             for name in ('eval_every', 'checkpoint_every')}
+    return Plan(steps, per_epoch, rate, config.report_every, **every)
+
+
+def load(config, split):
+    """The set `split` of config.dataset, resident or streamed as the config says."""
+    source = data.load(config.dataset, split, config.data_dir, config.bad_images)
+    crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
+                       config.crop_aspect, config.test_shorter_side)
+    if config.stream:
+        return data.Stream(source, crops, config.loader_threads)
+    return data.Resident(source, crops)
+
+
+def evaluator(net, normalize, dataset, mesh, *, batch_size, kind='shard_map'):
+    """A function of the variables that evaluates them on every example of `dataset`, each exactly
+    once: {'count', 'loss', 'error', 'top5_error' (above five classes), 'column1/error', ...}."""
+    batch_size = mesh.size * math.ceil(min(batch_size, len(dataset)) / mesh.size)
+    compiled = parallel.parallelize(
+        functools.partial(step.eval_step, net=net, normalize=normalize), mesh, kind, donate=False)
+    resident = parallel.replicate(dataset.data or {}, mesh)
+    key = jax.random.key(0)  # nothing is random
+
+    def evaluate(variables):
+        sums = [compiled(variables, resident, batch, key)[1]
+                for batch in dataset.test_batches(batch_size)]
+        totals = {name: float(sum(float(s[name]) for s in sums)) for name in sums[0]}
+        count = round(totals.pop('count'))
+        assert count == len(dataset), f'{count} examples evaluated of {len(dataset)}'
+        return {'count': count, **{name: total / count for name, total in totals.items()}}
+
+    return evaluate
+
+
+def train(config, directory):
+    """Trains what `config` (see configs/base.py) describes in `directory`, or resumes it there.
+
+    A resumed training ends with the same bits as one that was never interrupted. Returns the last
+    row of metrics.jsonl.
+
+    Raises:
+      UserError: something in the config does not fit, `directory` holds another run, or the loss is
+        no longer finite; checkpoints stay as they are.
+    """
+    directory = Path(directory)
+    mesh = parallel.data_mesh(config.devices)
+    parallel.check_batch(config.batch_size, mesh, config.accumulate)
+    train_set = load(config, config.train_split)
+    test_set = load(config, config.test_split)
+    if train_set.classes != test_set.classes:
+        raise UserError('the training and the test set have different classes')
+    lengths = plan(config, len(train_set))
+    normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
+                                   config.std)
+    net = models.create(**config.model, num_classes=len(train_set.classes), dtype=config.dtype)
+    tx = optim.momentum_sgd(
+        lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
+        weight_decay=config.weight_decay, decay=config.decay, order=config.order,
+        bias_rate=config.bias_rate)
+    augment = functools.partial(
+        data.augment, normalize=normalize, flip=config.flip, padding=config.padding,
+        padding_mode=config.padding_mode, color=config.color)
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+
+    with checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints:
+        start = checkpoints.latest() or 0
+        check_config(directory, config, lengths, start)
+        state = step.create(net, tx, init_key, train_set.image_shape)
+        state = parallel.replicate(state, mesh)
+        if start:
+            state = checkpoints.restore(start, state)
+        workdir.write_config(directory, config)
+        workdir.write_environment(directory)
+        workdir.write_json(directory / 'dataset.json', {
+            'classes': train_set.classes, 'image_shape': train_set.image_shape,
+            'mean': normalize.mean.tolist(), 'std': normalize.std.tolist()})
+        if start == lengths.steps:
+            print(f'{directory}: this run is finished, after {start} steps', flush=True)
+            return workdir.read_metrics(directory)[-1]
+
+        update = parallel.parallelize(
+            functools.partial(step.train_step, net=net, tx=tx, augment=augment,
+                              smoothing=config.label_smoothing, accumulate=config.accumulate),
+            mesh, config.parallel)
+        evaluate = evaluator(net, normalize, test_set, mesh, batch_size=config.eval_batch_size,
+                             kind=config.parallel)
+        resident = parallel.replicate(train_set.data or {}, mesh)
+        key = parallel.replicate(key, mesh)
+        with workdir.Metrics(directory, start) as metrics, Progress(lengths, config.batch_size,
+                                                                    start) as progress:
+            return loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics,
+                        progress, train_set.train_batches(config.batch_size, config.seed, start))
+
+
+def loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics, progress, batches):
+    """The steps from state.step to the end. Nothing waits for the devices between two reports."""
+    start = int(state.step)
+    pending = []  # the metrics of the steps since the last report, still on the devices
+    for done, batch in zip(range(start + 1, lengths.steps + 1), batches, strict=False):
+        state, values = update(state, resident, batch, key)
+        pending.append(values)
+        if done == start + 1:
+            jax.block_until_ready(values)
+            progress.compiled()
+        progress.advance()
+        evaluating = lengths.due(done, lengths.eval_every)
+        saving = evaluating or lengths.due(done, lengths.checkpoint_every)
+        if not (saving or lengths.due(done, lengths.report_every)):
+            continue
+        # A report never spans a checkpoint: a resumed run writes the same rows.
+        pending = jax.device_get(pending)
+        for i, values in enumerate(pending, done - len(pending) + 1):
+            if not all(map(np.isfinite, values.values())):
+                raise UserError(
+                    f'step {i}: ' + ', '.join(f'{name} is {v}' for name, v in values.items())
+                    + f'. Lower learning_rate (it was {float(lengths.rate(i - 1)):g}) or warm up; '
+                    + (f'checkpoint {checkpoints.latest()} in {checkpoints.directory} is intact'
+                       if checkpoints.latest() else 'there is no checkpoint before it'))
+        row = {'step': done, 'epoch': done / lengths.steps_per_epoch,
+               'learning_rate': float(lengths.rate(done - 1)),
+               **{f'train/{name}': float(np.mean([values[name] for values in pending]))
+                  for name in pending[0]},
+               'images_per_second': progress.rate()}
+        pending = []
+        error = None
+        if evaluating:
+            results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
+            row |= {f'test/{name}': value for name, value in results.items() if name != 'count'}
+            error = results['error']
+        metrics.write(row)
+        if saving:
+            checkpoints.save(done, state, error)
+        progress.report(row)
+    return row
+
+
+def check_config(directory, config, lengths, start):
+    """Raises UserError if the run in `directory`, `start` steps long, was not made with `config`.
+
+    It may get longer or shorter as long as the steps done had the same learning rates.
+    """
+    saved = workdir.read_config(directory)
+    if not start or saved is None:
+        return
+    changed = workdir.differences(saved, config)
+    extended = set(changed) <= {'epochs', 'steps'}
+    if extended and changed:
+        then = plan(saved, lengths.steps_per_epoch * saved.batch_size).rate
+        done = np.arange(start)
+        extended = start <= lengths.steps and np.array_equal(
+            *(np.broadcast_to(rate(done), done.shape) for rate in (then, lengths.rate)))
+    if changed and not extended:
+        rows = '\n'.join(f'  {name}: {before!r} there, {now!r} here'
+                         for name, (before, now) in changed.items())
+        raise UserError(f'{directory} holds a run of {start} steps with another config:\n{rows}\n'
+                        'Take another workdir, or the same values'
+                        + (': the learning rates of the steps done would differ'
+                           if set(changed) <= {'epochs', 'steps'} else ''))
+
+
+class Progress:
+    """A progress bar on a terminal, one line per report elsewhere."""
+
+    def __init__(self, lengths, batch_size, start):
+        self.lengths, self.batch_size, self.done = lengths, batch_size, start
+        self.bar = tqdm(total=lengths.steps, initial=start, unit='step', disable=None,
+                        dynamic_ncols=True)
+        self.start_time = self.time = time.perf_counter()
+        self.timed = start
+        if start:
+            self.print(f'resuming after step {start} of {lengths.steps}')
+
+    def print(self, line):
+        self.bar.write(line) if not self.bar.disable else print(line, flush=True)
+
+    def compiled(self):
+        """The first step is done: speed is measured from here."""
+        self.time, self.timed = time.perf_counter(), self.done + 1
+        self.print(f'first step after {self.time - self.start_time:.1f} s (compilation)')
+
+    def advance(self):
+        self.done += 1
+        self.bar.update()
+
+    def rate(self):
+        """Images per second since the last call, or None before there are any to count."""
+        now, images = time.perf_counter(), (self.done - self.timed) * self.batch_size
+        rate = images / (now - self.time) if images else None
+        self.time, self.timed = now, self.done
+        return rate
+
+    def report(self, row):
+        """Shows a row; the time of evaluation and saving does not count as training."""
+        shown = f'epoch {row["epoch"]:.1f}  step {row["step"]}/{self.lengths.steps}  ' \
+                f'loss {row["train/loss"]:.4f}  error {100 * row["train/error"]:.2f}%'
+        shown += ''.join(f'  {name} {100 * value:.2f}%' for name, value in row.items()
+                         if name.startswith('test/') and name.endswith('error'))
+        if row['images_per_second']:
+            shown += f'  {row["images_per_second"]:,.0f} images/s'
+            left = (self.lengths.steps - row['step']) * self.batch_size / row['images_per_second']
+            shown += f'  {datetime.timedelta(seconds=round(left))} left'
+        if self.bar.disable or 'test/error' in row:
+            self.print(shown)
+        else:
+            self.bar.set_postfix_str(shown)
+        self.time = time.perf_counter()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()

@@ -1,0 +1,51 @@
+"""A trained network with all it needs: load('runs/quickstart')(images in [0, 1]) -> logits."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from cnnjax import checkpoint, models, workdir
+from cnnjax.data import Normalization
+from cnnjax.errors import UserError
+
+
+class Trained(NamedTuple):
+    """A network, its variables, and the data's normalization, class names and shape."""
+
+    net: nn.Module
+    variables: Any  # {'params': ..., 'batch_stats': ...}
+    normalize: Normalization  # uint8 or [0, 1] images [..., H, W, C] -> the network's input
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # [H, W, C] of the training images
+    config: Any  # the run's
+
+    def __call__(self, images, **arguments):
+        """Logits [N, classes] of images [N, H, W, C], uint8 or floats in [0, 1]."""
+        return self.net.apply(self.variables, self.normalize(images), train=False, **arguments)[0]
+
+    def taps(self, images, **arguments):
+        """Every activation, {name: array}, for images [N, H, W, C], uint8 or floats in [0, 1]."""
+        return self.net.apply(self.variables, self.normalize(images), train=False, **arguments)[1]
+
+
+def load(source, which='best'):
+    """The network trained in the working directory `source`, ready for images in [0, 1].
+
+    `which` checkpoint: 'best' (lowest test error), 'latest' or the number of a step.
+
+    Raises:
+      UserError: no run or no such checkpoint there.
+    """
+    directory = Path(source)
+    config, dataset = workdir.read_config(directory), workdir.read_json(directory / 'dataset.json')
+    if config is None or dataset is None:
+        raise UserError(f"source='{source}' is not the working directory of a run: it has no "
+                        'config.json and dataset.json')
+    net = models.create(**config.model, num_classes=len(dataset['classes']), dtype=config.dtype)
+    with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
+        variables = checkpoints.variables(checkpoints.resolve(which))
+    normalize = Normalization(*(np.float32(dataset[name]) for name in ('mean', 'std')))
+    return Trained(net, variables, normalize, tuple(dataset['classes']),
+                   tuple(dataset['image_shape']), config)

@@ -1,0 +1,154 @@
+"""A run's working directory.
+
+    config.json       every field of the config
+    environment.json  one entry per start: versions, devices, commit, command
+    dataset.json      class names, image shape, mean and std
+    metrics.jsonl     one row per report; none twice and none lost when a run is resumed
+    tensorboard/      the same numbers as TensorBoard events
+    checkpoints/      see checkpoint.py
+    figures/          curves.png
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import ml_collections
+import tensorboardX
+from flax import traverse_util
+
+from cnnjax.errors import UserError
+
+# Fields that leave the trained parameters as they are: a run may be resumed with other values.
+REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
+                       'data_dir', 'loader_threads'})
+PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def write_json(path, value):
+    """Writes the whole JSON file or, when interrupted, nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    with temporary.open('w') as file:
+        json.dump(value, file, indent=1)
+        file.write('\n')
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path):
+    """The value of a JSON file, None where there is none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, OSError) as error:
+        raise UserError(f'{path} is not a readable JSON file: {error}') from error
+
+
+def write_config(workdir, config):
+    """Saves every field of `config`."""
+    write_json(Path(workdir) / 'config.json', config.to_dict())
+
+
+def read_config(workdir):
+    """The config of the run in `workdir`, None where there is none."""
+    saved = read_json(Path(workdir) / 'config.json')
+    return None if saved is None else ml_collections.ConfigDict(_tuples(saved))
+
+
+def _tuples(value):
+    """JSON has lists where the config has tuples."""
+    if isinstance(value, dict):
+        return {name: _tuples(v) for name, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def differences(saved, config):
+    """{field: (saved value, new value)} of the fields that may change the trained parameters."""
+    before, now = (traverse_util.flatten_dict(c.to_dict(), sep='.') for c in (saved, config))
+    return {name: (before.get(name), now.get(name)) for name in {**before, **now}
+            if before.get(name) != now.get(name) and name not in REPORTING}
+
+
+def write_environment(workdir):
+    """Adds this start to environment.json."""
+    source = Path(__file__).parent
+
+    def git(*command):
+        done = subprocess.run(['git', '-C', source, *command], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git('status', '--porcelain', '--untracked-files=no')
+    path = Path(workdir) / 'environment.json'
+    write_json(path, [*(read_json(path) or []), {
+        'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'command': shlex.join([sys.executable, *sys.argv]),
+        'commit': git('rev-parse', 'HEAD'),
+        'uncommitted_changes': changed.splitlines() if changed else [],
+        'host': platform.node(),
+        'python': platform.python_version(),
+        'packages': {name: importlib.metadata.version(name) for name in PACKAGES},
+        'devices': [str(device) for device in jax.devices()],
+        'device_kind': jax.devices()[0].device_kind,
+    }])
+
+
+def read_metrics(workdir):
+    """The rows of metrics.jsonl, oldest first; a last row cut off by a kill is left out."""
+    try:
+        lines = (Path(workdir) / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith('\n')]
+
+
+class Metrics:
+    """Writes metrics.jsonl and TensorBoard events; a context manager.
+
+    Rows after `step`, where the run resumes, are dropped: they are about to be written again.
+    """
+
+    def __init__(self, workdir, step):
+        rows = [row for row in read_metrics(workdir) if row['step'] <= step]
+        path = Path(workdir) / 'metrics.jsonl'
+        temporary = path.with_name('.metrics.jsonl')
+        temporary.write_text(''.join(map(_line, rows)))
+        temporary.replace(path)
+        self._file = path.open('a')
+        self._events = tensorboardX.SummaryWriter(str(Path(workdir) / 'tensorboard'),
+                                                  purge_step=step + 1, write_to_disk=True)
+
+    def write(self, row):
+        """Adds a row, a dict of numbers with 'step'; it is on disk when this returns."""
+        self._file.write(_line(row))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        for name, value in row.items():
+            if name != 'step':
+                self._events.add_scalar(name, value, row['step'])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+        self._events.close()
+
+
+def _line(row):
+    return json.dumps(row) + '\n'

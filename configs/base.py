@@ -1,0 +1,82 @@
+"""Every field of a training, its default and what it does. Recipes change some, never add any.
+
+A field that is a placeholder is None until it is given a value.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.experiment = 'train'  # the entry of experiments.RUNS
+    config.seed = 0  # of everything random: initialization, order, augmentation, dropout
+
+    # Network: a name of cnnjax.models.names() and fields of that network; None is the paper's value.
+    config.model = model = ml_collections.ConfigDict()
+    model.name = 'resnet20'
+    model.widths = placeholder(tuple)  # resnet, fractalnet: channels per stage or block
+    model.dropout = placeholder(object)  # a rate; fractalnet: one rate per block
+    model.hidden = placeholder(tuple)  # vgg: widths of the hidden full layers; () leaves none
+    model.shortcut = placeholder(str)  # resnet: A, B or C
+    model.stride_in = placeholder(str)  # resnet bottlenecks: 1x1 (v1, the paper) or 3x3 (v1.5)
+    model.columns = placeholder(int)  # fractalnet: C
+    model.local_drop_path = placeholder(float)  # fractalnet: rate at which a join's input is dropped
+    model.global_drop_path = placeholder(float)  # fractalnet: share of single-column mini-batches
+
+    # Data.
+    config.dataset = 'digits'  # digits, folder, or a name of tensorflow-datasets
+    config.data_dir = placeholder(str)  # folder: its path; tensorflow-datasets: None is the usual one
+    config.train_split = 'train'
+    config.test_split = 'test'
+    config.image_size = 0  # side of the square images in pixels; 0 leaves them as they are
+    config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' and count it
+    config.stream = False  # False: the decoded set lives on the devices; True: decode as needed
+    config.loader_threads = 16  # stream: decoding threads
+    config.crop = 'shorter_side'  # stream, training: 'shorter_side' or 'random_resized'
+    config.shorter_side = (256, 256)  # its range, in pixels, before a crop of image_size
+    config.crop_area = (0.08, 1.0)  # random_resized: range of the crop's share of the picture
+    config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of width / height
+    config.test_shorter_side = 0  # evaluation, resident sets: then the middle; 0: image_size
+
+    # Normalization, (image in [0, 1] - mean) / std, and augmentation, inside the compiled step.
+    config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
+    config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
+    config.flip = False  # mirror every other image
+    config.padding = 0  # pixels around the image before a random crop back to its size
+    config.padding_mode = 'zero'  # 'zero' (the mean) or 'reflect'
+    config.color = 0.0  # AlexNet's random colour shift: its standard deviation there is 0.1
+
+    # Optimization. Lengths (epochs, drops, warmup, ..._every) are in epochs, but in steps where
+    # `steps` is set.
+    config.batch_size = 128  # over all devices
+    config.accumulate = 1  # micro-batches per step
+    config.epochs = 100.0
+    config.steps = 0  # if set: the length of the training, and the unit of all lengths
+    config.learning_rate = 0.1
+    config.schedule = 'step'  # 'step', 'cosine' or 'constant'
+    config.drops = ()  # step: when the rate is multiplied by drop_factor
+    config.drop_factor = 0.1
+    config.warmup = 0.0
+    config.warmup_shape = 'constant'  # 'constant' at warmup_rate, or 'linear' from it
+    config.warmup_rate = 0.0
+    config.momentum = 0.9
+    config.nesterov = False
+    config.weight_decay = 1e-4
+    config.decay = 'all'  # which parameters decay: 'all' or 'kernels'
+    config.order = 'torch'  # 'torch', or 'caffe': the learning rate inside the velocity
+    config.bias_rate = 1.0  # multiplies the learning rate of biases
+    config.label_smoothing = 0.0
+    config.dtype = 'float32'  # of activations; 'bfloat16' is faster on accelerators
+
+    # Devices.
+    config.parallel = 'shard_map'  # or 'pmap', or 'jit' (batch norm over the global batch)
+    config.devices = 0  # how many of the local devices; 0: all
+
+    # Reporting.
+    config.report_every = 100  # steps between two rows of metrics.jsonl; 0: only with evaluations
+    config.eval_every = 1.0  # each evaluation is also saved as a checkpoint; 0: only at the end
+    config.checkpoint_every = 1.0  # 0: only with evaluations
+    config.keep = 2  # newest checkpoints to keep, beside the best
+    config.eval_batch_size = 500
+    return config

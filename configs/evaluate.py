@@ -1,0 +1,23 @@
+"""The test error of a trained network, over every example exactly once.
+
+    python launch.py --config=configs/evaluate.py --config.source=runs/quickstart \\
+        --workdir=runs/quickstart-evaluation
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.experiment = 'evaluate'
+    config.source = 'runs/quickstart'  # working directory of a run
+    config.checkpoint = 'best'  # 'best', 'latest' or the number of a step
+    config.split = placeholder(str)  # None: the run's test_split
+    config.dataset = placeholder(str)  # this and the next three: None is the run's own
+    config.data_dir = placeholder(str)
+    config.stream = placeholder(bool)
+    config.bad_images = placeholder(str)
+    config.batch_size = 500
+    config.devices = 0  # how many of the local devices; 0: all
+    return config

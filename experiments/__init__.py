@@ -1,0 +1,9 @@
+"""What `launch.py` runs: the name in `config.experiment` -> run(config, workdir)."""
+
+from experiments import evaluate, prepare, train
+
+RUNS = {
+    'train': train.run,
+    'evaluate': evaluate.run,
+    'prepare': prepare.run,
+}

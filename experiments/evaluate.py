@@ -1,0 +1,36 @@
+"""The errors of a trained network over every example of a set, each exactly once."""
+
+from cnnjax import parallel, train, trained, workdir
+from cnnjax.errors import UserError
+
+
+def run(config, directory):
+    """Evaluates config.source and writes results.json.
+
+    The data is that of the run unless config.dataset names another. Raises UserError where its
+    classes or its images do not fit the network.
+    """
+    network = trained.load(config.source, config.checkpoint)
+    own = network.config.copy_and_resolve_references()
+    own.unlock()
+    own.test_split = config.split or own.test_split
+    for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
+        if config[field] is not None:
+            own[field] = config[field]
+    dataset = train.load(own, own.test_split)
+    if dataset.classes != network.classes:
+        raise UserError(f'{own.dataset} has the classes {", ".join(dataset.classes[:5])} ..., the '
+                        f'network {", ".join(network.classes[:5])} ...')
+    if tuple(dataset.image_shape) != network.image_shape:
+        raise UserError(f'{own.dataset} has images of {tuple(dataset.image_shape)}, the network was '
+                        f'trained on {network.image_shape}')
+    mesh = parallel.data_mesh(config.devices)
+    evaluate = train.evaluator(network.net, network.normalize, dataset, mesh,
+                               batch_size=config.batch_size)
+    results = evaluate(parallel.replicate(network.variables, mesh))
+    for name, value in results.items():
+        shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
+        print(f'{name:>20}  {shown}')
+    workdir.write_json(f'{directory}/results.json', {
+        'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
+        'split': own.test_split, **results})

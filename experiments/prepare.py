@@ -1,0 +1,29 @@
+"""Prepares a data set of tensorflow-datasets, once for all runs.
+
+https://www.tensorflow.org/datasets
+"""
+
+import shlex
+
+import tensorflow_datasets
+
+from cnnjax.data import tfds
+
+
+def run(config, workdir):
+    """Prints where the data is, the sizes of its splits and the command that trains on it."""
+    del workdir  # the data goes where every run finds it
+    path = tfds.prepare(config.dataset, config.data_dir, config.manual_dir)
+    splits = tensorflow_datasets.builder_from_directory(path).info.splits
+    sizes = ', '.join(f'{name} {split.num_examples:,}' for name, split in splits.items())
+    print(f'{config.dataset} is ready in {path}: {sizes} images. To train on it:')
+
+    family, network = 'cifar', 'resnet20'
+    if config.dataset == 'imagenet2012':
+        family, network = 'imagenet', 'resnet50'
+    command = ['python', 'launch.py', f'--config=configs/{family}.py:{network}']
+    if config.dataset not in ('cifar10', 'imagenet2012'):
+        command.append(f'--config.dataset={config.dataset}')
+    if config.data_dir:
+        command.append(f'--config.data_dir={config.data_dir}')
+    print(' ', shlex.join([*command, f'--workdir=runs/{network}']))

@@ -1,0 +1,18 @@
+"""Trains a network from a config: checkpoints, metrics, curves and a test error in the workdir."""
+
+from pathlib import Path
+
+from cnnjax import plots, train, workdir
+
+
+def run(config, directory):
+    """Trains, or resumes, the run in `directory`, draws its curves and prints its test errors."""
+    last = train.train(config, directory)
+    rows = workdir.read_metrics(directory)
+    figure = Path(directory) / 'figures' / 'curves.png'
+    plots.curves(rows, figure, f'{config.model.name} on {config.dataset}: '
+                               f'{100 * last["test/error"]:.2f} % test error')
+    print(f'curves: {figure}')
+    for name, value in last.items():
+        if name.startswith('test/') and name.endswith('error'):
+            print(f'{name.removeprefix("test/")}: {100 * value:.2f} % of the test images')
