@@ -19,11 +19,16 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 
 def parse(argv):
-    """Parses the flags; a mistake in a config field ends in one line that suggests the nearest."""
+    """Parses the flags; a mistake in them ends in one line, which names the nearest field."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+        arguments = flags.FLAGS(argv)
+        CONFIG.value.experiment  # noqa: B018; a config that could not be read raises here
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        message = str(error.args[0] if error.args else error)
+        # What a config itself refuses, its argument for example, comes with a whole traceback.
+        _, refused, reason = message.rpartition('ValueError: ')
+        sys.exit(f'error: {reason.strip() if refused else message}')
+    return arguments
 
 
 def main(argv):
@@ -33,6 +38,9 @@ def main(argv):
         logging.set_verbosity(logging.ERROR)  # orbax tells of every file it writes
     import experiments  # after the flags: a mistake in them is told at once
 
+    if CONFIG.value.experiment not in experiments.RUNS:
+        sys.exit(f"error: experiment='{CONFIG.value.experiment}' is none of "
+                 f'{", ".join(experiments.RUNS)}')
     try:
         experiments.RUNS[CONFIG.value.experiment](CONFIG.value, WORKDIR.value)
     except UserError as error:

@@ -23,7 +23,8 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             Path(directory).absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
-                read_only=read_only, create=not read_only, best_fn=lambda metrics: metrics['error'], best_mode='min',
+                read_only=read_only, create=not read_only,
+                cleanup_tmp_directories=not read_only, best_fn=lambda metrics: metrics['error'], best_mode='min',
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best])))
         self.directory = Path(directory)
 

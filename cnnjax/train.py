@@ -173,8 +173,9 @@ def loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics, 
         row = {'step': done, 'epoch': done / lengths.steps_per_epoch,
                'learning_rate': float(lengths.rate(done - 1)),
                **{f'train/{name}': float(np.mean([values[name] for values in pending]))
-                  for name in pending[0]},
-               'images_per_second': progress.rate()}
+                  for name in pending[0]}}
+        if rate := progress.rate():
+            row['images_per_second'] = rate
         pending = []
         error = None
         if evaluating:
@@ -237,7 +238,7 @@ class Progress:
         self.bar.update()
 
     def rate(self):
-        """Images per second since the last call, or None before there are any to count."""
+        """Images per second since the last report, None where there are none to count."""
         now, images = time.perf_counter(), (self.done - self.timed) * self.batch_size
         rate = images / (now - self.time) if images else None
         self.time, self.timed = now, self.done
@@ -249,7 +250,7 @@ class Progress:
                 f'loss {row["train/loss"]:.4f}  error {100 * row["train/error"]:.2f}%'
         shown += ''.join(f'  {name} {100 * value:.2f}%' for name, value in row.items()
                          if name.startswith('test/') and name.endswith('error'))
-        if row['images_per_second']:
+        if 'images_per_second' in row:
             shown += f'  {row["images_per_second"]:,.0f} images/s'
             left = (self.lengths.steps - row['step']) * self.batch_size / row['images_per_second']
             shown += f'  {datetime.timedelta(seconds=round(left))} left'

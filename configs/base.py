@@ -14,10 +14,11 @@ def get_config():
 
     # Network: a name of cnnjax.models.names() and fields of that network; None is the paper's value.
     config.model = model = ml_collections.ConfigDict()
-    model.name = 'resnet20'
-    model.widths = placeholder(tuple)  # resnet, fractalnet: channels per stage or block
+    model.name = 'resnet20'  # an unknown one is answered with the nearest
+    model.widths = placeholder(tuple)  # vgg, resnet, fractalnet: channels per group, stage, block
     model.dropout = placeholder(object)  # a rate; fractalnet: one rate per block
     model.hidden = placeholder(tuple)  # vgg: widths of the hidden full layers; () leaves none
+    model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.shortcut = placeholder(str)  # resnet: A, B or C
     model.stride_in = placeholder(str)  # resnet bottlenecks: 1x1 (v1, the paper) or 3x3 (v1.5)
     model.columns = placeholder(int)  # fractalnet: C
@@ -27,8 +28,8 @@ def get_config():
     # Data.
     config.dataset = 'digits'  # digits, folder, or a name of tensorflow-datasets
     config.data_dir = placeholder(str)  # folder: its path; tensorflow-datasets: None is the usual one
-    config.train_split = 'train'
-    config.test_split = 'test'
+    config.train_split = 'train'  # tensorflow-datasets: also 'train[:45000]', 'train+extra'
+    config.test_split = 'test'  # what the error is measured on
     config.image_size = 0  # side of the square images in pixels; 0 leaves them as they are
     config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' and count it
     config.stream = False  # False: the decoded set lives on the devices; True: decode as needed
@@ -51,22 +52,22 @@ def get_config():
     # `steps` is set.
     config.batch_size = 128  # over all devices
     config.accumulate = 1  # micro-batches per step
-    config.epochs = 100.0
-    config.steps = 0  # if set: the length of the training, and the unit of all lengths
-    config.learning_rate = 0.1
+    config.epochs = 100.0  # the length of the training
+    config.steps = 0  # if set: the length instead of `epochs`, and the unit of all lengths
+    config.learning_rate = 0.1  # after the warm-up
     config.schedule = 'step'  # 'step', 'cosine' or 'constant'
     config.drops = ()  # step: when the rate is multiplied by drop_factor
-    config.drop_factor = 0.1
-    config.warmup = 0.0
+    config.drop_factor = 0.1  # step: what a drop multiplies the rate by
+    config.warmup = 0.0  # its length
     config.warmup_shape = 'constant'  # 'constant' at warmup_rate, or 'linear' from it
-    config.warmup_rate = 0.0
-    config.momentum = 0.9
-    config.nesterov = False
-    config.weight_decay = 1e-4
+    config.warmup_rate = 0.0  # the rate it holds, or starts from
+    config.momentum = 0.9  # of SGD: the share of the velocity that stays
+    config.nesterov = False  # Nesterov's momentum
+    config.weight_decay = 1e-4  # times the parameter is added to its gradient
     config.decay = 'all'  # which parameters decay: 'all' or 'kernels'
     config.order = 'torch'  # 'torch', or 'caffe': the learning rate inside the velocity
     config.bias_rate = 1.0  # multiplies the learning rate of biases
-    config.label_smoothing = 0.0
+    config.label_smoothing = 0.0  # share of the target spread over all classes
     config.dtype = 'float32'  # of activations; 'bfloat16' is faster on accelerators
 
     # Devices.
@@ -78,5 +79,5 @@ def get_config():
     config.eval_every = 1.0  # each evaluation is also saved as a checkpoint; 0: only at the end
     config.checkpoint_every = 1.0  # 0: only with evaluations
     config.keep = 2  # newest checkpoints to keep, beside the best
-    config.eval_batch_size = 500
+    config.eval_batch_size = 500  # over all devices
     return config

@@ -24,6 +24,8 @@ def run(config, workdir):
     command = ['python', 'launch.py', f'--config=configs/{family}.py:{network}']
     if config.dataset not in ('cifar10', 'imagenet2012'):
         command.append(f'--config.dataset={config.dataset}')
+    if config.dataset in ('svhn_cropped', 'mnist'):
+        command.append('--config.flip=False')  # mirrored, a digit is no digit
     if config.data_dir:
         command.append(f'--config.data_dir={config.data_dir}')
     print(' ', shlex.join([*command, f'--workdir=runs/{network}']))

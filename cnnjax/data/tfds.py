@@ -83,7 +83,8 @@ def prepare(
     Args:
         name: 'cifar10', 'cifar100', 'svhn_cropped' or 'mnist'.
         data_dir: where tfds keeps its data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        manual_dir: a directory with archives downloaded by hand, under their original names.
+        manual_dir: the directory with the archives, downloaded by hand under their own names;
+            None downloads them.
 
     Returns:
         The directory of the prepared data set.
@@ -91,19 +92,24 @@ def prepare(
     Raises:
         UserError: an unknown data set, one that only TensorFlow can prepare (the message has the
             commands), one that is there in a format without random access, a download that
-            failed, or an archive with a wrong checksum.
+            failed, or an archive that is missing or has a wrong checksum.
     """
     builder = _builder(name, data_dir)
     path = pathlib.Path(builder.data_path)
     if path.exists():
         _prepared(builder, name)
         return path
-    if manual_dir:
-        manual_dir = os.path.expanduser(manual_dir)
+    manual_dir = manual_dir and pathlib.Path(manual_dir).expanduser()
     if name not in _BUILDERS:
         raise UserError(_tensorflow_commands(builder, name, manual_dir))
 
     builder = _BUILDERS[name](data_dir=builder.data_dir_root, file_format='array_record')
+    if manual_dir:
+        archives = {url: manual_dir / info.filename for url, info in builder.url_infos.items()}
+        missing = [f'{archive}, from {url}' for url, archive in archives.items()
+                   if not archive.exists()]
+        if missing:
+            raise UserError('\n  '.join([f'to prepare {name}, these are missing:', *missing]))
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
         builder.download_and_prepare(download_config=config)
@@ -152,9 +158,8 @@ def _prepared(builder, name):
 
 
 def _tensorflow_commands(builder, name, manual_dir):
-    manual_dir = os.path.abspath(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
     data_dir = os.path.abspath(builder.data_dir_root)
-    instructions = ' '.join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or '').split())
+    manual_dir = os.path.abspath(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
     packages = ['tensorflow-datasets', 'tensorflow-cpu', 'importlib_resources', 'pillow']
     script = (
         'python -c "import tensorflow_datasets as tfds; '
@@ -162,14 +167,17 @@ def _tensorflow_commands(builder, name, manual_dir):
         '.download_and_prepare(download_config='
         f'tfds.download.DownloadConfig(manual_dir={manual_dir!r}))"'
     )
-    return (
+    message = (
         f'to prepare {name}, but not to read it, tfds needs TensorFlow. Run, once,\n'
         f'  python -m venv /tmp/tfds && /tmp/tfds/bin/pip install {" ".join(packages)}\n'
         f'  /tmp/tfds/bin/{script}\n'
         'or, with uv,\n'
-        f'  uv run --no-project {" ".join(f"--with {p}" for p in packages)} {script}\n'
-        f'The manual_dir is {manual_dir}. {instructions}'
+        f'  uv run --no-project --python 3.11 {" ".join(f"--with {p}" for p in packages)} {script}'
     )
+    if instructions := builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        says = ' '.join(instructions.split())
+        message += f'\ntfds says: "{says}" Here, manual_dir is {manual_dir}'
+    return message
 
 
 # tfds' builders with the steps that need TensorFlow replaced: unpacking the archives, and encoding

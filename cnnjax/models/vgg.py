@@ -10,13 +10,11 @@ import jax.numpy as jnp
 from cnnjax import layers
 from cnnjax.errors import UserError
 
-WIDTHS = (64, 128, 256, 512, 512)  # "conv3-64" ... "conv3-512"; a 2x2 max-pool after each group
-
-
 class VGG(nn.Module):
     """3x3 convolutions in five groups, each ended by a max-pool, then three full layers."""
 
     groups: tuple[tuple[int, ...], ...]  # the kernels' sizes, group by group
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)  # "conv3-64" ... "conv3-512"
     lrn: bool = False  # local response normalization after the first convolution (A-LRN)
     batch_norm: bool = False  # not in the paper: torchvision's _bn variants (the bias stays)
     num_classes: int = 1000
@@ -37,7 +35,7 @@ class VGG(nn.Module):
         conv = partial(layers.conv, kernel_init=nn.initializers.glorot_normal(), dtype=self.dtype)
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         taps, x = {}, images.astype(self.dtype)
-        for i, (kernels, width) in enumerate(zip(self.groups, WIDTHS, strict=True), 1):
+        for i, (kernels, width) in enumerate(zip(self.groups, self.widths, strict=True), 1):
             for j, size in enumerate(kernels, 1):
                 x = taps[f'conv{i}_{j}'] = conv(width, size, name=f'conv{i}_{j}')(x)
                 if self.batch_norm:

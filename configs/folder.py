@@ -1,0 +1,32 @@
+"""Your own photographs: one folder per class, below train/ and test/.
+
+    photos/train/cat/*.jpg  photos/train/dog/*.jpg  photos/test/cat/*.jpg  photos/test/dog/*.jpg
+
+    python launch.py --config=configs/folder.py --config.data_dir=photos --workdir=runs/photos
+
+By default every picture is scaled and cut to 64 x 64 pixels once and kept in memory, and a ResNet-20
+is trained from random weights. A larger network on larger pictures, decoded and cropped at random
+as needed:
+
+    ... --config.model.name=resnet50 --config.image_size=224 --config.test_shorter_side=256 \\
+        --config.stream=True --config.mean=0.485,0.456,0.406 --config.std=0.229,0.224,0.225
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.dataset = 'folder'
+    config.image_size = 64
+    config.flip = True
+    config.padding = 8
+    config.padding_mode = 'reflect'
+    config.batch_size = 32
+    config.epochs = 60.0
+    config.learning_rate = 0.05
+    config.schedule = 'cosine'
+    config.nesterov = True
+    config.weight_decay = 5e-4
+    config.report_every = 20
+    return config

@@ -1,0 +1,31 @@
+"""Tests run offline on four fake CPU devices; these variables count only before jax starts."""
+
+import os
+
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['HF_HUB_OFFLINE'] = '1'
+
+import pytest  # noqa: E402
+from absl import logging  # noqa: E402
+
+from configs import base  # noqa: E402
+
+logging.set_verbosity(logging.ERROR)
+
+
+@pytest.fixture
+def tiny():
+    """A config that trains a narrow ResNet on the digits for six steps, on one device."""
+    config = base.get_config()
+    config.model.widths = (4, 4, 4)
+    config.padding = 1
+    config.batch_size = 32
+    config.steps = 6
+    config.learning_rate = 0.05
+    config.report_every = 1
+    config.eval_every = 3.0
+    config.checkpoint_every = 2.0
+    config.devices = 1
+    config.lock()
+    return config

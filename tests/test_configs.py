@@ -1,0 +1,93 @@
+"""Every config loads, is locked by the launcher, is read completely, and its recipe takes a step."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnnjax import models, train
+from configs import base
+
+ROOT = Path(__file__).parent.parent
+SMALL = [name for name in models.names()
+         if re.fullmatch(r'resnet(20|32|44|56|110)|densenet_.*|fractalnet.*', name)]
+LARGE = [name for name in models.names() if name not in SMALL]
+
+
+def load(name, *argument):
+    config = importlib.import_module(f'configs.{name}').get_config(*argument)
+    return config.lock()
+
+
+def fields(config, prefix=''):
+    for name, value in config.items():
+        yield name
+        if hasattr(value, 'items'):
+            yield from fields(value)
+
+
+def test_every_field_of_base_is_read_somewhere_and_explained():
+    source = ''.join(path.read_text() for path in [*ROOT.glob('cnnjax/**/*.py'),
+                                                   *ROOT.glob('experiments/*.py')])
+    text = (ROOT / 'configs' / 'base.py').read_text()
+    model_fields = set(base.get_config().model)
+    for name in set(fields(base.get_config())) - model_fields:  # those go to models.create at once
+        assert re.search(rf"(config|own)\.{name}\b|'{name}'", source), f'{name} is never read'
+    for line in text.splitlines():
+        if re.match(r'    (config|model)\.\w+ = ', line) and 'ConfigDict' not in line:
+            assert '  # ' in line, f'no comment: {line}'
+
+
+def test_every_field_read_is_in_base():
+    known = set(fields(base.get_config()))
+    for path in [ROOT / 'cnnjax' / 'train.py']:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+                    and node.value.id == 'config'):
+                assert node.attr in known | {'items'}, f'{path}: config.{node.attr}'
+
+
+def test_recipes_change_fields_and_add_none():
+    known = set(fields(base.get_config()))
+    for config in (load('quickstart'), load('cifar'), load('imagenet'), load('folder')):
+        assert set(fields(config)) == known
+
+
+@pytest.mark.parametrize(('family', 'name'), [('cifar', name) for name in SMALL]
+                         + [('imagenet', name) for name in LARGE])
+def test_recipe_builds_its_network_and_schedule(family, name):
+    config = load(family, name)
+    examples = {'cifar': 50_000, 'imagenet': 1_281_167}[family]
+    classes = {'cifar': 10, 'imagenet': 1000}[family]
+    plan = train.plan(config, examples)
+    rates = [float(plan.rate(step)) for step in (plan.steps // 4, plan.steps - 1)]
+    assert rates[0] == pytest.approx(config.learning_rate)
+    assert rates[1] == pytest.approx(config.learning_rate * 0.1 ** len(config.drops))
+    net = models.create(**config.model, num_classes=classes, dtype=config.dtype)
+    size = 32 if family == 'cifar' else config.image_size
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    logits, _ = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], images)
+    assert logits.shape == (1, classes)
+
+
+def test_the_published_lengths():
+    """The iterations and epochs of the papers, in steps."""
+    resnet = train.plan(load('cifar', 'resnet110'), 50_000)
+    assert resnet.steps == 64_000
+    assert [float(resnet.rate(step)) for step in (399, 400, 31_999, 32_000, 48_000)] == (
+        pytest.approx([0.01, 0.1, 0.1, 0.01, 0.001]))
+    fractal = train.plan(load('cifar', 'fractalnet20'), 50_000)
+    assert fractal.steps_per_epoch == 500
+    assert [float(fractal.rate(500 * epoch)) for epoch in (199, 200, 300, 350, 375)] == (
+        pytest.approx([0.02, 0.002, 2e-4, 2e-5, 2e-6]))
+    assert train.plan(load('cifar', 'densenet_bc_l100_k12'), 50_000).steps == 300 * 781
+
+
+@pytest.mark.parametrize('family', ['cifar', 'imagenet', 'quickstart'])
+def test_an_unknown_argument_is_refused(family):
+    with pytest.raises(ValueError, match='lenet99'):
+        load(family, 'lenet99')

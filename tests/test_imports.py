@@ -1,0 +1,65 @@
+"""Imports only go down the list of the design: launch, experiments, cnnjax, and within it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# From the top down; a module may import those of the lines below it. Modules of one line are kin.
+RANKS = [
+    ['launch'],
+    ['experiments'],
+    ['configs'],
+    ['cnnjax.train'],
+    ['cnnjax.trained'],
+    ['cnnjax.checkpoint', 'cnnjax.workdir', 'cnnjax.plots'],
+    ['cnnjax.step'],
+    ['cnnjax.optim', 'cnnjax.parallel'],
+    ['cnnjax.data'],
+    ['cnnjax.models'],
+    ['cnnjax.layers', 'cnnjax.losses'],
+    ['cnnjax.errors'],
+]
+FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
+                                      for path in (ROOT / name).rglob('*.py'))])
+
+
+def rank(module):
+    """The line of a module, by its longest prefix in RANKS; None for a library."""
+    lines = {name: line for line, names in enumerate(RANKS) for name in names}
+    parts = module.split('.')
+    prefixes = ('.'.join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((lines[prefix] for prefix in prefixes if prefix in lines), None)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}: relative import'
+            yield from (f'{node.module}.{alias.name}' for alias in node.names)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_go_down(path):
+    own = '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+    if own == 'cnnjax':
+        return
+    assert rank(own) is not None, f'{own} has no rank'
+    for module in imports(path):
+        below = rank(module)
+        assert below is None or below >= rank(own), f'{own} imports {module}'
+
+
+def test_configs_hold_values_only():
+    for path in (ROOT / 'configs').glob('*.py'):
+        for module in imports(path):
+            assert module.split('.')[0] in ('ml_collections', 'configs'), f'{path}: {module}'
+
+
+def test_only_the_launcher_has_flags():
+    for path in FILES:
+        if path.name != 'launch.py':
+            assert not any(module.startswith('absl.flags') for module in imports(path)), path

@@ -1,0 +1,38 @@
+"""The launcher: one line for every mistake that a user can make in a command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = '--config=configs/quickstart.py'
+
+
+def launch(*arguments):
+    return subprocess.run([sys.executable, 'launch.py', *arguments], cwd=ROOT, capture_output=True,
+                          text=True, env={'PATH': '', 'JAX_PLATFORMS': 'cpu'}, check=False)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ([QUICKSTART], 'Flag --workdir must have a value'),
+    (['--config=configs/none.py'], "No such file or directory: 'configs/none.py'"),
+    (['--config=configs/quickstart.py:lenet'], "'resnet' or 'fractalnet', not 'lenet'"),
+    ([QUICKSTART, '--config.epoch=3'], 'Did you mean "epochs" instead of "epoch"?'),
+    ([QUICKSTART, '--config.model.nam=vgg11'], 'Did you mean "name" instead of "nam"?'),
+    ([QUICKSTART, '--config.batch_size=many'], '--config.batch_size=many: invalid literal'),
+    ([QUICKSTART, '--confg.epochs=3'], "Unknown command line flag 'confg.epochs'"),
+    ([QUICKSTART, 'epochs=3'], "'epochs=3' is not a flag"),
+    ([QUICKSTART, '--config.experiment=fly'], "experiment='fly' is none of train"),
+    ([QUICKSTART, '--config.model.name=resnet21'], "no network 'resnet21'; did you mean resnet"),
+])
+def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path):
+    if 'workdir' not in message:
+        arguments = [*arguments, f'--workdir={tmp_path / "run"}']
+    done = launch(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith('error: ')
+    assert message in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not (tmp_path / 'run' / 'config.json').exists()

@@ -1,0 +1,167 @@
+"""One update and one evaluation: on one device, on four, by every way to map them."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import data, losses, models, optim, parallel, step, train
+from cnnjax.errors import UserError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1)).astype(np.uint8)
+LABELS = np.arange(8, dtype=np.int32)
+BATCH = {'image': IMAGES, 'label': LABELS, 'position': np.arange(8, dtype=np.int32)}
+NORMALIZE = data.Normalization(np.float32([0.5]), np.float32([0.25]))
+KINDS = ('shard_map', 'pmap', 'jit')
+
+
+def narrow_vgg(**fields):
+    """Three of net A's groups: no batch statistics, so that devices cannot differ in them."""
+    return models.create('vgg11', groups=((3,), (3,), (3,)), widths=(4, 8, 8), hidden=(),
+                         num_classes=10, **fields)
+
+
+def update(net, *, devices=1, kind='shard_map', steps=3, batch=BATCH, resident=None, **options):
+    """The state and the losses after some steps."""
+    mesh = parallel.data_mesh(devices)
+    tx = optim.momentum_sgd(0.05, weight_decay=1e-3)
+    augment = functools.partial(data.augment, normalize=NORMALIZE, flip=True, padding=1)
+    state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1)), mesh)
+    run = parallel.parallelize(functools.partial(step.train_step, net=net, tx=tx, augment=augment,
+                                                 **options), mesh, kind)
+    resident, key = parallel.replicate((resident or {}, jax.random.key(1)), mesh)
+    values = []
+    for _ in range(steps):
+        state, metrics = run(state, resident, batch, key)
+        values.append(float(metrics['loss']))
+    return jax.device_get(state), values
+
+
+def assert_close(a, b, tolerance=2e-6):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+def test_an_update_equals_the_hand_made_one():
+    net = narrow_vgg()
+    state, (first, *_) = update(net, steps=1)
+    tx = optim.momentum_sgd(0.05, weight_decay=1e-3)
+    before = step.create(net, tx, jax.random.key(0), (8, 8, 1))
+    key = jax.random.split(jax.random.fold_in(jax.random.key(1), 0), 3)[0]
+    images = data.augment(key, BATCH['position'], IMAGES, normalize=NORMALIZE, flip=True, padding=1)
+
+    def loss(params):
+        return losses.cross_entropy(net.apply({'params': params}, images)[0], LABELS).mean()
+
+    value, grads = jax.value_and_grad(loss)(before.params)
+    assert first == pytest.approx(float(value), rel=1e-6)
+    assert_close(state.params, jax.tree.map(lambda w, g: w - 0.05 * (g + 1e-3 * w),
+                                            before.params, grads))
+    assert state.step == 1
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_four_devices_give_the_losses_of_one(kind):
+    one, four = update(narrow_vgg()), update(narrow_vgg(), devices=4, kind=kind)
+    np.testing.assert_allclose(four[1], one[1], rtol=1e-5)
+    assert_close(four[0].params, one[0].params, 1e-5)
+
+
+def test_pmap_equals_shard_map_bit_for_bit():
+    net = models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1))
+    for a, b in zip(*(jax.tree.leaves(update(net, devices=4, kind=kind))
+                      for kind in ('pmap', 'shard_map')), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_batch_statistics_are_per_device_but_under_jit():
+    net = models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1))
+    one = update(net, steps=1)[1]
+    assert update(net, steps=1, devices=4, kind='jit')[1] == pytest.approx(one, rel=1e-5)
+    assert update(net, steps=1, devices=4)[1] != pytest.approx(one, rel=1e-3)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_micro_batches_give_the_same_gradient(kind):
+    whole, parts = update(narrow_vgg()), update(narrow_vgg(), devices=2, kind=kind, accumulate=2)
+    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
+    assert_close(parts[0].params, whole[0].params, 1e-5)
+
+
+def test_a_resident_set_is_indexed_in_the_step():
+    order = np.random.default_rng(1).permutation(8).astype(np.int32)
+    streamed = update(narrow_vgg(), batch=BATCH | {'image': IMAGES[order], 'label': LABELS[order]})
+    resident = update(narrow_vgg(), batch={'index': order, 'position': BATCH['position']},
+                      resident={'image': IMAGES, 'label': LABELS})
+    assert resident[1] == pytest.approx(streamed[1], rel=1e-6)
+
+
+def test_dropout_differs_between_devices_and_drop_path_does_not():
+    class Draws(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            self.param('unused', nn.initializers.zeros, ())
+            if train:
+                for name in ('dropout', 'drop_path'):
+                    drawn = jax.random.uniform(self.make_rng(name))
+                    jax.debug.callback(lambda x, name=name: seen[name].append(float(x)), drawn)
+            return jnp.zeros((len(images), 10)), {}
+
+    seen = {'dropout': [], 'drop_path': []}
+    update(Draws(), devices=4, steps=2)
+    jax.effects_barrier()
+    assert len(set(seen['dropout'])) == 8
+    assert len(set(seen['drop_path'])) == 2
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32():
+    net = models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1), dtype='bfloat16')
+    state, values = update(net)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state[1:])} == {np.dtype('float32')}
+    assert values == pytest.approx(
+        update(models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1)))[1], rel=0.05)
+
+
+@pytest.mark.parametrize(('devices', 'kind'), [(1, 'shard_map'), (4, 'shard_map'), (4, 'pmap'),
+                                               (4, 'jit')])
+def test_evaluation_counts_every_example_once(devices, kind):
+    class Label(nn.Module):
+        """Reads the class off the first pixel: its errors are known."""
+        subnetworks = {'shifted': {'shift': 1}}
+
+        def __call__(self, images, train=False, shift=0):
+            label = jnp.round(images[:, 0, 0, 0] * 255).astype(int)
+            return jax.nn.one_hot((label + shift) % 10, 10) * 100, {}
+
+    images = np.zeros((21, 4, 4, 1), np.uint8)
+    images[:, 0, 0, 0] = np.arange(21) % 10
+    labels = images[:, 0, 0, 0].astype(int)
+    labels[[0, 5, 20]] = 9, 6, 9  # three errors, the last example among them
+    source = data.sources.Source([{'image': image, 'label': int(label)}
+                                  for image, label in zip(images, labels, strict=True)],
+                                 tuple('0123456789'))
+    identity = data.Normalization(np.float32([0]), np.float32([1]))
+    for batch_size in (1, 8, 20, 100):
+        evaluate = train.evaluator(Label(), identity, data.Resident(source, data.Crops()),
+                                   parallel.data_mesh(devices), batch_size=batch_size, kind=kind)
+        results = evaluate({})
+        assert results['count'] == 21
+        assert results['error'] == pytest.approx(3 / 21)
+        assert results['shifted/error'] == pytest.approx(20 / 21)
+        assert results['loss'] == pytest.approx(3 / 21 * 100, rel=1e-4)
+
+
+@pytest.mark.parametrize(('batch', 'accumulate', 'near'), [(30, 1, 'such as 32'), (12, 2, 'such as')])
+def test_a_batch_that_does_not_divide_is_refused(batch, accumulate, near):
+    with pytest.raises(UserError, match=f'batch_size={batch} does not divide.*{near}'):
+        parallel.check_batch(batch, parallel.data_mesh(4), accumulate)
+
+
+def test_unknown_devices_and_ways_are_refused():
+    with pytest.raises(UserError, match='devices=5, but there are 4'):
+        parallel.data_mesh(5)
+    with pytest.raises(UserError, match="not 'xmap'"):
+        parallel.parallelize(lambda *_: None, parallel.data_mesh(1), 'xmap')

@@ -1,0 +1,202 @@
+"""A run from its config to its artefacts: resumed bit for bit, refused when it does not fit."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax import checkpoint, data, train, trained, workdir
+from cnnjax.errors import UserError
+from experiments import evaluate
+from experiments import train as experiment
+
+ROOT = Path(__file__).parent.parent
+TIMED = 'images_per_second'
+
+
+def changed(config, **fields):
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.update_from_flattened_dict({name.replace('__', '.'): value
+                                           for name, value in fields.items()})
+    return config.lock()
+
+
+def rows(directory):
+    return [{name: value for name, value in row.items() if name != TIMED}
+            for row in workdir.read_metrics(directory)]
+
+
+def saved(directory, step):
+    with checkpoint.Checkpoints(Path(directory) / 'checkpoints', read_only=True) as checkpoints:
+        return checkpoints.variables(step)
+
+
+def assert_same_run(a, b, step):
+    for x, y in zip(jax.tree.leaves(saved(a, step)), jax.tree.leaves(saved(b, step)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert rows(a) == rows(b)
+
+
+def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys):
+    experiment.run(tiny, tmp_path)
+    assert [row['step'] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert 'test/error' in rows(tmp_path)[2]
+    assert (tmp_path / 'figures' / 'curves.png').stat().st_size > 10_000
+    assert list((tmp_path / 'tensorboard').iterdir())
+    assert workdir.read_config(tmp_path) == tiny
+    start, = json.loads((tmp_path / 'environment.json').read_text())
+    assert start['packages']['jax'] == jax.__version__
+    assert 'of the test images' in capsys.readouterr().out
+
+    network = trained.load(tmp_path, 'latest')
+    assert network.classes == tuple('0123456789')
+    assert network.image_shape == (8, 8, 1)
+    source = data.load('digits', 'test')
+    images = np.stack([example['image'] for example in source.examples])
+    labels = np.array([example['label'] for example in source.examples])
+    error = (np.argmax(network(images), -1) != labels).mean()
+    assert error == pytest.approx(rows(tmp_path)[-1]['test/error'])
+    np.testing.assert_allclose(network(images / 255), network(images), atol=1e-5)
+    assert list(network.taps(images))[0] == 'conv1'
+
+    results = tmp_path / 'evaluation'
+    from configs import evaluate as evaluate_config
+    evaluate.run(changed(evaluate_config.get_config(), source=str(tmp_path), checkpoint='latest'),
+                 results)
+    values = json.loads((results / 'results.json').read_text())
+    assert values['count'] == 450
+    assert values['error'] == pytest.approx(error)
+
+    experiment.run(tiny, tmp_path)  # finished: says so and changes nothing
+    assert 'this run is finished' in capsys.readouterr().out
+    assert len(rows(tmp_path)) == 6
+
+
+@pytest.mark.parametrize('stop', [2, 3, 5])  # at a checkpoint, at an evaluation, after a checkpoint
+def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, stop):
+    """With everything random that there is: augmentation, dropout, drop-path."""
+    config = changed(tiny, model__name='fractalnet20', model__widths=(4, 4), model__columns=2,
+                     model__dropout=(0.1, 0.2))
+    train.train(config, tmp_path / 'whole')
+
+    class Killed(BaseException):
+        pass
+
+    write = workdir.Metrics.write
+
+    def write_and_die(self, row):
+        write(self, row)
+        if row['step'] == stop:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir.Metrics, 'write', write_and_die)
+        with pytest.raises(Killed):
+            train.train(config, tmp_path / 'parts')
+    train.train(config, tmp_path / 'parts')
+    assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 6)
+
+
+def test_another_config_is_refused_and_reporting_is_not(tiny, tmp_path):
+    train.train(tiny, tmp_path)
+    with pytest.raises(UserError, match=r'(?s)run of 6 steps.*learning_rate: 0.05 there, 0.1 here'):
+        train.train(changed(tiny, learning_rate=0.1), tmp_path)
+    assert workdir.read_config(tmp_path) == tiny  # and nothing was touched
+    train.train(changed(tiny, report_every=3, keep=5), tmp_path)
+
+
+def test_more_steps_continue_where_the_schedule_allows_it(tiny, tmp_path):
+    train.train(tiny, tmp_path / 'parts')
+    longer = changed(tiny, steps=9)
+    train.train(longer, tmp_path / 'parts')
+    train.train(longer, tmp_path / 'whole')
+    assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 9)
+    with pytest.raises(UserError, match='steps: 9 there, 3 here'):
+        train.train(changed(tiny, steps=3), tmp_path / 'parts')
+
+    cosine = changed(tiny, schedule='cosine')
+    train.train(cosine, tmp_path / 'cosine')
+    with pytest.raises(UserError, match='the learning rates of the steps done would differ'):
+        train.train(changed(cosine, steps=9), tmp_path / 'cosine')
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tiny, tmp_path):
+    train.train(tiny, tmp_path)
+    broken = changed(tiny, steps=12, drops=(6,), drop_factor=1e30)
+    with pytest.raises(UserError, match=r'step [78]: .*(nan|inf).*Lower learning_rate.*'
+                                        r'checkpoint 6 in .* is intact'):
+        train.train(broken, tmp_path)
+    assert [row['step'] for row in rows(tmp_path)][:6] == [1, 2, 3, 4, 5, 6]
+    assert len(rows(tmp_path)) < 12
+    assert np.isfinite(trained.load(tmp_path, 'latest')(np.zeros((1, 8, 8, 1)))).all()
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tiny, tmp_path):
+    train.train(changed(tiny, steps=12, keep=1, eval_every=2.0), tmp_path)
+    errors = {row['step']: row['test/error'] for row in rows(tmp_path) if 'test/error' in row}
+    with checkpoint.Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
+        best = checkpoints.resolve('best')
+        assert errors[best] == min(errors.values())
+        assert checkpoints.resolve('latest') == checkpoints.resolve('12') == 12
+        with pytest.raises(UserError, match="no checkpoint 'lates'"):
+            checkpoints.resolve('lates')
+    with pytest.raises(UserError, match='not the working directory of a run'):
+        trained.load(tmp_path / 'nowhere')
+
+
+def test_it_learns(tiny, tmp_path):
+    """32 images by heart, without anything random."""
+    config = changed(tiny, padding=0, steps=60, eval_every=0.0, checkpoint_every=0.0,
+                     model__widths=(8, 8, 8))
+    source = data.load('digits', 'train')
+    few = data.sources.Source(source.examples[:32], source.classes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, 'load', lambda *_: few)
+        last = train.train(config, tmp_path)
+    assert last['train/error'] == 0
+    assert last['train/loss'] < 0.1
+
+
+@pytest.mark.parametrize('kills', [5])
+def test_killed_at_random_moments_nothing_is_lost(tmp_path, kills):
+    """kill -9, five times, anywhere: start-up, compilation, steps, evaluation, saving."""
+    command = [sys.executable, 'launch.py', '--config=configs/quickstart.py',
+               '--config.model.widths=4,4,4', '--config.steps=400', '--config.eval_every=10',
+               '--config.checkpoint_every=5', '--config.report_every=3', '--config.batch_size=16']
+    environment = {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'cache'), 'PATH': '',
+                   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'HOME': str(tmp_path)}
+
+    def start(name):
+        return subprocess.Popen([*command, f'--workdir={tmp_path / name}'], cwd=ROOT, text=True,
+                                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    began = time.monotonic()
+    whole = start('whole')
+    output, _ = whole.communicate()
+    assert whole.returncode == 0, output
+    duration = time.monotonic() - began
+    random = np.random.default_rng()
+    killed = 0
+    while killed < kills:
+        run = start('parts')
+        # Past the start-up, which takes a third or so of a run with a warm cache.
+        time.sleep(duration * random.uniform(0.2, 0.6))
+        if run.poll() is None:
+            run.send_signal(signal.SIGKILL)
+        killed += run.wait() == -signal.SIGKILL
+        if run.returncode == 0:
+            break
+    final = start('parts')
+    output, _ = final.communicate()
+    assert final.returncode == 0, output
+    assert killed > 0
+    assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 400)
+    assert [row['step'] for row in rows(tmp_path / 'parts')] == [
+        step for step in range(1, 401) if step % 3 == 0 or step % 5 == 0]
