@@ -89,9 +89,12 @@ def write_environment(workdir):
     """Adds this start to environment.json."""
     source = Path(__file__).parent
 
-    def git(*command):
-        done = subprocess.run(['git', '-C', source, *command], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
+    def git(*command):  # None without a repository, or without git
+        try:
+            return subprocess.run(['git', '-C', source, *command], capture_output=True, text=True,
+                                  check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
 
     changed = git('status', '--porcelain', '--untracked-files=no')
     path = Path(workdir) / 'environment.json'

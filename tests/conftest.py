@@ -1,10 +1,16 @@
 """Tests run offline on four fake CPU devices; these variables count only before jax starts."""
 
 import os
+from pathlib import Path
 
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
+
+# Compilation is most of the time: programs are shared between tests, processes and runs.
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(Path(__file__).parent.parent / '.pytest_cache' / 'jax')
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import pytest  # noqa: E402
 from absl import logging  # noqa: E402

@@ -42,6 +42,8 @@ def normalization(images, mean, std):
     if std == 'none':
         std = str(1 / 255)
     numbers = {field: _numbers(field, value) for field, value in (('mean', mean), ('std', std))}
+    if numbers['std'] is not None and not (numbers['std'] > 0).all():
+        raise UserError(f"std='{std}' divides the images: it takes positive numbers")
     if images is not None:
         channels = images.shape[-1]
         for field, value in numbers.items():
@@ -54,7 +56,8 @@ def normalization(images, mean, std):
 
     def moments(axis):
         """Mean and variance over all pixels, exactly and without a float copy of the set."""
-        counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256)
+        counts = np.stack([sum(np.bincount(image[..., c].ravel(), minlength=256)
+                               for image in images)
                            for c in range(channels)]).sum(axis, keepdims=True)
         counts = counts.reshape(-1, 256) / counts.reshape(-1, 256).sum(-1, keepdims=True)
         levels = np.arange(256) / 255

@@ -1,6 +1,7 @@
 """Image files to uint8 arrays, and the crops that are cut from pictures of any size."""
 
 import math
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -8,6 +9,7 @@ from PIL import Image, ImageOps
 from cnnjax.errors import UserError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
+warnings.simplefilter('error', Image.DecompressionBombWarning)  # read() says which file it is
 
 
 def read(path):
@@ -26,9 +28,11 @@ def read(path):
     # Pillow raises many kinds on damaged files (SyntaxError and struct.error among them).
     except Exception as error:
         raise UserError(f'{path} is not a readable image: {error}') from error
-    if image.mode.startswith('I') or image.mode == 'F':  # convert() would clip at 255
-        levels = np.asarray(image, np.float64)
-        image = Image.fromarray((levels / (257 if levels.max() > 255 else 1)).astype(np.uint8))
+    if image.mode == 'F':
+        raise UserError(f'{path} holds floating-point numbers, whose range is unknown: save it as '
+                        'PNG or JPEG')
+    if image.mode.startswith('I'):  # convert() would clip at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
@@ -47,7 +51,8 @@ def shorter_side_crop(image, rng, shorter_sides, size):
     of pixels in the closed range `shorter_sides` (Simonyan & Zisserman 2014, section 3.1)."""
     height, width = image.shape[:2]
     side = size * min(height, width) / rng.integers(shorter_sides[0], shorter_sides[1] + 1)
-    return _cut(image, rng.uniform(0, height - side), rng.uniform(0, width - side), side, side, size)
+    return _cut(image, rng.uniform(0, height - side), rng.uniform(0, width - side), side, side,
+                size)
 
 
 def random_resized_crop(image, rng, area, aspect, size):

@@ -1,8 +1,9 @@
 """From a source to batches: a set that fits lives on the devices, a larger one streams.
 
-Both are pure functions of (seed, step): a resumed run reads on where it stopped, with nothing saved.
+Both are pure functions of (seed, step): a resumed run reads on where it stopped, nothing is saved.
 """
 
+import contextlib
 import os
 from concurrent import futures
 from typing import NamedTuple
@@ -36,11 +37,18 @@ class Crops(NamedTuple):
             return images.shorter_side_crop(image, rng, self.shorter_side, self.size)
         return images.random_resized_crop(image, rng, self.area, self.aspect, self.size)
 
-    def check(self):
-        """Raises UserError where the fields do not fit together."""
+    def check(self, stream):
+        """Raises UserError where the fields, of a stream or of a resident set, do not fit."""
         if self.kind not in ('shorter_side', 'random_resized'):
             raise UserError(f"crop is 'shorter_side' or 'random_resized', not '{self.kind}'")
-        smallest = min(*self.shorter_side, self.test_shorter_side or self.size)
+        for name, limits in (('shorter_side', self.shorter_side), ('crop_area', self.area),
+                             ('crop_aspect', self.aspect)):
+            if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
+                raise UserError(f'{name}={limits} is no range: two positive numbers, the smaller '
+                                'one first')
+        smallest = self.test_shorter_side or self.size
+        if stream and self.kind == 'shorter_side':
+            smallest = min(smallest, self.shorter_side[0])
         if self.size > smallest:
             raise UserError(f'image_size={self.size} is cut from pictures whose shorter side is '
                             f'scaled to only {smallest}: see shorter_side and test_shorter_side')
@@ -50,6 +58,7 @@ class Resident:
     """A set held in memory as uint8 [N, H, W, C]: batches are indices into `data`."""
 
     def __init__(self, source, crops):
+        crops.check(stream=False)
         self.classes = source.classes
 
         def decode(i):
@@ -61,6 +70,10 @@ class Resident:
         if len(shapes := {picture.shape for picture in pictures}) > 1:
             raise UserError(f'the images differ in size ({", ".join(map(str, sorted(shapes)[:3]))} '
                             '...): set image_size')
+        if unknown := [i for i, label in enumerate(labels) if not 0 <= label < len(self.classes)]:
+            raise UserError(f'the image at position {unknown[0]} has the label '
+                            f'{labels[unknown[0]]}: the {len(self.classes)} classes are counted '
+                            'from 0')
         self.data = {'image': np.stack(pictures), 'label': np.array(labels, np.int32)}
 
     def __len__(self):
@@ -98,8 +111,9 @@ class Stream:
     def __init__(self, source, crops, threads=16):
         if not crops.size:
             raise UserError('a streamed data set needs image_size')
+        crops.check(stream=True)
         self.classes, self.examples, self.crops = source.classes, source.examples, crops
-        self.options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+        self.threads = threads
 
     def __len__(self):
         return len(self.examples)
@@ -109,22 +123,26 @@ class Stream:
         return self.crops.center(self.examples[0]['image']).shape
 
     def train_batches(self, batch_size, seed, start=0):
-        """As Resident's, but a permutation follows the last without a break, also within a batch."""
+        """As Resident's, but a permutation follows the last without a break, even in a batch."""
         stream = (grain.MapDataset.source(self.examples).seed(seed).shuffle().repeat()
-                  .random_map(self._train_example).batch(batch_size, drop_remainder=True))
-        iterator = iter(stream.to_iter_dataset(self.options))
-        iterator.set_state({'next_index': start})
-        for batch in iterator:
+                  .random_map(self._train_example))
+        for batch in self._batches(stream, batch_size, start):
             yield batch | {'position': np.arange(batch_size, dtype=np.int32)}
 
     def test_batches(self, batch_size):
-        stream = (grain.MapDataset.source(self.examples).map(self._test_example)
-                  .batch(batch_size, drop_remainder=False))
-        for batch in stream.to_iter_dataset(self.options):
+        stream = grain.MapDataset.source(self.examples).map(self._test_example)
+        for batch in self._batches(stream, batch_size):
             missing = batch_size - len(batch['label'])
             batch['weight'] = np.ones(batch_size - missing, np.float32)
             yield {name: np.pad(value, ((0, missing),) + ((0, 0),) * (value.ndim - 1))
                    for name, value in batch.items()}
+
+    def _batches(self, stream, batch_size, start=0):
+        # Threads read single examples ahead: whole batches would be many times as many at once.
+        options = grain.ReadOptions(self.threads, max(4 * self.threads, 2 * batch_size))
+        with contextlib.closing(iter(stream.to_iter_dataset(options).batch(batch_size))) as batches:
+            batches.set_state({'next_index': start * batch_size})
+            yield from batches
 
     def _train_example(self, example, rng):
         return {'image': self.crops.random(example['image'], rng),

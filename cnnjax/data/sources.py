@@ -1,6 +1,7 @@
 """Where labelled images come from: every source is random access to single examples."""
 
 import collections
+import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent import futures
@@ -51,7 +52,8 @@ def digits(split):
     return Source(examples, tuple(map(str, scans.target_names)))
 
 
-class Files(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Files(Sequence):
     """Image files as examples, decoded when they are asked for."""
 
     paths: tuple[Path, ...]
@@ -74,18 +76,21 @@ def folder(root, split, bad_images='error'):
       UserError: a missing or empty folder, or a class that root/train does not have.
     """
     if not root:
-        raise UserError("dataset='folder' needs data_dir: the folder that holds train/<class>/*.jpg "
-                        'and test/<class>/*.jpg')
+        raise UserError("dataset='folder' needs data_dir: the folder that holds "
+                        'train/<class>/*.jpg and test/<class>/*.jpg')
     if bad_images not in ('error', 'skip'):
         raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
-    directories = {name: _subdirectories(Path(root) / name) for name in {'train', split}}
+    root = Path(root).expanduser()
+    directories = {name: _subdirectories(root / name) for name in {'train', split}}
     classes = tuple(directories['train'])
     if unknown := sorted(set(directories[split]) - set(classes)):
-        raise UserError(f'{Path(root) / split} has classes that {Path(root) / "train"} does not '
+        raise UserError(f'{root / split} has classes that {root / "train"} does not '
                         f'have: {", ".join(unknown)}')
     files = [(path, label) for label, name in enumerate(classes) if name in directories[split]
              for path in sorted(directories[split][name].rglob('*'))
-             if path.suffix.lower() in images.EXTENSIONS and not path.name.startswith('.')]
+             if path.suffix.lower() in images.EXTENSIONS
+             and not any(part.startswith('.')
+                         for part in path.relative_to(directories[split][name]).parts)]
     counts = collections.Counter(label for _, label in files)
     for label, name in enumerate(classes):
         if name in directories[split] and not counts[label]:
@@ -96,10 +101,12 @@ def folder(root, split, bad_images='error'):
             errors = list(pool.map(_error, (path for path, _ in files)))
         for error in filter(None, errors):
             print(f'skipped: {error}', flush=True)
-        print(f'{Path(root) / split}: {len(files) - errors.count(None)} of {len(files)} images '
+        print(f'{root / split}: {len(files) - errors.count(None)} of {len(files)} images '
               'skipped', flush=True)
         files = [file for file, error in zip(files, errors, strict=True) if not error]
-    paths, labels = zip(*files, strict=True) if files else ((), ())
+        if not files:
+            raise UserError(f'{root / split}: none of its images can be read')
+    paths, labels = zip(*files, strict=True)
     return Source(Files(paths, labels), classes)
 
 

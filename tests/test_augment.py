@@ -1,0 +1,197 @@
+"""Normalization against numpy; augmentation against all that chance may give."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from cnnjax.data.augment import Normalization, augment, normalization
+from cnnjax.errors import UserError
+
+RNG = np.random.default_rng(0)
+GRAY = RNG.integers(0, 256, (7, 5, 4, 1), np.uint8)
+RGB = np.uint8(RNG.integers(0, 256, (7, 5, 4, 3)) * (0.2, 0.5, 1.0))
+IDENTITY = Normalization(np.float32([0]), np.float32([1]))
+NORMALIZE = Normalization(np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3]))
+EVERYTHING = {'normalize': NORMALIZE, 'flip': True, 'padding': 2, 'color': 0.1}
+
+
+def positions(images):
+    return np.arange(len(images), dtype=np.int32)
+
+
+@pytest.mark.parametrize(('std', 'divide'), [
+    ('channel', lambda x: x.std((0, 1, 2))),
+    ('scalar', lambda x: x.std()),
+    ('none', lambda x: 1 / 255),
+    ('0.25', lambda x: 0.25),
+])
+@pytest.mark.parametrize(('mean', 'subtract'), [
+    ('channel', lambda x: x.mean((0, 1, 2))),
+    ('pixel', lambda x: x.mean(0)),
+    ('0.4', lambda x: 0.4),
+])
+@pytest.mark.parametrize('images', [GRAY, RGB], ids=['gray', 'rgb'])
+def test_normalization_is_numpys(images, mean, subtract, std, divide):
+    normalize = normalization(images, mean, std)
+    exact = images / 255
+    np.testing.assert_allclose(normalize.mean, np.broadcast_to(subtract(exact), (
+        images.shape[1:] if mean == 'pixel' else normalize.mean.shape)), rtol=1e-6)
+    np.testing.assert_allclose(normalize.std, np.broadcast_to(divide(exact), normalize.std.shape),
+                               rtol=1e-6)
+    assert normalize.mean.dtype == normalize.std.dtype == np.float32
+    expected = (exact - subtract(exact)) / divide(exact)
+    tolerance = 1e-6 * np.abs(expected).max()
+    for given in (images, jnp.asarray(images), np.float32(exact)):  # bytes, or floats in [0, 1]
+        normalized = normalize(given)
+        assert normalized.dtype == np.float32
+        np.testing.assert_allclose(normalized, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize('images', [RGB, None], ids=['resident', 'stream'])
+def test_numbers_per_channel(images):
+    normalize = normalization(images, '0.485, 0.456, 0.406', '0.229,0.224,0.225')
+    np.testing.assert_array_equal(normalize.mean, np.float32([0.485, 0.456, 0.406]))
+    np.testing.assert_array_equal(normalize.std, np.float32([0.229, 0.224, 0.225]))
+
+
+def test_a_constant_channel_becomes_zero():
+    images = RGB.copy()
+    images[..., 1] = 77
+    normalized = normalization(images, 'channel', 'channel')(images)
+    np.testing.assert_allclose(normalized[..., 1], 0, atol=1e-7)
+    np.testing.assert_allclose(normalized.std((0, 1, 2)), [1, 0, 1], atol=1e-5)
+
+
+def test_a_set_of_one_image_has_a_mean_image():
+    np.testing.assert_array_equal(normalization(RGB[:1], 'pixel', 'none')(RGB[:1]), 0)
+
+
+@pytest.mark.parametrize(('images', 'mean', 'std', 'message'), [
+    (RGB, '0.4,0.5', '1', r'mean has 2 numbers, the images have 3 channel\(s\)'),
+    (GRAY, 'channel', '0.229,0.224,0.225', r'std has 3 numbers, the images have 1 channel\(s\)'),
+    (None, 'channel', '0.229,0.224,0.225', 'a streamed data set needs its mean and std in numbers'),
+    (None, '0.485,0.456,0.406', 'scalar', 'a streamed data set needs its mean and std in numbers'),
+    (RGB, 'chanel', 'channel', "mean is 'channel', 'pixel' or numbers .* not 'chanel'"),
+    (RGB, 'none', 'channel', "mean is 'channel', 'pixel' or numbers .* not 'none'"),
+    (RGB, 'channel', 'pixel', "std is 'channel', 'scalar', 'none' or numbers .* not 'pixel'"),
+    (RGB, '0.4;0.5', 'none', "not '0.4;0.5'"),
+    (RGB, '', 'none', "not ''"),
+    (RGB, 'channel', '0.2,0,0.2', "std='0.2,0,0.2' .* positive"),
+    (RGB, 'channel', '-1', "std='-1' .* positive"),
+])
+def test_wrong_numbers(images, mean, std, message):
+    with pytest.raises(UserError, match=message):
+        normalization(images, mean, std)
+
+
+def test_without_augmentation_it_is_the_normalization():
+    out = augment(jax.random.key(0), positions(RGB), RGB, normalize=NORMALIZE)
+    np.testing.assert_allclose(out, NORMALIZE(RGB), atol=1e-6)
+
+
+@pytest.mark.parametrize(('padding_mode', 'numpys'), [('zero', 'constant'), ('reflect', 'reflect')])
+@pytest.mark.parametrize('mean', ['channel', 'pixel'])
+def test_a_translation_is_a_crop_of_numpys_padded_image(mean, padding_mode, numpys):
+    """Of the normalized image: zero is the mean, and a mean image stays behind the borders."""
+    images, padding = np.tile(RGB, (20, 1, 1, 1)), 3
+    normalize = normalization(RGB, mean, 'channel')
+    out = augment(jax.random.key(0), positions(images), images, normalize=normalize,
+                  padding=padding, padding_mode=padding_mode)
+    padded = np.pad(normalize(images), ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)), numpys)
+    crops = np.stack([padded[:, y:y + 5, x:x + 4] for y in range(7) for x in range(7)])
+    distance = np.abs(crops - out).max((2, 3, 4))  # [offsets, N]
+    assert distance.min(0).max() < 1e-5
+    assert len(set(distance.argmin(0))) > 30  # of 49
+
+
+def test_every_translation_and_flip_is_equally_frequent():
+    """The pixels of the image tell where they were."""
+    height, width, padding = 6, 7, 2
+    image = np.arange(1, 1 + height * width, dtype=np.uint8).reshape(height, width, 1)
+    images = np.tile(image, (5000, 1, 1, 1))
+    out = augment(jax.random.key(0), positions(images), images, normalize=IDENTITY, flip=True,
+                  padding=padding)
+    out = np.rint(out * np.float32(255)).astype(int)[..., 0]
+    flipped = out[:, 3, 4] < out[:, 3, 3]  # 3, 3 is the middle: there the image is always seen
+    y, x = np.divmod(out[:, 3, 3] - 1, width)
+    cells = (y - 3 + padding) * 5 + x - 3 + padding + 25 * flipped
+    counts = np.bincount(cells, minlength=50)
+    assert counts.shape == (50,)
+    assert counts.all()
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_a_flip_mirrors_left_and_right_half_of_the_time():
+    images = np.tile(RGB[:1], (1000, 1, 1, 1))
+    out = np.asarray(augment(jax.random.key(0), positions(images), images, normalize=IDENTITY,
+                             flip=True))
+    same, mirrored = ((np.abs(out - expected).max((1, 2, 3)) < 1e-6)
+                      for expected in (RGB[0] / 255, RGB[0, :, ::-1] / 255))
+    assert (same ^ mirrored).all()
+    assert stats.binomtest(int(mirrored.sum()), 1000).pvalue > 1e-3
+
+
+def test_colour_shifts_are_the_published_components():
+    """Krizhevsky et al. 2012, section 4.1: the same shift of all pixels of an image, with standard
+    deviation 0.1 times the eigenvalue along each eigenvector."""
+    count = 4000
+    images = np.full((count, 2, 1, 3), 128, np.uint8)
+    out = np.asarray(augment(jax.random.key(0), positions(images), images, normalize=IDENTITY,
+                             color=0.1))
+    shift = out - np.float32(128 / 255)
+    np.testing.assert_array_equal(shift[:, 0], shift[:, 1])
+    components = np.array([(-0.5675, -0.5808, -0.5836), (0.7192, -0.0045, -0.6948),
+                           (0.4009, -0.8140, 0.4203)])
+    multiples = np.linalg.solve(components.T, shift[:, 0, 0].T)
+    deviations = 0.1 * np.array([0.2175, 0.0188, 0.0045])
+    # Four standard errors of a standard deviation, a mean and a correlation.
+    np.testing.assert_allclose(multiples.std(1), deviations, rtol=4 / np.sqrt(2 * count))
+    np.testing.assert_array_less(np.abs(multiples.mean(1)), 4 * deviations / np.sqrt(count))
+    np.testing.assert_allclose(np.corrcoef(multiples), np.eye(3), atol=4 / np.sqrt(count))
+
+
+def test_colour_is_shifted_before_the_normalization():
+    key = jax.random.key(0)
+    shifted = augment(key, positions(RGB), RGB, normalize=IDENTITY, color=0.5)
+    out = augment(key, positions(RGB), RGB, normalize=NORMALIZE, color=0.5)
+    np.testing.assert_allclose(out, NORMALIZE(shifted), atol=1e-6)
+    assert np.abs(shifted - RGB / 255).max() > 0.1
+
+
+@pytest.mark.parametrize('wrap', [lambda f: f, jax.jit], ids=['eager', 'jit'])
+def test_an_example_depends_on_key_and_position_alone(wrap):
+    """Not on the batch's split: that makes a run the same on any number of devices."""
+    run = wrap(functools.partial(augment, **EVERYTHING))
+    images, place = np.tile(RGB[:1], (8, 1, 1, 1)), np.arange(8, dtype=np.int32)
+    whole = np.asarray(run(jax.random.key(3), place, images))
+    halves = [run(jax.random.key(3), place[half], images[half])
+              for half in (slice(0, 4), slice(4, 8))]
+    np.testing.assert_array_equal(np.concatenate(halves), whole)
+    np.testing.assert_array_equal(run(jax.random.key(3), place[::-1], images), whole[::-1])
+    assert len(np.unique(whole, axis=0)) == 8
+    other = np.asarray(run(jax.random.key(4), place, images))
+    assert (np.abs(other - whole).max((1, 2, 3)) > 1e-3).all()
+
+
+@pytest.mark.parametrize('images', [RGB, jnp.asarray(RGB)], ids=['numpy', 'jax'])
+def test_float32_under_jit(images):
+    run = functools.partial(augment, **EVERYTHING)
+    out = jax.jit(run)(jax.random.key(0), positions(images), images)
+    assert out.dtype == jnp.float32
+    assert out.shape == RGB.shape
+    np.testing.assert_allclose(out, run(jax.random.key(0), positions(images), images), atol=1e-5)
+
+
+@pytest.mark.parametrize(('images', 'options', 'message'), [
+    (RGB, {'padding': 4, 'padding_mode': 'reflect'},
+     'padding=4 by reflection needs larger images than 5 x 4'),
+    (RGB, {'padding_mode': 'mirror'}, "padding_mode is 'zero' or 'reflect', not 'mirror'"),
+    (GRAY, {'color': 0.1}, r'color=0.1 needs RGB images, not 1 channel\(s\)'),
+])
+def test_what_does_not_fit_is_said(images, options, message):
+    with pytest.raises(UserError, match=message):
+        augment(jax.random.key(0), positions(images), images, normalize=IDENTITY, **options)

@@ -1,0 +1,277 @@
+"""The layers against lax, numpy, hand-made examples and the examples of the lecture notes."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cnnjax import layers
+
+# The lecture notes' example of pooling.
+PIXELS = np.float32([[3, 4, 5, 6, 5, 4],
+                     [5, 4, 3, 3, 2, 1],
+                     [1, 3, 2, 4, 6, 2],
+                     [3, 7, 8, 5, 1, 2],
+                     [0, 3, 7, 8, 1, 3],
+                     [2, 7, 8, 3, 4, 0]])
+
+# Both take (x, kernel, strides, padding, lhs_dilation, rhs_dilation).
+LAX = functools.partial(lax.conv_general_dilated, dimension_numbers=layers.LAYOUT)
+OURS = functools.partial(layers.conv_general_dilated, dimension_numbers=layers.LAYOUT)
+HALVING = (2, 2), ((1, 1), (1, 1))  # strides and padding of a 3x3 convolution
+KEEPING = (1, 1), ((1, 1), (1, 1))
+
+
+def random(*shape, seed=0, dtype='float32'):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def image(rows):
+    return jnp.asarray(rows, jnp.float32)[None, :, :, None]
+
+
+def with_gradients(convolve, x, kernel, *arguments, **options):
+    """The output, and the gradients of its random weighing, which tells every pixel apart."""
+    def weighed(x, kernel):
+        y = convolve(x, kernel, *arguments, **options)
+        return (y * random(*y.shape, seed=2, dtype=y.dtype)).sum(), y
+
+    (dx, dkernel), y = jax.grad(weighed, (0, 1), has_aux=True)(x, kernel)
+    return y, dx, dkernel
+
+
+def assert_same(actual, expected, tolerance):
+    """Equal types, and values that differ by a fraction `tolerance` of the largest at most."""
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        ours, theirs = np.float64(ours), np.float64(theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(('size', 'dilation'), [(1, 1), (2, 1), (3, 1), (5, 1), (7, 1), (3, 2)])
+def test_the_canonical_gradient_is_that_of_lax(size, dilation):
+    """In float64, where only the last digit may differ."""
+    span = (size - 1) * dilation + 1
+    options = list(itertools.product(
+        [(1, 1), (2, 2), (3, 3)],
+        [((0, 0), (0, 0)), ((span // 2, span // 2),) * 2, ((2, 1), (0, 3))]))
+    shapes = itertools.cycle([(span, span + 3), (span + 4, span + 5)])  # smallest, odd and even
+    with jax.enable_x64(True):
+        inputs = [random(2, *next(shapes), 3, dtype='float64') for _ in options]
+        kernel = random(size, size, 3, 4, seed=1, dtype='float64')
+
+        def all_cases(convolve, inputs, kernel):
+            return [with_gradients(convolve, x, kernel, *option, (1, 1), (dilation, dilation))
+                    for x, option in zip(inputs, options, strict=True)]
+
+        ours, theirs = (jax.jit(functools.partial(all_cases, convolve))(inputs, kernel)
+                        for convolve in (OURS, LAX))
+        assert ours[0][0].dtype == 'float64'
+        for case in zip(ours, theirs, strict=True):
+            assert_same(*case, tolerance=1e-14)
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 5e-7), ('bfloat16', 2 ** -8)])
+def test_its_type_is_kept_and_only_rounding_differs(dtype, tolerance):
+    x, kernel = random(2, 9, 8, 3, dtype=dtype), random(3, 3, 3, 4, seed=1, dtype=dtype)
+    ours, theirs = (with_gradients(convolve, x, kernel, *HALVING) for convolve in (OURS, LAX))
+    assert_same(ours, theirs, tolerance)
+    assert {array.dtype for array in ours} == {jnp.dtype(dtype)}
+
+
+def test_it_is_right_inside_cond_and_scan():
+    x, kernels = random(2, 6, 6, 3), random(3, 3, 3, 3, 3, seed=1)
+
+    def nested(x, kernels):
+        def layer(x, kernel):
+            y = lax.cond(kernel[0, 0, 0, 0] < 9, lambda: OURS(x, kernel, *KEEPING), lambda: x)
+            return y, None
+        return lax.scan(layer, x, kernels)[0]
+
+    def plain(x, kernels):
+        for kernel in kernels:
+            x = LAX(x, kernel, *KEEPING)
+        return x
+
+    ours, theirs = (with_gradients(function, x, kernels) for function in (nested, plain))
+    assert_same(ours, theirs, 5e-7)
+
+
+def test_it_maps_over_examples():
+    """A gradient per example, as where several images are optimized at a time."""
+    x, kernel = random(3, 1, 6, 5, 2), random(3, 3, 2, 4, seed=1)
+
+    def gradients(x):
+        return with_gradients(OURS, x, kernel, *HALVING)
+
+    mapped = jax.vmap(gradients)(x)
+    for i, one in enumerate(x):
+        assert_same([array[i] for array in mapped], gradients(one), 5e-7)
+
+
+def test_grouped_convolution_falls_back_to_the_gradient_of_lax():
+    x, kernel = random(2, 5, 5, 4), random(3, 3, 2, 6, seed=1)
+
+    def by_hand(x, kernel):
+        """Each half of the channels on its own."""
+        halves = zip(jnp.split(x, 2, -1), jnp.split(kernel, 2, -1), strict=True)
+        return jnp.concatenate([LAX(*half, *HALVING) for half in halves], -1)
+
+    ours = with_gradients(OURS, x, kernel, *HALVING, feature_group_count=2)
+    assert_same(ours, with_gradients(by_hand, x, kernel), 5e-7)
+
+
+def test_fractionally_strided_convolution_falls_back_to_the_gradient_of_lax():
+    x, kernel = random(2, 4, 5, 3), random(3, 3, 3, 2, seed=1)
+    ours, theirs = (with_gradients(convolve, x, kernel, *KEEPING, (2, 2))
+                    for convolve in (OURS, LAX))
+    assert ours[0].shape == (2, 7, 9, 2)
+    assert_same(ours, theirs, 5e-7)
+
+
+@pytest.mark.parametrize('size', [1, 3, 5, 7])
+def test_conv_keeps_height_and_width(size):
+    y, variables = jax.eval_shape(layers.conv(4, size).init_with_output, jax.random.key(0),
+                                  jnp.zeros((1, 6, 7, 2)))
+    assert y.shape == (1, 6, 7, 4)
+    assert variables['params']['kernel'].shape == (size, size, 2, 4)
+
+
+@pytest.mark.parametrize(('n', 'size', 'stride', 'padding', 'dilation', 'expected'), [
+    (5, 3, 2, 1, 1, 3),  # the notes' example
+    (227, 11, 4, 0, 1, 55),  # AlexNet's first convolution
+    (224, 7, 2, 3, 1, 112),  # ResNet's
+    (32, 3, 2, 1, 1, 16),
+    (6, 3, 2, 0, 1, 2),
+    (6, 3, 1, 0, 2, 2),
+    (8, 2, 3, 0, 1, 3),
+])
+def test_size_of_a_convolution(n, size, stride, padding, dilation, expected):
+    net = layers.conv(1, size, stride, padding, kernel_dilation=dilation)
+    y, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), jnp.zeros((1, n, n, 1)))
+    assert y.shape == (1, expected, expected, 1)
+
+
+@pytest.mark.parametrize(('rows', 'options', 'expected'), [
+    ([[1, 1, 1, 0, 0, 0]] * 6, {'padding': 0}, [[0, 3, 3, 0]] * 4),
+    ([[1, 1, 1, 0, 0, 0]] * 6, {'padding': 0, 'stride': 2}, [[0, 3]] * 2),
+    ([[1, 1, 1, 0, 0, 0]] * 6, {'padding': 0, 'kernel_dilation': 2}, [[3, 3]] * 2),
+    ([[1, 1, -1, -1]] * 4, {}, [[-2, 4, 4, -2], [-3, 6, 6, -3], [-3, 6, 6, -3], [-2, 4, 4, -2]]),
+])
+def test_examples_of_convolution(rows, options, expected):
+    """The notes' edge detector."""
+    kernel = image([[1, 0, -1]] * 3)[0, :, :, :, None]
+    y = layers.conv(1, 3, use_bias=False, **options).apply({'params': {'kernel': kernel}},
+                                                           image(rows))
+    np.testing.assert_array_equal(y, image(expected))
+
+
+@pytest.mark.parametrize(('pool', 'expected'), [
+    (layers.max_pool, [[5, 6, 5], [7, 8, 6], [7, 8, 4]]),
+    (layers.average_pool, [[4, 4.25, 3], [3.5, 4.75, 2.75], [3, 6.5, 2]]),
+])
+def test_examples_of_pooling(pool, expected):
+    np.testing.assert_array_equal(pool(image(PIXELS), 2, 2), image(expected))
+
+
+@pytest.mark.parametrize('pool', [layers.max_pool, layers.average_pool])
+def test_size_of_a_pool(pool):
+    x = jnp.zeros((1, 112, 112, 3))
+    assert jax.eval_shape(lambda x: pool(x, 3, 2, 1), x).shape == (1, 56, 56, 3)
+    assert jax.eval_shape(lambda x: pool(x, 3, 2), x).shape == (1, 55, 55, 3)  # floor, as torch
+
+
+def test_padding_never_wins_a_maximum_and_counts_as_zeros_in_a_mean():
+    x = -image([[1, 2], [3, 4]])
+    np.testing.assert_array_equal(layers.max_pool(x, 3, 2, 1), image([[-1]]))
+    np.testing.assert_allclose(layers.average_pool(x, 3, 2, 1), image([[-10 / 9]]), rtol=1e-6)
+
+
+def test_the_gradient_of_a_maximum_goes_to_one_pixel():
+    """The largest of its window, or one of the largest: the window below the centre has two 8s."""
+    def loss(x):
+        return (layers.max_pool(x, 2, 2)[0, :, :, 0] * jnp.arange(1.0, 10).reshape(3, 3)).sum()
+
+    gradient = np.array(jax.grad(loss)(image(PIXELS)))[0, :, :, 0]
+    windows = itertools.product(range(0, 6, 2), repeat=2)
+    for upstream, (i, j) in enumerate(windows, 1):
+        window, inside = gradient[i:i + 2, j:j + 2], PIXELS[i:i + 2, j:j + 2]
+        assert sorted(window.ravel()) == [0, 0, 0, upstream]
+        assert inside[window > 0] == inside.max()
+
+
+def test_the_gradient_of_a_mean_goes_to_the_whole_window():
+    """The notes' example: 3x3 windows, two apart, that overlap in the middle row and column."""
+    gradient = jax.grad(lambda x: layers.average_pool(x, 3, 2).sum())(jnp.zeros((1, 5, 5, 1)))
+    count = np.outer([1, 1, 2, 1, 1], [1, 1, 2, 1, 1])
+    np.testing.assert_allclose(gradient, image(count / 9), rtol=1e-6)
+
+
+def test_global_average_pool():
+    np.testing.assert_array_equal(layers.global_average_pool(jnp.arange(8.0).reshape(1, 2, 2, 2)),
+                                  [[3, 4]])
+
+
+def test_flatten_runs_through_the_channels_fastest():
+    x = jnp.arange(24).reshape(2, 2, 3, 2)
+    flat = layers.flatten(x)
+    assert flat.shape == (2, 12)
+    np.testing.assert_array_equal(flat[1, :4], [*x[1, 0, 0], *x[1, 0, 1]])
+
+
+@pytest.mark.parametrize(('constants', 'expected'), [
+    ((0, 1, 1, 2), [0.2, 0.14285714, 0.10344828, 0.08, 0.06493506, 0.09836066]),  # the notes'
+    ((2, 1e-4, 0.75, 5),  # AlexNet's, the default
+     [0.59429158, 1.18787101, 1.78014039, 2.37041856, 2.96346574, 3.55735442]),
+])
+def test_examples_of_local_response_normalization(constants, expected):
+    x = jnp.arange(1.0, 7)[None, None, None]
+    normalized = layers.local_response_normalization(x, *constants)
+    np.testing.assert_allclose(normalized[0, 0, 0], expected, rtol=5e-7)
+
+
+def test_local_response_normalization_is_alexnets_by_default_and_keeps_the_type():
+    x = random(2, 3, 3, 8)
+    np.testing.assert_array_equal(layers.local_response_normalization(x),
+                                  layers.local_response_normalization(x, 2.0, 1e-4, 0.75, 5))
+    assert layers.local_response_normalization(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_local_response_normalization_of_zeros_is_zero():
+    """With the notes' constants it would be 0 / 0; the gradient is finite as well."""
+    x = jnp.array([0.0, 0, 0, 2])[None, None, None]
+    normalize = functools.partial(layers.local_response_normalization, k=0, alpha=1, beta=1, n=2)
+    np.testing.assert_array_equal(normalize(x)[0, 0, 0], [0, 0, 0, 0.5])
+    assert jnp.isfinite(jax.grad(lambda x: normalize(x).sum())(x)).all()
+
+
+def test_batch_norm_keeps_nine_tenths_of_its_statistics():
+    """torch's momentum of 0.1, but the variance of the batch itself: 21.25, not 340 / 15."""
+    x = jnp.arange(16.0).reshape(16, 1)
+    y, variables = layers.BatchNorm(use_running_average=False).init_with_output(
+        jax.random.key(0), x)
+    np.testing.assert_allclose(y, (x - 7.5) / np.sqrt(21.25 + 1e-5), rtol=1e-5)
+    _, changed = layers.BatchNorm(use_running_average=False).apply(
+        variables, x, mutable=['batch_stats'])
+    assert changed['batch_stats']['mean'] == pytest.approx(0.1 * 7.5, rel=1e-6)
+    assert changed['batch_stats']['var'] == pytest.approx(0.9 + 0.1 * 21.25, rel=1e-6)
+
+
+@pytest.mark.parametrize(('initializer', 'deviation', 'bound'), [
+    (layers.he_normal, (2 / (9 * 64)) ** 0.5, None),  # of 3 x 3 x 64 outputs, as in torch
+    (layers.caffe_xavier, (1 / (9 * 32)) ** 0.5, (3 / (9 * 32)) ** 0.5),  # of 3 x 3 x 32 inputs
+    (layers.torch_linear, (1 / 3 / (9 * 32)) ** 0.5, (9 * 32) ** -0.5),
+])
+def test_initial_kernels(initializer, deviation, bound):
+    kernel = initializer(jax.random.key(0), (3, 3, 32, 64))
+    # The standard error of a normal sample's deviation; a uniform one's is smaller.
+    error = deviation / (2 * kernel.size) ** 0.5
+    assert kernel.std() == pytest.approx(deviation, abs=4 * error)
+    if bound is None:
+        assert jnp.abs(kernel).max() > 3 * deviation  # normal, not truncated
+    else:
+        assert 0.99 * bound < jnp.abs(kernel).max() <= bound

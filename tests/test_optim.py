@@ -1,0 +1,159 @@
+"""The optimizer against recurrences of one number, written out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnnjax import optim
+from cnnjax.errors import UserError
+
+PARAMS = {'conv1': {'kernel': jnp.array(2.0), 'bias': jnp.array(3.0)},
+          'bn1': {'scale': jnp.array(4.0), 'bias': jnp.array(5.0)}}
+
+
+def descend(tx, steps, w=1.0):
+    """w after each of some steps on f(w) = w^2."""
+    w = jnp.array(w)
+    state, path = tx.init(w), []
+    for _ in range(steps):
+        updates, state = tx.update(2 * w, state, w)
+        w = optax.apply_updates(w, updates)
+        path.append(float(w))
+    return path
+
+
+def rates(schedule, steps):
+    """The rate at each of the steps; rounding to seven digits makes them comparable exactly."""
+    return [float(f'{float(schedule(step)):.6g}') for step in range(steps)]
+
+
+@pytest.mark.parametrize(('nesterov', 'expected'), [
+    (False, [0.8, 0.46, 0.062, -0.3086]),  # the lecture notes' example
+    (True, [0.62, 0.2224, -0.108352, -0.324823]),  # torch's result
+])
+@pytest.mark.parametrize('order', ['torch', 'caffe'])
+def test_momentum_at_a_constant_rate(order, nesterov, expected):
+    tx = optim.momentum_sgd(0.1, momentum=0.9, nesterov=nesterov, order=order)
+    assert descend(tx, 4) == pytest.approx(expected, abs=5e-7)
+
+
+@pytest.mark.parametrize('nesterov', [False, True])
+@pytest.mark.parametrize('order', ['torch', 'caffe'])
+def test_the_orders_differ_after_a_drop_of_the_rate(order, nesterov):
+    """The rate falls tenfold at step 3 of 6; weight decay adds to the gradient in both orders."""
+    momentum, decay = 0.9, 0.01
+    rate = optim.learning_rate(0.1, 6, drops=(3,))
+    tx = optim.momentum_sgd(rate, momentum=momentum, nesterov=nesterov, weight_decay=decay,
+                            order=order)
+    w, v, expected = 1.0, 0.0, []
+    for gamma in [0.1] * 3 + [0.01] * 3:
+        g = 2 * w + decay * w
+        if order == 'torch':
+            v = momentum * v + g
+            w -= gamma * (g + momentum * v if nesterov else v)
+        else:
+            v = momentum * v + gamma * g
+            w -= gamma * g + momentum * v if nesterov else v
+        expected.append(w)
+    assert descend(tx, 6) == pytest.approx(expected, abs=5e-7)
+
+
+def test_after_a_drop_caffes_velocity_is_still_the_old_one():
+    torch, caffe = (descend(optim.momentum_sgd(
+        optim.learning_rate(0.1, 4, drops=(2,)), order=order), 4) for order in ('torch', 'caffe'))
+    assert torch[:2] == pytest.approx(caffe[:2], abs=1e-7)
+    # f = w^2 from 1 at rate 0.1: the gradients are 2 and 1.6, the velocity 3.4, then w = 0.46.
+    assert torch[2] == pytest.approx(0.46 - 0.01 * (0.9 * 3.4 + 0.92), abs=1e-7)
+    assert caffe[2] == pytest.approx(0.46 - (0.9 * 0.1 * 3.4 + 0.01 * 0.92), abs=1e-7)
+
+
+def test_without_momentum_it_is_gradient_descent():
+    assert descend(optim.momentum_sgd(0.1, momentum=0.0), 3) == pytest.approx(
+        [0.8, 0.64, 0.512], abs=1e-7)
+
+
+def first_update(**options):
+    """The change of every parameter where each gradient is 1."""
+    tx = optim.momentum_sgd(0.5, **options)
+    gradients = jax.tree.map(jnp.ones_like, PARAMS)
+    updates, _ = tx.update(gradients, tx.init(PARAMS), PARAMS)
+    return jax.tree.map(float, updates)
+
+
+@pytest.mark.parametrize('order', ['torch', 'caffe'])
+@pytest.mark.parametrize(('options', 'expected'), [
+    ({}, [-0.5, -0.5, -0.5, -0.5]),
+    ({'weight_decay': 0.1}, [-0.6, -0.65, -0.7, -0.75]),
+    ({'weight_decay': 0.1, 'decay': 'kernels'}, [-0.6, -0.5, -0.5, -0.5]),
+    ({'bias_rate': 2.0}, [-0.5, -1.0, -0.5, -1.0]),
+    # As in Caffe, the multiplier of the rate acts on the decay too.
+    ({'bias_rate': 2.0, 'weight_decay': 0.1}, [-0.6, -1.3, -0.7, -1.5]),
+    ({'bias_rate': 2.0, 'weight_decay': 0.1, 'decay': 'kernels'}, [-0.6, -1.0, -0.5, -1.0]),
+])
+def test_which_parameters_decay_and_which_learn_faster(options, expected, order):
+    """`expected`: the convolution's kernel and bias, the normalization's scale and bias."""
+    updates = first_update(**options, order=order)
+    names = [('conv1', 'kernel'), ('conv1', 'bias'), ('bn1', 'scale'), ('bn1', 'bias')]
+    assert [updates[module][name] for module, name in names] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_faster_bias_keeps_its_momentum():
+    """Two steps at gradient 1: the second adds 0.9 of the first, for biases twice."""
+    tx = optim.momentum_sgd(0.1, bias_rate=2.0)
+    state, gradients = tx.init(PARAMS), jax.tree.map(jnp.ones_like, PARAMS)
+    for _ in range(2):
+        updates, state = tx.update(gradients, state, PARAMS)
+    assert float(updates['conv1']['kernel']) == pytest.approx(-0.19, rel=1e-6)
+    assert float(updates['conv1']['bias']) == pytest.approx(-0.38, rel=1e-6)
+
+
+def test_the_rate_drops_at_the_very_step():
+    schedule = optim.learning_rate(0.1, 8, drops=(3, 6), factor=0.5)
+    assert rates(schedule, 8) == [0.1] * 3 + [0.05] * 3 + [0.025] * 2
+
+
+def test_a_constant_rate():
+    assert rates(optim.learning_rate(0.1, 4, schedule='constant', drops=(2,)), 6) == [0.1] * 6
+
+
+def test_cosine_ends_at_zero():
+    schedule = optim.learning_rate(0.2, 8, schedule='cosine')
+    expected = 0.1 * (1 + np.cos(np.pi * np.arange(9) / 8))
+    np.testing.assert_allclose([schedule(step) for step in range(9)], expected, atol=1e-8)
+    assert float(schedule(8)) == 0 == float(schedule(9))
+
+
+@pytest.mark.parametrize(('shape', 'start'), [
+    ('constant', [0.01, 0.01, 0.01, 0.01]),
+    ('linear', [0.01, 0.0325, 0.055, 0.0775]),
+])
+def test_the_warm_up_precedes_drops_counted_from_the_start_of_training(shape, start):
+    schedule = optim.learning_rate(0.1, 9, drops=(6, 8), warmup=4, warmup_shape=shape,
+                                   warmup_rate=0.01)
+    assert rates(schedule, 9) == start + [0.1, 0.1, 0.01, 0.01, 0.001]
+
+
+@pytest.mark.parametrize('drop', [2, 4])
+def test_a_drop_within_the_warm_up_shows_after_it(drop):
+    schedule = optim.learning_rate(0.1, 6, drops=(drop,), warmup=4, warmup_rate=0.02)
+    assert rates(schedule, 6) == [0.02] * 4 + [0.01] * 2
+
+
+def test_cosine_after_a_warm_up_still_ends_with_the_training():
+    schedule = optim.learning_rate(0.2, 12, schedule='cosine', warmup=4, warmup_shape='linear')
+    assert rates(schedule, 5) == [0, 0.05, 0.1, 0.15, 0.2]
+    assert float(schedule(8)) == pytest.approx(0.1, rel=1e-6)
+    assert float(schedule(12)) == 0
+
+
+@pytest.mark.parametrize('make', [
+    lambda: optim.learning_rate(0.1, 4, schedule='stepp'),
+    lambda: optim.learning_rate(0.1, 4, warmup=1, warmup_shape='stepp'),
+    lambda: optim.momentum_sgd(0.1, decay='stepp'),
+    lambda: optim.momentum_sgd(0.1, order='stepp'),
+])
+def test_an_unknown_choice_is_named(make):
+    with pytest.raises(UserError, match="not 'stepp'"):
+        make()
