@@ -43,6 +43,9 @@ def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dil
     gradients are written as NHWC/HWIO convolutions between explicit transpositions. The price is
     that forward-mode differentiation (jvp) is not available there. Other backends, grouped and
     fractionally strided convolutions use JAX's own gradient.
+
+    XLA:CPU is as slow on inputs smaller than the kernel (VGG's last group on 32 x 32 images); there
+    the padding is made first.
     """
     dilation = tuple(rhs_dilation or (1,) * (x.ndim - 2))
     canonical = (jax.default_backend() == 'cpu' and x.ndim == 4 and feature_group_count == 1
@@ -57,8 +60,19 @@ def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dil
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _canonical(x, kernel, strides, padding, dilation, options):
-    return lax.conv_general_dilated(x, kernel, strides, padding, rhs_dilation=dilation,
-                                    dimension_numbers=LAYOUT, **dict(options))
+    return _convolve(x, kernel, strides, padding, (1, 1), dilation, options)
+
+
+def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, options):
+    """A convolution in the canonical layout; inputs smaller than the kernel are padded first."""
+    if any((n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(
+            x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
+        sides = [(low, high, grow - 1) for (low, high), grow in zip(padding, lhs_dilation, strict=True)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
+        x = lax.optimization_barrier(x)  # or XLA makes one operation of the two again
+        padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
+    return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation, rhs_dilation,
+                                    LAYOUT, **dict(options))
 
 
 def _canonical_forward(x, kernel, *static):
@@ -67,21 +81,18 @@ def _canonical_forward(x, kernel, *static):
 
 def _canonical_backward(strides, padding, dilation, options, saved, g):
     x, kernel = saved
-    options = dict(options)
-    # Per axis: (size, kernel's span, output's span on the input's grid, padding before, after).
+    # Per axis: (size, kernel's span, output's span on the input's grid, padding before).
     axes = [(n, (k - 1) * d, (o - 1) * s + 1, low)
             for n, k, d, o, s, (low, _) in zip(x.shape[1:3], kernel.shape[:2], dilation,
                                                g.shape[1:3], strides, padding, strict=True)]
     # dx: the dilated output gradient, fully correlated with the flipped kernel.
-    dx = lax.conv_general_dilated(
-        g, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1),
-        [(span - low, n - out + low) for n, span, out, low in axes],
-        lhs_dilation=strides, rhs_dilation=dilation, dimension_numbers=LAYOUT, **options)
+    dx = _convolve(g, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1),
+                   [(span - low, n - out + low) for n, span, out, low in axes],
+                   strides, dilation, options)
     # dkernel: the input correlated with the dilated output gradient, the batch as the channels.
-    dkernel = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), dilation,
-        [(low, span + out - n - low) for n, span, out, low in axes],
-        rhs_dilation=strides, dimension_numbers=LAYOUT, **options)
+    dkernel = _convolve(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), dilation,
+                        [(low, span + out - n - low) for n, span, out, low in axes],
+                        (1, 1), strides, options)
     return dx.astype(x.dtype), dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
 
 

@@ -23,8 +23,8 @@ def curves(rows, path, title=''):
     line(errors, 'test/error', 100, label='test', **test)
     columns = sorted({name for row in rows for name in row
                       if name.startswith('test/column') and name.endswith('/error')})
-    for name in columns:
-        line(errors, name, 100, label=name.split('/')[1], linewidth=1.0)
+    for i, name in enumerate(columns, 1):  # C0 is the whole network's colour
+        line(errors, name, 100, label=name.split('/')[1], linewidth=1.0, color=f'C{i}')
     losses.set_yscale('log')
     errors.set_yscale('symlog', linthresh=1, linscale=0.5)  # an error may well be 0
     errors.set_ylim(0, 100)
@@ -37,7 +37,8 @@ def curves(rows, path, title=''):
         axes.legend(frameon=False)
     rate = losses.twinx()
     line(rate, 'learning_rate', color='tab:orange', linewidth=1.0, linestyle=':')
-    rate.set(ylabel='learning rate (dotted)', yscale='log')
+    highest = max(row['learning_rate'] for row in rows)
+    rate.set(ylabel='learning rate (dotted)', yscale='log', ylim=(highest * 1e-4, highest * 2))
     rate.spines[['top']].set_visible(False)
     figure.suptitle(title)
     path = Path(path)

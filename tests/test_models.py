@@ -1,8 +1,8 @@
-"""The networks against the counts of their papers and torchvision, and against hand computations."""
+"""The networks against the counts of their papers, and the order of things in them by hand."""
 
 import functools
 import math
-import operator
+import re
 
 import flax.linen as nn
 import jax
@@ -10,158 +10,530 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax import lax
 
 from cnnjax import layers, models
 from cnnjax.errors import UserError
 
-TRUNK = {'hidden': (), 'num_classes': 10}  # VGG on 32 x 32 images: the convolutions and one layer
-ULTRA_DEEP = {'widths': (16, 32, 64, 128, 128), 'num_classes': 100}  # FractalNet's table of depths
+TRUNK = {'hidden': (), 'num_classes': 10}  # VGG on 32 x 32 images: its convolutions and one layer
+WIDTHS = (16, 32, 64, 128, 128)  # of FractalNet's table of ultra-deep networks
 
-# (name, fields, images' side, parameters, multiply-adds of the convolutions and full layers or None).
-# Parameters count the scale and bias of batch normalization, but not its statistics. Sources:
-# torchvision for the ImageNet networks of A, B, D, E, ResNet B and DenseNet; FractalNet's from the
-# authors' generator; the others by the formulas of the papers.
+# Name, fields, side of the images; parameters (batch normalization's scale and bias included, its
+# statistics not), the same with 100 classes instead of 10; multiply-adds of the convolutions and
+# full layers. torchvision's own counts for VGG A, B, D, E and their _bn, ResNet B and DenseNet on
+# ImageNet; those of the FractalNet authors' generator; the others by the papers' formulas.
 COUNTS = [
-    ('vgg11', {}, 224, 132_863_336, 7_609_090_048),
-    ('vgg11_lrn', {}, 224, 132_863_336, 7_609_090_048),
-    ('vgg13', {}, 224, 133_047_848, 11_308_466_176),
-    ('vgg16c', {}, 224, 133_638_952, 11_770_888_192),
-    ('vgg16', {}, 224, 138_357_544, 15_470_264_320),
-    ('vgg19', {}, 224, 143_667_240, 19_632_062_464),
-    ('vgg11_bn', {}, 224, 132_868_840, 7_609_090_048),
-    ('vgg13_bn', {}, 224, 133_053_736, 11_308_466_176),
-    ('vgg16c_bn', {}, 224, 133_638_952 + 2 * 4224, 11_770_888_192),  # two per feature map, as D
-    ('vgg16_bn', {}, 224, 138_365_992, 15_470_264_320),
-    ('vgg19_bn', {}, 224, 143_678_248, 19_632_062_464),
-    ('vgg11', TRUNK, 32, 9_225_610, 152_769_536),
-    ('vgg11_bn', TRUNK, 32, 9_231_114, 152_769_536),
-    ('vgg16', TRUNK, 32, 14_719_818, 313_201_664),
-    ('vgg16_bn', TRUNK, 32, 14_728_266, 313_201_664),
+    ('vgg11', {}, 224, 132_863_336, None, 7_609_090_048),
+    ('vgg11_lrn', {}, 224, 132_863_336, None, 7_609_090_048),
+    ('vgg13', {}, 224, 133_047_848, None, 11_308_466_176),
+    ('vgg16c', {}, 224, 133_638_952, None, 11_770_888_192),
+    ('vgg16', {}, 224, 138_357_544, None, 15_470_264_320),
+    ('vgg19', {}, 224, 143_667_240, None, 19_632_062_464),
+    ('vgg11_bn', {}, 224, 132_868_840, None, 7_609_090_048),
+    ('vgg13_bn', {}, 224, 133_053_736, None, 11_308_466_176),
+    ('vgg16c_bn', {}, 224, 133_638_952 + 8_448, None, 11_770_888_192),  # as many as D_bn adds to D
+    ('vgg16_bn', {}, 224, 138_365_992, None, 15_470_264_320),
+    ('vgg19_bn', {}, 224, 143_678_248, None, 19_632_062_464),
+    ('vgg11', TRUNK, 32, 9_225_610, None, 152_769_536),
+    ('vgg11_bn', TRUNK, 32, 9_231_114, None, 152_769_536),
+    ('vgg16', TRUNK, 32, 14_719_818, None, 313_201_664),
+    ('vgg16_bn', TRUNK, 32, 14_728_266, None, 313_201_664),
 
-    ('resnet18', {}, 224, 11_689_512, 1_814_073_344),
-    ('resnet18', {'shortcut': 'A'}, 224, 11_515_688, 1_794_805_760),
-    ('resnet18', {'shortcut': 'C'}, 224, 12_043_816, None),
-    ('resnet34', {}, 224, 21_797_672, 3_663_761_408),
-    ('resnet34', {'shortcut': 'A'}, 224, 21_623_848, 3_644_493_824),
-    ('resnet34', {'shortcut': 'C'}, 224, 22_716_840, None),
-    ('resnet50', {}, 224, 25_557_032, 4_089_184_256),
-    ('resnet50', {'stride_in': '1x1'}, 224, 25_557_032, 3_857_973_248),
-    ('resnet101', {}, 224, 44_549_160, 7_801_405_440),
-    ('resnet101', {'stride_in': '1x1'}, 224, 44_549_160, 7_570_194_432),
-    ('resnet152', {}, 224, 60_192_808, 11_513_626_624),
-    ('resnet152', {'stride_in': '1x1'}, 224, 60_192_808, 11_282_415_616),
-    ('resnet20', {}, 32, 269_722, 40_551_040),
-    ('resnet20', {'shortcut': 'B'}, 32, 272_474, None),
-    ('resnet20', {'num_classes': 100}, 32, 269_722 + 5_850, None),
-    ('resnet32', {}, 32, 464_154, 68_862_592),
-    ('resnet32', {'shortcut': 'B'}, 32, 466_906, None),
-    ('resnet32', {'num_classes': 100}, 32, 464_154 + 5_850, None),
-    ('resnet44', {}, 32, 658_586, 97_174_144),
-    ('resnet44', {'shortcut': 'B'}, 32, 661_338, None),
-    ('resnet44', {'num_classes': 100}, 32, 658_586 + 5_850, None),
-    ('resnet56', {}, 32, 853_018, 125_485_696),
-    ('resnet56', {'shortcut': 'B'}, 32, 855_770, None),
-    ('resnet56', {'num_classes': 100}, 32, 853_018 + 5_850, None),
-    ('resnet110', {}, 32, 1_727_962, 252_887_680),
-    ('resnet110', {'shortcut': 'B'}, 32, 1_730_714, None),
-    ('resnet110', {'num_classes': 100}, 32, 1_727_962 + 5_850, None),
-    ('resnet110', {'blocks': (200,) * 3}, 32, 19_421_274, 2_829_238_912),
-    ('resnet110', {'blocks': (200,) * 3, 'shortcut': 'B'}, 32, 19_424_026, None),
+    ('resnet18', {}, 224, 11_689_512, None, 1_814_073_344),
+    ('resnet18', {'shortcut': 'A'}, 224, 11_515_688, None, 1_794_805_760),
+    ('resnet18', {'shortcut': 'C'}, 224, 12_043_816, None, None),
+    ('resnet34', {}, 224, 21_797_672, None, 3_663_761_408),
+    ('resnet34', {'shortcut': 'A'}, 224, 21_623_848, None, 3_644_493_824),
+    ('resnet34', {'shortcut': 'C'}, 224, 22_716_840, None, None),
+    ('resnet50', {}, 224, 25_557_032, None, 4_089_184_256),
+    ('resnet50', {'stride_in': '1x1'}, 224, 25_557_032, None, 3_857_973_248),
+    ('resnet101', {}, 224, 44_549_160, None, 7_801_405_440),
+    ('resnet101', {'stride_in': '1x1'}, 224, 44_549_160, None, 7_570_194_432),
+    ('resnet152', {}, 224, 60_192_808, None, 11_513_626_624),
+    ('resnet152', {'stride_in': '1x1'}, 224, 60_192_808, None, 11_282_415_616),
+    ('resnet20', {}, 32, 269_722, 275_572, 40_551_040),
+    ('resnet32', {}, 32, 464_154, 470_004, 68_862_592),
+    ('resnet44', {}, 32, 658_586, 664_436, 97_174_144),
+    ('resnet56', {}, 32, 853_018, 858_868, 125_485_696),
+    ('resnet110', {}, 32, 1_727_962, 1_733_812, 252_887_680),
+    ('resnet20', {'shortcut': 'B'}, 32, 272_474, None, None),
+    ('resnet32', {'shortcut': 'B'}, 32, 466_906, None, None),
+    ('resnet44', {'shortcut': 'B'}, 32, 661_338, None, None),
+    ('resnet56', {'shortcut': 'B'}, 32, 855_770, None, None),
+    ('resnet110', {'shortcut': 'B'}, 32, 1_730_714, None, None),
 
-    ('densenet121', {}, 224, 7_978_856, 2_834_161_664),
-    ('densenet161', {}, 224, 28_681_000, 7_727_907_072),
-    ('densenet169', {}, 224, 14_149_480, 3_359_843_328),
-    ('densenet201', {}, 224, 20_013_928, 4_291_365_888),
-    ('densenet_l40_k12', {}, 32, 1_019_722, 264_812_928),
-    ('densenet_l40_k12', {'num_classes': 100}, 32, 1_060_132, None),
-    ('densenet_l100_k12', {}, 32, 6_979_642, 1_769_516_448),
-    ('densenet_l100_k12', {'num_classes': 100}, 32, 7_084_852, None),
-    ('densenet_l100_k24', {}, 32, 27_249_082, 6_889_347_744),
-    ('densenet_l100_k24', {'num_classes': 100}, 32, 27_457_972, None),
-    ('densenet_bc_l100_k12', {}, 32, 769_162, 287_929_692),
-    ('densenet_bc_l100_k12', {'num_classes': 100}, 32, 800_032, None),
-    ('densenet_bc_l250_k24', {}, 32, 15_324_406, 5_418_785_724),
-    ('densenet_bc_l250_k24', {'num_classes': 100}, 32, 15_480_556, None),
-    ('densenet_bc_l190_k40', {}, 32, 25_624_430, 9_301_945_740),
-    ('densenet_bc_l190_k40', {'num_classes': 100}, 32, 25_821_620, None),
-    ('densenet_bc_l40_k36', {}, 32, 1_542_682, None),
-    ('densenet_bc_l40_k48', {}, 32, 2_733_130, None),
-    ('densenet_bc_l40_k60', {}, 32, 4_261_690, None),
+    ('densenet121', {}, 224, 7_978_856, None, 2_834_161_664),
+    ('densenet161', {}, 224, 28_681_000, None, 7_727_907_072),
+    ('densenet169', {}, 224, 14_149_480, None, 3_359_843_328),
+    ('densenet201', {}, 224, 20_013_928, None, 4_291_365_888),
+    ('densenet_l40_k12', {}, 32, 1_019_722, 1_060_132, 264_812_928),
+    ('densenet_l100_k12', {}, 32, 6_979_642, 7_084_852, 1_769_516_448),
+    ('densenet_l100_k24', {}, 32, 27_249_082, 27_457_972, 6_889_347_744),
+    ('densenet_bc_l100_k12', {}, 32, 769_162, 800_032, 287_929_692),
+    ('densenet_bc_l250_k24', {}, 32, 15_324_406, 15_480_556, 5_418_785_724),
+    ('densenet_bc_l190_k40', {}, 32, 25_624_430, 25_821_620, 9_301_945_740),
+    ('densenet_bc_l40_k36', {}, 32, 1_542_682, None, None),
+    ('densenet_bc_l40_k48', {}, 32, 2_733_130, None, None),
+    ('densenet_bc_l40_k60', {}, 32, 4_261_690, None, None),
 
-    ('fractalnet20', {}, 32, 33_714_314, 845_222_912),
-    ('fractalnet20', {'num_classes': 100}, 32, 33_714_314 + 46_170, None),
-    ('fractalnet40', {}, 32, 76_084_554, 2_036_077_568),
-    ('fractalnet40', {'num_classes': 100}, 32, 76_084_554 + 46_170, None),
-    ('fractalnet20', {**ULTRA_DEEP, 'columns': 1}, 32, 257_924, None),
-    ('fractalnet20', {**ULTRA_DEEP, 'columns': 2}, 32, 846_612, None),
-    ('fractalnet20', {**ULTRA_DEEP, 'columns': 3}, 32, 2_122_628, None),
-    ('fractalnet20', {**ULTRA_DEEP, 'columns': 4}, 32, 4_773_300, None),
-    ('fractalnet20', {**ULTRA_DEEP, 'columns': 5}, 32, 10_173_284, None),
-    ('fractalnet20', {**ULTRA_DEEP, 'columns': 6}, 32, 21_071_892, None),
+    ('fractalnet20', {}, 32, 33_714_314, 33_760_484, 845_222_912),
+    ('fractalnet40', {}, 32, 76_084_554, 76_130_724, 2_036_077_568),
+    ('fractalnet20', {'columns': 1, 'widths': WIDTHS}, 32, None, 257_924, None),
+    ('fractalnet20', {'columns': 2, 'widths': WIDTHS}, 32, None, 846_612, None),
+    ('fractalnet20', {'columns': 3, 'widths': WIDTHS}, 32, None, 2_122_628, None),
+    ('fractalnet20', {'columns': 4, 'widths': WIDTHS}, 32, None, 4_773_300, None),
+    ('fractalnet20', {'columns': 5, 'widths': WIDTHS}, 32, None, 10_173_284, None),
+    ('fractalnet20', {'columns': 6, 'widths': WIDTHS}, 32, None, 21_071_892, None),
 ]
-IDS = ['-'.join([name, *(f'{field}={value}' for field, value in fields.items())])
+IDS = [' '.join([name, *(f'{field}={value}' for field, value in fields.items())])
        for name, fields, *_ in COUNTS]
 
-# Narrow networks of every family; the smallest images they take.
+# Narrow networks of every family, and the smallest images that they take.
 TINY = {
-    'vgg11': ({'widths': (2, 3, 4, 4, 4), 'hidden': (6, 5), 'num_classes': 4}, 32),
-    'resnet20': ({'blocks': (1, 1, 1), 'widths': (2, 4, 8), 'num_classes': 4}, 8),
-    'resnet50': ({'blocks': (1, 1, 1, 1), 'widths': (2, 2, 2, 2), 'num_classes': 4}, 32),
-    'densenet121': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 4, 'num_classes': 4},
-                    16),
-    'densenet_l40_k12': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 4,
-                          'num_classes': 4}, 8),
-    'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1), 'num_classes': 4}, 4),
+    'vgg11': ({'widths': (2, 3, 4, 4, 4), 'hidden': (32, 16)}, 32),
+    'vgg11_lrn': ({'widths': (2, 3, 4, 4, 4), 'hidden': ()}, 32),
+    'vgg11_bn': ({'widths': (2, 3, 4, 4, 4), 'hidden': ()}, 32),
+    'resnet20': ({'blocks': (1, 1, 1), 'widths': (2, 4, 8)}, 8),
+    'resnet50': ({'blocks': (1, 1), 'widths': (2, 3)}, 8),
+    'densenet121': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, 8),
+    'densenet_l40_k12': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, 2),
+    'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1)}, 4),
 }
+every_tiny = pytest.mark.parametrize('name', TINY)
+BATCH_NORM = 1 / np.sqrt(1 + 1e-5)  # what untrained batch normalization multiplies by
 
 
-def shapes(name, side, **fields):
-    """The shapes of (logits, taps) and of the variables, for one image."""
-    net = models.create(name, **fields)
-    return jax.eval_shape(net.init_with_output, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+def create(name, **fields):
+    """A narrow network with four classes."""
+    return models.create(name, **{'num_classes': 4, **TINY[name][0], **fields})
 
 
-def flatten(variables):
-    """{path: array}, a path being 'conv4_2/conv1/kernel' and the like."""
-    return traverse_util.flatten_dict(variables, sep='/')
+def images(name, batch=2):
+    side = TINY[name][1]
+    return jax.random.normal(jax.random.key(1), (batch, side, side, 3))
 
 
-def tap_of(parameter, taps):
-    """What a layer made: the tap of its own name or, for a part of a unit, of the unit's name."""
-    layer = parameter.rpartition('/')[0]
+@functools.cache
+def shapes(net, side):
+    """The shapes of (logits, taps), and of the variables."""
+    return jax.eval_shape(net.init_with_output, jax.random.key(0),
+                          jax.ShapeDtypeStruct((1, side, side, 3), 'float32'))
+
+
+def fill(shapes):
+    """Variables as `init` makes them, but from numpy: compiling the initializers takes longer."""
+    generator = np.random.default_rng(0)
+
+    def values(path, array):
+        name = path[-1].key
+        if name == 'kernel':
+            deviation = (2 / math.prod(array.shape[:-1])) ** 0.5
+            return np.float32(generator.normal(0, deviation, array.shape))
+        return np.full(array.shape, name in ('scale', 'var'), np.float32)
+
+    return jax.tree_util.tree_map_with_path(values, shapes)
+
+
+def apply(net, variables, x, **options):
+    return jax.jit(functools.partial(net.apply, **options))(variables, x)
+
+
+@functools.cache
+def run(name):
+    """A narrow network, its variables, and the logits and taps of two images."""
+    net = create(name)
+    variables = fill(shapes(net, TINY[name][1])[1])
+    return net, variables, *apply(net, variables, images(name))
+
+
+def size(tree):
+    return sum(array.size for array in jax.tree.leaves(tree))
+
+
+def kernels(params):
+    """{path of a layer: its kernel}, such as 'conv4_2/conv1'."""
+    return {path.removesuffix('/kernel'): array
+            for path, array in traverse_util.flatten_dict(params, sep='/').items()
+            if path.endswith('/kernel')}
+
+
+def tap_of(layer, taps):
+    """The tap of a layer's name or else, for shortcuts and FractalNet, of the block or unit."""
     return taps[layer if layer in taps else layer.rpartition('/')[0]]
 
 
 def multiply_adds(params, taps):
-    return sum(array.size * math.prod(tap_of(path, taps).shape[1:-1])
-               for path, array in flatten(params).items() if path.endswith('kernel'))
+    return sum(kernel.size * math.prod(tap_of(layer, taps).shape[1:-1])
+               for layer, kernel in kernels(params).items())
 
 
-@pytest.mark.parametrize(('name', 'fields', 'side', 'parameters', 'operations'), COUNTS, ids=IDS)
-def test_counts(name, fields, side, parameters, operations):
-    (logits, taps), variables = shapes(name, side, **fields)
+@pytest.mark.parametrize(('name', 'fields', 'side', 'count', 'of_hundred', 'operations'), COUNTS,
+                         ids=IDS)
+def test_counts(name, fields, side, count, of_hundred, operations):
+    (_, taps), variables = shapes(models.create(name, **fields), side)
     params = variables['params']
-    assert sum(array.size for array in jax.tree.leaves(params)) == parameters
+    if count is not None:
+        assert size(params) == count
+    if of_hundred is not None:
+        # That the number of classes changes the last layer alone has its own test.
+        features, classes = params['fc']['kernel'].shape
+        assert classes == 10
+        assert size(params) + 90 * (features + 1) == of_hundred
     if operations is not None:
         assert multiply_adds(params, taps) == operations
-    assert logits.shape == (1, params['fc8' if 'fc8' in params else 'fc']['bias'].size)
 
 
-def test_no_network_is_left_uncounted():
-    assert models.names() == sorted({name for name, fields, *_ in COUNTS} & set(models.names()))
+def test_no_network_is_missing_above():
     assert set(models.names()) <= {name for name, fields, *_ in COUNTS if not fields}
+    assert models.names() == sorted(set(models.names()))
 
 
-@pytest.mark.parametrize(('name', 'parameters', 'operations'), [
+@pytest.mark.parametrize(('name', 'count', 'operations'), [
     ('fractalnet20', 20_398_538, 549_131_264),
     ('fractalnet40', 42_375_370, 1_190_859_776),
 ])
-def test_counts_of_the_deepest_column_of_a_fractal(name, parameters, operations):
+def test_counts_of_the_deepest_column_alone(name, count, operations):
     net = models.create(name)
-    images = jnp.zeros((1, 32, 32, 3))
-    variables = jax.eval_shape(net.init, jax.random.key(0), images)
-    _, taps = jax.eval_shape(functools.partial(net.apply, column=net.columns), variables, images)
-    params = {unit: arrays for unit, arrays in variables['params'].items() if unit in taps}
-    assert all(f'column{net.columns}' in unit or unit == 'fc' for unit in params)
-    assert sum(array.size for array in jax.tree.leaves(params)) == parameters
+    x = jnp.zeros((1, 32, 32, 3))
+    variables = jax.eval_shape(net.init, jax.random.key(0), x)
+    _, taps = jax.eval_shape(functools.partial(net.apply, column=net.columns), variables, x)
+    params = {layer: arrays for layer, arrays in variables['params'].items() if layer in taps}
+    assert all(f'column{net.columns}' in layer or layer == 'fc' for layer in params)
+    assert size(params) == count
     assert multiply_adds(params, taps) == operations
+
+
+@every_tiny
+def test_the_number_of_classes_changes_the_last_layer_alone(name):
+    _, variables, logits, _ = run(name)
+    (more_logits, _), more = shapes(create(name, num_classes=7), TINY[name][1])
+    assert (logits.shape, more_logits.shape) == ((2, 4), (1, 7))
+    ours, theirs = (jax.tree.map(jnp.shape, tree['params']) for tree in (variables, more))
+    last = 'fc8' if name.startswith('vgg') else 'fc'
+    features = ours[last]['kernel'][0]
+    assert theirs.pop(last) == {'kernel': (features, 7), 'bias': (7,)}
+    assert ours.pop(last) == {'kernel': (features, 4), 'bias': (4,)}
+    assert ours == theirs
+
+
+VGG11 = ('conv1_1 relu1_1 pool1 conv2_1 relu2_1 pool2 conv3_1 relu3_1 conv3_2 relu3_2 pool3 '
+         'conv4_1 relu4_1 conv4_2 relu4_2 pool4 conv5_1 relu5_1 conv5_2 relu5_2 pool5')
+
+
+@pytest.mark.parametrize(('name', 'expected'), [
+    ('vgg11', f'{VGG11} fc6 relu6 fc7 relu7 fc8'),
+    ('vgg11_lrn', f'{VGG11} fc8'.replace('pool1', 'norm1 pool1')),
+    ('vgg11_bn', f'{VGG11} fc8'),
+    ('resnet20', 'conv1 relu1 '
+                 'conv2_1/conv1 conv2_1/relu1 conv2_1/conv2 conv2_1 '
+                 'conv3_1/conv1 conv3_1/relu1 conv3_1/conv2 conv3_1 '
+                 'conv4_1/conv1 conv4_1/relu1 conv4_1/conv2 conv4_1 pool fc'),
+    ('resnet50', 'conv1 relu1 pool1 conv2_1/conv1 conv2_1/relu1 conv2_1/conv2 conv2_1/relu2 '
+                 'conv2_1/conv3 conv2_1 conv3_1/conv1 conv3_1/relu1 conv3_1/conv2 conv3_1/relu2 '
+                 'conv3_1/conv3 conv3_1 pool fc'),
+    ('densenet121', 'conv0 relu0 pool0 '
+                    'block1_layer1/relu1 block1_layer1/conv1 block1_layer1/relu2 '
+                    'block1_layer1/conv2 block1_layer1 '
+                    'block1_layer2/relu1 block1_layer2/conv1 block1_layer2/relu2 '
+                    'block1_layer2/conv2 block1_layer2 '
+                    'block1 transition1/relu transition1/conv transition1 '
+                    'block2_layer1/relu1 block2_layer1/conv1 block2_layer1/relu2 '
+                    'block2_layer1/conv2 block2_layer1 block2 relu pool fc'),
+    ('densenet_l40_k12', 'conv0 block1_layer1/relu2 block1_layer1/conv2 block1_layer1 '
+                         'block1_layer2/relu2 block1_layer2/conv2 block1_layer2 '
+                         'block1 transition1/relu transition1/conv transition1 '
+                         'block2_layer1/relu2 block2_layer1/conv2 block2_layer1 block2 '
+                         'relu pool fc'),
+    ('fractalnet20', 'block1_column2_unit1 block1_column1_unit1 block1_column2_unit2 pool1 '
+                     'block2_column2_unit1 block2_column1_unit1 block2_column2_unit2 pool2 '
+                     'flatten fc'),
+])
+def test_taps_are_a_dict_in_forward_order(name, expected):
+    net, variables, *_ = run(name)
+    seen = []  # from inside the trace: what leaves it has its keys sorted
+    jax.eval_shape(lambda: seen.append(net.apply(variables, images(name))[1]))
+    assert type(seen[0]) is dict
+    assert list(seen[0]) == expected.split()
+
+
+@every_tiny
+def test_every_convolution_and_full_layer_has_a_tap(name):
+    _, variables, logits, taps = run(name)
+    for layer, kernel in kernels(variables['params']).items():
+        assert tap_of(layer, taps).shape[-1] == kernel.shape[-1]
+        assert (layer in taps) != layer.endswith(('/shortcut_conv', '_unit1/conv', '_unit2/conv'))
+    np.testing.assert_array_equal(logits, taps['fc8' if name.startswith('vgg') else 'fc'])
+
+
+@pytest.mark.parametrize(('name', 'side', 'expected'), [
+    ('vgg16', 224, {'conv4_2': (28, 28, 512), 'relu5_3': (14, 14, 512), 'pool5': (7, 7, 512),
+                    'fc6': (4096,), 'fc8': (1000,)}),
+    ('resnet50', 224, {'pool1': (56, 56, 64), 'conv2_3': (56, 56, 256), 'conv3_4': (28, 28, 512),
+                       'conv4_6': (14, 14, 1024), 'conv5_3': (7, 7, 2048), 'pool': (2048,)}),
+    ('resnet20', 32, {'conv2_3': (32, 32, 16), 'conv3_3': (16, 16, 32), 'conv4_3': (8, 8, 64)}),
+    ('densenet121', 224, {'pool0': (56, 56, 64), 'block1_layer6': (56, 56, 32),
+                          'block1': (56, 56, 256), 'transition1': (28, 28, 128),
+                          'transition3': (7, 7, 512), 'block4': (7, 7, 1024)}),
+    ('densenet_bc_l100_k12', 32, {'conv0': (32, 32, 24), 'block1_layer16': (32, 32, 12),
+                                  'transition1': (16, 16, 108), 'block3': (8, 8, 342)}),
+    ('fractalnet20', 32, {'block1_column3_unit4': (32, 32, 64), 'block1_join2': (32, 32, 64),
+                          'block5_column1_unit1': (2, 2, 512), 'pool5': (1, 1, 512),
+                          'flatten': (512,)}),
+])
+def test_the_papers_names_and_sizes(name, side, expected):
+    (_, taps), _ = shapes(models.create(name), side)
+    assert {tap: taps[tap].shape[1:] for tap in expected} == expected
+
+
+@pytest.mark.parametrize(('name', 'message'), [
+    ('resnet51', "no network 'resnet51'; did you mean .*resnet50"),
+    ('vgg_16', "no network 'vgg_16'; did you mean vgg16"),
+    ('densenet_l40', "no network 'densenet_l40'; did you mean densenet_l40_k12"),
+    ('xyz', "no network 'xyz'$"),
+])
+def test_an_unknown_name(name, message):
+    with pytest.raises(UserError, match=message):
+        models.create(name)
+
+
+@pytest.mark.parametrize(('field', 'message'), [
+    ('num_clases', "resnet20 has no field 'num_clases'; did you mean num_classes"),
+    ('parent', "resnet20 has no field 'parent'"),  # flax's own, not the user's to set
+])
+def test_an_unknown_field(field, message):
+    with pytest.raises(UserError, match=message):
+        models.create('resnet20', **{field: 5})
+
+
+def test_a_field_that_is_none_keeps_its_value():
+    assert models.create('resnet20', shortcut=None, num_classes=None) == models.create('resnet20')
+
+
+@pytest.mark.parametrize(('name', 'expected'), [
+    ('densenet_l7_k5', ((1, 1, 1), 5, 16, False, 1.0)),
+    ('densenet_l40_k24', ((12, 12, 12), 24, 16, False, 1.0)),
+    ('densenet_bc_l10_k3', ((1, 1, 1), 3, 6, True, 0.5)),
+])
+def test_densenets_of_any_depth_and_growth(name, expected):
+    net = models.create(name)
+    assert (net.layers_per_block, net.growth, net.stem_width, net.bottleneck,
+            net.compression) == expected
+    assert (net.stem, net.num_classes) == (3, 10)
+
+
+@pytest.mark.parametrize('name', ['densenet_l41_k12', 'densenet_l4_k12', 'densenet_l40_k0',
+                                  'densenet_l1_k12', 'densenet_bc_l43_k12', 'densenet_bc_l7_k12'])
+def test_densenets_of_impossible_depth_or_growth(name):
+    with pytest.raises(UserError, match=f'{name}: the depth L must be 4 more than a multiple of'):
+        models.create(name)
+
+
+@pytest.mark.parametrize(('stride_in', 'sides'), [
+    ('3x3', (56, 56, 28, 28, 28)),  # v1.5
+    ('1x1', (56, 28, 28, 28, 28)),  # v1, the paper
+])
+def test_where_a_bottleneck_strides(stride_in, sides):
+    (_, taps), _ = shapes(models.create('resnet50', stride_in=stride_in), 224)
+    names = ('conv2_3', 'conv3_1/conv1', 'conv3_1/conv2', 'conv3_1', 'conv3_4')
+    assert tuple(taps[name].shape[1] for name in names) == sides
+
+
+@pytest.mark.parametrize('field', [{'shortcut': 'D'}, {'stride_in': '7x7'}, {'stem': 5}])
+def test_an_unknown_value_of_a_residual_network(field):
+    (name, value), = field.items()
+    with pytest.raises(UserError, match=f'{name} is one of .*, not {value!r}'):
+        shapes(create('resnet20', **field), 8)
+
+
+@pytest.mark.parametrize(('name', 'fields', 'projections'), [
+    ('resnet20', {'shortcut': 'A'}, []),
+    ('resnet20', {'shortcut': 'B'}, ['conv3_1', 'conv4_1']),
+    ('resnet20', {'shortcut': 'C'}, ['conv2_1', 'conv3_1', 'conv4_1']),
+    ('resnet18', {}, ['conv3_1', 'conv4_1', 'conv5_1']),  # 64 maps enter conv2_1 and leave it
+    ('resnet50', {}, ['conv2_1', 'conv3_1', 'conv4_1', 'conv5_1']),  # 64 enter, 256 leave
+])
+def test_which_shortcuts_project(name, fields, projections):
+    blocks = {'blocks': (1, 1, 1)} if name == 'resnet20' else {}
+    _, variables = shapes(models.create(name, **blocks, **fields), 32)
+    assert [block for block, params in variables['params'].items()
+            if 'shortcut_conv' in params] == projections
+
+
+def closed(variables, *blocks):
+    """The variables with nothing but the shortcut left of some basic blocks."""
+    flat = traverse_util.flatten_dict(variables, sep='/')
+    for block in blocks:
+        flat[f'params/{block}/bn2/scale'] *= 0
+    return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def test_shortcut_a_subsamples_and_appends_zeros():
+    net, variables, *_ = run('resnet20')
+    _, taps = apply(net, closed(variables, 'conv2_1', 'conv3_1'), images('resnet20'))
+    np.testing.assert_array_equal(taps['conv2_1'], taps['relu1'])
+    subsampled = taps['conv2_1'][:, ::2, ::2]
+    assert subsampled.any()
+    np.testing.assert_array_equal(
+        taps['conv3_1'], jnp.concatenate([subsampled, jnp.zeros_like(subsampled)], -1))
+
+
+def test_shortcut_b_projects_with_batch_norm_and_relu_follows_the_addition():
+    net = create('resnet20', shortcut='B')
+    variables = fill(shapes(net, 8)[1])
+    _, taps = apply(net, closed(variables, 'conv3_1'), images('resnet20'))
+    kernel = variables['params']['conv3_1']['shortcut_conv']['kernel']
+    projected = BATCH_NORM * taps['conv2_1'][:, ::2, ::2] @ kernel[0, 0]
+    assert (projected < 0).any()
+    np.testing.assert_allclose(taps['conv3_1'], nn.relu(projected), rtol=1e-5, atol=1e-6)
+
+
+def convolve(x, layer, stride=1):
+    """By the layer's parameters, zeros around."""
+    kernel = layer['kernel']
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(x, kernel, (stride, stride), ((pad, pad), (pad, pad)),
+                                    dimension_numbers=layers.LAYOUT) + layer.get('bias', 0)
+
+
+def test_order_of_a_residual_network():
+    _, variables, _, taps = run('resnet50')
+    params = variables['params']
+    x = taps['pool1']
+    expected = {
+        'conv1': convolve(images('resnet50'), params['conv1'], 2),
+        'relu1': nn.relu(BATCH_NORM * taps['conv1']),
+        'pool1': layers.max_pool(taps['relu1'], 3, 2, 1),
+        'conv2_1/conv1': convolve(x, params['conv2_1']['conv1']),
+        'conv2_1/relu2': nn.relu(BATCH_NORM * taps['conv2_1/conv2']),
+        'conv2_1': nn.relu(BATCH_NORM * (taps['conv2_1/conv3'] + convolve(
+            x, params['conv2_1']['shortcut_conv']))),
+        'pool': taps['conv3_1'].mean((1, 2)),
+        'fc': taps['pool'] @ params['fc']['kernel'] + params['fc']['bias'],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(taps[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(('name', 'factor', 'last'), [
+    ('vgg11', 1, 'relu1_1'), ('vgg11_lrn', 1, 'norm1'), ('vgg11_bn', BATCH_NORM, 'relu1_1')])
+def test_order_of_vgg(name, factor, last):
+    """Convolution, ReLU, local response normalization in A-LRN, pool; _bn before the ReLU."""
+    _, variables, _, taps = run(name)
+    params = variables['params']
+    expected = {
+        'conv1_1': convolve(images(name), params['conv1_1']),
+        'relu1_1': nn.relu(factor * taps['conv1_1']),
+        'pool1': layers.max_pool(taps[last], 2, 2),
+        'conv2_1': convolve(taps['pool1'], params['conv2_1']),
+        'conv3_2': convolve(taps['relu3_1'], params['conv3_2']),
+    }
+    if last == 'norm1':
+        expected['norm1'] = layers.local_response_normalization(taps['relu1_1'])
+    if name == 'vgg11':
+        expected['fc6'] = layers.flatten(taps['pool5']) @ params['fc6']['kernel']
+        expected['relu6'] = nn.relu(taps['fc6'])
+        expected['fc7'] = taps['relu6'] @ params['fc7']['kernel']
+        expected['fc8'] = taps['relu7'] @ params['fc8']['kernel']
+    for tap, values in expected.items():
+        np.testing.assert_allclose(taps[tap], values, rtol=1e-5, atol=1e-6, err_msg=tap)
+
+
+@pytest.mark.parametrize(('name', 'stem', 'first', 'width'), [
+    ('densenet121', 'pool0', 'relu1', 4),  # half of 5 + 2 + 2, rounded down
+    ('densenet_l40_k12', 'conv0', 'relu2', 9),
+])
+def test_order_of_a_dense_network(name, stem, first, width):
+    """The newest features last; batch normalization and ReLU before every convolution."""
+    _, variables, _, taps = run(name)
+    params = variables['params']
+    both = jnp.concatenate([taps[stem], taps['block1_layer1']], -1)
+    expected = {
+        f'block1_layer1/{first}': nn.relu(BATCH_NORM * taps[stem]),
+        f'block1_layer2/{first}': nn.relu(BATCH_NORM * both),
+        'block1_layer2/conv2': convolve(taps['block1_layer2/relu2'],
+                                        params['block1_layer2']['conv2']),
+        'block1_layer2': taps['block1_layer2/conv2'],
+        'block1': jnp.concatenate([both, taps['block1_layer2']], -1),
+        'transition1/relu': nn.relu(BATCH_NORM * taps['block1']),
+        'transition1': layers.average_pool(taps['transition1/conv'], 2, 2),
+        'relu': nn.relu(BATCH_NORM * taps['block2']),
+        'pool': taps['relu'].mean((1, 2)),
+    }
+    assert taps['transition1'].shape[-1] == width
+    for tap, values in expected.items():
+        np.testing.assert_allclose(taps[tap], values, rtol=1e-5, atol=1e-6, err_msg=tap)
+
+
+def test_dropout_is_for_training_and_follows_its_key():
+    net, variables, logits, _ = run('vgg11')
+    first, again, other = (apply(net, variables, images('vgg11'), train=True,
+                                 rngs={'dropout': jax.random.key(seed)}) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first[0], again[0])
+    assert (first[0] != other[0]).any()
+    dropless, _ = apply(net.clone(dropout=0.0), variables, images('vgg11'), train=True)
+    np.testing.assert_array_equal(dropless, logits)
+
+
+def test_where_a_dense_network_drops():
+    """After every convolution but the first: with everything dropped, only zeros pass."""
+    net, variables, logits, _ = run('densenet121')
+    net, x = net.clone(dropout=1.0), images('densenet121')
+    np.testing.assert_array_equal(apply(net, variables, x)[0], logits)  # nothing is, untrained
+    (_, taps), _ = apply(net, variables, x, train=True, mutable=['batch_stats'],
+                         rngs={'dropout': jax.random.key(0)})
+    alive = {name for name, tap in taps.items() if tap.any()}
+    assert {'pool0', 'block1_layer1/conv1', 'transition1/conv'} <= alive
+    # The second convolution sees what is dropped after the first.
+    assert not {'block1_layer1/conv2', 'block1_layer1', 'transition1'} & alive
+
+
+@pytest.mark.parametrize(('name', 'activations'), [
+    ('vgg11', 'relu'),
+    ('resnet20', r'relu|^conv\d_\d$'),
+    ('resnet50', r'relu|^conv\d_\d$'),
+    ('densenet121', 'relu'),
+    ('fractalnet20', 'unit'),
+])
+def test_every_activation_is_swapped_without_touching_the_weights(name, activations):
+    net, variables, _, plain = run(name)
+    _, taps = apply(net.clone(relu=lambda x: -1 - nn.relu(x)), variables, images(name))
+    names = [tap for tap in taps if re.search(activations, tap)]
+    assert all((plain[tap] >= 0).all() and (taps[tap] <= -1).all() for tap in names)
+    assert len(names) > 2
+
+
+@pytest.mark.parametrize('name', ['vgg11', 'resnet50', 'densenet121', 'fractalnet20'])
+def test_every_pool_is_swapped_without_touching_the_weights(name):
+    """All but the average pools that are part of the network."""
+    net, variables, *_ = run(name)
+    _, taps = apply(net.clone(pool=lambda x, *window: layers.max_pool(x, *window) + 100),
+                    variables, images(name))
+    names = [tap for tap in taps if re.fullmatch(r'pool\d', tap)]
+    assert all((taps[tap] > 10).all() for tap in names)
+    assert len(names) == {'vgg11': 5, 'fractalnet20': 2}.get(name, 1)
+
+
+@pytest.mark.parametrize('train', [False, True])
+@every_tiny
+def test_activations_in_bfloat16_parameters_in_float32(name, train):
+    net = create(name, dtype='bfloat16')
+    x = jax.ShapeDtypeStruct(images(name).shape, 'float32')
+    variables = jax.eval_shape(net.init, jax.random.key(0), x)
+    rngs = {'dropout': jax.random.key(0), 'drop_path': jax.random.key(1)}
+    (logits, taps), changed = jax.eval_shape(functools.partial(
+        net.apply, train=train, rngs=rngs, mutable=['batch_stats']), variables, x)
+    assert logits.dtype == 'bfloat16'
+    assert {tap.dtype.name for tap in taps.values()} == {'bfloat16'}
+    assert {array.dtype.name for array in jax.tree.leaves((variables, changed))} == {'float32'}
+
+
+@pytest.mark.parametrize(('name', 'side', 'message'), [
+    ('vgg11', 31, 'at least 32 x 32'),
+    ('fractalnet20', 3, 'at least 4 x 4'),
+    ('densenet121', 4, 'at least'),  # 4, 2, 1 pixels: none for the transition's pool
+    ('densenet_l40_k12', 1, 'at least'),
+])
+def test_too_small_images(name, side, message):
+    for shape in ((1, side, 32, 3), (1, 32, side, 3)):
+        with pytest.raises(UserError, match=message):
+            jax.eval_shape(create(name).init, jax.random.key(0), jnp.zeros(shape))

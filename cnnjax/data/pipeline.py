@@ -3,7 +3,6 @@
 Both are pure functions of (seed, step): a resumed run reads on where it stopped, nothing is saved.
 """
 
-import contextlib
 import os
 from concurrent import futures
 from typing import NamedTuple
@@ -140,9 +139,9 @@ class Stream:
     def _batches(self, stream, batch_size, start=0):
         # Threads read single examples ahead: whole batches would be many times as many at once.
         options = grain.ReadOptions(self.threads, max(4 * self.threads, 2 * batch_size))
-        with contextlib.closing(iter(stream.to_iter_dataset(options).batch(batch_size))) as batches:
-            batches.set_state({'next_index': start * batch_size})
-            yield from batches
+        batches = iter(stream.to_iter_dataset(options).batch(batch_size))
+        batches.set_state({'next_index': start * batch_size})
+        yield from batches
 
     def _train_example(self, example, rng):
         return {'image': self.crops.random(example['image'], rng),

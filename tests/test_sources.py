@@ -1,0 +1,194 @@
+"""The digits of scikit-learn, and folders of photographs with all that people leave in them."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+from cnnjax.data import sources
+from cnnjax.errors import UserError
+
+PHOTOGRAPHS = Path(skimage.__file__).parent / 'data'
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five photographs of two classes, and much that is none."""
+    root = tmp_path / 'my photos'
+    for photograph, place in (('chelsea.png', 'train/cats/b.png'),
+                              ('chelsea.png', 'train/cats/a/deep er/chélsea.PNG'),
+                              ('rocket.jpg', 'train/Space/rocket.jpg'),
+                              ('rocket.jpg', 'train/Space/Rocket.JPEG'),
+                              ('chelsea.png', 'test/cats/.thumbnails/b.png'),
+                              ('chelsea.png', 'test/cats/._b.png'),
+                              ('chelsea.png', 'test/cats/b.png'),
+                              ('chelsea.png', 'test/loose.png'),
+                              ('chelsea.png', 'train/.trash/b.png')):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PHOTOGRAPHS / photograph, root / place)
+    for place in ('train/cats/notes.txt', 'train/cats/Thumbs.db', 'train/list.csv', 'train/cats/a'
+                  '/photo.jpg.json', 'test/.DS_Store', 'test/cats/png'):
+        (root / place).write_text('no image')
+    return root
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def test_digits():
+    train, test = (sources.digits(split) for split in ('train', 'test'))
+    assert (len(train.examples), len(test.examples)) == (1347, 450)
+    assert train.classes == test.classes == tuple('0123456789')
+    examples = [*train.examples, *test.examples]
+    assert {example['image'].shape for example in examples} == {(8, 8, 1)}
+    assert {example['image'].dtype for example in examples} == {np.dtype(np.uint8)}
+    levels = np.unique([example['image'] for example in examples])
+    np.testing.assert_array_equal(levels, np.rint(np.arange(17) * 255 / 16))
+
+
+def test_the_digits_are_split_once_and_for_all():
+    train, test = (np.stack([np.append(example['image'], example['label'])
+                             for example in sources.digits(split).examples])
+                   for split in ('train', 'test'))
+    assert not set(map(bytes, train)) & set(map(bytes, test))
+    assert len(np.unique(np.concatenate([train, test]), axis=0)) == 1797
+    assert train[:12, -1].tolist() == [7, 3, 6, 6, 7, 6, 7, 9, 2, 9, 0, 9]
+    assert hashlib.sha256(test[:, :64].astype(np.uint8)).hexdigest().startswith('cf4be828d59d9227')
+    of_train, of_test = (np.bincount(part[:, -1]) for part in (train, test))
+    np.testing.assert_allclose(of_test, 450 / 1797 * (of_train + of_test), atol=1)
+
+
+@pytest.mark.parametrize('split', ['validation', 'train[:10]', ''])
+def test_digits_of_an_unknown_split(split):
+    with pytest.raises(UserError) as error:
+        sources.digits(split)
+    assert f"'train' and 'test', not '{split}'" in str(error.value)
+
+
+def test_folder(photos):
+    source = sources.folder(photos, 'train')
+    assert source.classes == ('Space', 'cats')
+    directory = photos / 'train'
+    assert source.examples.paths == (
+        directory / 'Space/Rocket.JPEG', directory / 'Space/rocket.jpg',
+        directory / 'cats/a/deep er/chélsea.PNG', directory / 'cats/b.png')
+    assert source.examples.labels == (0, 0, 1, 1)
+    example = source.examples[1]
+    assert example['label'] == 0
+    with Image.open(PHOTOGRAPHS / 'rocket.jpg') as rocket:
+        np.testing.assert_array_equal(example['image'], rocket)
+
+
+def test_a_split_without_a_class_keeps_the_labels_of_train(photos):
+    source = sources.folder(photos, 'test')
+    assert source.classes == ('Space', 'cats')
+    assert source.examples.paths == (photos / 'test/cats/b.png',)
+    assert source.examples.labels == (1,)
+
+
+def test_files_are_a_sequence(photos):
+    examples = sources.folder(photos, 'train').examples
+    assert len(examples) == 4
+    assert [example['label'] for example in examples] == [0, 0, 1, 1]
+    assert examples[-1]['label'] == 1
+    with pytest.raises(IndexError):
+        examples[4]
+
+
+@pytest.mark.parametrize('root', ['~/my photos', 'my photos', './my photos/'])
+def test_folders_below_home_and_here(photos, monkeypatch, root):
+    monkeypatch.setenv('HOME', str(photos.parent))
+    monkeypatch.chdir(photos.parent)
+    assert len(sources.folder(root, 'train').examples) == 4
+
+
+def test_a_hidden_place_is_no_hidden_file(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / '.cache' / 'photos')
+    assert len(sources.folder(tmp_path / '.cache' / 'photos', 'train').examples) == 4
+
+
+def test_links_are_followed(photos, tmp_path):
+    (tmp_path / 'other' / 'train').mkdir(parents=True)
+    os.symlink(photos / 'train' / 'cats', tmp_path / 'other' / 'train' / 'linked')
+    source = sources.folder(tmp_path / 'other', 'train')
+    assert source.classes == ('linked',)
+    assert len(source.examples) == 2
+
+
+@pytest.mark.parametrize(('change', 'split', 'message'), [
+    (lambda root: (root / 'test/dogs').mkdir(), 'test',
+     '{root}/test has classes that {root}/train does not have: dogs'),
+    (lambda root: (root / 'train/dogs').mkdir(), 'train', '{root}/train/dogs has no image'),
+    (lambda root: (root / 'test/Space').mkdir(), 'test', '{root}/test/Space has no image'),
+    (lambda root: None, 'validation', '{root}/validation cannot be read (No such file'),
+    (lambda root: (root / 'val').touch(), 'val', '{root}/val cannot be read (Not a directory'),
+    (lambda root: (root / 'val').mkdir(), 'val', '{root}/val has no folders'),
+    (lambda root: (root / 'train').rename(root / 'Train'), 'test', '{root}/train cannot be read'),
+    (lambda root: shutil.rmtree(root), 'train', '{root}/train cannot be read'),
+])
+def test_a_wrong_folder_is_named(photos, change, split, message):
+    change(photos)
+    with pytest.raises(UserError) as error:
+        sources.folder(photos, split)
+    assert message.format(root=photos) in str(error.value)
+
+
+@pytest.mark.parametrize('root', [None, ''])
+def test_no_folder(root):
+    with pytest.raises(UserError, match='needs data_dir'):
+        sources.folder(root, 'train')
+
+
+def test_what_to_do_with_bad_images_is_one_of_two(photos):
+    with pytest.raises(UserError, match="bad_images is 'error' or 'skip', not 'ignore'"):
+        sources.folder(photos, 'train', 'ignore')
+
+
+def test_a_bad_image_is_an_error_when_it_is_read(photos):
+    damage(photos / 'train/Space/rocket.jpg')
+    examples = sources.folder(photos, 'train').examples
+    assert len(examples) == 4
+    assert examples[0]['image'].shape == (427, 640, 3)
+    with pytest.raises(UserError, match='my photos/train/Space/rocket.jpg is not a readable image'):
+        examples[1]
+
+
+def test_bad_images_are_skipped_counted_and_listed(photos, capsys):
+    bad = photos / 'train/Space/rocket.jpg', photos / 'train/cats/b.png'
+    for path in bad:
+        damage(path)
+    source = sources.folder(photos, 'train', 'skip')
+    assert source.examples.paths == (photos / 'train/Space/Rocket.JPEG',
+                                     photos / 'train/cats/a/deep er/chélsea.PNG')
+    assert source.examples.labels == (0, 1)
+    *skipped, count = capsys.readouterr().out.splitlines()
+    assert [line.partition(' is not a readable image: ')[0] for line in skipped] == [
+        f'skipped: {path}' for path in bad]
+    assert count == f'{photos}/train: 2 of 4 images skipped'
+
+
+def test_where_all_are_good_none_is_skipped(photos, capsys):
+    assert len(sources.folder(photos, 'train', 'skip').examples) == 4
+    assert capsys.readouterr().out == f'{photos}/train: 0 of 4 images skipped\n'
+
+
+def test_a_split_of_bad_images(photos):
+    damage(photos / 'test/cats/b.png')
+    with pytest.raises(UserError) as error:
+        sources.folder(photos, 'test', 'skip')
+    assert str(error.value) == f'{photos}/test: none of its images can be read'
+
+
+def test_load_finds_the_source(photos, tmp_path):
+    assert len(sources.load('digits', 'test').examples) == 450
+    damage(photos / 'train/cats/b.png')
+    assert len(sources.load('folder', 'train', photos).examples) == 4
+    assert len(sources.load('folder', 'train', photos, 'skip').examples) == 3
+    with pytest.raises(UserError, match=r'cifar10/3\.0\.2'):  # tensorflow-datasets' business
+        sources.load('cifar10', 'train', tmp_path)
