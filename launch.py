@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Any field of the config can be overridden: --config.batch_size=32 --config.model.name=vgg11. A config
-that takes an argument gets it after a colon: --config=configs/cifar.py:resnet110.
+Any field of the config can be overridden: --config.batch_size=32 --config.model.name=vgg11. A
+config that takes an argument gets it after a colon: --config=configs/cifar.py:resnet110.
 """
 
 import sys
@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from cnnjax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file('config', lock_config=True, help_string='Path of a config.')
+CONFIG = config_flags.DEFINE_config_file('config', lock_config=True, help_string='A config file.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: everything it writes.')
 flags.mark_flags_as_required(['config', 'workdir'])
 
@@ -22,7 +22,7 @@ def parse(argv):
     """Parses the flags; a mistake in them ends in one line, which names the nearest field."""
     try:
         arguments = flags.FLAGS(argv)
-        CONFIG.value.experiment  # noqa: B018; a config that could not be read raises here
+        assert CONFIG.value.experiment  # a config that could not be read raises here
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = str(error.args[0] if error.args else error)
         # What a config itself refuses, its argument for example, comes with a whole traceback.

@@ -1,1 +1,1 @@
-"""The classic convolutional networks in JAX: train them, reproduce their papers, look inside them."""
+"""The classic convolutional networks in JAX: train them, reproduce their papers, look inside."""

@@ -24,7 +24,8 @@ class Checkpoints:
             Path(directory).absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 read_only=read_only, create=not read_only,
-                cleanup_tmp_directories=not read_only, best_fn=lambda metrics: metrics['error'], best_mode='min',
+                cleanup_tmp_directories=not read_only,
+                best_fn=lambda metrics: metrics['error'], best_mode='min',
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best])))
         self.directory = Path(directory)
 
@@ -53,7 +54,7 @@ class Checkpoints:
             like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)))
 
     def variables(self, step):
-        """{'params', 'batch_stats'} saved at `step`, as numpy arrays, whatever devices wrote them."""
+        """{'params', 'batch_stats'} saved at `step`, as numpy arrays, from whatever devices."""
         saved = self._manager.item_metadata(step).tree
         wanted = {name: saved.get(name, {}) for name in ('params', 'batch_stats')}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
@@ -70,5 +71,5 @@ class Checkpoints:
             return steps[-1] if step is None else step
         if which.isdigit() and int(which) in steps:
             return int(which)
-        raise UserError(f"there is no checkpoint '{which}' in {self.directory}: it has latest, best "
-                        f'and {", ".join(map(str, steps))}')
+        raise UserError(f"there is no checkpoint '{which}' in {self.directory}: it has latest, "
+                        f'best and {", ".join(map(str, steps))}')

@@ -1,4 +1,4 @@
-"""What the papers share: convolution, pooling, local response normalization. NHWC and HWIO throughout.
+"""What the papers share: convolution, pooling, normalization. NHWC and HWIO throughout.
 
 Padding is explicit and symmetric: XLA's 'SAME' pads strided layers on one side only, which is not
 what the papers (or Caffe, or torch) compute.
@@ -13,20 +13,20 @@ from jax import lax
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
-he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et al. 2015, as in torch
+he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et al. 2015
 caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caffe's, not Glorot's
 torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's nn.Linear
 
 
-# The running statistics keep 0.9 of their old value, as in torch (whose "momentum" is the other 0.1).
+# Running statistics keep 0.9 of their old value, as in torch (whose "momentum" is the other 0.1).
 BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
 def conv(features, size, stride=1, padding=None, **options):
     """A 2-D convolution module [N, H, W, C] -> [N, H', W', features], symmetric zero padding.
 
-    `size` is the kernel's side, `padding` the pixels on every side (default `size // 2`, which keeps
-    H and W at stride 1 and odd sizes). `options` are those of `flax.linen.Conv`.
+    `size` is the kernel's side, `padding` the pixels on every side (default `size // 2`, which
+    keeps H and W at stride 1 and odd sizes). `options` are those of `flax.linen.Conv`.
     """
     padding = size // 2 if padding is None else padding
     return nn.Conv(features, (size, size), (stride, stride), padding,
@@ -67,7 +67,7 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, options):
     """A convolution in the canonical layout; inputs smaller than the kernel are padded first."""
     if any((n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(
             x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
-        sides = [(low, high, grow - 1) for (low, high), grow in zip(padding, lhs_dilation, strict=True)]
+        sides = [(*sides, grow - 1) for sides, grow in zip(padding, lhs_dilation, strict=True)]
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
         x = lax.optimization_barrier(x)  # or XLA makes one operation of the two again
         padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)

@@ -1,14 +1,15 @@
 """One per-device step, mapped over devices.
 
-A step is a pure function `step(state, data, batch, key, axis) -> (state, metrics)`: `state`, `data`
-and `key` are the same on every device, the arrays of `batch` are split along their first axis, and
-the result must be the same everywhere, which the step ensures by reducing over `axis`. Three ways to
-run it:
+A step is a pure function `step(state, data, batch, key, axis) -> (state, metrics)`: `state`,
+`data` and `key` are the same on every device, the arrays of `batch` are split along their first
+axis, and the result must be the same everywhere, which the step ensures by reducing over `axis`.
+Three ways to run it:
 
 - 'shard_map' and 'pmap' run it on every device, `axis` being 'data': batch statistics are those of
   each device's share, as in the papers. Both give the same bits.
 - 'jit' runs it once on the global batch, `axis` being None, and leaves the partition to the
-  compiler: batch statistics are those of the whole batch, and no number depends on the device count.
+  compiler: batch statistics are those of the whole batch, and nothing depends on the device
+  count.
 """
 
 import functools

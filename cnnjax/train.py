@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cnnjax import checkpoint, data, models, optim, parallel, step, workdir
 from cnnjax.errors import UserError
 
+
 class Plan(NamedTuple):
     """What a config's lengths, in epochs or in steps, mean in steps."""
 

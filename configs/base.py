@@ -12,7 +12,7 @@ def get_config():
     config.experiment = 'train'  # the entry of experiments.RUNS
     config.seed = 0  # of everything random: initialization, order, augmentation, dropout
 
-    # Network: a name of cnnjax.models.names() and fields of that network; None is the paper's value.
+    # Network: a name of cnnjax.models.names() and fields of that network; None: the paper's value.
     config.model = model = ml_collections.ConfigDict()
     model.name = 'resnet20'  # an unknown one is answered with the nearest
     model.widths = placeholder(tuple)  # vgg, resnet, fractalnet: channels per group, stage, block
@@ -22,12 +22,12 @@ def get_config():
     model.shortcut = placeholder(str)  # resnet: A, B or C
     model.stride_in = placeholder(str)  # resnet bottlenecks: 1x1 (v1, the paper) or 3x3 (v1.5)
     model.columns = placeholder(int)  # fractalnet: C
-    model.local_drop_path = placeholder(float)  # fractalnet: rate at which a join's input is dropped
+    model.local_drop_path = placeholder(float)  # fractalnet: rate at which a join's inputs drop
     model.global_drop_path = placeholder(float)  # fractalnet: share of single-column mini-batches
 
     # Data.
     config.dataset = 'digits'  # digits, folder, or a name of tensorflow-datasets
-    config.data_dir = placeholder(str)  # folder: its path; tensorflow-datasets: None is the usual one
+    config.data_dir = placeholder(str)  # of the folder; tensorflow-datasets: None is the usual
     config.train_split = 'train'  # tensorflow-datasets: also 'train[:45000]', 'train+extra'
     config.test_split = 'test'  # what the error is measured on
     config.image_size = 0  # side of the square images in pixels; 0 leaves them as they are

@@ -4,9 +4,9 @@
 
     python launch.py --config=configs/folder.py --config.data_dir=photos --workdir=runs/photos
 
-By default every picture is scaled and cut to 64 x 64 pixels once and kept in memory, and a ResNet-20
-is trained from random weights. A larger network on larger pictures, decoded and cropped at random
-as needed:
+By default every picture is scaled and cut to 64 x 64 pixels once and kept in memory, and a
+ResNet-20 is trained from random weights. A larger network on larger pictures,
+decoded and cropped at random as needed:
 
     ... --config.model.name=resnet50 --config.image_size=224 --config.test_shorter_side=256 \\
         --config.stream=True --config.mean=0.485,0.456,0.406 --config.std=0.229,0.224,0.225

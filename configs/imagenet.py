@@ -15,7 +15,7 @@ middle 224 x 224 crop of the picture scaled to 256 pixels ("one crop"):
     vgg19          25.5 /  8.0     the whole picture, 384
     resnet18       27.88           10 crops, shortcut A     He et al. 2015, Tables 2 and 3
     resnet34       24.52 /  7.46   10 crops
-    resnet50       24.7  /  7.8    one crop                 github.com/KaimingHe/deep-residual-networks
+    resnet50       24.7  /  7.8    one crop                 github.com/KaimingHe
     resnet101      23.6  /  7.1    one crop
     resnet152      23.0  /  6.7    one crop
     densenet121    25.02 /  7.71   one crop                 Huang et al. 2016, Table 3
@@ -23,8 +23,9 @@ middle 224 x 224 crop of the picture scaled to 256 pixels ("one crop"):
     densenet201    22.58 /  6.34   one crop
     densenet161    22.2            one crop                 github.com/liuzhuang13/DenseNet
 
-vgg11_bn ... vgg19_bn are torchvision's, not the paper's. On accelerators add --config.dtype=bfloat16.
-Where VGG and ResNet lower the rate when the error stalls, these recipes do so at fixed epochs.
+vgg11_bn ... vgg19_bn are torchvision's, not the paper's. On accelerators add
+--config.dtype=bfloat16. Where VGG and ResNet lower the rate when the error stalls, these recipes
+do so at fixed epochs.
 """
 
 from configs import base
@@ -69,8 +70,8 @@ def vgg(config):
 
 
 def resnet(config):
-    """He et al. 2015, section 3.4; epochs and drops as in github.com/facebookarchive/fb.resnet.torch.
-    The stride is in the first 1x1 convolution of a bottleneck, as in the paper (v1)."""
+    """He et al. 2015, section 3.4; epochs and drops as in facebookarchive/fb.resnet.torch. The
+    stride is in the first 1x1 convolution of a bottleneck, as in the paper (v1)."""
     config.shorter_side = (256, 480)
     config.epochs = 90.0
     config.learning_rate = 0.1
@@ -81,7 +82,7 @@ def resnet(config):
 
 
 def densenet(config):
-    """Huang et al. 2016, section 4.2, with the crops of github.com/facebookarchive/fb.resnet.torch."""
+    """Huang et al. 2016, section 4.2, with the crops of facebookarchive/fb.resnet.torch."""
     config.crop = 'random_resized'
     config.epochs = 90.0
     config.learning_rate = 0.1

@@ -22,8 +22,8 @@ def run(config, directory):
         raise UserError(f'{own.dataset} has the classes {", ".join(dataset.classes[:5])} ..., the '
                         f'network {", ".join(network.classes[:5])} ...')
     if tuple(dataset.image_shape) != network.image_shape:
-        raise UserError(f'{own.dataset} has images of {tuple(dataset.image_shape)}, the network was '
-                        f'trained on {network.image_shape}')
+        raise UserError(f'{own.dataset} has images of {tuple(dataset.image_shape)}, the network '
+                        f'was trained on {network.image_shape}')
     mesh = parallel.data_mesh(config.devices)
     evaluate = train.evaluator(network.net, network.normalize, dataset, mesh,
                                batch_size=config.batch_size)

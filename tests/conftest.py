@@ -8,7 +8,8 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
 
 # Compilation is most of the time: programs are shared between tests, processes and runs.
-os.environ['JAX_COMPILATION_CACHE_DIR'] = str(Path(__file__).parent.parent / '.pytest_cache' / 'jax')
+CACHE = Path(__file__).parent.parent / '.pytest_cache' / 'jax'
+os.environ['JAX_COMPILATION_CACHE_DIR'] = str(CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 

@@ -1,4 +1,4 @@
-"""Every config loads, is locked by the launcher, is read completely, and its recipe takes a step."""
+"""Every config loads, is read completely, and its recipe builds its network and schedule."""
 
 import ast
 import importlib

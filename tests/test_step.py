@@ -154,7 +154,8 @@ def test_evaluation_counts_every_example_once(devices, kind):
         assert results['loss'] == pytest.approx(3 / 21 * 100, rel=1e-4)
 
 
-@pytest.mark.parametrize(('batch', 'accumulate', 'near'), [(30, 1, 'such as 32'), (12, 2, 'such as')])
+@pytest.mark.parametrize(('batch', 'accumulate', 'near'), [(30, 1, 'such as 32'),
+                                                            (12, 2, 'such as 16')])
 def test_a_batch_that_does_not_divide_is_refused(batch, accumulate, near):
     with pytest.raises(UserError, match=f'batch_size={batch} does not divide.*{near}'):
         parallel.check_batch(batch, parallel.data_mesh(4), accumulate)

@@ -2,8 +2,8 @@
 
 A network is a flax.linen module:
 
-    variables = net.init(key, images, train=False)             # {'params': ..., 'batch_stats': ...}
-    outputs, taps = net.apply(variables, images, train=False)  # logits [N, classes]; {name: activation}
+    variables = net.init(key, images, train=False)  # {'params': ..., 'batch_stats': ...}
+    outputs, taps = net.apply(variables, images, train=False)  # logits [N, classes]; {name: array}
 
 Images are float [N, H, W, C], already normalized. `taps` holds, in forward order, the outputs of
 convolutions, activations, pools and blocks under the names of the parameters' path; under jit an

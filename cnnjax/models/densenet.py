@@ -61,7 +61,7 @@ class DenseNet(nn.Module):
     compression: float = 0.5  # theta of the transitions: 0.5 in C, 1 otherwise
     stem: int = 7  # 7: 7x7 stride 2 and max-pool, as for ImageNet; 3: one 3x3, as for 32 x 32
     num_classes: int = 1000
-    dropout: float = 0.0  # after every convolution but the first; the paper: 0.2 on unaugmented data
+    dropout: float = 0.0  # after every convolution but the first; paper: 0.2 on unaugmented data
     relu: Callable = nn.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32

@@ -1,11 +1,11 @@
 """FractalNet (Larsson et al. 2016), figures 1 and 2, section 3: https://arxiv.org/abs/1605.07648
 
-f_1(z) = unit(z), f_{C+1}(z) = f_C(f_C(z)) joined with unit(z): a block of C columns, in which column
-c (1 the shallowest) is a chain of 2^(c-1) units. Where the paper is silent, as the authors' released
-code has it (https://github.com/gustavla/fractalnet): neighbouring joins are one join, the mean of all
-columns that end there with equal weight; a block's columns are pooled before its last join; batch
-normalization has no scale and bias; and a column run on its own shares the convolutions with the
-fractal but has batch statistics of its own.
+f_1(z) = unit(z), f_{C+1}(z) = f_C(f_C(z)) joined with unit(z): a block of C columns, in which
+column c (1 the shallowest) is a chain of 2^(c-1) units. Where the paper is silent, as the authors'
+released code has it (https://github.com/gustavla/fractalnet): neighbouring joins are one join, the
+mean of all columns that end there with equal weight; a block's columns are pooled before its last
+join; batch normalization has no scale and bias; and a column run on its own shares the
+convolutions with the fractal but has batch statistics of its own.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from cnnjax.errors import UserError
 
 
 class Unit(nn.Module):
-    """Convolution, dropout, batch normalization, ReLU, with one set of batch statistics for the unit
+    """Convolution, dropout, batch normalization, ReLU; one set of batch statistics for the unit
     inside the fractal (`bn`) and one for its column on its own (`bn_column`)."""
 
     width: int

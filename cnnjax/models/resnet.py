@@ -79,7 +79,7 @@ class ResNet(nn.Module):
     widths: tuple[int, ...] = (64, 128, 256, 512)  # of the 3x3 convolutions, per stage
     stem: int = 7  # 7: 7x7 stride 2 and max-pool, as for ImageNet; 3: one 3x3, as for 32 x 32
     shortcut: str = 'B'  # A, B or C
-    stride_in: str = '3x3'  # bottlenecks downsample in the '3x3' (v1.5) or the '1x1' (v1, the paper)
+    stride_in: str = '3x3'  # bottlenecks stride in the '3x3' (v1.5) or the '1x1' (v1, the paper)
     num_classes: int = 1000
     relu: Callable = nn.relu
     pool: Callable = layers.max_pool

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cnnjax import layers
 from cnnjax.errors import UserError
 
+
 class VGG(nn.Module):
     """3x3 convolutions in five groups, each ended by a max-pool, then three full layers."""
 
