@@ -48,7 +48,7 @@ def get_config(network='resnet20'):
         fractalnet(config)
     else:
         raise ValueError(f"no recipe for '{network}' on CIFAR: resnet20 ... resnet110, "
-                         'fractalnet20, fractalnet40, densenet_l40_k12 ..., densenet_bc_l100_k12 ...')
+                         'fractalnet20, fractalnet40, densenet_l40_k12 ... densenet_bc_l100_k12')
     return config
 
 

@@ -370,7 +370,8 @@ def test_a_mini_batch_shares_its_subnetwork():
 
 def test_dropout_before_batch_norm_at_the_rate_of_the_block():
     """Kernels of 0 and biases of 1 make every convolution 1. Dropped out, it is 0 or
-    1 / (1 - rate), of mean 1 and variance rate / (1 - rate), which is what batch normalization then sees."""
+    1 / (1 - rate), of mean 1 and variance rate / (1 - rate): what batch normalization then sees.
+    """
     rates, n = (0.0, 0.1, 0.2, 0.3, 0.4), 32
     net = create(columns=1, widths=(8,) * 5, dropout=rates, global_drop_path=0.0)
     x = np.zeros((n, 32, 32, 1), np.float32)

@@ -88,7 +88,7 @@ COUNTS = [
 IDS = [' '.join([name, *(f'{field}={value}' for field, value in fields.items())])
        for name, fields, *_ in COUNTS]
 
-# Narrow networks of every family, and the smallest images that they take.
+# Narrow networks of every family, and the height of images that they take; they are twice as wide.
 TINY = {
     'vgg11': ({'widths': (2, 3, 4, 4, 4), 'hidden': (32, 16)}, 32),
     'vgg11_lrn': ({'widths': (2, 3, 4, 4, 4), 'hidden': ()}, 32),
@@ -100,7 +100,6 @@ TINY = {
     'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1)}, 4),
 }
 every_tiny = pytest.mark.parametrize('name', TINY)
-BATCH_NORM = 1 / np.sqrt(1 + 1e-5)  # what untrained batch normalization multiplies by
 
 
 def create(name, **fields):
@@ -108,30 +107,29 @@ def create(name, **fields):
     return models.create(name, **{'num_classes': 4, **TINY[name][0], **fields})
 
 
-def images(name, batch=2):
-    side = TINY[name][1]
-    return jax.random.normal(jax.random.key(1), (batch, side, side, 3))
+def images(name):
+    height = TINY[name][1]
+    return jax.random.normal(jax.random.key(1), (2, height, 2 * height, 3))
 
 
 @functools.cache
-def shapes(net, side):
-    """The shapes of (logits, taps), and of the variables."""
+def shapes(net, height, width):
+    """The shapes of (logits, taps) for one image, and of the variables."""
     return jax.eval_shape(net.init_with_output, jax.random.key(0),
-                          jax.ShapeDtypeStruct((1, side, side, 3), 'float32'))
+                          jax.ShapeDtypeStruct((1, height, width, 3), 'float32'))
 
 
-def fill(shapes):
-    """Variables as `init` makes them, but from numpy: compiling the initializers takes longer."""
+def random_variables(net, height):
+    """Every parameter and statistic drawn by numpy: compiling the initializers takes seconds."""
     generator = np.random.default_rng(0)
 
-    def values(path, array):
-        name = path[-1].key
-        if name == 'kernel':
-            deviation = (2 / math.prod(array.shape[:-1])) ** 0.5
-            return np.float32(generator.normal(0, deviation, array.shape))
-        return np.full(array.shape, name in ('scale', 'var'), np.float32)
+    def draw(path, array):
+        if path[-1].key in ('scale', 'var'):
+            return np.float32(generator.uniform(0.5, 2, array.shape))
+        deviation = (2 / math.prod(array.shape[:-1])) ** 0.5 if path[-1].key == 'kernel' else 0.1
+        return np.float32(generator.normal(0, deviation, array.shape))
 
-    return jax.tree_util.tree_map_with_path(values, shapes)
+    return jax.tree_util.tree_map_with_path(draw, shapes(net, height, 2 * height)[1])
 
 
 def apply(net, variables, x, **options):
@@ -142,7 +140,7 @@ def apply(net, variables, x, **options):
 def run(name):
     """A narrow network, its variables, and the logits and taps of two images."""
     net = create(name)
-    variables = fill(shapes(net, TINY[name][1])[1])
+    variables = random_variables(net, TINY[name][1])
     return net, variables, *apply(net, variables, images(name))
 
 
@@ -170,7 +168,7 @@ def multiply_adds(params, taps):
 @pytest.mark.parametrize(('name', 'fields', 'side', 'count', 'of_hundred', 'operations'), COUNTS,
                          ids=IDS)
 def test_counts(name, fields, side, count, of_hundred, operations):
-    (_, taps), variables = shapes(models.create(name, **fields), side)
+    (_, taps), variables = shapes(models.create(name, **fields), side, side)
     params = variables['params']
     if count is not None:
         assert size(params) == count
@@ -206,7 +204,7 @@ def test_counts_of_the_deepest_column_alone(name, count, operations):
 @every_tiny
 def test_the_number_of_classes_changes_the_last_layer_alone(name):
     _, variables, logits, _ = run(name)
-    (more_logits, _), more = shapes(create(name, num_classes=7), TINY[name][1])
+    (more_logits, _), more = shapes(create(name, num_classes=7), TINY[name][1], 2 * TINY[name][1])
     assert (logits.shape, more_logits.shape) == ((2, 4), (1, 7))
     ours, theirs = (jax.tree.map(jnp.shape, tree['params']) for tree in (variables, more))
     last = 'fc8' if name.startswith('vgg') else 'fc'
@@ -281,7 +279,7 @@ def test_every_convolution_and_full_layer_has_a_tap(name):
                           'flatten': (512,)}),
 ])
 def test_the_papers_names_and_sizes(name, side, expected):
-    (_, taps), _ = shapes(models.create(name), side)
+    (_, taps), _ = shapes(models.create(name), side, side)
     assert {tap: taps[tap].shape[1:] for tap in expected} == expected
 
 
@@ -333,7 +331,7 @@ def test_densenets_of_impossible_depth_or_growth(name):
     ('1x1', (56, 28, 28, 28, 28)),  # v1, the paper
 ])
 def test_where_a_bottleneck_strides(stride_in, sides):
-    (_, taps), _ = shapes(models.create('resnet50', stride_in=stride_in), 224)
+    (_, taps), _ = shapes(models.create('resnet50', stride_in=stride_in), 224, 224)
     names = ('conv2_3', 'conv3_1/conv1', 'conv3_1/conv2', 'conv3_1', 'conv3_4')
     assert tuple(taps[name].shape[1] for name in names) == sides
 
@@ -342,7 +340,7 @@ def test_where_a_bottleneck_strides(stride_in, sides):
 def test_an_unknown_value_of_a_residual_network(field):
     (name, value), = field.items()
     with pytest.raises(UserError, match=f'{name} is one of .*, not {value!r}'):
-        shapes(create('resnet20', **field), 8)
+        shapes(create('resnet20', **field), 8, 8)
 
 
 @pytest.mark.parametrize(('name', 'fields', 'projections'), [
@@ -354,22 +352,49 @@ def test_an_unknown_value_of_a_residual_network(field):
 ])
 def test_which_shortcuts_project(name, fields, projections):
     blocks = {'blocks': (1, 1, 1)} if name == 'resnet20' else {}
-    _, variables = shapes(models.create(name, **blocks, **fields), 32)
+    _, variables = shapes(models.create(name, **blocks, **fields), 32, 32)
     assert [block for block, params in variables['params'].items()
             if 'shortcut_conv' in params] == projections
 
 
-def closed(variables, *blocks):
-    """The variables with nothing but the shortcut left of some basic blocks."""
+def zeroed(variables, pattern):
+    """The variables with those of some paths 'params/conv2_1/bn2/scale' replaced by zeros."""
     flat = traverse_util.flatten_dict(variables, sep='/')
-    for block in blocks:
-        flat[f'params/{block}/bn2/scale'] *= 0
-    return traverse_util.unflatten_dict(flat, sep='/')
+    return traverse_util.unflatten_dict({path: 0 * array if re.search(pattern, path) else array
+                                         for path, array in flat.items()}, sep='/')
+
+
+class Layers:
+    """Layers of a network by its variables, in evaluation."""
+
+    def __init__(self, variables):
+        self.variables = traverse_util.flatten_dict(variables, sep='/')
+
+    def conv(self, path, x, stride=1):
+        kernel = self.variables[f'params/{path}/kernel']
+        pad = kernel.shape[0] // 2
+        x = lax.conv_general_dilated(x, kernel, (stride, stride), ((pad, pad), (pad, pad)),
+                                     dimension_numbers=layers.LAYOUT)
+        return x + self.variables.get(f'params/{path}/bias', 0)
+
+    def norm(self, path, x):
+        scale, bias = (self.variables[f'params/{path}/{name}'] for name in ('scale', 'bias'))
+        mean, var = (self.variables[f'batch_stats/{path}/{name}'] for name in ('mean', 'var'))
+        return scale * (x - mean) / np.sqrt(var + 1e-5) + bias
+
+    def dense(self, path, x):
+        return x @ self.variables[f'params/{path}/kernel'] + self.variables[f'params/{path}/bias']
+
+
+def assert_taps(taps, expected):
+    for name, values in expected.items():
+        np.testing.assert_allclose(taps[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_shortcut_a_subsamples_and_appends_zeros():
     net, variables, *_ = run('resnet20')
-    _, taps = apply(net, closed(variables, 'conv2_1', 'conv3_1'), images('resnet20'))
+    variables = zeroed(variables, 'conv[23]_1/bn2/(scale|bias|mean)')
+    _, taps = apply(net, variables, images('resnet20'))
     np.testing.assert_array_equal(taps['conv2_1'], taps['relu1'])
     subsampled = taps['conv2_1'][:, ::2, ::2]
     assert subsampled.any()
@@ -377,91 +402,109 @@ def test_shortcut_a_subsamples_and_appends_zeros():
         taps['conv3_1'], jnp.concatenate([subsampled, jnp.zeros_like(subsampled)], -1))
 
 
-def test_shortcut_b_projects_with_batch_norm_and_relu_follows_the_addition():
-    net = create('resnet20', shortcut='B')
-    variables = fill(shapes(net, 8)[1])
-    _, taps = apply(net, closed(variables, 'conv3_1'), images('resnet20'))
-    kernel = variables['params']['conv3_1']['shortcut_conv']['kernel']
-    projected = BATCH_NORM * taps['conv2_1'][:, ::2, ::2] @ kernel[0, 0]
-    assert (projected < 0).any()
-    np.testing.assert_allclose(taps['conv3_1'], nn.relu(projected), rtol=1e-5, atol=1e-6)
-
-
-def convolve(x, layer, stride=1):
-    """By the layer's parameters, zeros around."""
-    kernel = layer['kernel']
-    pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(x, kernel, (stride, stride), ((pad, pad), (pad, pad)),
-                                    dimension_numbers=layers.LAYOUT) + layer.get('bias', 0)
-
-
-def test_order_of_a_residual_network():
-    _, variables, _, taps = run('resnet50')
-    params = variables['params']
-    x = taps['pool1']
-    expected = {
-        'conv1': convolve(images('resnet50'), params['conv1'], 2),
-        'relu1': nn.relu(BATCH_NORM * taps['conv1']),
-        'pool1': layers.max_pool(taps['relu1'], 3, 2, 1),
-        'conv2_1/conv1': convolve(x, params['conv2_1']['conv1']),
-        'conv2_1/relu2': nn.relu(BATCH_NORM * taps['conv2_1/conv2']),
-        'conv2_1': nn.relu(BATCH_NORM * (taps['conv2_1/conv3'] + convolve(
-            x, params['conv2_1']['shortcut_conv']))),
-        'pool': taps['conv3_1'].mean((1, 2)),
-        'fc': taps['pool'] @ params['fc']['kernel'] + params['fc']['bias'],
+@pytest.mark.parametrize('shortcut', 'ABC')
+def test_order_of_a_residual_network(shortcut):
+    """Batch normalization after every convolution, ReLU after the addition."""
+    net = create('resnet20', shortcut=shortcut)
+    variables = random_variables(net, 8)
+    _, taps = apply(net, variables, images('resnet20'))
+    by = Layers(variables)
+    identity = {
+        'A': lambda block, x: x if block == 'conv2_1' else jnp.pad(
+            x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (0, x.shape[-1]))),
+        'B': lambda block, x: x if block == 'conv2_1' else identity['C'](block, x),
+        'C': lambda block, x: by.norm(f'{block}/shortcut_bn', by.conv(
+            f'{block}/shortcut_conv', x, 1 if block == 'conv2_1' else 2)),
     }
-    for name, values in expected.items():
-        np.testing.assert_allclose(taps[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+    expected = {'conv1': by.conv('conv1', images('resnet20')),
+                'relu1': nn.relu(by.norm('bn1', taps['conv1'])),
+                'pool': taps['conv4_1'].mean((1, 2)),
+                'fc': by.dense('fc', taps['pool'])}
+    for before, block, stride in (('relu1', 'conv2_1', 1), ('conv2_1', 'conv3_1', 2)):
+        x = taps[before]
+        expected |= {
+            f'{block}/conv1': by.conv(f'{block}/conv1', x, stride),
+            f'{block}/relu1': nn.relu(by.norm(f'{block}/bn1', taps[f'{block}/conv1'])),
+            f'{block}/conv2': by.conv(f'{block}/conv2', taps[f'{block}/relu1']),
+            block: nn.relu(by.norm(f'{block}/bn2', taps[f'{block}/conv2'])
+                           + identity[shortcut](block, x)),
+        }
+    assert_taps(taps, expected)
 
 
-@pytest.mark.parametrize(('name', 'factor', 'last'), [
-    ('vgg11', 1, 'relu1_1'), ('vgg11_lrn', 1, 'norm1'), ('vgg11_bn', BATCH_NORM, 'relu1_1')])
-def test_order_of_vgg(name, factor, last):
+def test_order_of_a_bottleneck():
+    _, variables, _, taps = run('resnet50')
+    by, x = Layers(variables), taps['pool1']
+    assert_taps(taps, {
+        'conv1': by.conv('conv1', images('resnet50'), 2),
+        'pool1': layers.max_pool(taps['relu1'], 3, 2, 1),
+        'conv2_1/conv1': by.conv('conv2_1/conv1', x),
+        'conv2_1/relu1': nn.relu(by.norm('conv2_1/bn1', taps['conv2_1/conv1'])),
+        'conv2_1/conv2': by.conv('conv2_1/conv2', taps['conv2_1/relu1']),
+        'conv2_1/relu2': nn.relu(by.norm('conv2_1/bn2', taps['conv2_1/conv2'])),
+        'conv2_1/conv3': by.conv('conv2_1/conv3', taps['conv2_1/relu2']),
+        'conv2_1': nn.relu(by.norm('conv2_1/bn3', taps['conv2_1/conv3']) + by.norm(
+            'conv2_1/shortcut_bn', by.conv('conv2_1/shortcut_conv', x))),
+    })
+
+
+@pytest.mark.parametrize(('name', 'last'), [
+    ('vgg11', 'relu1_1'), ('vgg11_lrn', 'norm1'), ('vgg11_bn', 'relu1_1')])
+def test_order_of_vgg(name, last):
     """Convolution, ReLU, local response normalization in A-LRN, pool; _bn before the ReLU."""
     _, variables, _, taps = run(name)
-    params = variables['params']
+    by = Layers(variables)
+    norm = by.norm if name == 'vgg11_bn' else lambda path, x: x
     expected = {
-        'conv1_1': convolve(images(name), params['conv1_1']),
-        'relu1_1': nn.relu(factor * taps['conv1_1']),
+        'conv1_1': by.conv('conv1_1', images(name)),
+        'relu1_1': nn.relu(norm('bn1_1', taps['conv1_1'])),
         'pool1': layers.max_pool(taps[last], 2, 2),
-        'conv2_1': convolve(taps['pool1'], params['conv2_1']),
-        'conv3_2': convolve(taps['relu3_1'], params['conv3_2']),
+        'conv2_1': by.conv('conv2_1', taps['pool1']),
+        'conv3_2': by.conv('conv3_2', taps['relu3_1']),
+        'relu3_2': nn.relu(norm('bn3_2', taps['conv3_2'])),
     }
     if last == 'norm1':
         expected['norm1'] = layers.local_response_normalization(taps['relu1_1'])
     if name == 'vgg11':
-        expected['fc6'] = layers.flatten(taps['pool5']) @ params['fc6']['kernel']
-        expected['relu6'] = nn.relu(taps['fc6'])
-        expected['fc7'] = taps['relu6'] @ params['fc7']['kernel']
-        expected['fc8'] = taps['relu7'] @ params['fc8']['kernel']
-    for tap, values in expected.items():
-        np.testing.assert_allclose(taps[tap], values, rtol=1e-5, atol=1e-6, err_msg=tap)
+        expected |= {'fc6': by.dense('fc6', layers.flatten(taps['pool5'])),
+                     'relu6': nn.relu(taps['fc6']),
+                     'fc7': by.dense('fc7', taps['relu6']),
+                     'fc8': by.dense('fc8', taps['relu7'])}
+    assert_taps(taps, expected)
 
 
-@pytest.mark.parametrize(('name', 'stem', 'first', 'width'), [
-    ('densenet121', 'pool0', 'relu1', 4),  # half of 5 + 2 + 2, rounded down
-    ('densenet_l40_k12', 'conv0', 'relu2', 9),
+@pytest.mark.parametrize(('name', 'width'), [
+    ('densenet121', 4),  # half of 5 + 2 + 2, rounded down
+    ('densenet_l40_k12', 9),
 ])
-def test_order_of_a_dense_network(name, stem, first, width):
+def test_order_of_a_dense_network(name, width):
     """The newest features last; batch normalization and ReLU before every convolution."""
     _, variables, _, taps = run(name)
-    params = variables['params']
+    by = Layers(variables)
+    stem, n = ('pool0', 1) if name == 'densenet121' else ('conv0', 2)
     both = jnp.concatenate([taps[stem], taps['block1_layer1']], -1)
-    expected = {
-        f'block1_layer1/{first}': nn.relu(BATCH_NORM * taps[stem]),
-        f'block1_layer2/{first}': nn.relu(BATCH_NORM * both),
-        'block1_layer2/conv2': convolve(taps['block1_layer2/relu2'],
-                                        params['block1_layer2']['conv2']),
+    assert taps['transition1'].shape[-1] == width
+    assert_taps(taps, {
+        f'block1_layer1/relu{n}': nn.relu(by.norm(f'block1_layer1/bn{n}', taps[stem])),
+        f'block1_layer2/relu{n}': nn.relu(by.norm(f'block1_layer2/bn{n}', both)),
+        'block1_layer2/conv2': by.conv('block1_layer2/conv2', taps['block1_layer2/relu2']),
         'block1_layer2': taps['block1_layer2/conv2'],
         'block1': jnp.concatenate([both, taps['block1_layer2']], -1),
-        'transition1/relu': nn.relu(BATCH_NORM * taps['block1']),
+        'transition1/relu': nn.relu(by.norm('transition1/bn', taps['block1'])),
+        'transition1/conv': by.conv('transition1/conv', taps['transition1/relu']),
         'transition1': layers.average_pool(taps['transition1/conv'], 2, 2),
-        'relu': nn.relu(BATCH_NORM * taps['block2']),
+        'relu': nn.relu(by.norm('bn', taps['block2'])),
         'pool': taps['relu'].mean((1, 2)),
-    }
-    assert taps['transition1'].shape[-1] == width
-    for tap, values in expected.items():
-        np.testing.assert_allclose(taps[tap], values, rtol=1e-5, atol=1e-6, err_msg=tap)
+        'fc': by.dense('fc', taps['pool']),
+    })
+    if name == 'densenet121':
+        assert_taps(taps, {
+            'relu0': nn.relu(by.norm('bn0', taps['conv0'])),
+            'pool0': layers.max_pool(taps['relu0'], 3, 2, 1),
+            'block1_layer2/conv1': by.conv('block1_layer2/conv1', taps['block1_layer2/relu1']),
+            'block1_layer2/relu2': nn.relu(by.norm('block1_layer2/bn2',
+                                                   taps['block1_layer2/conv1'])),
+        })
 
 
 def test_dropout_is_for_training_and_follows_its_key():
@@ -479,7 +522,7 @@ def test_where_a_dense_network_drops():
     net, variables, logits, _ = run('densenet121')
     net, x = net.clone(dropout=1.0), images('densenet121')
     np.testing.assert_array_equal(apply(net, variables, x)[0], logits)  # nothing is, untrained
-    (_, taps), _ = apply(net, variables, x, train=True, mutable=['batch_stats'],
+    (_, taps), _ = apply(net, zeroed(variables, 'bias'), x, train=True, mutable=['batch_stats'],
                          rngs={'dropout': jax.random.key(0)})
     alive = {name for name, tap in taps.items() if tap.any()}
     assert {'pool0', 'block1_layer1/conv1', 'transition1/conv'} <= alive

@@ -18,8 +18,10 @@ import scipy.io
 import tensorflow_datasets
 from tensorflow_datasets.core.download import checksums
 
+from cnnjax import train, trained
 from cnnjax.data import tfds
 from cnnjax.errors import UserError
+from configs import cifar
 
 SPLITS = {
     'cifar10': {'train': 10, 'test': 3},
@@ -330,3 +332,15 @@ def test_the_experiment_says_what_is_there_and_what_is_next(prepared, monkeypatc
         'python', 'launch.py', '--config=configs/cifar.py:resnet20',
         '--config.dataset=svhn_cropped', '--config.flip=False', f'--config.data_dir={prepared}',
         '--workdir=runs/resnet20']
+
+
+def test_the_recipe_trains_on_a_prepared_set(prepared, tmp_path):
+    config = cifar.get_config('resnet20')
+    config.data_dir = str(prepared)
+    config.model.widths = (4, 4, 4)
+    config.steps, config.batch_size, config.eval_every = 2, 4, 0.0
+    row = train.train(config, tmp_path)
+    assert row['step'] == 2
+    assert 0 <= row['test/error'] <= 1
+    assert trained.load(tmp_path).classes == CLASSES['cifar10']
+    assert trained.load(tmp_path).normalize.mean.shape == (32, 32, 3)

@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import skimage.data
+from PIL import Image
 
 from cnnjax import checkpoint, data, train, trained, workdir
 from cnnjax.errors import UserError
@@ -163,6 +165,56 @@ def test_it_learns(tiny, tmp_path):
         last = train.train(config, tmp_path)
     assert last['train/error'] == 0
     assert last['train/loss'] < 0.1
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    """A folder of two classes, cut from two photographs of scikit-image."""
+    root = tmp_path_factory.mktemp('photos with spaces')
+    random = np.random.default_rng(0)
+    for name in ('coffee', 'chelsea'):
+        photo = getattr(skimage.data, name)()
+        for split, count in (('train', 12), ('test', 5)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                height, width = random.integers(40, 90, 2)
+                y, x = (random.integers(0, n - m) for n, m in
+                        zip(photo.shape, (height, width), strict=False))
+                Image.fromarray(photo[y:y + height, x:x + width]).save(
+                    root / split / name / f'{i}.jpg')
+    return root
+
+
+@pytest.mark.parametrize('stream', [False, True])
+def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
+    """Resident or streamed; resumed bit for bit, evaluated on every picture."""
+    config = changed(tiny, dataset='folder', data_dir=str(photos), stream=stream, batch_size=8,
+                     image_size=24, shorter_side=(24, 32), mean='0.5', std='0.25', flip=True)
+    train.train(config, tmp_path / 'whole')
+    train.train(changed(config, steps=3), tmp_path / 'parts')
+    train.train(config, tmp_path / 'parts')
+    assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 6)
+    network = trained.load(tmp_path / 'whole', 'latest')
+    assert network.classes == ('chelsea', 'coffee')
+    files = data.load('folder', 'test', photos).examples
+    crops = data.Crops(24)
+    logits = network(np.stack([crops.center(example['image']) for example in files]))
+    error = (np.argmax(logits, -1) != np.array([example['label'] for example in files])).mean()
+    assert rows(tmp_path / 'whole')[-1]['test/error'] == pytest.approx(error)
+
+    (photos / 'train' / 'coffee' / 'broken.png').write_bytes(b'not a picture')
+    try:
+        with pytest.raises(UserError, match='broken.png is not a readable image'):
+            train.train(config, tmp_path / 'broken')
+        train.train(changed(config, bad_images='skip', steps=1), tmp_path / 'broken')
+    finally:
+        (photos / 'train' / 'coffee' / 'broken.png').unlink()
+
+
+def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
+    monkeypatch.setattr(data.pipeline, 'MEMORY', 1000)
+    with pytest.raises(UserError, match='stream=True'):
+        train.load(tiny, 'train')
 
 
 @pytest.mark.parametrize('kills', [5])

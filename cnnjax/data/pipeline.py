@@ -3,6 +3,7 @@
 Both are pure functions of (seed, step): a resumed run reads on where it stopped, nothing is saved.
 """
 
+import math
 import os
 from concurrent import futures
 from typing import NamedTuple
@@ -12,6 +13,9 @@ import numpy as np
 
 from cnnjax.data import images
 from cnnjax.errors import UserError
+
+# Bytes that a resident set may take: half of the machine's memory.
+MEMORY = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
 
 
 class Crops(NamedTuple):
@@ -60,20 +64,28 @@ class Resident:
         crops.check(stream=False)
         self.classes = source.classes
 
+        shape = crops.center(source.examples[0]['image']).shape
+        count = len(source.examples)
+        if (size := count * math.prod(shape)) > MEMORY:
+            raise UserError(f'{count} images of {shape} take {size / 2**30:.1f} GiB, more than half '
+                            'of the memory: set stream=True')
+        self.data = {'image': np.empty((count, *shape), np.uint8),
+                     'label': np.empty(count, np.int32)}
+
         def decode(i):
             example = source.examples[i]
-            return crops.center(example['image']), example['label']
+            image, label = crops.center(example['image']), example['label']
+            if image.shape != shape:
+                raise UserError(f'the images differ in size ({shape}, {image.shape} ...): set '
+                                'image_size')
+            if not 0 <= label < len(self.classes):
+                raise UserError(f'the image at position {i} has the label {label}: the '
+                                f'{len(self.classes)} classes are counted from 0')
+            self.data['image'][i], self.data['label'][i] = image, label
 
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            pictures, labels = zip(*pool.map(decode, range(len(source.examples))), strict=True)
-        if len(shapes := {picture.shape for picture in pictures}) > 1:
-            raise UserError(f'the images differ in size ({", ".join(map(str, sorted(shapes)[:3]))} '
-                            '...): set image_size')
-        if unknown := [i for i, label in enumerate(labels) if not 0 <= label < len(self.classes)]:
-            raise UserError(f'the image at position {unknown[0]} has the label '
-                            f'{labels[unknown[0]]}: the {len(self.classes)} classes are counted '
-                            'from 0')
-        self.data = {'image': np.stack(pictures), 'label': np.array(labels, np.int32)}
+            for _ in pool.map(decode, range(count)):
+                pass
 
     def __len__(self):
         return len(self.data['label'])
