@@ -66,6 +66,10 @@ class DenseNet(nn.Module):
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 
+    @property
+    def image_shape(self):
+        return (224, 224, 3) if self.stem == 7 else (32, 32, 3)
+
     @nn.compact
     def __call__(self, images, train=False):
         conv = partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=self.dtype)

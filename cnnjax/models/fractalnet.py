@@ -61,6 +61,8 @@ class FractalNet(nn.Module):
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 
+    image_shape = (32, 32, 3)
+
     @property
     def subnetworks(self):
         """What an evaluation reports beside the fractal: {name: arguments of __call__}."""

@@ -85,6 +85,10 @@ class ResNet(nn.Module):
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 
+    @property
+    def image_shape(self):
+        return (224, 224, 3) if self.stem == 7 else (32, 32, 3)
+
     @nn.compact
     def __call__(self, images, train=False):
         for field, values in (('shortcut', 'ABC'), ('stride_in', ('1x1', '3x3')), ('stem', (3, 7))):

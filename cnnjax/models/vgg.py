@@ -25,6 +25,8 @@ class VGG(nn.Module):
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 
+    image_shape = (224, 224, 3)
+
     @nn.compact
     def __call__(self, images, train=False):
         smallest = 2 ** len(self.groups)
