@@ -7,7 +7,8 @@ A network is a flax.linen module:
 
 Images are float [N, H, W, C], already normalized. `taps` holds, in forward order, the outputs of
 convolutions, activations, pools and blocks under the names of the parameters' path; under jit an
-unused tap costs nothing. `net.image_shape` is the paper's input [H, W, C]. `net.clone(relu=..., pool=...)` swaps these without touching the weights.
+unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without touching the weights.
+`net.image_shape` is the paper's input [H, W, C].
 """
 
 import dataclasses
