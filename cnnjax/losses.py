@@ -18,8 +18,7 @@ def cross_entropy(logits, labels, smoothing=0.0):
 def top_k_error(logits, labels, k=1):
     """1.0 where the label is not among the k largest logits [N, K], else 0.0: [N].
 
-    Ties count against the network: a constant output is not rewarded. So do logits that are not
-    finite.
+    Ties count against the network: a constant output is not rewarded. So do NaN.
     """
     own = jnp.take_along_axis(logits, labels[:, None], -1)
     beaten_by = (~(logits < own)).sum(-1) - 1  # classes at least as probable, less itself

@@ -1,5 +1,7 @@
 """Learning-rate schedules and momentum SGD in the two orders that the papers used."""
 
+import collections
+
 import jax
 import optax
 
@@ -20,7 +22,8 @@ def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=
     """
     if schedule == 'step':
         after = optax.piecewise_constant_schedule(
-            base, {drop - warmup: factor for drop in drops})  # join_schedules restarts the count
+            base, {drop - warmup: factor ** times  # join_schedules restarts the count
+                   for drop, times in collections.Counter(drops).items()})
     elif schedule == 'cosine':
         after = optax.cosine_decay_schedule(base, max(steps - warmup, 1))
     elif schedule == 'constant':

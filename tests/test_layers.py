@@ -56,17 +56,20 @@ def assert_same(actual, expected, tolerance):
 def test_the_canonical_gradient_is_that_of_lax(size, dilation):
     """In float64, where only the last digit may differ."""
     span = (size - 1) * dilation + 1
-    options = list(itertools.product(
-        [(1, 1), (2, 2), (3, 2)],
-        [((0, 0), (0, 0)), ((span // 2, span // 2),) * 2, ((2, 1), (0, 3))]))
-    shapes = itertools.cycle([(span, span + 3), (span + 4, span + 5)])  # smallest, odd and even
+    half = span // 2
+    # Strides, padding, height and width: images as small as the kernel, larger, and smaller.
+    cases = [(strides, padding, shape) for strides in [(1, 1), (2, 2), (3, 2)]
+             for padding, shape in [
+                 (((0, 0), (0, 0)), (span, span + 4)),
+                 (((half, half), (half, half)), (max(1, half), span + 3)),
+                 (((2, 1), (0, 3)), (span + 3, max(1, span - 2)))]]
     with jax.enable_x64(True):
-        inputs = [random(2, *next(shapes), 3, dtype='float64') for _ in options]
+        inputs = [random(2, *shape, 3, dtype='float64') for _, _, shape in cases]
         kernel = random(size, size, 3, 4, seed=1, dtype='float64')
 
         def all_cases(convolve, inputs, kernel):
-            return [with_gradients(convolve, x, kernel, *option, (1, 1), (dilation, dilation))
-                    for x, option in zip(inputs, options, strict=True)]
+            return [with_gradients(convolve, x, kernel, strides, padding, (1, 1), (dilation,) * 2)
+                    for x, (strides, padding, _) in zip(inputs, cases, strict=True)]
 
         ours, theirs = (jax.jit(functools.partial(all_cases, convolve))(inputs, kernel)
                         for convolve in (OURS, LAX))

@@ -181,6 +181,12 @@ def test_counts(name, fields, side, count, of_hundred, operations):
         assert multiply_adds(params, taps) == operations
 
 
+@pytest.mark.parametrize(('name', 'side'), [(name, side) for name, fields, side, *_ in COUNTS
+                                            if not fields])
+def test_the_papers_images(name, side):
+    assert models.create(name).image_shape == (side, side, 3)
+
+
 def test_no_network_is_missing_above():
     assert set(models.names()) <= {name for name, fields, *_ in COUNTS if not fields}
     assert models.names() == sorted(set(models.names()))
@@ -349,10 +355,11 @@ def test_an_unknown_value_of_a_residual_network(field):
     ('resnet20', {'shortcut': 'C'}, ['conv2_1', 'conv3_1', 'conv4_1']),
     ('resnet18', {}, ['conv3_1', 'conv4_1', 'conv5_1']),  # 64 maps enter conv2_1 and leave it
     ('resnet50', {}, ['conv2_1', 'conv3_1', 'conv4_1', 'conv5_1']),  # 64 enter, 256 leave
+    ('resnet50', {'shortcut': 'A'}, []),
 ])
 def test_which_shortcuts_project(name, fields, projections):
-    blocks = {'blocks': (1, 1, 1)} if name == 'resnet20' else {}
-    _, variables = shapes(models.create(name, **blocks, **fields), 32, 32)
+    blocks = (1, 1, 1) if name == 'resnet20' else (1, 1, 1, 1)
+    _, variables = shapes(models.create(name, blocks=blocks, **fields), 32, 32)
     assert [block for block, params in variables['params'].items()
             if 'shortcut_conv' in params] == projections
 
@@ -507,6 +514,15 @@ def test_order_of_a_dense_network(name, width):
         })
 
 
+@pytest.mark.parametrize('name', ['vgg11_bn', 'resnet20', 'densenet_l40_k12'])
+def test_training_moves_every_statistic_of_batch_norm(name):
+    net, variables, *_ = run(name)
+    _, changed = apply(net, variables, images(name), train=True, mutable=['batch_stats'])
+    moved = jax.tree.map(lambda a, b: (a != b).all(), variables['batch_stats'],
+                         changed['batch_stats'])
+    assert jax.tree.all(moved)
+
+
 def test_dropout_is_for_training_and_follows_its_key():
     net, variables, logits, _ = run('vgg11')
     first, again, other = (apply(net, variables, images('vgg11'), train=True,
@@ -521,7 +537,7 @@ def test_where_a_dense_network_drops():
     """After every convolution but the first: with everything dropped, only zeros pass."""
     net, variables, logits, _ = run('densenet121')
     net, x = net.clone(dropout=1.0), images('densenet121')
-    np.testing.assert_array_equal(apply(net, variables, x)[0], logits)  # nothing is, untrained
+    np.testing.assert_array_equal(apply(net, variables, x)[0], logits)  # evaluation drops none
     (_, taps), _ = apply(net, zeroed(variables, 'bias'), x, train=True, mutable=['batch_stats'],
                          rngs={'dropout': jax.random.key(0)})
     alive = {name for name, tap in taps.items() if tap.any()}

@@ -67,8 +67,8 @@ class Resident:
         shape = crops.center(source.examples[0]['image']).shape
         count = len(source.examples)
         if (size := count * math.prod(shape)) > MEMORY:
-            raise UserError(f'{count} images of {shape} take {size / 2**30:.1f} GiB, more than half '
-                            'of the memory: set stream=True')
+            raise UserError(f'{count} images of {shape} take {size / 2**30:.1f} GiB, more than '
+                            'half of the memory: set stream=True')
         self.data = {'image': np.empty((count, *shape), np.uint8),
                      'label': np.empty(count, np.int32)}
 

@@ -61,6 +61,7 @@ class DenseNet(nn.Module):
     compression: float = 0.5  # theta of the transitions: 0.5 in C, 1 otherwise
     stem: int = 7  # 7: 7x7 stride 2 and max-pool, as for ImageNet; 3: one 3x3, as for 32 x 32
     num_classes: int = 1000
+    remat: bool = False  # keep each layer's new maps only, compute the rest again for the gradient
     dropout: float = 0.0  # after every convolution but the first; paper: 0.2 on unaugmented data
     relu: Callable = nn.relu
     pool: Callable = layers.max_pool
@@ -72,9 +73,18 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
+        if self.stem not in (3, 7):
+            raise UserError(f'DenseNet: stem is one of 3, 7, not {self.stem!r}')
+        # What is left when the stem has quartered the image must halve once per transition.
+        halvings = len(self.layers_per_block) - 1
+        smallest = 2 ** halvings if self.stem == 3 else 2 ** (halvings + 2) - 3
+        if min(images.shape[1:3]) < smallest:
+            raise UserError(f'DenseNet shrinks its images: they must be at least {smallest} x '
+                            f'{smallest}, got {images.shape[1:3]}')
         conv = partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=self.dtype)
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
+        layer = nn.remat(Layer) if self.remat else Layer
         taps, x = {}, images.astype(self.dtype)
         x = taps['conv0'] = conv(self.stem_width, self.stem, 2 if self.stem == 7 else 1,
                                  name='conv0')(x)
@@ -84,7 +94,7 @@ class DenseNet(nn.Module):
         for i, depth in enumerate(self.layers_per_block, 1):
             for j in range(1, depth + 1):
                 name = f'block{i}_layer{j}'
-                new, inner = Layer(self.growth, self.bottleneck, self.relu, conv, norm, drop,
+                new, inner = layer(self.growth, self.bottleneck, self.relu, conv, norm, drop,
                                    name=name)(x)
                 taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
                 taps[name] = new

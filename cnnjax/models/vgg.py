@@ -29,6 +29,10 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
+        if len(self.widths) != len(self.groups):
+            raise UserError(f'VGG: {len(self.widths)} widths for {len(self.groups)} groups')
+        if len(self.hidden) > 2:
+            raise UserError(f'VGG has at most two hidden full layers, fc6 and fc7: {self.hidden}')
         smallest = 2 ** len(self.groups)
         if min(images.shape[1:3]) < smallest:
             raise UserError(f'VGG halves its images {len(self.groups)} times: they must be at '
