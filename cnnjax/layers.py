@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax.errors import UserError
+
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et al. 2015
@@ -41,29 +43,30 @@ def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dil
     them to its fast layout only in the entry computation: inside cond, switch, scan or while they
     run 50 to 100 times slower (https://github.com/jax-ml/jax/issues/12868). So on the CPU both
     gradients are written as NHWC/HWIO convolutions between explicit transpositions. The price is
-    that forward-mode differentiation (jvp) is not available there. Other backends, grouped and
-    fractionally strided convolutions use JAX's own gradient.
+    that forward-mode differentiation (jvp) is not available there. Other backends and fractionally
+    strided convolutions use JAX's own gradient.
 
     XLA:CPU is as slow on inputs smaller than the kernel (VGG's last group on 32 x 32 images); there
     the padding is made first.
     """
     dilation = tuple(rhs_dilation or (1,) * (x.ndim - 2))
-    canonical = (jax.default_backend() == 'cpu' and x.ndim == 4 and feature_group_count == 1
+    canonical = (jax.default_backend() == 'cpu' and x.ndim == 4
                  and set(lhs_dilation or ()) <= {1} and not isinstance(padding, str))
     if canonical:
         padding = tuple(map(tuple, padding))
-        return _canonical(x, kernel, tuple(strides), padding, dilation, tuple(options.items()))
+        return _canonical(x, kernel, tuple(strides), padding, dilation, feature_group_count,
+                          tuple(options.items()))
     return lax.conv_general_dilated(
         x, kernel, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
         feature_group_count, **options)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
-def _canonical(x, kernel, strides, padding, dilation, options):
-    return _convolve(x, kernel, strides, padding, (1, 1), dilation, options)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5, 6))
+def _canonical(x, kernel, strides, padding, dilation, groups, options):
+    return _convolve(x, kernel, strides, padding, (1, 1), dilation, groups, options)
 
 
-def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, options):
+def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, options):
     """A convolution in the canonical layout; inputs smaller than the kernel are padded first."""
     if any((n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(
             x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
@@ -72,41 +75,125 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, options):
         x = lax.optimization_barrier(x)  # or XLA makes one operation of the two again
         padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
     return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation, rhs_dilation,
-                                    LAYOUT, **dict(options))
+                                    LAYOUT, groups, **dict(options))
 
 
 def _canonical_forward(x, kernel, *static):
     return _canonical(x, kernel, *static), (x, kernel)
 
 
-def _canonical_backward(strides, padding, dilation, options, saved, g):
+def _canonical_backward(strides, padding, dilation, groups, options, saved, g):
     x, kernel = saved
     # Per axis: (size, kernel's span, output's span on the input's grid, padding before).
     axes = [(n, (k - 1) * d, (o - 1) * s + 1, low)
             for n, k, d, o, s, (low, _) in zip(x.shape[1:3], kernel.shape[:2], dilation,
                                                g.shape[1:3], strides, padding, strict=True)]
     # dx: the dilated output gradient, fully correlated with the flipped kernel.
-    dx = _convolve(g, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1),
-                   [(span - low, n - out + low) for n, span, out, low in axes],
-                   strides, dilation, options)
+    flipped = _swap(kernel[::-1, ::-1], 2, 3, groups)
+    dx = _convolve(g, flipped, (1, 1), [(span - low, n - out + low) for n, span, out, low in axes],
+                   strides, dilation, groups, options)
     # dkernel: the input correlated with the dilated output gradient, the batch as the channels.
-    dkernel = _convolve(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), dilation,
+    dkernel = _convolve(_swap(x, 0, 3, groups), g.transpose(1, 2, 0, 3), dilation,
                         [(low, span + out - n - low) for n, span, out, low in axes],
-                        (1, 1), strides, options)
+                        (1, 1), strides, groups, options)
     return dx.astype(x.dtype), dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
+
+
+def _swap(array, axis, last, groups):
+    """The two axes swapped within each of the last one's groups, which stay on the last axis."""
+    array = array.reshape(*array.shape[:-1], groups, -1)
+    array = array.swapaxes(axis, last + 1)
+    return array.reshape(*array.shape[:-2], -1)
 
 
 _canonical.defvjp(_canonical_forward, _canonical_backward)
 
 
-def max_pool(x, size, stride, padding=0):
-    """Max over `size` x `size` windows, [N, H, W, C]; the padding never wins."""
-    return nn.max_pool(x, (size, size), (stride, stride), ((padding, padding),) * 2)
+def max_pool(x, size, stride, padding=0, ceil=False):
+    """Max over `size` x `size` windows, [N, H, W, C]; the padding never wins.
+
+    With `ceil` a last window that sticks out at the bottom or right counts, as in Caffe and in
+    torch's ceil_mode (3x3 windows, two apart, on 32 pixels: 16 of them, not 15), unless it would
+    begin in the padding there.
+    """
+    return nn.max_pool(x, (size, size), (stride, stride), _sides(x, size, stride, padding, ceil))
 
 
-def average_pool(x, size, stride, padding=0):
-    """Mean over `size` x `size` windows, [N, H, W, C]; padding counts as zeros, as in torch."""
-    return nn.avg_pool(x, (size, size), (stride, stride), ((padding, padding),) * 2)
+def average_pool(x, size, stride, padding=0, ceil=False, count_padding=True):
+    """Mean over `size` x `size` windows, [N, H, W, C]; padding counts as zeros, as in torch and
+    Caffe, unless `count_padding` is False. What sticks out under `ceil` (see `max_pool`) never
+    counts."""
+    sides = _sides(x, size, stride, padding, ceil)
+    if ceil and count_padding:
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        sides = [(0, high - padding) for _, high in sides]
+    return nn.avg_pool(x, (size, size), (stride, stride), sides,
+                       count_include_pad=count_padding and not ceil).astype(x.dtype)
+
+
+def _sides(x, size, stride, padding, ceil):
+    """The padding before and after H and W, [N, H, W, C], and after also what sticks out."""
+    sides = []
+    for n in x.shape[1:3]:
+        windows, out = (n + 2 * padding - size) // stride + 1, 0
+        if ceil and windows * stride < min(n + padding, n + 2 * padding - size + stride):
+            out = windows * stride + size - n - 2 * padding  # of the window after these
+        sides.append((padding, padding + out))
+    return sides
+
+
+def adaptive_average_pool(x, size):
+    """Means over size x size windows that cover [N, H, W, C] as evenly as whole pixels can, as
+    torch's: window i of H pixels is those from floor(i H / size) to before ceil((i + 1) H / size).
+    """
+    for axis in (1, 2):
+        n = x.shape[axis]
+        x = jnp.stack([lax.slice_in_dim(x, i * n // size, -(-(i + 1) * n // size), axis=axis)
+                       .mean(axis) for i in range(size)], axis)
+    return x
+
+
+def fractional_max_pool(x, ratio, key, order='random', overlapping=True):
+    """Max over regions of one or two pixels a side (overlapping: two or three), [N, H, W, C] ->
+    [N, round(H / ratio), round(W / ratio), C]: one draw of the regions for the whole batch.
+
+    Graham 2014, section 2, https://arxiv.org/abs/1412.6071. Rows and columns are cut
+    independently, by `pooling_boundaries`; overlapping regions share the boundary's pixels. The
+    paper prints boundaries from 1 to H for both kinds, which loses the last row and column of
+    disjoint regions; ours go on to H + 1 there.
+
+    Raises:
+      UserError: ratio not between 1 and 2, or x too small for it.
+    """
+    if not 1 < ratio < 2:
+        raise UserError(f'fractional max-pooling: ratio is between 1 and 2, not {ratio}')
+    shared = int(overlapping)
+    for axis, axis_key in zip((1, 2), jax.random.split(key), strict=True):
+        span, count = x.shape[axis] - shared, round(x.shape[axis] / ratio)
+        if not 0 < count <= span <= 2 * count:
+            raise UserError(f'fractional max-pooling: {x.shape[axis]} pixels are too few for ratio '
+                            f'{ratio:.4g}; larger images or fewer layers help')
+        boundaries = pooling_boundaries(axis_key, span, count, order)
+        first, last = boundaries[:-1], boundaries[1:] - 1 + shared
+        picks = (first, first + 1, last) if overlapping else (first, last)
+        x = functools.reduce(jnp.maximum, [jnp.take(x, pick, axis) for pick in picks])
+    return x
+
+
+def pooling_boundaries(key, span, count, order):
+    """Where the regions of fractional max-pooling begin: int [count + 1], from 0 to span, in steps
+    of one and two. Their order is 'random', or 'pseudorandom': a_i = ceil(alpha * (i + u)) with
+    alpha = span / count and u uniform in (0, 1), less a_0."""
+    if order == 'random':
+        steps = jnp.where(jnp.arange(count) < span - count, 2, 1)
+        ends = jnp.cumsum(jax.random.permutation(key, steps))
+        return jnp.concatenate([jnp.zeros(1, ends.dtype), ends])
+    if order == 'pseudorandom':
+        whole, rest = jnp.divmod(span * jnp.arange(count + 1), count)
+        shift = jax.random.uniform(key) * span / count
+        ends = whole + jnp.ceil(rest / count + shift).astype(whole.dtype)
+        return ends - ends[0]
+    raise UserError(f"fractional max-pooling: order is 'random' or 'pseudorandom', not {order!r}")
 
 
 def global_average_pool(x):

@@ -42,7 +42,7 @@ def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=
 
 
 def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay='all',
-                 order='torch', bias_rate=1.0):
+                 order='torch', bias_rate=1.0, head_rate=1.0, head=()):
     """Momentum SGD with L2 weight decay; `rate` is a number or a schedule.
 
     Args:
@@ -50,6 +50,7 @@ def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay=
       order: 'torch', v = momentum v + g, w -= rate v; or 'caffe', v = momentum v + rate g,
         w -= v. They differ in the steps after the rate has changed.
       bias_rate: multiplies the learning rate of the biases (2 in Caffe's examples).
+      head_rate: multiplies that of the layers `head`, paths of modules.
     """
     if decay not in ('all', 'kernels'):
         raise UserError(f"decay is 'all' or 'kernels', not '{decay}'")
@@ -57,6 +58,8 @@ def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay=
     parts = [optax.add_decayed_weights(weight_decay, kernels)]
     if bias_rate != 1:
         parts.append(optax.masked(optax.scale(bias_rate), _named('bias')))
+    if head_rate != 1:
+        parts.append(optax.masked(optax.scale(head_rate), _within(head)))
     trace, scale = optax.trace(momentum, nesterov), optax.scale_by_learning_rate(rate)
     if order not in ('torch', 'caffe'):
         raise UserError(f"order is 'torch' or 'caffe', not '{order}'")
@@ -68,3 +71,9 @@ def _named(name):
     """A mask: True for the parameters whose own name is `name`."""
     return lambda params: jax.tree_util.tree_map_with_path(
         lambda path, _: path[-1].key == name, params)
+
+
+def _within(layers):
+    """A mask: True for the parameters of these layers."""
+    return lambda params: jax.tree_util.tree_map_with_path(
+        lambda path, _: '/'.join(part.key for part in path[:-1]) in layers, params)

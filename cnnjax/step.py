@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cnnjax import losses
+from cnnjax import losses, transfer
 
 
 class TrainState(NamedTuple):
@@ -19,16 +19,18 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def create(net, tx, key, image_shape):
-    """The state before the first step, for images [H, W, C]."""
+def create(net, tx, key, image_shape, frozen=frozenset()):
+    """The state before the first step, for images [H, W, C]; the `frozen` layers (see transfer.py)
+    have no optimizer state."""
     init = jax.jit(lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False))
     variables = init(key)
     params = variables['params']
     return TrainState(jnp.zeros((), jnp.int32), params, variables.get('batch_stats', {}),
-                      tx.init(params))
+                      tx.init(transfer.split(params, frozen)[0]))
 
 
-def train_step(state, data, batch, key, axis, *, net, tx, augment, smoothing=0.0, accumulate=1):
+def train_step(state, data, batch, key, axis, *, net, tx, augment, smoothing=0.0, accumulate=1,
+               frozen=frozenset()):
     """One update on one device's share of the batch: (new state, mean metrics of the batch).
 
     Args:
@@ -38,41 +40,50 @@ def train_step(state, data, batch, key, axis, *, net, tx, augment, smoothing=0.0
       axis: the mapped axis to reduce over, or None.
       augment: (key, positions, uint8 images) -> float images.
       accumulate: compute the gradient in that many micro-batches, one after the other.
+      frozen: the layers that stay as they are; nothing is differentiated for them.
     """
     augment_key, shared_key, own_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
     if axis is not None:  # dropout differs between devices; drop-path must not: all skip together
         own_key = jax.random.fold_in(own_key, lax.axis_index(axis))
     images, labels = fetch(data, batch)
     images = augment(augment_key, batch['position'], images)
+    trainable, fixed = transfer.split(state.params, frozen)
 
-    def loss(params, batch_stats, images, labels, i):
-        (logits, _), changed = net.apply(
-            {'params': params, 'batch_stats': batch_stats}, images, train=True,
-            mutable=['batch_stats'], rngs={'dropout': jax.random.fold_in(own_key, i),
-                                           'drop_path': jax.random.fold_in(shared_key, i)})
+    def loss(trainable, batch_stats, images, labels, i):
+        with transfer.frozen_norms(frozen):
+            (logits, taps), changed = net.apply(
+                {'params': transfer.merge(trainable, fixed), 'batch_stats': batch_stats}, images,
+                train=True, mutable=['batch_stats'],
+                rngs={'dropout': jax.random.fold_in(own_key, i),
+                      'drop_path': jax.random.fold_in(shared_key, i)})
         value = losses.cross_entropy(logits, labels, smoothing).mean()
         metrics = {'loss': value, 'error': losses.top_k_error(logits, labels).mean()}
+        for name, weight in getattr(net, 'auxiliary', {}).items():  # not in the reported loss
+            value += weight * losses.cross_entropy(taps[name], labels, smoothing).mean()
         return value, (changed.get('batch_stats', {}), metrics)
 
     gradient = jax.grad(loss, has_aux=True)
 
     def micro_batch(carry, inputs):
         batch_stats, total = carry
-        grads, (batch_stats, metrics) = gradient(state.params, batch_stats, *inputs)
+        grads, (batch_stats, metrics) = gradient(trainable, batch_stats, *inputs)
         return (batch_stats, jax.tree.map(jnp.add, total, (grads, metrics))), None
 
     if accumulate == 1:
-        grads, (batch_stats, metrics) = gradient(state.params, state.batch_stats, images, labels, 0)
+        grads, (batch_stats, metrics) = gradient(trainable, state.batch_stats, images, labels, 0)
     else:
         chunks = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (images, labels))
-        zeros = (jax.tree.map(jnp.zeros_like, state.params), {'loss': 0.0, 'error': 0.0})
+        zeros = (jax.tree.map(jnp.zeros_like, trainable), {'loss': 0.0, 'error': 0.0})
         (batch_stats, total), _ = lax.scan(micro_batch, (state.batch_stats, zeros),
                                            (*chunks, jnp.arange(accumulate)))
         grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
     if axis is not None:
         grads, batch_stats, metrics = lax.pmean((grads, batch_stats, metrics), axis)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = tx.update(grads, state.opt_state, trainable)
+    params = transfer.merge(optax.apply_updates(trainable, updates), fixed)
+    # The mean over devices of equal statistics may differ from them in the last bit.
+    batch_stats = transfer.merge(transfer.split(batch_stats, frozen)[0],
+                                 transfer.split(state.batch_stats, frozen)[1])
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 

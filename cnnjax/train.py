@@ -12,7 +12,17 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import checkpoint, data, models, optim, parallel, step, workdir
+from cnnjax import (
+    checkpoint,
+    data,
+    models,
+    optim,
+    parallel,
+    step,
+    trained,
+    transfer,
+    workdir,
+)
 from cnnjax.errors import UserError
 
 
@@ -61,7 +71,7 @@ def load(config, split):
     """The set `split` of config.dataset, resident or streamed as the config says."""
     source = data.load(config.dataset, split, config.data_dir, config.bad_images)
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
-                       config.crop_aspect, config.test_shorter_side)
+                       config.crop_aspect, config.test_shorter_side, config.border)
     if config.stream:
         return data.Stream(source, crops, config.loader_threads)
     return data.Resident(source, crops)
@@ -98,6 +108,8 @@ def train(config, directory):
         no longer finite; checkpoints stay as they are.
     """
     directory = Path(directory)
+    source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
+    config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
     train_set = load(config, config.train_split)
@@ -105,13 +117,23 @@ def train(config, directory):
     if train_set.classes != test_set.classes:
         raise UserError('the training and the test set have different classes')
     lengths = plan(config, len(train_set))
-    normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
-                                   config.std)
+    if source:
+        normalize = source.normalize
+        transfer.check_images(normalize, train_set.image_shape, config.init_from)
+    else:
+        normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
+                                       config.std)
     net = models.create(**config.model, num_classes=len(train_set.classes), dtype=config.dtype)
+    frozen = transfer.frozen_layers(net, config.freeze, train_set.image_shape)
+    if frozen and not source:
+        raise UserError(f"freeze='{config.freeze}' would freeze random weights: give init_from")
+    head = ()
+    if source or config.head_rate != 1:
+        head = transfer.head(net, train_set.image_shape)
     tx = optim.momentum_sgd(
         lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
         weight_decay=config.weight_decay, decay=config.decay, order=config.order,
-        bias_rate=config.bias_rate)
+        bias_rate=config.bias_rate, head_rate=config.head_rate, head=head)
     augment = functools.partial(
         data.augment, normalize=normalize, flip=config.flip, padding=config.padding,
         padding_mode=config.padding_mode, color=config.color)
@@ -120,7 +142,11 @@ def train(config, directory):
     with checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints:
         start = checkpoints.latest() or 0
         check_config(directory, config, lengths, start)
-        state = step.create(net, tx, init_key, train_set.image_shape)
+        state = step.create(net, tx, init_key, train_set.image_shape, frozen)
+        if source:  # the last layer stays only where the classes are the same
+            state = state._replace(**transfer.carry_over(
+                {'params': state.params, 'batch_stats': state.batch_stats}, source.variables,
+                () if source.classes == train_set.classes else head, config.init_from))
         state = parallel.replicate(state, mesh)
         if start:
             state = checkpoints.restore(start, state)
@@ -135,7 +161,8 @@ def train(config, directory):
 
         update = parallel.parallelize(
             functools.partial(step.train_step, net=net, tx=tx, augment=augment,
-                              smoothing=config.label_smoothing, accumulate=config.accumulate),
+                              smoothing=config.label_smoothing, accumulate=config.accumulate,
+                              frozen=frozen),
             mesh, config.parallel)
         evaluate = evaluator(net, normalize, test_set, mesh, batch_size=config.eval_batch_size,
                              kind=config.parallel)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from cnnjax import checkpoint, models, workdir
+from cnnjax import checkpoint, models, weights, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
@@ -19,7 +19,7 @@ class Trained(NamedTuple):
     normalize: Normalization  # uint8 or [0, 1] images [..., H, W, C] -> the network's input
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
-    config: Any  # the run's
+    config: Any  # the run's; None for published weights
 
     def __call__(self, images, **arguments):
         """Logits [N, classes] of images [N, H, W, C], uint8 or floats in [0, 1]."""
@@ -30,14 +30,24 @@ class Trained(NamedTuple):
         return self.net.apply(self.variables, self.normalize(images), train=False, **arguments)[1]
 
 
-def load(source, which='best'):
+def load(source, which='best', name=None):
     """The network trained in the working directory `source`, ready for images in [0, 1].
 
-    `which` checkpoint: 'best' (lowest test error), 'latest' or the number of a step.
+    Or one with the weights of a file or of the hub: 'vgg19.safetensors', 'timm/vgg19.tv_in1k' or
+    'hf-hub:owner/repository' (see `cnnjax.weights`).
+
+    Args:
+      source: a run's working directory, a file or a hub id.
+      which: checkpoint of a run: 'best' (lowest test error), 'latest' or the number of a step.
+      name: the network's, where a file does not say it.
 
     Raises:
-      UserError: no run or no such checkpoint there.
+      UserError: no run or no such checkpoint there; weights that are damaged or do not fit.
     """
+    if weights.is_weights(source):
+        found = weights.load(name, source)
+        return Trained(found.net, found.variables, found.normalize, found.classes,
+                       found.image_shape, None)
     directory = Path(source)
     config, dataset = workdir.read_config(directory), workdir.read_json(directory / 'dataset.json')
     if config is None or dataset is None:

@@ -17,13 +17,29 @@ def get_config():
     model.name = 'resnet20'  # an unknown one is answered with the nearest
     model.widths = placeholder(tuple)  # vgg, resnet, fractalnet: channels per group, stage, block
     model.dropout = placeholder(object)  # a rate; fractalnet: one rate per block
-    model.hidden = placeholder(tuple)  # vgg: widths of the hidden full layers; () leaves none
+    model.input_dropout = placeholder(float)  # allcnn: rate at which pixels of the images drop
+    model.hidden = placeholder(tuple)  # vgg, alexnet: widths of hidden full layers; () leaves none
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
+    model.width_multiplier = placeholder(float)  # mobilenet: alpha
+    model.auxiliary_weight = placeholder(float)  # googlenet: of the auxiliary losses; 0: none
+    model.order = placeholder(str)  # fractional max-pooling: random or pseudorandom regions
+    model.overlapping = placeholder(bool)  # fractional max-pooling: regions share boundaries
+    model.canvas = placeholder(int)  # fractional max-pooling: side of what the images lie on
+    model.tests = placeholder(int)  # fractional max-pooling: draws averaged in an evaluation
     model.shortcut = placeholder(str)  # resnet: A, B or C
     model.stride_in = placeholder(str)  # resnet bottlenecks: 1x1 (v1, the paper) or 3x3 (v1.5)
+    model.survival = placeholder(float)  # resnet: stochastic depth, p_L of the last block; 1: off
+    model.survival_rule = placeholder(str)  # resnet: 'linear' from 1 to p_L, or 'uniform'
+    model.scan = placeholder(bool)  # resnet: compile the repeated blocks of a stage once
+    model.remat = placeholder(bool)  # resnet, densenet: less memory, more computation
     model.columns = placeholder(int)  # fractalnet: C
     model.local_drop_path = placeholder(float)  # fractalnet: rate at which a join's inputs drop
     model.global_drop_path = placeholder(float)  # fractalnet: share of single-column mini-batches
+
+    # Transfer: see configs/finetune.py.
+    config.init_from = ''  # weights to start from, a run's workdir; their mean and std come along
+    config.freeze = ''  # layers that stay: '', 'all' but the head, or all up to the one named
+    config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
     # Data.
     config.dataset = 'digits'  # digits, folder, or a name of tensorflow-datasets
@@ -31,6 +47,7 @@ def get_config():
     config.train_split = 'train'  # tensorflow-datasets: also 'train[:45000]', 'train+extra'
     config.test_split = 'test'  # what the error is measured on
     config.image_size = 0  # side of the square images in pixels; 0 leaves them as they are
+    config.border = 0  # black pixels around every picture, before all else: MNIST's 28 x 28 -> 32
     config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' and count it
     config.stream = False  # False: the decoded set lives on the devices; True: decode as needed
     config.loader_threads = 16  # stream: decoding threads

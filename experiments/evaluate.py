@@ -2,23 +2,29 @@
 
 from cnnjax import parallel, train, trained, workdir
 from cnnjax.errors import UserError
+from configs import base
 
 
 def run(config, directory):
     """Evaluates config.source and writes results.json.
 
-    The data is that of the run unless config.dataset names another. Raises UserError where its
-    classes or its images do not fit the network.
+    The data is that of the run unless config.dataset names another; published weights have none.
+    Raises UserError where its classes or its images do not fit the network.
     """
-    network = trained.load(config.source, config.checkpoint)
-    own = network.config.copy_and_resolve_references()
+    network = trained.load(config.source, config.checkpoint, config.network)
+    if network.config is None and config.dataset is None:
+        raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
+    own = (network.config or base.get_config()).copy_and_resolve_references()
     own.unlock()
+    if network.config is None:
+        own.image_size = network.image_shape[0]
     own.test_split = config.split or own.test_split
     for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
         if config[field] is not None:
             own[field] = config[field]
     dataset = train.load(own, own.test_split)
-    if dataset.classes != network.classes:
+    numbers = tuple(map(str, range(len(dataset.classes))))  # all that a file of weights may know
+    if network.classes not in (dataset.classes, numbers):
         raise UserError(f'{own.dataset} has the classes {", ".join(dataset.classes[:5])} ..., the '
                         f'network {", ".join(network.classes[:5])} ...')
     if tuple(dataset.image_shape) != network.image_shape:

@@ -9,6 +9,7 @@ def run(config, directory):
     """Trains, or resumes, the run in `directory`, draws its curves and prints its test errors."""
     last = train.train(config, directory)
     rows = workdir.read_metrics(directory)
+    config = workdir.read_config(directory)  # with what it inherited
     figure = Path(directory) / 'figures' / 'curves.png'
     plots.curves(rows, figure, f'{config.model.name} on {config.dataset}: '
                                f'{100 * last["test/error"]:.2f} % test error')

@@ -23,6 +23,26 @@ WIDTHS = (16, 32, 64, 128, 128)  # of FractalNet's table of ultra-deep networks
 # full layers. torchvision's own counts for VGG A, B, D, E and their _bn, ResNet B and DenseNet on
 # ImageNet; those of the FractalNet authors' generator; the others by the papers' formulas.
 COUNTS = [
+    ('convnet', {}, 32, 31_066, None, 362_496),  # 3x3x3x12, 16x16x12x10
+    ('lenet5', {}, 32, 61_706, None, 416_520),
+    ('lenet5_1998', {}, 32, 60_000, None, 117_600 + 150_000 + 48_000 + 10_080),  # C1 C3 C5 F6
+    ('alexnet', {}, 227, 60_965_224, None, 724_406_816),
+    ('alexnet_ungrouped', {}, 227, 62_378_344, None, 1_135_256_096),
+    ('alexnet_tv', {}, 224, 61_100_840, None, 714_188_480),
+    ('nin', {}, 32, 966_986, None, 222_486_528),
+    ('allcnn_a_base', {}, 32, 839_242, None, 138_677_760),
+    ('allcnn_a_strided', {}, 32, 839_242, None, 44_674_560),
+    ('allcnn_a_convpool', {}, 32, 1_254_250, None, 308_547_072),
+    ('allcnn_a', {}, 32, 1_254_250, None, 181_145_088),
+    ('allcnn_b_base', {}, 32, 885_610, None, 157_552_128),
+    ('allcnn_b_strided', {}, 32, 885_610, None, 143_396_352),
+    ('allcnn_b_convpool', {}, 32, 1_300_618, None, 327_421_440),
+    ('allcnn_b', {}, 32, 1_300_618, None, 200_019_456),
+    ('allcnn_c_base', {}, 32, 954_730, None, 228_331_008),
+    ('allcnn_c_strided', {}, 32, 954_730, None, 100_929_024),
+    ('allcnn_c_convpool', {}, 32, 1_369_738, None, 398_200_320),
+    ('allcnn_c', {}, 32, 1_369_738, None, 270_798_336),
+
     ('vgg11', {}, 224, 132_863_336, None, 7_609_090_048),
     ('vgg11_lrn', {}, 224, 132_863_336, None, 7_609_090_048),
     ('vgg13', {}, 224, 133_047_848, None, 11_308_466_176),
@@ -56,6 +76,19 @@ COUNTS = [
     ('resnet44', {}, 32, 658_586, 664_436, 97_174_144),
     ('resnet56', {}, 32, 853_018, 858_868, 125_485_696),
     ('resnet110', {}, 32, 1_727_962, 1_733_812, 252_887_680),
+    ('resnet1202', {}, 32, 19_421_274, None, 2_829_238_912),
+    ('resnext50_32x4d', {}, 224, 25_028_904, None, 4_230_479_872),
+    ('resnext101_32x4d', {}, 224, 44_177_704, None, 7_969_996_800),
+    ('resnext101_64x4d', {}, 224, 83_455_272, None, 15_460_270_080),
+    ('resnext29_8x64d', {}, 32, 34_426_698, 34_518_948, 5_387_266_048),
+    ('resnext29_16x64d', {}, 32, 68_155_210, 68_247_460, 10_688_866_304),
+    ('preact_resnet110', {}, 32, 1_727_962, None, None),
+    ('preact_resnet110', {'shortcut': 'B'}, 32, 1_730_522, None, None),
+    ('preact_resnet164', {}, 32, 1_703_258, 1_726_388, 244_500_992),
+    ('preact_resnet1001', {}, 32, 10_327_706, 10_350_836, 1_487_849_984),
+    # 64,673,832 with a ResNet's norms, but 3,840 maps fewer: 64 of the stem, 3,840 of shortcuts and
+    # 1,984 of the stages' first units (their inputs, not outputs) less 2,048 of the last norm.
+    ('preact_resnet200', {}, 224, 64_666_152, None, None),
     ('resnet20', {'shortcut': 'B'}, 32, 272_474, None, None),
     ('resnet32', {'shortcut': 'B'}, 32, 466_906, None, None),
     ('resnet44', {'shortcut': 'B'}, 32, 661_338, None, None),
@@ -84,6 +117,30 @@ COUNTS = [
     ('fractalnet20', {'columns': 4, 'widths': WIDTHS}, 32, None, 4_773_300, None),
     ('fractalnet20', {'columns': 5, 'widths': WIDTHS}, 32, None, 10_173_284, None),
     ('fractalnet20', {'columns': 6, 'widths': WIDTHS}, 32, None, 21_071_892, None),
+    ('fractalnet_slim5', {}, 32, None, 257_924, None),
+    ('fractalnet_slim10', {}, 32, None, 846_612, None),
+    ('fractalnet_slim20', {}, 32, None, 2_122_628, None),
+    ('fractalnet_slim40', {}, 32, None, 4_773_300, None),
+    ('fractalnet_slim80', {}, 32, None, 10_173_284, None),
+    ('fractalnet_slim160', {}, 32, None, 21_071_892, None),
+    ('fractalnet34', {}, 224, 164_002_216, None, None),
+
+    ('googlenet', {}, 224, 13_378_280, None, None),
+    ('googlenet', {'auxiliary_weight': 0.0}, 224, 6_998_552, None, 1_582_671_872),
+    ('googlenet_bn', {}, 224, 6_624_904, None, 1_498_376_192),
+    ('googlenet_bn', {'largest': 5}, 224, 7_005_832, None, None),
+    ('mobilenet_v1', {}, 224, 4_231_976, None, 568_740_352),
+    ('mobilenet_v1', {'resolution': 192}, 192, 4_231_976, None, 418_121_728),
+    ('mobilenet_v1', {'resolution': 160}, 160, 4_231_976, None, 290_675_200),
+    ('mobilenet_v1', {'resolution': 128}, 128, 4_231_976, None, 186_400_768),
+    ('mobilenet_v1_075', {}, 224, 2_585_560, None, 325_400_448),
+    ('mobilenet_v1_050', {}, 224, 1_331_592, None, 149_497_088),
+    ('mobilenet_v1_025', {}, 224, 470_072, None, 41_030_272),
+    ('unet', {}, 572, 31_030_658, None, None),
+    ('unet_padded', {}, 512, 31_030_658, None, None),
+    ('fmp12_160', {}, 32, 74_569_920 + 14_570, None, None),  # the paper counts no biases
+    ('fmp12_64', {}, 32, 11_936_640 + 5_834, None, None),
+    ('fmp6_32', {}, 28, 462_026, None, None),
 ]
 IDS = [' '.join([name, *(f'{field}={value}' for field, value in fields.items())])
        for name, fields, *_ in COUNTS]
@@ -116,7 +173,7 @@ def images(name):
 def shapes(net, height, width):
     """The shapes of (logits, taps) for one image, and of the variables."""
     return jax.eval_shape(net.init_with_output, jax.random.key(0),
-                          jax.ShapeDtypeStruct((1, height, width, 3), 'float32'))
+                          jax.ShapeDtypeStruct((1, height, width, net.image_shape[-1]), 'float32'))
 
 
 def random_variables(net, height):
@@ -184,7 +241,7 @@ def test_counts(name, fields, side, count, of_hundred, operations):
 @pytest.mark.parametrize(('name', 'side'), [(name, side) for name, fields, side, *_ in COUNTS
                                             if not fields])
 def test_the_papers_images(name, side):
-    assert models.create(name).image_shape == (side, side, 3)
+    assert models.create(name).image_shape[:2] == (side, side)
 
 
 def test_no_network_is_missing_above():

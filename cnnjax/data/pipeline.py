@@ -27,18 +27,25 @@ class Crops(NamedTuple):
     area: tuple[float, float] = (0.08, 1.0)  # for 'random_resized': share of the picture's area
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # for 'random_resized': width / height
     test_shorter_side: int = 0  # of the middle crop that evaluation and resident sets use; 0: size
+    border: int = 0  # black pixels around every picture, before all else
 
     def center(self, image):
         """[H, W, C] -> [size, size, C], always the same."""
+        image = self.surround(image)
         if not self.size:
             return image
         return images.center_crop(image, self.test_shorter_side or self.size, self.size)
 
     def random(self, image, rng):
         """[H, W, C] -> [size, size, C], drawn from `rng`."""
+        image = self.surround(image)
         if self.kind == 'shorter_side':
             return images.shorter_side_crop(image, rng, self.shorter_side, self.size)
         return images.random_resized_crop(image, rng, self.area, self.aspect, self.size)
+
+    def surround(self, image):
+        """The picture with its border."""
+        return np.pad(image, ((self.border, self.border), (self.border, self.border), (0, 0)))
 
     def check(self, stream):
         """Raises UserError where the fields, of a stream or of a resident set, do not fit."""
@@ -49,6 +56,8 @@ class Crops(NamedTuple):
             if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
                 raise UserError(f'{name}={limits} is no range: two positive numbers, the smaller '
                                 'one first')
+        if self.border < 0:
+            raise UserError(f'border={self.border}: a picture has 0 or more pixels around it')
         smallest = self.test_shorter_side or self.size
         if stream and self.kind == 'shorter_side':
             smallest = min(smallest, self.shorter_side[0])

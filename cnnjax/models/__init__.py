@@ -15,9 +15,27 @@ import dataclasses
 import difflib
 
 from cnnjax.errors import UserError
-from cnnjax.models import densenet, fractalnet, resnet, vgg
+from cnnjax.models import (
+    alexnet,
+    allcnn,
+    convnet,
+    densenet,
+    fractalnet,
+    fractional,
+    googlenet,
+    lenet,
+    mobilenet,
+    nin,
+    preact_resnet,
+    resnet,
+    unet,
+    vgg,
+)
 
-FAMILIES = (vgg, resnet, densenet, fractalnet)
+FAMILIES = (
+    convnet, lenet, alexnet, nin, allcnn, vgg, resnet, preact_resnet, densenet, fractalnet,
+    googlenet, mobilenet, unet, fractional,
+)
 
 
 def names():

@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cnnjax import layers
 from cnnjax.errors import UserError
@@ -23,8 +25,8 @@ class Layer(nn.Module):
     drop: Callable
 
     @nn.compact
-    def __call__(self, x):
-        taps = {}
+    def __call__(self, features):
+        taps, x = {}, jnp.concatenate(features, -1)
         if self.bottleneck:
             x = taps['relu1'] = self.relu(self.norm(name='bn1')(x))
             x = taps['conv1'] = self.conv(4 * self.growth, 1, name='conv1')(x)
@@ -32,6 +34,65 @@ class Layer(nn.Module):
         x = taps['relu2'] = self.relu(self.norm(name='bn2')(x))
         x = taps['conv2'] = self.conv(self.growth, 3, name='conv2')(x)
         return self.drop(name='drop2')(x), taps
+
+
+def rematerialized(block, x):
+    """The new maps of a block's layers; for the gradient, only these are kept.
+
+    jax.checkpoint saves nothing on the CPU, where XLA drops the barrier it relies on. So the second
+    computation is in a branch of a cond, always taken, whose condition is made of the gradient: it
+    cannot start before. The gradients of the maps are summed inside it; summed outside, memory was
+    not linear. Dropout draws other masks than without `remat`. Inner taps are absent.
+    """
+    pure = [layer.clone(parent=None, name=None) for layer in block]
+    keys = [jax.random.key_data(layer.make_rng('dropout')) if layer.has_rng('dropout') else None
+            for layer in block]
+
+    def compute(i, params, features, batch_stats, key):
+        rngs = {} if key is None else {'dropout': jax.random.wrap_key_data(key)}
+        (new, _), changed = pure[i].apply({'params': params, 'batch_stats': batch_stats}, features,
+                                          mutable=['batch_stats'], rngs=rngs)
+        return new, changed['batch_stats']
+
+    def forward(params, x, batch_stats, keys):
+        features, changed = [x], []
+        for i, inputs in enumerate(zip(params, batch_stats, keys, strict=True)):
+            new, statistics = compute(i, inputs[0], features, *inputs[1:])
+            features.append(new)
+            changed.append(statistics)
+        return (features[1:], changed), (params, features, batch_stats, keys)
+
+    def backward(saved, g):
+        params, features, batch_stats, keys = saved
+        sums, of_params = [jnp.zeros_like(features[0]), *g[0]], []
+        for i in reversed(range(len(pure))):
+            of_new = sums.pop()
+
+            def gradient(params, features, sums, of_new, i=i):
+                _, transpose = jax.vjp(lambda *inputs: compute(i, *inputs, batch_stats[i],
+                                                               keys[i])[0], params, features)
+                of_params, of_features = transpose(of_new)
+                return of_params, jax.tree.map(jnp.add, sums, of_features)
+
+            def never(params, features, sums, of_new):
+                return params, sums
+
+            probe = of_new[(0,) * of_new.ndim]
+            always = (probe == probe) | (probe != probe)
+            new, sums = lax.cond(always, gradient, never, params[i], features[:i + 1], sums, of_new)
+            of_params.append(new)
+        return of_params[::-1], sums[0], None, None
+
+    compute_block = jax.custom_vjp(lambda *inputs: forward(*inputs)[0])
+    compute_block.defvjp(forward, backward)
+    variables = [layer.variables for layer in block]
+    new, changed = compute_block([tree['params'] for tree in variables], x,
+                                 [tree['batch_stats'] for tree in variables], keys)
+    for layer, statistics in zip(block, changed, strict=True):
+        if layer.is_mutable_collection('batch_stats'):
+            for name, value in statistics.items():
+                layer.put_variable('batch_stats', name, value)
+    return new
 
 
 class Transition(nn.Module):
@@ -61,7 +122,7 @@ class DenseNet(nn.Module):
     compression: float = 0.5  # theta of the transitions: 0.5 in C, 1 otherwise
     stem: int = 7  # 7: 7x7 stride 2 and max-pool, as for ImageNet; 3: one 3x3, as for 32 x 32
     num_classes: int = 1000
-    remat: bool = False  # keep each layer's new maps only, compute the rest again for the gradient
+    remat: bool = False  # keep the layers' new maps only (their taps, too), recompute the rest
     dropout: float = 0.0  # after every convolution but the first; paper: 0.2 on unaugmented data
     relu: Callable = nn.relu
     pool: Callable = layers.max_pool
@@ -84,7 +145,6 @@ class DenseNet(nn.Module):
         conv = partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=self.dtype)
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
-        layer = nn.remat(Layer) if self.remat else Layer
         taps, x = {}, images.astype(self.dtype)
         x = taps['conv0'] = conv(self.stem_width, self.stem, 2 if self.stem == 7 else 1,
                                  name='conv0')(x)
@@ -92,14 +152,19 @@ class DenseNet(nn.Module):
             x = taps['relu0'] = self.relu(norm(name='bn0')(x))
             x = taps['pool0'] = self.pool(x, 3, 2, 1)
         for i, depth in enumerate(self.layers_per_block, 1):
-            for j in range(1, depth + 1):
-                name = f'block{i}_layer{j}'
-                new, inner = layer(self.growth, self.bottleneck, self.relu, conv, norm, drop,
-                                   name=name)(x)
-                taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-                taps[name] = new
-                x = jnp.concatenate([x, new], -1)
-            taps[f'block{i}'] = x
+            features = [x]
+            block = [Layer(self.growth, self.bottleneck, self.relu, conv, norm, drop,
+                           name=f'block{i}_layer{j}') for j in range(1, depth + 1)]
+            if self.remat and not self.is_initializing():
+                features += rematerialized(block, x)
+                taps |= {layer.name: new for layer, new in zip(block, features[1:], strict=True)}
+            else:
+                for layer in block:
+                    new, inner = layer(features)
+                    taps |= {f'{layer.name}/{tap}': value for tap, value in inner.items()}
+                    taps[layer.name] = new
+                    features.append(new)
+            x = taps[f'block{i}'] = jnp.concatenate(features, -1)
             if i < len(self.layers_per_block):
                 name, width = f'transition{i}', int(self.compression * x.shape[-1])
                 x, inner = Transition(width, self.relu, conv, norm, drop, name=name)(x)

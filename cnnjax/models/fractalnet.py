@@ -42,7 +42,8 @@ class Unit(nn.Module):
 
 
 class FractalNet(nn.Module):
-    """Fractal blocks, each ended by a 2x2 max-pool, and one full layer.
+    """Fractal blocks, each ended by a 2x2 max-pool, and one full layer. With a `stem`, for large
+    images, ResNet's first layers come before, and its global average in place of the last pool.
 
     Training draws one subnetwork per mini-batch from the rng 'drop_path' (section 3.1): with
     probability `global_drop_path` a single column through the whole network, the only one then
@@ -56,12 +57,15 @@ class FractalNet(nn.Module):
     dropout: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)  # per block
     local_drop_path: float = 0.15
     global_drop_path: float = 0.5
+    stem: int = 0  # side of ResNet's first kernels, such as 7; 0: no such layers
     num_classes: int = 10
     relu: Callable = nn.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 
-    image_shape = (32, 32, 3)
+    @property
+    def image_shape(self):
+        return (224, 224, 3) if self.stem else (32, 32, 3)
 
     @property
     def subnetworks(self):
@@ -77,18 +81,27 @@ class FractalNet(nn.Module):
                 for i in range(1, 2 ** (c - 1) + 1):
                     setattr(self, f'block{b}_column{c}_unit{i}',
                             Unit(width, rate, self.relu, self.dtype))
+        if self.stem:
+            self.conv1 = layers.conv(self.widths[0] // 2, self.stem, 2, use_bias=False,
+                                     kernel_init=layers.he_normal, dtype=self.dtype)
+            self.bn1 = layers.BatchNorm(dtype=self.dtype)
         self.fc = nn.Dense(self.num_classes, kernel_init=layers.caffe_xavier, dtype=self.dtype)
 
     def __call__(self, images, train=False, column=None):
-        smallest = 2 ** len(self.widths)
+        halvings = len(self.widths) + bool(self.stem)  # two in the stem, none in the last block
+        smallest = 2 ** halvings
         if min(images.shape[1:3]) < smallest:
-            raise UserError(f'FractalNet halves its images {len(self.widths)} times: they must be '
+            raise UserError(f'FractalNet halves its images {halvings} times: they must be '
                             f'at least {smallest} x {smallest}, got {images.shape[1:3]}; give '
                             f'fewer widths or larger images')
         if column is not None and not 1 <= column <= self.columns:
             raise UserError(f'FractalNet: there is no column {column}; the columns are 1 to '
                             f'{self.columns}')
         taps, x = {}, images.astype(self.dtype)
+        if self.stem:
+            x = taps['conv1'] = self.conv1(x)
+            x = taps['relu1'] = self.relu(self.bn1(x, use_running_average=not train))
+            x = taps['pool'] = self.pool(x, 3, 2, 1)
         if column is not None:
             x = self.column(x, column, train, taps)
         elif train and not self.is_initializing():
@@ -115,8 +128,14 @@ class FractalNet(nn.Module):
             for i in range(1, 2 ** (c - 1) + 1):
                 name = f'block{b}_column{c}_unit{i}'
                 x = taps[name] = getattr(self, name)(x, train, alone=True)
-            x = taps[f'pool{b}'] = self.pool(x, 2, 2)
+            x = taps[f'pool{b}'] = self.end(x, b)
         return x
+
+    def end(self, x, b):
+        """The pool of block b."""
+        if self.stem and b == len(self.widths):
+            return layers.global_average_pool(x)
+        return self.pool(x, 2, 2)
 
     def fractal(self, x, train, taps):
         """All columns of every block, joined wherever several end."""
@@ -130,7 +149,7 @@ class FractalNet(nn.Module):
                     name = f'block{b}_column{c}_unit{t * 2 ** (c - 1) // depth}'
                     values[c] = taps[name] = getattr(self, name)(values[c], train, alone=False)
                     if t == depth:
-                        values[c] = self.pool(values[c], 2, 2)
+                        values[c] = self.end(values[c], b)
                 joined = self.join([values[c] for c in ending], train)
                 values |= dict.fromkeys(ending, joined)
                 if t == depth:
@@ -159,10 +178,21 @@ def local_drop_path(key, n, rate):
     return jnp.where(keep.any(), keep, one).astype(jnp.float32)
 
 
-#               columns  width of each block      dropout of each block
-COLUMNS = ('columns', 'widths', 'dropout')
+SLIM = (16, 32, 64, 128, 128)
+RISING = (0.0, 0.1, 0.2, 0.3, 0.4)
+
+#                       columns  width of each block     dropout  stem  classes
+COLUMNS = ('columns', 'widths', 'dropout', 'stem', 'num_classes')
 TABLE = {
-    'fractalnet20': (3, (64, 128, 256, 512, 512), (0.0, 0.1, 0.2, 0.3, 0.4)),
-    'fractalnet40': (4, (64, 128, 256, 512, 512), (0.0, 0.1, 0.2, 0.3, 0.4)),
+    'fractalnet20':       (3, (64, 128, 256, 512, 512), RISING,   0, 10),
+    'fractalnet40':       (4, (64, 128, 256, 512, 512), RISING,   0, 10),
+    'fractalnet34':       (4, (128, 256, 512, 1024),    (0.0,) * 4, 7, 1000),  # section 4.2
+    # The table of ultra-deep networks; its widths are inferred from the numbers of parameters.
+    'fractalnet_slim5':   (1, SLIM,                     RISING,   0, 10),
+    'fractalnet_slim10':  (2, SLIM,                     RISING,   0, 10),
+    'fractalnet_slim20':  (3, SLIM,                     RISING,   0, 10),
+    'fractalnet_slim40':  (4, SLIM,                     RISING,   0, 10),
+    'fractalnet_slim80':  (5, SLIM,                     RISING,   0, 10),
+    'fractalnet_slim160': (6, SLIM,                     RISING,   0, 10),
 }
 MODULE = FractalNet

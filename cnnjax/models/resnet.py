@@ -1,85 +1,137 @@
-"""ResNet (He et al. 2015), Table 1 and section 4.2: https://arxiv.org/abs/1512.03385"""
+"""ResNet (He et al. 2015), Table 1 and section 4.2: https://arxiv.org/abs/1512.03385
 
+Also ResNeXt (Xie et al. 2016), Table 1 and section 5.3, in form C, with grouped convolutions:
+https://arxiv.org/abs/1611.05431; and, on any of them, stochastic depth (Huang et al. 2016),
+equations 2 to 5: https://arxiv.org/abs/1603.09382
+
+With `scan`, what repeats is compiled once: the blocks of a stage but its first, which may change
+the shape, are one loop over parameters stacked along a new leading axis, under the paper's name
+of the stage, 'conv3_x'. `stack` and `unstack` convert between this tree and the usual one; the
+results are the same. The taps of the loop are the outputs of its blocks, not what is inside them.
+"""
+
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
 from cnnjax.errors import UserError
 
 
-class Basic(nn.Module):
-    """Two 3x3 convolutions and the shortcut (figure 5, left)."""
+class Block(nn.Module):
+    """A residual branch and a shortcut, added: (x, keep) -> (output, taps).
+
+    Without stochastic depth `keep` is None. With it, `keep` is a bool [] in training, whether the
+    branch is open, and a float [] in evaluation, the probability that it was. A closed branch is
+    not computed, forward or backward: its gradients are zero and its batch statistics stay. Its
+    taps are absent in training, open or not. The shortcut always runs.
+    """
 
     width: int
     stride: int
     shortcut: str
     stride_in: str
+    cardinality: int
+    base_width: int
     relu: Callable
     conv: Callable
     norm: Callable
+    first: bool = False  # of the network; preact_resnet.py treats it apart
     expansion = 1
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, keep=None):
+        identity = self.identity(x)
+        y, taps = self.gated(x, keep, identity)
+        return self.relu(identity + y), taps
+
+    def changes(self, x):
+        """Whether the block's output has another shape than its input."""
+        return self.stride != 1 or x.shape[-1] != self.expansion * self.width
+
+    def identity(self, x):
+        """The shortcut (section 3.3): A subsamples and appends zero channels, B projects where the
+        shape changes, C projects always."""
+        width = self.expansion * self.width
+        if self.shortcut == 'C' or (self.shortcut == 'B' and self.changes(x)):
+            return self.project(self.conv(width, 1, self.stride, name='shortcut_conv')(x))
+        x = x[:, ::self.stride, ::self.stride]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))
+
+    def project(self, x):
+        return self.norm(name='shortcut_bn')(x)
+
+    def inner(self):
+        """Channels of a bottleneck's 3x3: groups of width * base_width / 64."""
+        return self.cardinality * (self.width * self.base_width // 64)
+
+    def strides(self):
+        """Of a bottleneck's first 1x1 and its 3x3."""
+        return (self.stride, 1) if self.stride_in == '1x1' else (1, self.stride)
+
+    def gated(self, x, keep, like):
+        """The branch: (output, taps), under stochastic depth if `keep` is not None."""
+        if keep is None or self.is_initializing():
+            return self.branch(x)
+        if keep.dtype != bool:
+            y, taps = self.branch(x)
+            return keep.astype(y.dtype) * y, taps
+        return nn.cond(keep, lambda block, x: block.branch(x)[0],
+                       lambda block, x: jnp.zeros_like(like), self, x), {}
+
+
+class Basic(Block):
+    """Two 3x3 convolutions (figure 5, left)."""
+
+    def branch(self, x):
         taps = {}
         y = taps['conv1'] = self.conv(self.width, 3, self.stride, name='conv1')(x)
         y = taps['relu1'] = self.relu(self.norm(name='bn1')(y))
         y = taps['conv2'] = self.conv(self.width, 3, name='conv2')(y)
-        y = self.norm(name='bn2')(y)
-        return self.relu(y + shortcut(self, x, y.shape)), taps
+        return self.norm(name='bn2')(y), taps
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions and the shortcut (figure 5, right)."""
+class Bottleneck(Block):
+    """1x1, 3x3, 1x1 convolutions (figure 5, right); ResNeXt's have groups (figure 3c there)."""
 
-    width: int
-    stride: int
-    shortcut: str
-    stride_in: str
-    relu: Callable
-    conv: Callable
-    norm: Callable
     expansion = 4
 
-    @nn.compact
-    def __call__(self, x):
+    def branch(self, x):
         taps = {}
-        first, second = (self.stride, 1) if self.stride_in == '1x1' else (1, self.stride)
-        y = taps['conv1'] = self.conv(self.width, 1, first, name='conv1')(x)
+        inner, (first, second) = self.inner(), self.strides()
+        y = taps['conv1'] = self.conv(inner, 1, first, name='conv1')(x)
         y = taps['relu1'] = self.relu(self.norm(name='bn1')(y))
-        y = taps['conv2'] = self.conv(self.width, 3, second, name='conv2')(y)
+        y = taps['conv2'] = self.conv(inner, 3, second, feature_group_count=self.cardinality,
+                                      name='conv2')(y)
         y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
         y = taps['conv3'] = self.conv(self.expansion * self.width, 1, name='conv3')(y)
-        y = self.norm(name='bn3')(y)
-        return self.relu(y + shortcut(self, x, y.shape)), taps
-
-
-def shortcut(block, x, shape):
-    """The identity path (section 3.3): A subsamples and appends zero channels, B projects where the
-    shape changes, C projects always."""
-    changes = x.shape != shape
-    if block.shortcut == 'C' or (block.shortcut == 'B' and changes):
-        x = block.conv(shape[-1], 1, block.stride, name='shortcut_conv')(x)
-        return block.norm(name='shortcut_bn')(x)
-    if changes:
-        x = x[:, ::block.stride, ::block.stride]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, shape[-1] - x.shape[-1])))
-    return x
+        return self.norm(name='bn3')(y), taps
 
 
 class ResNet(nn.Module):
-    """Stages of residual blocks; each stage but the first halves the resolution."""
+    """Stages of residual blocks; each stage but the first halves the resolution.
+
+    With stochastic depth (`survival` below 1), a training draws from the rng 'drop_path', once per
+    mini-batch, which of the L blocks are open; evaluation weighs each branch with its probability.
+    """
 
     block: type[nn.Module]
     blocks: tuple[int, ...]  # per stage
     widths: tuple[int, ...] = (64, 128, 256, 512)  # of the 3x3 convolutions, per stage
     stem: int = 7  # 7: 7x7 stride 2 and max-pool, as for ImageNet; 3: one 3x3, as for 32 x 32
     shortcut: str = 'B'  # A, B or C
+    cardinality: int = 1  # groups of a bottleneck's 3x3
+    base_width: int = 64  # channels of a group where the width is 64
     stride_in: str = '3x3'  # bottlenecks stride in the '3x3' (v1.5) or the '1x1' (v1, the paper)
+    survival: float = 1.0  # p_L of stochastic depth: how often the last block is open; 1: off
+    survival_rule: str = 'linear'  # p_l falls from 1 to p_L with depth; 'uniform': p_l = p_L
+    scan: bool = False  # compile the repeated blocks of a stage once
+    remat: bool = False  # keep the blocks' outputs only, recompute the rest for the gradient
     num_classes: int = 1000
     relu: Callable = nn.relu
     pool: Callable = layers.max_pool
@@ -91,45 +143,144 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        for field, values in (('shortcut', 'ABC'), ('stride_in', ('1x1', '3x3')), ('stem', (3, 7))):
-            if getattr(self, field) not in tuple(values):
-                raise UserError(f'ResNet: {field} is one of {", ".join(map(str, values))}, '
-                                f'not {getattr(self, field)!r}')
-        conv = partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=self.dtype)
-        norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
+        check(self)
+        conv, norm = parts(self, train)
         taps, x = {}, images.astype(self.dtype)
         x = taps['conv1'] = conv(self.widths[0], self.stem, 2 if self.stem == 7 else 1,
                                  name='conv1')(x)
         x = taps['relu1'] = self.relu(norm(name='bn1')(x))
         if self.stem == 7:
             x = taps['pool1'] = self.pool(x, 3, 2, 1)
-        for i, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True), 2):
-            for j in range(1, blocks + 1):
-                name, stride = f'conv{i}_{j}', 2 if i > 2 and j == 1 else 1
-                x, inner = self.block(width, stride, self.shortcut, self.stride_in, self.relu,
-                                      conv, norm, name=name)(x)
-                taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-                taps[name] = x
-        x = taps['pool'] = layers.global_average_pool(x)
-        logits = taps['fc'] = nn.Dense(self.num_classes, kernel_init=layers.torch_linear,
-                                       dtype=self.dtype, name='fc')(x)
-        return logits, taps
+        x = stages(self, conv, norm, x, train, taps)
+        return head(self, x, taps), taps
+
+
+def check(net):
+    """Raises UserError for a value that a field of a residual network does not take."""
+    for field, values in (('shortcut', 'ABC'), ('stride_in', ('1x1', '3x3')), ('stem', (3, 7)),
+                          ('survival_rule', ('linear', 'uniform'))):
+        if getattr(net, field) not in tuple(values):
+            raise UserError(f'{type(net).__name__}: {field} is one of '
+                            f'{", ".join(map(str, values))}, not {getattr(net, field)!r}')
+    if net.cardinality != 1 and net.block.expansion == 1:
+        raise UserError(f'{type(net).__name__}: cardinality={net.cardinality}, but basic blocks '
+                        'have no groups; take a network of bottlenecks')
+    if not 0 <= net.survival <= 1:
+        raise UserError(f'{type(net).__name__}: survival is a probability, from 0 to 1 (no '
+                        f'stochastic depth), not {net.survival!r}')
+
+
+def parts(net, train):
+    """Its convolution and its batch normalization."""
+    return (partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=net.dtype),
+            partial(layers.BatchNorm, use_running_average=not train, dtype=net.dtype))
+
+
+def head(net, x, taps):
+    """The mean of every map and the full layer: the logits."""
+    x = taps['pool'] = layers.global_average_pool(x)
+    logits = taps['fc'] = nn.Dense(net.num_classes, kernel_init=layers.torch_linear,
+                                   dtype=net.dtype, name='fc')(x)
+    return logits
+
+
+def survival_probabilities(blocks, survival, rule):
+    """p_1 ... p_L (Huang et al. 2016, equation 4): linear 1 - l/L (1 - p_L), or all p_L."""
+    if rule == 'uniform':
+        return jnp.full(blocks, survival, jnp.float32)
+    return 1 - jnp.arange(1, blocks + 1) / blocks * (1 - survival)
+
+
+def stages(net, conv, norm, x, train, taps):
+    """All blocks of a residual network; adds conv2_1, conv2_2, ... and what is inside to `taps`."""
+    keep = None
+    if net.survival < 1:
+        keep = survival_probabilities(sum(net.blocks), net.survival, net.survival_rule)
+        if train and not net.is_initializing():  # all gates at once: the same with and without scan
+            keep = jax.random.bernoulli(net.make_rng('drop_path'), keep)
+    block = nn.remat(net.block) if net.remat else net.block
+    block = partial(block, shortcut=net.shortcut, stride_in=net.stride_in,
+                    cardinality=net.cardinality, base_width=net.base_width, relu=net.relu,
+                    conv=conv, norm=norm)
+    done = 0  # blocks
+    for i, (blocks, width) in enumerate(zip(net.blocks, net.widths, strict=True), 2):
+        gates = [None] * blocks if keep is None else keep[done:done + blocks]
+        for j in range(1, (1 if net.scan else blocks) + 1):
+            name, stride = f'conv{i}_{j}', 2 if i > 2 and j == 1 else 1
+            x, inner = block(width, stride, first=not done, name=name)(x, gates[j - 1])
+            taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
+            taps[name] = x
+            done += 1
+        if net.scan and blocks > 1:
+            x, outputs = repeat(block(width, 1, name=f'conv{i}_x'), blocks - 1, x,
+                                None if keep is None else gates[1:])
+            done += blocks - 1
+            taps |= {f'conv{i}_{j}': outputs[j - 2] for j in range(2, blocks + 1)}
+    return x
+
+
+def repeat(block, times, x, gates):
+    """`block` so many times, with other parameters each time: (last output, all outputs)."""
+    def body(block, x, gate):
+        x, _ = block(x, gate)
+        return x, x
+
+    return nn.scan(body, variable_axes={'params': 0, 'batch_stats': 0},
+                   split_rngs={'params': True}, length=times)(block, x, gates)
+
+
+def stack(variables):
+    """The variables of a residual network, {'params': ..., 'batch_stats': ...}, as the same network
+    with `scan` has them: those of conv3_2, conv3_3, ... along the first axis of conv3_x."""
+    def convert(tree):
+        stages = {}
+        for name in tree:
+            if match := re.fullmatch(r'conv(\d+)_([2-9]|\d\d+)', name):
+                stages.setdefault(f'conv{match[1]}_x', []).append((int(match[2]), name))
+        stacked = {stage: jax.tree.map(lambda *arrays: jnp.stack(arrays),
+                                       *(tree[name] for _, name in sorted(names)))
+                   for stage, names in stages.items()}
+        repeated = {name for names in stages.values() for _, name in names}
+        return {name: tree[name] for name in tree if name not in repeated} | stacked
+
+    return {collection: convert(tree) for collection, tree in variables.items()}
+
+
+def unstack(variables):
+    """The inverse of `stack`."""
+    def convert(tree):
+        blocks = {}
+        for stage in [name for name in tree if re.fullmatch(r'conv\d+_x', name)]:
+            for j in range(len(jax.tree.leaves(tree[stage])[0])):
+                blocks[f'{stage[:-1]}{j + 2}'] = jax.tree.map(lambda array, j=j: array[j],
+                                                              tree[stage])
+        return {name: tree[name] for name in tree if not name.endswith('_x')} | blocks
+
+    return {collection: convert(tree) for collection, tree in variables.items()}
 
 
 SMALL = (16, 32, 64)
+LARGE = (64, 128, 256, 512)
 
-#             block       blocks          widths               stem  shortcut  classes
-COLUMNS = ('block', 'blocks', 'widths', 'stem', 'shortcut', 'num_classes')
+#             block       blocks           widths     stem  shortcut  groups  their width  classes
+COLUMNS = ('block', 'blocks', 'widths', 'stem', 'shortcut', 'cardinality', 'base_width',
+           'num_classes')
 TABLE = {
-    'resnet18':  (Basic,      (2, 2, 2, 2),   (64, 128, 256, 512), 7, 'B', 1000),
-    'resnet34':  (Basic,      (3, 4, 6, 3),   (64, 128, 256, 512), 7, 'B', 1000),
-    'resnet50':  (Bottleneck, (3, 4, 6, 3),   (64, 128, 256, 512), 7, 'B', 1000),
-    'resnet101': (Bottleneck, (3, 4, 23, 3),  (64, 128, 256, 512), 7, 'B', 1000),
-    'resnet152': (Bottleneck, (3, 8, 36, 3),  (64, 128, 256, 512), 7, 'B', 1000),
-    'resnet20':  (Basic,      (3, 3, 3),      SMALL,               3, 'A', 10),
-    'resnet32':  (Basic,      (5, 5, 5),      SMALL,               3, 'A', 10),
-    'resnet44':  (Basic,      (7, 7, 7),      SMALL,               3, 'A', 10),
-    'resnet56':  (Basic,      (9, 9, 9),      SMALL,               3, 'A', 10),
-    'resnet110': (Basic,      (18, 18, 18),   SMALL,               3, 'A', 10),
+    'resnet18':          (Basic,      (2, 2, 2, 2),    LARGE,          7, 'B', 1,  64, 1000),
+    'resnet34':          (Basic,      (3, 4, 6, 3),    LARGE,          7, 'B', 1,  64, 1000),
+    'resnet50':          (Bottleneck, (3, 4, 6, 3),    LARGE,          7, 'B', 1,  64, 1000),
+    'resnet101':         (Bottleneck, (3, 4, 23, 3),   LARGE,          7, 'B', 1,  64, 1000),
+    'resnet152':         (Bottleneck, (3, 8, 36, 3),   LARGE,          7, 'B', 1,  64, 1000),
+    'resnet20':          (Basic,      (3, 3, 3),       SMALL,          3, 'A', 1,  64, 10),
+    'resnet32':          (Basic,      (5, 5, 5),       SMALL,          3, 'A', 1,  64, 10),
+    'resnet44':          (Basic,      (7, 7, 7),       SMALL,          3, 'A', 1,  64, 10),
+    'resnet56':          (Basic,      (9, 9, 9),       SMALL,          3, 'A', 1,  64, 10),
+    'resnet110':         (Basic,      (18, 18, 18),    SMALL,          3, 'A', 1,  64, 10),
+    'resnet1202':        (Basic,      (200, 200, 200), SMALL,          3, 'A', 1,  64, 10),
+    'resnext50_32x4d':   (Bottleneck, (3, 4, 6, 3),    LARGE,          7, 'B', 32, 4,  1000),
+    'resnext101_32x4d':  (Bottleneck, (3, 4, 23, 3),   LARGE,          7, 'B', 32, 4,  1000),
+    'resnext101_64x4d':  (Bottleneck, (3, 4, 23, 3),   LARGE,          7, 'B', 64, 4,  1000),
+    'resnext29_8x64d':   (Bottleneck, (3, 3, 3),       (64, 128, 256), 3, 'B', 8,  64, 10),
+    'resnext29_16x64d':  (Bottleneck, (3, 3, 3),       (64, 128, 256), 3, 'B', 16, 64, 10),
 }
 MODULE = ResNet

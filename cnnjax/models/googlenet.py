@@ -1,0 +1,176 @@
+"""GoogLeNet (Szegedy et al. 2014), Table 1 and figures 2 and 3: https://arxiv.org/abs/1409.4842
+
+Where the paper is silent (local response normalization, initialization), as in Caffe's replica,
+https://github.com/BVLC/caffe/tree/master/models/bvlc_googlenet. `googlenet_bn` is torchvision's:
+batch normalization, 3x3 kernels in place of the 5x5, a last max-pool of 2x2; its published weights
+come without the auxiliary classifiers.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cnnjax import layers
+from cnnjax.errors import UserError
+
+#    1x1  3x3 reduce  3x3  5x5 reduce  5x5  pool proj
+INCEPTIONS = (
+    ('3a', 64,   96, 128, 16,  32,  32),
+    ('3b', 128, 128, 192, 32,  96,  64),
+    ('4a', 192,  96, 208, 16,  48,  64),
+    ('4b', 160, 112, 224, 24,  64,  64),
+    ('4c', 128, 128, 256, 24,  64,  64),
+    ('4d', 112, 144, 288, 32,  64,  64),
+    ('4e', 256, 160, 320, 32, 128, 128),
+    ('5a', 256, 160, 320, 32, 128, 128),
+    ('5b', 384, 192, 384, 48, 128, 128),
+)
+AUXILIARY = {'4a': 'aux1', '4d': 'aux2'}  # the auxiliary classifiers, by the module they read
+
+
+def unit(taps, conv, norm, relu, x, name, width, size, stride=1):
+    """A convolution with its batch normalization, if any, and its ReLU."""
+    own = name.removeprefix('conv') if name.startswith('conv') else f'_{name}'
+    x = taps[name] = conv(width, size, stride, name=name)(x)
+    if norm is not None:
+        x = norm(name=f'bn{own}')(x)
+    x = taps[f'relu{own}'] = relu(x)
+    return x
+
+
+class Inception(nn.Module):
+    """Figure 2 (b): four branches, concatenated."""
+
+    widths: tuple[int, ...]  # 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj
+    largest: int
+    relu: Callable
+    pool: Callable
+    conv: Callable
+    norm: Callable | None
+
+    @nn.compact
+    def __call__(self, x):
+        taps = {}
+        layer = partial(unit, taps, self.conv, self.norm, self.relu)
+        one, reduce3, three, reduce5, five, proj = self.widths
+        a = layer(x, '1x1', one, 1)
+        b = layer(layer(x, '3x3_reduce', reduce3, 1), '3x3', three, 3)
+        c = layer(layer(x, '5x5_reduce', reduce5, 1), '5x5', five, self.largest)
+        d = taps['pool'] = self.pool(x, 3, 1, 1)
+        d = layer(d, 'pool_proj', proj, 1)
+        return jnp.concatenate([a, b, c, d], -1), taps
+
+
+class Auxiliary(nn.Module):
+    """A classifier on the side (section 5): average pool, 1x1 convolution, two full layers."""
+
+    num_classes: int
+    relu: Callable
+    pool: Callable
+    conv: Callable
+    norm: Callable | None
+    dense: Callable
+    train: bool
+
+    @nn.compact
+    def __call__(self, x):
+        taps = {}
+        x = taps['pool'] = self.pool(x)
+        x = unit(taps, self.conv, self.norm, self.relu, x, 'conv', 128, 1)
+        x = layers.flatten(x)
+        x = taps['fc1'] = self.dense(1024, bias_init=self.conv.keywords['bias_init'], name='fc1')(x)
+        x = taps['relu1'] = self.relu(x)
+        x = nn.Dropout(0.7, deterministic=not self.train, name='drop')(x)
+        x = taps['fc2'] = self.dense(self.num_classes, name='fc2')(x)
+        return x, taps
+
+
+class GoogLeNet(nn.Module):
+    """Two convolutions, nine inception modules, one full layer.
+
+    In training `taps` also has the logits of the auxiliary classifiers, 'aux1' and 'aux2'; the
+    training step adds their losses by the weights in `auxiliary`. Evaluation skips them.
+    """
+
+    largest: int = 5  # side of the "5x5" kernels
+    batch_norm: bool = False  # after every convolution, in place of biases and the LRN
+    last_pool: int = 3  # side of the max-pool before 5a
+    dropout: float = 0.4
+    auxiliary_weight: float = 0.3  # of the auxiliary losses; 0: the network has none
+    inceptions: tuple[tuple, ...] = INCEPTIONS
+    num_classes: int = 1000
+    relu: Callable = nn.relu
+    pool: Callable = layers.max_pool
+    dtype: Any = jnp.float32
+
+    image_shape = (224, 224, 3)
+
+    @property
+    def auxiliary(self):
+        """The taps whose cross-entropies training adds to the loss: {name: weight}."""
+        weight = self.auxiliary_weight
+        return dict.fromkeys(AUXILIARY.values(), weight) if weight else {}
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        # The auxiliary classifiers pool 5 x 5 pixels at a sixteenth of the resolution.
+        smallest = 79 if self.auxiliary and (train or self.is_initializing()) else 31
+        if min(images.shape[1:3]) < smallest:
+            hint = '; auxiliary_weight=0 allows 31 x 31' if smallest == 79 else ''
+            raise UserError(f'GoogLeNet: images must be at least {smallest} x {smallest}, got '
+                            f'{images.shape[1:3]}{hint}')
+        conv = partial(layers.conv, kernel_init=layers.caffe_xavier, dtype=self.dtype,
+                       bias_init=nn.initializers.constant(0.2))
+        dense = partial(nn.Dense, kernel_init=layers.caffe_xavier, dtype=self.dtype)
+        norm, side_pool = None, partial(layers.average_pool, size=5, stride=3)
+        if self.batch_norm:
+            conv = partial(conv, use_bias=False, kernel_init=nn.initializers.normal(0.01))
+            norm = partial(layers.BatchNorm, use_running_average=not train, epsilon=1e-3,
+                           dtype=self.dtype)
+            side_pool = partial(layers.adaptive_average_pool, size=4)
+        taps, x = {}, images.astype(self.dtype)
+        layer = partial(unit, taps, conv, norm, self.relu)
+        x = layer(x, 'conv1', 64, 7, 2)
+        x = taps['pool1'] = self.pool(x, 3, 2, ceil=True)
+        if norm is None:
+            # Caffe's alpha of 1e-4 is divided by the five channels.
+            lrn = partial(layers.local_response_normalization, k=1.0, alpha=2e-5)
+            x = taps['norm1'] = lrn(x)
+        x = layer(x, 'conv2_reduce', 64, 1)
+        x = layer(x, 'conv2', 192, 3)
+        if norm is None:
+            x = taps['norm2'] = lrn(x)
+        x = taps['pool2'] = self.pool(x, 3, 2, ceil=True)
+        for module, *widths in self.inceptions:
+            if module == '4a':
+                x = taps['pool3'] = self.pool(x, 3, 2, ceil=True)
+            if module == '5a':
+                x = taps['pool4'] = self.pool(x, self.last_pool, 2, ceil=True)
+            name = f'inception_{module}'
+            x, inner = Inception(tuple(widths), self.largest, self.relu, self.pool, conv, norm,
+                                 name=name)(x)
+            taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
+            taps[name] = x
+            head = AUXILIARY.get(module)
+            if head in self.auxiliary and (train or self.is_initializing()):
+                side, inner = Auxiliary(self.num_classes, self.relu, side_pool, conv, norm, dense,
+                                        train, name=head)(x)
+                if train:
+                    taps |= {f'{head}/{tap}': value for tap, value in inner.items()}
+                    taps[head] = side
+        x = taps['pool'] = layers.global_average_pool(x)
+        x = nn.Dropout(self.dropout, deterministic=not train, name='drop')(x)
+        logits = taps['fc'] = dense(self.num_classes, name='fc')(x)
+        return logits, taps
+
+
+#                 "5x5"  batch norm  last pool  dropout  auxiliary weight
+COLUMNS = ('largest', 'batch_norm', 'last_pool', 'dropout', 'auxiliary_weight')
+TABLE = {
+    'googlenet':    (5, False, 3, 0.4, 0.3),
+    'googlenet_bn': (3, True,  2, 0.2, 0.0),
+}
+MODULE = GoogLeNet

@@ -1,0 +1,105 @@
+"""Pre-activation ResNet (He et al. 2016), figure 1b and Table 2: https://arxiv.org/abs/1603.05027
+
+Batch normalization and ReLU come before the convolutions, nothing after the addition. As in the
+authors' code (https://github.com/KaimingHe/resnet-1k-layers): the stem is a bare convolution; the
+first unit and those that change the shape activate their input once, for the branch and for the
+shortcut; a projection has no batch normalization; bottlenecks stride in their first 1x1.
+
+That code has bottlenecks on CIFAR only. The shortcuts of the 110-layer network are those of the
+network that it is compared with (A, without parameters); in ResNet-200, the stem's max-pool comes
+between the bare convolution and the first activation.
+"""
+
+import flax.linen as nn
+
+from cnnjax.models import resnet
+
+
+class Unit(resnet.Block):
+    """A block that activates first (figure 4e); see `resnet.Block` for stochastic depth. Where the
+    shortcut shares the activation, that always runs."""
+
+    @nn.compact
+    def __call__(self, x, keep=None):
+        shared = {}
+        if self.shares(x):
+            x = shared['relu1'] = self.activate(x)
+        identity = self.identity(x)
+        y, taps = self.gated(x, keep, identity)
+        return identity + y, shared | taps
+
+    def shares(self, x):
+        """Whether the shortcut starts from the activated input."""
+        return self.first or self.changes(x)
+
+    def project(self, x):
+        return x
+
+    def activate(self, x):
+        return self.relu(self.norm(name='bn1')(x))
+
+    def activated(self, x, taps):
+        """The branch's first activation, unless the shortcut shares it and x is activated."""
+        if not self.shares(x):
+            x = taps['relu1'] = self.activate(x)
+        return x
+
+
+class Basic(Unit):
+    """BN-ReLU-conv3x3, twice."""
+
+    def branch(self, x):
+        taps = {}
+        y = self.activated(x, taps)
+        y = taps['conv1'] = self.conv(self.width, 3, self.stride, name='conv1')(y)
+        y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
+        y = taps['conv2'] = self.conv(self.width, 3, name='conv2')(y)
+        return y, taps
+
+
+class Bottleneck(Unit):
+    """BN-ReLU-conv, with convolutions 1x1, 3x3 and 1x1."""
+
+    expansion = 4
+
+    def branch(self, x):
+        taps = {}
+        first, second = self.strides()
+        y = self.activated(x, taps)
+        y = taps['conv1'] = self.conv(self.inner(), 1, first, name='conv1')(y)
+        y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
+        y = taps['conv2'] = self.conv(self.inner(), 3, second,
+                                      feature_group_count=self.cardinality, name='conv2')(y)
+        y = taps['relu3'] = self.relu(self.norm(name='bn3')(y))
+        y = taps['conv3'] = self.conv(self.expansion * self.width, 1, name='conv3')(y)
+        return y, taps
+
+
+class PreActResNet(resnet.ResNet):
+    """A ResNet of pre-activation units, the last followed by BN-ReLU; fields as there."""
+
+    stride_in: str = '1x1'
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        resnet.check(self)
+        conv, norm = resnet.parts(self, train)
+        taps, x = {}, images.astype(self.dtype)
+        x = taps['conv1'] = conv(self.widths[0], self.stem, 2 if self.stem == 7 else 1,
+                                 name='conv1')(x)
+        if self.stem == 7:
+            x = taps['pool1'] = self.pool(x, 3, 2, 1)
+        x = resnet.stages(self, conv, norm, x, train, taps)
+        x = taps['relu'] = self.relu(norm(name='bn')(x))
+        return resnet.head(self, x, taps), taps
+
+
+#                 block       blocks           widths        stem  shortcut  classes
+COLUMNS = ('block', 'blocks', 'widths', 'stem', 'shortcut', 'num_classes')
+TABLE = {
+    'preact_resnet110':  (Basic,      (18, 18, 18),    (16, 32, 64),        3, 'A', 10),
+    'preact_resnet164':  (Bottleneck, (18, 18, 18),    (16, 32, 64),        3, 'B', 10),
+    'preact_resnet1001': (Bottleneck, (111, 111, 111), (16, 32, 64),        3, 'B', 10),
+    'preact_resnet200':  (Bottleneck, (3, 24, 36, 3),  (64, 128, 256, 512), 7, 'B', 1000),
+}
+MODULE = PreActResNet

@@ -1,0 +1,167 @@
+"""Transfer learning: a trained network with a new head, some of its layers frozen.
+
+Yosinski et al. 2014, "How transferable are features in deep neural networks?",
+https://arxiv.org/abs/1411.1792: take the layers of a network trained on one task, replace the last
+by one for the new classes, and train either all (fine-tuning) or only the upper layers.
+
+A frozen layer is not differentiated, so that the backward pass ends above it; it has no momentum
+and no weight decay. Its batch normalization uses the statistics it came with, and keeps them: those
+of small new batches would change features that nothing could adapt to (the Keras convention; torch
+users call .eval()). Dropout stays as it is in training.
+
+A layer is the path of its module: 'conv1', 'conv2_1/bn1'.
+"""
+
+import difflib
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax import traverse_util
+
+from cnnjax import summary
+from cnnjax.errors import UserError
+
+
+def head(net, image_shape):
+    """The layers whose parameters depend on the number of classes."""
+    def shapes(net):
+        image = jax.ShapeDtypeStruct((1, *image_shape), 'float32')
+        params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
+        return {path: array.shape for path, array in _flat(params['params']).items()}
+
+    own, other = shapes(net), shapes(net.clone(num_classes=net.num_classes + 1))
+    return frozenset(_layer(path) for path in own if own[path] != other[path])
+
+
+def frozen_layers(net, freeze, image_shape):
+    """The layers that `freeze` means, a set.
+
+    Args:
+      freeze: '': none; 'all': all but the head; a layer or a tap: all that it is computed with,
+        itself included. The batch normalization after a convolution is a layer of its own: with
+        'relu1' it is frozen, with 'conv1' not.
+
+    Raises:
+      UserError: no such layer, or nothing is left to train.
+    """
+    if not freeze:
+        return frozenset()
+    rows = {row.name: row for row in summary.summarize(net, image_shape).rows}
+    layers = {name for name, row in rows.items() if name in row.depends}
+    learning = {name for name, row in rows.items() if row.params}
+    if freeze == 'all':
+        frozen = layers - head(net, image_shape)
+    elif freeze not in rows:
+        close = difflib.get_close_matches(freeze, ['all', *rows], n=3, cutoff=0.5)
+        raise UserError(f"freeze='{freeze}' is no layer of this network"
+                        + (f'; did you mean {" or ".join(close)}?' if close else '')
+                        + " It is 'all', or one of the names that configs/summarize.py prints")
+    elif getattr(net, 'scan', False):
+        raise UserError(f"freeze='{freeze}': with model.scan the repeated blocks' parameters are "
+                        "one array, which cannot be frozen in part: set model.scan=False, or "
+                        "freeze='all'")
+    else:
+        frozen = set(rows[freeze].depends)
+        # Statistics without parameters (FractalNet's columns) follow the module they are in.
+        for layer in layers - learning - frozen:
+            module = layer.rpartition('/')[0] + '/'
+            kin = {other for other in learning if other.startswith(module)}
+            if kin and kin <= frozen:
+                frozen.add(layer)
+    if learning <= frozen:
+        raise UserError(f"freeze='{freeze}' leaves nothing to train: name a lower layer, or 'all' "
+                        'for all but the last')
+    return frozenset(frozen)
+
+
+def split(tree, frozen):
+    """(the part of params or batch_stats that trains, the frozen part)."""
+    if not frozen:
+        return tree, {}
+    flat = _flat(tree)
+    parts = [{path: value for path, value in flat.items() if (_layer(path) in frozen) == which}
+             for which in (False, True)]
+    return tuple(map(traverse_util.unflatten_dict, parts))
+
+
+def merge(trainable, fixed):
+    """The inverse of `split`."""
+    if not fixed:
+        return trainable
+    return traverse_util.unflatten_dict(_flat(trainable) | _flat(fixed))
+
+
+def frozen_norms(frozen):
+    """A context in which the frozen layers' batch normalization is in inference mode."""
+    def intercept(function, arguments, options, context):
+        module = context.module
+        if (isinstance(module, nn.BatchNorm) and context.method_name == '__call__'
+                and '/'.join(module.path) in frozen):
+            still = module.clone(parent=None, use_running_average=True)
+            return still.apply(module.variables, *arguments, **options)
+        return function(*arguments, **options)
+
+    return nn.intercept_methods(intercept)
+
+
+def inherit(config, source):
+    """`config` with the network and the image size of `source`, a Trained, where it has none."""
+    model = {name: value for name, value in config.model.items() if value is not None}
+    if 'name' in model and config.image_size is not None:
+        return config
+    if source is None:
+        raise UserError('model.name and image_size are not given, and neither is init_from')
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        if 'name' not in model:
+            if source.config is None:
+                raise UserError(f"init_from='{config.init_from}' is no run: say with model.name "
+                                'which network it holds')
+            config.model = type(config)({**config.model, **source.config.model, **model})
+        if config.image_size is None:
+            config.image_size = source.image_shape[0]
+    return config
+
+
+def carry_over(variables, source, new, where):
+    """Fresh variables {'params', 'batch_stats'} with all but the layers `new` replaced by those of
+    `source`, which came from `where`.
+
+    Raises:
+      UserError: they do not fit; lists what is missing, unexpected and mis-shaped.
+    """
+    fresh, theirs = ({path: value for path, value in traverse_util.flatten_dict(tree).items()}
+                     for tree in (variables, source))
+    mine, kept = ({path for path in tree if _layer(path[1:]) not in new}
+                  for tree in (fresh, theirs))
+    wrong = [('missing there', mine - kept), ('unexpected', kept - mine), ('of another shape', {
+        path for path in mine & kept if np.shape(fresh[path]) != np.shape(theirs[path])})]
+    if any(paths for _, paths in wrong):
+        lines = [f'  {len(paths)} {what}: ' + ', '.join('/'.join(path) + (
+            f' {np.shape(theirs[path])} there, {np.shape(fresh[path])} here'
+            if path in mine & kept else '')
+            for path in sorted(paths, key=lambda path: (path[0] != 'params', path))[:4])
+            + (' ...' if len(paths) > 4 else '') for what, paths in wrong if paths]
+        raise UserError('\n'.join([
+            f"init_from='{where}' does not fit the network:", *lines,
+            'The same network is needed (its fields too), and, where full layers see the pixels, '
+            'the same image_size']))
+    return traverse_util.unflatten_dict(fresh | {path: theirs[path] for path in mine})
+
+
+def check_images(normalize, image_shape, where):
+    """Raises UserError if the normalization of `where` is not for images [H, W, C]."""
+    for array in (np.asarray(normalize.mean), np.asarray(normalize.std)):
+        trailing = tuple(image_shape)[len(image_shape) - array.ndim:]
+        if array.ndim and any(n not in (1, m) for n, m in zip(array.shape, trailing, strict=True)):
+            raise UserError(f"init_from='{where}' normalizes images of {array.shape}, the data has "
+                            f'{tuple(image_shape)}: set image_size, or take colour for colour')
+
+
+def _flat(tree):
+    return traverse_util.flatten_dict(tree)
+
+
+def _layer(path):
+    return '/'.join(path[:-1] or path)

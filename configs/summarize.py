@@ -1,0 +1,23 @@
+"""What is in a network: shapes, receptive fields, parameters and multiply-adds, layer by layer.
+
+    python launch.py --config=configs/summarize.py:vgg16 --workdir=runs/vgg16-summary
+
+The argument is a name of cnnjax.models.names(). Prints the table, and writes it as summary.txt and
+summary.json, with a picture of the architecture in figures/architecture.png.
+"""
+
+import ml_collections
+
+from configs import base
+
+
+def get_config(name='resnet50'):
+    config = ml_collections.ConfigDict()
+    config.experiment = 'summarize'
+    config.model = base.get_config().model  # any field of the network
+    config.model.name = name
+    config.num_classes = 0  # 0: the paper's
+    config.image_shape = ()  # height, width, channels; (): the paper's
+    config.depth = 2  # levels of the names in the table: 1 adds up what is inside blocks; 0: all
+    config.picture_depth = 1  # the same of the picture: 2 shows the branches of an inception module
+    return config

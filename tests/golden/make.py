@@ -1,0 +1,188 @@
+"""Makes weights.npz: what timm and torchvision compute with weights that both sides can draw.
+
+In an environment of its own (torch is no dependency of the tests):
+
+    pip install torch==2.13.0 timm==1.0.31 torchvision==0.28.0
+    python tests/golden/make.py                            # tests/golden/weights.npz
+    python tests/golden/make.py full.npz NAME [NAME ...]   # the full networks, not committed
+    python tests/golden/compare.py full.npz                # where cnnjax is: the relative errors
+
+Where torchvision's operators were built for another torch, the missing ones are only declared.
+
+weights.npz holds the names and shapes of every network's tensors ('names', JSON; those of the cases
+below as 'case/vgg11') and, for these narrow variants, '{case}/{mode}/{size}': the logits in
+float64, of one image in the mode 'eval' and of four in 'train' (batch statistics, no dropout).
+Weights and images are drawn from the tensors' names and the size.
+"""
+
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN = Path(__file__).with_name('weights.npz')
+VGG = {f'vgg{depth}{norm}' for depth in (11, 13, 16, 19) for norm in ('', '_bn')}
+RESNET = {'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d',
+          'resnext101_32x4d', 'resnext101_64x4d'}
+DENSENET = {f'densenet{depth}' for depth in (121, 161, 169, 201)}
+TORCHVISION = {'alexnet_tv': 'alexnet', 'googlenet_bn': 'googlenet'}
+MOBILENET = {'mobilenet_v1': 1.0, 'mobilenet_v1_075': 0.75, 'mobilenet_v1_050': 0.5,
+             'mobilenet_v1_025': 0.25}
+NETWORKS = sorted(VGG | RESNET | DENSENET | set(TORCHVISION) | set(MOBILENET))
+
+# case: (network, fields of `models.create`, image sizes)
+SMALL = {'widths': (64, 16, 24, 32), 'blocks': (1, 2, 1, 1)}
+NARROW = {'widths': (4, 6, 8, 8, 8), 'hidden': (16, 12), 'dropout': 0.0}
+CASES = {
+    'vgg11': ('vgg11', NARROW, (224, 225)),
+    'vgg11_bn': ('vgg11_bn', NARROW, (224, 225)),
+    'vgg11_torchvision': ('vgg11', NARROW, (224, 225)),
+    'basic': ('resnet18', SMALL, (64, 75)),
+    'bottleneck': ('resnet50', SMALL, (64, 75)),
+    'resnext': ('resnext50_32x4d', SMALL | {'cardinality': 4, 'base_width': 32}, (64, 75)),
+    'densenet': ('densenet121',
+                 {'layers_per_block': (2, 3, 2, 2), 'growth': 8, 'stem_width': 16}, (64, 75)),
+    'googlenet_bn': ('googlenet_bn', {'dropout': 0.0}, (96, 139)),
+    'mobilenet': ('mobilenet_v1_025', {}, (96, 139)),
+    'alexnet_tv': ('alexnet_tv', {'widths': (6, 8, 8, 10, 8), 'hidden': (16, 12), 'dropout': 0.0},
+                   (127, 224)),
+}
+CLASSES = 10
+
+
+def tensor(name, shape):
+    """The weights of the tensor of that name, float32: activations keep their scale."""
+    random = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.endswith('running_var') or (name.endswith('weight') and len(shape) == 1):
+        return random.uniform(0.5, 1.5, shape).astype(np.float32)
+    scale = np.sqrt(2 / np.prod(shape[1:])) if name.endswith('weight') else 0.1
+    return random.standard_normal(shape, np.float32) * np.float32(scale)
+
+
+def images(mode, size):
+    """float32 [N, size, size, 3]."""
+    random = np.random.default_rng(size)
+    return random.standard_normal((4 if mode == 'train' else 1, size, size, 3), np.float32)
+
+
+def network(name, classes=1000, **variant):
+    """The torch module; `variant` is that of CASES."""
+    import timm
+    from timm.layers import ClassifierHead
+    from timm.models.efficientnet import _gen_mobilenet_v1
+    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+    from torch import nn
+    from torchvision import models
+    if name == 'alexnet_tv' and variant:
+        net, hidden = models.AlexNet(classes), variant['hidden']
+        width, *widths = variant['widths']
+        net.features[0] = nn.Conv2d(3, width, 11, 4, 2)
+        for index, size, inputs, outputs in zip((3, 6, 8, 10), (5, 3, 3, 3),
+                                                variant['widths'], widths, strict=False):
+            net.features[index] = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+        sizes = (36 * widths[-1], *hidden, classes)
+        for index, inputs, outputs in zip((1, 4, 6), sizes, sizes[1:], strict=False):
+            net.classifier[index] = nn.Linear(inputs, outputs)
+        return net
+    if name in TORCHVISION:
+        options = {'aux_logits': False, 'init_weights': False} if 'goog' in name else {}
+        return models.get_model(TORCHVISION[name], weights=None, num_classes=classes, **options)
+    if name in MOBILENET:
+        return _gen_mobilenet_v1('mobilenetv1_100', MOBILENET[name], num_classes=classes)
+    if not variant:
+        return timm.create_model(name, num_classes=classes)
+    if name in VGG:
+        groups = [(width,) * (1 + (i > 1)) for i, width in enumerate(variant['widths'])]
+        config, hidden = sum(((*group, 'M') for group in groups), ()), variant['hidden']
+        net = timm.models.vgg.VGG(config, classes, norm_layer=nn.BatchNorm2d if '_bn' in name
+                                  else None)
+        net.pre_logits.fc1 = nn.Conv2d(config[-2], hidden[0], 7)
+        net.pre_logits.fc2 = nn.Conv2d(hidden[0], hidden[1], 1)
+        net.head = ClassifierHead(hidden[1], classes)
+        return net
+    if name in RESNET:
+        return ResNet(BasicBlock if name == 'resnet18' else Bottleneck, variant['blocks'], classes,
+                      channels=variant['widths'], cardinality=variant.get('cardinality', 1),
+                      base_width=variant.get('base_width', 64))
+    return timm.models.densenet.DenseNet(variant['growth'], variant['layers_per_block'], classes)
+
+
+def torchvision_vgg(classes, widths, hidden, **_):
+    from torch import nn
+    from torchvision.models import vgg
+    config = [entry for i, width in enumerate(widths) for entry in (*[width] * (1 + (i > 1)), 'M')]
+    net = vgg.VGG(vgg.make_layers(config), classes, init_weights=False)
+    net.classifier[0] = nn.Linear(widths[-1] * 49, hidden[0])
+    net.classifier[3] = nn.Linear(*hidden)
+    net.classifier[6] = nn.Linear(hidden[1], classes)
+    return net
+
+
+def undropped(name):
+    """Fields of the network that leave dropout out."""
+    return {'dropout': 0.0} if name in VGG or name in TORCHVISION else {}
+
+
+def shapes(net):
+    return {name: tuple(value.shape) for name, value in net.state_dict().items()}
+
+
+def logits(net, mode, size, double=True):
+    """The module's outputs with the weights of `tensor`; batch statistics in the mode 'train'."""
+    import torch
+    state = {name: torch.zeros(()) if not shape else torch.from_numpy(tensor(name, shape))
+             for name, shape in shapes(net).items()}
+    net.load_state_dict(state)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    dtype = torch.float64 if double else torch.float32
+    net.to(dtype).train(mode == 'train')
+    with torch.no_grad():
+        inputs = torch.from_numpy(images(mode, size)).permute(0, 3, 1, 2).to(dtype)
+        return net(inputs).numpy()
+
+
+def declare_operators():
+    import torch
+    library = torch.library.Library('torchvision', 'DEF')
+    for operator in ('nms', 'qnms'):
+        library.define(f'{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    return library
+
+
+def main(path=GOLDEN, *full):
+    import torch
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
+            del sys.modules[name]
+        library = declare_operators()  # noqa: F841
+    arrays = {}
+    for name in full:
+        for size in (224, 225) if name in VGG or name == 'alexnet_tv' else (128, 137):
+            for mode in ('eval', 'train'):
+                for double in (False, True):
+                    key = f'{name}/{mode}/{size}{"/double" if double else ""}'
+                    arrays[key] = logits(network(name), mode, size, double)
+        print(name, flush=True)
+    if not full:
+        names = {}
+        for case, (name, variant, sizes) in CASES.items():
+            net = (torchvision_vgg(CLASSES, **variant) if case == 'vgg11_torchvision'
+                   else network(name, CLASSES, **variant))
+            names[f'case/{case}'] = shapes(net)
+            for size in sizes:
+                for mode in ('eval', 'train'):
+                    arrays[f'{case}/{mode}/{size}'] = logits(net, mode, size)
+        with torch.device('meta'):
+            names |= {name: shapes(network(name)) for name in NETWORKS}
+        arrays['names'] = np.frombuffer(json.dumps(names).encode(), np.uint8)
+    np.savez_compressed(path, **arrays)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,382 @@
+"""GoogLeNet, MobileNet, U-Net, fractional max-pooling, deep FractalNets; convolutions of the notes.
+
+The counts of parameters and multiply-adds are in test_models.py.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnnjax import layers, losses, models, step
+from cnnjax.errors import UserError
+
+
+def random(*shape, seed=0):
+    return np.float32(np.random.default_rng(seed).normal(size=shape))
+
+
+@functools.cache
+def shapes(name, side=None, **fields):
+    """The logits' shape, the taps' and the number of parameters, for the paper's images."""
+    net = models.create(name, **fields)
+    image = net.image_shape if side is None else (side, side, net.image_shape[-1])
+    (logits, taps), variables = jax.eval_shape(net.init_with_output, jax.random.key(0),
+                                               jax.ShapeDtypeStruct((1, *image), 'float32'))
+    taps = {tap: value.shape[1:] for tap, value in taps.items()}
+    return logits.shape[1:], taps, sum(x.size for x in jax.tree.leaves(variables['params']))
+
+
+# GoogLeNet. Only narrow networks run.
+NARROW = tuple((name, *(2,) * 6) for name in ('3a', '4a', '4d', '5a'))
+
+
+def narrow_googlenet(**fields):
+    return models.create('googlenet', inceptions=NARROW, num_classes=10, **fields)
+
+
+@pytest.mark.parametrize('name', ['googlenet', 'googlenet_bn'])
+def test_sizes_of_googlenet(name):
+    _, taps, _ = shapes(name)
+    assert [taps[tap] for tap in ('conv1', 'pool1', 'conv2', 'pool2', 'inception_3a', 'pool3',
+                                  'inception_4d', 'pool4', 'inception_5b', 'pool')] == [
+        (112, 112, 64), (56, 56, 64), (56, 56, 192), (28, 28, 192), (28, 28, 256), (14, 14, 480),
+        (14, 14, 528), (7, 7, 832), (7, 7, 1024), (1024,)]
+    assert not any(tap.startswith('aux') for tap in taps)
+
+
+@pytest.mark.parametrize(('module', 'count'), [
+    ('3a', 163_696), ('3b', 388_736), ('4a', 376_176), ('4b', 449_160), ('4c', 510_104),
+    ('4d', 605_376), ('4e', 868_352), ('5a', 1_043_456), ('5b', 1_444_080)])
+def test_counts_of_inception_modules(module, count):
+    net = models.create('googlenet')
+    params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))['params']
+    assert sum(x.size for x in jax.tree.leaves(params[f'inception_{module}'])) == count
+    for head, own in (('aux1', 3_188_840), ('aux2', 3_190_888)):
+        assert sum(x.size for x in jax.tree.leaves(params[head])) == own
+
+
+def test_the_training_step_reaches_the_auxiliary_classifiers():
+    net, tx = narrow_googlenet(dropout=0.0), optax.sgd(1.0)
+    images = random(2, 79, 79, 1)
+    batch = {'image': images, 'label': np.array([3, 5]), 'position': np.arange(2)}
+    state = step.create(net, tx, jax.random.key(0), (79, 79, 1))
+
+    after, metrics = jax.jit(functools.partial(
+        step.train_step, axis=None, net=net, tx=tx,
+        augment=lambda key, positions, images: images))(state, {}, batch, jax.random.key(1))
+    gradient = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, after.params)
+    assert all(gradient[head][layer]['kernel'] > 0
+               for head in ('aux1', 'aux2') for layer in ('conv', 'fc1', 'fc2'))
+    # The bias of a head's last layer: 0.3 times the mean of softmax - target, 0 before.
+    for head in ('aux1', 'aux2'):
+        assert after.params[head]['fc2']['bias'].sum() == pytest.approx(0, abs=1e-6)
+        assert 0 < gradient[head]['fc2']['bias'] < 0.3 * 0.5
+
+    # Evaluation neither needs nor computes them; the reported loss is that of its logits.
+    params = {name: value for name, value in state.params.items() if not name.startswith('aux')}
+    logits, taps = jax.jit(functools.partial(net.apply, train=False))({'params': params}, images)
+    assert not any(tap.startswith('aux') for tap in taps)
+    loss = losses.cross_entropy(logits, batch['label']).mean()
+    assert metrics['loss'] == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_auxiliary_logits_are_taps_in_training_only():
+    net = narrow_googlenet()
+    variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    _, taps = jax.eval_shape(
+        lambda variables, x: net.apply(variables, x, train=True,
+                                       rngs={'dropout': jax.random.key(0)}),
+        variables, jnp.zeros((1, 224, 224, 3)))
+    assert net.auxiliary == {'aux1': 0.3, 'aux2': 0.3}
+    assert models.create('googlenet_bn').auxiliary == {}
+    for head in net.auxiliary:
+        assert taps[f'{head}/pool'].shape[1:3] == (4, 4)
+        assert taps[f'{head}/fc1'].shape == (1, 1024)
+        assert taps[head].shape == (1, 10)
+
+
+def test_googlenet_refuses_images_too_small_for_its_classifiers():
+    for weight, side in ((0.3, 79), (0.0, 31)):
+        assert shapes('googlenet', side, inceptions=NARROW, auxiliary_weight=weight)
+        with pytest.raises(UserError, match=f'at least {side} x {side}'):
+            shapes('googlenet', side - 1, inceptions=NARROW, auxiliary_weight=weight)
+
+
+# MobileNet.
+
+def test_sizes_of_mobilenet():
+    _, taps, _ = shapes('mobilenet_v1')
+    assert [taps[f'block{i}'] for i in (1, 2, 4, 6, 11, 12, 13)] == [
+        (112, 112, 64), (56, 56, 128), (28, 28, 256), (14, 14, 512), (14, 14, 512), (7, 7, 1024),
+        (7, 7, 1024)]
+    assert models.create('mobilenet_v1', resolution=160).image_shape == (160, 160, 3)
+    _, taps, _ = shapes('mobilenet_v1_025')
+    assert [taps[tap][-1] for tap in ('conv1', 'block1', 'block13')] == [8, 16, 256]
+    with pytest.raises(UserError, match='width_multiplier is positive'):
+        shapes('mobilenet_v1', width_multiplier=0.0)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_a_depthwise_convolution_filters_every_channel_on_its_own(stride):
+    x, kernel = random(2, 7, 8, 3), random(3, 3, 1, 3, seed=1)
+    conv = layers.conv(3, 3, stride, feature_group_count=3, use_bias=False)
+    ours = conv.apply({'params': {'kernel': kernel}}, x)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    theirs = np.zeros((2, -(-7 // stride), 8 // stride, 3))
+    for c in range(3):
+        for i in range(theirs.shape[1]):
+            for j in range(theirs.shape[2]):
+                window = padded[:, i * stride:i * stride + 3, j * stride:j * stride + 3, c]
+                theirs[:, i, j, c] = (window * kernel[:, :, 0, c]).sum((1, 2))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+# U-Net.
+
+def test_sizes_of_unet():
+    logits, taps, count = shapes('unet')
+    assert count == 31_030_658
+    assert logits == (388, 388, 2)
+    skips = [taps[f'relu{level}_2'][0] for level in (1, 2, 3, 4)]
+    crops = [taps[f'crop{level}'][0] for level in (1, 2, 3, 4)]
+    assert skips == [568, 280, 136, 64]
+    assert crops == [taps[f'up{level}'][0] for level in (1, 2, 3, 4)] == [392, 200, 104, 56]
+    assert [(a - b) // 2 for a, b in zip(skips, crops, strict=True)] == [88, 40, 16, 4]
+    assert taps['relu5_2'] == (28, 28, 1024)
+    assert shapes('unet_padded')[0] == (512, 512, 2)
+
+
+def test_multiply_adds_of_unet():
+    net = models.create('unet')
+    (_, taps), variables = jax.eval_shape(net.init_with_output, jax.random.key(0),
+                                          jax.ShapeDtypeStruct((1, 572, 572, 1), 'float32'))
+    counts = {layer: math.prod(arrays['kernel'].shape) * math.prod(taps[layer].shape[1:3])
+              for layer, arrays in variables['params'].items()}
+    ups = sum(count for layer, count in counts.items() if layer.startswith('up')) // 4
+    assert ups == 5_631_377_408  # an output pixel of an up-convolution sees one input pixel
+    assert sum(count for layer, count in counts.items()
+               if layer.startswith('conv')) == 144_797_047_040
+    assert sum(layer.startswith(('up', 'conv')) for layer in counts) == 23
+
+
+def test_the_centre_is_cropped():
+    x = random(1, 9, 12, 2)
+    np.testing.assert_array_equal(models.unet.centre_crop(x, (1, 5, 4, 2)), x[:, 2:7, 4:8])
+
+
+def test_the_skips_of_unet_are_crops_of_the_contracting_path():
+    net = models.create('unet', widths=(2, 3))
+    x = random(1, 20, 24, 1)
+    (logits, taps), _ = jax.jit(net.init_with_output)(jax.random.key(0), x)
+    assert logits.shape == (1, 4, 8, 2)
+    np.testing.assert_array_equal(taps['crop1'], taps['relu1_2'][:, 4:-4, 4:-4])
+
+
+def test_an_output_of_unet_sees_the_pixels_around_its_own():
+    """Mirroring the images mirrors the logits of a network whose kernels are symmetric."""
+    net = models.create('unet', widths=(2, 3))
+    x = random(1, 20, 24, 1)
+    variables = jax.tree.map(lambda a: (a + a[::-1, ::-1]) / 2 if a.ndim == 4 else a,
+                             jax.jit(net.init)(jax.random.key(0), x))
+    apply = jax.jit(net.apply)
+    np.testing.assert_allclose(apply(variables, x[:, ::-1, ::-1])[0][:, ::-1, ::-1],
+                               apply(variables, x)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(('name', 'shape', 'advice'), [
+    ('unet', (570, 572), 'heights 556 and 572, widths 572 and 572'),
+    ('unet', (100, 572), 'heights 188, '),
+    ('unet_padded', (512, 500), 'widths 496 and 512'),
+])
+def test_unet_names_the_nearest_sizes_that_work(name, shape, advice):
+    with pytest.raises(UserError, match=advice):
+        jax.eval_shape(models.create(name).init, jax.random.key(0), jnp.zeros((1, *shape, 1)))
+
+
+# Fractional max-pooling.
+
+def test_sizes_of_fractional_networks():
+    def sizes(name):
+        _, taps, _ = shapes(name)
+        return [taps[f'pool{i}'][0] for i in range(1, models.create(name).depth + 1)]
+
+    assert sizes('fmp6_32') == [25, 17, 11, 7, 4, 2]
+    assert sizes('fmp12_160') == [74, 58, 45, 35, 27, 21, 16, 12, 9, 6, 4, 2]
+    net = models.create('fmp12_160')
+    params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+    assert sum(layer['kernel'].size for layer in params.values()) == 74_569_920
+
+
+@pytest.mark.parametrize('order', ['random', 'pseudorandom'])
+@pytest.mark.parametrize(('span', 'count'), [(35, 25), (92, 74), (3, 2), (7, 7), (8, 4), (99, 50)])
+def test_boundaries_step_by_one_and_two(order, span, count):
+    draw = functools.partial(layers.pooling_boundaries, span=span, count=count, order=order)
+    boundaries = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 200)))
+    steps = np.diff(boundaries)
+    assert (boundaries[:, 0] == 0).all()
+    assert (boundaries[:, -1] == span).all()
+    assert set(np.unique(steps)) <= {1, 2}
+    if count < span < 2 * count:
+        assert len(np.unique(steps, axis=0)) > 1
+    if order == 'pseudorandom':  # evenly spread: never a whole step from a straight line
+        straight = np.arange(count + 1) * span / count
+        assert np.abs(boundaries - straight).max() < 1
+    else:
+        np.testing.assert_allclose(steps.mean(0), span / count, atol=0.2)
+
+
+@pytest.mark.parametrize('order', ['random', 'pseudorandom'])
+@pytest.mark.parametrize('overlapping', [False, True])
+def test_fractional_pooling_equals_a_slow_loop(order, overlapping):
+    x, key = random(2, 13, 17, 3), jax.random.key(4)
+    pool = jax.jit(functools.partial(layers.fractional_max_pool, ratio=2 ** 0.5, order=order,
+                                     overlapping=overlapping))
+    ours = np.asarray(pool(x, key=key))
+    assert ours.shape == (2, 9, 12, 3)
+    rows, columns = (np.asarray(layers.pooling_boundaries(own, n - overlapping, m, order))
+                     for own, n, m in zip(jax.random.split(key), (13, 17), (9, 12), strict=True))
+    seen = np.zeros((13, 17), bool)
+    for i in range(9):
+        for j in range(12):
+            region = np.s_[rows[i]:rows[i + 1] + overlapping,
+                           columns[j]:columns[j + 1] + overlapping]
+            np.testing.assert_array_equal(ours[:, i, j], x[:, *region].max((1, 2)))
+            seen[region] = True
+    assert seen.all()
+    assert not np.array_equal(ours, pool(x, key=jax.random.key(5)))
+
+
+@pytest.mark.parametrize('overlapping', [False, True])
+def test_the_gradient_of_fractional_pooling_goes_to_the_largest(overlapping):
+    x, key = random(1, 6, 7, 1), jax.random.key(0)
+    pool = functools.partial(layers.fractional_max_pool, ratio=1.5, key=key,
+                             overlapping=overlapping)
+    weights = random(1, 4, 5, 1, seed=1)
+    gradient = jax.grad(lambda x: (pool(x) * weights).sum())(x)
+    pooled = np.asarray(pool(x))
+    expected = np.zeros_like(x)
+    for value, weight in zip(pooled.flat, weights.flat, strict=True):
+        expected[x == value] += weight
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(('ratio', 'size', 'message'), [
+    (1.0, 8, 'ratio is between 1 and 2, not 1.0'), (2.0, 8, 'ratio is between 1 and 2, not 2.0'),
+    (1.26, 2, '2 pixels are too few for ratio 1.26')])
+def test_fractional_pooling_refuses(ratio, size, message):
+    with pytest.raises(UserError, match=message):
+        layers.fractional_max_pool(jnp.zeros((1, size, size, 1)), ratio, jax.random.key(0))
+
+
+def test_an_unknown_order_of_regions_is_refused():
+    with pytest.raises(UserError, match="'random' or 'pseudorandom', not 'even'"):
+        layers.fractional_max_pool(jnp.zeros((1, 8, 8, 1)), 1.5, jax.random.key(0), order='even')
+
+
+def test_regions_change_with_the_key_and_tests_are_averaged():
+    net = models.create('fmp6_32', width=2, depth=2, canvas=12)
+    x = random(2, 8, 8, 1)
+    variables = jax.jit(net.init)(jax.random.key(0), x)
+
+    def outputs(net, **options):
+        return jax.jit(functools.partial(net.apply, **options))(variables, x)[0]
+
+    fixed = outputs(net)
+    np.testing.assert_array_equal(fixed, outputs(net))
+    draws = [outputs(net, rngs={'drop_path': jax.random.key(i)}) for i in range(3)]
+    assert not np.array_equal(draws[0], draws[1])
+    trained = outputs(net, train=True, rngs={'drop_path': jax.random.key(0)})
+    np.testing.assert_allclose(trained, draws[0], atol=1e-5)  # this one has no dropout
+    averaged = outputs(net.clone(tests=50))
+    np.testing.assert_allclose(np.exp(averaged).sum(-1), 1, rtol=1e-5)
+    assert not np.allclose(averaged, nn.log_softmax(fixed))
+    np.testing.assert_allclose(averaged, outputs(net.clone(tests=40)), atol=0.1)
+
+
+def test_images_larger_than_the_canvas_are_refused():
+    with pytest.raises(UserError, match='enlarge `canvas`'):
+        shapes('fmp6_32', 37)
+
+
+# FractalNet on large images.
+
+def test_fractalnet34():
+    _, taps, count = shapes('fractalnet34')
+    assert [taps[tap] for tap in ('conv1', 'pool', 'pool1', 'pool2', 'pool3', 'pool4')] == [
+        (112, 112, 64), (56, 56, 64), (28, 28, 128), (14, 14, 256), (7, 7, 512), (1024,)]
+    widths = (64, 128, 256, 512, 1024)
+    convolutions = sum(9 * (4 * a * b + 11 * b * b) + 15 * b
+                       for a, b in zip(widths, widths[1:], strict=False))
+    assert count == convolutions + 7 * 7 * 3 * 64 + 2 * 64 + 1025 * 1000
+    names = [tap for tap in taps if 'column4_unit' in tap]
+    assert len(names) + 2 == 34
+
+
+@pytest.mark.parametrize('column', [1, 2])
+def test_a_stem_before_fractal_blocks_trains(column):
+    net = models.create('fractalnet34', columns=2, widths=(4, 6), dropout=(0.0, 0.0),
+                        global_drop_path=0.5, num_classes=3)
+    x = random(2, 32, 32, 3)
+    variables = jax.jit(net.init)(jax.random.key(0), x)
+    logits, taps = jax.jit(functools.partial(net.apply, column=column))(variables, x)
+    assert logits.shape == (2, 3)
+    assert taps['pool2'].shape == (2, 6)
+    (logits, _), changed = jax.jit(functools.partial(
+        net.apply, train=True, mutable=['batch_stats'],
+        rngs={name: jax.random.key(column) for name in ('dropout', 'drop_path')}))(variables, x)
+    assert np.isfinite(logits).all()
+    assert (changed['batch_stats']['bn1']['mean'] != 0).any()
+
+
+# Convolutions of the lecture notes.
+
+HALF = np.repeat(np.float32([[1, 1, 1, 0, 0, 0]]), 6, 0)[None, :, :, None]
+EDGE = np.repeat(np.float32([[1, 0, -1]]), 3, 0)[:, :, None, None]
+
+
+def convolve(x, kernel, *arguments, **options):
+    conv = layers.conv(kernel.shape[-1], kernel.shape[0], *arguments, use_bias=False, **options)
+    return np.asarray(conv.apply({'params': {'kernel': kernel}}, x))[0, ..., 0]
+
+
+def test_strided_and_dilated_convolutions_of_the_notes():
+    np.testing.assert_array_equal(convolve(HALF, EDGE, 1, 0), [[0, 3, 3, 0]] * 4)
+    np.testing.assert_array_equal(convolve(HALF, EDGE, 2, 0), [[0, 3]] * 2)
+    np.testing.assert_array_equal(convolve(HALF, EDGE, 1, 0, kernel_dilation=2), [[3, 3]] * 2)
+    padded = convolve(np.float32([[1, 1, -1, -1]] * 4)[None, :, :, None], EDGE)
+    np.testing.assert_array_equal(padded, [[-2, 4, 4, -2], [-3, 6, 6, -3], [-3, 6, 6, -3],
+                                           [-2, 4, 4, -2]])
+
+
+def test_a_1x1_convolution_is_a_full_layer_at_every_pixel():
+    x, kernel = random(1, 4, 5, 3), random(1, 1, 3, 2)
+    conv = layers.conv(2, 1, use_bias=False)
+    np.testing.assert_allclose(conv.apply({'params': {'kernel': kernel}}, x), x @ kernel[0, 0],
+                               atol=1e-5)
+
+
+def test_a_1d_convolution_of_full_length():
+    """Kernel support -M ... M on N samples: N + 2 M. Networks' convolutions are correlations."""
+    x, kernel = random(10), random(5, seed=1)
+    conv = nn.Conv(1, (5,), padding=4, use_bias=False)
+    y = conv.apply({'params': {'kernel': kernel[:, None, None]}}, x[None, :, None])[0, :, 0]
+    assert len(y) == 10 + 2 * 2
+    np.testing.assert_allclose(y, np.convolve(x, kernel[::-1]), atol=1e-5)
+
+
+def test_3d_convolutions_of_the_notes():
+    x = random(1, 14, 14, 14, 1)
+    first, second = (nn.Conv(width, (5, 5, 5), padding=0) for width in (16, 32))
+    y, variables = jax.jit(first.init_with_output)(jax.random.key(0), x)
+    assert y.shape == (1, 10, 10, 10, 16)
+    window = x[0, 2:7, 3:8, 4:9, 0, None]
+    np.testing.assert_allclose(y[0, 2, 3, 4], (window * variables['params']['kernel'][..., 0, :])
+                               .sum((0, 1, 2)), atol=1e-4)
+    y = jax.eval_shape(second.init_with_output, jax.random.key(0), y)[0]
+    assert y.shape == (1, 6, 6, 6, 32)

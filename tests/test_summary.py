@@ -1,0 +1,272 @@
+"""Receptive fields against the footprint of the gradient, multiply-adds against the papers."""
+
+import functools
+import json
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import diagram, layers, models, summary
+from cnnjax.errors import UserError
+from configs import summarize as recipe
+from experiments import summarize
+
+# Published (torchvision's, the authors' or by the papers' formulas), at the paper's image size.
+MULTIPLY_ADDS = {
+    'alexnet': 724_406_816, 'alexnet_ungrouped': 1_135_256_096, 'alexnet_tv': 714_188_480,
+    'allcnn_c': 270_798_336, 'allcnn_c_base': 228_331_008, 'allcnn_c_strided': 100_929_024,
+    'allcnn_c_convpool': 398_200_320,
+    'densenet121': 2_834_161_664, 'densenet161': 7_727_907_072, 'densenet169': 3_359_843_328,
+    'densenet201': 4_291_365_888, 'densenet_l40_k12': 264_812_928,
+    'densenet_l100_k12': 1_769_516_448, 'densenet_l100_k24': 6_889_347_744,
+    'densenet_bc_l100_k12': 287_929_692, 'densenet_bc_l250_k24': 5_418_785_724,
+    'densenet_bc_l190_k40': 9_301_945_740,
+    'fractalnet20': 845_222_912, 'fractalnet40': 2_036_077_568,
+    'googlenet': 1_582_671_872, 'googlenet_bn': 1_498_376_192,
+    'lenet5': 416_520,
+    'mobilenet_v1': 568_740_352, 'mobilenet_v1_075': 325_400_448, 'mobilenet_v1_050': 149_497_088,
+    'mobilenet_v1_025': 41_030_272,
+    'nin': 222_486_528,
+    'preact_resnet164': 244_500_992, 'preact_resnet1001': 1_487_849_984,
+    'resnet18': 1_814_073_344, 'resnet34': 3_663_761_408, 'resnet50': 4_089_184_256,
+    'resnet101': 7_801_405_440, 'resnet152': 11_513_626_624,
+    'resnet20': 40_551_040, 'resnet32': 68_862_592, 'resnet44': 97_174_144,
+    'resnet56': 125_485_696, 'resnet110': 252_887_680, 'resnet1202': 2_829_238_912,
+    'resnext50_32x4d': 4_230_479_872, 'resnext101_32x4d': 7_969_996_800,
+    'resnext101_64x4d': 15_460_270_080, 'resnext29_8x64d': 5_387_266_048,
+    'resnext29_16x64d': 10_688_866_304,
+    'unet': 150_428_424_448,
+    'vgg11': 7_609_090_048, 'vgg11_lrn': 7_609_090_048, 'vgg11_bn': 7_609_090_048,
+    'vgg13': 11_308_466_176, 'vgg13_bn': 11_308_466_176, 'vgg16': 15_470_264_320,
+    'vgg16_bn': 15_470_264_320, 'vgg16c': 11_770_888_192, 'vgg16c_bn': 11_770_888_192,
+    'vgg19': 19_632_062_464, 'vgg19_bn': 19_632_062_464,
+}
+ROUNDED = {  # in millions, where no exact figure was published
+    'allcnn_a_base': 138.7, 'allcnn_a': 181.1, 'allcnn_b_base': 157.6, 'allcnn_b': 200.0,
+}
+VARIANTS = [  # name, fields, image's side, multiply-adds
+    ('resnet18', {'shortcut': 'A'}, 224, 1_794_805_760),
+    ('resnet34', {'shortcut': 'A'}, 224, 3_644_493_824),
+    ('resnet50', {'stride_in': '1x1'}, 224, 3_857_973_248),
+    ('resnet101', {'stride_in': '1x1'}, 224, 7_570_194_432),
+    ('resnet152', {'stride_in': '1x1'}, 224, 11_282_415_616),
+    ('resnext29_8x64d', {'cardinality': 1}, 32, 748_365_824),
+    ('resnext29_8x64d', {'cardinality': 2}, 32, 1_411_065_856),
+    ('resnext29_8x64d', {'cardinality': 4}, 32, 2_736_465_920),
+    ('resnext29_8x64d', {'cardinality': 32, 'base_width': 4}, 32, 774_055_936),
+    ('mobilenet_v1', {}, 192, 418_121_728),
+    ('mobilenet_v1', {}, 160, 290_675_200),
+    ('mobilenet_v1', {}, 128, 186_400_768),
+    ('nin', {'num_classes': 100}, 32, 223_592_448),
+    ('vgg11', {'hidden': (), 'num_classes': 10}, 32, 152_769_536),
+    ('vgg16', {'hidden': (), 'num_classes': 10}, 32, 313_201_664),
+]
+# By compiling their repeated blocks once, they are traced in a second, not in twenty.
+DEEP = {'resnet1202', 'preact_resnet1001'}
+
+
+@functools.cache
+def summarized(name):
+    return summary.summarize(models.create(name, **({'scan': True} if name in DEEP else {})))
+
+
+def rows(net, image_shape=None):
+    return {row.name: row for row in summary.summarize(net, image_shape).rows}
+
+
+def test_no_network_with_a_figure_is_missing():
+    assert sorted({*MULTIPLY_ADDS, *ROUNDED} - set(models.names())) == []
+
+
+@pytest.mark.parametrize('name', MULTIPLY_ADDS)
+def test_multiply_adds(name):
+    assert summarized(name).multiply_adds == MULTIPLY_ADDS[name]
+
+
+@pytest.mark.parametrize('name', ROUNDED)
+def test_rounded_multiply_adds(name):
+    assert round(summarized(name).multiply_adds / 1e6, 1) == ROUNDED[name]
+
+
+@pytest.mark.parametrize(('name', 'fields', 'side', 'expected'), VARIANTS)
+def test_multiply_adds_of_variants(name, fields, side, expected):
+    net = models.create(name, **fields)
+    assert summary.summarize(net, (side, side, 3)).multiply_adds == expected
+
+
+def test_multiply_adds_of_the_parts():
+    convolutions = sum(row.multiply_adds for row in summarized('vgg16').rows if 'conv' in row.name)
+    assert convolutions == 15_346_630_656
+    up = sum(row.multiply_adds for row in summarized('unet').rows if row.name.startswith('up'))
+    assert up == 5_631_377_408
+    assert rows(models.create('lenet5'))['c5'].multiply_adds == 400 * 120
+
+
+@pytest.mark.parametrize(('name', 'fields', 'layer', 'size', 'stride'), [
+    ('vgg16', {}, 'conv5_3', 196, 16),
+    ('vgg16', {}, 'pool5', 212, 32),
+    ('resnet50', {'stride_in': '1x1'}, 'conv5_3', 483, 32),  # Araujo et al. 2019, Table 1
+    ('resnet50', {}, 'conv5_3', 427, 32),
+    ('alexnet', {}, 'pool5', 195, 32),
+    ('mobilenet_v1', {}, 'relu14_pw', 315, 32),
+])
+def test_published_receptive_fields(name, fields, layer, size, stride):
+    found = rows(models.create(name, **fields))
+    row = found.get(layer) or [row for row in found.values() if len(row.shape) == 3][-1]
+    assert (row.size, row.stride) == ((size, size), (stride, stride))
+
+
+def test_full_layers_see_the_whole_image():
+    found = rows(models.create('vgg11'))
+    assert found['fc6'].size == (math.inf, math.inf)
+    assert rows(models.create('resnet20'))['pool'].size == (math.inf, math.inf)
+
+
+class Crooked(nn.Module):
+    """Everything that moves pixels, differently along the two sides."""
+
+    num_classes: int = 2
+    image_shape = (33, 40, 2)
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        taps, x = {}, images
+        x = taps['dilated'] = nn.Conv(3, (3, 2), (2, 1), ((2, 0), (0, 1)), kernel_dilation=(2, 3),
+                                      name='dilated')(x)
+        x = taps['flipped'] = x[:, ::-1, 3:]
+        y = taps['cut'] = jnp.pad(x, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1]
+        x = taps['joined'] = jnp.concatenate([x, y], -1)
+        x = taps['turned'] = x.transpose(0, 2, 1, 3)
+        x = taps['pooled'] = nn.avg_pool(x, (2, 3), (2, 3), ((1, 0), (0, 2)))
+        x = taps['up'] = nn.ConvTranspose(2, (3, 3), (2, 2), name='up')(x)
+        x = taps['picked'] = x[:, :, jnp.array([0, 3, 4, 9])]
+        x = taps['tiled'] = jnp.repeat(x, 2, 1)
+        taps['mixed'] = x * x.sum(1, keepdims=True)
+        return x.mean((1, 2)), taps
+
+
+@pytest.mark.parametrize(('net', 'shape'), [
+    (Crooked(), (33, 40, 2)),
+    (models.create('vgg11', groups=((3,), (3, 3), (1, 3)), widths=(2, 3, 3), hidden=(4,)),
+     (24, 28, 1)),
+    (models.create('resnet50', blocks=(1, 2), widths=(2, 2), stride_in='1x1'), (48, 64, 1)),
+    (models.create('resnet20', blocks=(3, 1, 1), widths=(2, 4, 4)), (16, 24, 1)),
+    (models.create('resnet20', blocks=(3, 1, 1), widths=(2, 4, 4), scan=True), (16, 24, 1)),
+    (models.create('densenet121', layers_per_block=(2, 1), growth=2, stem_width=3), (32, 48, 1)),
+    (models.create('fractalnet20', columns=2, widths=(2, 2), dropout=(0.0, 0.0)), (12, 16, 1)),
+    (models.create('unet', widths=(2, 2)), (28, 32, 1)),
+    (models.create('fmp6_32', depth=2, width=2, canvas=16), (16, 16, 1)),
+], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None)
+def test_receptive_fields_are_the_footprints_of_the_gradient(net, shape):
+    """With positive weights, and without maxima, every pixel that is seen has a gradient."""
+    net = net.clone(**{field: value for field, value in (
+        ('relu', lambda x: x), ('pool', layers.average_pool)) if hasattr(net, field)})
+    variables = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), jax.eval_shape(
+        net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), 'float32')))
+    image = jnp.ones((1, *shape))  # all alike: a maximum's gradient goes to all
+    outputs, pull = jax.vjp(jax.jit(lambda image: net.apply(variables, image)[1]), image)
+    pull = jax.jit(pull)
+    for name, row in rows(net, shape).items():
+        if name not in outputs:
+            continue
+        output = outputs[name]
+        assert output.shape[1:] == row.shape
+        for i in range(0, min(output.shape[1:-1] or (1,)), 2):
+            unit = (0, *(i,) * (output.ndim - 2))
+            one = jax.tree.map(jnp.zeros_like, outputs)
+            footprint, = pull(one | {name: one[name].at[unit].set(1.0)})
+            for side, (extent, n) in enumerate(zip(row.seen, shape, strict=False)):
+                k = 0 if extent.axis is None else i
+                low, high = max(extent.low[k], 0), min(extent.high[k], n - 1)
+                pixels = np.flatnonzero(np.asarray(footprint[0]).any((1 - side, 2)))
+                if low > high:
+                    assert not len(pixels)
+                else:
+                    assert (pixels[0], pixels[-1]) == (low, high), (name, i, side)
+
+
+def test_a_loop_is_the_unrolled_network():
+    """The last receptive fields and the sums of a network whose blocks are compiled once."""
+    fields = {'blocks': (4, 2, 3), 'widths': (2, 4, 4)}
+    unrolled, loop = (summary.summarize(models.create('resnet20', scan=scan, **fields))
+                      for scan in (False, True))
+    assert (loop.params, loop.multiply_adds) == (unrolled.params, unrolled.multiply_adds)
+    found = [{row.name: row.size for row in each.rows} for each in (unrolled, loop)]
+    for name in ('conv2_1', 'conv2_3', 'conv3_2', 'conv4_3', 'pool'):
+        assert found[0][name] == found[1][name]
+
+
+class Gated(nn.Module):
+    """A branch that is not always computed."""
+
+    num_classes: int = 2
+    image_shape = (8, 8, 3)
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        conv = nn.Conv(3, (3, 3), name='conv')
+        if self.is_initializing():
+            return conv(images), {}
+        x = nn.cond(images.sum() > 0, lambda net, x: conv(x), lambda net, x: x, self, images)
+        return x, {'x': x}
+
+
+def test_the_costliest_branch_counts():
+    found = summary.summarize(Gated())
+    assert found.multiply_adds == 8 * 8 * 27 * 3
+    assert found.params == 27 * 3 + 3
+
+
+def test_table_and_sums():
+    whole = summary.summarize(models.create('resnet20'))
+    for depth in (0, 1, 2):
+        folded = summary.fold(whole, depth)
+        assert sum(row.params for row in folded.rows) == whole.params == 269_722
+        assert sum(row.multiply_adds for row in folded.rows) == whole.multiply_adds
+    lines = summary.table(summary.fold(whole, 1)).splitlines()
+    assert lines[0] == 'ResNet, images 32 x 32 x 3'
+    assert lines[4].split() == ['conv1', '32', 'x', '32', 'x', '16', '3', '1', '-1', '432',
+                                '442,368']
+    assert lines[-1].split() == ['total', '269,722', '40,551,040']
+    assert len({len(line) for line in lines if line.startswith('-')}) == 1
+
+
+def test_layers_that_an_evaluation_skips_are_listed():
+    found = rows(models.create('googlenet'))
+    assert found['aux1/fc1'].shape is None
+    assert found['aux1/fc1'].params == 2048 * 1024 + 1024
+    assert 'not evaluated' in summary.table(summary.summarize(models.create('googlenet')))
+
+
+@pytest.mark.parametrize('name', ['vgg11', 'googlenet', 'unet', 'densenet121'])
+def test_the_experiment_leaves_a_table_and_a_picture(name, tmp_path, capsys):
+    config = recipe.get_config(name)
+    config.depth = 1
+    summarize.run(config.lock(), tmp_path)
+    assert capsys.readouterr().out.startswith(f'{name}, images')
+    assert (tmp_path / 'summary.txt').read_text().startswith(f'{name}, images')
+    saved = json.loads((tmp_path / 'summary.json').read_text())
+    assert saved['multiply_adds'] == MULTIPLY_ADDS[name]
+    assert saved['layers'][0]['receptive_field']['offset'] == [
+        -3 if name in ('googlenet', 'densenet121') else 0 if name == 'unet' else -1] * 2
+    assert (tmp_path / 'figures' / 'architecture.png').stat().st_size > 30_000
+
+
+def test_the_picture_joins_what_reads_each_other():
+    nodes = {node.name: node for node in diagram.graph(
+        summary.fold(summary.summarize(models.create('unet')), 1))}
+    assert set(nodes['conv1_3'].inputs) == {'up1', 'crop1'}
+    assert nodes['crop1'].inputs == ('conv1_2',)
+    dense = diagram.graph(summary.fold(summary.summarize(models.create('densenet121')), 1))
+    assert [node.runs for node in dense if node.runs > 1] == [6, 12, 24, 16]
+
+
+def test_an_image_that_does_not_fit_is_refused(tmp_path):
+    config = recipe.get_config('vgg11')
+    config.image_shape = (16, 16, 3)
+    with pytest.raises(UserError, match='at least 32 x 32'):
+        summarize.run(config, tmp_path)

@@ -1,0 +1,297 @@
+"""Weights: equality with timm and torchvision, names, round trips, and what is refused.
+
+The reference values were computed by tests/golden/make.py.
+"""
+
+import json
+import pickle
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from huggingface_hub import constants
+
+from cnnjax import models, trained, weights
+from cnnjax.data import Normalization
+from cnnjax.errors import UserError
+from tests.golden import compare, make
+
+NAMES = compare.names()
+MAPPED = sorted(name for counterpart in weights.COUNTERPARTS for name in counterpart.networks)
+TINY = {'widths': (4, 4, 4), 'blocks': (1, 2, 1)}  # of resnet20
+
+
+@pytest.fixture(scope='module')
+def golden():
+    with np.load(make.GOLDEN) as file:
+        return dict(file)
+
+
+def variables_of(name, **fields):
+    """Random variables of a network."""
+    net, random = models.create(name, **fields), np.random.default_rng(0)
+    images = jax.ShapeDtypeStruct((1, *net.image_shape), 'float32')
+    shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    return jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, 'float32'), shapes)
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    assert jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A tiny ResNet-18 with timm's names, its tensors and its path."""
+    tensors = {name: np.ones(shape, 'float32' if shape else 'int64')
+               for name, shape in weights.layout('resnet18', num_classes=3, **SMALL).items()}
+    return write(tmp_path / 'weights.safetensors', tensors), tensors
+
+
+SMALL = {'widths': (4, 4), 'blocks': (1, 1)}
+
+
+def write(path, tensors, metadata=None):
+    safetensors.numpy.save_file(tensors, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize('case', make.CASES)
+def test_logits_equal_the_reference(case, golden):
+    name, fields, sizes = make.CASES[case]
+    network = compare.network(name, NAMES[f'case/{case}'], **fields)
+    for size in sizes:
+        logits = compare.logits(network, 'eval', size)
+        assert compare.error(logits, golden[f'{case}/eval/{size}']) < 1e-5
+    if 'batch_stats' in network.variables:
+        # Small variances magnify single precision's errors, in torch's logits as in ours; in double
+        # precision a departure cannot hide behind them.
+        with jax.enable_x64(True):
+            network = network._replace(net=network.net.clone(dtype=jnp.float64),
+                                       variables=jax.tree.map(np.float64, network.variables))
+            logits = compare.logits(network, 'train', sizes[1])
+        assert compare.error(logits, golden[f'{case}/train/{sizes[1]}']) < 1e-12
+
+
+def test_every_network_of_the_libraries_has_its_names_here():
+    assert make.NETWORKS == MAPPED
+    assert set(MAPPED) < set(models.names())
+
+
+@pytest.mark.parametrize('name', MAPPED)
+def test_names_and_shapes_are_theirs(name):
+    assert weights.layout(name) == NAMES[name]
+
+
+@pytest.mark.parametrize('case', make.CASES)
+def test_round_trip_with_their_names(case, tmp_path):
+    name, fields, _ = make.CASES[case]
+    variables = variables_of(name, num_classes=3, **fields)
+    path = tmp_path / 'weights.safetensors'
+    weights.save(name, variables, path, classes=('cat', 'dog', 'owl'), **fields)
+    expected = {key: shape for key, shape in NAMES[f'case/{case}'].items()
+                if case != 'vgg11_torchvision'}
+    assert not expected or expected.keys() == safetensors.numpy.load_file(path).keys()
+    loaded = weights.load(None, path)
+    assert_same(loaded.variables, variables)
+    assert (loaded.name, loaded.net.num_classes) == (name, 3)
+
+
+@pytest.mark.parametrize(('name', 'fields'), [
+    ('fractalnet20', {}), ('densenet_l40_k12', {'layers_per_block': (1, 2, 1)}),
+    ('resnet20', TINY), ('resnet20', TINY | {'scan': True}), ('resnet18', SMALL | {'scan': True})])
+def test_round_trip_of_other_networks_and_fields(name, fields, tmp_path):
+    variables, path = variables_of(name, **fields), tmp_path / 'new' / 'weights.safetensors'
+    weights.save(name, variables, path, **fields)
+    assert_same(weights.load(name, path, **fields).variables, variables)
+    assert [entry.name for entry in path.parent.iterdir()] == ['weights.safetensors']
+
+
+def test_normalization_classes_and_image_shape_travel(tmp_path):
+    path, random = tmp_path / 'weights.safetensors', np.random.default_rng(0)
+    normalize = Normalization(random.random((8, 8, 1), 'float32'), np.float32([1 / 3]))
+    net = models.create('resnet20', num_classes=2, **TINY)
+    variables = net.init(jax.random.key(0), np.zeros((1, 8, 8, 1), 'float32'))
+    weights.save('resnet20', variables, path, normalize, ('cat', 'dog'), (8, 8, 1), **TINY)
+    network = trained.load(path)
+    assert (network.classes, network.image_shape) == (('cat', 'dog'), (8, 8, 1))
+    np.testing.assert_array_equal(network.normalize.mean, normalize.mean)
+    np.testing.assert_array_equal(network.normalize.std, normalize.std)
+    images = random.integers(0, 256, (2, 8, 8, 1), 'uint8')
+    np.testing.assert_allclose(network(images), net.apply(variables, normalize(images))[0],
+                               rtol=1e-5, atol=1e-5)
+
+
+def test_full_layers_take_the_image_shape_into_account(tmp_path):
+    fields = {'widths': (2, 2, 2, 2, 2), 'hidden': (3, 3)}
+    net = models.create('vgg11', num_classes=2, **fields)
+    variables = net.init(jax.random.key(0), np.zeros((1, 64, 96, 3), 'float32'))
+    path = tmp_path / 'weights.safetensors'
+    weights.save('vgg11', variables, path, image_shape=(64, 96, 3), **fields)
+    assert safetensors.numpy.load_file(path)['pre_logits.fc1.weight'].shape == (3, 2, 2, 3)
+    assert_same(weights.load('vgg11', path).variables, variables)
+
+
+def test_a_file_without_metadata_has_the_libraries_normalization(file):
+    network = weights.load('resnet18', file[0], **SMALL)
+    np.testing.assert_array_equal(network.normalize.mean, np.float32([0.485, 0.456, 0.406]))
+    assert network.classes == ('0', '1', '2')
+
+
+def test_the_libraries_peculiarities_come_with_their_files(tmp_path):
+    tensors = {name: np.ones(shape, 'float32')
+               for name, shape in weights.layout('mobilenet_v1_025', blocks=((1, 8),)).items()}
+    path = write(tmp_path / 'weights.safetensors', tensors)
+    theirs = weights.load('mobilenet_v1_025', path, blocks=((1, 8),))
+    assert theirs.net.relu is jax.nn.relu6
+    assert weights.load('mobilenet_v1_025', path, blocks=((1, 8),), relu=jax.nn.relu
+                        ).net.relu is jax.nn.relu
+    weights.save('mobilenet_v1_025', theirs.variables, path, blocks=((1, 8),))
+    assert weights.load('mobilenet_v1_025', path).net.relu is jax.nn.relu
+
+
+def test_older_and_wrapped_names(tmp_path):
+    fields = {'layers_per_block': (1, 1), 'growth': 4, 'stem_width': 8}
+    tensors = {name: np.full(shape, i, 'float32') for i, (name, shape) in
+               enumerate(weights.layout('densenet121', **fields).items())}
+    old = {'module.' + name.replace('.norm1.', '.norm.1.').replace('.conv2.', '.conv.2.'): tensor
+           for name, tensor in tensors.items()}
+    assert set(old) & {'module.features.denseblock1.denselayer1.norm.1.weight'}
+    assert_same(*(weights.load('densenet121', write(tmp_path / f'{i}.safetensors', each),
+                               **fields).variables for i, each in enumerate((tensors, old))))
+
+
+def test_auxiliary_classifiers_in_torchvisions_googlenet_are_left_out(tmp_path):
+    tensors = {name: np.ones(shape, 'float32')
+               for name, shape in weights.layout('googlenet_bn', num_classes=2).items()}
+    tensors['aux1.fc1.weight'] = np.ones((2, 2), 'float32')
+    network = weights.load('googlenet_bn', write(tmp_path / 'a.safetensors', tensors))
+    assert network.normalize.mean.tolist() == 0.5
+
+
+def test_a_file_that_does_not_fit_lists_its_tensors(file, tmp_path):
+    path, tensors = file
+    tensors['conv1.weight'] = tensors['conv1.weight'][:, :1]
+    tensors['bn1.weight'] = tensors['bn1.weight'].astype('int32')
+    tensors['layer9.weight'] = tensors.pop('bn1.bias')
+    with pytest.raises(UserError, match=r'a.safetensors does not fit resnet18 \(.*\): '
+                       r'1 missing: bn1.bias; 1 unexpected: layer9.weight; 2 mis-shaped: '
+                       r'bn1.weight int32, conv1.weight \(4, 1, 7, 7\) for \(4, 3, 7, 7\)'):
+        weights.load('resnet18', write(tmp_path / 'a.safetensors', tensors), **SMALL)
+    with pytest.raises(UserError, match=r'\d\d missing: .*, \.\.\.;'):
+        weights.load('resnet50', path)
+    with pytest.raises(UserError, match='3 classes, not num_classes=10'):
+        weights.load('resnet18', path, num_classes=10, **SMALL)
+    with pytest.raises(UserError, match='Neither timm nor torchvision has nin'):
+        weights.load('nin', path)
+    with pytest.raises(UserError, match='does not say which of our networks'):
+        trained.load(path)
+
+
+def test_what_save_refuses(tmp_path):
+    variables, path = variables_of('resnet20', **TINY), tmp_path / 'a.safetensors'
+    for arguments, message in (
+            (('resnet20', variables, tmp_path / 'a.npz'), 'must end in .safetensors'),
+            (('resnet20', variables, path), 'variables does not fit resnet20 .* missing'),
+            (('resnet18', variables, path), 'does not fit resnet18')):
+        with pytest.raises(UserError, match=message):
+            weights.save(*arguments)
+    with pytest.raises(UserError, match='only plain values'):
+        weights.save('resnet20', variables, path, relu=jax.nn.relu, **TINY)
+    with pytest.raises(UserError, match='10 outputs'):
+        weights.save('resnet18', variables_of('resnet18', num_classes=10, **SMALL), path,
+                     classes=('a', 'b'), **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
+class Malicious:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
+
+
+@pytest.mark.parametrize('damage', [
+    lambda whole: b'',
+    lambda whole: whole[:-5],
+    lambda whole: whole[:40],
+    lambda whole: (10 ** 12).to_bytes(8, 'little') + whole[8:],
+    lambda whole: whole[:8] + b'[' + whole[9:],
+    lambda whole: b'PK\x03\x04' + whole])
+def test_a_damaged_file_is_refused(damage, file):
+    path = file[0]
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r'weights.safetensors is damaged or no safetensors file'):
+        weights.load('resnet18', path)
+
+
+def test_a_pickle_is_never_executed(tmp_path, monkeypatch):
+    def refuse(path, map_location, weights_only):
+        assert weights_only
+        raise pickle.UnpicklingError('Weights only load failed\nand much more')
+
+    executed = tmp_path / 'executed'
+    for name in ('a.safetensors', 'a.pth'):
+        (tmp_path / name).write_bytes(pickle.dumps(Malicious(executed)))
+    with pytest.raises(UserError, match='no safetensors file'):
+        weights.load('resnet18', tmp_path / 'a.safetensors')
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    with pytest.raises(UserError, match=r"pip install 'cnnjax\[torch\]', or convert it"):
+        weights.load('resnet18', tmp_path / 'a.pth')
+    monkeypatch.setitem(sys.modules, 'torch', types.SimpleNamespace(load=refuse))
+    with pytest.raises(UserError, match=r'was not loaded \(UnpicklingError\)$'):
+        weights.load('resnet18', tmp_path / 'a.pth')
+    assert not executed.exists()
+
+
+def test_damaged_metadata_are_refused(tmp_path):
+    path = tmp_path / 'a.safetensors'
+    weights.save('resnet20', variables_of('resnet20', **TINY), path, **TINY)
+    with safetensors.safe_open(path, 'numpy') as opened:
+        metadata = opened.metadata()
+    tensors = safetensors.numpy.load_file(path)
+    for key, value in (('mean', '['), ('fields', '[1]'), ('std', '[0]'), ('input_size', '[3]')):
+        with pytest.raises(UserError, match='damaged'):
+            weights.load('resnet20', write(path, tensors, metadata | {key: value}))
+
+
+def test_the_hubs_cache_serves_offline(file, tmp_path, monkeypatch):
+    path, tensors = file
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hub'))
+    repository = tmp_path / 'hub' / 'models--timm--resnet18.tv_in1k'
+    snapshot = repository / 'snapshots' / 'abc'
+    snapshot.mkdir(parents=True)
+    (repository / 'refs').mkdir()
+    (repository / 'refs' / 'main').write_text('abc')
+    path.rename(snapshot / 'model.safetensors')
+    (snapshot / 'config.json').write_text(json.dumps({
+        'architecture': 'resnet18', 'label_names': ['cat', 'dog', 'owl'],
+        'pretrained_cfg': {'mean': [0.5] * 3, 'std': [0.25] * 3, 'input_size': [3, 64, 48]}}))
+    network = weights.load('resnet18', 'timm/resnet18.tv_in1k', **SMALL)
+    assert network.classes == ('cat', 'dog', 'owl')
+    assert network.image_shape == (64, 48, 3)
+    assert network.normalize.std.tolist() == [0.25] * 3
+    with pytest.raises(UserError, match='does not fit resnet18'):  # its name is the config's
+        trained.load('timm/resnet18.tv_in1k')
+    (snapshot / 'config.json').write_text('{')
+    with pytest.raises(UserError, match='config.json is damaged'):
+        weights.load('resnet18', 'timm/resnet18.tv_in1k', **SMALL)
+    with pytest.raises(UserError, match=r'file config.json is neither cached nor to be had .*'
+                       'https://huggingface.co/timm/vgg19.tv_in1k/resolve/main/model.safetensors'):
+        trained.load('timm/vgg19.tv_in1k')
+
+
+def test_a_source_that_is_nothing(tmp_path):
+    for source in (tmp_path / 'a.safetensors', 'a/b/c', 'nowhere.pth'):
+        with pytest.raises(UserError, match='no such file'):
+            weights.load('resnet18', source)
+    (tmp_path / 'weights.npz').write_bytes(b'')
+    with pytest.raises(UserError, match='weights are read from .safetensors'):
+        weights.load('resnet18', tmp_path / 'weights.npz')
