@@ -383,10 +383,13 @@ def _operation(eqn, inputs):
     shape = eqn.outvars[0].aval.shape
     if rule is not None and (seeing == [0] or eqn.primitive.name in SEVERAL):
         return rule(eqn, inputs, shapes, shape)
-    # Element by element; anything else that is unknown may see all that its operands see.
-    alike = all(shapes[i] == shape for i in seeing if shapes[i])
+    # Element by element, sides of 1 repeated; anything else may see all that its operands see.
+    alike = all(len(shapes[i]) == len(shape) and all(
+        n in (1, m) for n, m in zip(shapes[i], shape, strict=True)) for i in seeing if shapes[i])
     if rule is None and alike and len(eqn.outvars) == 1:
-        return _join([inputs[i].seen for i in seeing])
+        return tuple(e if e.axis is None else e._replace(
+            low=np.broadcast_to(e.low, shape[e.axis]), high=np.broadcast_to(e.high, shape[e.axis]))
+            for e in _join([inputs[i].seen for i in seeing]))
     return _collapsed(inputs)
 
 
@@ -498,7 +501,9 @@ def _squeeze(extent, params, shape, _):
 
 
 def _reverse(extent, params, *_):
-    return _pick(extent, slice(None, None, -1)) if extent.axis in params['dimensions'] else extent
+    if extent.axis not in params['dimensions']:
+        return extent
+    return _pick(extent, slice(None, None, -1))._replace(step=-extent.step)
 
 
 def _along(extent, params, *_):

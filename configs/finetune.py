@@ -19,8 +19,14 @@ prints the names. Frozen layers cost no backward pass, and their batch normaliza
 statistics it came with. With a few hundred photographs begin with `head`; other layers than the
 last pay where the photographs are many, or unlike those the network was trained on.
 
+Published weights, a file or a hub id, need the network's name:
+
+    ... --config.init_from=timm/resnet50.tv_in1k --config.model.name=resnet50
+
 Large pictures: add --config.stream=True, and --config.shorter_side=256,320 for crops at random.
 """
+
+from ml_collections.config_dict import placeholder
 
 from configs import base
 
@@ -28,8 +34,9 @@ from configs import base
 def get_config(learning='all'):
     config = base.get_config()
     config.dataset = 'folder'
-    config.model.name = None  # this and image_size: those of init_from
-    config.image_size = None
+    with config.ignore_type():
+        config.model.name = placeholder(str)  # this and image_size: those of init_from
+        config.image_size = placeholder(int)
     config.flip = True
     config.batch_size = 32
     config.epochs = 30.0

@@ -56,19 +56,20 @@ def run(config, directory):
 
 
 def chosen(network, taps):
-    """The names of the taps: those asked for or, if none, the last before the classifier."""
+    """The names of the taps 'conv4_6,pool' or, if none, of the last before the classifier."""
     rows = summary.summarize(network.net, network.image_shape).rows
     head = transfer.head(network.net, network.image_shape)
     known = [row.name for row in rows if row.shape is not None]
     if not taps:
         last = next(i for i, row in enumerate(rows) if row.name in head)
         return rows[last].inputs[:1]
+    taps = tuple(name.strip() for name in taps.split(','))
     for tap in taps:
         if tap not in known:
             close = difflib.get_close_matches(tap, known, n=3, cutoff=0.5)
             raise UserError(f"taps: the network has no '{tap}'"
                             + (f'; did you mean {" or ".join(close)}?' if close else ''))
-    return tuple(taps)
+    return taps
 
 
 def load(config, split, network):

@@ -31,7 +31,7 @@ def config(source, **fields):
 
 
 def test_features_of_the_digits(source, tmp_path):
-    features.run(config(source, taps=('conv3_1', 'fc'), devices=3), tmp_path)
+    features.run(config(source, taps='conv3_1,fc', devices=3), tmp_path)
     found = np.load(tmp_path / 'features.npz')
     assert found['train/conv3_1'].shape == (1347, 8)
     assert found['test/fc'].shape == (450, 10)
@@ -54,8 +54,8 @@ def test_features_of_the_digits(source, tmp_path):
 
 
 def test_whole_maps_and_the_last_features_by_default(source, tmp_path):
-    assert features.chosen(trained.load(source), ()) == ('pool',)
-    features.run(config(source, taps=('pool', 'conv4_1'), pool=False), tmp_path)
+    assert features.chosen(trained.load(source), '') == ('pool',)
+    features.run(config(source, taps='pool, conv4_1', pool=False), tmp_path)
     found = np.load(tmp_path / 'features.npz')
     assert found['test/pool'].shape == (450, 8)
     assert found['test/conv4_1'].shape == (450, 2 * 2 * 8)
@@ -65,7 +65,7 @@ def test_whole_maps_and_the_last_features_by_default(source, tmp_path):
 
 def test_errors(source, tmp_path):
     with pytest.raises(UserError, match="no 'conv3_9'; did you mean conv3_"):
-        features.run(config(source, taps=('conv3_9',)), tmp_path)
+        features.run(config(source, taps='conv3_9'), tmp_path)
     with pytest.raises(UserError, match='not the working directory of a run'):
         features.run(config('nowhere'), tmp_path)
     with pytest.raises(UserError, match='not converged after 1 iterations'):
