@@ -116,15 +116,15 @@ def test_it_maps_over_examples():
         assert_same([array[i] for array in mapped], gradients(one), 5e-7)
 
 
-def test_grouped_convolution_falls_back_to_the_gradient_of_lax():
-    x, kernel = random(2, 5, 5, 4), random(3, 3, 2, 6, seed=1)
+@pytest.mark.parametrize(('groups', 'multiplier'), [(2, 3), (4, 1), (4, 2)])  # 4: depthwise
+def test_the_gradient_of_groups_is_that_of_each_on_its_own(groups, multiplier):
+    x, kernel = random(2, 5, 6, 4), random(3, 3, 4 // groups, groups * multiplier, seed=1)
 
     def by_hand(x, kernel):
-        """Each half of the channels on its own."""
-        halves = zip(jnp.split(x, 2, -1), jnp.split(kernel, 2, -1), strict=True)
-        return jnp.concatenate([LAX(*half, *HALVING) for half in halves], -1)
+        parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+        return jnp.concatenate([LAX(*part, *HALVING) for part in parts], -1)
 
-    ours = with_gradients(OURS, x, kernel, *HALVING, feature_group_count=2)
+    ours = with_gradients(OURS, x, kernel, *HALVING, feature_group_count=groups)
     assert_same(ours, with_gradients(by_hand, x, kernel), 5e-7)
 
 
