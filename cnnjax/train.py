@@ -108,6 +108,8 @@ def train(config, directory):
         no longer finite; checkpoints stay as they are.
     """
     directory = Path(directory)
+    if config.seed < 0:
+        raise UserError(f'seed={config.seed}: take 0 or a larger number')
     source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
     config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)
