@@ -80,6 +80,8 @@ def load(config, split):
 def evaluator(net, normalize, dataset, mesh, *, batch_size, kind='shard_map'):
     """A function of the variables that evaluates them on every example of `dataset`, each exactly
     once: {'count', 'loss', 'error', 'top5_error' (above five classes), 'column1/error', ...}."""
+    if batch_size < 1:
+        raise UserError(f'a batch of an evaluation has at least one image, not {batch_size}')
     batch_size = mesh.size * math.ceil(min(batch_size, len(dataset)) / mesh.size)
     compiled = parallel.parallelize(
         functools.partial(step.eval_step, net=net, normalize=normalize), mesh, kind, donate=False)

@@ -25,6 +25,7 @@ def launch(*arguments):
     ([QUICKSTART, '--confg.epochs=3'], "Unknown command line flag 'confg.epochs'"),
     ([QUICKSTART, 'epochs=3'], "'epochs=3' is not a flag"),
     ([QUICKSTART, '--config.experiment=fly'], "experiment='fly' is none of train"),
+    ([QUICKSTART, '--config.image_size=-5'], 'image_size=-5: a number of pixels'),
     ([QUICKSTART, '--config.seed=-1'], 'seed=-1: take 0 or a larger number'),
     ([QUICKSTART, '--config.model.name=resnet21'], "no network 'resnet21'; did you mean resnet"),
 ])

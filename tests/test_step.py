@@ -166,3 +166,8 @@ def test_unknown_devices_and_ways_are_refused():
         parallel.data_mesh(5)
     with pytest.raises(UserError, match="not 'xmap'"):
         parallel.parallelize(lambda *_: None, parallel.data_mesh(1), 'xmap')
+
+
+def test_an_evaluation_needs_a_batch():
+    with pytest.raises(UserError, match='at least one image, not 0'):
+        train.evaluator(narrow_vgg(), NORMALIZE, [], parallel.data_mesh(1), batch_size=0)

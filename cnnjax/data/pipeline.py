@@ -56,6 +56,9 @@ class Crops(NamedTuple):
             if len(limits) != 2 or not 0 < limits[0] <= limits[1]:
                 raise UserError(f'{name}={limits} is no range: two positive numbers, the smaller '
                                 'one first')
+        if self.size < 0:
+            raise UserError(f'image_size={self.size}: a number of pixels, or 0 for the images as '
+                            'they are')
         if self.border < 0:
             raise UserError(f'border={self.border}: a picture has 0 or more pixels around it')
         smallest = self.test_shorter_side or self.size
