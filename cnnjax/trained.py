@@ -1,9 +1,11 @@
 """A trained network with all it needs: load('runs/quickstart')(images in [0, 1]) -> logits."""
 
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import checkpoint, models, weights, workdir
@@ -26,8 +28,27 @@ class Trained(NamedTuple):
         return self.net.apply(self.variables, self.normalize(images), train=False, **arguments)[0]
 
     def taps(self, images, **arguments):
-        """Every activation, {name: array}, for images [N, H, W, C], uint8 or floats in [0, 1]."""
-        return self.net.apply(self.variables, self.normalize(images), train=False, **arguments)[1]
+        """Every activation, {name: array}, for images [N, H, W, C], uint8 or floats in [0, 1].
+
+        They may have another size than those of the training: if that does not fit a full layer,
+        the activations up to it are returned.
+        """
+        normalize, misfits = self.normalize, []
+        if normalize.mean.ndim > 1 and normalize.mean.shape[:2] != images.shape[1:3]:
+            normalize = normalize._replace(mean=normalize.mean.mean((0, 1)))  # of a mean image
+
+        def intercept(call, args, kwargs, context):
+            layer = context.module
+            if isinstance(layer, nn.Dense) and layer.has_variable('params', 'kernel'):
+                expected, width = layer.get_variable('params', 'kernel').shape
+                if args[0].shape[-1] != expected:
+                    misfits.append('/'.join(layer.path))
+                    return jnp.zeros((*args[0].shape[:-1], width), args[0].dtype)
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(intercept):
+            _, taps = self.net.apply(self.variables, normalize(images), train=False, **arguments)
+        return dict(itertools.takewhile(lambda item: item[0] not in misfits, taps.items()))
 
 
 def load(source, which='best', name=None):

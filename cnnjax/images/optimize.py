@@ -1,0 +1,336 @@
+"""Optimizing images: any optax optimizer descends on what a network makes of them.
+
+    problem = Problem(network, channel('conv4_2'), sigmoid(fourier((64, 64, 3))))
+    result = optimize(problem, optax.adam(0.05), 200, jax.random.key(0),
+                      aux={'unit': jnp.arange(32)})
+    result.images  # [32, 64, 64, 3] in [0, 1]
+
+A problem is about one image. The loop runs many of them at once: everything has a leading axis of
+images, which is mapped (vmap) in one compiled program and split over devices. The state resumes
+exactly: 20 and 20 steps are 40 steps, bit for bit, with the same number of images and `loop`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cnnjax import parallel
+from cnnjax.errors import UserError
+from cnnjax.images import tiles
+from cnnjax.images.parametrizations import Parametrization
+from cnnjax.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """What is optimized. A compiled program is kept for each problem: use the same one again."""
+
+    network: Trained
+    objective: Callable  # (taps, aux) -> a scalar or {term: value}; see objectives.py
+    parametrization: Parametrization
+    regularizer: Callable | None = None  # image -> a scalar or {term: value}
+    transform: Callable | None = None  # (key, image) -> what the network sees
+    project: Callable | None = None  # theta -> theta, after every step
+    average: float = 0.0  # the images are a bias-corrected mean of the iterates with this decay
+    tile: int = 0  # side of the tiles in which the gradient is computed; 0: all at once
+
+
+class State(NamedTuple):
+    """All that a resumed optimization needs, beside its key; leaves have a leading axis [N]."""
+
+    step: jax.Array  # int32
+    theta: Any
+    opt_state: Any
+    average: Any  # of decoded images, before its bias is corrected; None where it is not used
+
+
+class Report(NamedTuple):
+    """Where an optimization stands."""
+
+    step: int
+    state: State
+    values: dict[str, np.ndarray]  # [steps since the last report, N]: loss, its terms, gradient
+
+
+class Result(NamedTuple):
+    images: jax.Array  # [N, H, W, C]
+    state: State
+    trace: dict[str, np.ndarray]  # [steps, N]: loss, its terms, and the gradient's norm
+    snapshots: dict[int, jax.Array]  # {step: images}
+
+
+def init(problem, tx, keys, images=None):
+    """The `State` before the first step: random, or from `images` [N, H, W, C].
+
+    Args:
+      problem: see `Problem`.
+      tx: an optax optimizer.
+      keys: N random keys.
+      images: where to start; needs a parametrization that encodes images.
+    """
+    if images is not None and problem.parametrization.encode is None:
+        raise UserError('this parametrization cannot start from an image')
+    keys = _keys(keys)
+    return _init(problem, tx, keys, images)
+
+
+@functools.partial(jax.jit, static_argnames=('problem', 'tx'))
+def _init(problem, tx, keys, images):
+    def one(key, image):
+        if image is None:
+            theta = problem.parametrization.init(jax.random.fold_in(key, 0))
+        else:
+            theta = problem.parametrization.encode(image)
+        if problem.project:
+            theta = problem.project(theta)
+        average = None
+        if problem.average:
+            average = jnp.zeros_like(problem.parametrization.decode(theta))
+        return State(jnp.int32(0), theta, tx.init(theta), average)
+
+    if images is None:
+        return jax.vmap(lambda key: one(key, None))(keys)
+    return jax.vmap(one)(keys, images)
+
+
+@functools.partial(jax.jit, static_argnames='problem')
+def decode(problem, state):
+    """The images [N, H, W, C] of a state; their average where the problem has one."""
+    def one(state):
+        if problem.average:
+            corrected = state.average / (1 - problem.average ** state.step)
+            return jnp.where(state.step > 0, corrected,
+                             problem.parametrization.decode(state.theta))
+        return problem.parametrization.decode(state.theta)
+    return jax.vmap(one)(state)
+
+
+def loss(problem, variables, theta, key, aux, nudge=0.0):
+    """The loss of one image, and its terms {name: value}. `nudge` is added to what the network
+    sees: the gradient with respect to it is the objective's own, without regularizer."""
+    image = problem.parametrization.decode(theta)
+    seen = (problem.transform(key, image) if problem.transform else image) + nudge
+    if problem.tile:
+        terms = tiles.objective(problem.network, problem.objective, problem.tile, variables, seen,
+                                aux)
+    else:
+        terms = problem.objective(tiles.taps(problem.network, variables, seen), aux)
+    terms = terms if isinstance(terms, dict) else {'objective': terms}
+    if problem.regularizer:
+        extra = problem.regularizer(image)
+        terms = terms | (extra if isinstance(extra, dict) else {'regularizer': extra})
+    return sum(terms.values()), terms
+
+
+def update(problem, tx, variables, state, key, aux):
+    """One step on one image: (state, {'loss', its terms, 'gradient'})."""
+    key = jax.random.fold_in(key, state.step + 1)  # 0 was the initialization's
+    searches = optax.tree_utils.tree_get(state.opt_state, 'value', None) is not None
+    if searches:  # a line search keeps the loss and gradient of the point it has found
+        def value(theta):
+            return loss(problem, variables, theta, key, aux)[0]
+        if problem.transform or problem.project:
+            raise UserError('an optimizer with a line search, such as L-BFGS, needs a loss that '
+                            'stays the same: no random transform, and a bound by sigmoid instead '
+                            'of a projection; or take Adam')
+        total, gradient = optax.value_and_grad_from_state(value)(
+            state.theta, state=state.opt_state)
+        values = {'loss': total, 'gradient': optax.global_norm(gradient)}
+    else:
+        def value(theta):
+            return loss(problem, variables, theta, key, aux)[0]
+        seen = jax.eval_shape(
+            lambda theta: problem.transform(key, problem.parametrization.decode(theta))
+            if problem.transform else problem.parametrization.decode(theta), state.theta)
+        (total, terms), (gradient, own) = jax.value_and_grad(
+            lambda theta, nudge: loss(problem, variables, theta, key, aux, nudge), (0, 1),
+            has_aux=True)(state.theta, jnp.zeros(seen.shape, seen.dtype))
+        values = {'loss': total, **terms, 'gradient': optax.global_norm(own)}
+    updates, opt_state = optax.with_extra_args_support(tx).update(
+        gradient, state.opt_state, state.theta, value=total, grad=gradient, value_fn=value)
+    theta = optax.apply_updates(state.theta, updates)
+    if problem.project:
+        theta = problem.project(theta)
+    average = state.average
+    if problem.average:
+        average = optax.incremental_update(problem.parametrization.decode(theta), average,
+                                           1 - problem.average)
+    return State(state.step + 1, theta, opt_state, average), values
+
+
+def _many(problem, tx, mesh, variables, state, keys, aux, shared):
+    """`update` over the leading axis, split over the devices of `mesh`."""
+    def one(state, key, aux):
+        return update(problem, tx, variables, state, key, merge(shared, aux))
+
+    def some(state, keys, aux):
+        if len(keys) > 1:
+            return jax.vmap(one)(state, keys, aux)
+        first = jax.tree.map(lambda x: x[0], (state, keys, aux))  # conditions stay conditions
+        return jax.tree.map(lambda x: x[None], one(*first))
+
+    if mesh is None:
+        return some(state, keys, aux)
+    return jax.shard_map(some, mesh=mesh, in_specs=P(parallel.AXIS), out_specs=P(parallel.AXIS),
+                         check_vma=False)(state, keys, aux)
+
+
+@functools.partial(jax.jit, static_argnames=('problem', 'tx', 'mesh'), donate_argnames='state')
+def _step(problem, tx, mesh, variables, state, keys, aux, shared):
+    return _many(problem, tx, mesh, variables, state, keys, aux, shared)
+
+
+@functools.partial(jax.jit, static_argnames=('problem', 'tx', 'mesh', 'size'),
+                   donate_argnames='state')
+def _steps(problem, tx, mesh, variables, state, keys, aux, shared, count, size):
+    """`count` steps, an argument of the program, so that every length runs the same code; their
+    values are the first of `size` rows."""
+    def body(i, carry):
+        state, rows = carry
+        state, values = _many(problem, tx, mesh, variables, state, keys, aux, shared)
+        return state, jax.tree.map(lambda row, value: row.at[i].set(value), rows, values)
+
+    values = jax.eval_shape(
+        lambda: _many(problem, tx, mesh, variables, state, keys, aux, shared)[1])
+    rows = jax.tree.map(lambda value: jnp.zeros((size, *value.shape), value.dtype), values)
+    return lax.fori_loop(0, count, body, (state, rows))
+
+
+def iterate(problem, tx, state, steps, keys, aux=None, shared=None, *, every=50, mesh=None,
+            loop='auto') -> Iterator[Report]:
+    """Descends up to step number `steps`, with a `Report` at every multiple of `every` steps.
+
+    Args:
+      problem, tx, state, keys: as in `init`; `state` is donated, use the report's.
+      aux: what the objective needs, leaves [N, ...].
+      shared: the same for all images, without a leading axis; merged with `aux`.
+      mesh: devices that share the images, whose number they divide; None: one device.
+      loop: 'python' calls the compiled step; 'compiled' runs all steps between two reports in one
+        program, where XLA:CPU's convolutions are slow; 'auto' takes the better one.
+
+    Raises:
+      UserError: the gradient of every image is blocked or not finite; the message says where.
+    """
+    if loop not in ('auto', 'python', 'compiled'):
+        raise UserError(f"loop is 'auto', 'python' or 'compiled', not '{loop}'")
+    if every < 1 or steps < 0:
+        raise UserError(f'steps={steps}, every={every}: there are no such steps')
+    if loop == 'auto':
+        loop = 'python' if jax.default_backend() == 'cpu' else 'compiled'
+    keys, aux, shared = _keys(keys), aux or {}, shared or {}
+    variables = jax.device_put(problem.network.variables)
+    if mesh is not None:
+        if len(keys) % mesh.size:
+            raise UserError(f'{len(keys)} images do not divide evenly over {mesh.size} devices')
+        split, same = (NamedSharding(mesh, spec) for spec in (P(parallel.AXIS), P()))
+        state, keys, aux = jax.device_put((state, keys, aux), split)
+        variables, shared = jax.device_put((variables, shared), same)
+    done = int(state.step[0])
+    while done < steps:
+        count = min(every - done % every, steps - done)
+        if loop == 'compiled':
+            state, values = _steps(problem, tx, mesh, variables, state, keys, aux, shared, count,
+                                   every)
+            values = {name: value[:count] for name, value in jax.device_get(values).items()}
+        else:
+            rows = []
+            for _ in range(count):
+                state, row = _step(problem, tx, mesh, variables, state, keys, aux, shared)
+                rows.append(row)
+            rows = jax.device_get(rows)
+            values = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        done += count
+        complaints = [health(values, i) for i in range(len(keys))]
+        if all(complaints):
+            raise UserError(_diagnosis(problem, state, complaints[0], done, values))
+        yield Report(done, state, values)
+
+
+def optimize(problem, tx, steps, key, *, images=None, count=None, aux=None, shared=None,
+             state=None, every=0, mesh=None, loop='auto'):
+    """Runs `iterate` to the end.
+
+    Args:
+      key: one random key for everything.
+      images: where to start, [N, H, W, C]; None: random.
+      count: N; default: that of `images`, else of `aux`, else 1.
+      state: resumes an optimization with the same key; counts its steps too.
+      every: steps between two snapshots; 0: none.
+      aux, shared, mesh, loop: as in `iterate`.
+
+    Returns:
+      A `Result`.
+    """
+    leaves = jax.tree.leaves(aux if images is None else images)
+    keys = jax.random.split(key, count or (len(leaves[0]) if leaves else 1))
+    state = init(problem, tx, keys, images) if state is None else jax.tree.map(jnp.copy, state)
+    rows, snapshots = [], {}
+    for report in iterate(problem, tx, state, steps, keys, aux, shared, every=every or steps or 1,
+                          mesh=mesh, loop=loop):
+        state = report.state
+        rows.append(report.values)
+        if every:
+            snapshots[report.step] = decode(problem, state)
+    trace = {name: np.concatenate([row[name] for row in rows]) for name in (rows or [{}])[0]}
+    return Result(decode(problem, state), state, trace, snapshots)
+
+
+def health(values, image=0):
+    """What is wrong with the steps of a report: '' if they are sound.
+
+    `values` {name: [steps, N]} as in `Report`; `image` counts along N.
+    """
+    for name in ('loss', 'gradient'):
+        broken = ~np.isfinite(values[name][:, image])
+        if broken.any():
+            return f'the {name} is not finite'
+    if not values['gradient'][:, image].any():
+        return 'the gradient of the objective is exactly 0'
+    return ''
+
+
+def _diagnosis(problem, state, complaint, done, values):
+    """The message of a failed optimization: since when, and which layer shows it first."""
+    first = done - len(values['loss']) + 1
+    if 'finite' in complaint:
+        name = complaint.split()[1]
+        first += int(np.argmin(np.isfinite(values[name]).all(1)))
+        remedy = 'take a lower learning rate'
+    else:
+        remedy = ("take the layer before the ReLU, relu='redirected', another seed, or start "
+                  'from an image')
+    image = decode(problem, state)[0]
+    taps = tiles.taps(problem.network, problem.network.variables, image)
+    where = 'the image itself is not finite'
+    if np.isfinite(image).all():
+        where = 'no activation is 0 everywhere or not finite'
+        for name, tap in taps.items():
+            if not (sound := np.isfinite(tap)).all():
+                where = f"'{name}' is not finite at {np.mean(~sound):.0%} of its positions"
+            elif not np.any(tap):
+                where = f"'{name}' is 0 everywhere"
+            else:
+                continue
+            break
+    return f'{complaint}, at step {first}: {where}; {remedy}'
+
+
+def merge(shared, aux):
+    """The two trees of dicts as one; a leaf of `aux` wins."""
+    if not (isinstance(shared, dict) and isinstance(aux, dict)):
+        return aux
+    return shared | {key: merge(shared[key], value) if key in shared else value
+                     for key, value in aux.items()}
+
+
+def _keys(keys):
+    return keys if keys.ndim else keys[None]
