@@ -1,5 +1,7 @@
 """Figures of a run, as PNG files."""
 
+import itertools
+import math
 from pathlib import Path
 
 
@@ -41,6 +43,33 @@ def curves(rows, path, title=''):
     rate.set(ylabel='learning rate (dotted)', yscale='log', ylim=(highest * 1e-4, highest * 2))
     rate.spines[['top']].set_visible(False)
     figure.suptitle(title)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def descent(rows, path):
+    """Draws the loss of optimized images and its terms against the step, from metrics.jsonl."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout='constrained', dpi=150)
+    axes = figure.subplots()
+    terms = dict.fromkeys(name for row in rows for name in row
+                          if name not in ('step', 'stage', 'gradient'))
+    for name in terms if len(terms) > 2 else ('loss',):  # a single term is the loss
+        points = [(row['step'], row.get(name, math.nan)) for row in rows]
+        style = {'color': 'black', 'linewidth': 1.6} if name == 'loss' else {'linewidth': 1.0}
+        axes.plot(*zip(*points, strict=True), label=name, **style)
+    for row, following in itertools.pairwise(rows):
+        if row['stage'] != following['stage']:
+            axes.axvline(following['step'] - 0.5, color='0.85', linewidth=0.8, zorder=0)
+    if all(row[name] > 0 for row in rows for name in terms if name in row):
+        axes.set_yscale('log')
+    axes.set(xlabel='step', ylabel='loss')
+    axes.grid(alpha=0.25, which='both')
+    axes.spines[['top', 'right']].set_visible(False)
+    if len(terms) > 2:
+        axes.legend(frameon=False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

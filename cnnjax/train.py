@@ -237,12 +237,8 @@ def check_config(directory, config, lengths, start):
         extended = start <= lengths.steps and np.array_equal(
             *(np.broadcast_to(rate(done), done.shape) for rate in (then, lengths.rate)))
     if changed and not extended:
-        rows = '\n'.join(f'  {name}: {before!r} there, {now!r} here'
-                         for name, (before, now) in changed.items())
-        raise UserError(f'{directory} holds a run of {start} steps with another config:\n{rows}\n'
-                        'Take another workdir, or the same values'
-                        + (': the learning rates of the steps done would differ'
-                           if set(changed) <= {'epochs', 'steps'} else ''))
+        workdir.refuse(directory, changed, ': the learning rates of the steps done would differ'
+                       if set(changed) <= {'epochs', 'steps'} else '')
 
 
 class Progress:

@@ -85,6 +85,15 @@ def differences(saved, config):
             if before.get(name) != now.get(name) and name not in REPORTING}
 
 
+def refuse(workdir, changed, reason=''):
+    """Raises the UserError for a working directory that holds a run with another config; `changed`
+    are the `differences`."""
+    rows = '\n'.join(f'  {name}: {before!r} there, {now!r} here'
+                     for name, (before, now) in changed.items())
+    raise UserError(f'{workdir} holds a run with another config:\n{rows}\n'
+                    f'Take another workdir, or the same values{reason}')
+
+
 def write_environment(workdir):
     """Adds this start to environment.json."""
     source = Path(__file__).parent
@@ -136,14 +145,15 @@ class Metrics:
         self._events = tensorboardX.SummaryWriter(str(Path(workdir) / 'tensorboard'),
                                                   purge_step=step + 1, write_to_disk=True)
 
-    def write(self, row):
-        """Adds a row, a dict of numbers with 'step'; it is on disk when this returns."""
-        self._file.write(_line(row))
+    def write(self, *rows):
+        """Adds rows, dicts of numbers with 'step'; they are on disk when this returns."""
+        self._file.write(''.join(map(_line, rows)))
         self._file.flush()
         os.fsync(self._file.fileno())
-        for name, value in row.items():
-            if name != 'step':
-                self._events.add_scalar(name, value, row['step'])
+        for row in rows:
+            for name, value in row.items():
+                if name != 'step':
+                    self._events.add_scalar(name, value, row['step'])
 
     def __enter__(self):
         return self

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -112,6 +113,31 @@ def decode(problem, state):
                              problem.parametrization.decode(state.theta))
         return problem.parametrization.decode(state.theta)
     return jax.vmap(one)(state)
+
+
+def carry(problem, tx, keys, images, opt_state):
+    """The first `State` of another size: from `images` [N, H, W, C], with an optimizer's state of
+    the size before, resized (https://github.com/crowsonkb/style-transfer-pytorch)."""
+    state = init(problem, tx, keys, images)
+    resized = jax.tree.map(
+        lambda old, new: old if old.shape == new.shape else
+        jax.image.resize(old, new.shape, 'linear'), opt_state, state.opt_state)
+    return state._replace(opt_state=resized)
+
+
+def normalize_gradient(kind='mean_abs'):
+    """An optax transformation that divides the gradient by its size: 'mean_abs' (DeepDream's
+    notebook), 'std' (TensorFlow's DeepDream tutorial) or 'l2' (lucid); a gradient of 0 stays 0."""
+    sizes = {'mean_abs': lambda g: jnp.abs(g).mean(), 'std': jnp.std, 'l2': jnp.linalg.norm}
+    if kind not in sizes:
+        raise UserError(f"a gradient is divided by its {', '.join(sizes)}, not '{kind}'")
+
+    def divide(gradient):
+        flat, restore = jax.flatten_util.ravel_pytree(gradient)
+        size = sizes[kind](flat)
+        return restore(flat / jnp.where(size > 0, size, 1))
+
+    return optax.stateless(lambda updates, params: divide(updates))
 
 
 def loss(problem, variables, theta, key, aux, nudge=0.0):

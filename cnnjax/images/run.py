@@ -1,0 +1,105 @@
+"""Optimizations in a working directory, one after the other, each resumed where it was stopped.
+
+    config.json, environment.json, metrics.jsonl, tensorboard/   as in workdir.py
+    checkpoints/NAME/     the state of the optimization NAME
+    snapshots/NAME/       its images on the way
+    figures/loss.png      the loss and its terms
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cnnjax import checkpoint, plots, workdir
+from cnnjax.images import optimize, pictures
+
+
+class Run:
+    """A context manager: `run.optimize(name, ...)` for each of its optimizations.
+
+    The same config in the same directory goes on where it was stopped, bit for bit; optimizations
+    that are finished are read. `steps` is the number of steps of all of them together.
+
+    Raises:
+      UserError: the directory holds the work of another config.
+    """
+
+    def __init__(self, directory, config, steps):
+        self.directory = Path(directory)
+        saved = workdir.read_config(self.directory)
+        begun = any(self.directory.glob('checkpoints/*/[0-9]*'))
+        if begun and (changed := workdir.differences(saved, config)):
+            workdir.refuse(self.directory, changed)
+        workdir.write_config(self.directory, config)
+        workdir.write_environment(self.directory)
+        self.every = config.report_every
+        self.names, self.before = [], 0  # of the optimizations so far, and their steps
+        self.rows = workdir.read_metrics(self.directory)
+        self.bar = tqdm(total=steps, unit='step', disable=None, dynamic_ncols=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self.bar.close()
+        if kind is None and self.rows:
+            figure = self.directory / 'figures' / 'loss.png'
+            plots.descent(self.rows, figure)
+            print(f'loss: {figure}', flush=True)
+
+    def optimize(self, name, problem, tx, steps, key, *, images=None, state=None, aux=None,
+                 shared=None, mesh=None, snapshots=True):
+        """The final `State` of `steps` steps; arguments as in `cnnjax.images.optimize`.
+
+        Where it begins are `images` or, prepared by the caller, `state`; aux and images have a
+        leading axis [N].
+        """
+        leaves = jax.tree.leaves(images if state is None else state) or jax.tree.leaves(aux)
+        keys = jax.random.split(key, len(leaves[0]) if leaves else 1)
+        if state is None:
+            state = optimize.init(problem, tx, keys, images)
+        self.names.append(name)
+        with checkpoint.Checkpoints(self.directory / 'checkpoints' / name, keep=1) as checkpoints:
+            start = min(checkpoints.latest() or 0, steps)
+            if start:
+                state = checkpoints.restore(start, state)
+            self.bar.update(start)
+            self.bar.set_description(name)
+            with workdir.Metrics(self.directory, self.before + start) as metrics:
+                for report in optimize.iterate(problem, tx, state, steps, keys, aux, shared,
+                                               every=self.every, mesh=mesh):
+                    state = report.state
+                    checkpoints.save(report.step, state)
+                    self._report(name, report, steps, metrics)
+                    if snapshots:
+                        self._snapshot(name, report.step, optimize.decode(problem, state))
+        self.before += steps
+        self.rows = workdir.read_metrics(self.directory)
+        return state
+
+    def _report(self, name, report, steps, metrics):
+        count = len(report.values['loss'])
+        means = {term: value.mean(1) for term, value in report.values.items()}
+        first = report.step - count + 1
+        metrics.write(*({'step': self.before + first + i, 'stage': len(self.names),
+                         **{term: float(value[i]) for term, value in means.items()}}
+                        for i in range(count)))
+        complaints = [optimize.health(report.values, i) for i in range(len(report.state.step))]
+        last = ' '.join(f'{term} {value[-1]:.4g}' for term, value in means.items())
+        line = f'{name}: step {report.step} of {steps}: {last}'
+        for i, complaint in enumerate(complaints):
+            line += f'\n  image {i}: {complaint}' if complaint else ''
+        self.bar.update(count)
+        self.bar.set_postfix_str(last.split(' gradient')[0], refresh=False)
+        if self.bar.disable:
+            print(line, flush=True)
+        elif any(complaints):
+            self.bar.write(line)
+
+    def _snapshot(self, name, step, images):
+        for i, image in enumerate(np.asarray(images)):
+            suffix = f'-{i}' if len(images) > 1 else ''
+            pictures.write(self.directory / 'snapshots' / name / f'{step:05d}{suffix}.png',
+                           image.clip(0, 1))
