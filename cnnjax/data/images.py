@@ -21,18 +21,32 @@ def read(path):
     Raises:
       UserError: the file is not a readable image, with its path and the decoder's reason.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()  # truncated files fail here
-            image = ImageOps.exif_transpose(image)
-    # Pillow raises many kinds on damaged files (SyntaxError and struct.error among them).
-    except Exception as error:
-        raise UserError(f'{path} is not a readable image: {error}') from error
+    image = load(path)
     if image.mode == 'F':
         raise UserError(f'{path} holds floating-point numbers, whose range is unknown: save it as '
                         'PNG or JPEG')
     if image.mode.startswith('I'):  # convert() would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return rgb(image)
+
+
+def load(path):
+    """An image file -> Pillow's image (of an animation the first), upright, in the file's mode.
+
+    Raises:
+      UserError: the file is not a readable image, with its path and the decoder's reason.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()  # truncated files fail here
+            return ImageOps.exif_transpose(image)
+    # Pillow raises many kinds on damaged files (SyntaxError and struct.error among them).
+    except Exception as error:
+        raise UserError(f'{path} is not a readable image: {error}') from error
+
+
+def rgb(image):
+    """Pillow's image of 8 bits -> uint8 [H, W, 3], transparency laid on white."""
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)

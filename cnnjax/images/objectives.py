@@ -4,12 +4,13 @@
 
 `taps` holds the activations of one image, {name: [h, w, C] or [C]}; `aux` the objective's arrays,
 which are arguments of the compiled program: the index of a unit, so that one compilation serves all
-units of a layer, and the targets that `targets` makes from other images:
+units of a layer, and targets made from other images:
 
     unit       int, the channel of `channel`, `neuron` and `logit`
     direction  [C], of `direction`
     guide      {layer: [positions, C]}, the codes of the guide of `dream`
-    style      {layer: the statistics of the style}
+    style      {layer: the `moments` of the style}
+    scale      {layer: what `relative` divides activations by}
     maps       {layer: {name: [h, w, ...]}}, what belongs to positions of the layer: 'content' and
                'code', the activations to come near to, 'regions', the masks of a style's parts
 
@@ -85,6 +86,11 @@ def _sum(values, mask):
     if mask is None:
         return values.sum((0, 1))
     return jnp.einsum('hw,hw...->...', mask.astype(values.dtype), values)
+
+
+def _absolute(x):
+    """|x| with gradient 0 at 0, where jnp.abs has 1."""
+    return jnp.where(x == 0, 0, jnp.abs(x))
 
 
 def _mask(masks, layer):
@@ -180,7 +186,7 @@ def match(layer, kind='l2', term='match'):
     inner product -<a, code> / |code|^2.
     """
     values = {'l2': lambda maps, code: ((maps - code) ** 2, code**2),
-              'l1': lambda maps, code: (jnp.abs(maps - code), jnp.abs(code)),
+              'l1': lambda maps, code: (_absolute(maps - code), jnp.abs(code)),
               'inner': lambda maps, code: (-maps * code, code**2)}
     if kind not in values:
         raise UserError(f"a code is matched by {', '.join(values)}, not '{kind}'")
@@ -219,7 +225,7 @@ def content(layers, weights=None, convention='mean'):
             maps, mask = _maps(taps[layer]), _mask(masks, layer)
             difference = maps - _maps(aux['maps'][layer]['content'])
             found[layer] = [_sum((difference**2).sum(-1), mask),
-                            _sum(jnp.abs(difference).sum(-1), mask),
+                            _sum(_absolute(difference).sum(-1), mask),
                             _count(maps, mask) * maps.shape[-1]]
         return found
 
@@ -258,17 +264,11 @@ def style(layers, weights=None, convention='gatys2016'):
     weights = _weights(layers, weights)
     _known('style', convention, (*GRAM, WASSERSTEIN))
 
-    def statistics(taps, aux, masks):
-        return {layer: _moments(_maps(taps[layer]), _regions(aux, layer), _mask(masks, layer))
-                for layer in layers}
-
     def loss(statistics, aux):
         total = 0.0
         for layer, weight in weights.items():
-            count, sums, products = statistics[layer]
-            target = aux['style'][layer]
-            present = jnp.maximum(count, 1e-6)[:, None]
-            mean, second = sums / present, products / present[..., None]
+            count, target = statistics[layer][0], aux['style'][layer]
+            mean, second = _per_position(*statistics[layer])
             if convention == WASSERSTEIN:
                 distances = jax.vmap(_wasserstein)(mean, second, target['mean'],
                                                    target['second'])
@@ -278,14 +278,32 @@ def style(layers, weights=None, convention='gatys2016'):
             total += weight * (distances * count).sum() / count.sum()
         return {'style': total}
 
+    return Objective(tuple(layers), moments(layers).statistics, loss)
+
+
+def moments(layers):
+    """What `style` compares, as an objective without loss: of a style image it makes the target
+    aux['style'], {layer: {'mean': [R, C], 'second': [R, C, C]}}, the first two moments of the
+    activations in each of its R regions (one without 'regions'). Those of several styles may be
+    averaged."""
+    def statistics(taps, aux, masks):
+        return {layer: _moments(_maps(taps[layer]),
+                                aux.get('maps', {}).get(layer, {}).get('regions'),
+                                _mask(masks, layer)) for layer in layers}
+
+    def loss(statistics, aux):
+        return {layer: dict(zip(('mean', 'second'), _per_position(*sums), strict=True))
+                for layer, sums in statistics.items()}
+
     return Objective(tuple(layers), statistics, loss)
 
 
-def _regions(aux, layer):
-    return aux.get('maps', {}).get(layer, {}).get('regions')
+def _per_position(count, sums, products):
+    count = jnp.maximum(count, 1e-6)[:, None]  # a region may be empty
+    return sums / count, products / count[..., None]
 
 
-def _moments(maps, regions=None, mask=None):
+def _moments(maps, regions, mask):
     """([R] weights, [R, C] sums, [R, C, C] sums of products) over the R regions' positions."""
     if regions is None and mask is None:
         rows = maps.reshape(-1, maps.shape[-1])
@@ -296,19 +314,6 @@ def _moments(maps, regions=None, mask=None):
         regions = regions * mask.astype(maps.dtype)[..., None]
     return (regions.sum((0, 1)), jnp.einsum('hwr,hwc->rc', regions, maps),
             jnp.einsum('hwr,hwc,hwd->rcd', regions, maps, maps))
-
-
-def style_targets(taps, layers, regions=None):
-    """aux['style'] of one style image: {layer: {'mean' [R, C], 'second' [R, C, C]}}, the moments of
-    its activations in each region; `regions` {layer: [h, w, R]}. Those of several styles may be
-    averaged."""
-    missing(layers, taps)
-    found = {}
-    for layer in layers:
-        count, sums, products = _moments(_maps(taps[layer]), (regions or {}).get(layer))
-        count = jnp.maximum(count, 1e-6)[:, None]
-        found[layer] = {'mean': sums / count, 'second': products / count[..., None]}
-    return found
 
 
 def _wasserstein(mean, second, target_mean, target_second):
@@ -331,6 +336,16 @@ def _square_root(matrix, iterations=12):
         step = (3 * identity - inverse @ root) / 2
         root, inverse = root @ step, step @ inverse
     return root * jnp.sqrt(norm)
+
+
+def relative(objective):
+    """The objective on activations divided by aux['scale'][layer]: with their means, the weights of
+    the terms mean the same in every network (Gatys et al. 2016, section 2, scale VGG's weights so
+    that its activations have mean 1). Targets are those of divided activations, too."""
+    def statistics(taps, aux, masks):
+        taps = {layer: taps[layer] / aux['scale'][layer] for layer in objective.layers}
+        return objective.statistics(taps, aux, masks)
+    return dataclasses.replace(objective, statistics=statistics)
 
 
 def _weights(layers, weights):

@@ -145,11 +145,7 @@ def loss(problem, variables, theta, key, aux, nudge=0.0):
     sees: the gradient with respect to it is the objective's own, without regularizer."""
     image = problem.parametrization.decode(theta)
     seen = (problem.transform(key, image) if problem.transform else image) + nudge
-    if problem.tile:
-        terms = tiles.objective(problem.network, problem.objective, problem.tile, variables, seen,
-                                aux)
-    else:
-        terms = problem.objective(tiles.taps(problem.network, variables, seen), aux)
+    terms = tiles.value(problem.network, problem.objective, problem.tile, variables, seen, aux)
     terms = terms if isinstance(terms, dict) else {'objective': terms}
     if problem.regularizer:
         extra = problem.regularizer(image)

@@ -54,76 +54,105 @@ def _fields(net, image_shape):
     return {row.name: row for row in summary.summarize(net, image_shape).rows}
 
 
-def axes(network, layers, shape, tile):
-    """({layer: stride}, the two `Axis`) for the tiles of an image [H, W, C].
+class Tiling:
+    """The tiles of an image [H, W, C] of that shape, for activations of these layers.
 
     Raises:
-      UserError: a layer whose units see all of the image.
+      UserError: no such layer, or one whose units see all of the image.
     """
-    rows = _fields(network.net, tuple(network.image_shape))
-    fields = [rows.get(layer) for layer in layers]
-    for layer, row in zip(layers, fields, strict=True):
-        if row is None or row.size is None or not np.isfinite(row.size).all() or len(row.shape) < 3:
-            raise UserError(f"tile={tile}: the units of '{layer}' see the whole image, which "
-                            'cannot be cut into tiles: take a layer before it, or tile=0')
-        if any(step != round(step) for step in row.stride):
-            raise UserError(f"tile={tile}: the stride of '{layer}' is no whole number of pixels")
-    found = []
-    for side, length in enumerate(shape[:2]):
-        stride = math.lcm(*(int(row.stride[side]) for row in fields))
-        before = max(-row.offset[side] for row in fields)
-        after = max(row.offset[side] - row.stride[side] + row.size[side] for row in fields)
-        found.append(cut(length, tile, stride, max(int(before), 0), max(int(after), 0)))
-    strides = {layer: tuple(map(int, row.stride))
-               for layer, row in zip(layers, fields, strict=True)}
-    return strides, found
+
+    def __init__(self, network, layers, shape, tile):
+        rows = _fields(network.net, tuple(network.image_shape))
+        missing(layers, rows)
+        fields = [rows[layer] for layer in layers]
+        for row in fields:
+            if row.size is None or not np.isfinite(row.size).all() or len(row.shape) < 3:
+                raise UserError(f"tile={tile}: the units of '{row.name}' see the whole image, "
+                                'which cannot be cut into tiles: take a layer before it, or tile=0')
+            if any(stride != round(stride) for stride in row.stride):
+                raise UserError(f"tile={tile}: the units of '{row.name}' are no whole number of "
+                                'pixels apart: take tile=0')
+        self.network = network
+        self.strides = {row.name: tuple(map(int, row.stride)) for row in fields}
+        sides = []
+        for side, length in enumerate(shape[:2]):
+            stride = math.lcm(*(strides[side] for strides in self.strides.values()))
+            before = max(-row.offset[side] for row in fields)
+            after = max(row.offset[side] - row.stride[side] + row.size[side] for row in fields)
+            sides.append(cut(length, tile, stride, max(int(before), 0), max(int(after), 0)))
+        self.window = sides[0].window, sides[1].window
+        # [tiles, side, (start of the window, begin and end of what the tile owns)]
+        ranges = [np.stack([side.starts, *side.owned.T], 1) for side in sides]
+        self.places = np.stack([np.repeat(ranges[0], len(ranges[1]), 0),
+                                np.tile(ranges[1], (len(ranges[0]), 1))], 1)
+
+    def see(self, variables, image, place):
+        """A window's activations {layer: [h, w, C]}, the masks {layer: [h, w]} of those that the
+        tile owns, and where they begin in the layer {layer: (row, column)}."""
+        (top, first, last), (left, begin, end) = place
+        part = lax.dynamic_slice(image, (top, left, 0), (*self.window, image.shape[-1]))
+        seen = taps(self.network, variables, part)
+        masks, corners = {}, {}
+        for layer, (down, across) in self.strides.items():
+            rows = top + down * jnp.arange(seen[layer].shape[0])
+            columns = left + across * jnp.arange(seen[layer].shape[1])
+            masks[layer] = (((first <= rows) & (rows < last))[:, None]
+                            & ((begin <= columns) & (columns < end)))
+            corners[layer] = top // down, left // across
+        return {layer: seen[layer] for layer in self.strides}, masks, corners
 
 
-def objective(network, function, tile, variables, image, aux):
-    """`function(taps, aux)` of an image [H, W, C], in tiles of `tile` x `tile` pixels.
+def value(network, objective, tile, variables, image, aux):
+    """objective(taps, aux) of an image [H, W, C], computed in tiles of `tile` x `tile` pixels.
 
-    Value and gradient are those of the whole image; so is the memory that `aux['maps']` takes.
+    Value and gradient are those of the whole image; the memory is that of one tile beside the
+    image and aux['maps']. With `tile` = 0 the image is not cut.
 
     Raises:
-      UserError: the objective is not one of sums over positions, or a layer sees all of the image.
+      UserError: the objective is not one of sums over positions, or see `Tiling`.
     """
-    if not (isinstance(function, Objective) and function.tileable):
+    if not tile:
+        return objective(taps(network, variables, image), aux)
+    if not (isinstance(objective, Objective) and objective.tileable):
         raise UserError(f'tile={tile}: this objective is no function of sums over positions; '
                         'take tile=0')
-    missing(function.layers, _fields(network.net, tuple(network.image_shape)))
-    strides, (rows, columns) = axes(network, function.layers, image.shape, tile)
+    tiling = Tiling(network, objective.layers, image.shape, tile)
+
+    def statistics(image, maps, place):
+        seen, masks, corners = tiling.see(variables, image, place)
+        parts = {layer: {name: lax.dynamic_slice(
+            whole, (*corners[layer], *[0] * (whole.ndim - 2)),
+            (*seen[layer].shape[:2], *whole.shape[2:])) for name, whole in maps[layer].items()}
+            for layer in seen if layer in maps}
+        return objective.statistics(seen, {**aux, 'maps': parts}, masks)
+
+    def add(total, place):
+        part = jax.checkpoint(statistics)(image, maps, place)
+        return jax.tree.map(jnp.add, total, part), None
+
     maps = aux.get('maps', {})
+    zero = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype),
+                        jax.eval_shape(statistics, image, maps, tiling.places[0]))
+    return objective.loss(lax.scan(add, zero, tiling.places)[0], aux)
 
-    def window(image, maps, row, column):
-        """The statistics of what a tile owns."""
-        (top, first, last), (left, begin, end) = row, column
-        part = lax.dynamic_slice(image, (top, left, 0),
-                                 (rows.window, columns.window, image.shape[-1]))
-        seen = taps(network, variables, part)
-        seen = {layer: seen[layer] for layer in function.layers}
-        masks, parts = {}, {}
-        for layer, (down, across) in strides.items():
-            height, width = seen[layer].shape[:2]
-            ys, xs = top + down * jnp.arange(height), left + across * jnp.arange(width)
-            masks[layer] = (((first <= ys) & (ys < last))[:, None]
-                            & ((begin <= xs) & (xs < end)))
-            parts[layer] = {
-                name: lax.dynamic_slice(value, (top // down, left // across, *[0] * (value.ndim - 2)),
-                                        (height, width, *value.shape[2:]))
-                for name, value in maps.get(layer, {}).items()}
-        return function.statistics(seen, {**aux, 'maps': parts}, masks)
 
-    def ranges(axis):
-        return np.stack([axis.starts, *axis.owned.T], 1)
+def maps(network, layers, tile, variables, image):
+    """{layer: [h, w, C]} of an image [H, W, C], computed in tiles; what `taps` gives of these."""
+    if not tile:
+        found = taps(network, variables, image)
+        missing(layers, found)
+        return {layer: found[layer] for layer in layers}
+    tiling = Tiling(network, layers, image.shape, tile)
 
-    rows_, columns_ = ranges(rows), ranges(columns)
-    every = np.stack([np.repeat(rows_, len(columns_), 0), np.tile(columns_, (len(rows_), 1))], 1)
-    one = jax.checkpoint(window)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
-                        jax.eval_shape(window, image, maps, *every[0]))
+    def add(whole, place):
+        seen, masks, corners = tiling.see(variables, image, place)
+        for layer, part in seen.items():
+            corner = *corners[layer], 0
+            part = jnp.where(masks[layer][..., None], part, 0)
+            part += lax.dynamic_slice(whole[layer], corner, part.shape)
+            whole = whole | {layer: lax.dynamic_update_slice(whole[layer], part, corner)}
+        return whole, None
 
-    def add(total, tile):
-        return jax.tree.map(jnp.add, total, one(image, maps, *tile)), None
-
-    total, _ = lax.scan(add, zero, jnp.asarray(every))
-    return function.loss(total, aux)
+    shapes = jax.eval_shape(lambda: taps(network, variables, image))
+    zero = {layer: jnp.zeros(shapes[layer].shape, shapes[layer].dtype) for layer in layers}
+    return lax.scan(add, zero, tiling.places)[0]

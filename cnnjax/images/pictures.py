@@ -1,0 +1,273 @@
+"""Pictures in files, their sizes and their colours: float32 [H, W, C] in [0, 1].
+
+The numbers are those of the file, divided by its white: neither gamma nor colour profiles count.
+
+The colours kept in style transfer are those of Gatys et al. 2016, "Preserving Color in Neural
+Artistic Style Transfer": https://arxiv.org/abs/1606.05897
+"""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import skimage.data
+import tifffile
+from PIL import Image, ImageOps
+
+from cnnjax.data import images
+from cnnjax.errors import UserError
+
+PREFIX = 'skimage:'  # then the name of one of these, which come with scikit-image
+SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'coins', 'grass',
+           'gravel', 'horse', 'hubble_deep_field', 'immunohistochemistry', 'logo', 'moon', 'page',
+           'retina', 'rocket', 'text')
+LUMA = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601: the Y of YIQ and YCbCr
+
+# How Pillow writes each suffix; JPEG at a quality whose losses are below what the eye sees.
+STILL = {'.png': {}, '.jpg': {'quality': 95, 'subsampling': 0},
+         '.jpeg': {'quality': 95, 'subsampling': 0}, '.webp': {'lossless': True}, '.tif': {},
+         '.tiff': {}, '.bmp': {}}
+DEEP = ('.tif', '.tiff')  # Pillow writes no PNG of three channels of 16 bits
+MOVING = {'.gif': {}, '.webp': {'quality': 90}, '.png': {}, '.apng': {}}
+
+
+def read(source, size=None):
+    """A picture -> float32 [H, W, 3] in [0, 1], upright.
+
+    EXIF rotation is applied, gray becomes RGB, transparency is laid on white, and of an animation
+    the first frame is taken. More than 8 bits are kept in gray PNG and PGM files and in TIFF files.
+    Pillow reduces colour PNG files of 16 bits to 8; so it does with colour TIFF files whose
+    compression (LZW is one) needs the package imagecodecs, where that is not installed.
+
+    Args:
+      source: a path; or 'skimage:astronaut', a photograph that comes with scikit-image (the others:
+        SHIPPED); nothing is downloaded.
+      size: see `resize`; None: as it is.
+
+    Raises:
+      UserError: not a readable picture; numbers that are not finite or outside [0, 1]; an unknown
+        name after 'skimage:'; a size that is none.
+    """
+    if str(source).startswith(PREFIX):
+        name = str(source).removeprefix(PREFIX)
+        if name not in SHIPPED:
+            raise UserError(f"'{source}': the pictures of scikit-image are {', '.join(SHIPPED)}")
+        picture = _divided(source, images.rgb(Image.fromarray(getattr(skimage.data, name)())), 255)
+    else:
+        picture = _read_deep_tiff(source)
+        if picture is None:
+            picture = _read_with_pillow(source)
+    return picture if size is None else resize(picture, size)
+
+
+def read_mask(source, shape):
+    """A picture as weights: float32 [H, W] of that `shape`, 0 where black and 1 where white.
+
+    Colours count by the mean of their channels; transparent parts are white. Scaling is linear,
+    which unlike `resize` leaves black and white pixels beside an edge black and white.
+    """
+    mask = read(source).mean(-1)
+    shape = _height_width(shape, mask)
+    return mask if mask.shape == shape else _scale(mask, shape, 'linear')
+
+
+def resize(image, size):
+    """Scales [H, W, C] by antialiased Lanczos filtering, clipped to [0, 1].
+
+    Args:
+      size: the longer side in pixels, the other in proportion; or (height, width).
+
+    Raises:
+      UserError: a size that is not one or two positive whole numbers.
+    """
+    size = _height_width(size, image)
+    return image if image.shape[:2] == size else _scale(image, size, 'lanczos3')
+
+
+def write(path, image, bits=8):
+    """Writes [H, W], [H, W, 1] or [H, W, 3] to a file, whole or not at all; the suffix says how.
+
+    Values outside [0, 1] are clipped, the others rounded to the nearest level. A file of 16 bits is
+    a TIFF file, compressed without loss.
+
+    Raises:
+      UserError: a suffix that cannot hold it, another shape, or numbers that are not finite.
+    """
+    path = Path(path)
+    if bits not in (8, 16):
+        raise UserError(f'bits={bits}: pictures are written with 8 or 16 bits')
+    suffixes = tuple(STILL) if bits == 8 else DEEP
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f'{path}: with {bits} bits a picture is written to {", ".join(suffixes)}')
+    levels = _levels(path, image, bits)
+    if bits == 16:
+        _replace(path, lambda temporary: tifffile.imwrite(
+            temporary, levels, photometric='rgb' if levels.ndim == 3 else 'minisblack',
+            compression='zlib', metadata=None))
+    else:
+        _replace(path, lambda temporary: Image.fromarray(levels).save(
+            temporary, _format(path), **STILL[path.suffix.lower()]))
+
+
+def animate(path, frames, seconds_per_frame):
+    """Writes pictures of one shape as an endless animation: GIF, WebP or APNG (.png, .apng), by
+    the suffix. A GIF has 256 colours a frame and counts hundredths of seconds.
+
+    Raises:
+      UserError: another suffix, no frames or frames of several shapes, less than 0.02 seconds
+        (which viewers slow down), or what `write` refuses.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in MOVING:
+        raise UserError(f'{path}: an animation is written to {", ".join(MOVING)}')
+    if not seconds_per_frame >= 0.02:
+        raise UserError(f'{path}: {seconds_per_frame} seconds per frame are less than 0.02, which '
+                        'viewers do not show')
+    frames = [_levels(path, frame, 8) for frame in frames]
+    shapes = sorted({frame.shape for frame in frames})
+    if len(shapes) != 1:
+        raise UserError(f'{path}: an animation has frames of one shape, these have {shapes}')
+    first, *others = map(Image.fromarray, frames)
+    _replace(path, lambda temporary: first.save(
+        temporary, _format(path), save_all=True, append_images=others, loop=0,
+        duration=round(1000 * seconds_per_frame), **MOVING[path.suffix.lower()]))
+
+
+def keep_luminance(result, content):
+    """The luma of `result` with the chroma of `content`, [H, W, 3], clipped to [0, 1].
+
+    Section 4 of the paper ("luminance-only transfer") joins the Y of the result with the I and Q
+    of the content image. Gray is (1, 1, 1) in YIQ as in YCbCr (neural-style's -original_colors),
+    so both are this: the content plus the difference of the lumas.
+    """
+    if result.shape != content.shape:
+        raise UserError(f'the luma of {list(result.shape)} and the chroma of '
+                        f'{list(content.shape)}: read the content image at the size of the result')
+    return np.clip(content + ((result - content) @ LUMA)[..., None], 0, 1).astype(np.float32)
+
+
+def match_colors(style, content):
+    """`style` with its colours mapped linearly to the mean and covariance of those of `content`,
+    [H, W, 3], clipped to [0, 1]; the two may differ in size.
+
+    Section 3 of the paper ("color histogram matching") in the form of Image Analogies: the matrix
+    is cov(content)^(1/2) cov(style)^(-1/2), symmetric roots. Where the style's colours do not vary,
+    as across gray in a gray picture, the inverse is the pseudo-inverse.
+    """
+    roots = []
+    for image, power in ((content, 0.5), (style, -0.5)):
+        values, vectors = np.linalg.eigh(np.cov(np.float64(image).reshape(-1, 3).T, bias=True))
+        varies = values > 1e-9  # far below one level of 8 bits; float32's error is below 1e-12
+        values = np.where(varies, values, 1) ** power * varies
+        roots.append(vectors * values @ vectors.T)
+    means = [np.float64(image).mean((0, 1)) for image in (style, content)]
+    mapped = (style - means[0]) @ (roots[0] @ roots[1]).T + means[1]
+    return np.clip(mapped, 0, 1).astype(np.float32)
+
+
+def _read_with_pillow(path):
+    image = images.load(path)
+    if image.mode == 'F' or image.mode.startswith('I'):  # of the integers only 16 bits are usual
+        picture = _divided(path, np.asarray(image), 1 if image.mode == 'F' else 65535)
+        return np.repeat(picture[..., None], 3, -1)
+    return _divided(path, images.rgb(image), 255)
+
+
+def _read_deep_tiff(path):
+    """The first page of a TIFF file of more than 8 bits; None for all else, and for what Pillow
+    must try, or refuse: other codecs, damaged files, and sizes beyond its limit."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            known = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+            limit = Image.MAX_IMAGE_PIXELS or np.inf
+            if not known or page.bitspersample <= 8 or page.dtype.kind not in 'fu' or (
+                    page.dtype.kind == 'u' and page.bitspersample > 16) or (
+                    page.imagelength * page.imagewidth > limit):
+                return None
+            array = page.asarray()
+            array = np.moveaxis(array, 0, -1) if page.axes[0] == 'S' else array
+            array = array.reshape(page.imagelength, page.imagewidth, -1)
+            orientation = page.tags.valueof('Orientation', 1)
+            alpha = page.extrasamples[:1] if array.shape[-1] in (2, 4) else ()
+            white = 1 if page.dtype.kind == 'f' else 2 ** page.bitspersample - 1
+    except Exception as error:  # of many kinds, as Pillow's; and then Pillow says what is wrong
+        if 'imagecodecs' in str(error) and page.dtype.kind == 'f' and page.samplesperpixel > 1:
+            # Pillow could not even say that much.
+            raise UserError(f'{path}: {error}: install it, or save it with deflate (zip) '
+                            'compression or none') from error
+        return None
+    picture = _divided(path, array, white)
+    # Where each pixel comes from is itself a picture that Pillow can turn.
+    places = Image.fromarray(np.arange(picture[..., 0].size, dtype=np.int32)
+                             .reshape(picture.shape[:2]))
+    places.getexif()[0x0112] = orientation
+    picture = picture.reshape(-1, picture.shape[-1])[np.asarray(ImageOps.exif_transpose(places))]
+    colors = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1]
+    if alpha == (tifffile.EXTRASAMPLE.UNASSALPHA,):
+        colors = colors * picture[..., -1:]
+    if alpha in ((tifffile.EXTRASAMPLE.UNASSALPHA,), (tifffile.EXTRASAMPLE.ASSOCALPHA,)):
+        colors = np.minimum(colors + (1 - picture[..., -1:]), 1)
+    return np.ascontiguousarray(np.broadcast_to(colors, (*colors.shape[:2], 3)))
+
+
+def _divided(path, array, white):
+    """The numbers of a file -> float32, 1 where they are `white`."""
+    if not np.isfinite(array).all():
+        raise UserError(f'{path} holds numbers that are not finite (NaN or infinity)')
+    if array.min() < 0 or array.max() > white:
+        raise UserError(f'{path} holds numbers from {array.min():g} to {array.max():g}, not from 0 '
+                        f'to {white}: which are black and white? Scale them to [0, 1], or save the '
+                        'picture with 8 or 16 bits')
+    return np.divide(array, white, dtype=np.float32)
+
+
+def _height_width(size, image):
+    """What `resize` takes as a size -> (height, width)."""
+    numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    if len(numbers) > 2 or not numbers or any(
+            not isinstance(n, (int, np.integer)) or n < 1 for n in numbers):
+        raise UserError(f'size={size}: a size is the longer side in pixels, or (height, width)')
+    if len(numbers) == 2:
+        return tuple(map(int, numbers))
+    height, width = image.shape[:2]
+    scale = numbers[0] / max(height, width)
+    return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def _scale(image, size, method):
+    scaled = jax.image.resize(np.asarray(image, np.float32), (*size, *image.shape[2:]), method)
+    return np.clip(np.asarray(scaled), 0, 1)
+
+
+def _levels(path, image, bits):
+    """[H, W] or [H, W, C] in [0, 1] -> unsigned integers [H, W] or [H, W, 3]."""
+    image = np.asarray(image)
+    if image.dtype.kind in 'iu':
+        raise UserError(f'{path}: a picture has floating-point numbers in [0, 1], not '
+                        f'{image.dtype}')
+    image = image.astype(np.float32)
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if image.ndim != 2 and not (image.ndim == 3 and image.shape[-1] == 3) or not image.size:
+        raise UserError(f'{path}: a picture is [H, W], [H, W, 1] or [H, W, 3], not '
+                        f'{list(image.shape)}')
+    if not np.isfinite(image).all():
+        raise UserError(f'{path}: the picture holds numbers that are not finite (NaN or infinity)')
+    top = 2 ** bits - 1
+    return np.floor(image.clip(0, 1) * top + 0.5).astype(f'uint{bits}')
+
+
+def _format(path):
+    return Image.registered_extensions()[path.suffix.lower()]
+
+
+def _replace(path, save):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        save(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,140 @@
+"""Random changes of an image that a visualization should survive: jitter, scale, rotation, padding.
+
+Olah et al. 2017, "Feature Visualization", https://distill.pub/2017/feature-visualization, section
+'Transformation robustness'; https://github.com/tensorflow/lucid, lucid/optvis/transform.py.
+
+A transform is a pure function (key, image [H, W, C]) -> image, differentiable, whose output shape
+depends on the input's shape alone. `jax.vmap` over keys and images gives each image its own draw.
+Each is the identity at zero: `jitter(0)`, `pad(0)`, `scale([1])`, `rotate([0])`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.ndimage import map_coordinates
+
+from cnnjax.errors import UserError
+
+
+def jitter(pixels, mode='roll'):
+    """Moves the image by a random whole number of pixels down and right.
+
+    Args:
+      pixels: for 'roll', both moves are uniform from -pixels to pixels, both included, and what
+        leaves the image comes back on the other side (google's DeepDream). For 'crop', a random
+        crop that is smaller than the image by `pixels` in height and width (lucid).
+    """
+    _check_pixels('jitter', pixels)
+    if mode not in ('roll', 'crop'):
+        raise UserError(f"jitter's mode is 'roll' or 'crop', not '{mode}'")
+
+    def roll(key, image):
+        _check_smaller('jitter', pixels, image)
+        return jnp.roll(image, jax.random.randint(key, (2,), -pixels, pixels + 1), (0, 1))
+
+    def crop(key, image):
+        _check_smaller('jitter', pixels, image)
+        height, width, channels = image.shape
+        corner = jax.random.randint(key, (2,), 0, pixels + 1)
+        return jax.lax.dynamic_slice(image, (*corner, 0),
+                                     (height - pixels, width - pixels, channels))
+
+    return roll if mode == 'roll' else crop
+
+
+def pad(pixels, mode='constant', value=0.5):
+    """Adds a border on all four sides; not random.
+
+    Args:
+      mode: 'constant', a border of `value` (gray in an image from 0 to 1), or 'reflect'.
+    """
+    _check_pixels('pad', pixels)
+    if mode not in ('constant', 'reflect'):
+        raise UserError(f"pad's mode is 'constant' or 'reflect', not '{mode}'")
+    sides = ((pixels, pixels), (pixels, pixels), (0, 0))
+
+    def add(key, image):
+        if mode == 'constant':
+            return jnp.pad(image, sides, constant_values=value)
+        _check_smaller('pad', pixels, image)
+        return jnp.pad(image, sides, 'reflect')
+
+    return add
+
+
+def scale(factors, fill=0.5):
+    """Enlarges the image about its centre by one of `factors`, drawn uniformly; bilinear.
+
+    The shape stays: an enlarged image is cropped, a reduced one surrounded by `fill`. (lucid's has
+    a shape that changes, which no compiled program can have.) Samples are points, not averages, as
+    in lucid: below 1/2 pixels are skipped, so reduce that far in several steps.
+    """
+    factors = _choices('scale', 'factors', factors)
+    if not (factors > 0).all():
+        raise UserError(f"scale's factors are positive, not {factors.min():g}")
+
+    def resize(key, image):
+        factor = jax.random.choice(key, factors)
+        size = jnp.asarray(image.shape[:2], image.dtype)
+        return fill + jax.image.scale_and_translate(
+            image - fill, image.shape, (0, 1), jnp.stack([factor, factor]),
+            (1 - factor) * size / 2, 'linear', antialias=False)
+
+    return resize
+
+
+def rotate(degrees, fill=0.5):
+    """Turns the image about its centre, anticlockwise, by one of `degrees`, drawn uniformly.
+
+    Bilinear; the shape stays, and corners from outside the image are `fill` (black in lucid).
+    """
+    degrees = _choices('rotate', 'degrees', degrees)
+
+    def turn(key, image):
+        angle = jnp.deg2rad(jax.random.choice(key, degrees))
+        cosine, sine = jnp.cos(angle), jnp.sin(angle)
+        middle = [(size - 1) / 2 for size in image.shape[:2]]
+        down, right = (jnp.arange(size, dtype=image.dtype) - center
+                       for size, center in zip(image.shape[:2], middle, strict=True))
+        down, right = down[:, None], right[None]
+        source = [middle[0] + cosine * down + sine * right,
+                  middle[1] - sine * down + cosine * right]
+        return jax.vmap(lambda channel: map_coordinates(channel, source, 1, cval=fill),
+                        -1, -1)(image)
+
+    return turn
+
+
+def compose(*transforms):
+    """One after the other, each with its own key; the identity if there are none."""
+    def apply(key, image):
+        for transform_key, transform in zip(jax.random.split(key, len(transforms)), transforms,
+                                            strict=True):
+            image = transform(transform_key, image)
+        return image
+
+    return apply
+
+
+def _check_pixels(name, pixels):
+    if not isinstance(pixels, (int, np.integer)) or pixels < 0:
+        raise UserError(f'{name} takes a whole number of pixels, 0 or more, not {pixels!r}')
+
+
+def _check_smaller(name, pixels, image):
+    if pixels >= min(image.shape[:2]):
+        raise UserError(f'{name} by {pixels} pixels needs an image larger than that, not '
+                        f'{image.shape[0]} x {image.shape[1]}')
+
+
+def _choices(name, argument, values):
+    """The values as float32 [N]."""
+    values = np.atleast_1d(np.asarray(values, np.float32))
+    if not values.size or values.ndim != 1 or not np.isfinite(values).all():
+        raise UserError(f"{name}'s {argument} are one or more finite numbers, not {values}")
+    return values
+
+
+# lucid's standard_transforms. The output has 12 pixels more than the image in height and width.
+LUCID = compose(pad(12), jitter(8, 'crop'), scale([1 + step / 50 for step in range(-5, 6)]),
+                rotate([*range(-10, 11), *5 * [0]]), jitter(4, 'crop'))
