@@ -3,6 +3,7 @@
 The reference values were computed by tests/golden/make.py.
 """
 
+import itertools
 import json
 import pickle
 import sys
@@ -64,12 +65,11 @@ def write(path, tensors, metadata=None):
 def test_logits_equal_the_reference(case, golden):
     name, fields, sizes = make.CASES[case]
     network = compare.network(name, NAMES[f'case/{case}'], **fields)
-    for size in sizes:
-        logits = compare.logits(network, 'eval', size)
-        assert compare.error(logits, golden[f'{case}/eval/{size}']) < 1e-5
+    for mode, size in itertools.product(('eval', 'train'), sizes):
+        logits = compare.logits(network, mode, size)
+        assert compare.error(logits, golden[f'{case}/{mode}/{size}']) < 1e-5
     if 'batch_stats' in network.variables:
-        # Small variances magnify single precision's errors, in torch's logits as in ours; in double
-        # precision a departure cannot hide behind them.
+        # Batch statistics magnify rounding: in double precision no departure hides behind it.
         with jax.enable_x64(True):
             network = network._replace(net=network.net.clone(dtype=jnp.float64),
                                        variables=jax.tree.map(np.float64, network.variables))
