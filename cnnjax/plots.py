@@ -43,9 +43,7 @@ def curves(rows, path, title=''):
     rate.set(ylabel='learning rate (dotted)', yscale='log', ylim=(highest * 1e-4, highest * 2))
     rate.spines[['top']].set_visible(False)
     figure.suptitle(title)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def descent(rows, path):
@@ -70,6 +68,72 @@ def descent(rows, path):
     axes.spines[['top', 'right']].set_visible(False)
     if len(terms) > 2:
         axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def inversions(path, names, images, reconstructions, errors):
+    """Draws images and, by depth, what layers know of them.
+
+    Args:
+      names: of the N images.
+      images: [N, H, W, C] in [0, 1].
+      reconstructions: {layer: [N, H, W, C]}, in forward order.
+      errors: {layer: [N]}, written below them.
+    """
+    from matplotlib.figure import Figure
+
+    shown, columns = min(len(images), 8), 9  # beyond that a figure is no longer read
+    layers = list(reconstructions)
+    parts = [layers[i:i + columns - 1] for i in range(0, len(layers), columns - 1)]
+    width = 1 + max(map(len, parts))
+    height, side = images.shape[1] / images.shape[2], 1.35
+    figure = Figure(figsize=(side * width, (side * height + 0.13) * shown * len(parts)
+                             + 0.14 * len(parts)), layout='constrained', dpi=200)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    axes = figure.subplots(shown * len(parts), width, squeeze=False)
+    for row in axes.ravel():
+        row.set_axis_off()
+
+    def draw(axes, image, title, label):
+        axes.set_axis_on()
+        axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, 'gray', vmin=0, vmax=1,
+                    interpolation='nearest')
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_title(title, fontsize=9, pad=4)
+        axes.set_xlabel(label, fontsize=8, labelpad=2, color='0.35')
+
+    for part, layers in enumerate(parts):
+        for i in range(shown):
+            row = axes[part * shown + i]
+            draw(row[0], images[i], '' if i else 'image', names[i])
+            for cell, layer in zip(row[1:], layers, strict=False):
+                draw(cell, reconstructions[layer][i], '' if i else layer, f'{errors[layer][i]:.2g}')
+    _save(figure, path)
+
+
+def pictures(rows, path):
+    """Draws rows of (title, image [H, W, C] in [0, 1]) side by side, all of one height."""
+    from matplotlib.figure import Figure
+
+    height, gap, title = 2.4, 0.06, 0.22  # inches
+    widths = [[height * image.shape[1] / image.shape[0] for _, image in row] for row in rows]
+    size = max(sum(row) + gap * (len(row) - 1) for row in widths), len(rows) * (height + title)
+    figure = Figure(figsize=size, dpi=200)
+    for i, row in enumerate(rows):
+        left = 0.0
+        for (name, image), width in zip(row, widths[i], strict=True):
+            bottom = 1 - ((i + 1) * (height + title)) / size[1]
+            axes = figure.add_axes((left / size[0], bottom, width / size[0], height / size[1]))
+            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, 'gray', vmin=0,
+                        vmax=1)
+            axes.set_axis_off()
+            axes.set_title(name, fontsize=9, pad=3)
+            left += width + gap
+    _save(figure, path)
+
+
+def _save(figure, path):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -12,6 +12,8 @@ from cnnjax import checkpoint, models, weights, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
+EMBEDDED = Path(__file__).with_name('embedded.safetensors')
+
 
 class Trained(NamedTuple):
     """A network, its variables, and the data's normalization, class names and shape."""
@@ -55,16 +57,20 @@ def load(source, which='best', name=None):
     """The network trained in the working directory `source`, ready for images in [0, 1].
 
     Or one with the weights of a file or of the hub: 'vgg19.safetensors', 'timm/vgg19.tv_in1k' or
-    'hf-hub:owner/repository' (see `cnnjax.weights`).
+    'hf-hub:owner/repository' (see `cnnjax.weights`). Or 'embedded': the narrow VGG-16 that comes
+    with this package, trained by configs/photos.py.
 
     Args:
-      source: a run's working directory, a file or a hub id.
+      source: a run's working directory, a file, a hub id or 'embedded' (a directory of that name is
+        './embedded').
       which: checkpoint of a run: 'best' (lowest test error), 'latest' or the number of a step.
       name: the network's, where a file does not say it.
 
     Raises:
       UserError: no run or no such checkpoint there; weights that are damaged or do not fit.
     """
+    if source == 'embedded':
+        source = EMBEDDED
     if weights.is_weights(source):
         found = weights.load(name, source)
         return Trained(found.net, found.variables, found.normalize, found.classes,

@@ -19,6 +19,7 @@ def get_config():
     model.dropout = placeholder(object)  # a rate; fractalnet: one rate per block
     model.input_dropout = placeholder(float)  # allcnn: rate at which pixels of the images drop
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of hidden full layers; () leaves none
+    model.pool = placeholder(str)  # of networks with max-pools: 'average' in their place, or 'max'
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: alpha
     model.auxiliary_weight = placeholder(float)  # googlenet: of the auxiliary losses; 0: none
@@ -42,7 +43,7 @@ def get_config():
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
     # Data.
-    config.dataset = 'digits'  # digits, folder, or a name of tensorflow-datasets
+    config.dataset = 'digits'  # digits, photos, folder, or a name of tensorflow-datasets
     config.data_dir = placeholder(str)  # of the folder; tensorflow-datasets: None is the usual
     config.train_split = 'train'  # tensorflow-datasets: also 'train[:45000]', 'train+extra'
     config.test_split = 'test'  # what the error is measured on

@@ -1,6 +1,16 @@
 """What `launch.py` runs: the name in `config.experiment` -> run(config, workdir)."""
 
-from experiments import evaluate, features, prepare, summarize, train
+from experiments import (
+    benchmark,
+    dream,
+    evaluate,
+    features,
+    invert,
+    prepare,
+    style,
+    summarize,
+    train,
+)
 
 RUNS = {
     'train': train.run,
@@ -8,4 +18,8 @@ RUNS = {
     'prepare': prepare.run,
     'summarize': summarize.run,
     'features': features.run,
+    'invert': invert.run,
+    'dream': dream.run,
+    'style': style.run,
+    'benchmark': benchmark.run,
 }

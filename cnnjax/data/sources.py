@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.data import images
+from cnnjax.data import images, photos
 from cnnjax.errors import UserError
 
 
@@ -22,14 +22,17 @@ class Source(NamedTuple):
 
 
 def load(dataset, split, data_dir=None, bad_images='error'):
-    """The source `dataset`: 'digits', 'folder' (data_dir/split/class/*.jpg), or a name of
-    tensorflow-datasets, prepared in `data_dir` (default: the usual place of tensorflow-datasets).
+    """The source `dataset`: 'digits', 'photos' (see photos.py), 'folder'
+    (data_dir/split/class/*.jpg), or a name of tensorflow-datasets, prepared in `data_dir` (default:
+    the usual place of tensorflow-datasets).
 
     Raises:
       UserError: no such data, with the remedy.
     """
     if dataset == 'digits':
         return digits(split)
+    if dataset == 'photos':
+        return Source(*photos.load(split))
     if dataset == 'folder':
         return folder(data_dir, split, bad_images)
     from cnnjax.data import tfds  # here, because it takes a second that others need not pay

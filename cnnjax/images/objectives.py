@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnnjax.errors import UserError
 
@@ -42,6 +43,7 @@ class Objective:
     def __call__(self, taps, aux=None):
         missing(self.layers, taps)
         aux = aux or {}
+        fitting(self.layers, taps, aux)
         return self.loss(self.statistics(taps, aux, None), aux)
 
     def __add__(self, other):
@@ -74,6 +76,16 @@ def missing(layers, taps):
                 f"layer '{layer}' is not in the network at this size of image"
                 + (f'; did you mean {" or ".join(close)}?' if close else '')
                 + f' It has {", ".join(taps)} (full layers exist at the size of training only)')
+
+
+def fitting(layers, taps, aux):
+    """Raises UserError if an array of aux['maps'] has other positions than its layer in `taps`."""
+    for layer in layers:
+        for name, target in aux.get('maps', {}).get(layer, {}).items():
+            if np.shape(_maps(target))[:2] != np.shape(_maps(taps[layer]))[:2]:
+                raise UserError(f"aux['maps']['{layer}']['{name}'] is {list(target.shape)}, the "
+                                f'activations are {list(taps[layer].shape)}: make it from an image '
+                                'of the size of the optimized one')
 
 
 def _maps(tap):
@@ -158,15 +170,22 @@ def dream(layer, kind='l2', channels=()):
     the mean; 'guided' the sum over positions of the best match max_q <a_p, y_q> with the codes
     y = aux['guide'][layer]. `channels`: only these; () are all.
     """
-    select = jnp.asarray(channels, int) if channels else slice(None)
+    def select(maps):
+        if not channels:
+            return maps
+        if not 0 <= min(channels) <= max(channels) < maps.shape[-1]:
+            raise UserError(f"channels={tuple(channels)}: '{layer}' has the channels 0 to "
+                            f'{maps.shape[-1] - 1}')
+        return maps[..., np.asarray(channels)]
+
     if kind == 'mean':
-        return _mean('dream', layer, lambda maps, aux: maps[..., select].mean(-1))
+        return _mean('dream', layer, lambda maps, aux: select(maps).mean(-1))
 
     def l2(maps, aux):
-        return (maps[..., select] ** 2).sum(-1) / 2
+        return (select(maps) ** 2).sum(-1) / 2
 
     def guided(maps, aux):
-        return (maps[..., select] @ aux['guide'][layer][:, select].T).max(-1)
+        return (select(maps) @ select(aux['guide'][layer]).T).max(-1)
 
     if kind not in ('l2', 'guided'):
         raise UserError(f"the kind of a dream is 'l2', 'mean' or 'guided', not '{kind}'")

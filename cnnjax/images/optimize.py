@@ -117,8 +117,11 @@ def decode(problem, state):
 
 def carry(problem, tx, keys, images, opt_state):
     """The first `State` of another size: from `images` [N, H, W, C], with an optimizer's state of
-    the size before, resized (https://github.com/crowsonkb/style-transfer-pytorch)."""
+    the size before, resized; that of a line search starts anew
+    (https://github.com/crowsonkb/style-transfer-pytorch)."""
     state = init(problem, tx, keys, images)
+    if _searches(state.opt_state):  # what it remembers is the loss of another image
+        return state
     resized = jax.tree.map(
         lambda old, new: old if old.shape == new.shape else
         jax.image.resize(old, new.shape, 'linear'), opt_state, state.opt_state)
@@ -156,8 +159,7 @@ def loss(problem, variables, theta, key, aux, nudge=0.0):
 def update(problem, tx, variables, state, key, aux):
     """One step on one image: (state, {'loss', its terms, 'gradient'})."""
     key = jax.random.fold_in(key, state.step + 1)  # 0 was the initialization's
-    searches = optax.tree_utils.tree_get(state.opt_state, 'value', None) is not None
-    if searches:  # a line search keeps the loss and gradient of the point it has found
+    if _searches(state.opt_state):  # a line search keeps the loss and gradient of the point it has found
         def value(theta):
             return loss(problem, variables, theta, key, aux)[0]
         if problem.transform or problem.project:
@@ -166,7 +168,7 @@ def update(problem, tx, variables, state, key, aux):
                             'of a projection; or take Adam')
         total, gradient = optax.value_and_grad_from_state(value)(
             state.theta, state=state.opt_state)
-        values = {'loss': total, 'gradient': optax.global_norm(gradient)}
+        values = {'loss': total, 'gradient': optax.tree.norm(gradient)}
     else:
         def value(theta):
             return loss(problem, variables, theta, key, aux)[0]
@@ -176,7 +178,7 @@ def update(problem, tx, variables, state, key, aux):
         (total, terms), (gradient, own) = jax.value_and_grad(
             lambda theta, nudge: loss(problem, variables, theta, key, aux, nudge), (0, 1),
             has_aux=True)(state.theta, jnp.zeros(seen.shape, seen.dtype))
-        values = {'loss': total, **terms, 'gradient': optax.global_norm(own)}
+        values = {'loss': total, **terms, 'gradient': optax.tree.norm(own)}
     updates, opt_state = optax.with_extra_args_support(tx).update(
         gradient, state.opt_state, state.theta, value=total, grad=gradient, value_fn=value)
     theta = optax.apply_updates(state.theta, updates)
@@ -187,6 +189,11 @@ def update(problem, tx, variables, state, key, aux):
         average = optax.incremental_update(problem.parametrization.decode(theta), average,
                                            1 - problem.average)
     return State(state.step + 1, theta, opt_state, average), values
+
+
+def _searches(opt_state):
+    """Whether an optimizer with this state has a line search, which keeps the loss it found."""
+    return optax.tree_utils.tree_get(opt_state, 'value', None) is not None
 
 
 def _many(problem, tx, mesh, variables, state, keys, aux, shared):
@@ -284,7 +291,7 @@ def optimize(problem, tx, steps, key, *, images=None, count=None, aux=None, shar
     Args:
       key: one random key for everything.
       images: where to start, [N, H, W, C]; None: random.
-      count: N; default: that of `images`, else of `aux`, else 1.
+      count: N; default: that of `state`, else of `images`, else of `aux`, else 1.
       state: resumes an optimization with the same key; counts its steps too.
       every: steps between two snapshots; 0: none.
       aux, shared, mesh, loop: as in `iterate`.
@@ -292,7 +299,7 @@ def optimize(problem, tx, steps, key, *, images=None, count=None, aux=None, shar
     Returns:
       A `Result`.
     """
-    leaves = jax.tree.leaves(aux if images is None else images)
+    leaves = jax.tree.leaves(state) or jax.tree.leaves(aux if images is None else images)
     keys = jax.random.split(key, count or (len(leaves[0]) if leaves else 1))
     state = init(problem, tx, keys, images) if state is None else jax.tree.map(jnp.copy, state)
     rows, snapshots = [], {}
@@ -323,25 +330,25 @@ def health(values, image=0):
 def _diagnosis(problem, state, complaint, done, values):
     """The message of a failed optimization: since when, and which layer shows it first."""
     first = done - len(values['loss']) + 1
+    where = 'no activation is 0 everywhere or not finite'
+    remedy = ("take the layer before the ReLU, relu='redirected', another seed, or start from an "
+              'image')
     if 'finite' in complaint:
-        name = complaint.split()[1]
-        first += int(np.argmin(np.isfinite(values[name]).all(1)))
-        remedy = 'take a lower learning rate'
-    else:
-        remedy = ("take the layer before the ReLU, relu='redirected', another seed, or start "
-                  'from an image')
-    image = decode(problem, state)[0]
-    taps = tiles.taps(problem.network, problem.network.variables, image)
-    where = 'the image itself is not finite'
-    if np.isfinite(image).all():
-        where = 'no activation is 0 everywhere or not finite'
-        for name, tap in taps.items():
-            if not (sound := np.isfinite(tap)).all():
-                where = f"'{name}' is not finite at {np.mean(~sound):.0%} of its positions"
-            elif not np.any(tap):
-                where = f"'{name}' is 0 everywhere"
-            else:
-                continue
+        first += int(np.argmin(np.isfinite(values[complaint.split()[1]]).all(1)))
+        where = 'all activations are finite'
+        remedy = ("check what the objective is given: a loss is nan if aux['unit'] is no channel "
+                  'of the layer')
+    image, whose = decode(problem, state)[0], ''
+    if not np.isfinite(image).all():  # the step that followed has spread it everywhere
+        image, whose = jnp.full_like(image, 0.5), ' of a gray image'
+        where, remedy = 'the image itself is not finite', 'take a lower learning rate'
+    for name, tap in tiles.taps(problem.network, problem.network.variables, image).items():
+        if not (sound := np.isfinite(tap)).all():
+            where = f"'{name}'{whose} is not finite at {np.mean(~sound):.0%} of its positions"
+            remedy = "check the network's weights, or take a lower learning rate"
+            break
+        if not whose and not np.any(tap):
+            where = f"'{name}' is 0 everywhere"
             break
     return f'{complaint}, at step {first}: {where}; {remedy}'
 

@@ -29,8 +29,10 @@ class Run:
     def __init__(self, directory, config, steps):
         self.directory = Path(directory)
         saved = workdir.read_config(self.directory)
-        begun = any(self.directory.glob('checkpoints/*/[0-9]*'))
-        if begun and (changed := workdir.differences(saved, config)):
+        # Ours are below checkpoints/NAME/, those of a training below checkpoints/.
+        begun = any(any(self.directory.glob(steps))
+                    for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*'))
+        if begun and saved is not None and (changed := workdir.differences(saved, config)):
             workdir.refuse(self.directory, changed)
         workdir.write_config(self.directory, config)
         workdir.write_environment(self.directory)
@@ -67,14 +69,18 @@ class Run:
                 state = checkpoints.restore(start, state)
             self.bar.update(start)
             self.bar.set_description(name)
+            if start == steps:  # finished before: the rows that follow its own stay
+                self.before += steps
+                return state
             with workdir.Metrics(self.directory, self.before + start) as metrics:
                 for report in optimize.iterate(problem, tx, state, steps, keys, aux, shared,
                                                every=self.every, mesh=mesh):
                     state = report.state
-                    checkpoints.save(report.step, state)
                     self._report(name, report, steps, metrics)
                     if snapshots:
                         self._snapshot(name, report.step, optimize.decode(problem, state))
+                    # Last: what is written before it is written again where a run goes on.
+                    checkpoints.save(report.step, state)
         self.before += steps
         self.rows = workdir.read_metrics(self.directory)
         return state
@@ -87,12 +93,13 @@ class Run:
                          **{term: float(value[i]) for term, value in means.items()}}
                         for i in range(count)))
         complaints = [optimize.health(report.values, i) for i in range(len(report.state.step))]
-        last = ' '.join(f'{term} {value[-1]:.4g}' for term, value in means.items())
+        last = ' '.join(f'{term} {means[term][-1]:.4g}' for term in
+                        sorted(means, key=lambda term: (term != 'loss', term)))
         line = f'{name}: step {report.step} of {steps}: {last}'
         for i, complaint in enumerate(complaints):
             line += f'\n  image {i}: {complaint}' if complaint else ''
         self.bar.update(count)
-        self.bar.set_postfix_str(last.split(' gradient')[0], refresh=False)
+        self.bar.set_postfix_str(last, refresh=False)
         if self.bar.disable:
             print(line, flush=True)
         elif any(complaints):

@@ -20,7 +20,7 @@ from jax import lax
 
 from cnnjax import summary
 from cnnjax.errors import UserError
-from cnnjax.images.objectives import Objective, missing
+from cnnjax.images.objectives import Objective, fitting, missing
 
 
 def taps(network, variables, image):
@@ -91,7 +91,17 @@ class Tiling:
         tile owns, and where they begin in the layer {layer: (row, column)}."""
         (top, first, last), (left, begin, end) = place
         part = lax.dynamic_slice(image, (top, left, 0), (*self.window, image.shape[-1]))
-        seen = taps(self.network, variables, part)
+        normalize = self.network.normalize
+        if normalize.mean.shape[:-1] == image.shape[:2]:  # a mean image: the window's part of it
+            mean = lax.dynamic_slice(normalize.mean, (top, left, 0), part.shape)
+            normalize = normalize._replace(mean=mean)
+        elif normalize.mean.ndim > 1:
+            normalize = normalize._replace(mean=normalize.mean.mean((0, 1)))
+        try:
+            seen = taps(self.network._replace(normalize=normalize), variables, part)
+        except UserError as error:
+            raise UserError(f'a tile with its halo has {self.window} pixels: {error}; take a '
+                            'larger tile') from error
         masks, corners = {}, {}
         for layer, (down, across) in self.strides.items():
             rows = top + down * jnp.arange(seen[layer].shape[0])
@@ -131,6 +141,7 @@ def value(network, objective, tile, variables, image, aux):
         return jax.tree.map(jnp.add, total, part), None
 
     maps = aux.get('maps', {})
+    fitting(objective.layers, jax.eval_shape(lambda: taps(network, variables, image)), aux)
     zero = jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype),
                         jax.eval_shape(statistics, image, maps, tiling.places[0]))
     return objective.loss(lax.scan(add, zero, tiling.places)[0], aux)

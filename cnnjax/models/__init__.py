@@ -14,6 +14,7 @@ unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without to
 import dataclasses
 import difflib
 
+from cnnjax import layers
 from cnnjax.errors import UserError
 from cnnjax.models import (
     alexnet,
@@ -36,6 +37,7 @@ FAMILIES = (
     convnet, lenet, alexnet, nin, allcnn, vgg, resnet, preact_resnet, densenet, fractalnet,
     googlenet, mobilenet, unet, fractional,
 )
+POOLS = {'max': layers.max_pool, 'average': layers.average_pool}  # what configs call them
 
 
 def names():
@@ -47,11 +49,12 @@ def create(name, **fields):
     """The network `name` as a flax.linen module.
 
     `fields` override those of the variant: `num_classes=100` (default: the paper's),
-    `dtype='bfloat16'` (of activations; parameters are float32), `shortcut='A'`, `dropout=0.2` ...;
-    each module lists its own. A field that is None keeps the variant's value.
+    `dtype='bfloat16'` (of activations; parameters are float32), `shortcut='A'`, `dropout=0.2`,
+    `pool='average'` (or 'max', or a function) ...; each module lists its own. A field that is None
+    keeps the variant's value.
 
     Raises:
-      UserError (a ValueError): an unknown name or field; the message lists close matches.
+      UserError (a ValueError): an unknown name, field or pool; the message lists what there is.
     """
     family = next((family for family in FAMILIES if name in family.TABLE), densenet)
     row = family.TABLE.get(name) or densenet.row(name)
@@ -65,6 +68,10 @@ def create(name, **fields):
         if field not in known:
             raise UserError(f"{name} has no field '{field}'{_suggest(field, known)}; "
                             f'it has {", ".join(known)}')
+    if isinstance(pool := fields.get('pool'), str):
+        if pool not in POOLS:
+            raise UserError(f"pool is 'max' or 'average', not '{pool}'")
+        fields['pool'] = POOLS[pool]
     return family.MODULE(**own | fields)
 
 

@@ -62,6 +62,22 @@ class VGG(nn.Module):
         return logits, taps
 
 
+def fold_batch_norm(variables):
+    """The variables of 'vgg16' that compute what those of 'vgg16_bn' compute in evaluation, and so
+    on: batch normalization with fixed statistics is a factor and a shift of the convolution before
+    it (Ioffe & Szegedy 2015, section 3.1, https://arxiv.org/abs/1502.03167).
+    """
+    params = dict(variables['params'])
+    for name, statistics in variables['batch_stats'].items():
+        norm, conv = params.pop(name), name.replace('bn', 'conv')
+        epsilon = layers.BatchNorm.keywords['epsilon']
+        factor = norm['scale'] / jnp.sqrt(statistics['var'] + epsilon)
+        params[conv] = {
+            'kernel': params[conv]['kernel'] * factor,
+            'bias': (params[conv]['bias'] - statistics['mean']) * factor + norm['bias']}
+    return {'params': params}
+
+
 #             kernels of group 1, 2, 3, 4, 5                         LRN    batch norm
 COLUMNS = ('groups',                                                'lrn', 'batch_norm')
 TABLE = {

@@ -1,0 +1,99 @@
+"""Photographs that come with two libraries, cut into as many classes as features need to be rich.
+
+After Dosovitskiy et al. 2014, section 2 (https://arxiv.org/abs/1406.6909): a class is a place in a
+photograph; its examples are crops there, their position, scale and colours changed at random.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnjax.errors import UserError
+
+NAMES = ('astronaut', 'brick', 'camera', 'cell', 'chelsea', 'clock', 'coffee', 'coins', 'grass',
+         'gravel', 'hubble_deep_field', 'immunohistochemistry', 'moon', 'page', 'retina', 'rocket',
+         'stereo_motorcycle', 'text')  # of skimage.data, those in its wheel
+CELL, ROWS = 150, 3  # a cell is about this high, in pixels, in at most so many rows: small details
+#                      of the largest photographs are blurred
+HELD_OUT = 1 / 3  # the lowest part of every cell is the test's alone
+SMALLEST = 0.3  # side of a crop; 1: the cell's height
+BLANK = 12  # standard deviation of the pixels below which a cell shows nothing: a clear sky
+EXAMPLES = {'train': 64, 'test': 8}  # of every class
+
+
+class Cell(NamedTuple):
+    """A class: a part of a photograph, uint8 [H, W, 3]."""
+
+    name: str
+    pixels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Patches(Sequence):
+    """Random square crops of cells, uint8 [side, side, 3]; crop i is always the same."""
+
+    cells: tuple[Cell, ...]
+    split: str
+
+    def __len__(self):
+        return EXAMPLES[self.split] * len(self.cells)
+
+    def __getitem__(self, i):
+        i = range(len(self))[i]  # a range knows -1 and the IndexError
+        rng = np.random.default_rng((list(EXAMPLES).index(self.split), i))
+        label = i % len(self.cells)
+        pixels = self.cells[label].pixels
+        height = len(pixels)
+        border = height - round(HELD_OUT * height)
+        pixels = pixels[:border] if self.split == 'train' else pixels[border:]
+        # Scales are as likely as their ratios to each other are large.
+        side = round(np.exp(rng.uniform(*np.log((SMALLEST * height, min(pixels.shape[:2]))))))
+        top, left = (rng.integers(size - side + 1) for size in pixels.shape[:2])
+        crop = pixels[top:top + side, left:left + side]
+        return {'image': recolor(crop, rng), 'label': label}
+
+
+def recolor(image, rng):
+    """uint8 [H, W, 3], its brightness, contrast, saturation and the balance of its colours changed,
+    so little that features that tell colours apart are worth having."""
+    image = image / 255
+    gray = image.mean(-1, keepdims=True)
+    image = gray + rng.uniform(0.6, 1.3) * (image - gray)
+    image = image * rng.uniform(0.9, 1.1, 3)
+    image = 0.5 + rng.uniform(0.75, 1.25) * (image - 0.5) + rng.uniform(-0.1, 0.1)
+    return np.round(255 * image.clip(0, 1)).astype(np.uint8)
+
+
+def load(split):
+    """The crops of 20 photographs, 18 of scikit-image and two of scikit-learn, in about 180
+    classes.
+
+    Crops of 'train' and 'test' share no pixel: they are cut from the upper two thirds and from the
+    lower third of the same cells. Neighbouring cells of a texture (brick, grass, ...) differ in
+    little, so that some of the test's error is there to stay.
+    """
+    from skimage import data  # here: time that others need not pay
+    from sklearn import datasets
+
+    if split not in EXAMPLES:
+        raise UserError(f"photos has the splits 'train' and 'test', not '{split}'")
+    photographs = {name: getattr(data, name)() for name in NAMES}
+    photographs['stereo_motorcycle'] = photographs['stereo_motorcycle'][0]  # the left one
+    photographs |= {name: datasets.load_sample_image(f'{name}.jpg') for name in ('china', 'flower')}
+    cells = tuple(cell for name, image in photographs.items() for cell in grid(name, image)
+                  if cell.pixels.std() > BLANK)
+    return Patches(cells, split), tuple(cell.name for cell in cells)
+
+
+def grid(name, image):
+    """The cells, nearly square, of a photograph, uint8 [H, W] or [H, W, 3]."""
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, -1)
+    height, width = image.shape[:2]
+    rows = min(max(round(height / CELL), 1), ROWS)
+    columns = round(width * rows / height)
+    return [Cell(f'{name}_{i}_{j}', cell)
+            for i, row in enumerate(np.array_split(image, rows), 1)
+            for j, cell in enumerate(np.array_split(row, columns, axis=1), 1)]

@@ -1,0 +1,46 @@
+"""A narrow VGG-16 on photographs that come with scikit-image and scikit-learn, nothing downloaded.
+
+    python launch.py --config=configs/photos.py --workdir=runs/embedded
+
+`trained.load('embedded')` is the network of this run, for optimizing images: average pools (Gatys
+et al. 2016, section 2, https://arxiv.org/abs/1508.06576), and no batch normalization any more. The
+run needs it, to learn anything in a quarter of an hour; then it becomes part of the
+convolutions. The file was written, from the repository's root, with
+
+    from cnnjax import trained, weights
+    from cnnjax.models import vgg
+
+    run = trained.load('runs/embedded')
+    weights.save(variables=vgg.fold_batch_norm(run.variables), path='cnnjax/embedded.safetensors',
+                 normalize=run.normalize, classes=run.classes, image_shape=run.image_shape,
+                 **dict(run.config.model) | {'name': 'vgg16'})
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.dataset = 'photos'
+    config.image_size = 48
+    config.model.name = 'vgg16_bn'  # with these widths 0.97 million parameters, 3.9 MB
+    config.model.widths = (32, 64, 96, 112, 112)
+    config.model.hidden = ()
+    config.model.pool = 'average'
+    config.std = 'channel'
+    config.flip = True
+    config.padding = 4
+    config.padding_mode = 'reflect'
+    config.color = 0.1
+    config.batch_size = 32
+    config.epochs = 8.0
+    config.schedule = 'cosine'
+    config.learning_rate = 0.05
+    config.warmup = 0.3
+    config.warmup_shape = 'linear'
+    config.nesterov = True
+    config.weight_decay = 5e-4
+    config.decay = 'kernels'
+    config.report_every = 20
+    config.eval_every = 1.0
+    return config

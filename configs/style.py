@@ -1,0 +1,116 @@
+"""Style transfer: the content of one picture in the style of another.
+
+    python launch.py --config=configs/style.py --workdir=runs/style
+    python launch.py --config=configs/style.py:johnson --config.source=timm/vgg19.tv_in1k \\
+        --config.content=me.jpg --config.styles=starry-night.jpg --workdir=runs/me
+
+Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks",
+https://doi.org/10.1109/CVPR.2016.265. The argument is the name of a preset: the layers, weights,
+conventions, optimizer and first image of a system, which belong together. The authors' weights are
+those for their VGG-19 (mostly Caffe's, whose inputs are not divided by a standard deviation); with
+`--config.rescale` they mean about the same in any network. Where the presets of others differ from
+what is said of them here, their code was the source; `gatys2016` is from the paper.
+"""
+
+import ml_collections
+
+ADAM = {'optimizer': 'adam', 'bound': 'none', 'average': 0.0, 'carry': False, 'rescale': False,
+        'content_convention': 'mean', 'sizes': (512,), 'steps': (1000,)}
+LBFGS = ADAM | {'optimizer': 'lbfgs'}
+EQUAL = (1.0,) * 5  # the sum over layers, not their mean
+
+PRESETS = {
+    'cnnjax': {},  # the fields below: for any network
+    'gatys2016': LBFGS | {  # figure 3: alpha / beta = 1e-3; a VGG whose activations have mean 1
+        'content_weight': 1.0, 'content_convention': 'gatys2016', 'style_weight': 1e3,
+        'style_convention': 'gatys2016', 'tv_weight': 0.0, 'init': 'noise', 'noise': 0.25,
+        'pool': 'average', 'rescale': True},
+    'johnson': LBFGS | {  # https://github.com/jcjohnson/neural-style
+        'content_weight': 5.0, 'style_weight': 100.0, 'style_convention': 'neural-style',
+        'style_layer_weights': EQUAL, 'tv_weight': 1e-3, 'tv_form': 'johnson', 'init': 'noise',
+        'noise': 0.001, 'pixel_range': 255.0},
+    'neural-style-pt': LBFGS | {  # https://github.com/ProGamerGov/neural-style-pt
+        'content_weight': 5.0, 'style_weight': 100.0, 'style_convention': 'neural-style',
+        'style_layer_weights': EQUAL, 'tv_weight': 1e-3, 'tv_form': 'neural-style-pt',
+        'init': 'noise', 'noise': 0.001, 'pixel_range': 255.0, 'memory': 100},
+    'anishathalye': ADAM | {  # https://github.com/anishathalye/neural-style; keeps the best
+        'content_weight': 5.0, 'style_weight': 500.0, 'style_convention': 'anishathalye',
+        'tv_weight': 100.0, 'tv_form': 'anishathalye', 'init': 'noise', 'noise': 0.256,
+        'pixel_range': 255.0, 'learning_rate': 10.0, 'beta2': 0.999},
+    'crowsonkb': ADAM | {  # https://github.com/crowsonkb/style-transfer-pytorch; conv1_1 replicates
+        'content_weight': 0.015, 'style_weight': 1.0, 'style_convention': 'wasserstein',
+        'style_layer_weights': (256 / 341, 64 / 341, 16 / 341, 4 / 341, 1 / 341),
+        'tv_weight': 2.0, 'tv_form': 'crowsonkb', 'bound': 'clip', 'average': 0.99, 'carry': True,
+        'sizes': (128, 181, 256, 362, 512), 'steps': (1000, 500)},
+    'gordicaleksa': LBFGS | {  # https://github.com/gordicaleksa/pytorch-neural-style-transfer
+        'content_weight': 1e5, 'style_weight': 3e4, 'style_convention': 'gordicaleksa',
+        'tv_weight': 1.0, 'tv_form': 'gordicaleksa', 'pixel_range': 255.0},
+    'gordicaleksa-adam': ADAM | {  # its weights for Adam from the content image
+        'content_weight': 1e5, 'style_weight': 1e5, 'style_convention': 'gordicaleksa',
+        'tv_weight': 0.1, 'tv_form': 'gordicaleksa', 'pixel_range': 255.0, 'learning_rate': 10.0,
+        'beta2': 0.999, 'steps': (3000,)},
+    'gatys-notebook': LBFGS | {  # https://github.com/leongatys/PytorchNeuralStyleTransfer
+        'content_weight': 1.0, 'style_weight': 1e3, 'style_convention': 'gatys-notebook',
+        'style_layer_weights': EQUAL, 'tv_weight': 0.0, 'pixel_range': 255.0, 'sizes': (512, 800),
+        'steps': (500, 200)},
+    'tensorflow': ADAM | {  # https://www.tensorflow.org/tutorials/generative/style_transfer
+        'content_layers': 'relu5_2', 'content_weight': 1e4, 'style_weight': 1e-2,
+        'style_convention': 'tensorflow', 'tv_weight': 30.0, 'tv_form': 'tensorflow',
+        'bound': 'clip', 'learning_rate': 0.02, 'beta1': 0.99, 'beta2': 0.999, 'epsilon': 0.1},
+}
+
+
+def get_config(preset='cnnjax'):
+    config = ml_collections.ConfigDict()
+    config.experiment = 'style'
+    config.seed = 0  # of the noise
+    config.source = 'embedded'  # network: 'embedded', a run's workdir, a weights file, a hub id
+    config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
+    config.name = ''  # the network's, where a weights file does not say it: 'vgg19'
+    config.pool = ''  # 'max' or 'average' in place of the network's own pools; '': as they are
+
+    # Pictures: paths, with commas between them, or 'skimage:NAME' for those of scikit-image.
+    config.content = 'skimage:astronaut'  # each gets the style; equal sizes share a batch
+    config.styles = 'skimage:retina'  # all of them at once, or one for each mask
+    config.style_weights = ()  # shares of the styles; (): equal
+    config.style_scale = 1.0  # the style's longer side, in those of the content
+    config.content_masks = ''  # regions of the content, white where they are
+    config.style_masks = ''  # the region of the style that each of them takes its style from
+    config.color = 'style'  # or 'luminance': keep the content's colours; 'match': give them first
+    config.sizes = (128, 256)  # longer side in pixels, from coarse to fine
+    config.steps = (200, 150)  # at each size; the last one counts for all that follow
+    config.bits = 8  # per channel of the result: 8 (PNG) or 16 (TIFF)
+
+    # What is minimised: content_weight * content + style_weight * style + tv_weight * variation.
+    config.content_layers = 'relu4_2'  # names, with commas between them
+    config.content_layer_weights = ()  # (): equal, sum 1
+    config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'
+    config.style_layer_weights = ()  # (): equal, sum 1
+    config.content_weight = 1.0
+    config.style_weight = 10.0
+    config.tv_weight = 1.0
+    config.content_convention = 'mean'  # of cnnjax.images.objectives.CONTENT
+    config.style_convention = 'wasserstein'  # this, or one of cnnjax.images.objectives.GRAM
+    config.tv_form = 'crowsonkb'  # of cnnjax.images.regularizers.FORMS
+    config.pixel_range = 1.0  # white, in the units of learning_rate, noise and tv_weight
+    config.rescale = True  # divide each layer's activations by their mean on the styles
+
+    # How.
+    config.optimizer = 'adam'  # or 'lbfgs', which needs bound 'none' or 'sigmoid'
+    config.learning_rate = 0.02  # adam
+    config.beta1 = 0.9  # adam
+    config.beta2 = 0.99  # adam
+    config.epsilon = 1e-8  # adam
+    config.memory = 10  # lbfgs: pairs of vectors it remembers, each two images large
+    config.init = 'content'  # or 'noise', 'style', or a picture
+    config.noise = 0.0  # its standard deviation around gray (init 'noise'), or added to the image
+    config.bound = 'clip'  # to [0, 1] after each step; 'sigmoid'; 'none': at the end
+    config.average = 0.97  # decay of the mean of the iterates that is the result; 0: the last one
+    config.carry = True  # adam: keep its moments, resized, from one size to the next
+    config.tile = 0  # pixels: gradients in tiles of this side, exact, for large pictures
+    config.report_every = 25  # steps between reports, snapshots and checkpoints
+
+    if preset not in PRESETS:
+        raise ValueError(f"the argument is a preset: {', '.join(PRESETS)}; not '{preset}'")
+    config.update(PRESETS[preset])
+    return config

@@ -1,0 +1,224 @@
+"""The speed of optimizing images beside the same computation in PyTorch."""
+
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from cnnjax import models, workdir
+from cnnjax.data import Normalization
+from cnnjax.errors import UserError
+from cnnjax.images import (
+    objectives,
+    optimize,
+    parametrizations,
+    regularizers,
+    tiles,
+    transforms,
+)
+from cnnjax.trained import Trained
+from experiments import fields
+
+LAYERS = ('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1')
+CONTENT, UNIT, JITTER, RATE = 'relu4_2', 7, 8, 0.02
+IMAGENET = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+
+
+def run(config, directory):
+    """Times every row of `config.rows`, both sides in turn, and writes results.json and .md."""
+    fields.check_minimum(config, rounds=1, steps=1)
+    try:
+        import torch
+    except ImportError:
+        torch = None
+        print('torch is not installed: cnnjax alone is measured (pip install torch==2.13.0)')
+    results = {}
+    for row in fields.names(config.rows):
+        kind, _, size = row.rpartition('_')
+        if kind not in ROWS or not size.isdigit():
+            raise UserError(f"rows: '{row}' is none of {', '.join(ROWS)} with a size, such as "
+                            'style_256')
+        sides = {'cnnjax': ROWS[kind](int(size))}
+        if torch:
+            sides['torch'] = getattr(Torch(torch), kind)(int(size))
+        results[row] = compare(sides, config.rounds, config.steps, row)
+    directory = Path(directory)
+    workdir.write_json(directory / 'results.json', {
+        'device': jax.devices()[0].device_kind, 'processor': platform.processor(),
+        'jax': jax.__version__, 'torch': torch and torch.__version__, 'rows': results})
+    (directory / 'results.md').write_text(table(results))
+    print(table(results), end='')
+
+
+def compare(sides, rounds, steps, name):
+    """{side: {'first', 'median', 'quartiles'}} in seconds per step, and the ratio of the medians.
+
+    The sides take turns, so that what else runs on the machine slows down all of them. 'first' is
+    the first step, compilation included.
+    """
+    result, times = {}, {side: [] for side in sides}
+    for side, step in sides.items():
+        start = time.perf_counter()
+        step()
+        result[side] = {'first': time.perf_counter() - start}
+    for _ in tqdm(range(rounds), desc=name, unit='round', disable=None):
+        for side, step in sides.items():
+            start = time.perf_counter()
+            for _ in range(steps):
+                step()
+            times[side].append((time.perf_counter() - start) / steps)
+    for side, seconds in times.items():
+        quartiles = np.percentile(seconds, (25, 75)).tolist()
+        result[side] |= {'median': statistics.median(seconds), 'quartiles': quartiles}
+    if 'torch' in sides:
+        result['ratio'] = result['torch']['median'] / result['cnnjax']['median']
+    return result
+
+
+def table(results):
+    """Markdown."""
+    def cell(times):
+        return '{:.0f} ({:.0f} to {:.0f})'.format(
+            1e3 * times['median'], *(1e3 * t for t in times['quartiles'])) if times else ''
+
+    lines = ['| step | cnnjax, ms | PyTorch, ms | PyTorch / cnnjax |', '|---|---|---|---|']
+    for row, result in results.items():
+        ratio = f'{result["ratio"]:.2f}' if 'ratio' in result else ''
+        cells = row, cell(result['cnnjax']), cell(result.get('torch')), ratio
+        lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def vgg19():
+    """VGG-19 with random weights, as a trained network."""
+    net = models.create('vgg19', num_classes=1, hidden=())
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    return Trained(net, variables, Normalization(*IMAGENET), ('',), (32, 32, 3), None)
+
+
+def descend(problem, shared):
+    """A function that does one step of Adam and waits for it."""
+    keys = jax.random.split(jax.random.key(1), 1)
+    tx = optax.adam(RATE)
+    state = optimize.init(problem, tx, keys)
+    reports = optimize.iterate(problem, tx, state, 10**9, keys, shared=shared, every=1)
+    return lambda: next(reports)
+
+
+def style(size):
+    """Gatys et al. 2016: content, five Gram matrices and total variation, clipped to [0, 1]."""
+    network = vgg19()
+    codes = jax.jit(lambda variables, image: tiles.maps(network, (*LAYERS, CONTENT), 0, variables,
+                                                        image))
+    content, picture = (codes(network.variables, jax.random.uniform(
+        jax.random.key(i), (size, size, 3))) for i in (2, 3))
+    shared = {'style': objectives.moments(LAYERS)(picture),
+              'maps': {CONTENT: {'content': content[CONTENT]}}}
+    return descend(optimize.Problem(
+        network, objectives.content((CONTENT,)) + 1e3 * objectives.style(LAYERS),
+        parametrizations.pixels((size, size, 3), mean=0.5),
+        regularizer=regularizers.total_variation(form='johnson'),
+        project=parametrizations.clip()), shared)
+
+
+def visualization(size):
+    """A channel of conv4_2 in lucid's parametrization, with jitter."""
+    image = parametrizations.sigmoid(parametrizations.decorrelated(
+        parametrizations.fourier((size, size, 3)), parametrizations.COLOR_MATRIX))
+    return descend(optimize.Problem(vgg19(), objectives.channel('conv4_2'), image,
+                                    transform=transforms.jitter(JITTER)), {'unit': UNIT})
+
+
+class Torch:
+    """The same two computations in PyTorch, channels last."""
+
+    def __init__(self, torch):
+        self.torch = torch
+        self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        layers, channels = [], 3
+        for group, width in zip(models.create('vgg19').groups, (64, 128, 256, 512, 512),
+                                strict=True):
+            for _ in group:
+                layers += [torch.nn.Conv2d(channels, width, 3, padding=1), torch.nn.ReLU()]
+                channels = width
+            layers.append(torch.nn.MaxPool2d(2))
+        self.net = torch.nn.Sequential(*layers).to(self.device, memory_format=torch.channels_last)
+        self.net.requires_grad_(False)
+        self.names = [f'{kind}{i}_{j}' for i, group in enumerate(models.create('vgg19').groups, 1)
+                      for j in range(1, len(group) + 1) for kind in ('conv', 'relu')]
+        for i in range(1, 5):  # the pools between
+            self.names.insert(self.names.index(f'conv{i + 1}_1'), f'pool{i}')
+        self.mean, self.std = (torch.tensor(row, device=self.device).view(1, 3, 1, 1)
+                               for row in IMAGENET)
+
+    def taps(self, image, layers):
+        x, found = (image - self.mean) / self.std, {}
+        x = x.contiguous(memory_format=self.torch.channels_last)
+        for name, layer in zip(self.names, self.net, strict=False):
+            x = found[name] = layer(x)
+            if layers <= found.keys():
+                return found
+        return found
+
+    def descend(self, theta, loss, project=False):
+        optimizer = self.torch.optim.Adam([theta], RATE)
+
+        def step():
+            optimizer.zero_grad()
+            value = loss(theta)
+            value.backward()
+            optimizer.step()
+            if project:
+                with self.torch.no_grad():
+                    theta.clamp_(0, 1)
+            return value.item()  # waits
+
+        return step
+
+    def style(self, size):
+        torch, layers = self.torch, {*LAYERS, CONTENT}
+
+        def gram(tap):
+            rows = tap[0].permute(1, 2, 0).reshape(-1, tap.shape[1])
+            return rows.T @ rows / len(rows)
+
+        content, picture = (self.taps(torch.rand(1, 3, size, size, device=self.device), layers)
+                            for _ in range(2))
+        targets = {layer: gram(picture[layer]) for layer in LAYERS}
+
+        def loss(image):
+            taps = self.taps(image, layers)
+            styles = sum(((gram(taps[layer]) - targets[layer]) ** 2).mean() for layer in LAYERS)
+            variation = (((image[..., 1:, :] - image[..., :-1, :]) ** 2).sum()
+                         + ((image[..., 1:] - image[..., :-1]) ** 2).sum()) / 2
+            return (((taps[CONTENT] - content[CONTENT]) ** 2).mean() + 1e3 / 20 * styles
+                    + variation)
+
+        start = torch.full((1, 3, size, size), 0.5, device=self.device, requires_grad=True)
+        return self.descend(start, loss, project=True)
+
+    def visualization(self, size):
+        torch = self.torch
+        frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
+        scale = torch.tensor(np.float32(size / 4 / np.maximum(frequencies, 1 / size)),
+                             device=self.device)
+        colors = torch.tensor(parametrizations.COLOR_MATRIX, device=self.device)
+
+        def loss(theta):
+            image = torch.fft.irfft2(scale * torch.view_as_complex(theta), (size, size))
+            image = torch.sigmoid(torch.einsum('nchw,dc->ndhw', image, colors))
+            shift = np.random.randint(-JITTER, JITTER + 1, 2).tolist()
+            image = torch.roll(image, shift, (2, 3))
+            return -self.taps(image, {'conv4_2'})['conv4_2'][:, UNIT].mean()
+
+        theta = 0.01 * torch.randn(1, 3, *frequencies.shape, 2, device=self.device)
+        return self.descend(theta.requires_grad_(), loss)
+
+
+ROWS = {'style': style, 'visualization': visualization}

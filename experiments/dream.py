@@ -1,0 +1,326 @@
+"""DeepDream: what a network sees in a picture is amplified, octave by octave.
+
+Mordvintsev et al. 2015, https://github.com/google/deepdream: gradient ascent with steps of a
+normalized size on a randomly shifted image, first on a small one, then on larger ones.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy import ndimage
+
+from cnnjax import trained
+from cnnjax.errors import UserError
+from cnnjax.images import objectives, parametrizations, pictures, rules, transforms
+from cnnjax.images.optimize import Problem, decode, init, normalize_gradient
+from cnnjax.images.run import Run
+from cnnjax.models import POOLS
+
+# The smallest value of each number.
+LEAST = {'seed': 0, 'octaves': 1, 'octaves_above': 0, 'steps': 1, 'jitter': 0, 'frames': 1,
+         'tile': 0, 'size': 1, 'guide_size': 1, 'report_every': 1, 'smooth': 0}
+CHOICES = {'kind': ('l2', 'mean', 'guided'), 'carry': ('detail', 'image'),
+           'optimizer': ('sgd', 'adam'), 'normalize': ('', 'mean_abs', 'std', 'l2'),
+           'pool': ('', *POOLS), 'relu': tuple(rules.RULES), 'animation': ('gif', 'webp', 'apng')}
+NARROWEST = 5  # of a picture whose gradient is smoothed: its border is mirrored by 4 pixels
+
+
+def run(config, directory):
+    """Writes figures/dream.png, of several pictures figures/dream-0.png ..., and with more than one
+    frame the animation figures/dream.gif.
+
+    Raises UserError where a picture cannot be read or is too small for a layer, for an unknown
+    layer, and for a value that makes no sense.
+    """
+    check(config)
+    network = load(config)
+    objective = mixture(config, network)
+    shared = guide(config, network, objective.layers)
+    groups = {}  # pictures of one shape dream together
+    for i, source in enumerate(config.images):
+        image = start(config, source, i, network.image_shape[-1])
+        for octave, shape in list(enumerate(shapes(config, image.shape), 1))[::-1]:
+            fits(config, network, objective.layers, shape, octave, source)
+        groups.setdefault(image.shape, []).append((i, image))
+    tx, problems = optimizer(config), {}
+    root, stages = jax.random.key(config.seed), 0
+
+    def ascend(images, name):
+        """The images [N, H, W, C] after `config.steps` steps."""
+        nonlocal stages
+        stages += 1
+        shape = images.shape[1:]
+        if shape not in problems:  # a program is compiled once for each octave, for all frames
+            problems[shape] = problem(config, network, objective, shape)
+        key = jax.random.fold_in(root, stages)
+        # What an octave begins with is not clipped; see `octaves`.
+        state = init(problems[shape], tx, jax.random.split(key, len(images)), images)
+        state = state._replace(theta=jnp.array(images))
+        state = session.optimize(name, problems[shape], tx, config.steps, key, state=state,
+                                 shared=shared, snapshots=config.frames == 1)
+        return np.asarray(decode(problems[shape], state))
+
+    with Run(directory, config,
+             len(groups) * config.frames * config.octaves * config.steps) as session:
+        for group, members in enumerate(groups.values(), 1):
+            numbers, images = zip(*members, strict=True)
+            images, films = np.stack(images), [[] for _ in members]
+            for frame in range(config.frames):
+                if frame:
+                    images = np.stack([move(config, image) for image in images])
+                prefix = f'group{group}-' if len(groups) > 1 else ''
+                prefix += f'frame{frame:04d}-' if config.frames > 1 else ''
+                images = octaves(config, images, ascend, prefix)
+                for number, image, film in zip(numbers, images, films, strict=True):
+                    film.append(image.clip(0, 1))
+                    path = figure(config, directory, number, 'png')
+                    pictures.write(path, film[-1])
+            for number, film in zip(numbers, films, strict=True):
+                path = figure(config, directory, number, 'png')
+                if config.frames > 1:
+                    path = figure(config, directory, number, config.animation)
+                    pictures.animate(path, film, config.seconds)
+                print(f'{config.images[number]}: {path}', flush=True)
+
+
+def check(config):
+    """Raises UserError for a value that makes no sense."""
+    for field, least in LEAST.items():
+        if not config[field] >= least:
+            raise UserError(f'{field}={config[field]}: take {least} or a larger number')
+    for field, choices in CHOICES.items():
+        if config[field] not in choices:
+            raise UserError(f"{field}='{config[field]}' is none of {', '.join(map(repr, choices))}")
+    if not config.images:
+        raise UserError("images: name a picture, or 'noise'")
+    if not config.scale > 1:
+        raise UserError(f'scale={config.scale}: an octave is larger than the one before it; take a '
+                        'number above 1')
+    if not config.step > 0:
+        raise UserError(f'step={config.step}: take a number above 0, such as 1.5 / 255 = 0.0059')
+    if config.octaves_above and (config.carry == 'detail' or
+                                 config.octaves_above >= config.octaves):
+        raise UserError(f'octaves_above={config.octaves_above}: octaves larger than the picture '
+                        "need carry='image', and are fewer than all octaves")
+    if not -1 < config.zoom < 1:
+        raise UserError(f'zoom={config.zoom}: a share of the picture between -1 and 1, '
+                        'such as 0.05')
+    if len(config.translate) != 2:
+        raise UserError(f'translate={config.translate}: pixels down and right, such as (0, 5)')
+    if not config.seconds >= 0.02:
+        raise UserError(f'seconds={config.seconds}: viewers show a frame for 0.02 seconds or more')
+    if (config.kind == 'guided') != bool(config.guide):
+        raise UserError(f"kind='{config.kind}' with guide='{config.guide}': a dream of kind "
+                        "'guided' needs a guide, and only this kind does")
+
+
+def load(config):
+    """The network, with another backward rule of its ReLUs or other pools where the config asks."""
+    network = trained.load(config.source, config.checkpoint, config.name)
+    if network.image_shape[-1] not in (1, 3):
+        raise UserError(f'{config.source} takes images of {network.image_shape[-1]} channels, a '
+                        'picture has 1 or 3')
+    net = network.net
+    if config.relu != 'gradient':
+        net = rules.with_rule(net, config.relu)
+    if config.pool:
+        if not hasattr(net, 'pool'):
+            raise UserError(f"pool='{config.pool}': {type(net).__name__} has no max-pools to "
+                            "replace; take pool=''")
+        net = net.clone(pool=POOLS[config.pool])
+    return network._replace(net=net)
+
+
+def mixture(config, network):
+    """The objective of all layers, 'relu4_1' or with some of its channels 'relu4_1:12,40'."""
+    weights = config.weights or (1.0,) * len(config.layers)
+    if len(weights) != len(config.layers) or not config.layers:
+        raise UserError(f'{len(config.weights)} weights for {len(config.layers)} layers: give each '
+                        'layer one, or none at all')
+    taps = observe(network, network.image_shape)
+    total = None
+    for entry, weight in zip(config.layers, weights, strict=True):
+        layer, _, numbers = entry.partition(':')
+        objectives.missing([layer], taps)
+        count = taps[layer].shape[-1]
+        try:
+            channels = tuple(int(number) for number in numbers.split(',') if numbers)
+        except ValueError:
+            raise UserError(f"layers: the channels of '{entry}' are no whole numbers; write "
+                            f"'{layer}:0,{count - 1}'") from None
+        for channel in channels:
+            if not 0 <= channel < count:
+                raise UserError(f"layers: '{layer}' has the channels 0 to {count - 1}, not "
+                                f'{channel}')
+        term = float(weight) * objectives.dream(layer, config.kind, channels)
+        total = term if total is None else total + term
+    return total
+
+
+def observe(network, shape):
+    """{name: shape} of the taps for an image of this shape; nothing is computed."""
+    taps = jax.eval_shape(network.taps, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    return {name: jax.ShapeDtypeStruct(tap.shape[1:], tap.dtype) for name, tap in taps.items()}
+
+
+def fits(config, network, layers, shape, octave, source):
+    """Raises UserError if a picture of this shape is too small for the network or a layer."""
+    try:
+        taps = observe(network, shape)
+        objectives.missing(layers, taps)
+        reason = next((f"'{layer}' has no position left" for layer in layers
+                       if 0 in taps[layer].shape), '')
+    except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+        reason = str(error)
+    if not reason and config.smooth and min(shape[:2]) < NARROWEST:
+        reason = f'smooth={config.smooth} needs {NARROWEST} pixels'
+    if reason:
+        few = config.octaves - octave  # octaves that are larger than this one
+        remedy = f'fewer octaves (octaves={few}) or a larger size' if few else (
+            'a larger size, or a picture that is less narrow')
+        raise UserError(f'{source}: octave {octave} of {config.octaves} is {shape[0]} x {shape[1]} '
+                        f'pixels, which does not fit the network: {reason}; take {remedy}')
+
+
+def guide(config, network, layers):
+    """aux['guide']: the codes of the guide at every position, {layer: [positions, C]}."""
+    if not config.guide:
+        return {}
+    image = channels(pictures.read(config.guide, config.guide_size), network.image_shape[-1])
+    try:
+        taps = network.taps(image[None])
+        objectives.missing(layers, taps)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise UserError(f'guide: {config.guide} at {image.shape[0]} x {image.shape[1]} pixels does '
+                        f'not fit the network: {error}; take a larger guide_size') from error
+    return {'guide': {layer: taps[layer].reshape(-1, taps[layer].shape[-1]) for layer in layers}}
+
+
+def start(config, source, number, count):
+    """The picture [H, W, count] that is dreamed about."""
+    if source != 'noise':
+        return channels(pictures.read(source, config.size), count)
+    # Around a dark gray, as in https://github.com/tensorflow/examples, community/en/r1/deepdream.
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0), number)
+    return np.asarray((100 + jax.random.uniform(key, (config.size, config.size, count))) / 255)
+
+
+def channels(image, count):
+    """[H, W, 3] -> [H, W, count]"""
+    return image if count == 3 else (image @ pictures.LUMA)[..., None]
+
+
+def problem(config, network, objective, shape):
+    # A shift of the whole image by roll comes back, so none is lost where jitter is cut off.
+    pixels = min(config.jitter, min(shape[:2]) - 1)
+    return Problem(network, objective, parametrizations.pixels(shape),
+                   transform=transforms.jitter(pixels) if pixels else None,
+                   project=parametrizations.clip() if config.clip else None, tile=config.tile)
+
+
+def optimizer(config):
+    """What makes a step of a gradient."""
+    rule = {'sgd': optax.sgd, 'adam': optax.adam}[config.optimizer](config.step)
+    parts = [smooth_gradient(config.steps, config.smooth)] if config.smooth else []
+    parts += [normalize_gradient(config.normalize)] if config.normalize else []
+    return optax.chain(*parts, rule)
+
+
+def smooth_gradient(steps, least):
+    """An optax transformation for an image: the mean of three Gaussian filters, less its mean.
+
+    Their standard deviations are 1/2, 1 and 2 times one that grows in `steps` steps from about
+    `least` to 2 + `least` pixels (https://github.com/gordicaleksa/pytorch-deepdream).
+    """
+    def update(gradient, count, params=None):
+        sigma = 2 * (count + 1) / steps + least
+        kernel = 0
+        for factor in (0.5, 1, 2):
+            line = jnp.exp(-((jnp.arange(-4, 5) / (factor * sigma)) ** 2) / 2)
+            line /= line.sum()
+            kernel += jnp.outer(line, line) / 3
+        mirrored = jnp.pad(gradient, ((4, 4), (4, 4), (0, 0)), 'reflect')
+        smooth = jax.vmap(lambda channel: jax.scipy.signal.convolve2d(channel, kernel, 'valid'),
+                          -1, -1)(mirrored)
+        return smooth - smooth.mean(), count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+def shapes(config, shape):
+    """The shapes of all octaves, the smallest first.
+
+    With carry='detail' each is a rounded share of the next, as in google's notebook; else of the
+    picture, as in gordicaleksa's code.
+    """
+    def scaled(shape, factor):
+        return (*(max(round(side * factor), 1) for side in shape[:2]), shape[2])
+
+    if config.carry == 'image':
+        return [scaled(shape, config.scale ** (i + 1 - config.octaves + config.octaves_above))
+                for i in range(config.octaves)]
+    found = [shape]
+    for _ in range(config.octaves - 1):
+        found.insert(0, scaled(found[0], 1 / config.scale))
+    return found
+
+
+def octaves(config, images, ascend, prefix=''):
+    """The dream of images [N, H, W, C]; `ascend(images, name)` dreams at one size.
+
+    With carry='detail' an octave begins with the picture at its size plus what the octave before
+    has added to it, enlarged; with carry='image' with the result of the octave before, enlarged.
+    As in google's notebook what an octave begins with may leave [0, 1]: it is the results of steps
+    that are clipped.
+    """
+    result, detail = images, None
+    sizes = shapes(config, images.shape[1:])
+    bases = [images]  # each made from the next larger one
+    if config.carry == 'detail':
+        for shape in sizes[-2::-1]:
+            bases.insert(0, zoom(bases[0], shape))
+    for octave, shape in enumerate(sizes):
+        name = f'{prefix}octave{octave + 1}'
+        if config.carry == 'image':
+            result = ascend(resize(result, shape), name)
+            continue
+        base = bases[octave]
+        result = ascend(base if detail is None else base + zoom(detail, shape), name)
+        detail = result - base
+    return resize(result, images.shape[1:])
+
+
+def zoom(images, shape):
+    """Images [N, h, w, C] at another size: linear, corners onto corners, as google's notebook."""
+    factors = [new / old for new, old in zip(shape, images.shape[1:], strict=True)]
+    # Round-off may put the last pixel outside; beyond the border are its pixels, not black.
+    return np.stack([ndimage.zoom(image, factors, order=1, mode='nearest') for image in images])
+
+
+def resize(images, shape):
+    """Images [N, h, w, C] at another size: linear, as OpenCV and TensorFlow scale by default."""
+    if images.shape[1:] == shape:
+        return images
+    return np.asarray(jax.image.resize(images, (len(images), *shape), 'linear', antialias=False))
+
+
+def move(config, image):
+    """The image [H, W, C] that the next frame dreams about: zoomed in about its centre, turned
+    anticlockwise and moved. What comes in at the border is mirrored."""
+    angle, center = np.deg2rad(config.rotate), np.array([*image.shape[:2], 0]) / 2
+    cosine, sine = np.cos(angle), np.sin(angle)
+    # Where in the image each new pixel comes from. Without turning, google's (1 - s, 1 - s, 1) and
+    # offsets (h s / 2, w s / 2, 0).
+    matrix = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 0]]) * (1 - config.zoom)
+    matrix[2, 2] = 1
+    offset = center - matrix @ (center + np.array([*config.translate, 0]))
+    return ndimage.affine_transform(image, matrix, offset, order=1, mode='mirror')
+
+
+def figure(config, directory, number, suffix):
+    """The path of what is written of a picture."""
+    label = f'-{number}' if len(config.images) > 1 else ''
+    return Path(directory) / 'figures' / f'dream{label}.{suffix}'

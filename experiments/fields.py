@@ -1,0 +1,23 @@
+"""Fields of a config that hold lists, choices and sizes; what does not fit is refused by name."""
+
+from cnnjax.errors import UserError
+
+
+def names(text):
+    """'relu1_1, relu2_1' -> ('relu1_1', 'relu2_1')"""
+    return tuple(name.strip() for name in text.split(',') if name.strip())
+
+
+def check_choice(config, **choices):
+    """Raises UserError unless each field has one of its values."""
+    for field, known in choices.items():
+        if config[field] not in known:
+            raise UserError(f"{field}='{config[field]}' is none of {', '.join(map(repr, known))}")
+
+
+def check_minimum(config, **least):
+    """Raises UserError unless each field, or each of its numbers, is at least so large."""
+    for field, minimum in least.items():
+        values = config[field] if isinstance(config[field], (tuple, list)) else (config[field],)
+        if any(not value >= minimum for value in values):  # NaN too
+            raise UserError(f'{field}={config[field]}: take {minimum} or a larger number')

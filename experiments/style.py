@@ -1,0 +1,200 @@
+"""Style transfer, at any resolution, on the features of any network."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cnnjax import plots, trained
+from cnnjax.errors import UserError
+from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, tiles
+from cnnjax.images.run import Run
+from cnnjax.models import POOLS
+from experiments import fields
+from experiments.fields import names
+
+
+def run(config, directory):
+    """Writes figures/NAME.png, a picture for each content, and figures/style.png beside the styles.
+
+    Raises UserError for pictures, layers, weights or masks that do not fit.
+    """
+    check(config)
+    network = trained.load(config.source, config.checkpoint, config.name or None)
+    if config.pool:
+        network = network._replace(net=network.net.clone(pool=POOLS[config.pool]))
+    contents = {}  # those of one shape are optimized together
+    for path in names(config.content):
+        picture = pictures.read(path, config.sizes[-1])
+        contents.setdefault(picture.shape, []).append((path, picture))
+    styles = [pictures.read(path) for path in names(config.styles)]
+    steps = [config.steps[min(i, len(config.steps) - 1)] for i in range(len(config.sizes))]
+    results = {}
+    with Run(directory, config, sum(steps) * len(contents)) as session:
+        for group in contents.values():
+            images = np.stack([picture for _, picture in group])
+            images = transfer(config, network, images, styles, steps, session)
+            results |= zip((path for path, _ in group), images, strict=True)
+    figures = Path(directory) / 'figures'
+    rows = []
+    for path, image in results.items():
+        file = figures / Path(path.removeprefix(pictures.PREFIX)).name
+        file = file.with_suffix('.png' if config.bits == 8 else '.tif')
+        pictures.write(file, image, config.bits)
+        print(f'picture: {file}')
+        rows.append([('content', pictures.read(path, config.sizes[-1])),
+                     *(('style', pictures.resize(style, config.sizes[-1])) for style in styles),
+                     ('result', image)])
+    plots.pictures(rows, figures / 'style.png')
+    print(f'with contents and styles: {figures / "style.png"}')
+
+
+def check(config):
+    """Raises UserError for fields that do not fit together."""
+    fields.check_choice(config, pool=('', *POOLS), color=('style', 'luminance', 'match'),
+                        bits=(8, 16), optimizer=('adam', 'lbfgs'),
+                        bound=('clip', 'sigmoid', 'none'))
+    fields.check_minimum(config, content_weight=0, style_weight=0, tv_weight=0, noise=0, tile=0,
+                         seed=0, sizes=1, steps=1, style_scale=0, style_weights=0, memory=1,
+                         report_every=1, learning_rate=0)
+    if config.optimizer == 'lbfgs' and config.bound == 'clip':
+        raise UserError("optimizer='lbfgs' searches along lines, which clipping breaks: take "
+                        "bound='sigmoid' or 'none'")
+    for field in ('content', 'styles', 'sizes', 'steps'):
+        if not config[field]:
+            raise UserError(f'{field} is empty: give at least one')
+    styles, regions = names(config.styles), names(config.content_masks)
+    if config.style_weights and (len(config.style_weights) != len(styles)
+                                 or not sum(config.style_weights)):
+        raise UserError(f'style_weights={config.style_weights}: give each of the {len(styles)} '
+                        'styles a share')
+    if len(regions) != len(names(config.style_masks)):
+        raise UserError(f"content_masks='{config.content_masks}' and style_masks="
+                        f"'{config.style_masks}': each region needs both")
+    if regions and len(styles) not in (1, len(regions)):
+        raise UserError(f'{len(styles)} styles for {len(regions)} masks: give one for all, or one '
+                        'for each')
+
+
+def transfer(config, network, contents, styles, steps, session):
+    """The pictures [N, H, W, 3] of contents of one shape, from the coarsest size to the finest."""
+    if config.color == 'match':
+        styles = [pictures.match_colors(style, contents) for style in styles]
+    key = jax.random.fold_in(jax.random.key(config.seed), session.before)
+    keys = jax.random.split(key, len(contents))
+    images = state = None
+    for size, count in zip(config.sizes, steps, strict=True):
+        seen = np.stack([pictures.resize(content, size) for content in contents])
+        shape = seen[0].shape
+        smaller = [pictures.resize(style, max(round(size * config.style_scale), 1))
+                   for style in styles]
+        shared, codes = targets(config, network, seen, smaller)
+        if images is None:
+            images = first(config, key, seen, styles)
+        else:
+            images = np.stack([pictures.resize(image, shape[:2]) for image in images])
+        problem, tx = formulate(config, network, shape)
+        if state is not None and config.carry and config.optimizer == 'adam':
+            state = optimize.carry(problem, tx, keys, images, state.opt_state)
+        else:
+            state = optimize.init(problem, tx, keys, images)
+        name = f'{size}' if len(session.names) < len(steps) else f'{size}-{shape[0]}x{shape[1]}'
+        state = session.optimize(name, problem, tx, count, key, state=state,
+                                 aux={'maps': codes}, shared=shared)
+        images = np.asarray(optimize.decode(problem, state)).clip(0, 1)
+    if config.color == 'luminance':
+        images = [pictures.keep_luminance(image, content)
+                  for image, content in zip(images, contents, strict=True)]
+    return images
+
+
+def targets(config, network, contents, styles):
+    """(shared, maps): what the objective needs of the styles, and of each of the contents."""
+    layers = names(config.style_layers)
+    content_layers = names(config.content_layers)
+    every = tuple(dict.fromkeys(layers + content_layers))
+    regions = masks(network, every, names(config.content_masks), contents[0])
+    if regions:
+        styles = styles * (len(names(config.style_masks)) // len(styles))
+        found = [moments(config, network, every, style,
+                         masks(network, every, (mask,), style))
+                 for style, mask in zip(styles, names(config.style_masks), strict=True)]
+        found = jax.tree.map(lambda *each: jnp.concatenate(each), *found)
+    else:
+        shares = np.float32(config.style_weights or [1] * len(styles))
+        shares = shares / shares.sum()
+        found = [moments(config, network, every, style, {}) for style in styles]
+        found = jax.tree.map(lambda *each: sum(share * one for share, one in
+                                               zip(shares, each, strict=True)), *found)
+    scale = {layer: jnp.ones(()) for layer in every}
+    if config.rescale:
+        scale = {layer: jnp.abs(found[layer]['mean']).mean() for layer in every}
+        for layer, size in scale.items():
+            if not size > 0:
+                raise UserError(f"'{layer}' is 0 on every style: take other layers or styles, or "
+                                '--config.rescale=False')
+    style = {layer: {'mean': found[layer]['mean'] / scale[layer],
+                     'second': found[layer]['second'] / scale[layer] ** 2} for layer in layers}
+    compute = jax.jit(lambda variables, image: tiles.maps(network, content_layers, config.tile,
+                                                          variables, image))
+    codes = [compute(network.variables, content) for content in contents]
+    codes = jax.tree.map(lambda *each: jnp.stack(each), *codes)
+    codes = {layer: {'content': maps / scale[layer]} for layer, maps in codes.items()}
+    return {'style': style, 'scale': scale, 'maps': regions}, codes
+
+
+def moments(config, network, layers, style, regions):
+    """The moments of a style's activations, one for each of its regions."""
+    return jax.jit(lambda variables, image, maps: tiles.value(
+        network, objectives.moments(layers), config.tile, variables, image, {'maps': maps}))(
+            network.variables, style, regions)
+
+
+def masks(network, layers, paths, image):
+    """{layer: {'regions': [h, w, R]}} of mask files for an image; {} without any."""
+    if not paths:
+        return {}
+    taps = jax.eval_shape(lambda image: tiles.taps(network, network.variables, image), image)
+    objectives.missing(layers, taps)
+    whole = np.stack([pictures.read_mask(path, image.shape[:2]) for path in paths], -1)
+    for path, mask in zip(paths, np.moveaxis(whole, -1, 0), strict=True):
+        if not mask.any():
+            raise UserError(f'{path} is black everywhere: white is where the region is')
+    return {layer: {'regions': jax.image.resize(
+        whole, (*taps[layer].shape[:2], len(paths)), 'linear')} for layer in layers}
+
+
+def first(config, key, contents, styles):
+    """Where the optimization starts, [N, H, W, 3]."""
+    shape = contents.shape
+    noise = np.asarray(jax.random.normal(key, shape)) * config.noise / config.pixel_range
+    if config.init == 'noise':
+        return 0.5 + noise
+    if config.init == 'content':
+        return contents + noise
+    start = (pictures.resize(styles[0], shape[1:3]) if config.init == 'style'
+             else pictures.read(config.init, shape[1:3]))
+    return start + noise
+
+
+def formulate(config, network, shape):
+    """The problem and its optimizer, for images of that shape."""
+    objective = (config.content_weight * objectives.content(
+        names(config.content_layers), config.content_layer_weights, config.content_convention)
+        + config.style_weight * objectives.style(
+        names(config.style_layers), config.style_layer_weights, config.style_convention))
+    variation = regularizers.in_units(regularizers.total_variation(form=config.tv_form),
+                                      scale=config.pixel_range)
+    pixels = parametrizations.pixels(shape)
+    problem = optimize.Problem(
+        network, objectives.relative(objective),
+        parametrizations.sigmoid(pixels) if config.bound == 'sigmoid' else pixels,
+        regularizer=lambda image: {'variation': config.tv_weight * variation(image)},
+        project=parametrizations.clip() if config.bound == 'clip' else None,
+        average=config.average, tile=config.tile)
+    if config.optimizer == 'lbfgs':
+        return problem, optax.lbfgs(memory_size=config.memory)
+    return problem, optax.adam(config.learning_rate / config.pixel_range, config.beta1,
+                               config.beta2, config.epsilon * config.pixel_range)
