@@ -2,7 +2,8 @@
 
     python launch.py --config=configs/dream.py --workdir=runs/dream
     python launch.py --config=configs/dream.py --workdir=runs/me --config.images=me.jpg
-    python launch.py --config=configs/dream.py --workdir=runs/zoom --config.frames=30
+    python launch.py --config=configs/dream.py --workdir=runs/zoom --config.frames=20 \\
+        --config.size=224
     python launch.py --config=configs/dream.py --workdir=runs/guided --config.kind=guided \\
         --config.guide=skimage:grass
     python launch.py --config=configs/dream.py:gordicaleksa --workdir=runs/vgg16 \\
@@ -10,8 +11,9 @@
 
 Mordvintsev et al. 2015, https://github.com/google/deepdream. The argument is a preset: 'google',
 'gordicaleksa', 'tensorflow' or 'neural-dream'. Presets set the ascent, not the layer, which belongs
-to the network. Several pictures, layers or weights are given by repeating the flag. Writes
-figures/dream.png, the images on the way to snapshots/, and animations to figures/dream.gif.
+to the network. Several pictures, layers or weights are given by repeating the flag; channels need
+quotes of their own: --config.layers="'relu4_2:14,88'". Writes figures/dream.png, the last frame at
+full size, the images on the way to snapshots/, and several frames to figures/dream.gif.
 """
 
 import ml_collections
@@ -25,9 +27,9 @@ def get_config(preset='google'):
     config.source = 'embedded'  # or a run's working directory, a weights file, a hub id
     config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
     config.name = ''  # of the network, where a weights file does not say it
-    config.images = ('skimage:coffee',)  # paths, photographs of scikit-image, or 'noise'
+    config.images = ('skimage:rocket',)  # paths, photographs of scikit-image, or 'noise'
     config.size = 512  # longer side of the pictures, in pixels
-    config.layers = ('relu4_1',)  # configs/summarize.py lists them; 'relu4_1:12,40': two channels
+    config.layers = ('relu4_2',)  # configs/summarize.py lists them; 'relu4_2:12,40': two channels
     config.weights = ()  # of the layers; (): 1 each
     config.kind = 'l2'  # half the sum of squared activations, 'mean' of activations, or 'guided'
     config.guide = ''  # picture whose activations are aimed at, with kind='guided'

@@ -2,6 +2,9 @@
 
     python launch.py --config=configs/photos.py --workdir=runs/embedded
 
+After 8 epochs, 154 classes, the test error is 87.6 % (top 5: 59.0 %, chance 99.4 %): the test's
+places are next to those of the training, not the same.
+
 `trained.load('embedded')` is the network of this run, for optimizing images: average pools (Gatys
 et al. 2016, section 2, https://arxiv.org/abs/1508.06576), and no batch normalization any more. The
 run needs it, to learn anything in a quarter of an hour; then it becomes part of the

@@ -15,7 +15,8 @@ what is said of them here, their code was the source; `gatys2016` is from the pa
 import ml_collections
 
 ADAM = {'optimizer': 'adam', 'bound': 'none', 'average': 0.0, 'carry': False, 'rescale': False,
-        'content_convention': 'mean', 'sizes': (512,), 'steps': (1000,)}
+        'content_layers': 'relu4_2', 'content_convention': 'mean', 'style_layer_weights': (),
+        'sizes': (512,), 'steps': (1000,)}
 LBFGS = ADAM | {'optimizer': 'lbfgs'}
 EQUAL = (1.0,) * 5  # the sum over layers, not their mean
 
@@ -71,21 +72,21 @@ def get_config(preset='cnnjax'):
 
     # Pictures: paths, with commas between them, or 'skimage:NAME' for those of scikit-image.
     config.content = 'skimage:astronaut'  # each gets the style; equal sizes share a batch
-    config.styles = 'skimage:retina'  # all of them at once, or one for each mask
+    config.styles = 'skimage:immunohistochemistry'  # all of them at once, or one for each mask
     config.style_weights = ()  # shares of the styles; (): equal
     config.style_scale = 1.0  # the style's longer side, in those of the content
     config.content_masks = ''  # regions of the content, white where they are
     config.style_masks = ''  # the region of the style that each of them takes its style from
     config.color = 'style'  # or 'luminance': keep the content's colours; 'match': give them first
     config.sizes = (128, 256)  # longer side in pixels, from coarse to fine
-    config.steps = (200, 150)  # at each size; the last one counts for all that follow
+    config.steps = (150, 100)  # at each size; the last one counts for all that follow
     config.bits = 8  # per channel of the result: 8 (PNG) or 16 (TIFF)
 
     # What is minimised: content_weight * content + style_weight * style + tv_weight * variation.
-    config.content_layers = 'relu4_2'  # names, with commas between them
+    config.content_layers = 'relu3_3'  # names, with commas between them
     config.content_layer_weights = ()  # (): equal, sum 1
     config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'
-    config.style_layer_weights = ()  # (): equal, sum 1
+    config.style_layer_weights = (0.5, 0.2, 0.1, 0.1, 0.1)  # (): equal, sum 1
     config.content_weight = 1.0
     config.style_weight = 10.0
     config.tv_weight = 1.0

@@ -135,7 +135,7 @@ def load(config):
 
 
 def mixture(config, network):
-    """The objective of all layers, 'relu4_1' or with some of its channels 'relu4_1:12,40'."""
+    """The objective of all layers, 'relu4_2' or with some of its channels 'relu4_2:12,40'."""
     weights = config.weights or (1.0,) * len(config.layers)
     if len(weights) != len(config.layers) or not config.layers:
         raise UserError(f'{len(config.weights)} weights for {len(config.layers)} layers: give each '

@@ -70,7 +70,8 @@ def run(config, directory):
                                    images.shape[1:])
             reached = [taps(found[:, i]) for i in range(config.restarts)]
             errors = np.stack([error(tap[layer], codes[layer]) for tap in reached], 1)
-            each, kept = np.arange(len(images)), losses.argmin(1)
+            kept = np.where(np.isfinite(losses), losses, np.inf).argmin(1)
+            each = np.arange(len(images))
             best[layer] = found[each, kept]
             same = None
             if classifies:
@@ -91,6 +92,8 @@ def check(config):
     for field in ('steps', 'learning_rate', 'match_weight', 'tv_weight', 'alpha_weight'):
         if not config[field]:
             raise UserError(f'{field}=(): give one or more numbers')
+    if any(step != int(step) for step in config.steps):
+        raise UserError(f'steps={config.steps}: give whole numbers')
     if len(config.steps) != len(config.learning_rate):
         raise UserError(f'steps={config.steps} and learning_rate={config.learning_rate}: one '
                         'number for every stage')
@@ -124,12 +127,15 @@ def load(config, network):
             raise UserError("images='': name pictures, a folder of them, or give a dataset")
         found = [(Path(path.removeprefix(pictures.PREFIX)).stem, pictures.read(path))
                  for path in paths]
-    examples = []
+    examples, taken = [], set()
     for name, image in found:
-        same = sum(other.name.rpartition('-')[0] == name or other.name == name
-                   for other in examples)
-        examples.append(Example(f'{name}-{same + 1}' if same else name,
-                                fitted(image, size, channels)))
+        name = unique = name.replace('/', '_')  # a class may be called anything
+        number = 1
+        while unique in taken:
+            number += 1
+            unique = f'{name}-{number}'
+        taken.add(unique)
+        examples.append(Example(unique, fitted(image, size, channels)))
     return examples
 
 

@@ -42,7 +42,7 @@ def config(folder, preset='cnnjax', **fields):
     made = configs.get_config(preset)
     made.update({'source': str(folder / 'net.safetensors'), 'sizes': (48,), 'steps': (6,),
                  'content': f'{folder}/wide.png', 'styles': f'{folder}/red.png',
-                 'report_every': 3} | fields)
+                 'content_layers': 'relu3_2', 'report_every': 3} | fields)
     return made
 
 

@@ -159,7 +159,7 @@ def loss(problem, variables, theta, key, aux, nudge=0.0):
 def update(problem, tx, variables, state, key, aux):
     """One step on one image: (state, {'loss', its terms, 'gradient'})."""
     key = jax.random.fold_in(key, state.step + 1)  # 0 was the initialization's
-    if _searches(state.opt_state):  # a line search keeps the loss and gradient of the point it has found
+    if _searches(state.opt_state):  # it keeps the loss and gradient of the point it has found
         def value(theta):
             return loss(problem, variables, theta, key, aux)[0]
         if problem.transform or problem.project:
