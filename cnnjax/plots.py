@@ -4,6 +4,8 @@ import itertools
 import math
 from pathlib import Path
 
+import numpy as np
+
 
 def curves(rows, path, title=''):
     """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl."""
@@ -130,6 +132,153 @@ def pictures(rows, path):
             axes.set_axis_off()
             axes.set_title(name, fontsize=9, pad=3)
             left += width + gap
+    _save(figure, path)
+
+
+def embeddings(panels, images, labels, classes, path):
+    """Draws images where an embedding put them, framed in the colours of their classes.
+
+    Args:
+      panels: {title: int [N, 2], row and column of every image; no two the same}.
+      images: [N, H, W, C] in [0, 1].
+      labels: [N], positions in `classes`.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    colors, frame = class_colors(len(classes)), 2
+    zoom = math.ceil(32 / max(images.shape[1:3]))  # small images keep their pixels square and sharp
+    tiles = np.repeat(np.repeat(images, zoom, 1), zoom, 2) * np.ones(3)  # gray becomes RGB
+    step = max(1, max(tiles.shape[1:3]) // 64)  # the picture's resolution has no more
+    tiles = np.pad(tiles[:, ::step, ::step], ((0, 0), (frame, frame), (frame, frame), (0, 0)))
+    inside = np.zeros(tiles.shape[1:3], bool)
+    inside[frame:-frame, frame:-frame] = True
+    tiles = np.where(inside[..., None], tiles, colors[labels][:, None, None])
+    height, width = tiles.shape[1:3]
+    size = np.max([np.ptp(cells, 0) for cells in panels.values()], 0) + 1  # the same for all
+    figure = Figure(figsize=(7 * len(panels), 0.8 + 7 * size[0] * height / (size[1] * width)),
+                    layout='constrained', dpi=200)
+    for axes, (title, cells) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
+                                    panels.items(), strict=True):
+        rows, columns = size
+        canvas = np.ones((rows * height, columns * width, 3))
+        for (row, column), tile in zip(cells + (size - np.ptp(cells, 0)) // 2 - cells.min(0), tiles,
+                                       strict=True):
+            canvas[row * height:(row + 1) * height, column * width:(column + 1) * width] = tile
+        axes.imshow(canvas, interpolation='antialiased')
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=12)
+    if len(classes) <= 20:
+        figure.legend([Patch(color=color) for color in colors], classes, frameon=False, ncols=10,
+                      loc='outside lower center')
+    _save(figure, path)
+
+
+def class_colors(count):
+    """[count, 3]: matplotlib's categorical colours, of a rainbow where they do not suffice."""
+    from matplotlib import colormaps
+
+    if count <= 20:
+        return np.array(colormaps['tab10' if count <= 10 else 'tab20'].colors)[:count]
+    return colormaps['turbo'](np.linspace(0.03, 0.97, count))[:, :3]
+
+
+def gallery(rows, path, side=0.95):
+    """Draws rows of small images with a line of text above each.
+
+    Args:
+      rows: lists of (title, image [H, W, C] or [H, W] in [0, 1], colour of the frame or None).
+      side: width of an image, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    gap, title = 0.08, 0.17
+    first = rows[0][0][1]
+    height = side * first.shape[0] / first.shape[1]
+    size = max(map(len, rows)) * (side + gap), len(rows) * (height + title + gap)
+    figure = Figure(figsize=size, dpi=200)
+    for i, row in enumerate(rows):
+        bottom = size[1] - (i + 1) * (height + title + gap) + gap / 2
+        for j, (text, image, color) in enumerate(row):
+            axes = figure.add_axes(((j * (side + gap) + gap / 2) / size[0], bottom / size[1],
+                                    side / size[0], height / size[1]))
+            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, 'gray', vmin=0,
+                        vmax=1, interpolation='nearest')
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(visible=color is not None, linewidth=2.5)
+            if color is not None:
+                axes.spines[:].set_color(color)
+            axes.set_title(text, fontsize=7.5, pad=2.5)
+    _save(figure, path)
+
+
+def lines(panels, path):
+    """Draws panels side by side.
+
+    Args:
+      panels: dicts of `lines` {label: (x, y) or (x, y, deviation)}; `title`, `xlabel`, `ylabel` and
+        whatever else `Axes.set` takes; `dashed`, labels of reference lines.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout='constrained', dpi=200)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _lines(axes, **panel)
+    _save(figure, path)
+
+
+def _lines(axes, lines, dashed=(), **settings):
+    for label, (x, y, *deviation) in lines.items():
+        style = {'color': '0.5', 'linestyle': '--'} if label in dashed else {}
+        line, = axes.plot(x, y, label=label, linewidth=1.5,
+                          marker='o' if len(x) <= 20 and not style else '', markersize=3, **style)
+        if deviation:
+            axes.fill_between(x, np.subtract(y, deviation[0]), np.add(y, deviation[0]),
+                              color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set(**settings)
+    if settings.get('xscale') == 'log':
+        axes.xaxis.set_major_formatter('{x:g}')
+    elif all(isinstance(value, int) for x, *_ in lines.values() for value in x):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.25, which='both')
+    axes.spines[['top', 'right']].set_visible(False)
+    outside = {'loc': 'upper left', 'bbox_to_anchor': (1, 1)} if len(lines) > 5 else {}
+    axes.legend(frameon=False, fontsize=8, **outside)
+
+
+def equivariance(layers, shifts, errors, invariance, path):
+    """Draws a table of relative errors by layer and shift, in colours, beside panels of `lines`.
+
+    Args:
+      layers: [(name, stride)].
+      errors: [layers, shifts]; NaN where there is none.
+      invariance: panels as those of `lines`.
+    """
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    keep = np.linspace(0, len(layers) - 1, min(len(layers), 40)).round().astype(int)
+    layers, errors = [layers[i] for i in keep], np.asarray(errors, float)[keep]
+    height = max(3.2 * len(invariance), 0.19 * len(layers) + 1)
+    widths = 1.8 + 0.5 * len(shifts), 5.6
+    figure = Figure(figsize=(sum(widths), height), layout='constrained', dpi=200)
+    left, right = figure.subfigures(1, 2, width_ratios=widths)
+    axes, least = left.subplots(), 1e-7
+    shown = axes.imshow(np.clip(errors, least, None), 'viridis', LogNorm(least, 1), aspect='auto')
+    for (i, j), value in np.ndenumerate(errors):
+        if not math.isnan(value):
+            text = f'{value:.2f}' if value >= 0.01 else f'{value:.0e}' if value else '0'
+            axes.text(j, i, text, ha='center', va='center', fontsize=6,
+                      color='black' if value > 3e-3 else 'white')
+    axes.set(xticks=range(len(shifts)), yticks=range(len(layers)), xlabel='shift (pixels)',
+             title='|f(shift x) - shift f(x)| / |f(x)|')
+    axes.set_xticklabels(shifts, fontsize=8)
+    axes.set_yticklabels([f'{name}  /{stride:g}' for name, stride in layers], fontsize=7)
+    axes.set_ylabel('layer  / stride')
+    left.colorbar(shown, ax=axes, shrink=0.6, pad=0.02)
+    for axes, panel in zip(right.subplots(len(invariance), 1, squeeze=False)[:, 0], invariance,
+                           strict=True):
+        _lines(axes, **panel)
     _save(figure, path)
 
 

@@ -11,9 +11,9 @@
 
 Mordvintsev et al. 2015, https://github.com/google/deepdream. The argument is a preset: 'google',
 'gordicaleksa', 'tensorflow' or 'neural-dream'. Presets set the ascent, not the layer, which belongs
-to the network. Several pictures, layers or weights are given by repeating the flag; channels need
-quotes of their own: --config.layers="'relu4_2:14,88'". Writes figures/dream.png, the last frame at
-full size, the images on the way to snapshots/, and several frames to figures/dream.gif.
+to the network. Several pictures or layers have commas between them. Writes figures/dream.png, the
+last frame at full size, the images on the way to snapshots/, and several frames to
+figures/dream.gif.
 """
 
 import ml_collections
@@ -27,9 +27,9 @@ def get_config(preset='google'):
     config.source = 'embedded'  # or a run's working directory, a weights file, a hub id
     config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
     config.name = ''  # of the network, where a weights file does not say it
-    config.images = ('skimage:rocket',)  # paths, photographs of scikit-image, or 'noise'
+    config.images = 'skimage:cat'  # paths, photographs of scikit-image, or 'noise'
     config.size = 512  # longer side of the pictures, in pixels
-    config.layers = ('relu4_2',)  # configs/summarize.py lists them; 'relu4_2:12,40': two channels
+    config.layers = 'relu4_2:2'  # names of configs/summarize.py; ':12+40' are two of its channels
     config.weights = ()  # of the layers; (): 1 each
     config.kind = 'l2'  # half the sum of squared activations, 'mean' of activations, or 'guided'
     config.guide = ''  # picture whose activations are aimed at, with kind='guided'
@@ -54,7 +54,7 @@ def get_config(preset='google'):
     config.translate = (0.0, 0.0)  # pixels down and right between frames
     config.animation = 'gif'  # or 'webp', 'apng': the suffix of the file
     config.seconds = 0.1  # per frame
-    config.seed = 0
+    config.seed = 0  # of everything random
     config.report_every = 10  # steps between reports and snapshots
     config.update(PRESETS[preset])
     return config

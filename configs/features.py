@@ -20,8 +20,8 @@ def get_config():
     config.dataset = 'folder'  # of the images: digits, folder, or a name of tensorflow-datasets
     config.data_dir = placeholder(str)  # of the folder: train/<class>/*.jpg and test/<class>/*.jpg
     config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' it
-    config.train_split = 'train'
-    config.test_split = 'test'
+    config.train_split = 'train'  # what the classifier learns from
+    config.test_split = 'test'  # what its error is measured on
     config.taps = ''  # names that configs/summarize.py prints, 'pool,conv4_6'; '': the last ones
     config.pool = True  # average maps over their pixels; False: keep every pixel as a feature
     config.batch_size = 64  # over all devices

@@ -85,11 +85,11 @@ def get_config(preset='cnnjax'):
     # What is minimised: content_weight * content + style_weight * style + tv_weight * variation.
     config.content_layers = 'relu3_3'  # names, with commas between them
     config.content_layer_weights = ()  # (): equal, sum 1
-    config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'
+    config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'  # likewise
     config.style_layer_weights = (0.5, 0.2, 0.1, 0.1, 0.1)  # (): equal, sum 1
-    config.content_weight = 1.0
-    config.style_weight = 10.0
-    config.tv_weight = 1.0
+    config.content_weight = 1.0  # of the content
+    config.style_weight = 10.0  # of the style
+    config.tv_weight = 8.0  # of total variation, which smooths
     config.content_convention = 'mean'  # of cnnjax.images.objectives.CONTENT
     config.style_convention = 'wasserstein'  # this, or one of cnnjax.images.objectives.GRAM
     config.tv_form = 'crowsonkb'  # of cnnjax.images.regularizers.FORMS

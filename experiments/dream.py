@@ -18,13 +18,8 @@ from cnnjax.images import objectives, parametrizations, pictures, rules, transfo
 from cnnjax.images.optimize import Problem, decode, init, normalize_gradient
 from cnnjax.images.run import Run
 from cnnjax.models import POOLS
+from experiments import fields
 
-# The smallest value of each number.
-LEAST = {'seed': 0, 'octaves': 1, 'octaves_above': 0, 'steps': 1, 'jitter': 0, 'frames': 1,
-         'tile': 0, 'size': 1, 'guide_size': 1, 'report_every': 1, 'smooth': 0}
-CHOICES = {'kind': ('l2', 'mean', 'guided'), 'carry': ('detail', 'image'),
-           'optimizer': ('sgd', 'adam'), 'normalize': ('', 'mean_abs', 'std', 'l2'),
-           'pool': ('', *POOLS), 'relu': tuple(rules.RULES), 'animation': ('gif', 'webp', 'apng')}
 NARROWEST = 5  # of a picture whose gradient is smoothed: its border is mirrored by 4 pixels
 
 
@@ -40,7 +35,7 @@ def run(config, directory):
     objective = mixture(config, network)
     shared = guide(config, network, objective.layers)
     groups = {}  # pictures of one shape dream together
-    for i, source in enumerate(config.images):
+    for i, source in enumerate(fields.names(config.images)):
         image = start(config, source, i, network.image_shape[-1])
         for octave, shape in list(enumerate(shapes(config, image.shape), 1))[::-1]:
             fits(config, network, objective.layers, shape, octave, source)
@@ -63,7 +58,7 @@ def run(config, directory):
                                  shared=shared, snapshots=config.frames == 1)
         return np.asarray(decode(problems[shape], state))
 
-    with Run(directory, config,
+    with Run(directory, config, network,
              len(groups) * config.frames * config.octaves * config.steps) as session:
         for group, members in enumerate(groups.values(), 1):
             numbers, images = zip(*members, strict=True)
@@ -83,18 +78,18 @@ def run(config, directory):
                 if config.frames > 1:
                     path = figure(config, directory, number, config.animation)
                     pictures.animate(path, film, config.seconds)
-                print(f'{config.images[number]}: {path}', flush=True)
+                print(f'{fields.names(config.images)[number]}: {path}', flush=True)
 
 
 def check(config):
     """Raises UserError for a value that makes no sense."""
-    for field, least in LEAST.items():
-        if not config[field] >= least:
-            raise UserError(f'{field}={config[field]}: take {least} or a larger number')
-    for field, choices in CHOICES.items():
-        if config[field] not in choices:
-            raise UserError(f"{field}='{config[field]}' is none of {', '.join(map(repr, choices))}")
-    if not config.images:
+    fields.check_minimum(config, seed=0, octaves=1, octaves_above=0, steps=1, jitter=0, frames=1,
+                         tile=0, size=1, guide_size=1, report_every=1, smooth=0)
+    fields.check_choice(config, kind=('l2', 'mean', 'guided'), carry=('detail', 'image'),
+                        optimizer=('sgd', 'adam'), normalize=('', 'mean_abs', 'std', 'l2'),
+                        pool=('', *POOLS), relu=tuple(rules.RULES),
+                        animation=('gif', 'webp', 'apng'))
+    if not fields.names(config.images):
         raise UserError("images: name a picture, or 'noise'")
     if not config.scale > 1:
         raise UserError(f'scale={config.scale}: an octave is larger than the one before it; take a '
@@ -135,22 +130,23 @@ def load(config):
 
 
 def mixture(config, network):
-    """The objective of all layers, 'relu4_2' or with some of its channels 'relu4_2:12,40'."""
-    weights = config.weights or (1.0,) * len(config.layers)
-    if len(weights) != len(config.layers) or not config.layers:
-        raise UserError(f'{len(config.weights)} weights for {len(config.layers)} layers: give each '
+    """The objective of all layers, 'relu4_2' or with some of its channels 'relu4_2:12+40'."""
+    entries = fields.names(config.layers)
+    weights = config.weights or (1.0,) * len(entries)
+    if len(weights) != len(entries) or not entries:
+        raise UserError(f'{len(config.weights)} weights for {len(entries)} layers: give each '
                         'layer one, or none at all')
     taps = observe(network, network.image_shape)
     total = None
-    for entry, weight in zip(config.layers, weights, strict=True):
+    for entry, weight in zip(entries, weights, strict=True):
         layer, _, numbers = entry.partition(':')
         objectives.missing([layer], taps)
         count = taps[layer].shape[-1]
         try:
-            channels = tuple(int(number) for number in numbers.split(',') if numbers)
+            channels = tuple(int(number) for number in numbers.split('+') if numbers)
         except ValueError:
             raise UserError(f"layers: the channels of '{entry}' are no whole numbers; write "
-                            f"'{layer}:0,{count - 1}'") from None
+                            f"'{layer}:0+{count - 1}'") from None
         for channel in channels:
             if not 0 <= channel < count:
                 raise UserError(f"layers: '{layer}' has the channels 0 to {count - 1}, not "
@@ -322,5 +318,5 @@ def move(config, image):
 
 def figure(config, directory, number, suffix):
     """The path of what is written of a picture."""
-    label = f'-{number}' if len(config.images) > 1 else ''
+    label = f'-{number}' if len(fields.names(config.images)) > 1 else ''
     return Path(directory) / 'figures' / f'dream{label}.{suffix}'

@@ -64,7 +64,7 @@ def run(config, directory):
             if not code.any():
                 raise UserError(f"'{layer}' is 0 everywhere for {name}: there is nothing to invert")
     best, rows = {}, {}
-    with Run(directory, config, len(layers) * sum(config.steps)) as running:
+    with Run(directory, config, network, len(layers) * sum(config.steps)) as running:
         for layer in layers:
             found, losses = invert(config, running, network, layer, depth, codes[layer],
                                    images.shape[1:])

@@ -22,7 +22,7 @@ def run(config, directory):
     Raises UserError for pictures, layers, weights or masks that do not fit.
     """
     check(config)
-    network = trained.load(config.source, config.checkpoint, config.name or None)
+    network = trained.load(config.source, config.checkpoint, config.name)
     if config.pool:
         network = network._replace(net=network.net.clone(pool=POOLS[config.pool]))
     contents = {}  # those of one shape are optimized together
@@ -32,7 +32,7 @@ def run(config, directory):
     styles = [pictures.read(path) for path in names(config.styles)]
     steps = [config.steps[min(i, len(config.steps) - 1)] for i in range(len(config.sizes))]
     results = {}
-    with Run(directory, config, sum(steps) * len(contents)) as session:
+    with Run(directory, config, network, sum(steps) * len(contents)) as session:
         for group in contents.values():
             images = np.stack([picture for _, picture in group])
             images = transfer(config, network, images, styles, steps, session)

@@ -54,9 +54,26 @@ def test_every_field_read_is_in_base():
                 assert node.attr in known | {'items'}, f'{path}: config.{node.attr}'
 
 
+@pytest.mark.parametrize('name', ['benchmark', 'dream', 'features', 'invert', 'style'])
+def test_every_field_of_an_experiment_is_read_and_explained_and_the_other_way_round(name):
+    known = set(fields(load(name)))
+    own = (ROOT / 'experiments' / f'{name}.py').read_text()
+    read = {node.attr for node in ast.walk(ast.parse(own)) if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name) and node.value.id == 'config'}
+    assert read <= known
+    own = ''.join(path.read_text() for path in [ROOT / 'cnnjax' / 'images' / 'run.py',
+                                                *ROOT.glob('experiments/*.py')])
+    for field in known - {'experiment', 'train_split', 'test_split'}:  # f'{name}_split'
+        assert re.search(rf"config\.{field}\b|'{field}'", own), f'{field} is never read'
+    for line in (ROOT / 'configs' / f'{name}.py').read_text().splitlines():
+        if re.match(r'    config\.\w+ = ', line) and 'config.experiment' not in line:
+            assert '  # ' in line, f'no comment: {line}'
+
+
 def test_recipes_change_fields_and_add_none():
     known = set(fields(base.get_config()))
-    for config in (load('quickstart'), load('cifar'), load('imagenet'), load('folder')):
+    for name in ('quickstart', 'cifar', 'imagenet', 'folder', 'photos'):
+        config = load(name)
         assert set(fields(config)) == known
 
 

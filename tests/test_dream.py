@@ -41,7 +41,7 @@ def config(monkeypatch):
     """Dreams of the small network about a 20 x 24 crop of a photograph, in a few steps."""
     monkeypatch.setattr(dream.trained, 'load', lambda *_: network())
     config = configs.get_config()
-    config.update(layers=('relu2_1',), size=24, octaves=2, steps=3, jitter=4, report_every=1)
+    config.update(layers='relu2_1', size=24, octaves=2, steps=3, jitter=4, report_every=1)
     return config
 
 
@@ -89,7 +89,7 @@ def make_step(trained, x, layer, ox, oy, step_size=1.5):
 def test_the_update_is_googles(steps):
     trained, layer = network(), 'relu2_1'
     config = configs.get_config('google')
-    config.update(layers=(layer,), steps=steps)
+    config.update(layers=layer, steps=steps)
     image = photograph(40, 48)
     problem = dream.problem(config, trained, dream.mixture(config, trained), image.shape)
     key = jax.random.key(3)
@@ -199,7 +199,7 @@ def test_a_guide_gives_the_codes_of_all_its_positions(config):
 
 def test_a_mixture_sums_its_layers_and_channels(config):
     trained = network()
-    config.update(layers=('relu1_1:0,2', 'relu3_1'), weights=(2.0, 0.5))
+    config.update(layers='relu1_1:0+2,relu3_1', weights=(2.0, 0.5))
     taps = {name: tap[0] for name, tap in trained.taps(photograph()[None]).items()}
     value = dream.mixture(config, trained)(taps)['dream']
     squares = [float((tap**2).sum()) for tap in (taps['relu1_1'][..., [0, 2]], taps['relu3_1'])]
@@ -260,7 +260,7 @@ def test_tiles_give_the_same_dream(config):
 def test_a_run_writes_pictures_and_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):
     """Two pictures of one shape and one of another; stopped within an octave of the second."""
     Image.fromarray(np.uint8(255 * photograph(24, 16))).save(tmp_path / 'tall.png')
-    config.images = ('skimage:coffee', str(tmp_path / 'tall.png'), 'skimage:coffee')
+    config.images = f'skimage:coffee,{tmp_path}/tall.png,skimage:coffee'
     monkeypatch.setattr(dream, 'pictures', types.SimpleNamespace(**vars(pictures)))
     written = {}
 
@@ -302,7 +302,7 @@ def test_frames_become_an_animation_of_programs_compiled_once(config, tmp_path, 
                                                               animation):
     calls, problem = [], dream.problem
     monkeypatch.setattr(dream, 'problem', lambda *args: calls.append(args[-1]) or problem(*args))
-    config.update(images=('noise',), frames=3, animation=animation, steps=2)
+    config.update(images='noise', frames=3, animation=animation, steps=2)
     dream.run(config, tmp_path)
     with Image.open(tmp_path / 'figures' / f'dream.{animation}') as film:
         assert (film.n_frames, film.size) == (3, (24, 24))
@@ -313,7 +313,7 @@ def test_frames_become_an_animation_of_programs_compiled_once(config, tmp_path, 
 def test_every_preset_dreams(config, tmp_path):
     for preset in configs.PRESETS:
         own = configs.get_config(preset)
-        own.update(layers=('relu2_1',), size=48, steps=2, frames=1, images=('noise',))
+        own.update(layers='relu2_1', size=48, steps=2, frames=1, images='noise')
         own.lock()
         dream.run(own, tmp_path / preset)
         assert pictures.read(tmp_path / preset / 'figures' / 'dream.png').shape == (48, 48, 3)
@@ -336,18 +336,18 @@ def test_rules_and_pools_change_the_network(config):
 
 
 @pytest.mark.parametrize(('fields', 'message'), [
-    ({'layers': ('relu2_9',)}, r"layer 'relu2_9' is not .* did you mean relu2_"),
-    ({'layers': ('relu2_1:0,6',)}, "'relu2_1' has the channels 0 to 5, not 6"),
-    ({'layers': ('relu2_1:all',)}, "the channels of 'relu2_1:all' are no whole numbers"),
+    ({'layers': 'relu2_9'}, r"layer 'relu2_9' is not .* did you mean relu2_"),
+    ({'layers': 'relu2_1:0+6'}, "'relu2_1' has the channels 0 to 5, not 6"),
+    ({'layers': 'relu2_1:all'}, "the channels of 'relu2_1:all' are no whole numbers"),
     ({'weights': (1.0, 2.0)}, '2 weights for 1 layers'),
-    ({'layers': ()}, '0 weights for 0 layers'),
+    ({'layers': ''}, '0 weights for 0 layers'),
     ({'octaves': 6}, r'octave 3 of 6 is 6 x 9 pixels.*VGG halves.*octaves=3\) or a larger size'),
-    ({'layers': ('fc8',), 'octaves': 1}, "layer 'fc8' is not in the network at this size"),
+    ({'layers': 'fc8', 'octaves': 1}, "layer 'fc8' is not in the network at this size"),
     ({'size': 7, 'octaves': 1}, 'octave 1 of 1 is 5 x 7 pixels.*take a larger size'),
-    ({'images': ('thin.png',)}, 'thin.png: octave 2 of 2 is 1 x 24 pixels, which.*less narrow'),
-    ({'images': ('nan.tif',)}, 'nan.tif holds numbers that are not finite'),
-    ({'images': ('none.png',)}, 'none.png'),
-    ({'images': ()}, "images: name a picture, or 'noise'"),
+    ({'images': 'thin.png'}, 'thin.png: octave 2 of 2 is 1 x 24 pixels, which.*less narrow'),
+    ({'images': 'nan.tif'}, 'nan.tif holds numbers that are not finite'),
+    ({'images': 'none.png'}, 'none.png'),
+    ({'images': ''}, "images: name a picture, or 'noise'"),
     ({'kind': 'l3'}, "kind='l3' is none of 'l2', 'mean', 'guided'"),
     ({'kind': 'guided'}, 'needs a guide'),
     ({'guide': 'skimage:grass'}, 'only this kind does'),

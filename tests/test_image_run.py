@@ -36,15 +36,15 @@ ADAM = optax.adam(0.01)  # one object, one compilation
 
 
 def config(**fields):
-    return ml_collections.ConfigDict({'seed': 0, 'report_every': 2, 'layers': ('conv1_1',),
-                                      **fields})
+    return ml_collections.ConfigDict({'seed': 0, 'report_every': 2, 'source': 'tiny',
+                                      'layers': ('conv1_1',), **fields})
 
 
 def experiment(problem, directory, config=None):
     """Two stages, the second from the images of the first; their final images."""
     config = config or globals()['config']()
     images = None
-    with Run(directory, config, sum(STAGES.values())) as run:
+    with Run(directory, config, problem.network, sum(STAGES.values())) as run:
         for i, (name, steps) in enumerate(STAGES.items()):
             state = run.optimize(name, problem, ADAM, steps, jax.random.fold_in(KEY, i),
                                  images=images, aux={'unit': jnp.arange(2)})
@@ -166,14 +166,21 @@ def test_the_directory_of_a_training_is_refused(tmp_path):
     (tmp_path / 'checkpoints' / '120').mkdir(parents=True)
     before = (tmp_path / 'config.json').read_text()
     with pytest.raises(UserError, match="experiment: 'train' there, 'dream' here"):
-        Run(tmp_path, config(experiment='dream'), 3)
+        Run(tmp_path, config(experiment='dream'), None, 3)
     assert (tmp_path / 'config.json').read_text() == before
+
+
+def test_other_weights_are_refused(problem, whole):
+    network = problem.network
+    other = network._replace(variables=jax.tree.map(lambda x: x + 1, network.variables))
+    with pytest.raises(UserError, match='other weights'):
+        Run(whole[0], config(), other, 1)
 
 
 def test_a_broken_image_is_reported_and_the_others_go_on(problem, tmp_path, capsys):
     images = np.full((2, *SHAPE), 0.5, np.float32)
     images[1] = np.nan
-    with Run(tmp_path, config(), 4) as run:
+    with Run(tmp_path, config(), problem.network, 4) as run:
         state = run.optimize('only', problem, ADAM, 4, KEY, images=images, snapshots=False,
                              aux={'unit': jnp.arange(2)})
     assert np.isfinite(state.theta[0]).all()

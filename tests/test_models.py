@@ -370,6 +370,14 @@ def test_a_field_that_is_none_keeps_its_value():
     assert models.create('resnet20', shortcut=None, num_classes=None) == models.create('resnet20')
 
 
+def test_pools_by_name():
+    assert models.create('vgg11', pool='average') == models.create('vgg11',
+                                                                   pool=layers.average_pool)
+    assert models.create('vgg11', pool='max') == models.create('vgg11')
+    with pytest.raises(UserError, match="pool is 'max' or 'average', not 'mean'"):
+        models.create('vgg11', pool='mean')
+
+
 @pytest.mark.parametrize(('name', 'expected'), [
     ('densenet_l7_k5', ((1, 1, 1), 5, 16, False, 1.0)),
     ('densenet_l40_k24', ((12, 12, 12), 24, 16, False, 1.0)),

@@ -1,11 +1,13 @@
 """Optimizations in a working directory, one after the other, each resumed where it was stopped.
 
     config.json, environment.json, metrics.jsonl, tensorboard/   as in workdir.py
+    weights.json          the fingerprint of the network's weights
     checkpoints/NAME/     the state of the optimization NAME
     snapshots/NAME/       its images on the way
     figures/loss.png      the loss and its terms
 """
 
+import hashlib
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cnnjax import checkpoint, plots, workdir
+from cnnjax.errors import UserError
 from cnnjax.images import optimize, pictures
 
 
@@ -23,18 +26,24 @@ class Run:
     that are finished are read. `steps` is the number of steps of all of them together.
 
     Raises:
-      UserError: the directory holds the work of another config.
+      UserError: the directory holds the work of another config, or of other weights.
     """
 
-    def __init__(self, directory, config, steps):
+    def __init__(self, directory, config, network, steps):
         self.directory = Path(directory)
         saved = workdir.read_config(self.directory)
+        weights = self.directory / 'weights.json'
         # Ours are below checkpoints/NAME/, those of a training below checkpoints/.
         begun = any(any(self.directory.glob(steps))
                     for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*'))
         if begun and saved is not None and (changed := workdir.differences(saved, config)):
             workdir.refuse(self.directory, changed)
+        now = {'sha256': fingerprint(network.variables)}
+        if begun and workdir.read_json(weights) not in (None, now):
+            raise UserError(f"{self.directory} was begun with other weights of '{config.source}', "
+                            'which have changed since: take another workdir')
         workdir.write_config(self.directory, config)
+        workdir.write_json(weights, now)
         workdir.write_environment(self.directory)
         self.every = config.report_every
         self.names, self.before = [], 0  # of the optimizations so far, and their steps
@@ -110,3 +119,11 @@ class Run:
             suffix = f'-{i}' if len(images) > 1 else ''
             pictures.write(self.directory / 'snapshots' / name / f'{step:05d}{suffix}.png',
                            image.clip(0, 1))
+
+
+def fingerprint(variables):
+    """The SHA-256 of all arrays."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()

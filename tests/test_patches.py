@@ -1,0 +1,292 @@
+"""The strongest images of every unit against a full sort, what a unit sees, and projections."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import data, layers, models, parallel, summary
+from cnnjax.data import sources
+from cnnjax.errors import UserError
+from cnnjax.images import patches, rules
+from cnnjax.trained import Trained
+
+SHAPE = (12, 8, 3)
+LAYERS = ('relu1_1', 'conv2_2', 'pool2', 'fc8')
+CLASSES = ('zero', 'one', 'two', 'none')  # there is no image of the last
+
+
+def resident(images, labels, classes=CLASSES):
+    examples = [{'image': image, 'label': label}
+                for image, label in zip(images, labels, strict=True)]
+    return data.Resident(sources.Source(examples, classes), data.Crops())
+
+
+@pytest.fixture(scope='module')
+def network():
+    """Weights of -1, 0 and 1: on black and white images everything is a whole number, computed
+    exactly in any order, and equal scores abound."""
+    net = models.create('vgg11', groups=((3,), (3, 3)), widths=(4, 6), hidden=(), num_classes=4)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: rng.integers(-1, 2, x.shape).astype(np.float32), shapes)
+    normalize = data.Normalization(np.zeros(3, np.float32), np.ones(1, np.float32))
+    return Trained(net, variables, normalize, CLASSES, SHAPE, None)
+
+
+@pytest.fixture(scope='module')
+def stream():
+    rng = np.random.default_rng(1)
+    images = 255 * rng.integers(0, 2, (23, *SHAPE), dtype=np.uint8)
+    images[[9, 17]] = images[4]  # the same image three times
+    return resident(images, rng.integers(0, 3, 23))
+
+
+@pytest.fixture(scope='module')
+def taps(network, stream):
+    return jax.device_get(jax.jit(network.taps)(stream.data['image']))
+
+
+@pytest.fixture(scope='module')
+def found(network, stream):
+    done = []
+    units = patches.strongest(network, LAYERS, stream, 5, batch_size=8, progress=done.append)
+    assert done == [8, 8, 7]  # the last batch is padded
+    return units
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+def test_strongest_is_a_full_sort(found, taps, layer):
+    maps = taps[layer].reshape(23, -1, taps[layer].shape[-1])
+    best = maps.max(1).T  # [C, N]
+    order = np.argsort(-best, 1, kind='stable')[:, :5]  # equal ones by their place in the set
+    scores = np.take_along_axis(best, order, 1)
+    assert layer == 'fc8' or any(len(set(row)) < 5 for row in scores)  # so there are some
+    np.testing.assert_array_equal(found[layer].images, order)
+    np.testing.assert_array_equal(found[layer].scores, scores)
+    np.testing.assert_array_equal(found[layer].maximum, best.max(1))
+    for unit, places in enumerate(order):
+        for image, position in zip(places, found[layer].positions[unit], strict=True):
+            tap = taps[layer][image, ..., unit]
+            first = np.unravel_index(tap.argmax(), tap.shape) or (0, 0)
+            assert tuple(position) == first
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+def test_statistics(found, taps, stream, layer):
+    maps = taps[layer].reshape(23, -1, taps[layer].shape[-1]).astype(float)
+    best, labels, units = maps.max(1), stream.data['label'], found[layer]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    close(units.mean, maps.mean((0, 1)))
+    close(units.deviation, maps.std((0, 1)))
+    close(units.active, (best > 0).mean(0))
+    for label in range(3):
+        close(units.class_means[label], best[labels == label].mean(0))
+    assert np.isnan(units.class_means[3]).all()
+
+
+def test_several_devices_are_one(network, stream, found):
+    """Shares of three images, of which the last batch lacks four: one device has none."""
+    several = patches.strongest(network, LAYERS, stream, 5, batch_size=7,
+                                mesh=parallel.data_mesh(3))
+    for layer, units in found.items():
+        for field in ('scores', 'images', 'positions', 'active'):
+            np.testing.assert_array_equal(getattr(several[layer], field), getattr(units, field))
+        for field in ('mean', 'deviation', 'class_means'):
+            np.testing.assert_allclose(getattr(several[layer], field), getattr(units, field),
+                                       rtol=1e-5, atol=1e-5)
+
+
+def test_a_resnet_and_a_streamed_set():
+    net = models.create('resnet20', blocks=(1, 1, 1), widths=(3, 4, 5), num_classes=2)
+    variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    normalize = data.Normalization(np.float32([0.4, 0.5, 0.6]), np.float32([0.2] * 3))
+    network = Trained(net, variables, normalize, ('a', 'b'), (8, 8, 3), None)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
+    examples = [{'image': image, 'label': i % 2} for i, image in enumerate(images)]
+    stream = data.Stream(sources.Source(examples, ('a', 'b')), data.Crops(8, shorter_side=(8, 8)),
+                         threads=1)
+    names = ('conv1', 'conv2_1', 'conv4_1', 'pool')
+    found = patches.strongest(network, names, stream, 3, batch_size=4)
+    taps = jax.device_get(jax.jit(network.taps)(images))
+    for name in names:
+        tap = taps[name].reshape(7, -1, taps[name].shape[-1])
+        best = tap.max(1).T
+        np.testing.assert_array_equal(found[name].images, np.argsort(-best, 1)[:, :3])
+        np.testing.assert_allclose(found[name].scores, -np.sort(-best, 1)[:, :3], atol=1e-5)
+        np.testing.assert_allclose(found[name].deviation, tap.std((0, 1)), atol=1e-5)
+    np.testing.assert_array_equal(patches.look_up(stream, [5, 0, 5]), images[[5, 0, 5]])
+
+
+def test_zeros_of_either_sign_are_equal():
+    """-0 and 0 go by their place; top_k alone puts 0 first."""
+    seen = (np.zeros(1, np.int32), {'layer': patches._nothing(1, 2, 1)})
+    tap = jnp.float32([-0.0, 0, -0.0]).reshape(3, 1)
+    _, seen = patches._add(seen, {'layer': tap}, jnp.arange(3), jnp.zeros(3, int),
+                           jnp.ones(3, bool))
+    assert seen['layer'].images.tolist() == [[0, 1]]
+
+
+def test_a_small_deviation_beside_a_large_mean():
+    net = models.create('convnet', width=2, num_classes=2)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 6, 6, 1), dtype=np.uint8)
+    variables = net.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
+    variables['params']['conv']['bias'] += 1000
+    normalize = data.Normalization(np.float32([0.5]), np.float32([0.25]))
+    network = Trained(net, variables, normalize, ('a', 'b'), (6, 6, 1), None)
+    labels = np.arange(40) % 2
+    found = patches.strongest(network, ['conv'], resident(images, labels, ('a', 'b')), 1, 4)
+    tap = np.float64(jax.jit(network.taps)(images)['conv'])
+    np.testing.assert_allclose(found['conv'].mean, tap.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(found['conv'].deviation, tap.std((0, 1, 2)), rtol=1e-3)
+
+
+def test_saved_and_loaded(found, tmp_path):
+    path = tmp_path / 'below' / 'units.npz'
+    patches.save(path, found)
+    loaded = patches.load(path)
+    assert list(loaded) == list(found)
+    assert [each.name for each in path.parent.iterdir()] == ['units.npz']
+    for layer, units in found.items():
+        for one, other in zip(loaded[layer], units, strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype
+    path.write_bytes(path.read_bytes()[:-100])
+    (tmp_path / 'empty.npz').touch()
+    np.savez(tmp_path / 'other.npz', x=np.zeros(3))
+    np.save(tmp_path / 'array.npy', np.zeros(3))
+    for broken in (path, *(tmp_path / name for name in ('nothing.npz', 'empty.npz', 'other.npz',
+                                                        'array.npy'))):
+        with pytest.raises(UserError, match=f'{broken.name} does not hold .* delete it'):
+            patches.load(broken)
+
+
+def linear(network):
+    """The same without maxima: everything that a unit sees counts."""
+    return network._replace(net=network.net.clone(relu=lambda x: x, pool=layers.average_pool))
+
+
+@pytest.mark.parametrize(('layer', 'position'), [
+    ('conv1_1', (0, 7)), ('conv1_1', (5, 3)), ('conv2_1', (3, 2)), ('conv2_1', (5, 0)),
+    ('conv2_2', (2, 3)), ('pool2', (0, 1)), ('fc8', (0, 0)),
+])
+def test_a_patch_is_what_the_unit_sees(network, layer, position):
+    network, rng = linear(network), np.random.default_rng(0)
+    row = {row.name: row for row in summary.summarize(network.net, SHAPE).rows}[layer]
+    image, other = rng.uniform(0.1, 0.4, (2, *SHAPE)).astype(np.float32)
+    (top, bottom), (left, right) = patches.field(row, position)
+    inside = np.zeros(SHAPE[:2], bool)
+    inside[max(top, 0):bottom, max(left, 0):right] = True
+
+    def activations(image):
+        tap = network.taps(image[None])[layer][0]
+        return tap[position] if tap.ndim == 3 else tap
+
+    changed = [np.where(inside[..., None], image, other)]
+    border = [(max(top, 0), slice(None)), (min(bottom, 12) - 1, slice(None)),
+              (slice(None), max(left, 0)), (slice(None), min(right, 8) - 1)]
+    for line in border:
+        lit = np.zeros(SHAPE[:2], bool)
+        lit[line] = True
+        changed.append(np.where((lit & inside)[..., None], other, image))
+    before, outside, *lines = map(jax.jit(activations), [image, *changed])
+    np.testing.assert_array_equal(outside, before)
+    for after in lines:
+        assert abs(after - before).max() > 0.01
+
+    patch = patches.cut(image, row, position, fill=0.75)
+    assert patch.shape == tuple(min(s, n) for s, n in zip(row.size, SHAPE[:2], strict=True)) + (3,)
+    seen = (patch != 0.75).all(-1)
+    np.testing.assert_array_equal(patch[seen], image[inside])
+    assert (patch[~seen] == 0.75).all()
+
+
+def test_the_unit_is_in_the_middle_of_its_patch(network):
+    """A field of 3 x 3 at a corner, of which five pixels are outside; and one larger than the
+    image, where the image stays in its place."""
+    rows = {row.name: row for row in summary.summarize(network.net, SHAPE).rows}
+    image = np.arange(12 * 8 * 3, dtype=np.uint8).reshape(SHAPE)
+    patch = patches.cut(image, rows['conv1_1'], (0, 7))
+    expected = np.full((3, 3, 3), 0.5, np.float32)
+    expected[1:, :2] = image[:2, 6:] / np.float32(255)
+    np.testing.assert_array_equal(patch, expected)
+
+    assert rows['pool2'].size == (14, 14)
+    patch = patches.cut(image, rows['pool2'], (0, 1))
+    (top, bottom), (left, right) = patches.field(rows['pool2'], (0, 1))
+    assert (top, bottom, left, right) == (-5, 9, -1, 13)
+    np.testing.assert_array_equal(patch[:9], image[:9] / np.float32(255))
+    assert (patch[9:] == 0.5).all()
+    whole = patches.cut(image, rows['fc8'], (0, 0))
+    np.testing.assert_array_equal(whole, image / np.float32(255))
+
+
+@pytest.mark.parametrize('rule', ['gradient', 'deconvnet', 'guided'])
+@pytest.mark.parametrize('layer', ['relu2_1', 'fc8'])
+def test_projections_are_gradients(network, layer, rule):
+    network = network._replace(normalize=data.Normalization(
+        np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.5, 1])))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, *SHAPE), dtype=np.uint8)
+    units = np.array([3, 0, 1, 3, 2])
+    positions = rng.integers(0, 4, (5, 2)) * (layer != 'fc8')
+    found = patches.project(network, layer, images, units, positions, rule, chunk=2)
+    assert found.dtype == np.float32
+
+    net = rules.with_rule(network.net, rule)
+
+    @jax.jit
+    @jax.grad
+    def gradient(image, unit, row, column):
+        tap = network._replace(net=net).taps(image[None])[layer][0]
+        return tap[row, column, unit] if tap.ndim == 3 else tap[unit]
+
+    for image, unit, position, projection in zip(images, units, positions, found, strict=True):
+        expected = gradient(image / np.float32(255), unit, *position)
+        np.testing.assert_allclose(projection, expected, rtol=1e-5, atol=1e-4)
+    assert np.any(found)
+    several = patches.project(network, layer, images, units, positions, rule, chunk=3,
+                              mesh=parallel.data_mesh(4))
+    np.testing.assert_allclose(several, found, rtol=1e-5, atol=1e-4)
+
+
+def test_one_program_for_all_units(network):
+    images = np.float32(np.random.default_rng(0).random((6, *SHAPE)))
+    patches.project(network, 'conv2_2', images, 0, np.zeros((6, 2)), chunk=4)
+    before = patches._project._cache_size()
+    patches.project(network, 'conv2_2', images, 5, np.ones((6, 2)), chunk=4)
+    assert patches._project._cache_size() == before
+
+
+def test_projections_as_pictures():
+    projections = np.float32([[[-4, 2, 0]], [[0, 0, 0]], [[1, 2, -1]]])[..., None]
+    np.testing.assert_array_equal(patches.contrast(projections)[..., 0],
+                                  [[[0, 0.75, 0.5]], [[0.5] * 3], [[0.75, 1, 0.25]]])
+    np.testing.assert_array_equal(patches.positive(projections)[..., 0],
+                                  [[[0, 1, 0]], [[0, 0, 0]], [[0.5, 1, 0]]])
+
+
+def test_errors(network, stream):
+    with pytest.raises(UserError, match='the 24 strongest of 23 images: take 1 to 23'):
+        patches.strongest(network, ['conv1_1'], stream, 24)
+    with pytest.raises(UserError, match='at least one image'):
+        patches.strongest(network, ['conv1_1'], stream, batch_size=0)
+    with pytest.raises(UserError, match="'conv2_9' is not in the network .* mean conv2_"):
+        patches.strongest(network, ['conv2_9'], stream)
+    image = np.zeros((1, *SHAPE))
+    with pytest.raises(UserError, match="'relu9' is not in the network"):
+        patches.project(network, 'relu9', image, 0, (0, 0))
+    with pytest.raises(UserError, match="a unit is not in 'relu2_1', which is 6 x 4 x 6"):
+        patches.project(network, 'relu2_1', image, 6, (0, 0))
+    with pytest.raises(UserError, match="a position is not in 'relu2_1', which is 6 x 4 x 6"):
+        patches.project(network, 'relu2_1', image, 0, (0, 4))
+    with pytest.raises(UserError, match="no backward rule is named 'deconv'"):
+        patches.project(network, 'relu2_1', image, 0, (0, 0), 'deconv')
+    variables = jax.tree.map(np.copy, network.variables)
+    variables['params']['conv1_1']['bias'][2] = np.nan
+    with pytest.raises(UserError, match="'relu1_1' are not finite in 1 of its 4 units"):
+        patches.strongest(network._replace(variables=variables), ['relu1_1'], stream)
