@@ -5,6 +5,7 @@ what the papers (or Caffe, or torch) compute.
 """
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -114,9 +115,45 @@ def max_pool(x, size, stride, padding=0, ceil=False):
 
     With `ceil` a last window that sticks out at the bottom or right counts, as in Caffe and in
     torch's ceil_mode (3x3 windows, two apart, on 32 pixels: 16 of them, not 15), unless it would
-    begin in the padding there.
+    begin in the padding there. The gradient goes to the first of the largest, row by row.
     """
-    return nn.max_pool(x, (size, size), (stride, stride), _sides(x, size, stride, padding, ceil))
+    sides = tuple(_sides(x, size, stride, padding, ceil))
+    if jax.default_backend() == 'cpu':
+        return _max_pool(x, size, stride, sides)
+    return nn.max_pool(x, (size, size), (stride, stride), sides)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x, size, stride, sides):
+    """With the gradient that JAX derives, but 3 to 40 times faster on XLA:CPU, whose
+    select-and-scatter is sequential; not in forward mode (jvp)."""
+    return nn.max_pool(x, (size, size), (stride, stride), sides)
+
+
+def _max_pool_forward(x, size, stride, sides):
+    y = _max_pool(x, size, stride, sides)
+    return y, (x, y)
+
+
+def _max_pool_backward(size, stride, sides, saved, g):
+    x, y = saved
+    x = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
+    spans = [(n - 1) * stride + 1 for n in y.shape[1:3]]
+    taken, dx = jnp.zeros(y.shape, bool), 0
+    for corner in itertools.product(range(size), repeat=2):  # the windows' elements, one by one
+        rows, columns = (slice(start, start + span, stride)
+                         for start, span in zip(corner, spans, strict=True))
+        first = (x[:, rows, columns] == y) & ~taken
+        taken |= first
+        edges = [(start, n - start - span, stride - 1)
+                 for start, n, span in zip(corner, x.shape[1:3], spans, strict=True)]
+        dx += lax.pad(jnp.where(first, g, 0), jnp.zeros((), g.dtype),
+                      ((0, 0, 0), *edges, (0, 0, 0)))
+    (top, bottom), (left, right) = sides
+    return (dx[:, top:dx.shape[1] - bottom, left:dx.shape[2] - right],)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def average_pool(x, size, stride, padding=0, ceil=False, count_padding=True):

@@ -96,9 +96,13 @@ def table(results):
 
 
 def vgg19():
-    """VGG-19 with random weights, as a trained network."""
+    """VGG-19 with random weights that keep the scale of activations: where they fade from layer to
+    layer, gradients become denormal numbers, which are slow on CPUs."""
     net = models.create('vgg19', num_classes=1, hidden=())
-    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    draw, rng = jax.nn.initializers.he_normal(), np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape) if leaf.ndim == 1 else draw(
+        jax.random.key(rng.integers(2**31)), leaf.shape), shapes)
     return Trained(net, variables, Normalization(*IMAGENET), ('',), (32, 32, 3), None)
 
 
@@ -136,31 +140,29 @@ def visualization(size):
 
 
 class Torch:
-    """The same two computations in PyTorch, channels last."""
+    """The same two computations with the same weights in PyTorch, channels last."""
 
     def __init__(self, torch):
         self.torch = torch
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        layers, channels = [], 3
-        for group, width in zip(models.create('vgg19').groups, (64, 128, 256, 512, 512),
-                                strict=True):
-            for _ in group:
-                layers += [torch.nn.Conv2d(channels, width, 3, padding=1), torch.nn.ReLU()]
-                channels = width
-            layers.append(torch.nn.MaxPool2d(2))
-        self.net = torch.nn.Sequential(*layers).to(self.device, memory_format=torch.channels_last)
-        self.net.requires_grad_(False)
-        self.names = [f'{kind}{i}_{j}' for i, group in enumerate(models.create('vgg19').groups, 1)
-                      for j in range(1, len(group) + 1) for kind in ('conv', 'relu')]
-        for i in range(1, 5):  # the pools between
-            self.names.insert(self.names.index(f'conv{i + 1}_1'), f'pool{i}')
+        params, self.layers = vgg19().variables['params'], {}
+        for i, group in enumerate(models.create('vgg19').groups, 1):
+            for j in range(1, len(group) + 1):
+                kernel = np.array(params[f'conv{i}_{j}']['kernel'])
+                conv = torch.nn.Conv2d(*kernel.shape[2:], 3, padding=1)
+                conv.weight.data = torch.from_numpy(kernel).permute(3, 2, 0, 1)
+                torch.nn.init.zeros_(conv.bias)
+                self.layers |= {f'conv{i}_{j}': conv, f'relu{i}_{j}': torch.nn.ReLU()}
+            self.layers[f'pool{i}'] = torch.nn.MaxPool2d(2)
+        for layer in self.layers.values():
+            layer.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.mean, self.std = (torch.tensor(row, device=self.device).view(1, 3, 1, 1)
                                for row in IMAGENET)
 
     def taps(self, image, layers):
         x, found = (image - self.mean) / self.std, {}
         x = x.contiguous(memory_format=self.torch.channels_last)
-        for name, layer in zip(self.names, self.net, strict=False):
+        for name, layer in self.layers.items():
             x = found[name] = layer(x)
             if layers <= found.keys():
                 return found

@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -278,3 +279,19 @@ def test_initial_kernels(initializer, deviation, bound):
         assert jnp.abs(kernel).max() > 3 * deviation  # normal, not truncated
     else:
         assert 0.99 * bound < jnp.abs(kernel).max() <= bound
+
+
+@pytest.mark.parametrize(('size', 'stride', 'padding', 'ceil'), [
+    (2, 2, 0, False), (3, 2, 1, False), (3, 2, 0, True), (3, 1, 1, False), (2, 3, 0, False)])
+def test_the_gradient_of_max_pooling_is_that_of_jax(size, stride, padding, ceil):
+    """Also where windows overlap, stick out or leave pixels out, and at the many ties of a ReLU."""
+    x = jax.nn.relu(jax.random.normal(jax.random.key(0), (2, 9, 10, 3)).round(1))
+    sides = layers._sides(x, size, stride, padding, ceil)
+
+    def gradient(pool):
+        y, pull = jax.vjp(pool, x)
+        return pull(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))[0]
+
+    ours = gradient(lambda x: layers.max_pool(x, size, stride, padding, ceil))
+    expected = gradient(lambda x: nn.max_pool(x, (size, size), (stride, stride), sides))
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
