@@ -8,7 +8,7 @@ import pytest
 from cnnjax import data, train, trained
 from cnnjax.errors import UserError
 from configs import features as recipe
-from experiments import features
+from experiments import codes, features
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +54,7 @@ def test_features_of_the_digits(source, tmp_path):
 
 
 def test_whole_maps_and_the_last_features_by_default(source, tmp_path):
-    assert features.chosen(trained.load(source), '') == ('pool',)
+    assert codes.chosen(trained.load(source), '') == ('pool',)
     features.run(config(source, taps='pool, conv4_1', pool=False), tmp_path)
     found = np.load(tmp_path / 'features.npz')
     assert found['test/pool'].shape == (450, 8)

@@ -1,0 +1,258 @@
+"""Faces as points of a low-dimensional space, and what lies near it.
+
+Turk & Pentland 1991, "Eigenfaces for Recognition", https://doi.org/10.1162/jocn.1991.3.1.71. The
+components are those of scikit-learn's PCA. What is said of a face is said by a space of others: the
+faces are cut into folds, and each is judged by the faces of the other folds.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from cnnjax import plots, workdir
+from cnnjax.errors import UserError
+from experiments import fields
+
+FACES = 100  # of the pictures of scikit-image, the first so many
+MEASURES = {
+    'distance': 'norm of what projection into face space leaves of a picture: Turk & Pentland',
+    'standardized': 'the same of pictures less their mean, divided by their norm, in a face space '
+                    'of such faces',
+    'within': 'Mahalanobis distance of the projection from the mean face: Moghaddam & Pentland '
+              '1997, https://doi.org/10.1109/34.598227, equation 9',
+}
+REPAIRS = {
+    'least squares': 'the face whose visible pixels are nearest',
+    'projection': 'projection of the face with the hidden pixels black',
+    'mean face': 'hidden pixels of the mean face',
+}
+
+
+def run(config, directory):
+    """Writes results.json and the four figures that configs/embed.py names."""
+    from sklearn import metrics, model_selection  # here: it takes seconds
+
+    pictures = load()
+    faces, others = pictures[:FACES], pictures[FACES:]
+    check(config, pictures.shape[1:])
+    shape, pixels = pictures.shape[1:], faces[0].size
+    seen = visible(config.hidden, shape)
+    most = max(*config.components, config.detect, config.repair)
+    areas = {measure: [] for measure in MEASURES}  # [folds][numbers of components]
+    scores = {measure: ([], []) for measure in MEASURES}  # of faces and others, at config.detect
+    errors = {name: [] for name in ('faces of the space', 'other faces')}
+    repairs = {name: [] for name in REPAIRS}
+    folds = model_selection.KFold(config.folds, shuffle=True, random_state=config.seed)
+    flat, flat_others = faces.reshape(FACES, pixels), others.reshape(-1, pixels)
+    for number, (others_index, held_index) in enumerate(folds.split(flat)):
+        own, held = flat[others_index], flat[held_index]
+        space, standard = fit(own, most), fit(standardize(own), most)
+        judged = {k: (measure(space, standard, held, k), measure(space, standard, flat_others, k))
+                  for k in {*config.components, config.detect}}
+        for name in MEASURES:
+            areas[name].append([area(*(values[name] for values in judged[k]))
+                                for k in config.components])
+            for kept, values in zip(scores[name], judged[config.detect], strict=True):
+                kept.extend(values[name])
+        for name, part in (('faces of the space', own), ('other faces', held)):
+            errors[name].append([rms(project(space, part, k) - part) for k in config.components])
+        for name in REPAIRS:
+            repairs[name].append([rms((repair(space, held, seen, k, name) - held)[:, ~seen])
+                                  for k in config.components])
+        if not number:
+            draw_faces(Path(directory) / 'figures', config, space, held[:config.shown], seen, shape)
+
+    everything = fit(flat, max(config.components))
+    roc = {}
+    for name, (near, far) in scores.items():
+        negative, positive, _ = metrics.roc_curve(*labelled(near, far))
+        roc[name] = (negative, positive)
+    results = {
+        'faces': FACES, 'others': len(others), 'folds': config.folds,
+        'components': config.components, 'measures': MEASURES, 'repairs': REPAIRS,
+        'variance': np.cumsum(everything.explained_variance_ratio_)[
+            np.array(config.components) - 1].tolist(),
+        'reconstruction_rmse': {name: statistics(values) for name, values in errors.items()},
+        'roc_area': {name: statistics(values) for name, values in areas.items()},
+        'equal_error_rate': {name: equal_error(*curve) for name, curve in roc.items()},
+        'equal_error_components': config.detect,
+        'hidden': config.hidden, 'hidden_share': float((~seen).mean()),
+        'repair_rmse': {name: statistics(values) for name, values in repairs.items()}}
+    workdir.write_json(Path(directory) / 'results.json', results)
+    draw_curves(Path(directory) / 'figures', config, results, roc)
+    draw_eigenfaces(Path(directory) / 'figures', everything, shape)
+    report(results, directory)
+
+
+def load():
+    """float64 [200, 25, 25] in [0, 1]: 100 faces of the set Labeled Faces in the Wild (Huang et al.
+    2007) and 100 other pictures, which come with scikit-image."""
+    import skimage.data
+
+    return skimage.data.lfw_subset()
+
+
+def check(config, shape):
+    """Raises UserError for values of the config that make no sense."""
+    fields.check_minimum(config, components=1, folds=2, detect=1, repair=1, shown=1, seed=0)
+    if not config.components:
+        raise UserError('components=(): give one or more numbers')
+    if config.folds > FACES:
+        raise UserError(f'folds={config.folds}: there are {FACES} faces')
+    most = FACES - -(-FACES // config.folds) - 1  # so many differences of faces are independent
+    for field in ('components', 'detect', 'repair'):
+        if np.max(config[field]) > most:
+            raise UserError(f'{field}={config[field]}: with folds={config.folds} a face space has '
+                            f'at most {most} components')
+    if len(config.hidden) != 4 or min(config.hidden) < 0 or not all(config.hidden[2:]) or any(
+            first + length > side for first, length, side in
+            zip(config.hidden[:2], config.hidden[2:], shape, strict=True)) or (
+            tuple(config.hidden[2:]) == tuple(shape)):
+        raise UserError(f'hidden={config.hidden}: top, left, height and width of a part of '
+                        f'{shape[0]} x {shape[1]} pixels')
+
+
+def visible(hidden, shape):
+    """bool [pixels]: all but the rectangle (top, left, height, width)."""
+    seen = np.ones(shape, bool)
+    top, left, height, width = hidden
+    seen[top:top + height, left:left + width] = False
+    return seen.ravel()
+
+
+def fit(faces, components):
+    """scikit-learn's PCA of faces [N, pixels]."""
+    from sklearn import decomposition
+
+    return decomposition.PCA(min(components, len(faces) - 1), svd_solver='full').fit(faces)
+
+
+def standardize(pictures):
+    """Pictures [N, pixels] less their mean, divided by their norm; constant ones become 0."""
+    pictures = pictures - pictures.mean(1, keepdims=True)
+    norm = np.linalg.norm(pictures, axis=1, keepdims=True)
+    return pictures / np.where(norm > 1e-6, norm, np.inf)
+
+
+def project(space, pictures, components):
+    """The nearest points of the face space of the first `components`, [N, pixels]."""
+    basis = space.components_[:components]
+    return space.mean_ + (pictures - space.mean_) @ basis.T @ basis
+
+
+def measure(space, standard, pictures, components):
+    """{name of MEASURES: [N]}, larger for what is less of a face."""
+    coordinates = space.transform(pictures)[:, :components]
+    within = np.sqrt((coordinates ** 2 / space.explained_variance_[:components]).sum(1))
+    standardized = standardize(pictures)
+    return {'distance': np.linalg.norm(pictures - project(space, pictures, components), axis=1),
+            'standardized': np.linalg.norm(
+                standardized - project(standard, standardized, components), axis=1),
+            'within': within}
+
+
+def repair(space, pictures, seen, components, kind='least squares'):
+    """Pictures [N, pixels] with those that are not `seen` filled in.
+
+    The least-squares solution c of A c = b, where A is the rows of the eigenfaces at the visible
+    pixels and b these pixels less the mean face, is that of the Moore-Penrose inverse
+    V Sigma^-1 U^T of A = U Sigma V^T.
+    """
+    basis, mean = space.components_[:components], space.mean_
+    if kind == 'mean face':
+        filled = np.broadcast_to(mean, pictures.shape)
+    elif kind == 'projection':
+        filled = project(space, np.where(seen, pictures, 0), components)
+    else:
+        filled = mean + (pictures - mean)[:, seen] @ np.linalg.pinv(basis[:, seen]) @ basis
+    return np.where(seen, pictures, filled)
+
+
+def labelled(near, far):
+    """(classes, scores): others are to score higher than faces."""
+    return np.repeat([0, 1], [len(near), len(far)]), np.concatenate([near, far])
+
+
+def area(near, far):
+    """Under the ROC curve: how often something else is farther than a face; 1/2 by chance."""
+    from sklearn import metrics
+
+    return metrics.roc_auc_score(*labelled(near, far))
+
+
+def equal_error(negative, positive):
+    """The error where as many faces as others are taken for the wrong one."""
+    return float(np.interp(0, negative - (1 - positive), negative))
+
+
+def rms(values):
+    return float(np.sqrt(np.mean(values ** 2)))
+
+
+def statistics(values):
+    """Of [folds, numbers of components]."""
+    return {'mean': np.mean(values, 0).tolist(), 'deviation': np.std(values, 0).tolist()}
+
+
+def draw_eigenfaces(directory, space, shape):
+    """The mean face and the first eigenfaces, each from its most negative to positive: gray is 0"""
+    first = [('mean face', space.mean_.reshape(shape), None)]
+    for i, (face, share) in enumerate(zip(space.components_[:17],
+                                          space.explained_variance_ratio_, strict=False), 1):
+        first.append((f'{i}: {100 * share:.1f} %',
+                      (0.5 + face / np.abs(face).max() / 2).reshape(shape), None))
+    plots.gallery([first[i:i + 9] for i in range(0, len(first), 9)],
+                  directory / 'eigenfaces.png')
+
+
+def draw_faces(directory, config, space, faces, seen, shape):
+    """Held-out faces by number of components, and repaired."""
+    def picture(face):
+        return face.reshape(shape).clip(0, 1)
+
+    columns = [(f'{k}', project(space, faces, k)) for k in config.components]
+    columns = [('face', faces), *columns]
+    plots.gallery([[(title if title == 'face' else f'{title}: {rms(found[i] - face):.3f}',
+                     picture(found[i]), None) for title, found in columns]
+                   for i, face in enumerate(faces)], directory / 'reconstructions.png')
+    filled = {name: repair(space, faces, seen, config.repair, name) for name in REPAIRS}
+    rows = []
+    for i, face in enumerate(faces):
+        rows.append([('face', picture(face), None),
+                     ('hidden', picture(np.where(seen, face, 0)), None),
+                     *((f'{name}: {rms((found[i] - face)[~seen]):.3f}', picture(found[i]), None)
+                       for name, found in filled.items())])
+    plots.gallery(rows, directory / 'repair.png', side=1.2)
+
+
+def draw_curves(directory, config, results, roc):
+    counts = {'xlabel': 'components', 'xscale': 'log'}
+
+    def by_components(values):
+        return {name: (config.components, row['mean'], row['deviation'])
+                for name, row in values.items()}
+
+    plots.lines([
+        {'lines': by_components(results['reconstruction_rmse']), 'title': 'reconstruction',
+         'ylabel': 'error (RMS)', **counts},
+        {'lines': by_components(results['roc_area']) | {
+            'chance': (config.components, [0.5] * len(config.components))}, 'dashed': ['chance'],
+         'title': 'faces against other pictures', 'ylabel': 'area under the ROC curve', **counts},
+        {'lines': roc | {'chance': ([0, 1], [0, 1])}, 'dashed': ['chance'],
+         'title': f'ROC, {config.detect} components', 'xlabel': 'faces refused',
+         'ylabel': 'other pictures refused'},
+        {'lines': by_components(results['repair_rmse']), 'title': 'hidden pixels repaired',
+         'ylabel': 'error (RMS)', **counts},
+    ], directory / 'curves.png')
+
+
+def report(results, directory):
+    for name, row in results['roc_area'].items():
+        areas = '  '.join(f'{k}: {mean:.3f}' for k, mean in
+                          zip(results['components'], row['mean'], strict=True))
+        print(f'{name:>12}  ROC area by components  {areas}')
+    for name, row in results['repair_rmse'].items():
+        errors = '  '.join(f'{k}: {mean:.3f}' for k, mean in
+                           zip(results['components'], row['mean'], strict=True))
+        print(f'{name:>13}  error of hidden pixels   {errors}')
+    print(f'figures: {Path(directory) / "figures"}')

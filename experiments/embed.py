@@ -1,0 +1,179 @@
+"""Maps of a data set by the codes of a network's layers, and the neighbours of its images.
+
+PCA and t-SNE (van der Maaten & Hinton 2008, https://www.jmlr.org/papers/v9/vandermaaten08a.html)
+are scikit-learn's. The images are drawn without overlap, each in the cell of a grid near its point.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize
+
+from cnnjax import plots, trained, workdir
+from cnnjax.errors import UserError
+from experiments import codes, fields, invert
+
+ROOM = 2.5  # cells of a map for every image: the empty ones let its shape be seen
+
+
+class Reduced(NamedTuple):
+    """A code in two dimensions, and what that took."""
+
+    pca: np.ndarray  # [N, 2]
+    tsne: np.ndarray  # [N, 2]
+    variance: list[float]  # share of the variance along each of the two principal components
+    divergence: float  # what t-SNE minimized, in nats
+
+
+class Part:
+    """Some of the examples of a data set, decoded when needed."""
+
+    def __init__(self, examples, index):
+        self.examples, self.index = examples, index
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, i):
+        return self.examples[int(self.index[i])]
+
+
+def run(config, directory):
+    """Embeds config.dataset; see configs/embed.py for what it writes.
+
+    Raises UserError where the images do not fit the network, a tap does not exist, or its code says
+    nothing about the images.
+    """
+    check(config)
+    network = trained.load(config.source, config.checkpoint, config.name)
+    named = fields.names(config.taps)
+    taps = tuple(tap for tap in named if tap != 'pixels')
+    if taps or not named:
+        taps = codes.chosen(network, ','.join(taps))
+    stream = codes.load(config, config.split, network)
+    index = invert.spread(len(stream), config.count)
+    stream.examples = Part(stream.examples, index)
+    least = max(config.perplexity, config.neighbours)
+    if len(stream) <= least:
+        raise UserError(f'perplexity={config.perplexity:g} and neighbours={config.neighbours} need '
+                        f'more than {least:g} images, here are {len(stream)}')
+    found = codes.extractor(network, taps, config)(stream, config.dataset, images=True)
+    labels, images = found['label'], found['image'] / np.float32(255)
+    if 'pixels' in named or not named:
+        found['pixels'] = images.reshape(len(images), -1)
+    directory, results = Path(directory), {}
+    for tap in named or ('pixels', *taps):
+        code, path = found[tap], directory / tap.replace('/', '-')
+        if not np.isfinite(code).all() or not np.ptp(code, 0).any():
+            raise UserError(f"taps: '{tap}' is not finite, or the same for every image")
+        print(f'{tap}: t-SNE of {len(code)} codes of {code.shape[1]:,} numbers', flush=True)
+        reduced = reduce(code, config)
+        neighbours = nearest(code, config.neighbours, config.metric)
+        results[tap] = judge(code, reduced, neighbours[1], labels, config)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path.with_name(f'{path.name}.npz'), code=code, pca=reduced.pca,
+                            tsne=reduced.tsne, label=labels, index=index)
+        figure = path.parent / 'figures' / path.name
+        draw(figure, tap, reduced, neighbours, images, labels, stream.classes, config)
+        error = results[tap]['nearest_neighbour_error']
+        print(f'{tap:>20}  nearest neighbour of another class: {100 * error["code"]:.2f} % of the '
+              f'images; in the map of PCA {100 * error["pca"]:.2f} %, of t-SNE '
+              f'{100 * error["tsne"]:.2f} %')
+    workdir.write_json(directory / 'results.json', {
+        'source': config.source, 'checkpoint': config.checkpoint, 'dataset': config.dataset,
+        'split': config.split, 'images': len(labels), 'metric': config.metric, 'taps': results})
+    print(f'figures: {directory / "figures"}')
+
+
+def check(config):
+    """Raises UserError for values of the config that make no sense."""
+    fields.check_choice(config, metric=('euclidean', 'cosine'))
+    fields.check_minimum(config, count=0, components=2, perplexity=1, neighbours=1, queries=1,
+                         drawn=1, seed=0, batch_size=1, loader_threads=1, devices=0)
+
+
+def reduce(code, config):
+    """[N, features] -> Reduced"""
+    import threadpoolctl  # here: they take seconds
+    from sklearn import decomposition, manifold
+
+    pca = decomposition.PCA(min(config.components, *code.shape), random_state=config.seed)
+    principal = pca.fit_transform(code)
+    tsne = manifold.TSNE(perplexity=config.perplexity, init='pca', random_state=config.seed,
+                         metric=config.metric, verbose=2 * (len(code) > 2000))  # its own progress
+    # Its threads wait for one another: on a busy machine two are many times slower than one.
+    with threadpoolctl.threadpool_limits(None if len(code) > 2000 else 1, 'openmp'):
+        points = tsne.fit_transform(principal if config.metric == 'euclidean' else code)
+    variance = np.pad(pca.explained_variance_ratio_[:2], (0, max(0, 2 - pca.n_components_)))
+    plane = np.pad(principal[:, :2], ((0, 0), (0, max(0, 2 - principal.shape[1]))))
+    return Reduced(plane, points, variance.tolist(), float(tsne.kl_divergence_))
+
+
+def nearest(code, count, metric='euclidean'):
+    """(distances, positions) [N, count] of the nearest others, nearest first."""
+    from sklearn import neighbors
+
+    # Without a query, an example is not its own neighbour.
+    return neighbors.NearestNeighbors(n_neighbors=count, metric=metric).fit(code).kneighbors()
+
+
+def judge(code, reduced, neighbours, labels, config):
+    """The numbers of a tap: leave-one-out errors, and how far the maps can be trusted."""
+    from sklearn import manifold
+
+    def error(positions):
+        return float((labels[positions[:, 0]] != labels).mean())
+
+    maps = {'pca': reduced.pca, 'tsne': reduced.tsne}
+    near = min(5, (len(code) - 1) // 2)  # scikit-learn wants less than half of the points
+    return {
+        'features': code.shape[1], 'pca_variance': reduced.variance,
+        'tsne_divergence': reduced.divergence,
+        'nearest_neighbour_error': {'code': error(neighbours)} | {
+            name: error(nearest(points, 1)[1]) for name, points in maps.items()},
+        'trustworthiness': {name: float(manifold.trustworthiness(
+            code, points, n_neighbors=near, metric=config.metric))
+            for name, points in maps.items()}}
+
+
+def cells(points):
+    """Cells (row, column) of a square grid for points [N, 2], no two the same, such that the sum of
+    the squared distances between points and cells is least; the second coordinate points up."""
+    side = math.ceil(math.sqrt(ROOM * len(points)))
+    low, high = points.min(0), points.max(0)
+    scaled = (points - (low + high) / 2) / max((high - low).max(), 1e-12) + 0.5  # one scale
+    grid = (np.stack(np.indices((side, side)), -1).reshape(-1, 2) + 0.5) / side
+    at = np.stack([1 - scaled[:, 1], scaled[:, 0]], -1)
+    cost = ((at[:, None] - grid) ** 2).sum(-1)
+    return np.stack(np.divmod(optimize.linear_sum_assignment(cost)[1], side), -1)
+
+
+def queries(labels, count):
+    """Positions of `count` examples: the first ones of every class, then their second ones ..."""
+    rank = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange((labels == label).sum())
+    order = np.lexsort((labels, rank))
+    classes = len(np.unique(labels))
+    if count < classes:  # spread over the classes
+        return order[invert.spread(classes, count)]
+    return order[:count]
+
+
+def draw(path, tap, reduced, neighbours, images, labels, classes, config):
+    """The two maps, and rows of a query and its neighbours, green where they are of its class."""
+    some = invert.spread(len(labels), config.drawn)
+    share = 100 * sum(reduced.variance)
+    plots.embeddings({f'{tap}: PCA, {share:.0f} % of the variance': cells(reduced.pca[some]),
+                      f'{tap}: t-SNE': cells(reduced.tsne[some])},
+                     images[some], labels[some], classes, path.with_name(f'{path.name}.png'))
+    rows = []
+    for query in queries(labels, config.queries):
+        row = [(classes[labels[query]][:10], images[query], 'black')]
+        for distance, i in zip(*(array[query] for array in neighbours), strict=True):
+            color = 'tab:green' if labels[i] == labels[query] else 'tab:red'
+            row.append((f'{classes[labels[i]][:10]}  {distance:.3g}', images[i], color))
+        rows.append(row)
+    plots.gallery(rows, path.with_name(f'{path.name}-neighbours.png'))

@@ -1,0 +1,232 @@
+"""What a network's layers do when a picture moves; with filters.py, the lecture's demonstrations.
+
+The picture is seen through a window that moves, so that true pixels come in where others leave.
+Convolution commutes with that and pooling does where the window moves by a multiple of its stride
+(Azulay & Weiss 2019, https://arxiv.org/abs/1805.12177; Zhang 2019,
+https://arxiv.org/abs/1904.11486): measured at the units whose receptive field is inside the window.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cnnjax import data, plots, summary, trained, workdir
+from cnnjax.errors import UserError
+from cnnjax.images import pictures
+from experiments import codes, fields, filters, invert
+
+
+def run(config, directory):
+    """Writes results.json and the three figures that configs/equivariance.py names.
+
+    Raises UserError for numbers that make no sense, and a picture too small for them.
+    """
+    check(config)
+    network = trained.load(config.source, config.checkpoint, config.name)
+    picture = pictures.read(config.image)
+    own = invert.fitted(picture, picture.shape[:2], network.image_shape[-1])  # gray if it is
+    check_size(config, network, picture)
+    rows = equivariance(config, network, own)
+    alike = invariance(config, network, own)
+    whole = invert.fitted(picture, (config.size, config.size), 3)
+    filtered, responses = filters.kernels(whole)
+    most = config.size + 2 * config.pool_size
+    pooled, kept = filters.pooling(config, filters.edges(invert.fitted(picture, (most, most), 3)))
+    figures = Path(directory) / 'figures'
+    plots.gallery(filters.kernel_rows(whole, filtered), figures / 'kernels.png', 1.6)
+    plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6)
+    draw(config, rows, alike, kept, figures / 'equivariance.png')
+    workdir.write_json(Path(directory) / 'results.json', {
+        'source': config.source, 'checkpoint': config.checkpoint, 'image': config.image,
+        'dataset': config.dataset, 'size': config.size, 'shifts': config.shifts,
+        'equivariance': rows, 'invariance': alike, 'kernels': responses, 'pooling': kept})
+    report(rows, alike, config)
+    print(f'figures: {figures}')
+
+
+def check(config):
+    """Raises UserError for values of the config that make no sense."""
+    fields.check_minimum(config, size=8, shifts=1, farthest=1, count=1, pool_size=2, seed=0,
+                         batch_size=1)
+    if not config.shifts:
+        raise UserError('shifts=(): give one or more numbers of pixels')
+    for field in ('shifts', 'size', 'farthest', 'pool_size'):
+        if np.any(np.asarray(config[field]) % 1):
+            raise UserError(f'{field}={config[field]}: give whole numbers')
+
+
+def check_size(config, network, picture):
+    """Raises UserError where the picture is too small for what is to be measured on it."""
+    windows = max(network.image_shape[:2]) + 2 * config.farthest if not config.dataset else 0
+    shifts = config.size + max(config.shifts)
+    if min(picture.shape[:2]) < max(windows, shifts):
+        raise UserError(
+            f'image={config.image} has {picture.shape[0]} x {picture.shape[1]} pixels: size='
+            f'{config.size} with shifts up to {max(config.shifts)} needs {shifts}, the images of '
+            f'the network with farthest={config.farthest} {windows}')
+    if config.size < config.pool_size:
+        raise UserError(f'size={config.size} is less than pool_size={config.pool_size}')
+
+
+def middle(picture, side):
+    top, left = ((length - side) // 2 for length in picture.shape[:2])
+    return picture[top:top + side, left:left + side]
+
+
+def equivariance(config, network, picture):
+    """[{'layer', 'stride', 'sees', 'units', 'errors': {shift: error, None: no unit compared}}]
+
+    The error is the Euclidean norm of f(shift x) - shift f(x), divided by that of shift f(x). Where
+    a shift is no multiple of a layer's stride, shift f(x) is f(x) interpolated linearly. After an
+    up-convolution (U-Net) it is the largest stride before it that counts, not the layer's own.
+    """
+    size, most = config.size, max(config.shifts)
+    shape = (size, size, picture.shape[-1])
+    shapes = {name: tap for name, tap in invert.tap_shapes(network, shape).items()
+              if len(tap) == 3}
+    names = invert.chosen(config.layers or 'all', shapes)
+    rows = {row.name: row for row in summary.summarize(network.net, shape).rows
+            if row.name in names and row.seen and [side.axis for side in row.seen] == [1, 2]}
+    names = [name for name in names if name in rows]
+    if not names:
+        raise UserError(f"layers='{config.layers}': none has maps whose units see a part of the "
+                        'picture each')
+
+    @jax.jit
+    def taps(image):
+        found = network.taps(image[None])
+        return {name: found[name][0] for name in names}
+
+    picture = middle(picture, size + most)
+    still = taps(picture[:size, :size])
+    errors = {name: {} for name in names}
+    for shift in tqdm(config.shifts, unit='shift', desc='equivariance', disable=None):
+        moved = taps(picture[shift:shift + size, shift:shift + size])
+        for name in names:
+            errors[name][str(shift)] = moved_error(rows[name].seen, still[name], moved[name], shift,
+                                                   size)
+    return [{'layer': name, 'stride': rows[name].stride[0],
+             'sees': 'all' if np.isinf(rows[name].size[0]) else rows[name].size[0],
+             'units': int(np.prod([inside(side, size).sum() for side in rows[name].seen])),
+             'errors': errors[name]} for name in names]
+
+
+def inside(side, size):
+    """bool [positions]: whether all that they see is inside the window, no padding."""
+    return (side.low >= 0) & (side.high < size)
+
+
+def moved_error(seen, still, moved, shift, size):
+    """The relative error of a layer [H, W, C]; None where no unit is clear of the border."""
+    expected, moved = np.asarray(still, np.float64), np.asarray(moved, np.float64)
+    for axis, side in enumerate(seen):
+        # Unit i of the moved window sees what i + shift / stride of the still one does.
+        place = np.arange(len(side.low)) + shift / side.step
+        below, above = np.floor(place).astype(int), np.ceil(place).astype(int)
+        clear = inside(side, size)
+        use = clear & (above < len(clear))
+        use[use] = clear[below[use]] & clear[above[use]]
+        if not use.any():
+            return None
+        part = (place - below)[use].reshape([-1 if d == axis else 1 for d in range(3)])
+        expected = ((1 - part) * expected.take(below[use], axis)
+                    + part * expected.take(above[use], axis))
+        moved = moved.compress(use, axis)
+    norm = np.linalg.norm(expected)
+    return float(np.linalg.norm(moved - expected) / norm) if norm else None
+
+
+def invariance(config, network, picture):
+    """How much of what a network says of images survives when they move by 1 ... farthest pixels,
+    up, down, left or right, drawn for every image:
+
+    {'shifts', 'images', 'cosine': {layer: mean cosine of the codes}, 'class_kept': shares or None}
+    """
+    shapes = invert.tap_shapes(network, network.image_shape)
+    last = list(shapes)[-1]
+    classifies = len(shapes[last]) == 1
+    wanted = {*invert.chosen('', shapes), *(codes.chosen(network, '') if classifies else ())}
+    names = [name for name in shapes if name in wanted]  # maps of every size, and the last layers
+    rng = np.random.default_rng(config.seed)
+    images, margin = surrounded(config, network, picture, rng), config.farthest
+    height, width = network.image_shape[:2]
+
+    @jax.jit
+    def taps(images):
+        found = network.taps(images)
+        return {name: found[name].reshape(len(images), -1) for name in (*names, last)}
+
+    def encode(steps):
+        """The codes of the images moved by steps [N, 2]."""
+        parts = []
+        for first in range(0, len(images), config.batch_size):
+            batch = [image[margin + down:margin + down + height,
+                           margin + right:margin + right + width]
+                     for image, (down, right) in zip(images[first:first + config.batch_size],
+                                                     steps[first:], strict=False)]
+            parts.append(jax.device_get(taps(np.stack(batch))))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    directions = np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])
+    still = encode(np.zeros((len(images), 2), int))
+    cosines, kept = {name: [] for name in names}, []
+    shifts = range(1, config.farthest + 1)
+    for shift in tqdm(shifts, unit='shift', desc='invariance', disable=None):
+        moved = encode(shift * directions[rng.integers(4, size=len(images))])
+        for name in names:
+            cosines[name].append(cosine(still[name], moved[name]))
+        kept.append(float((still[last].argmax(-1) == moved[last].argmax(-1)).mean()))
+    return {'shifts': list(shifts), 'images': len(images), 'cosine': cosines,
+            'class_kept': kept if classifies else None}
+
+
+def surrounded(config, network, picture, rng):
+    """[N, H + 2 * farthest, W + 2 * farthest, C]: what the images of the network are cut from."""
+    margin, (height, width, count) = config.farthest, network.image_shape
+    if config.dataset:
+        source = data.load(config.dataset, config.split, config.data_dir)
+        found = [source.examples[i]['image'] / np.float32(255)
+                 for i in invert.spread(len(source.examples), config.count)]
+        found = [invert.fitted(image, (height, width), count) for image in found]
+        return np.pad(found, ((0, 0), (margin, margin), (margin, margin), (0, 0)), 'edge')
+    size = height + 2 * margin, width + 2 * margin
+    places = rng.integers(np.array(picture.shape[:2]) - size + 1, size=(config.count, 2))
+    return np.stack([picture[top:top + size[0], left:left + size[1]] for top, left in places])
+
+
+def cosine(codes, others):
+    """The mean over [N, features] of the cosine of the angle; two codes of 0 are alike."""
+    norms = np.linalg.norm(codes, axis=1) * np.linalg.norm(others, axis=1)
+    return float(np.where(norms > 0, (codes * others).sum(1) / np.where(norms > 0, norms, 1),
+                          (codes == others).all(1)).mean())
+
+
+def draw(config, rows, alike, kept, path):
+    table = [[np.nan if row['errors'][str(shift)] is None else row['errors'][str(shift)]
+              for shift in config.shifts] for row in rows]
+    similar = dict(alike['cosine'])
+    if alike['class_kept'] is not None:
+        similar['the class survives'] = alike['class_kept']
+    axis = {'xlabel': 'shift (pixels)'}
+    plots.equivariance([(row['layer'], row['stride']) for row in rows], config.shifts, table, [
+        {'lines': {name: (alike['shifts'], values) for name, values in similar.items()},
+         'dashed': ['the class survives'], 'title': 'invariance',
+         'ylabel': 'cosine of codes, share of classes', **axis},
+        {'lines': {name: (kept['shifts'], kept[name]['change'])
+                   for name in ('edges', 'max', 'average', 'subsampled')},
+         'title': f'edge map pooled over {config.pool_size} x {config.pool_size}',
+         'ylabel': 'relative change', **axis}], path)
+
+
+def report(rows, alike, config):
+    for row in rows:
+        errors = '  '.join('-' if error is None else f'{error:.2g}'
+                           for error in row['errors'].values())
+        print(f'{row["layer"]:>20}  stride {row["stride"]:g}  error by shift  {errors}')
+    for name, values in alike['cosine'].items():
+        print(f'{name:>20}  cosine of codes {config.farthest} pixels apart  {values[-1]:.3f}')
+    if alike['class_kept'] is not None:
+        print(f'the class survives {config.farthest} pixels in '
+              f'{100 * alike["class_kept"][-1]:.0f} % of {alike["images"]} images')

@@ -1,0 +1,130 @@
+"""Classical kernels on a picture, and what pools keep of its edges, by the layers of networks."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax import layers
+from cnnjax.images import pictures
+
+KERNELS = {
+    'box': np.ones((3, 3)) / 9,
+    'low-pass': np.array([[1, 1, 1], [1, 2, 1], [1, 1, 1]]) / 10,
+    'binomial': np.outer([1, 2, 1], [1, 2, 1]) / 16,
+    'high-pass, 4 neighbours': np.array([[0, -1, 0], [-1, 4, -1], [0, -1, 0]]),
+    'high-pass, 8 neighbours': np.array([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]]),
+    'sharpen': np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]]),
+    'vertical edges': np.outer([1, 1, 1], [1, 0, -1]),
+    'Sobel x': np.outer([1, 2, 1], [-1, 0, 1]) / 4,
+    'Sobel y': np.outer([-1, 0, 1], [1, 2, 1]) / 4,
+}
+SIGMA = 2.0  # of the Gaussian kernel, in pixels
+STRONGEST = 0.01  # share of the pixels of an edge map that count as its peaks
+
+
+def correlate(picture, kernel):
+    """[H, W, C] by [h, w], every colour alike, with the edge repeated: [H, W, C] as it was.
+
+    As in networks the kernel is not flipped. The colours are the batch of the convolution.
+    """
+    sides = [(n // 2, n - 1 - n // 2) for n in kernel.shape]
+    padded = jnp.pad(jnp.asarray(picture, jnp.float32), (*sides, (0, 0)), 'edge')
+    colors = layers.conv_general_dilated(
+        padded.transpose(2, 0, 1)[..., None], jnp.asarray(kernel, jnp.float32)[..., None, None],
+        (1, 1), ((0, 0), (0, 0)), dimension_numbers=layers.LAYOUT)
+    return np.asarray(colors[..., 0]).transpose(1, 2, 0)
+
+
+def gaussian(sigma):
+    """The kernel of a Gaussian, cut at three standard deviations, of sum 1."""
+    at = np.arange(-round(3 * sigma), round(3 * sigma) + 1)
+    bell = np.exp(-at ** 2 / (2 * sigma ** 2))
+    return np.outer(bell, bell) / bell.sum() ** 2
+
+
+def kernels(picture):
+    """({name: (kernel, what it makes of the picture)}, {name: numbers}): the gain of a constant
+    picture and of the fastest waves across columns and rows, and the share of the variance left."""
+    filtered, numbers = {}, {}
+    for name, kernel in (KERNELS | {f'Gaussian, sigma {SIGMA:g}': gaussian(SIGMA)}).items():
+        filtered[name] = kernel, correlate(picture, kernel)
+        rows, columns = ((-1.0) ** np.arange(n) for n in kernel.shape)
+        numbers[name] = {
+            'gain_constant': float(abs(kernel.sum())),
+            'gain_columns': float(abs((kernel * columns).sum())),
+            'gain_rows': float(abs((kernel * rows[:, None]).sum())),
+            'variance_left': float(filtered[name][1].var((0, 1)).mean()
+                                   / picture.var((0, 1)).mean())}
+    return filtered, numbers
+
+
+def kernel_rows(picture, filtered):
+    """Cells of a gallery, each with its kernel in the corner; gray is 0 where a kernel sums to 0"""
+    cells = [('picture', picture, None)]
+    for name, (kernel, result) in filtered.items():
+        if abs(kernel.sum()) < 1e-6:
+            result = np.repeat((result @ pictures.LUMA)[..., None], 3, -1)
+            result = 0.5 + result / (2 * np.quantile(np.abs(result), 0.995) + 1e-12)
+        result, side = result.clip(0, 1), picture.shape[0] // 5
+        shown = 0.5 + kernel / np.abs(kernel).max() / 2
+        index = np.arange(side) * len(kernel) // side
+        result[:side, :side] = shown[index][:, index, None]
+        result[side], result[:side + 1, side] = np.where(
+            np.arange(len(result))[:, None] <= side, 1, result[side]), 1
+        cells.append((name, result, None))
+    strength = edges(picture)
+    cells.append(('Sobel, strength', (strength / np.quantile(strength, 0.995)).clip(0, 1), None))
+    return [cells[i:i + 4] for i in range(0, len(cells), 4)]
+
+
+def edges(picture):
+    """The strength of edges [H, W] by Sobel's kernels."""
+    gray = (picture @ pictures.LUMA)[..., None]
+    return np.hypot(*(correlate(gray, KERNELS[name])[..., 0] for name in ('Sobel x', 'Sobel y')))
+
+
+def pools(size):
+    """{name: function of [H, W]}"""
+    def by(pool):
+        return lambda x: np.asarray(pool(jnp.asarray(x)[None, ..., None], size, size)[0, ..., 0])
+    return {'max': by(layers.max_pool), 'average': by(layers.average_pool),
+            'subsampled': lambda x: x[size // 2::size, size // 2::size]}
+
+
+def pooling(config, edge):
+    """What pools keep of an edge map [H, W] that moves:
+
+    'change' by the shift, relative to the norm; 'unchanged', the share of the values that are
+    exactly the same after a shift by one pixel; 'peaks', the mean share of the height of the
+    strongest edges that is left where they are. Returns ({name: still, moved by one}, numbers).
+    """
+    size = config.pool_size
+    side = config.size // size * size
+    maps = {shift: edge[shift:shift + side, shift:shift + side] for shift in range(2 * size + 1)}
+    highest = pools(size)['max'](maps[0])
+    strong = highest >= np.quantile(maps[0], 1 - STRONGEST)
+    shown, numbers = {'edges': (maps[0], maps[1])}, {'shifts': list(maps)[1:], 'pool_size': size}
+    for name, pool in ({'edges': lambda x: x} | pools(size)).items():
+        pooled = {shift: pool(x) for shift, x in maps.items()}
+        norm = np.linalg.norm(pooled[0])
+        shown[name] = pooled[0], pooled[1]
+        numbers[name] = {
+            'change': [float(np.linalg.norm(pooled[shift] - pooled[0]) / norm)
+                       for shift in numbers['shifts']],
+            'unchanged': float((pooled[1] == pooled[0]).mean())}
+        if name != 'edges':
+            numbers[name]['peaks'] = float((pooled[0][strong] / highest[strong]).mean())
+    return shown, numbers
+
+
+def pooling_rows(shown, numbers):
+    """Cells of a gallery: edge map and pools, moved by one pixel, and the difference."""
+    rows = [[], [], []]
+    for name, (still, moved) in shown.items():
+        high = np.quantile(still, 0.995) + 1e-12
+        values = numbers[name]
+        kept = f', peaks {100 * values["peaks"]:.0f} %' if 'peaks' in values else ''
+        for row, title, image in zip(rows, (
+                name + kept, 'moved by one pixel', f'unchanged: {100 * values["unchanged"]:.0f} %'),
+                (still, moved, np.abs(moved - still)), strict=True):
+            row.append((title, (image / high).clip(0, 1), None))
+    return rows

@@ -1,0 +1,248 @@
+"""Shifts against slices written out, kernels against SciPy, and the lecture's pooled numbers."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from cnnjax import layers, models, summary
+from cnnjax.data import Normalization
+from cnnjax.errors import UserError
+from cnnjax.trained import Trained
+from configs import equivariance as configs
+from experiments import equivariance, filters
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """A small VGG with random weights for images of 16 x 16, that of every source."""
+    net = models.create('vgg11', groups=((3,), (3,)), widths=(6, 5), hidden=(), num_classes=7)
+    variables = net.init(jax.random.key(3), jnp.zeros((1, 16, 16, 3)))
+    trained = Trained(net, variables, Normalization(np.float32([0.5] * 3), np.float32([0.3] * 3)),
+                      tuple('abcdefg'), (16, 16, 3), None)
+    monkeypatch.setattr(equivariance.trained, 'load', lambda *_: trained)
+    return trained
+
+
+def config(**fields):
+    made = configs.get_config()
+    made.update(size=32, shifts=(1, 2, 3, 4), farthest=3, count=8, pool_size=4, batch_size=5)
+    made.update(fields)
+    return made.lock()
+
+
+def noise(*shape):
+    return np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+
+
+def test_layers_move_with_the_picture_by_multiples_of_their_stride(network):
+    rows = equivariance.equivariance(config(), network, noise(48, 40, 3))
+    assert [(row['layer'], row['stride']) for row in rows] == [
+        ('conv1_1', 1), ('relu1_1', 1), ('pool1', 2), ('conv2_1', 2), ('relu2_1', 2), ('pool2', 4)]
+    for row in rows:
+        for shift, error in row['errors'].items():
+            if int(shift) % row['stride']:
+                assert error > 0.05, row
+            else:
+                assert error < 1e-6, row
+
+
+def test_the_error_is_that_of_slices_written_out(network):
+    picture = noise(36, 36, 3)
+    rows = equivariance.equivariance(config(layers='pool1,conv2_1'), network, picture)
+    windows = np.stack([picture[shift:shift + 32, shift:shift + 32] for shift in range(5)])
+    taps = network.taps(windows)
+    assert [row['layer'] for row in rows] == ['pool1', 'conv2_1']
+    # Units of pool1 see 4 pixels from 2 i - 1, of conv2_1 8 from 2 i - 3: inside are 1 ... 14 and
+    # 2 ... 13 of the 16; a shift by three pixels is one unit and a half.
+    for row, first, last in zip(rows, (1, 2), (14, 13), strict=True):
+        assert row['units'] == (last - first + 1) ** 2
+        still, moved = np.float64(taps[row['layer']][0]), np.float64(taps[row['layer']][3])
+        inner = slice(first, last - 1)  # units i with i + 1 and i + 2 inside
+        expected = sum(still[first + a:last - 1 + a, first + b:last - 1 + b]
+                       for a in (1, 2) for b in (1, 2)) / 4
+        error = np.linalg.norm(moved[inner, inner] - expected) / np.linalg.norm(expected)
+        assert row['errors']['3'] == pytest.approx(error, rel=1e-5)
+        assert row['sees'] == {'pool1': 4, 'conv2_1': 8}[row['layer']]
+
+
+def test_what_is_linear_is_interpolated_exactly():
+    side = np.arange(0, 16, 2)
+    seen = [summary.Extent(axis, side, side + 1, 2.0) for axis in (1, 2)]
+    ramp = np.add.outer(np.arange(20.0), 3 * np.arange(20.0))[..., None] + 1
+
+    def mean(x):
+        return np.asarray(layers.average_pool(jnp.asarray(x)[None], 2, 2)[0])
+    still = mean(ramp[:16, :16])
+    for shift in (1, 2, 3):
+        moved = mean(ramp[shift:shift + 16, shift:shift + 16])
+        assert equivariance.moved_error(seen, still, moved, shift, 16) < 1e-7
+        back = mean(ramp[3 - shift:19 - shift, 3 - shift:19 - shift])
+        assert shift == 3 or equivariance.moved_error(seen, mean(ramp[3:19, 3:19]), back, shift,
+                                                      16) > 0.01  # the other way
+
+
+def test_no_unit_clear_of_the_border_is_no_number(network):
+    rows = equivariance.equivariance(config(size=8, shifts=(4,), layers='relu1_1,pool2'), network,
+                                     noise(48, 48, 3))
+    assert rows[0]['errors']['4'] is not None
+    assert (rows[1]['errors']['4'], rows[1]['units']) == (None, 0)
+
+
+@pytest.mark.parametrize('name', [*filters.KERNELS, 'gaussian', 'even'])
+def test_kernels_are_those_of_scipy(name):
+    kernel = filters.KERNELS.get(name)
+    if kernel is None:
+        kernel = filters.gaussian(1.5) if name == 'gaussian' else noise(3, 5)
+    picture = noise(20, 17, 3)
+    expected = ndimage.correlate(np.float64(picture), kernel[..., None], mode='nearest')
+    found = filters.correlate(picture, kernel)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    if name in ('vertical edges', 'Sobel x', 'Sobel y', 'even'):  # not the flipped kernel's
+        assert np.abs(found - ndimage.convolve(np.float64(picture), kernel[..., None],
+                                               mode='nearest')).max() > 0.1
+
+
+def test_gains_and_the_gaussian():
+    picture = noise(32, 32, 3)
+    _, numbers = filters.kernels(picture)
+    assert numbers['box']['gain_constant'] == pytest.approx(1)
+    assert numbers['high-pass, 4 neighbours']['gain_constant'] == 0
+    stripes = np.tile(np.float32([0.0, 1.0]), (16, 8))[..., None]
+    for name, kernel in filters.KERNELS.items():
+        inner = filters.correlate(stripes, kernel)[4:-4, 4:-4]
+        assert np.ptp(inner) == pytest.approx(numbers[name]['gain_columns'], abs=1e-5), name
+        inner = filters.correlate(stripes.swapaxes(0, 1), kernel)[4:-4, 4:-4]
+        assert np.ptp(inner) == pytest.approx(numbers[name]['gain_rows'], abs=1e-5), name
+    blurred = numbers['Gaussian, sigma 2']['variance_left']
+    assert blurred == pytest.approx(1 / (4 * np.pi * 2 ** 2), rel=0.7)  # of white noise
+    impulse = np.zeros((41, 41))
+    impulse[20, 20] = 1
+    np.testing.assert_allclose(
+        ndimage.correlate(impulse, filters.gaussian(2.0)),
+        ndimage.gaussian_filter(impulse, 2.0, truncate=3.0), atol=1e-12)
+
+
+def test_the_pools_of_the_lecture():
+    """All inputs change, and of the four maxima one (the shift by one of the second note)."""
+    values = np.float32([[7, 1, 3, 2], [0, 2, 1, 0], [9, 4, 3, 1], [2, 5, 0, 2]])
+    moved = np.float32([[6, 7, 2, 3], [1, 0, 0, 1], [4, 9, 1, 4], [5, 2, 2, 0]])
+    assert (values != moved).all()
+    pools = filters.pools(2)
+    np.testing.assert_array_equal(pools['max'](values), [[7, 3], [9, 3]])
+    np.testing.assert_array_equal(pools['max'](moved), [[7, 3], [9, 4]])
+    np.testing.assert_array_equal(pools['average'](values), [[2.5, 1.5], [5, 1.5]])
+    np.testing.assert_array_equal(pools['subsampled'](values), [[2, 0], [5, 2]])
+
+
+def test_what_pooling_keeps_of_a_moving_edge():
+    edge = np.zeros((24, 24), np.float32)
+    edge[:, 10] = 1  # a vertical line in the third column of windows, which are 4 wide
+    shown, numbers = filters.pooling(config(size=16), edge)
+    # Moved left by one and two pixels it stays in its window, then it leaves.
+    assert numbers['max']['change'][:2] == [0, 0]
+    assert numbers['max']['change'][2] == pytest.approx(2 ** 0.5)
+    assert numbers['max']['unchanged'] == 1
+    assert numbers['edges']['unchanged'] == pytest.approx(14 / 16)
+    assert (numbers['max']['peaks'], numbers['average']['peaks'],
+            numbers['subsampled']['peaks']) == (1, 0.25, 1)
+    assert numbers['subsampled']['change'][0] == pytest.approx(1)  # it was sampled, and is not
+    np.testing.assert_array_equal(shown['max'][0], np.tile([0, 0, 1, 0], (4, 1)))
+    assert numbers['shifts'] == list(range(1, 9))
+
+
+def test_codes_come_back_where_the_picture_repeats_itself(network):
+    row = np.float32([0.1, 0.9, 0.4])
+    tile = np.stack([np.roll(row, i) for i in range(3)])[..., None] * np.float32([1, 0.8, 0.6])
+    found = equivariance.invariance(config(), network, np.tile(tile, (14, 14, 1)))
+    assert found['shifts'] == [1, 2, 3]
+    assert found['images'] == 8
+    assert list(found['cosine']) == ['relu1_1', 'relu2_1', 'pool2', 'fc8']
+    for name, values in found['cosine'].items():
+        assert values[2] == pytest.approx(1, abs=1e-6), name
+    assert found['cosine']['relu1_1'][0] < 0.999
+    assert found['class_kept'][2] == 1
+
+
+def test_shifts_go_in_all_directions_and_no_further(network, monkeypatch):
+    """The windows are those of the picture: each pixel tells where it is."""
+    places = np.stack(np.meshgrid(np.arange(64), np.arange(64), indexing='ij'), -1) / 64
+    picture = np.concatenate([places, places[..., :1]], -1).astype(np.float32)
+    seen = []
+    monkeypatch.setattr(Trained, 'taps', lambda self, images: jax.debug.callback(
+        lambda x: seen.append(np.asarray(x)), images, ordered=True) or {
+        'pool2': images[:, :2, :2], 'fc8': images[:, 0, 0]})
+    monkeypatch.setattr(equivariance.invert, 'tap_shapes', lambda *_: {'pool2': (2, 2, 3),
+                                                                      'fc8': (3,)})
+    monkeypatch.setattr(equivariance.codes, 'chosen', lambda *_: ('pool2',))
+    equivariance.invariance(config(farthest=2, count=40, batch_size=40), network, picture)
+    jax.effects_barrier()
+    still, *moved = (np.round(batch[:, 0, 0, :2] * 64).astype(int) for batch in seen)
+    for shift, batch in enumerate(moved, 1):
+        steps = {tuple(step) for step in batch - still}
+        assert steps == {(shift, 0), (-shift, 0), (0, shift), (0, -shift)}
+
+
+def test_the_mean_cosine():
+    codes = np.float64([[1, 0], [3, 4], [0, 0], [0, 0]])
+    others = np.float64([[0, 2], [6, 8], [0, 0], [1, 0]])
+    assert equivariance.cosine(codes, others) == pytest.approx((0 + 1 + 1 + 0) / 4)
+
+
+@pytest.mark.parametrize('dataset', ['', 'digits'])
+def test_the_files(network, tmp_path, dataset):
+    equivariance.run(config(dataset=dataset, image='skimage:cat'), tmp_path)
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert len(results['equivariance']) == 6
+    assert results['invariance']['images'] == 8
+    assert len(results['invariance']['class_kept']) == 3
+    assert set(results['kernels']) > set(filters.KERNELS)
+    assert results['pooling']['max']['peaks'] == 1 > results['pooling']['average']['peaks'] > 0
+    assert results['pooling']['max']['unchanged'] > results['pooling']['average']['unchanged']
+    for name in ('equivariance', 'kernels', 'pooling'):
+        with Image.open(tmp_path / 'figures' / f'{name}.png') as image:
+            assert min(image.size) > 500, name
+
+
+@pytest.mark.parametrize(('fields', 'message'), [
+    ({'size': 4}, 'size'), ({'size': 20.5}, 'size'), ({'shifts': ()}, 'shifts'),
+    ({'shifts': (0,)}, 'shifts'), ({'shifts': (1.5, 2.0)}, 'shifts'), ({'farthest': 0}, 'farthest'),
+    ({'count': 0}, 'count'), ({'pool_size': 1}, 'pool_size'), ({'seed': -1}, 'seed'),
+    ({'batch_size': 0}, 'batch_size'), ({'size': 300}, r'300 x 451 pixels.*304'),
+    ({'farthest': 143}, 'farthest=143 302'), ({'size': 8, 'pool_size': 9}, 'pool_size=9'),
+    ({'layers': 'relu9'}, 'relu9'), ({'image': 'skimage:dog'}, 'skimage:dog'),
+])
+def test_what_makes_no_sense_is_refused_by_name(network, tmp_path, fields, message):
+    made = configs.get_config()
+    made.update(size=32, shifts=(1, 4), image='skimage:cat')
+    with made.ignore_type():
+        made.update(fields)
+    with pytest.raises(UserError, match=message):
+        equivariance.run(made.lock(), tmp_path)
+
+
+def test_gray_networks_get_gray_pictures(network, monkeypatch, tmp_path):
+    net = network.net
+    variables = net.init(jax.random.key(3), jnp.zeros((1, 16, 16, 1)))
+    gray = network._replace(variables=variables, image_shape=(16, 16, 1),
+                            normalize=Normalization(np.float32([0.5]), np.float32([0.3])))
+    monkeypatch.setattr(equivariance.trained, 'load', lambda *_: gray)
+    equivariance.run(config(count=2, layers='conv1_1', shifts=(1,)), tmp_path)
+    rows = json.loads((tmp_path / 'results.json').read_text())['equivariance']
+    assert [row['layer'] for row in rows] == ['conv1_1']
+    assert rows[0]['errors']['1'] < 1e-6
+
+
+def test_every_field_is_explained_and_read():
+    source = ''.join(Path(module.__file__).read_text() for module in (equivariance, filters))
+    comments = re.findall(r'    config\.(\w+) = .*  # ', Path(configs.__file__).read_text())
+    for field in configs.get_config():
+        if field != 'experiment':
+            assert re.search(rf"config\.{field}\b|'{field}'", source), field
+            assert field in comments, field
