@@ -40,13 +40,14 @@ def run(config, directory):
     figures = Path(directory) / 'figures'
     rows = []
     for path, image in results.items():
-        file = figures / Path(path.removeprefix(pictures.PREFIX)).name
-        file = file.with_suffix('.png' if config.bits == 8 else '.tif')
+        stem = Path(path.removeprefix(pictures.PREFIX)).stem
+        file = figures / f'{stem}{".png" if config.bits == 8 else ".tif"}'
         pictures.write(file, image, config.bits)
         print(f'picture: {file}')
-        rows.append([('content', pictures.read(path, config.sizes[-1])),
-                     *(('style', pictures.resize(style, config.sizes[-1])) for style in styles),
-                     ('result', image)])
+        shown = min(config.sizes[-1], 1024)
+        rows.append([('content', pictures.read(path, shown)),
+                     *(('style', pictures.resize(style, shown)) for style in styles),
+                     ('result', pictures.resize(np.asarray(image), shown))])
     plots.pictures(rows, figures / 'style.png')
     print(f'with contents and styles: {figures / "style.png"}')
 
@@ -65,6 +66,10 @@ def check(config):
     for field in ('content', 'styles', 'sizes', 'steps'):
         if not config[field]:
             raise UserError(f'{field} is empty: give at least one')
+    contents = [Path(path).stem for path in names(config.content)]
+    if len(set(contents)) < len(contents) or 'style' in contents:
+        raise UserError(f"content='{config.content}': each picture is written under its own name, "
+                        "which is not 'style': rename those that share one")
     styles, regions = names(config.styles), names(config.content_masks)
     if config.style_weights and (len(config.style_weights) != len(styles)
                                  or not sum(config.style_weights)):

@@ -141,6 +141,7 @@ def test_matched_styles_take_the_colours_of_the_content(folder, tmp_path):
     ({'sizes': (96,), 'tile': 4, 'content_layers': 'relu1_1', 'style_layers': 'relu1_1'},
      'larger tile'),
     ({'content': 'nowhere.jpg'}, 'nowhere.jpg'),
+    ({'content': 'a/me.jpg,b/me.png'}, 'under its own name'),
     ({'content': 'skimage:nobody'}, 'astronaut'),
     ({'styles': ''}, 'styles is empty'),
     ({'style_weights': (1.0, 2.0)}, 'each of the 1 styles'),
