@@ -3,13 +3,18 @@
 from experiments import (
     benchmark,
     dream,
+    eigenfaces,
+    embed,
+    equivariance,
     evaluate,
     features,
     invert,
+    microscope,
     prepare,
     style,
     summarize,
     train,
+    visualize,
 )
 
 RUNS = {
@@ -21,5 +26,10 @@ RUNS = {
     'invert': invert.run,
     'dream': dream.run,
     'style': style.run,
+    'embed': embed.run,
+    'eigenfaces': eigenfaces.run,
+    'equivariance': equivariance.run,
+    'microscope': microscope.run,
+    'visualize': visualize.run,
     'benchmark': benchmark.run,
 }

@@ -1,5 +1,6 @@
 """Style transfer, at any resolution, on the features of any network."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -30,6 +31,11 @@ def run(config, directory):
         picture = pictures.read(path, config.sizes[-1])
         contents.setdefault(picture.shape, []).append((path, picture))
     styles = [pictures.read(path) for path in names(config.styles)]
+    smallest = min(config.sizes)
+    for path in names(config.content):
+        check_fits(config, network, path, pictures.read(path, smallest))
+    for path, style in zip(names(config.styles), styles, strict=True):
+        check_fits(config, network, path, scaled(config, style, smallest))
     steps = [config.steps[min(i, len(config.steps) - 1)] for i in range(len(config.sizes))]
     results = {}
     with Run(directory, config, network, sum(steps) * len(contents)) as session:
@@ -93,9 +99,8 @@ def transfer(config, network, contents, styles, steps, session):
     for size, count in zip(config.sizes, steps, strict=True):
         seen = np.stack([pictures.resize(content, size) for content in contents])
         shape = seen[0].shape
-        smaller = [pictures.resize(style, max(round(size * config.style_scale), 1))
-                   for style in styles]
-        shared, codes = targets(config, network, seen, smaller)
+        shared, codes = targets(config, network, seen,
+                                [scaled(config, style, size) for style in styles])
         if images is None:
             images = first(config, key, seen, styles)
         else:
@@ -113,6 +118,20 @@ def transfer(config, network, contents, styles, steps, session):
         images = [pictures.keep_luminance(image, content)
                   for image, content in zip(images, contents, strict=True)]
     return images
+
+
+def scaled(config, style, size):
+    """A style's picture for contents of that size."""
+    return pictures.resize(style, max(round(size * config.style_scale), 1))
+
+
+def check_fits(config, network, path, image):
+    """Raises UserError, with the picture's name, unless all layers exist for it."""
+    try:
+        taps = jax.eval_shape(functools.partial(tiles.taps, network, network.variables), image)
+        objectives.missing(names(config.style_layers) + names(config.content_layers), taps)
+    except UserError as error:
+        raise UserError(f'{path} at {image.shape[0]} x {image.shape[1]} pixels: {error}') from error
 
 
 def targets(config, network, contents, styles):

@@ -151,10 +151,14 @@ def test_matched_styles_take_the_colours_of_the_content(folder, tmp_path):
     ({'tv_form': 'smooth'}, 'total variation'),
     ({'style_convention': 'gram'}, 'gatys2016'),
     ({'content_masks': 'a.png'}, 'each region needs both'),
-    ({'sizes': (16,)}, 'at least 32 x 32'),
+    ({'sizes': (16,)}, r'wide.png at 11 x 16 pixels: .* at least 32 x 32'),
+    ({'content': 'THIN'}, r'thin.png at 1 x 48 pixels: '),
     ({'learning_rate': float('nan')}, 'learning_rate'),
 ])
 def test_what_does_not_fit_is_refused(folder, tmp_path, fields, message):
+    if fields.get('content') == 'THIN':
+        fields = fields | {'content': f'{tmp_path}/thin.png'}
+        pictures.write(tmp_path / 'thin.png', np.full((1, 60, 3), 0.5))
     with pytest.raises(UserError, match=message):
         style.run(config(folder, **fields), tmp_path)
     # Nothing is in the way of the next try.

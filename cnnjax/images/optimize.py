@@ -235,7 +235,7 @@ def _steps(problem, tx, mesh, variables, state, keys, aux, shared, count, size):
 
 
 def iterate(problem, tx, state, steps, keys, aux=None, shared=None, *, every=50, mesh=None,
-            loop='auto') -> Iterator[Report]:
+            loop='auto', strict=True) -> Iterator[Report]:
     """Descends up to step number `steps`, with a `Report` at every multiple of `every` steps.
 
     Args:
@@ -245,6 +245,7 @@ def iterate(problem, tx, state, steps, keys, aux=None, shared=None, *, every=50,
       mesh: devices that share the images, whose number they divide; None: one device.
       loop: 'python' calls the compiled step; 'compiled' runs all steps between two reports in one
         program, where XLA:CPU's convolutions are slow; 'auto' takes the better one.
+      strict: False leaves it to the caller to ask for the `health` of reports.
 
     Raises:
       UserError: the gradient of every image is blocked or not finite; the message says where.
@@ -279,7 +280,7 @@ def iterate(problem, tx, state, steps, keys, aux=None, shared=None, *, every=50,
             values = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         done += count
         complaints = [health(values, i) for i in range(len(keys))]
-        if all(complaints):
+        if strict and all(complaints):
             raise UserError(_diagnosis(problem, state, complaints[0], done, values))
         yield Report(done, state, values)
 

@@ -31,20 +31,10 @@ class Run:
 
     def __init__(self, directory, config, network, steps):
         self.directory = Path(directory)
-        saved = workdir.read_config(self.directory)
-        weights = self.directory / 'weights.json'
         # Ours are below checkpoints/NAME/, those of a training below checkpoints/.
-        begun = any(any(self.directory.glob(steps))
-                    for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*'))
-        if begun and saved is not None and (changed := workdir.differences(saved, config)):
-            workdir.refuse(self.directory, changed)
-        now = {'sha256': fingerprint(network.variables)}
-        if begun and workdir.read_json(weights) not in (None, now):
-            raise UserError(f"{self.directory} was begun with other weights of '{config.source}', "
-                            'which have changed since: take another workdir')
-        workdir.write_config(self.directory, config)
-        workdir.write_json(weights, now)
-        workdir.write_environment(self.directory)
+        begin(self.directory, config, network,
+              any(any(self.directory.glob(steps))
+                  for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*')))
         self.every = config.report_every
         self.names, self.before = [], 0  # of the optimizations so far, and their steps
         self.rows = workdir.read_metrics(self.directory)
@@ -119,6 +109,24 @@ class Run:
             suffix = f'-{i}' if len(images) > 1 else ''
             pictures.write(self.directory / 'snapshots' / name / f'{step:05d}{suffix}.png',
                            image.clip(0, 1))
+
+
+def begin(directory, config, network, begun):
+    """Writes config.json, weights.json and environment.json.
+
+    Raises:
+      UserError: the work in the directory, if it has `begun`, is of another config or weights.
+    """
+    saved, weights = workdir.read_config(directory), directory / 'weights.json'
+    if begun and saved is not None and (changed := workdir.differences(saved, config)):
+        workdir.refuse(directory, changed)
+    now = {'sha256': fingerprint(network.variables)}
+    if begun and workdir.read_json(weights) not in (None, now):
+        raise UserError(f"{directory} was begun with other weights of '{config.source}', "
+                        'which have changed since: take another workdir')
+    workdir.write_config(directory, config)
+    workdir.write_json(weights, now)
+    workdir.write_environment(directory)
 
 
 def fingerprint(variables):
