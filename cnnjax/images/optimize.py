@@ -159,9 +159,11 @@ def loss(problem, variables, theta, key, aux, nudge=0.0):
 def update(problem, tx, variables, state, key, aux):
     """One step on one image: (state, {'loss', its terms, 'gradient'})."""
     key = jax.random.fold_in(key, state.step + 1)  # 0 was the initialization's
+
+    def value(theta):
+        return loss(problem, variables, theta, key, aux)[0]
+
     if _searches(state.opt_state):  # it keeps the loss and gradient of the point it has found
-        def value(theta):
-            return loss(problem, variables, theta, key, aux)[0]
         if problem.transform or problem.project:
             raise UserError('an optimizer with a line search, such as L-BFGS, needs a loss that '
                             'stays the same: no random transform, and a bound by sigmoid instead '
@@ -170,8 +172,6 @@ def update(problem, tx, variables, state, key, aux):
             state.theta, state=state.opt_state)
         values = {'loss': total, 'gradient': optax.tree.norm(gradient)}
     else:
-        def value(theta):
-            return loss(problem, variables, theta, key, aux)[0]
         seen = jax.eval_shape(
             lambda theta: problem.transform(key, problem.parametrization.decode(theta))
             if problem.transform else problem.parametrization.decode(theta), state.theta)
