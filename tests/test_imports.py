@@ -11,7 +11,7 @@ RANKS = [
     ['launch'],
     ['experiments'],
     ['configs'],
-    ['cnnjax.train', 'cnnjax.images.run'],
+    ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.images.optimize'],
     ['cnnjax.images.tiles'],
     ['cnnjax.images'],

@@ -1,0 +1,250 @@
+"""Where in an image a network sees a class: maps of the image's pixels.
+
+    maps = grad_cam(network, images, classes)  # [N, H, W]
+
+The score of a class is its logit S_c, before softmax. Each function takes images [N, H, W, C],
+uint8 or floats in [0, 1], and their N classes, as numbers; the images are one batch.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.errors import FlaxError
+from jax.extend.core import Literal
+
+from cnnjax.errors import UserError
+from cnnjax.images.objectives import missing
+from cnnjax.images.rules import with_rule
+from cnnjax.trained import Trained
+
+
+def gradient(network, images, classes, *, rule='gradient'):
+    """max over colours of |dS_c / dI| (Simonyan et al. 2013, section 3,
+    https://arxiv.org/abs/1312.6034); with the rule 'guided' or 'deconvnet' of all ReLUs in place of
+    their derivative, the saliency of Springenberg et al. 2014, https://arxiv.org/abs/1412.6806, or
+    of Zeiler & Fergus 2013."""
+    images, classes = _checked(network, images, classes)
+    net = network.net if rule == 'gradient' else with_rule(network.net, rule)
+    return np.abs(_gradient(net, network.variables, network.normalize, images, classes)).max(-1)
+
+
+def smooth_gradient(network, images, classes, *, samples=50, noise=0.15, seed=0):
+    """`gradient`, of the mean gradient over noisy copies of the image (SmoothGrad: Smilkov et al.
+    2017, equation 1, https://arxiv.org/abs/1706.03825).
+
+    Args:
+      samples: n, the number of copies; the paper finds no difference beyond 50.
+      noise: the standard deviation, sigma / (x_max - x_min); the paper takes 0.1 to 0.2.
+      seed: of the noise.
+    """
+    images, classes = _checked(network, images, classes)
+    if samples < 1 or not noise >= 0:
+        raise UserError(f'samples={samples}, noise={noise}: take 1 copy or more, and noise of 0 or '
+                        'more')
+    deviation = noise * np.ptp(images, axis=(1, 2, 3), keepdims=True)
+    total = np.zeros(images.shape, np.float32)
+    for sample in range(samples):
+        key = jax.random.fold_in(jax.random.key(seed), sample)
+        noisy = images + deviation * jax.random.normal(key, images.shape)
+        total += _gradient(network.net, network.variables, network.normalize, noisy, classes)
+    return np.abs(total / samples).max(-1)
+
+
+def integrated_gradients(network, images, classes, *, baseline=0.0, steps=64):
+    """(I - I') * the mean of dS_c / dI from the baseline I' to I, summed over colours; signed
+    (Sundararajan et al. 2017, equations 1 and 3, https://arxiv.org/abs/1703.01365).
+
+    Complete: a map adds up to S_c(I) - S_c(I'), up to the error of the sum that stands for the
+    integral. Where the paper's equation 3 takes the ends of `steps` intervals, this takes their
+    middles, whose error is smaller.
+
+    Args:
+      baseline: I', a number (0 is black, as in the paper), [C] or [H, W, C].
+      steps: m, the paper takes 20 to 300.
+    """
+    images, classes = _checked(network, images, classes)
+    if steps < 1:
+        raise UserError(f'steps={steps}: take 1 or more')
+    difference = images - np.float32(baseline)
+    total = np.zeros(images.shape, np.float32)
+    for step in range(steps):
+        between = images - (1 - (step + 0.5) / steps) * difference
+        total += _gradient(network.net, network.variables, network.normalize,
+                           np.float32(between), classes)
+    return (difference * total / steps).sum(-1)
+
+
+def grad_cam(network, images, classes, *, layer=None):
+    """ReLU of the sum over channels k of alpha_k A^k, where alpha_k is the mean over positions of
+    dS_c / dA^k and A a layer's maps, enlarged bilinearly to the size of the image (Selvaraju et al.
+    2017, equations 1 and 2, https://arxiv.org/abs/1610.02391).
+
+    `layer`: name of the tap; None: the last maps that are not pooled from those before, as in the
+    paper's VGG-16 ('relu5_3').
+    """
+    images, classes = _checked(network, images, classes)
+    taps = _shapes(network, images.shape)
+    if layer is None:
+        maps = [(name, shape) for name, shape in taps.items() if len(shape) == 4]
+        sizes = [images.shape[:3], *(shape[:3] for _, shape in maps)]
+        kept = [name for (name, shape), before in zip(maps, sizes, strict=False)
+                if shape[:3] == before]
+        if not kept:
+            raise UserError('no layer has maps as large as those before it: name one')
+        layer = kept[-1]
+    missing([layer], taps)
+    if len(taps[layer]) != 4:
+        raise UserError(f"'{layer}' has no positions: Grad-CAM takes a layer of maps")
+    maps, slopes = map(np.asarray, _at_layer(network.net, layer, network.variables,
+                                             network.normalize, images, classes))
+    if not slopes.any():
+        raise UserError(f"the scores of the classes do not depend on '{layer}': take another layer")
+    cam = np.maximum((slopes.mean((1, 2), keepdims=True) * maps).sum(-1), 0)
+    return np.asarray(jax.image.resize(cam, images.shape[:3], 'linear'))
+
+
+def occlusion(network, images, classes, *, size=None, stride=None, fill=0.5, chunk=64,
+              progress=None):
+    """How much the probability of the class falls when a square lies on the pixel: the mean over
+    the squares that cover it (Zeiler & Fergus 2013, section 4.2, https://arxiv.org/abs/1311.2901,
+    where the probability is drawn at the place of the square).
+
+    Args:
+      size: side of the squares, in pixels; None: a quarter of the image.
+      stride: pixels between two squares; None: a quarter of their side.
+      fill: their colour, a number or [C]; gray, as in the paper.
+      chunk: squares at a time.
+      progress: called with the number of squares of every chunk that is done (`bar.update`).
+    """
+    images, classes = _checked(network, images, classes)
+    sides = images.shape[1:3]
+    size = max(min(sides) // 4, 1) if size is None else size
+    stride = max(size // 4, 1) if stride is None else stride
+    if not (1 <= size <= min(sides) and 1 <= stride <= size):
+        raise UserError(f'size={size}, stride={stride}: squares of 1 to {min(sides)} pixels, that '
+                        'are not farther apart than their side')
+    corners = np.array([(i, top, left) for i in range(len(images))
+                        for top in _starts(sides[0], size, stride)
+                        for left in _starts(sides[1], size, stride)])
+    chunk = max(min(chunk, len(corners)), 1)
+    fill = np.float32(fill)
+
+    def probabilities(images, classes, corners, size):
+        return np.asarray(_occluded(network.net, network.variables, network.normalize, images,
+                                    classes, corners, size, fill))
+
+    falls = np.empty(len(corners), np.float32)
+    for start in range(0, len(corners), chunk):
+        part = corners[np.arange(start, start + chunk) % len(corners)]  # the last begins anew
+        real = len(corners[start:start + chunk])
+        whole, covered = (probabilities(images[part[:, 0]], classes[part[:, 0]], part[:, 1:], side)
+                          for side in (0, size))
+        falls[start:start + real] = (whole - covered)[:real]
+        if progress:
+            progress(real)
+    total, count = np.zeros((2, *images.shape[:3]), np.float32)
+    for fall, (i, top, left) in zip(falls, corners, strict=True):
+        total[i, top:top + size, left:left + size] += fall
+        count[i, top:top + size, left:left + size] += 1
+    return total / count
+
+
+METHODS = {'gradient': gradient, 'SmoothGrad': smooth_gradient,
+           'integrated gradients': integrated_gradients, 'Grad-CAM': grad_cam,
+           'occlusion': occlusion}
+
+
+def _checked(network, images, classes):
+    """(float images, the classes as an array [N]), if the network can score them."""
+    images = np.asarray(images)
+    if images.ndim != 4 or not len(images):
+        raise UserError(f'attribution takes images [N, H, W, C], not {list(images.shape)}')
+    images = np.float32(images / 255 if images.dtype == np.uint8 else images)
+    try:
+        scores = jax.eval_shape(network, jax.ShapeDtypeStruct(images.shape, 'float32'))
+    except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails
+        raise UserError(f'the network has no scores of classes for images of '
+                        f'{list(images.shape[1:])}: {error}; those of its training are '
+                        f'{list(network.image_shape)}') from error
+    classes = np.asarray(classes)
+    if classes.shape != (len(images),) or classes.dtype.kind not in 'iu' or not (
+            (classes >= 0) & (classes < scores.shape[-1])).all():
+        raise UserError(f'classes={classes.tolist()}: give each of the {len(images)} images a '
+                        f'number from 0 to {scores.shape[-1] - 1}')
+    return images, classes
+
+
+def _shapes(network, shape):
+    """{name: shape of the tap} for images of a shape, in forward order."""
+    found = {}
+
+    def collect(images):  # jax would sort the names
+        found.update((name, tap.shape) for name, tap in network.taps(images).items())
+
+    jax.eval_shape(collect, jax.ShapeDtypeStruct(shape, 'float32'))
+    return found
+
+
+def _starts(side, size, stride):
+    """Where squares begin, such that they cover the side."""
+    return sorted({*range(0, side - size, stride), side - size})
+
+
+def _of(logits, classes):
+    """The score of its class, of each image [N]."""
+    return jnp.take_along_axis(logits, classes[:, None], 1)[:, 0]
+
+
+@functools.partial(jax.jit, static_argnames='net')
+def _gradient(net, variables, normalize, images, classes):
+    network = Trained(net, variables, normalize, (), images.shape[1:], None)
+    # No image sees another: the sum's gradient is each one's.
+    return jax.grad(lambda images: _of(network(images), classes).sum())(images)
+
+
+@functools.partial(jax.jit, static_argnames=('net', 'layer'))
+def _at_layer(net, layer, variables, normalize, images, classes):
+    """(a layer's activations A, dS_c / dA), both [N, h, w, C].
+
+    The layer is a value inside the network's program: the program is traced, and evaluated with
+    something added to that value, which is 0, and by which it is differentiated.
+    """
+    def forward(images):
+        logits, taps = net.apply(variables, normalize(images), train=False)
+        return _of(logits, classes).sum(), taps[layer]
+
+    program = jax.make_jaxpr(forward)(images)
+    score, tap = program.jaxpr.outvars
+
+    def nudged(nudge):
+        values = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+        values |= dict(zip(program.jaxpr.invars, [images], strict=True))
+
+        def read(variable):
+            return variable.val if isinstance(variable, Literal) else values[variable]
+
+        for equation in program.jaxpr.eqns:
+            primitive = equation.primitive
+            results = primitive.bind(*map(read, equation.invars),
+                                     **primitive.get_bind_params(equation.params))
+            results = results if primitive.multiple_results else [results]
+            values |= {variable: result + nudge if variable is tap else result
+                       for variable, result in zip(equation.outvars, results, strict=True)}
+        return read(score), read(tap)
+
+    zero = jnp.zeros(tap.aval.shape, tap.aval.dtype)
+    slopes, maps = jax.grad(nudged, has_aux=True)(zero)
+    return maps, slopes
+
+
+@functools.partial(jax.jit, static_argnames='net')
+def _occluded(net, variables, normalize, images, classes, corners, size, fill):
+    """[N]: the probabilities of the classes, with a square at these corners (row, column)."""
+    network = Trained(net, variables, normalize, (), images.shape[1:], None)
+    inside = [(jnp.arange(side) >= start[:, None]) & (jnp.arange(side) < start[:, None] + size)
+              for side, start in zip(images.shape[1:3], corners.T, strict=True)]
+    square = inside[0][:, :, None] & inside[1][:, None]
+    images = jnp.where(square[..., None], fill, images)
+    return _of(jax.nn.softmax(network(images)), classes)

@@ -1,0 +1,88 @@
+"""A site that shows what a network's units respond to, in plain files: it opens from disk.
+
+    index.html, style.css, script.js   the pages, which are the same for every network
+    manifest.json                      every number, for other programs
+    data/manifest.js                   what all pages need
+    data/LAYER/units.js                what the page of a layer needs
+    data/LAYER/N.js                    what the pages of units N, N + 1 ... need
+    data/classes/N.js                  what the page of a class needs
+    images/LAYER/UNIT-KIND.png         positive, negative, patches, projections
+
+A page that is opened from disk may not read other files, but it may run them: data are scripts
+that hand JSON to microscope.receive. Every file is written whole or not at all.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from cnnjax import workdir
+from cnnjax.errors import UserError
+
+PAGES = ('index.html', 'style.css', 'script.js')
+DIGITS = 5  # significant ones of every number: a page shows three
+
+
+def install(directory):
+    """Copies the pages to the directory."""
+    for name in PAGES:
+        _replace(Path(directory) / name, Path(__file__).with_name(name).read_text('utf-8'))
+
+
+def write(directory, key, value):
+    """Writes data/KEY.js; `value` as in `plain`."""
+    text = json.dumps(plain(value), separators=(',', ':'), allow_nan=False)
+    _replace(_path(directory, key), f'microscope.receive({json.dumps(key)},{text});\n')
+
+
+def read(directory, key):
+    """The value of data/KEY.js; None where there is none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = _path(directory, key)
+    try:
+        text = path.read_text('utf-8')
+        return json.loads(text[len(f'microscope.receive({json.dumps(key)},'):-len(');\n')])
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise UserError(f'{path} is damaged: {error}; delete it to have it made anew') from error
+
+
+def write_manifest(directory, manifest, units):
+    """Writes data/manifest.js, and manifest.json with the records of `units`, {layer: [...]}."""
+    write(directory, 'manifest', manifest)
+    layers = [{**layer, 'units': units[layer['name']]} for layer in manifest['layers']]
+    workdir.write_json(Path(directory) / 'manifest.json', plain({**manifest, 'layers': layers}))
+
+
+def plain(value):
+    """Dicts, sequences, arrays and numbers as JSON has them: what is not finite is null."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        value = float(f'{value:.{DIGITS}g}')
+        return int(value) if value.is_integer() else value
+    return value
+
+
+def _path(directory, key):
+    return Path(directory) / 'data' / f'{key}.js'
+
+
+def _replace(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary.write_text(text, 'utf-8')
+    temporary.replace(path)
