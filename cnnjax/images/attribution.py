@@ -131,19 +131,22 @@ def occlusion(network, images, classes, *, size=None, stride=None, fill=0.5, chu
     chunk = max(min(chunk, len(corners)), 1)
     fill = np.float32(fill)
 
-    def probabilities(images, classes, corners, size):
-        return np.asarray(_occluded(network.net, network.variables, network.normalize, images,
-                                    classes, corners, size, fill))
+    def probabilities(which, corners, size):
+        """Those of the images' classes, chunk after chunk."""
+        for start in range(0, len(which), chunk):
+            part = np.arange(start, start + chunk) % len(which)  # the last begins anew
+            found = _occluded(network.net, network.variables, network.normalize,
+                              images[which[part]], classes[which[part]], corners[part], size, fill)
+            yield np.asarray(found)[:len(which) - start]
 
-    falls = np.empty(len(corners), np.float32)
-    for start in range(0, len(corners), chunk):
-        part = corners[np.arange(start, start + chunk) % len(corners)]  # the last begins anew
-        real = len(corners[start:start + chunk])
-        whole, covered = (probabilities(images[part[:, 0]], classes[part[:, 0]], part[:, 1:], side)
-                          for side in (0, size))
-        falls[start:start + real] = (whole - covered)[:real]
+    each = np.arange(len(images))
+    whole = np.concatenate([*probabilities(each, np.zeros((len(images), 2), int), 0)])
+    covered = []
+    for part in probabilities(corners[:, 0], corners[:, 1:], size):
+        covered.append(part)
         if progress:
-            progress(real)
+            progress(len(part))
+    falls = whole[corners[:, 0]] - np.concatenate(covered)
     total, count = np.zeros((2, *images.shape[:3]), np.float32)
     for fall, (i, top, left) in zip(falls, corners, strict=True):
         total[i, top:top + size, left:left + size] += fall

@@ -1,0 +1,203 @@
+"""The command that looks inside a network: figures, numbers, an interrupted run, errors."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax import data, models, summary, trained
+from cnnjax.data import sources
+from cnnjax.errors import UserError
+from cnnjax.images import patches
+from configs import visualize as configs
+from experiments import fields, visualize
+
+
+def make(channels=1, side=8, **options):
+    net = models.create('vgg11', groups=((3,), (3,)), widths=(4, 6), hidden=(), num_classes=10,
+                        **options)
+    shape = (side, side, channels)
+    variables = net.init(jax.random.key(1), jnp.zeros((1, *shape)))
+    normalize = data.Normalization(np.full(channels, 0.5, np.float32),
+                                   np.full(channels, 0.25, np.float32))
+    return trained.Trained(net, variables, normalize, tuple('0123456789'), shape, None)
+
+
+@pytest.fixture(scope='module')
+def network():
+    return make()
+
+
+def settings(**changes):
+    config = configs.get_config('digits')
+    config.update(count=30, layers='relu1_1:2+0,relu2_1', units=2, patches=4, steps=4, classes=3,
+                  salient=1, channels=4, rules='deconvnet,gradient', devices=1, **changes)
+    return config.lock()
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch, network):
+    monkeypatch.setattr(visualize.trained, 'load', lambda *_: network)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, network):
+    """The directory of a whole run."""
+    directory = tmp_path_factory.mktemp('whole')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visualize.trained, 'load', lambda *_: network)
+        visualize.run(settings(), directory)
+    return directory
+
+
+def test_the_figures_and_the_numbers(finished, network):
+    names = {path.stem for path in finished.glob('figures/*.png')}
+    assert names == {'filters', 'relu1_1', 'relu2_1', 'classes', 'saliency', 'activations'}
+    for path in finished.glob('figures/*.png'):
+        assert np.asarray(Image.open(path)).std() > 10, path  # there is something in it
+    results = json.loads((finished / 'results.json').read_text())
+    assert results['images'] == 30
+    assert results['filters'] == {'layer': 'conv1_1', 'shape': [3, 3, 1, 4]}
+    assert [row['unit'] for row in results['layers']['relu1_1']] == [2, 0]
+    assert len(results['layers']['relu2_1']) == 2
+    assert [row['class'] for row in results['classes']] == ['0', '4', '9']
+    assert [row['image'] for row in results['saliency']] == ['0']
+    assert results['activations'] == {'image': '0',
+                                      'layers': ['relu1_1', 'pool1', 'relu2_1', 'pool2']}
+    scans = sources.load('digits', 'test').examples
+    images = np.stack([scans[i]['image'] for i in np.linspace(0, 449, 30).round().astype(int)])
+    taps = network.taps(images)
+    for row in results['layers']['relu2_1']:
+        maxima = np.asarray(taps['relu2_1'][..., row['unit']]).max((1, 2))
+        np.testing.assert_allclose(row['strongest'], np.sort(maxima)[::-1][:4], rtol=1e-5)
+        np.testing.assert_allclose(row['mean'], taps['relu2_1'][..., row['unit']].mean(), rtol=1e-4)
+        image = np.asarray(Image.open(
+            finished / 'maximized' / 'relu2_1' / f'{row["unit"]}.png'))
+        assert image.shape == (8, 8)
+        if not row['health']:
+            score = np.asarray(network.taps(image[None, ..., None])['relu2_1'])[..., row['unit']]
+            np.testing.assert_allclose(row['maximized'], score.max(), rtol=0.05)
+    logits = np.asarray(network(images))
+    for row in results['classes']:
+        assert row['image'] == logits[:, int(row['class'])].argmax()
+        np.testing.assert_allclose(row['strongest'], logits[:, int(row['class'])].max(), rtol=1e-5)
+    saved = patches.load(finished / 'patches.npz')
+    assert set(saved) == {'relu1_1', 'relu2_1', 'fc8'}
+
+
+def test_an_interrupted_run_goes_on(finished, network, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def again(*_, **__):
+        raise AssertionError('it is done already')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(visualize, 'classes', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            visualize.run(settings(), tmp_path)
+    assert not (tmp_path / 'results.json').exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(visualize.patches, 'strongest', again)
+        patch.setattr(visualize, 'unit_rows', again)
+        patch.setattr(visualize, 'filters', again)
+        visualize.run(settings(), tmp_path)
+    results = [json.loads((path / 'results.json').read_text()) for path in (finished, tmp_path)]
+    assert results[0] == results[1]
+    for path in finished.glob('**/*.png'):
+        other = tmp_path / path.relative_to(finished)
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(other)))
+
+    with pytest.raises(UserError, match='steps: 4 there, 5 here'):
+        visualize.run(changed(steps=5), tmp_path)
+    monkeypatch.setattr(visualize.trained, 'load', lambda *_: network._replace(
+        variables=jax.tree.map(lambda x: x + 1, network.variables)))
+    with pytest.raises(UserError, match='other weights'):
+        visualize.run(settings(), tmp_path)
+
+
+def changed(**fields):
+    config = configs.get_config('digits')
+    config.update(settings().to_dict() | fields)
+    return config
+
+
+def test_named_pictures(tmp_path, network):
+    """Of another size and colour than the network's; the maps are drawn at their own."""
+    config = changed(images='skimage:astronaut,skimage:camera', map_size=24)
+    found = visualize.given(config, network)
+    assert [name for name, _ in found] == ['astronaut', 'camera']
+    assert all(image.shape == (8, 8, 1) for _, image in found)
+    drawn = visualize.activations(config, network, found[0], tmp_path / 'activations.png')
+    assert drawn == {'image': 'astronaut', 'layers': ['relu1_1', 'pool1', 'relu2_1', 'pool2']}
+
+
+def test_layers_and_units():
+    colour = make(3, 16)
+    config = changed(layers='')
+    assert list(visualize.chosen(config, colour)) == ['relu1_1', 'relu2_1', 'pool2']
+    config.layers = 'pool2, relu1_1:3+1'
+    assert visualize.chosen(config, colour) == {'pool2': None, 'relu1_1': [3, 1]}
+
+
+def test_the_layers_whose_activations_are_drawn():
+    net = models.create('resnet20', num_classes=3)
+    rows = {row.name: row for row in summary.summarize(net, (16, 16, 3)).rows}
+    taps = {name: np.zeros((1, *row.shape)) for name, row in rows.items() if row.shape is not None}
+    names = visualize.depth(rows, taps)
+    assert 'conv2_1' in names  # of blocks, their outputs
+    assert not any('/' in name for name in names)
+    assert 'pool' not in names  # without positions
+
+
+def test_maps_in_colours():
+    values = np.zeros((4, 4), np.float32)
+    values[0, 0], values[3, 3] = 1, -1
+    signed = visualize.colored('integrated gradients', values, np.zeros((4, 4, 3)))
+    assert signed[0, 0, 0] > signed[0, 0, 2]  # red
+    assert signed[3, 3, 2] > signed[3, 3, 0]  # blue
+    assert signed[1, 1].min() > 0.9
+    plain = visualize.colored('gradient', np.abs(values), np.zeros((4, 4, 3)))
+    assert plain.shape == (4, 4)
+    assert plain.max() == 1
+    assert np.isfinite(visualize.colored('gradient', 0 * values, np.zeros((4, 4, 3)))).all()
+
+
+def test_a_mosaic_holds_all_of_its_pictures():
+    images = [np.full((64, 32, 3), i / 10, np.float32) for i in range(5)]
+    found = visualize.mosaic(images)
+    assert found.shape == (2 * (128 + 4) - 4, 3 * (64 + 4) - 4, 3)
+    np.testing.assert_allclose(found[0, 0], 0)
+    np.testing.assert_allclose(found[140, 80], 0.4, rtol=1e-6)
+    np.testing.assert_allclose(found[-1, -1], 1)
+    gray = visualize.mosaic([image[..., :1] for image in images])
+    np.testing.assert_allclose(gray[-1, -1], visualize.BLUE)
+
+
+@pytest.mark.parametrize(('fields', 'message'), [
+    ({'layers': 'relu2_2'}, "'relu2_2' is not in the network"),
+    ({'layers': 'relu2_1:6'}, "'relu2_1' has the units 0 to 5, not 6"),
+    ({'layers': 'relu2_1:a'}, "write 'relu2_1:0[+]5'"),
+    ({'rules': 'deconvnet,guide'}, "'guide' is none of gradient, deconvnet"),
+    ({'units': 0}, 'units=0'),
+    ({'steps': 0}, 'steps=0'),
+    ({'images': 'skimage:dog'}, 'skimage:dog'),
+    ({'dataset': 'photos'}, 'photos has images of .*, the network was trained on'),
+    ({'patches': 31}, 'patches=31: the data set has 30 images'),
+])
+def test_errors(fields, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        visualize.run(changed(**fields), tmp_path)
+    assert not (tmp_path / 'results.json').exists()
+
+
+def test_a_network_without_classes_or_filters(tmp_path, network):
+    with pytest.raises(ValueError, match="'photos' or 'digits', not 'cifar'"):
+        configs.get_config('cifar')
+    assert fields.names(configs.get_config().rules) == ('deconvnet', 'guided', 'gradient')
+    params = {name: layer for name, layer in network.variables['params'].items() if name == 'fc8'}
+    with pytest.raises(UserError, match='no convolution of the network sees the image'):
+        visualize.filters(network._replace(variables={'params': params}), tmp_path / 'filters.png')
