@@ -12,7 +12,7 @@ import ml_collections
 def get_config():
     config = ml_collections.ConfigDict()
     config.experiment = 'benchmark'
-    config.rows = 'style_256,style_512,visualization_224'  # what is measured; a name and a size
+    config.rows = 'style_256,style_512,visualization_224,units_48'  # a computation and its size
     config.rounds = 7  # of which each measures both sides, in turn
     config.steps = 1  # of each side in a round
     return config

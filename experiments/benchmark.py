@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from cnnjax import models, workdir
+from cnnjax import models, trained, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.images import (
@@ -25,6 +25,7 @@ from cnnjax.images import (
 from cnnjax.trained import Trained
 from experiments import fields
 
+UNITS = 32  # visualized at once by us, one after the other in PyTorch, as the tools there do
 LAYERS = ('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1')
 CONTENT, UNIT, JITTER, RATE = 'relu4_2', 7, 8, 0.02
 IMAGENET = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
@@ -46,7 +47,8 @@ def run(config, directory):
                             'style_256')
         sides = {'cnnjax': ROWS[kind](int(size))}
         if torch:
-            sides['torch'] = getattr(Torch(torch), kind)(int(size))
+            network = trained.load('embedded') if kind == 'units' else vgg19()
+            sides['torch'] = getattr(Torch(torch, network), kind)(int(size))
         results[row] = compare(sides, config.rounds, config.steps, row)
     directory = Path(directory)
     workdir.write_json(directory / 'results.json', {
@@ -106,12 +108,12 @@ def vgg19():
     return Trained(net, variables, Normalization(*IMAGENET), ('',), (32, 32, 3), None)
 
 
-def descend(problem, shared):
-    """A function that does one step of Adam and waits for it."""
-    keys = jax.random.split(jax.random.key(1), 1)
+def descend(problem, shared, aux=None, count=1):
+    """A function that does one step of Adam on `count` images and waits for it."""
+    keys = jax.random.split(jax.random.key(1), count)
     tx = optax.adam(RATE)
     state = optimize.init(problem, tx, keys)
-    reports = optimize.iterate(problem, tx, state, 10**9, keys, shared=shared, every=1)
+    reports = optimize.iterate(problem, tx, state, 10**9, keys, aux, shared, every=1)
     return lambda: next(reports)
 
 
@@ -131,33 +133,47 @@ def style(size):
         project=parametrizations.clip()), shared)
 
 
-def visualization(size):
-    """A channel of conv4_2 in lucid's parametrization, with jitter."""
+def visualized(network, size):
+    """The problem of a channel of conv4_2 in lucid's parametrization, with jitter."""
     image = parametrizations.sigmoid(parametrizations.decorrelated(
         parametrizations.fourier((size, size, 3)), parametrizations.COLOR_MATRIX))
-    return descend(optimize.Problem(vgg19(), objectives.channel('conv4_2'), image,
-                                    transform=transforms.jitter(JITTER)), {'unit': UNIT})
+    return optimize.Problem(network, objectives.channel('conv4_2'), image,
+                            transform=transforms.jitter(JITTER))
+
+
+def visualization(size):
+    """One unit of VGG-19."""
+    return descend(visualized(vgg19(), size), {'unit': UNIT})
+
+
+def units(size):
+    """UNITS units of the embedded network."""
+    return descend(visualized(trained.load('embedded'), size), {}, {'unit': jnp.arange(UNITS)},
+                   UNITS)
 
 
 class Torch:
-    """The same two computations with the same weights in PyTorch, channels last."""
+    """The same computations with the same weights in PyTorch, channels last."""
 
-    def __init__(self, torch):
+    def __init__(self, torch, network):
         self.torch = torch
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        params, self.layers = vgg19().variables['params'], {}
-        for i, group in enumerate(models.create('vgg19').groups, 1):
+        params, self.layers = network.variables['params'], {}
+        pools = {models.POOLS['max']: torch.nn.MaxPool2d,
+                 models.POOLS['average']: torch.nn.AvgPool2d}
+        for i, group in enumerate(network.net.groups, 1):
             for j in range(1, len(group) + 1):
-                kernel = np.array(params[f'conv{i}_{j}']['kernel'])
+                kernel, bias = (np.array(params[f'conv{i}_{j}'][name])
+                                for name in ('kernel', 'bias'))
                 conv = torch.nn.Conv2d(*kernel.shape[2:], 3, padding=1)
                 conv.weight.data = torch.from_numpy(kernel).permute(3, 2, 0, 1)
-                torch.nn.init.zeros_(conv.bias)
+                conv.bias.data = torch.from_numpy(bias)
                 self.layers |= {f'conv{i}_{j}': conv, f'relu{i}_{j}': torch.nn.ReLU()}
-            self.layers[f'pool{i}'] = torch.nn.MaxPool2d(2)
+            self.layers[f'pool{i}'] = pools[network.net.pool](2)
         for layer in self.layers.values():
             layer.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.mean, self.std = (torch.tensor(row, device=self.device).view(1, 3, 1, 1)
-                               for row in IMAGENET)
+                               for row in network.normalize)
 
     def taps(self, image, layers):
         x, found = (image - self.mean) / self.std, {}
@@ -205,7 +221,7 @@ class Torch:
         start = torch.full((1, 3, size, size), 0.5, device=self.device, requires_grad=True)
         return self.descend(start, loss, project=True)
 
-    def visualization(self, size):
+    def visualization(self, size, unit=UNIT):
         torch = self.torch
         frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
         scale = torch.tensor(np.float32(size / 4 / np.maximum(frequencies, 1 / size)),
@@ -217,10 +233,15 @@ class Torch:
             image = torch.sigmoid(torch.einsum('nchw,dc->ndhw', image, colors))
             shift = np.random.randint(-JITTER, JITTER + 1, 2).tolist()
             image = torch.roll(image, shift, (2, 3))
-            return -self.taps(image, {'conv4_2'})['conv4_2'][:, UNIT].mean()
+            return -self.taps(image, {'conv4_2'})['conv4_2'][:, unit].mean()
 
         theta = 0.01 * torch.randn(1, 3, *frequencies.shape, 2, device=self.device)
         return self.descend(theta.requires_grad_(), loss)
 
 
-ROWS = {'style': style, 'visualization': visualization}
+    def units(self, size):
+        steps = [self.visualization(size, unit) for unit in range(UNITS)]
+        return lambda: [step() for step in steps]
+
+
+ROWS = {'style': style, 'visualization': visualization, 'units': units}

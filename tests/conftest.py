@@ -23,6 +23,14 @@ from configs import base  # noqa: E402
 logging.set_verbosity(logging.ERROR)
 
 
+LONGEST = ('test_train.py', 'test_depth.py', 'test_microscope.py', 'test_models.py')
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest begin, so that the processes end at the same time."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture
 def tiny():
     """A config that trains a narrow ResNet on the digits for six steps, on one device."""
