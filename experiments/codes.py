@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from cnnjax import parallel, summary, train, transfer
 from cnnjax.errors import UserError
+from cnnjax.images import objectives, pictures
 from configs import base
 from experiments import fields
 
@@ -80,3 +81,62 @@ def extractor(network, taps, config):
         return found
 
     return extract
+
+
+class Part:
+    """Some of the examples of a data set, decoded when needed."""
+
+    def __init__(self, examples, index):
+        self.examples, self.index = examples, index
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, i):
+        return self.examples[int(self.index[i])]
+
+
+def spread(total, count):
+    """`count` positions in `total`, evenly spread; 0: all."""
+    return np.linspace(0, total - 1, min(count or total, total)).round().astype(int)
+
+
+def fitted(image, size, channels):
+    """The middle of an image at the size (height, width), gray for one channel."""
+    height, width = image.shape[:2]
+    scale = min(height / size[0], width / size[1])
+    cut = [max(round(side * scale), 1) for side in size]
+    top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
+    image = pictures.resize(image[top:top + cut[0], left:left + cut[1]], size)
+    if image.shape[-1] == 3 and channels == 1:
+        image = (image @ pictures.LUMA)[..., None]
+    elif image.shape[-1] == 1 and channels == 3:
+        image = np.repeat(image, 3, -1)
+    elif image.shape[-1] != channels:
+        raise UserError(f'the network takes images of {channels} channels, not '
+                        f'{image.shape[-1]}')
+    return image
+
+
+def tap_shapes(network, shape):
+    """{name: shape of the tap} of one image [H, W, C], in forward order."""
+    found = {}
+
+    def collect(image):  # jax would sort the names
+        found.update((name, tap.shape[1:]) for name, tap in network.taps(image).items())
+
+    jax.eval_shape(collect, jax.ShapeDtypeStruct((1, *shape), 'float32'))
+    return found
+
+
+def by_depth(layers, shapes):
+    """The layers that config.layers means, in forward order."""
+    if layers == 'all':
+        return tuple(shapes)
+    if layers:
+        names = fields.names(layers)
+        objectives.missing(names, shapes)
+        return tuple(name for name in shapes if name in names)
+    outer = [name for name in shapes if '/' not in name]
+    return tuple(name for name, following in zip(outer, [*outer[1:], None], strict=True)
+                 if following is None or shapes[name][:-1] != shapes[following][:-1])

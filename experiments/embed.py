@@ -13,7 +13,7 @@ from scipy import optimize
 
 from cnnjax import plots, trained, workdir
 from cnnjax.errors import UserError
-from experiments import codes, fields, invert
+from experiments import codes, fields
 
 ROOM = 2.5  # cells of a map for every image: the empty ones let its shape be seen
 
@@ -25,19 +25,6 @@ class Reduced(NamedTuple):
     tsne: np.ndarray  # [N, 2]
     variance: list[float]  # share of the variance along each of the two principal components
     divergence: float  # what t-SNE minimized, in nats
-
-
-class Part:
-    """Some of the examples of a data set, decoded when needed."""
-
-    def __init__(self, examples, index):
-        self.examples, self.index = examples, index
-
-    def __len__(self):
-        return len(self.index)
-
-    def __getitem__(self, i):
-        return self.examples[int(self.index[i])]
 
 
 def run(config, directory):
@@ -53,8 +40,8 @@ def run(config, directory):
     if taps or not named:
         taps = codes.chosen(network, ','.join(taps))
     stream = codes.load(config, config.split, network)
-    index = invert.spread(len(stream), config.count)
-    stream.examples = Part(stream.examples, index)
+    index = codes.spread(len(stream), config.count)
+    stream.examples = codes.Part(stream.examples, index)
     least = max(config.perplexity, config.neighbours)
     if len(stream) <= least:
         raise UserError(f'perplexity={config.perplexity:g} and neighbours={config.neighbours} need '
@@ -158,13 +145,13 @@ def queries(labels, count):
     order = np.lexsort((labels, rank))
     classes = len(np.unique(labels))
     if count < classes:  # spread over the classes
-        return order[invert.spread(classes, count)]
+        return order[codes.spread(classes, count)]
     return order[:count]
 
 
 def draw(path, tap, reduced, neighbours, images, labels, classes, config):
     """The two maps, and rows of a query and its neighbours, green where they are of its class."""
-    some = invert.spread(len(labels), config.drawn)
+    some = codes.spread(len(labels), config.drawn)
     share = 100 * sum(reduced.variance)
     plots.embeddings({f'{tap}: PCA, {share:.0f} % of the variance': cells(reduced.pca[some]),
                       f'{tap}: t-SNE': cells(reduced.tsne[some])},

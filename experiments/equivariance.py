@@ -15,7 +15,7 @@ from tqdm import tqdm
 from cnnjax import data, plots, summary, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
-from experiments import codes, fields, filters, invert
+from experiments import codes, fields, filters
 
 
 def run(config, directory):
@@ -26,14 +26,14 @@ def run(config, directory):
     check(config)
     network = trained.load(config.source, config.checkpoint, config.name)
     picture = pictures.read(config.image)
-    own = invert.fitted(picture, picture.shape[:2], network.image_shape[-1])  # gray if it is
+    own = codes.fitted(picture, picture.shape[:2], network.image_shape[-1])  # gray if it is
     check_size(config, network, picture)
     rows = equivariance(config, network, own)
     alike = invariance(config, network, own)
-    whole = invert.fitted(picture, (config.size, config.size), 3)
+    whole = codes.fitted(picture, (config.size, config.size), 3)
     filtered, responses = filters.kernels(whole)
     most = config.size + 2 * config.pool_size
-    pooled, kept = filters.pooling(config, filters.edges(invert.fitted(picture, (most, most), 3)))
+    pooled, kept = filters.pooling(config, filters.edges(codes.fitted(picture, (most, most), 3)))
     figures = Path(directory) / 'figures'
     plots.gallery(filters.kernel_rows(whole, filtered), figures / 'kernels.png', 1.6)
     plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6)
@@ -84,9 +84,9 @@ def equivariance(config, network, picture):
     """
     size, most = config.size, max(config.shifts)
     shape = (size, size, picture.shape[-1])
-    shapes = {name: tap for name, tap in invert.tap_shapes(network, shape).items()
+    shapes = {name: tap for name, tap in codes.tap_shapes(network, shape).items()
               if len(tap) == 3}
-    names = invert.chosen(config.layers or 'all', shapes)
+    names = codes.by_depth(config.layers or 'all', shapes)
     rows = {row.name: row for row in summary.summarize(network.net, shape).rows
             if row.name in names and row.seen and [side.axis for side in row.seen] == [1, 2]}
     names = [name for name in names if name in rows]
@@ -144,10 +144,10 @@ def invariance(config, network, picture):
 
     {'shifts', 'images', 'cosine': {layer: mean cosine of the codes}, 'class_kept': shares or None}
     """
-    shapes = invert.tap_shapes(network, network.image_shape)
+    shapes = codes.tap_shapes(network, network.image_shape)
     last = list(shapes)[-1]
     classifies = len(shapes[last]) == 1
-    wanted = {*invert.chosen('', shapes), *(codes.chosen(network, '') if classifies else ())}
+    wanted = {*codes.by_depth('', shapes), *(codes.chosen(network, '') if classifies else ())}
     names = [name for name in shapes if name in wanted]  # maps of every size, and the last layers
     rng = np.random.default_rng(config.seed)
     images, margin = surrounded(config, network, picture, rng), config.farthest
@@ -188,8 +188,8 @@ def surrounded(config, network, picture, rng):
     if config.dataset:
         source = data.load(config.dataset, config.split, config.data_dir)
         found = [source.examples[i]['image'] / np.float32(255)
-                 for i in invert.spread(len(source.examples), config.count)]
-        found = [invert.fitted(image, (height, width), count) for image in found]
+                 for i in codes.spread(len(source.examples), config.count)]
+        found = [codes.fitted(image, (height, width), count) for image in found]
         return np.pad(found, ((0, 0), (margin, margin), (margin, margin), (0, 0)), 'edge')
     size = height + 2 * margin, width + 2 * margin
     places = rng.integers(np.array(picture.shape[:2]) - size + 1, size=(config.count, 2))

@@ -21,6 +21,7 @@ from cnnjax.errors import UserError
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
 from cnnjax.images.run import Run
 from experiments import fields
+from experiments.codes import by_depth, fitted, spread, tap_shapes
 
 REFERENCE = 227 * 227 * 3  # numbers in the images of which config.sigma is the norm
 START = 80 / math.sqrt(3)  # nnpreimage's x0_sigma: the 95 % quantile of the first levels
@@ -50,7 +51,7 @@ def run(config, directory):
     images = np.stack(images)
     shapes = tap_shapes(network, images.shape[1:])
     depth = list(tap_shapes(network, network.image_shape))
-    layers, last = chosen(config.layers, shapes), list(shapes)[-1]
+    layers, last = by_depth(config.layers, shapes), list(shapes)[-1]
     classifies = list(shapes) == depth and len(shapes[last]) == 1
 
     @jax.jit
@@ -137,52 +138,6 @@ def load(config, network):
         taken.add(unique)
         examples.append(Example(unique, fitted(image, size, channels)))
     return examples
-
-
-def spread(total, count):
-    """`count` positions in `total`, evenly spread; 0: all."""
-    return np.linspace(0, total - 1, min(count or total, total)).round().astype(int)
-
-
-def fitted(image, size, channels):
-    """The middle of an image at the size (height, width), gray for one channel."""
-    height, width = image.shape[:2]
-    scale = min(height / size[0], width / size[1])
-    cut = [max(round(side * scale), 1) for side in size]
-    top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
-    image = pictures.resize(image[top:top + cut[0], left:left + cut[1]], size)
-    if image.shape[-1] == 3 and channels == 1:
-        image = (image @ pictures.LUMA)[..., None]
-    elif image.shape[-1] == 1 and channels == 3:
-        image = np.repeat(image, 3, -1)
-    elif image.shape[-1] != channels:
-        raise UserError(f'the network takes images of {channels} channels, not '
-                        f'{image.shape[-1]}')
-    return image
-
-
-def tap_shapes(network, shape):
-    """{name: shape of the tap} of one image [H, W, C], in forward order."""
-    found = {}
-
-    def collect(image):  # jax would sort the names
-        found.update((name, tap.shape[1:]) for name, tap in network.taps(image).items())
-
-    jax.eval_shape(collect, jax.ShapeDtypeStruct((1, *shape), 'float32'))
-    return found
-
-
-def chosen(layers, shapes):
-    """The layers that config.layers means, in forward order."""
-    if layers == 'all':
-        return tuple(shapes)
-    if layers:
-        names = fields.names(layers)
-        objectives.missing(names, shapes)
-        return tuple(name for name in shapes if name in names)
-    outer = [name for name in shapes if '/' not in name]
-    return tuple(name for name, following in zip(outer, [*outer[1:], None], strict=True)
-                 if following is None or shapes[name][:-1] != shapes[following][:-1])
 
 
 def invert(config, running, network, layer, depth, codes, shape):

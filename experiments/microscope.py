@@ -13,7 +13,7 @@ from cnnjax.errors import UserError
 from cnnjax.images import objectives, patches, pictures, units
 from cnnjax.images.rules import RULES
 from cnnjax.images.run import fingerprint
-from experiments import codes, embed, fields, invert
+from experiments import codes, fields
 
 PATCHES = 9  # of a unit, three by three
 LARGEST = 112  # pixels of the side of a patch on its page
@@ -34,7 +34,7 @@ def run(config, directory):
     names = fields.names(config.layers) or activations(rows)
     objectives.missing(names, rows)
     stream = codes.load(config, config.split, network)
-    stream.examples = embed.Part(stream.examples, invert.spread(len(stream), config.count))
+    stream.examples = codes.Part(stream.examples, codes.spread(len(stream), config.count))
     mesh, directory = parallel.data_mesh(config.devices), Path(directory)
     chunk = mesh.size * math.ceil(config.chunk / mesh.size)
     claim(config, directory, network)

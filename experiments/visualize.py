@@ -15,7 +15,7 @@ from cnnjax import parallel, plots, summary, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import attribution, objectives, patches, pictures, rules, units
 from cnnjax.images.run import begin
-from experiments import codes, embed, fields, invert
+from experiments import codes, fields
 
 COLUMNS = 8  # of the figure of classes: two for each
 DEPTH = 20  # layers in the figure of activations, at most
@@ -38,8 +38,8 @@ def run(config, directory):
                         'picture has 1 or 3')
     layers, scores = chosen(config, network), last(config, network)
     stream = codes.load(config, config.split, network)
-    index = invert.spread(len(stream), config.count)
-    stream.examples = embed.Part(stream.examples, index)
+    index = codes.spread(len(stream), config.count)
+    stream.examples = codes.Part(stream.examples, index)
     if config.patches > len(stream):
         raise UserError(f'patches={config.patches}: the data set has {len(stream)} images')
     images = given(config, network)
@@ -93,7 +93,7 @@ def check(config):
 
 def chosen(config, network):
     """{layer: its units, None: to be chosen}, in the order they are named in."""
-    shapes = invert.tap_shapes(network, network.image_shape)
+    shapes = codes.tap_shapes(network, network.image_shape)
     found = {}
     for entry in fields.names(config.layers):
         layer, _, numbers = entry.partition(':')
@@ -108,7 +108,7 @@ def chosen(config, network):
                 raise UserError(f"layers: '{layer}' has the units 0 to {shapes[layer][-1] - 1}, "
                                 f'not {unit}')
     if not found:
-        found = {layer: None for layer in invert.chosen('', shapes)
+        found = {layer: None for layer in codes.by_depth('', shapes)
                  if len(shapes[layer]) == 3 and math.prod(shapes[layer][:2]) > 1}
     if not found:
         raise UserError('no layer has maps: name layers')
@@ -117,7 +117,7 @@ def chosen(config, network):
 
 def last(config, network):
     """The layer of the classes' scores, as a tuple; () where it is not needed."""
-    layer, shape = list(invert.tap_shapes(network, network.image_shape).items())[-1]
+    layer, shape = list(codes.tap_shapes(network, network.image_shape).items())[-1]
     if not (config.classes or config.salient or config.images):
         return ()
     if len(shape) != 1:
@@ -130,13 +130,13 @@ def given(config, network):
     """[(name, image [H, W, C] in [0, 1])] of the pictures that the config names."""
     *size, channels = network.image_shape
     return [(Path(source.removeprefix(pictures.PREFIX)).stem,
-             invert.fitted(pictures.read(source), size, channels))
+             codes.fitted(pictures.read(source), size, channels))
             for source in fields.names(config.images)]
 
 
 def recognized(config, network, stream, strong):
     """The same of the data set: of classes spread over all, the image with the highest score."""
-    labels = invert.spread(len(strong.images), config.salient)
+    labels = codes.spread(len(strong.images), config.salient)
     images = patches.look_up(stream, strong.images[labels, 0]) / np.float32(255)
     return [(called(network, label), image) for label, image in zip(labels, images, strict=True)]
 
@@ -182,7 +182,7 @@ def unit_rows(config, network, stream, row, strong, chosen, figure):
     layer = row.name
     if chosen is None:
         alive = np.flatnonzero(strong.active > 0)
-        chosen = alive[invert.spread(len(alive), config.units)].tolist() or [0]
+        chosen = alive[codes.spread(len(alive), config.units)].tolist() or [0]
     mesh = parallel.data_mesh(config.devices)
     maximized = maximize(config, network, layer, chosen, layer)
     for unit, image in zip(chosen, maximized.images, strict=True):
@@ -223,7 +223,7 @@ def unit_rows(config, network, stream, row, strong, chosen, figure):
 def maximize(config, network, layer, chosen, title):
     """`units.maximize`, with a bar."""
     *sides, _ = network.image_shape
-    full = len(invert.tap_shapes(network, network.image_shape)[layer]) == 1
+    full = len(codes.tap_shapes(network, network.image_shape)[layer]) == 1
     with tqdm(total=len(chosen), unit='unit', desc=f'{title}: images', disable=None) as bar:
         return units.maximize(
             network, layer, chosen, steps=config.steps, learning_rate=config.learning_rate,
@@ -249,7 +249,7 @@ def mosaic(images):
 def classes(config, network, stream, layer, strong, figure):
     """Draws, for classes spread over all, the image made to be one, and the one of the data set
     with the highest score."""
-    chosen = invert.spread(len(strong.images), config.classes)
+    chosen = codes.spread(len(strong.images), config.classes)
     maximized = maximize(config, network, layer, chosen, 'classes')
     probabilities = np.asarray(jax.nn.softmax(network(maximized.images)))
     images = patches.look_up(stream, strong.images[chosen, 0]) / np.float32(255)
@@ -313,7 +313,7 @@ def activations(config, network, image, figure):
     sources = fields.names(config.images)
     if sources:  # maps may be larger than in training
         image = pictures.read(sources[0], config.map_size)
-        image = invert.fitted(image, image.shape[:2], network.image_shape[-1])
+        image = codes.fitted(image, image.shape[:2], network.image_shape[-1])
     taps = jax.device_get(jax.jit(network.taps)(image[None]))
     rows = {row.name: row for row in summary.summarize(network.net, network.image_shape).rows}
     maps = {layer: taps[layer][0] for layer in depth(rows, taps)}
@@ -344,4 +344,4 @@ def depth(rows, taps):
         if len(after) == 1 and not after[0].params and after[0].shape == row.shape:
             continue
         found.append(name)
-    return [found[i] for i in invert.spread(len(found), DEPTH)]
+    return [found[i] for i in codes.spread(len(found), DEPTH)]

@@ -178,7 +178,7 @@ def test_shifts_go_in_all_directions_and_no_further(network, monkeypatch):
     monkeypatch.setattr(Trained, 'taps', lambda self, images: jax.debug.callback(
         lambda x: seen.append(np.asarray(x)), images, ordered=True) or {
         'pool2': images[:, :2, :2], 'fc8': images[:, 0, 0]})
-    monkeypatch.setattr(equivariance.invert, 'tap_shapes', lambda *_: {'pool2': (2, 2, 3),
+    monkeypatch.setattr(equivariance.codes, 'tap_shapes', lambda *_: {'pool2': (2, 2, 3),
                                                                       'fc8': (3,)})
     monkeypatch.setattr(equivariance.codes, 'chosen', lambda *_: ('pool2',))
     equivariance.invariance(config(farthest=2, count=40, batch_size=40), network, picture)
