@@ -139,18 +139,10 @@ def mixture(config, network):
     taps = observe(network, network.image_shape)
     total = None
     for entry, weight in zip(entries, weights, strict=True):
-        layer, _, numbers = entry.partition(':')
+        layer = entry.partition(':')[0]
         objectives.missing([layer], taps)
         count = taps[layer].shape[-1]
-        try:
-            channels = tuple(int(number) for number in numbers.split('+') if numbers)
-        except ValueError:
-            raise UserError(f"layers: the channels of '{entry}' are no whole numbers; write "
-                            f"'{layer}:0+{count - 1}'") from None
-        for channel in channels:
-            if not 0 <= channel < count:
-                raise UserError(f"layers: '{layer}' has the channels 0 to {count - 1}, not "
-                                f'{channel}')
+        channels = fields.channels(entry, count)
         term = float(weight) * objectives.dream(layer, config.kind, channels)
         total = term if total is None else total + term
     return total

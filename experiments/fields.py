@@ -21,3 +21,20 @@ def check_minimum(config, **least):
         values = config[field] if isinstance(config[field], (tuple, list)) else (config[field],)
         if any(not value >= minimum for value in values):  # NaN too
             raise UserError(f'{field}={config[field]}: take {minimum} or a larger number')
+
+
+def channels(entry, count):
+    """The channels of 'relu4_2:12+40', a layer that has `count`: (12, 40); of 'relu4_2' ().
+
+    Raises UserError unless they are numbers of its channels.
+    """
+    layer, _, numbers = entry.partition(':')
+    try:
+        found = tuple(int(number) for number in numbers.split('+') if numbers)
+    except ValueError:
+        raise UserError(f"layers: the channels of '{entry}' are no whole numbers; write "
+                        f"'{layer}:0+{count - 1}'") from None
+    for channel in found:
+        if not 0 <= channel < count:
+            raise UserError(f"layers: '{layer}' has the channels 0 to {count - 1}, not {channel}")
+    return found

@@ -96,17 +96,9 @@ def chosen(config, network):
     shapes = codes.tap_shapes(network, network.image_shape)
     found = {}
     for entry in fields.names(config.layers):
-        layer, _, numbers = entry.partition(':')
+        layer = entry.partition(':')[0]
         objectives.missing([layer], shapes)
-        try:
-            found[layer] = [int(number) for number in numbers.split('+')] if numbers else None
-        except ValueError:
-            raise UserError(f"layers: the units of '{entry}' are no whole numbers; write "
-                            f"'{layer}:0+{shapes[layer][-1] - 1}'") from None
-        for unit in found[layer] or ():
-            if not 0 <= unit < shapes[layer][-1]:
-                raise UserError(f"layers: '{layer}' has the units 0 to {shapes[layer][-1] - 1}, "
-                                f'not {unit}')
+        found[layer] = list(fields.channels(entry, shapes[layer][-1])) or None
     if not found:
         found = {layer: None for layer in codes.by_depth('', shapes)
                  if len(shapes[layer]) == 3 and math.prod(shapes[layer][:2]) > 1}

@@ -179,7 +179,7 @@ def test_a_mosaic_holds_all_of_its_pictures():
 
 @pytest.mark.parametrize(('fields', 'message'), [
     ({'layers': 'relu2_2'}, "'relu2_2' is not in the network"),
-    ({'layers': 'relu2_1:6'}, "'relu2_1' has the units 0 to 5, not 6"),
+    ({'layers': 'relu2_1:6'}, "'relu2_1' has the channels 0 to 5, not 6"),
     ({'layers': 'relu2_1:a'}, "write 'relu2_1:0[+]5'"),
     ({'rules': 'deconvnet,guide'}, "'guide' is none of gradient, deconvnet"),
     ({'units': 0}, 'units=0'),
