@@ -1,39 +1,83 @@
-"""Checkpoints of a training, by orbax: asynchronous, atomic, the newest and the best are kept."""
+"""Checkpoints of a training, by orbax: asynchronous, atomic, the newest and the best are kept.
 
+Each is sealed by the checksums of its files, and one that does not match them is not resumed from:
+the one before is.
+"""
+
+import contextlib
+import shutil
+import zlib
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from cnnjax import cluster, workdir
 from cnnjax.errors import UserError
+
+SEAL = 'checksums.json'  # in a checkpoint's directory: {file: its CRC-32}
 
 
 class Checkpoints:
     """The checkpoints below `directory`; a context manager, which waits for unfinished writes.
 
-    `keep` is the number of newest ones that stay; the one with the lowest error stays too.
+    `keep` is the number of newest ones that stay; the one with the lowest error stays too. Unless
+    they are only read, newest ones that are damaged or incomplete are set aside, with a message.
     """
 
     def __init__(self, directory, keep=2, read_only=False):
+        self.directory = Path(directory)
+        if not read_only:
+            if cluster.first():
+                self._set_damaged_aside()
+            multihost_utils.sync_global_devices('checkpoints')
+        self._saving = None
         latest = checkpoint_managers.LatestN(keep)
         best = checkpoint_managers.BestN(get_metric_fn=lambda metrics: -metrics['error'], n=1,
                                          keep_checkpoints_without_metrics=False)
         self._manager = ocp.CheckpointManager(
-            Path(directory).absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
+            self.directory.absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 read_only=read_only, create=not read_only,
                 cleanup_tmp_directories=not read_only,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
                 best_fn=lambda metrics: metrics['error'], best_mode='min',
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best])))
-        self.directory = Path(directory)
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self._manager.close()
+    def __exit__(self, kind, *_):
+        if jax.process_count() == 1 or kind is None or not issubclass(kind, Exception):
+            self.wait()
+            self._manager.close()  # which waits for the other processes too
+
+    def _set_damaged_aside(self):
+        steps = (int(path.name) for path in self.directory.glob('*') if path.name.isdigit())
+        for step in sorted(steps, reverse=True):
+            if self._intact(step):
+                return
+            aside = self.directory / f'damaged-{step}'
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.directory / str(step)).rename(aside)
+            print(f'checkpoint {step} in {self.directory} is damaged or incomplete: it is now '
+                  f'{aside.name}, and the one before it is taken', flush=True)
+
+    def _seal(self):
+        """Adds the checksums to the checkpoint that is about to get its final name."""
+        if cluster.first():
+            directory = next(self.directory.glob(f'{self._saving}.*'))
+            workdir.write_json(directory / SEAL, _checksums(directory))
+
+    def _intact(self, step):
+        directory = self.directory / str(step)
+        try:
+            return workdir.read_json(directory / SEAL) == _checksums(directory)
+        except (UserError, OSError):
+            return False
 
     def latest(self):
         """The step of the newest checkpoint, None when there is none."""
@@ -44,9 +88,34 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(self, step, state, error=None):
-        """Starts to write `state`; `error` is that of its evaluation, if it was evaluated."""
-        self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True,
-                           metrics=None if error is None else {'error': error})
+        """Starts to write `state`; `error` is that of its evaluation, if it was evaluated.
+
+        Raises:
+          UserError: it, or the one before, cannot be written.
+        """
+        self.wait()
+        self._saving = step
+        with self._writing():
+            self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True,
+                               metrics=None if error is None else {'error': error})
+
+    def wait(self):
+        """Returns once all is written; raises UserError if it cannot be."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:
+            # tensorstore hides the system's number in its message.
+            if not isinstance(error, OSError) and 'os_error_code' not in str(error):
+                raise
+            *_, reason = str(error).splitlines()[0].split(': ')  # before it are paths
+            raise UserError(f'checkpoint {self._saving} cannot be written to {self.directory}: '
+                            f'{reason}\nThe ones before it are intact: mend that, and start again '
+                            'with the same command') from error
 
     def restore(self, step, like):
         """The state saved at `step`, with the shapes and the placement on devices of `like`."""
@@ -55,6 +124,8 @@ class Checkpoints:
 
     def variables(self, step):
         """{'params', 'batch_stats'} saved at `step`, as numpy arrays, from whatever devices."""
+        if not self._intact(step):
+            raise UserError(f'checkpoint {step} in {self.directory} is damaged: take another one')
         saved = self._manager.item_metadata(step).tree
         wanted = {name: saved.get(name, {}) for name in ('params', 'batch_stats')}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
@@ -73,3 +144,16 @@ class Checkpoints:
             return int(which)
         raise UserError(f"there is no checkpoint '{which}' in {self.directory}: it has latest, "
                         f'best and {", ".join(map(str, steps))}')
+
+
+def _checksums(directory):
+    """{file: CRC-32} of a checkpoint's state and metrics; orbax has not written the rest yet."""
+    sums = {}
+    for path in sorted(directory.glob('*/**/*')):
+        if path.is_file():
+            total = 0
+            with path.open('rb') as file:
+                while chunk := file.read(1 << 22):
+                    total = zlib.crc32(chunk, total)
+            sums[str(path.relative_to(directory))] = total
+    return sums

@@ -3,7 +3,8 @@
 A step is a pure function `step(state, data, batch, key, axis) -> (state, metrics)`: `state`,
 `data` and `key` are the same on every device, the arrays of `batch` are split along their first
 axis, and the result must be the same everywhere, which the step ensures by reducing over `axis`.
-Three ways to run it:
+Of several processes each has its devices' share of the batch, in the order of the processes. Three
+ways to run it:
 
 - 'shard_map' and 'pmap' run it on every device, `axis` being 'data': batch statistics are those of
   each device's share, as in the papers. Both give the same bits.
@@ -16,17 +17,23 @@ import functools
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from cnnjax.errors import UserError
 
 AXIS = 'data'
+KINDS = ('shard_map', 'pmap', 'jit')
 
 
 def data_mesh(devices=0):
-    """A mesh over the first `devices` devices (0: all), for data parallelism."""
+    """A mesh over the first `devices` devices (0: all), for data parallelism; of several processes
+    always over all their devices."""
     available = jax.devices()
+    if jax.process_count() > 1 and devices not in (0, len(available)):
+        raise UserError(f'devices={devices}, but {jax.process_count()} processes train on all of '
+                        f'their {len(available)} devices: take 0')
     if not 0 <= devices <= len(available):
         raise UserError(f'devices={devices}, but there are {len(available)}: '
                         f'{", ".join(map(str, available[:4]))}; 0 takes them all')
@@ -34,8 +41,8 @@ def data_mesh(devices=0):
 
 
 def replicate(tree, mesh):
-    """Copies every array of `tree` to all devices."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """Copies every array of `tree` to all devices; the processes must hold equal ones."""
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
 
 
 def check_batch(batch_size, mesh, accumulate=1):
@@ -51,7 +58,8 @@ def check_batch(batch_size, mesh, accumulate=1):
 def parallelize(step, mesh, kind='shard_map', donate=True):
     """Compiles `step` for all devices of `mesh`: (state, data, batch, key) -> (state, metrics).
 
-    `batch` is a dict of host arrays. With `donate` the memory of `state` is reused for the result.
+    `batch` is a dict of host arrays, this process's share. With `donate` the memory of `state` is
+    reused for the result.
     """
     donated = (0,) if donate else ()
     shared, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
@@ -71,11 +79,17 @@ def parallelize(step, mesh, kind='shard_map', donate=True):
         raise UserError(f"parallel is 'shard_map', 'pmap' or 'jit', not '{kind}'")
 
     def run(state, data, batch, key):
-        if kind == 'pmap':  # a leading axis of devices
-            batch = {name: np.reshape(value, (mesh.size, -1, *np.shape(value)[1:]))
+        if kind != 'pmap':
+            batch = {name: jax.make_array_from_process_local_data(split, value)
                      for name, value in batch.items()}
-        else:
-            batch = jax.device_put(batch, split)
-        return mapped(state, data, batch, key)
+            return mapped(state, data, batch, key)
+        # A leading axis of devices; pmap knows a process's own devices only.
+        batch = {name: np.reshape(value, (mesh.local_mesh.size, -1, *np.shape(value)[1:]))
+                 for name, value in batch.items()}
+        state, data, key = multihost_utils.global_array_to_host_local_array(
+            (state, data, key), mesh, P())
+        results = mapped(state, data, batch, key)
+        return multihost_utils.host_local_array_to_global_array(results, mesh, P())
 
+    run.lower = mapped.lower  # as jit's, of shapes: the program, see collectives.py
     return run

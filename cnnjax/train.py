@@ -1,5 +1,6 @@
 """The training loop: data -> network -> optimizer -> step -> devices -> metrics, checkpoints."""
 
+import contextlib
 import datetime
 import functools
 import math
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from cnnjax import (
     checkpoint,
+    cluster,
     data,
     models,
     optim,
@@ -23,7 +25,34 @@ from cnnjax import (
     transfer,
     workdir,
 )
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, check_numbers
+
+LARGEST = 1e12  # of the numbers that have no other limit: not infinity, nor what overflows
+SIDE = 8192  # pixels: an image of more would take gigabytes of itself
+# What the numbers of a config may be, the least and the most.
+LIMITS = {
+    'seed': (0, 2 ** 32 - 1), 'head_rate': (0, LARGEST), 'image_size': (0, SIDE),
+    'border': (0, SIDE // 4), 'loader_threads': (1, 1024), 'shorter_side': (1, SIDE),
+    'crop_area': (0, 1), 'crop_aspect': (0, LARGEST), 'test_shorter_side': (0, SIDE),
+    'padding': (0, SIDE // 4), 'color': (0, LARGEST), 'batch_size': (1, 2 ** 31 - 1),
+    'accumulate': (1, 2 ** 31 - 1), 'epochs': (0, LARGEST), 'steps': (0, 2 ** 31 - 1),
+    'learning_rate': (0, LARGEST), 'drops': (0, LARGEST), 'drop_factor': (0, 1e300),
+    'warmup': (0, LARGEST), 'warmup_rate': (0, LARGEST), 'momentum': (0, 1),
+    'weight_decay': (0, LARGEST), 'bias_rate': (0, LARGEST), 'label_smoothing': (0, 1),
+    'report_every': (0, 2 ** 31 - 1), 'eval_every': (0, LARGEST),
+    'checkpoint_every': (0, LARGEST), 'keep': (1, 2 ** 31 - 1),
+    'eval_batch_size': (1, 2 ** 31 - 1)}
+
+
+def check(config):
+    """Raises UserError for a value in `config` that no training can have."""
+    check_numbers(config, **{field: limits for field, limits in LIMITS.items()
+                             if config[field] is not None})  # image_size: to be inherited
+    if config.momentum == 1:
+        raise UserError('momentum=1 never forgets a gradient: take a number below 1')
+    if config.parallel not in parallel.KINDS:
+        raise UserError(f"parallel is one of {', '.join(parallel.KINDS)}, not "
+                        f"'{config.parallel}'")
 
 
 class Plan(NamedTuple):
@@ -58,6 +87,8 @@ def plan(config, examples):
     steps = config.steps or in_steps(config.epochs)
     if steps < 1:
         raise UserError(f'epochs={config.epochs} and steps={config.steps}: nothing to train')
+    if steps > LIMITS['steps'][1]:
+        raise UserError(f'epochs={config.epochs} are {steps:,} steps: take fewer')
     rate = optim.learning_rate(
         config.learning_rate, steps, schedule=config.schedule, factor=config.drop_factor,
         drops=tuple(map(in_steps, config.drops)), warmup=in_steps(config.warmup),
@@ -83,6 +114,7 @@ def evaluator(net, normalize, dataset, mesh, *, batch_size, kind='shard_map'):
     if batch_size < 1:
         raise UserError(f'a batch of an evaluation has at least one image, not {batch_size}')
     batch_size = mesh.size * math.ceil(min(batch_size, len(dataset)) / mesh.size)
+    share = jax.process_index(), jax.process_count()
     compiled = parallel.parallelize(
         functools.partial(step.eval_step, net=net, normalize=normalize), mesh, kind, donate=False)
     resident = parallel.replicate(dataset.data or {}, mesh)
@@ -90,7 +122,7 @@ def evaluator(net, normalize, dataset, mesh, *, batch_size, kind='shard_map'):
 
     def evaluate(variables):
         sums = [compiled(variables, resident, batch, key)[1]
-                for batch in dataset.test_batches(batch_size)]
+                for batch in dataset.test_batches(batch_size, share)]
         totals = {name: float(sum(float(s[name]) for s in sums)) for name in sums[0]}
         count = round(totals.pop('count'))
         assert count == len(dataset), f'{count} examples evaluated of {len(dataset)}'
@@ -103,15 +135,15 @@ def train(config, directory):
     """Trains what `config` (see configs/base.py) describes in `directory`, or resumes it there.
 
     A resumed training ends with the same bits as one that was never interrupted. Returns the last
-    row of metrics.jsonl.
+    row of metrics.jsonl. All processes of a run call this (see cluster.connect); a signal to stop
+    (cluster.Preemption) saves a checkpoint and ends the process.
 
     Raises:
       UserError: something in the config does not fit, `directory` holds another run, or the loss is
         no longer finite; checkpoints stay as they are.
     """
     directory = Path(directory)
-    if config.seed < 0:
-        raise UserError(f'seed={config.seed}: take 0 or a larger number')
+    check(config)
     source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
     config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)
@@ -142,6 +174,9 @@ def train(config, directory):
         data.augment, normalize=normalize, flip=config.flip, padding=config.padding,
         padding_mode=config.padding_mode, color=config.color)
     init_key, key = jax.random.split(jax.random.key(config.seed))
+    # What does not fit the images is told before anything is written.
+    jax.eval_shape(augment, key, np.zeros(1, np.int32), jax.ShapeDtypeStruct(
+        (1, *train_set.image_shape), np.uint8))
 
     with checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints:
         start = checkpoints.latest() or 0
@@ -154,13 +189,15 @@ def train(config, directory):
         state = parallel.replicate(state, mesh)
         if start:
             state = checkpoints.restore(start, state)
-        workdir.write_config(directory, config)
-        workdir.write_environment(directory)
-        workdir.write_json(directory / 'dataset.json', {
-            'classes': train_set.classes, 'image_shape': train_set.image_shape,
-            'mean': normalize.mean.tolist(), 'std': normalize.std.tolist()})
+        if cluster.first():
+            workdir.write_config(directory, config)
+            workdir.write_environment(directory)
+            workdir.write_json(directory / 'dataset.json', {
+                'classes': train_set.classes, 'image_shape': train_set.image_shape,
+                'mean': normalize.mean.tolist(), 'std': normalize.std.tolist()})
         if start == lengths.steps:
-            print(f'{directory}: this run is finished, after {start} steps', flush=True)
+            if cluster.first():
+                print(f'{directory}: this run is finished, after {start} steps', flush=True)
             return workdir.read_metrics(directory)[-1]
 
         update = parallel.parallelize(
@@ -172,16 +209,20 @@ def train(config, directory):
                              kind=config.parallel)
         resident = parallel.replicate(train_set.data or {}, mesh)
         key = parallel.replicate(key, mesh)
-        with workdir.Metrics(directory, start) as metrics, Progress(lengths, config.batch_size,
-                                                                    start) as progress:
+        batches = train_set.train_batches(config.batch_size, config.seed, start,
+                                          (jax.process_index(), jax.process_count()))
+        with (workdir.Metrics(directory, start) as metrics,
+              Progress(lengths, config.batch_size, start) as progress,
+              contextlib.closing(batches), cluster.Preemption() as preemption):
             return loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics,
-                        progress, train_set.train_batches(config.batch_size, config.seed, start))
+                        progress, preemption, batches)
 
 
-def loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics, progress, batches):
+def loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics, progress,
+         preemption, batches):
     """The steps from state.step to the end. Nothing waits for the devices between two reports."""
     start = int(state.step)
-    pending = []  # the metrics of the steps since the last report, still on the devices
+    pending = metrics.pending  # the values of the steps since the last row, still on the devices
     for done, batch in zip(range(start + 1, lengths.steps + 1), batches, strict=False):
         state, values = update(state, resident, batch, key)
         pending.append(values)
@@ -191,7 +232,9 @@ def loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics, 
         progress.advance()
         evaluating = lengths.due(done, lengths.eval_every)
         saving = evaluating or lengths.due(done, lengths.checkpoint_every)
-        if not (saving or lengths.due(done, lengths.report_every)):
+        reporting = saving or lengths.due(done, lengths.report_every)
+        stopping = preemption.reached(done) and done < lengths.steps
+        if not (reporting or stopping):
             continue
         # A report never spans a checkpoint: a resumed run writes the same rows.
         pending = jax.device_get(pending)
@@ -202,22 +245,31 @@ def loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics, 
                     + f'. Lower learning_rate (it was {float(lengths.rate(i - 1)):g}) or warm up; '
                     + (f'checkpoint {checkpoints.latest()} in {checkpoints.directory} is intact'
                        if checkpoints.latest() else 'there is no checkpoint before it'))
-        row = {'step': done, 'epoch': done / lengths.steps_per_epoch,
-               'learning_rate': float(lengths.rate(done - 1)),
-               **{f'train/{name}': float(np.mean([values[name] for values in pending]))
-                  for name in pending[0]}}
-        if rate := progress.rate():
-            row['images_per_second'] = rate
-        pending = []
         error = None
-        if evaluating:
-            results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
-            row |= {f'test/{name}': value for name, value in results.items() if name != 'count'}
-            error = results['error']
-        metrics.write(row)
-        if saving:
+        if reporting:
+            row = {'step': done, 'epoch': done / lengths.steps_per_epoch,
+                   'learning_rate': float(lengths.rate(done - 1)),
+                   **{f'train/{name}': float(np.mean([values[name] for values in pending]))
+                      for name in pending[0]}}
+            if rate := progress.rate():
+                row['images_per_second'] = rate
+            pending = []
+            if evaluating:
+                results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
+                row |= {f'test/{name}': value for name, value in results.items() if name != 'count'}
+                error = results['error']
+            metrics.write(row)
+        if stopping:
+            metrics.postpone(done, pending)
+        if saving or stopping:
             checkpoints.save(done, state, error)
-        progress.report(row)
+        if reporting:
+            progress.report(row)
+        if stopping:
+            checkpoints.wait()
+            progress.print(f'asked to stop: saved after step {done} of {lengths.steps}; the same '
+                           'command goes on from there')
+            preemption.leave()
     return row
 
 
@@ -242,19 +294,22 @@ def check_config(directory, config, lengths, start):
 
 
 class Progress:
-    """A progress bar on a terminal, one line per report elsewhere."""
+    """A progress bar on a terminal, one line per report elsewhere; of the first process."""
 
     def __init__(self, lengths, batch_size, start):
         self.lengths, self.batch_size, self.done = lengths, batch_size, start
-        self.bar = tqdm(total=lengths.steps, initial=start, unit='step', disable=None,
-                        dynamic_ncols=True)
+        self.bar = tqdm(total=lengths.steps, initial=start, unit='step',
+                        disable=None if cluster.first() else True, dynamic_ncols=True)
         self.start_time = self.time = time.perf_counter()
         self.timed = start
         if start:
             self.print(f'resuming after step {start} of {lengths.steps}')
 
     def print(self, line):
-        self.bar.write(line) if not self.bar.disable else print(line, flush=True)
+        if not self.bar.disable:
+            self.bar.write(line)
+        elif cluster.first():
+            print(line, flush=True)
 
     def compiled(self):
         """The first step is done: speed is measured from here."""

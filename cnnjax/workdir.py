@@ -7,9 +7,15 @@
     tensorboard/      the same numbers as TensorBoard events
     checkpoints/      see checkpoint.py
     figures/          curves.png
+    pending.json      of a run that was asked to stop: the steps since its last row
+    lock              held by the process that writes all this
+
+Of several processes the first writes; all must see the same directory.
 """
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -21,15 +27,45 @@ from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 import tensorboardX
 from flax import traverse_util
 
+from cnnjax import cluster
 from cnnjax.errors import UserError
 
 # Fields that leave the trained parameters as they are: a run may be resumed with other values.
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
                        'data_dir', 'loader_threads'})
 PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+@contextlib.contextmanager
+def lock(workdir):
+    """Holds the directory for this run; of several processes the first does. The system frees it even where the process is killed.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    if not cluster.first():
+        yield
+        return
+    path = Path(workdir) / 'lock'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a+') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f'another run writes in {workdir} ({file.read().strip()}): wait for '
+                            'its end, or take another workdir') from None
+        except OSError as error:  # a file system that has no locks
+            print(f'{workdir} cannot be locked ({error.strerror}): do not start a second run in it',
+                  flush=True)
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {platform.node()}\n')
+        file.flush()
+        yield
 
 
 def write_json(path, value):
@@ -130,12 +166,22 @@ def read_metrics(workdir):
 
 
 class Metrics:
-    """Writes metrics.jsonl and TensorBoard events; a context manager.
+    """Writes metrics.jsonl and TensorBoard events; a context manager. Of several processes the
+    first writes.
 
     Rows after `step`, where the run resumes, are dropped: they are about to be written again.
+    `pending` are the values, of each step, that a run that stopped at `step` had not reported yet.
     """
 
     def __init__(self, workdir, step):
+        self._pending = Path(workdir) / 'pending.json'
+        pending = read_json(self._pending) or {'step': None}
+        # The same type, hence the same mean.
+        self.pending = [{name: np.float32(value) for name, value in values.items()}
+                        for values in pending['values']] if pending['step'] == step else []
+        self._first = cluster.first()
+        if not self._first:
+            return
         rows = [row for row in read_metrics(workdir) if row['step'] <= step]
         path = Path(workdir) / 'metrics.jsonl'
         temporary = path.with_name('.metrics.jsonl')
@@ -147,6 +193,8 @@ class Metrics:
 
     def write(self, *rows):
         """Adds rows, dicts of numbers with 'step'; they are on disk when this returns."""
+        if not self._first:
+            return
         self._file.write(''.join(map(_line, rows)))
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -155,12 +203,19 @@ class Metrics:
                 if name != 'step':
                     self._events.add_scalar(name, value, row['step'])
 
+    def postpone(self, step, pending):
+        """Keeps the values since the last row for the run that resumes at `step`."""
+        if self._first:
+            write_json(self._pending, {'step': step, 'values': [
+                {name: float(value) for name, value in values.items()} for values in pending]})
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self._file.close()
-        self._events.close()
+        if self._first:
+            self._file.close()
+            self._events.close()
 
 
 def _line(row):

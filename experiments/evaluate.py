@@ -1,6 +1,6 @@
 """The errors of a trained network over every example of a set, each exactly once."""
 
-from cnnjax import parallel, train, trained, workdir
+from cnnjax import cluster, parallel, train, trained, workdir
 from cnnjax.errors import UserError
 from configs import base
 
@@ -34,6 +34,8 @@ def run(config, directory):
     evaluate = train.evaluator(network.net, network.normalize, dataset, mesh,
                                batch_size=config.batch_size)
     results = evaluate(parallel.replicate(network.variables, mesh))
+    if not cluster.first():
+        return
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>20}  {shown}')

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from cnnjax import plots, train, workdir
+from cnnjax import cluster, plots, train, workdir
 
 
 def run(config, directory):
     """Trains, or resumes, the run in `directory`, draws its curves and prints its test errors."""
     last = train.train(config, directory)
+    if not cluster.first():
+        return
     rows = workdir.read_metrics(directory)
     config = workdir.read_config(directory)  # with what it inherited
     figure = Path(directory) / 'figures' / 'curves.png'

@@ -19,11 +19,13 @@ RANKS = [
     ['cnnjax.checkpoint', 'cnnjax.weights', 'cnnjax.workdir', 'cnnjax.plots',
      'cnnjax.microscope'],
     ['cnnjax.step'],
-    ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram'],
+    ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
+     'cnnjax.collectives'],
     ['cnnjax.summary'],
     ['cnnjax.data'],
     ['cnnjax.models'],
     ['cnnjax.layers', 'cnnjax.losses'],
+    ['cnnjax.cluster'],
     ['cnnjax.errors'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')

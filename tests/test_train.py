@@ -1,12 +1,6 @@
 """A run from its config to its artefacts: resumed bit for bit, refused when it does not fit."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,9 +12,8 @@ from cnnjax import checkpoint, data, train, trained, workdir
 from cnnjax.errors import UserError
 from experiments import evaluate
 from experiments import train as experiment
-
-ROOT = Path(__file__).parent.parent
-TIMED = 'images_per_second'
+from tests import kill
+from tests.kill import assert_same_run, rows
 
 
 def changed(config, **fields):
@@ -29,22 +22,6 @@ def changed(config, **fields):
         config.update_from_flattened_dict({name.replace('__', '.'): value
                                            for name, value in fields.items()})
     return config.lock()
-
-
-def rows(directory):
-    return [{name: value for name, value in row.items() if name != TIMED}
-            for row in workdir.read_metrics(directory)]
-
-
-def saved(directory, step):
-    with checkpoint.Checkpoints(Path(directory) / 'checkpoints', read_only=True) as checkpoints:
-        return checkpoints.variables(step)
-
-
-def assert_same_run(a, b, step):
-    for x, y in zip(jax.tree.leaves(saved(a, step)), jax.tree.leaves(saved(b, step)), strict=True):
-        np.testing.assert_array_equal(x, y)
-    assert rows(a) == rows(b)
 
 
 def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys):
@@ -217,40 +194,6 @@ def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
         train.load(tiny, 'train')
 
 
-@pytest.mark.parametrize('kills', [3])
-def test_killed_at_random_moments_nothing_is_lost(tmp_path, kills):
-    """kill -9, three times, anywhere: start-up, compilation, steps, evaluation, saving."""
-    command = [sys.executable, 'launch.py', '--config=configs/quickstart.py',
-               '--config.model.widths=4,4,4', '--config.steps=300', '--config.eval_every=10',
-               '--config.checkpoint_every=5', '--config.report_every=3', '--config.batch_size=16']
-    environment = {**os.environ, 'XLA_FLAGS': ''}
-
-    def start(name):
-        return subprocess.Popen([*command, f'--workdir={tmp_path / name}'], cwd=ROOT, text=True,
-                                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    def rows_written():
-        path = tmp_path / 'parts' / 'metrics.jsonl'
-        return len(path.read_text().splitlines()) if path.exists() else 0
-
-    def finish(name):
-        run = start(name)
-        output, _ = run.communicate()
-        assert run.returncode == 0, output
-
-    finish('whole')
-    random = np.random.default_rng()
-    for kill in range(kills):
-        run = start('parts')
-        # The first kill comes before the first row, the others some rows further on.
-        further = rows_written() + random.integers(1, 20) if kill else 0
-        while rows_written() < further and run.poll() is None:
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 0.2 if kill else 5))
-        run.kill()
-        run.communicate()
-        assert run.returncode == -signal.SIGKILL
-    finish('parts')
-    assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 300)
-    assert [row['step'] for row in rows(tmp_path / 'parts')] == [
-        step for step in range(1, 301) if step % 3 == 0 or step % 5 == 0]
+def test_killed_at_random_moments_nothing_is_lost(tmp_path):
+    """Three times, anywhere: start-up, compilation, steps, evaluation, saving."""
+    kill.check(tmp_path, 3)

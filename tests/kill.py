@@ -1,0 +1,102 @@
+"""Kills a training at random moments, starts it again, and compares what it leaves, bit for bit,
+with what an uninterrupted one leaves:
+
+    python tests/kill.py 50
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cnnjax import checkpoint, workdir
+
+ROOT = Path(__file__).parent.parent
+REPORT, CHECKPOINT = 3, 5
+COMMAND = [sys.executable, 'launch.py', '--config=configs/quickstart.py',
+           '--config.model.widths=4,4,4', '--config.eval_every=10',
+           f'--config.checkpoint_every={CHECKPOINT}', f'--config.report_every={REPORT}',
+           '--config.batch_size=16']
+TIMED = 'images_per_second'
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+def rows(directory):
+    """The rows of metrics.jsonl without what depends on the time."""
+    return [{name: value for name, value in row.items() if name != TIMED}
+            for row in workdir.read_metrics(directory)]
+
+
+def saved(directory, step):
+    with checkpoint.Checkpoints(Path(directory) / 'checkpoints', read_only=True) as checkpoints:
+        return checkpoints.variables(step)
+
+
+def assert_same_run(a, b, step):
+    """That the parameters after `step` and the rows of two runs are the same."""
+    for x, y in zip(jax.tree.leaves(saved(a, step)), jax.tree.leaves(saved(b, step)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert rows(a) == rows(b)
+
+
+def start(directory, steps):
+    return subprocess.Popen([*COMMAND, f'--config.steps={steps}', f'--workdir={directory}'], cwd=ROOT, text=True,
+                            env={**os.environ, 'XLA_FLAGS': ''}, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)
+
+
+def finish(directory, steps):
+    run = start(directory, steps)
+    output, _ = run.communicate()
+    assert run.returncode == 0, output
+
+
+def kill(directory, steps, number, after):
+    """Starts a run and sends it a signal, some time after `after` more rows are written.
+
+    Returns whether it was still running then, and its output.
+    """
+    path = Path(directory) / 'metrics.jsonl'
+
+    def written():
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    run = start(directory, steps)
+    # Before the first row is start-up: imports, the data, compilation.
+    wanted = written() + after
+    while after and written() < wanted and run.poll() is None:
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.2 if after else 5))
+    run.send_signal(number)
+    output, _ = run.communicate()
+    assert run.returncode in (-number, 128 + number, 0), output
+    return run.returncode != 0, output
+
+
+def check(root, kills):
+    """Whether a run killed so many times leaves the same as one that is not."""
+    steps = 100 * kills
+    finish(root / 'whole', steps)
+    for _ in range(kills):
+        number = random.choice(SIGNALS)
+        killed, output = kill(root / 'parts', steps, number, random.choice((0, 1, 3, 9)))
+        done = (rows(root / 'parts') or [{'step': 0}])[-1]['step']
+        print(f'{number.name if killed else "finished":>8} after {done} steps', flush=True)
+        assert 'Traceback' not in output, output
+    finish(root / 'parts', steps)
+    assert_same_run(root / 'parts', root / 'whole', steps)
+    assert [row['step'] for row in rows(root / 'parts')] == [
+        step for step in range(1, steps + 1) if step % REPORT == 0 or step % CHECKPOINT == 0]
+
+
+if __name__ == '__main__':
+    with tempfile.TemporaryDirectory() as directory:
+        check(Path(directory), int(sys.argv[1]))
+    print('nothing was lost')

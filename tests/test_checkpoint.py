@@ -1,0 +1,108 @@
+"""Checkpoints that a disk, a person or a kill has damaged: the one before is taken, with a word."""
+
+import resource
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import checkpoint, workdir
+from cnnjax.errors import UserError
+from cnnjax.step import TrainState
+
+
+def state(step):
+    values = np.random.default_rng(step).normal(size=(300, 300)).astype(np.float32)
+    return TrainState(jnp.int32(step), {'conv1': jnp.array(values)}, {}, {})
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    directory = tmp_path_factory.mktemp('written')
+    with checkpoint.Checkpoints(directory) as checkpoints:
+        checkpoints.save(1, state(1), error=0.5)
+        checkpoints.save(2, state(2))
+    return directory
+
+
+@pytest.fixture
+def checkpoints(written, tmp_path):
+    return shutil.copytree(written, tmp_path / 'checkpoints')
+
+
+def newest(directory):
+    with checkpoint.Checkpoints(directory) as checkpoints:
+        step = checkpoints.latest()
+        restored = checkpoints.restore(step, state(0))
+    np.testing.assert_array_equal(restored.params['conv1'], state(step).params['conv1'])
+    assert restored.step == step
+    return step
+
+
+def test_the_newest_and_the_best_are_restored(checkpoints):
+    assert newest(checkpoints) == 2
+    with checkpoint.Checkpoints(checkpoints, read_only=True) as reading:
+        assert reading.resolve('best') == 1
+        np.testing.assert_array_equal(reading.variables(1)['params']['conv1'],
+                                      state(1).params['conv1'])
+
+
+def largest(directory):
+    return max(directory.rglob('*'), key=lambda path: path.stat().st_size * path.is_file())
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # a weight that would be off by a little
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize('damage', [
+    flip,
+    lambda path: path.unlink(),
+    lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    lambda path: shutil.rmtree(path.parent.parent),
+    lambda path: (path.parents[2] / checkpoint.SEAL).write_text('{"cut'),
+], ids=['bit', 'deleted', 'truncated', 'item', 'seal'])
+def test_a_damaged_one_is_set_aside(checkpoints, damage, capsys):
+    damage(largest(checkpoints / '2'))
+    with (checkpoint.Checkpoints(checkpoints, read_only=True) as reading,
+          pytest.raises(UserError, match='checkpoint 2 in .* is damaged: take another')):
+        reading.variables(2)
+    assert newest(checkpoints) == 1
+    assert 'checkpoint 2 in' in capsys.readouterr().out
+    with checkpoint.Checkpoints(checkpoints) as again:
+        again.save(2, state(2))
+    assert newest(checkpoints) == 2
+    assert not capsys.readouterr().out
+
+
+def test_deleted_ones_are_not_missed(checkpoints):
+    shutil.rmtree(checkpoints / '2')
+    assert newest(checkpoints) == 1
+    shutil.rmtree(checkpoints)
+    with checkpoint.Checkpoints(checkpoints) as none:
+        assert none.latest() is None
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')  # orbax's
+def test_a_full_disk_leaves_the_ones_before(checkpoints):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (pytest.raises(UserError, match='checkpoint 3 cannot be written .*: File too large'),
+          checkpoint.Checkpoints(checkpoints) as full):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            full.save(3, state(3))
+            full.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert newest(checkpoints) == 2
+
+
+def test_the_second_run_in_a_workdir_is_refused(tmp_path):
+    with workdir.lock(tmp_path), pytest.raises(UserError, match=r'another run .*process \d+ on'), \
+            workdir.lock(tmp_path):
+        pass
+    with workdir.lock(tmp_path):
+        pass

@@ -1,0 +1,162 @@
+"""Several processes as one, on this machine: equal results, stopped together, resumed anywhere."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from cnnjax import checkpoint, cluster, train
+from cnnjax.errors import UserError
+from configs import base
+from tests.kill import ROOT, assert_same_run, rows, saved
+
+FIELDS = {'model.widths': '4,4,4', 'padding': 1, 'batch_size': 32, 'learning_rate': 0.01,
+          'report_every': 5, 'eval_every': 100.0, 'checkpoint_every': 20.0}
+LONG = 100_000  # steps, of which only some are done
+
+
+def config(steps):
+    values = base.get_config()
+    values.update_from_flattened_dict(FIELDS | {'model.widths': (4, 4, 4), 'steps': steps})
+    return values
+
+
+def launch(directory, steps=LONG):
+    """Two processes with two devices each."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    fields = [f'--config.{name}={value}' for name, value in (FIELDS | {'steps': steps}).items()]
+    return [subprocess.Popen(
+        [sys.executable, 'launch.py', '--config=configs/base.py', *fields,
+         f'--workdir={directory}', f'--coordinator=localhost:{port}', '--processes=2',
+         f'--process={i}'], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2 '
+                                        '--xla_backend_optimization_level=0'}) for i in range(2)]
+
+
+def wait_for(directory, processes, step):
+    while not (written := rows(directory)) or written[-1]['step'] < step:
+        assert all(process.poll() is None for process in processes), outputs(processes)
+        time.sleep(0.01)
+
+
+def outputs(processes):
+    return [process.communicate(timeout=100)[0] for process in processes]
+
+
+@pytest.mark.parametrize('number', cluster.SIGNALS)
+def test_a_signal_saves_and_ends_with_its_code(tiny, tmp_path, monkeypatch, number):
+    """And the run that goes on from there leaves the rows of one that was not interrupted."""
+    with tiny.unlocked():
+        tiny.update(report_every=4, eval_every=0.0, checkpoint_every=0.0)
+    advance = train.Progress.advance
+
+    def interrupted(progress):
+        advance(progress)
+        if progress.done == 3:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(train.Progress, 'advance', interrupted)
+        train.train(tiny, tmp_path / 'parts')
+    assert ended.value.code == 128 + number
+    assert rows(tmp_path / 'parts') == []
+    train.train(tiny, tmp_path / 'parts')
+    if number == signal.SIGTERM:
+        train.train(tiny, tmp_path / 'whole')
+        assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 6)
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_a_second_signal_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), cluster.Preemption() as preemption:
+        assert not preemption.reached(1)
+        signal.raise_signal(signal.SIGTERM)
+        assert preemption.reached(2)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_handler_of_others_runs_after_the_checkpoint(monkeypatch):
+    """submitit's asks Slurm to queue the job again."""
+    calls = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: calls.append('queued'))
+    try:
+        with pytest.raises(SystemExit), cluster.Preemption() as preemption:
+            signal.raise_signal(signal.SIGUSR2)
+            assert calls == []
+            preemption.leave()
+        assert calls == ['queued']
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_processes_that_do_not_fit_are_refused():
+    """In a process of its own, where jax has not started."""
+    calls = [(None, 2, None), ('localhost', 2, 0), ('localhost:1', 2, 3), ('localhost:1', None, 0)]
+    script = f'''
+from cnnjax import cluster
+from cnnjax.errors import UserError
+for call in {calls}:
+    try:
+        cluster.connect(*call)
+    except UserError as error:
+        print(error)
+'''
+    output = subprocess.run([sys.executable, '-c', script], cwd=ROOT, text=True, check=True,
+                            capture_output=True).stdout.splitlines()
+    for line, message in zip(output, ['need a coordinator', "'localhost' is not of the form host:port",
+                                      "'process': 3", "'processes': None"], strict=True):
+        assert message in line
+
+
+def test_alone_without_a_cluster(monkeypatch):
+    cluster.connect()
+    assert cluster.first()
+    monkeypatch.setenv('SLURM_NTASKS', '1')
+    cluster.connect()
+    assert not jax.distributed.is_initialized()
+
+
+def test_two_processes_are_one(tmp_path, capsys):
+    """Begun by one process, resumed by two until a signal to one of them, resumed by two until one
+    is killed, finished by one: the result is that of one process that nothing interrupts."""
+    directory = tmp_path / 'run'
+    train.train(config(20), directory)
+
+    processes = launch(directory)
+    wait_for(directory, processes, 25)
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = outputs(processes)
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
+    assert 'asked to stop: saved after step' in first
+    assert 'step' not in second  # the first alone reports
+    with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
+        stopped = checkpoints.latest()
+    assert stopped > 25
+
+    processes = launch(directory)
+    wait_for(directory, processes, stopped + 5)
+    processes[1].kill()
+    first, _ = outputs(processes)
+    assert processes[0].returncode == 1
+    assert 'process 0 of 2 cannot go on' in first
+    assert 'they resume from the last checkpoint' in first
+    assert 'Traceback' not in first
+
+    capsys.readouterr()
+    steps = (rows(directory)[-1]['step'] // 20 + 2) * 20
+    train.train(config(steps), directory)
+    assert f'resuming after step {stopped}' in capsys.readouterr().out
+    train.train(config(steps), tmp_path / 'whole')
+    for a, b in zip(rows(directory), rows(tmp_path / 'whole'), strict=True):
+        assert a == pytest.approx(b, abs=1e-3)  # sums over devices in another order
+    for a, b in zip(jax.tree.leaves(saved(directory, steps)),
+                    jax.tree.leaves(saved(tmp_path / 'whole', steps)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
