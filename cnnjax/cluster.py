@@ -91,6 +91,7 @@ class Preemption:
     def __init__(self):
         self.signal = None
         self._handlers = {}
+        self._asked = 0
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # others get no signals
@@ -112,10 +113,11 @@ class Preemption:
         if jax.distributed.is_initialized():
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def reached(self, step):
-        """Whether to stop after `step`; to be asked after each one."""
+    def reached(self):
+        """Whether to stop now; all processes ask equally often, between two steps."""
         if jax.distributed.is_initialized():
-            return multihost_utils.reached_preemption_sync_point(step)
+            self._asked += 1
+            return multihost_utils.reached_preemption_sync_point(self._asked)
         return self.signal is not None
 
     def leave(self):

@@ -14,6 +14,8 @@ ways to run it:
 """
 
 import functools
+import os
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,6 +27,19 @@ from cnnjax.errors import UserError
 
 AXIS = 'data'
 KINDS = ('shard_map', 'pmap', 'jit')
+
+
+def cache_programs():
+    """Keeps compiled programs, so that a second start need not compile them again.
+
+    In the user's cache, at most 10 GiB; $JAX_COMPILATION_CACHE_DIR names another place.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+        directory = Path(home).expanduser() / 'cnnjax' / 'programs'
+        jax.config.update('jax_compilation_cache_dir', str(directory))
+        jax.config.update('jax_compilation_cache_max_size', 10 * 2 ** 30)
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
 def data_mesh(devices=0):

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -68,6 +69,12 @@ class Plan(NamedTuple):
     def due(self, done, every):
         """Whether something that happens `every` so many steps, and at the end, happens now."""
         return done == self.steps or (every > 0 and done % every == 0)
+
+    def until_due(self, done):
+        """How many steps after `done` something happens."""
+        return min([self.steps - done, *(
+            every - done % every for every in (self.report_every, self.eval_every,
+                                               self.checkpoint_every) if every > 0)])
 
 
 def plan(config, examples):
@@ -200,11 +207,10 @@ def train(config, directory):
                 print(f'{directory}: this run is finished, after {start} steps', flush=True)
             return workdir.read_metrics(directory)[-1]
 
-        update = parallel.parallelize(
-            functools.partial(step.train_step, net=net, tx=tx, augment=augment,
-                              smoothing=config.label_smoothing, accumulate=config.accumulate,
-                              frozen=frozen),
-            mesh, config.parallel)
+        size = steps_per_call(config, lengths)
+        update = updater(
+            size, mesh, config.parallel, net=net, tx=tx, augment=augment,
+            smoothing=config.label_smoothing, accumulate=config.accumulate, frozen=frozen)
         evaluate = evaluator(net, normalize, test_set, mesh, batch_size=config.eval_batch_size,
                              kind=config.parallel)
         resident = parallel.replicate(train_set.data or {}, mesh)
@@ -213,31 +219,61 @@ def train(config, directory):
                                           (jax.process_index(), jax.process_count()))
         with (workdir.Metrics(directory, start) as metrics,
               Progress(lengths, config.batch_size, start) as progress,
-              contextlib.closing(batches), cluster.Preemption() as preemption):
-            return loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics,
-                        progress, preemption, batches)
+              contextlib.closing(batches), Profile(directory, config.profile) as profile,
+              cluster.Preemption() as preemption):
+            return loop(state, update, size, evaluate, resident, key, lengths, checkpoints,
+                        metrics, progress, profile, preemption, batches)
 
 
-def loop(state, update, evaluate, resident, key, lengths, checkpoints, metrics, progress,
-         preemption, batches):
+def steps_per_call(config, lengths):
+    """How many steps are one program: config.steps_per_call or, where that is 0, one on the CPU and
+    of streamed batches, else as many as lie between two reports, at most 100."""
+    if config.steps_per_call or config.stream or jax.default_backend() == 'cpu':
+        return config.steps_per_call or 1
+    return min(lengths.until_due(0), 100)
+
+
+def updater(size, mesh, kind, **arguments):
+    """A function (state, data, batches, key) -> (state, metrics) of a list of at most `size`
+    batches; see step.train_step and train_steps."""
+    kernel = step.train_step if size == 1 else step.train_steps
+    mapped = parallel.parallelize(functools.partial(kernel, **arguments), mesh, kind)
+
+    def update(state, data, batches, key):
+        if size == 1:
+            return mapped(state, data, *batches, key)
+        padded = [*batches, *[batches[-1]] * (size - len(batches))]
+        stacked = {name: np.stack([batch[name] for batch in padded], 1) for name in batches[0]}
+        return mapped(state, data, stacked, (key, np.int32(len(batches))))
+
+    return update
+
+
+def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, metrics, progress,
+         profile, preemption, batches):
     """The steps from state.step to the end. Nothing waits for the devices between two reports."""
-    start = int(state.step)
-    pending = metrics.pending  # the values of the steps since the last row, still on the devices
-    for done, batch in zip(range(start + 1, lengths.steps + 1), batches, strict=False):
-        state, values = update(state, resident, batch, key)
-        pending.append(values)
-        if done == start + 1:
+    done = start = int(state.step)
+    # The values of the calls since the last row, still on the devices.
+    pending = [(1, values) for values in metrics.pending]
+    while done < lengths.steps:
+        profile.step(done - start)
+        count = min(size, lengths.until_due(done))
+        state, values = update(state, resident, list(itertools.islice(batches, count)), key)
+        pending.append((count, values))
+        if done == start:
             jax.block_until_ready(values)
-            progress.compiled()
-        progress.advance()
+            progress.compiled(count)
+        done += count
+        progress.advance(count)
         evaluating = lengths.due(done, lengths.eval_every)
         saving = evaluating or lengths.due(done, lengths.checkpoint_every)
         reporting = saving or lengths.due(done, lengths.report_every)
-        stopping = preemption.reached(done) and done < lengths.steps
+        stopping = preemption.reached() and done < lengths.steps
         if not (reporting or stopping):
             continue
         # A report never spans a checkpoint: a resumed run writes the same rows.
-        pending = jax.device_get(pending)
+        pending = [{name: np.ravel(of_all)[i] for name, of_all in values.items()}
+                   for count, values in jax.device_get(pending) for i in range(count)]
         for i, values in enumerate(pending, done - len(pending) + 1):
             if not all(map(np.isfinite, values.values())):
                 raise UserError(
@@ -287,10 +323,39 @@ def check_config(directory, config, lengths, start):
         then = plan(saved, lengths.steps_per_epoch * saved.batch_size).rate
         done = np.arange(start)
         extended = start <= lengths.steps and np.array_equal(
-            *(np.broadcast_to(rate(done), done.shape) for rate in (then, lengths.rate)))
+            *(np.broadcast_to(np.float32(rate(done)), done.shape)
+              for rate in (then, lengths.rate)))
     if changed and not extended:
         workdir.refuse(directory, changed, ': the learning rates of the steps done would differ'
                        if set(changed) <= {'epochs', 'steps'} else '')
+
+
+class Profile:
+    """Traces `steps` steps of a run, after its first ten, for TensorBoard or ui.perfetto.dev, in
+    `directory`/profile (https://docs.jax.dev/en/latest/profiling.html); a context manager."""
+
+    def __init__(self, directory, steps):
+        self.directory, self.steps, self.running = directory / 'profile', steps, False
+
+    def step(self, done):
+        """To be called before each step."""
+        if self.steps and 10 <= done < 10 + self.steps and not self.running:
+            jax.profiler.start_trace(self.directory)
+            self.running = True
+        elif self.running and done >= 10 + self.steps:
+            self.stop()
+
+    def stop(self):
+        jax.effects_barrier()
+        jax.profiler.stop_trace()
+        self.running, self.steps = False, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.running:
+            self.stop()
 
 
 class Progress:
@@ -311,14 +376,14 @@ class Progress:
         elif cluster.first():
             print(line, flush=True)
 
-    def compiled(self):
-        """The first step is done: speed is measured from here."""
-        self.time, self.timed = time.perf_counter(), self.done + 1
+    def compiled(self, count):
+        """The first steps are done: speed is measured from here."""
+        self.time, self.timed = time.perf_counter(), self.done + count
         self.print(f'first step after {self.time - self.start_time:.1f} s (compilation)')
 
-    def advance(self):
-        self.done += 1
-        self.bar.update()
+    def advance(self, count):
+        self.done += count
+        self.bar.update(count)
 
     def rate(self):
         """Images per second since the last report, None where there are none to count."""

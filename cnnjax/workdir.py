@@ -8,6 +8,7 @@
     checkpoints/      see checkpoint.py
     figures/          curves.png
     pending.json      of a run that was asked to stop: the steps since its last row
+    profile/          a trace, where config.profile asks for one
     lock              held by the process that writes all this
 
 Of several processes the first writes; all must see the same directory.
@@ -36,7 +37,7 @@ from cnnjax.errors import UserError
 
 # Fields that leave the trained parameters as they are: a run may be resumed with other values.
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
-                       'data_dir', 'loader_threads'})
+                       'data_dir', 'loader_threads', 'loader_workers', 'profile'})
 PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 

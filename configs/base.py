@@ -92,10 +92,13 @@ def get_config():
     config.parallel = 'shard_map'  # or 'pmap', or 'jit' (batch norm over the global batch)
     config.devices = 0  # how many of the local devices; 0: all
 
+    config.steps_per_call = 0  # compiled into one program; 0: up to a report, but 1 on the CPU
+
     # Reporting.
     config.report_every = 100  # steps between two rows of metrics.jsonl; 0: only with evaluations
     config.eval_every = 1.0  # each evaluation is also saved as a checkpoint; 0: only at the end
     config.checkpoint_every = 1.0  # 0: only with evaluations
     config.keep = 2  # newest checkpoints to keep, beside the best
     config.eval_batch_size = 500  # over all devices
+    config.profile = 0  # steps to trace, after the first ten, into the workdir's profile/
     return config

@@ -58,8 +58,8 @@ def test_a_signal_saves_and_ends_with_its_code(tiny, tmp_path, monkeypatch, numb
         tiny.update(report_every=4, eval_every=0.0, checkpoint_every=0.0)
     advance = train.Progress.advance
 
-    def interrupted(progress):
-        advance(progress)
+    def interrupted(progress, count):
+        advance(progress, count)
         if progress.done == 3:
             signal.raise_signal(number)
 
@@ -77,9 +77,9 @@ def test_a_signal_saves_and_ends_with_its_code(tiny, tmp_path, monkeypatch, numb
 
 def test_a_second_signal_does_not_wait():
     with pytest.raises(KeyboardInterrupt), cluster.Preemption() as preemption:
-        assert not preemption.reached(1)
+        assert not preemption.reached()
         signal.raise_signal(signal.SIGTERM)
-        assert preemption.reached(2)
+        assert preemption.reached()
         signal.raise_signal(signal.SIGINT)
 
 

@@ -84,6 +84,21 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, s
     assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 6)
 
 
+def test_many_steps_in_one_program(tiny, tmp_path):
+    """The same training, stopped for every report and checkpoint, and resumed bit for bit."""
+    single = changed(tiny, steps=12, report_every=5, eval_every=6.0, checkpoint_every=0.0)
+    train.train(single, tmp_path / 'single')
+    many = changed(single, steps_per_call=4, profile=1)
+    train.train(changed(many, steps=6), tmp_path / 'parts')
+    train.train(many, tmp_path / 'parts')
+    train.train(many, tmp_path / 'whole')
+    assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 12)
+    assert list((tmp_path / 'whole' / 'profile').rglob('*.pb'))
+    for one, row in zip(rows(tmp_path / 'single'), rows(tmp_path / 'whole'), strict=True):
+        assert row['step'] == one['step']
+        assert row['train/loss'] == pytest.approx(one['train/loss'], rel=1e-3)
+
+
 def test_another_config_is_refused_and_reporting_is_not(tiny, tmp_path):
     train.train(tiny, tmp_path)
     with pytest.raises(UserError, match=r'(?s)another config.*learning_rate: 0.05 there, 0.1 here'):
