@@ -8,6 +8,8 @@ import optax
 from jax import lax
 
 from cnnjax import losses, transfer
+from cnnjax.data.pipeline import MEMORY
+from cnnjax.errors import UserError
 
 
 class TrainState(NamedTuple):
@@ -21,8 +23,24 @@ class TrainState(NamedTuple):
 
 def create(net, tx, key, image_shape, frozen=frozenset()):
     """The state before the first step, for images [H, W, C]; the `frozen` layers (see transfer.py)
-    have no optimizer state."""
-    init = jax.jit(lambda key: net.init(key, jnp.zeros((1, *image_shape)), train=False))
+    have no optimizer state.
+
+    Raises:
+      UserError: the network has maps of scores (U-Net), or does not fit in memory.
+    """
+    @jax.jit
+    def init(key):
+        (logits, _), variables = net.init_with_output(key, jnp.zeros((1, *image_shape)),
+                                                      train=False)
+        if logits.ndim != 2:
+            raise UserError(f'{type(net).__name__} has maps of scores {list(logits.shape[1:])}, '
+                            'not one score per class: it cannot be trained to tell images apart')
+        return variables
+
+    size = sum(leaf.size for leaf in jax.tree.leaves(init.eval_shape(key)['params']))
+    if 8 * size > MEMORY:  # float32, and what the optimizer remembers of each
+        raise UserError(f'{type(net).__name__} has {size:,} parameters, more than the memory '
+                        'holds: take fewer or narrower layers, or smaller images')
     variables = init(key)
     params = variables['params']
     return TrainState(jnp.zeros((), jnp.int32), params, variables.get('batch_stats', {}),
@@ -77,7 +95,9 @@ def train_step(state, data, batch, key, axis, *, net, tx, augment, smoothing=0.0
         (batch_stats, total), _ = lax.scan(micro_batch, (state.batch_stats, zeros),
                                            (*chunks, jnp.arange(accumulate)))
         grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
-    if axis is not None:
+    # One reduction, of one tree, after the last micro-batch: the compiler sends it in few messages
+    # (collectives.py). One device has none; its all-reduce would copy every gradient.
+    if axis is not None and lax.axis_size(axis) > 1:
         grads, batch_stats, metrics = lax.pmean((grads, batch_stats, metrics), axis)
     updates, opt_state = tx.update(grads, state.opt_state, trainable)
     params = transfer.merge(optax.apply_updates(trainable, updates), fixed)
@@ -85,6 +105,26 @@ def train_step(state, data, batch, key, axis, *, net, tx, augment, smoothing=0.0
     batch_stats = transfer.merge(transfer.split(batch_stats, frozen)[0],
                                  transfer.split(state.batch_stats, frozen)[1])
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def train_steps(state, data, batches, key_and_count, axis, **arguments):
+    """Several updates in one program, without a word from the host: (new state, metrics [S]).
+
+    `batches` is as that of `train_step`, with a second axis of S steps; `key_and_count` is the key
+    and how many of them to do, traced, so that one program serves any number up to S. The metrics
+    of the others are 0.
+    """
+    key, count = key_and_count
+
+    def body(i, carry):
+        state, metrics = carry
+        state, values = train_step(state, data, jax.tree.map(lambda x: x[:, i], batches), key,
+                                   axis, **arguments)
+        return state, jax.tree.map(lambda all, value: all.at[i].set(value), metrics, values)
+
+    steps = batches['position'].shape[1]
+    metrics = {name: jnp.zeros(steps) for name in ('loss', 'error')}
+    return lax.fori_loop(0, count, body, (state, metrics))
 
 
 def eval_step(variables, data, batch, key, axis, *, net, normalize):

@@ -1,0 +1,367 @@
+"""How a training scales: the collectives of the compiled step, and a model of their time."""
+
+import functools
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from cnnjax import collectives, data, models, optim, parallel, step, workdir
+from cnnjax.collectives import Link
+from cnnjax.errors import UserError
+from experiments import fields
+
+
+class Cluster(NamedTuple):
+    """Devices in nodes. Bandwidths are one way, in bytes/s: vendors often add up both ways."""
+
+    title: str
+    per_node: int
+    inside: Link | None  # of a device; None where a node has one device
+    between: Link  # of a node, over all of its network cards
+    most: int  # devices that such a cluster can have
+
+
+# Speeds are the vendors', latencies assumptions of the usual order; nccl-tests measures both.
+NVLINK_1, NVLINK_2, NVLINK_3, NVLINK_4 = (Link(bandwidth, 2e-6) for bandwidth in (
+    80e9, 150e9, 300e9, 450e9))  # P100, V100, A100 and H100: 160, 300, 600, 900 GB/s both ways
+UNLIMITED = 2 ** 20
+CLUSTERS = {
+    'ethernet_100': Cluster('8 GPUs a node, 100 Gb/s Ethernet', 8, NVLINK_4, Link(12.5e9, 20e-6),
+                            UNLIMITED),
+    'infiniband_400': Cluster('8 GPUs a node, 400 Gb/s InfiniBand', 8, NVLINK_4, Link(50e9, 5e-6),
+                              UNLIMITED),
+    # One card per GPU: https://docs.nvidia.com/dgx/dgxh100-user-guide/introduction-to-dgxh100.html
+    'infiniband_8x400': Cluster('8 GPUs a node, 8 x 400 Gb/s InfiniBand', 8, NVLINK_4,
+                                Link(400e9, 5e-6), UNLIMITED),
+    # Up to 256 H100: https://developer.nvidia.com/blog/nvidia-hopper-architecture-in-depth/
+    'nvlink_900': Cluster('NVLink throughout, 900 GB/s both ways', 1, None, NVLINK_4, 256),
+    # 1200 GB/s both ways: https://cloud.google.com/tpu/docs/v5p; 6144 chips in the largest job
+    'tpu_v5p': Cluster('TPU v5p, ICI of 1200 GB/s both ways', 1, None, Link(600e9, 1e-6), 6144),
+    'ethernet_50': Cluster('8 P100 a node, 50 Gb/s Ethernet', 8, NVLINK_1, Link(6.25e9, 20e-6),
+                           UNLIMITED),
+    'dgx1': Cluster('one node of 8 V100', 8, NVLINK_2, Link(6.25e9, 20e-6), 8),
+    'dgx_a100': Cluster('one node of 8 A100', 8, NVLINK_3, Link(50e9, 5e-6), 8),
+}
+
+
+class Published(NamedTuple):
+    """A measured efficiency: images/s per device with `devices`, over that with `before`."""
+
+    what: str
+    model: str
+    cluster: str
+    before: int
+    devices: int
+    seconds: float  # of a step with `before` devices
+    efficiency: float
+
+
+NVIDIA = 'NVIDIA DeepLearningExamples, ResNet-50 v1.5 for PyTorch, '
+PUBLISHED = (
+    # https://arxiv.org/abs/1706.02677, abstract: 256 GPUs, batches of 8192, 90 epochs in one hour,
+    # hence 0.26 s a step, at about 90 % of the speed of 8, hence 0.23 s there. Section 4: 50 Gb/s.
+    Published('Goyal et al. 2017, P100', 'resnet50', 'ethernet_50', 8, 256,
+              0.9 * 3600 / (90 * 1_281_167 / 8192), 0.9),
+    # https://github.com/NVIDIA/DeepLearningExamples/tree/master/PyTorch/Classification/ConvNets/
+    # resnet50v1.5, training performance, images/s of 1 and of 8 GPUs; batches of 256 and, in FP32
+    # on V100, of 112 a GPU (configs.yml).
+    Published(NVIDIA + 'V100, FP32', 'resnet50', 'dgx1', 1, 8, 112 / 367, 2855 / 8 / 367),
+    Published(NVIDIA + 'V100, mixed', 'resnet50', 'dgx1', 1, 8, 256 / 1200, 8322 / 8 / 1200),
+    Published(NVIDIA + 'A100, TF32', 'resnet50', 'dgx_a100', 1, 8, 256 / 938, 7248 / 8 / 938),
+    Published(NVIDIA + 'A100, mixed', 'resnet50', 'dgx_a100', 1, 8, 256 / 2470, 16621 / 8 / 2470),
+)
+
+
+def run(config, directory):
+    """Writes scaling.json, scaling.md and figures/scaling.png.
+
+    Raises UserError where a field does not fit.
+    """
+    check(config)
+    clusters = {name: cluster(config, name) for name in fields.names(config.clusters)}
+    measured = {name: measure(config, name) for name in tqdm(
+        fields.names(config.measured), desc='measuring', unit='network', disable=None)}
+    loads = {name: load(name) for name in dict.fromkeys(
+        (*fields.names(config.models), *measured, *(row.model for row in PUBLISHED)))}
+    programs = compiled(config)
+    rows = [row for name in dict.fromkeys((*fields.names(config.models), *measured))
+            for seconds in ((measured[name],) if name in measured else config.step_seconds)
+            for row in predictions(config, name, loads[name], seconds, clusters)]
+    published = [compare(config, row, loads[row.model]) for row in PUBLISHED]
+    directory = Path(directory)
+    workdir.write_config(directory, config)
+    workdir.write_json(directory / 'scaling.json', {
+        'device': jax.devices()[0].device_kind, 'jax': jax.__version__, 'programs': programs,
+        'loads': loads, 'measured': measured,
+        'clusters': {name: where._asdict() for name, where in clusters.items()},
+        'predictions': rows, 'published': published})
+    text = '\n'.join([*program_table(config, programs), *load_table(config, loads, measured),
+                      *(line for name, where in clusters.items() for line in
+                        prediction_table(config, where, [row for row in rows
+                                                         if row['cluster'] == name], measured)),
+                      *published_table(published)])
+    (directory / 'scaling.md').write_text(text)
+    print(text, end='')
+    draw(config, rows, clusters, measured, directory / 'figures' / 'scaling.png')
+    print(f'picture: {directory / "figures" / "scaling.png"}')
+
+
+def check(config):
+    fields.check_choice(config, algorithm=tuple(collectives.ALGORITHMS))
+    fields.check_minimum(config, batch_size=1, measured_batch=1, measured_steps=1,
+                         compiled_batch=1, compiled_devices=1, devices=1, message=1,
+                         own_per_node=1, own_inside_latency=0, own_between_latency=0, backward=0)
+    for field in ('utilization', 'backward'):
+        if not config[field] <= 1:
+            raise UserError(f'{field}={config[field]} is a share: take 1 or less')
+    for field in ('step_seconds', 'utilization', 'own_inside', 'own_between'):
+        values = config[field] if isinstance(config[field], (tuple, list)) else (config[field],)
+        if not all(value > 0 for value in values):
+            raise UserError(f'{field}={config[field]}: take more than 0')
+    for field in ('models', 'devices', 'clusters', 'step_seconds'):
+        if not config[field]:
+            raise UserError(f'{field} is empty: give at least one')
+
+
+def cluster(config, name):
+    """The Cluster of this name, its links as fast as config.utilization says."""
+    if name == 'own':
+        found = Cluster('own', config.own_per_node,
+                        Link(1e9 * config.own_inside, 1e-6 * config.own_inside_latency),
+                        Link(1e9 * config.own_between, 1e-6 * config.own_between_latency),
+                        UNLIMITED)
+    elif name in CLUSTERS:
+        found = CLUSTERS[name]
+    else:
+        raise UserError(f"clusters: '{name}' is none of {', '.join(CLUSTERS)}, own")
+    inside, between = (link and link._replace(bandwidth=config.utilization * link.bandwidth)
+                       for link in (found.inside, found.between))
+    return found._replace(inside=inside, between=between)
+
+
+def training(net, images, **options):
+    """The step of a training, and the shapes of what it takes: (step, state, {'image', ...}).
+
+    The images, so many, stream: they come with the batch. `options` are those of step.train_step.
+    """
+    shape = tuple(net.image_shape)
+    tx = optim.momentum_sgd(lambda step: 0.1, momentum=0.9, weight_decay=1e-4)
+    normalize = data.Normalization(np.full(shape[-1:], 0.5, np.float32), np.ones(1, np.float32))
+    augment = functools.partial(data.augment, normalize=normalize, flip=True, padding=4)
+    one = functools.partial(step.train_step, **{'net': net, 'tx': tx, 'augment': augment} | options)
+    state = jax.eval_shape(lambda: step.create(net, tx, jax.random.key(0), shape))
+    batch = {'image': jax.ShapeDtypeStruct((images, *shape), jnp.uint8),
+             **{field: jax.ShapeDtypeStruct((images,), jnp.int32)
+                for field in ('label', 'position')}}
+    return one, state, batch
+
+
+def compile_step(one, state, batch, mesh, kind):
+    """The program of one step over the devices of `mesh`, compiled."""
+    if kind == 'pmap':
+        batch = {field: jax.ShapeDtypeStruct((mesh.size, array.shape[0] // mesh.size,
+                                              *array.shape[1:]), array.dtype)
+                 for field, array in batch.items()}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return parallel.parallelize(one, mesh, kind).lower(state, {}, batch, key).compile()
+
+
+def compiled(config):
+    """What the compiled step of config.compiled does, for each way to run it and each number of
+    devices that there are."""
+    counts = [count for count in config.compiled_devices if count <= jax.device_count()]
+    if left := [count for count in config.compiled_devices if count not in counts]:
+        print(f'{", ".join(map(str, left))} devices are not there: set XLA_FLAGS='
+              f'--xla_force_host_platform_device_count={max(left)} to pretend them')
+    net, result = models.create(config.compiled), []
+    for kind in fields.names(config.parallel):
+        for count in counts:
+            one, state, batch = training(net, count * config.compiled_batch)
+            program = compile_step(one, state, batch, parallel.data_mesh(count), kind)
+            found = collectives.read(program)
+            costs, memory = program.cost_analysis(), program.memory_analysis()
+            result.append({
+                'parallel': kind, 'devices': count, 'collectives': len(found),
+                'kinds': sorted({each.kind for each in found}),
+                'in_loops': sum(each.in_loop for each in found),
+                'bytes': sum(each.bytes for each in found), 'flops': costs['flops'],
+                'temporary_bytes': memory.temp_size_in_bytes})
+    return result
+
+
+def load(name):
+    """What a step of this network reduces, from the shapes of its state alone."""
+    _, state, _ = training(models.create(name), 1)
+    parts = {field: jax.tree.leaves(getattr(state, field)) for field in ('params', 'batch_stats')}
+    counts = {field: sum(math.prod(leaf.shape) for leaf in leaves)
+              for field, leaves in parts.items()}
+    return {'parameters': counts['params'], 'statistics': counts['batch_stats'], 'metrics': 2,
+            'arrays': sum(map(len, parts.values())) + 2, 'bytes': 4 * (sum(counts.values()) + 2)}
+
+
+def measure(config, name):
+    """Seconds of a step on one device of this machine: the median, compilation left out."""
+    one, state, batch = training(models.create(name, dtype=config.dtype),
+                                 config.measured_batch)
+    mesh = parallel.data_mesh(1)
+    update = parallel.parallelize(one, mesh)
+    rng = np.random.default_rng(0)
+    state = parallel.replicate(jax.tree.map(
+        lambda leaf: rng.normal(scale=0.01, size=leaf.shape).astype(leaf.dtype), state), mesh)
+    key = parallel.replicate(jax.random.key(0), mesh)
+    batch = {field: rng.integers(2, size=array.shape).astype(array.dtype)
+             for field, array in batch.items()}
+    times = []
+    for _ in range(1 + config.measured_steps):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(update(state, {}, batch, key))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def reduction(config, size, devices, where):
+    """Seconds of the all-reduce of `size` bytes, in messages as large as the compiler makes."""
+    return collectives.two_levels(
+        size, devices, where.inside or where.between, where.between, where.per_node,
+        math.ceil(size / config.message), collectives.ALGORITHMS[config.algorithm])
+
+
+def predictions(config, name, reduced, alone, clusters):
+    """The rows of one network: dicts of step time, efficiency and images/s, without overlap of the
+    reduction with the backward pass, and with all that fits."""
+    rows = []
+    for key, where in clusters.items():
+        for devices in config.devices:
+            if devices > where.most:
+                continue
+            row = {'model': name, 'step_seconds': alone, 'cluster': key, 'devices': devices,
+                   'reduction_seconds': reduction(config, reduced['bytes'], devices, where)}
+            for overlap, label in ((False, 'sequential'), (True, 'overlapped')):
+                seconds = collectives.step_seconds(alone, row['reduction_seconds'],
+                                                   config.backward, overlap)
+                row[label] = {'seconds': seconds, 'efficiency': alone / seconds,
+                              'images_per_second': devices * config.batch_size / seconds}
+            rows.append(row)
+    return rows
+
+
+def compare(config, row, reduced):
+    """A published efficiency beside those of the model."""
+    where = cluster(config, row.cluster)
+    before, after = (reduction(config, reduced['bytes'], devices, where)
+                     for devices in (row.before, row.devices))
+    alone = row.seconds - before
+    efficiencies = {}
+    for overlap, label in ((False, 'sequential'), (True, 'overlapped')):
+        first, then = (collectives.step_seconds(alone, communication, config.backward, overlap)
+                       for communication in (before, after))
+        efficiencies[label] = first / then
+    return {**row._asdict(), 'reduction_seconds': after, **efficiencies}
+
+
+def table(header, rows):
+    """Lines of Markdown, an empty one at the end."""
+    return [f'| {" | ".join(map(str, cells))} |' for cells in
+            (header, ['---'] * len(header), *rows)] + ['']
+
+
+def program_table(config, programs):
+    return [f'## The compiled step of {config.compiled}, {config.compiled_batch} images per device',
+            '', *table(('parallel', 'devices', 'collectives', 'bytes', 'in loops',
+                        'Mflop per device', 'temporary MB per device'),
+                       [(row['parallel'], row['devices'],
+                         ' '.join([str(row['collectives']), *row['kinds']]), f'{row["bytes"]:,}',
+                         row['in_loops'], f'{row["flops"] / 1e6:,.1f}',
+                         f'{row["temporary_bytes"] / 1e6:.1f}') for row in programs])]
+
+
+def load_table(config, loads, measured):
+    names = dict.fromkeys((*fields.names(config.models), *measured))
+    return ['## What a step reduces', '', *table(
+        ('network', 'parameters', 'batch statistics', 'metrics', 'arrays', 'MB',
+         'ms on one device'),
+        [(name, f'{loads[name]["parameters"]:,}', f'{loads[name]["statistics"]:,}',
+          loads[name]['metrics'], loads[name]['arrays'], f'{loads[name]["bytes"] / 1e6:.1f}',
+          f'{1e3 * measured[name]:.0f} (measured: {config.measured_batch} images, '
+          f'{jax.devices()[0].device_kind})' if name in measured else
+          ', '.join(f'{1e3 * seconds:g}' for seconds in config.step_seconds) + ' (assumed)')
+         for name in names])]
+
+
+def prediction_table(config, where, rows, measured):
+    def cell(row):
+        low, high = (100 * row[label]['efficiency'] for label in ('sequential', 'overlapped'))
+        return f'{low:.0f}' if round(low) == round(high) else f'{low:.0f}-{high:.0f}'
+
+    counts = [devices for devices in config.devices if devices <= where.most]
+    lines = []
+    for name, alone in dict.fromkeys((row['model'], row['step_seconds']) for row in rows):
+        own = {row['devices']: cell(row) for row in rows
+               if (row['model'], row['step_seconds']) == (name, alone)}
+        lines.append((name, f'{1e3 * alone:.0f}' + (' (measured)' if name in measured else ''),
+                      *(own[devices] for devices in counts)))
+    return [f'## {where.title}', '', 'Efficiency in %: without overlap - with all that fits.', '',
+            *table(('network', 'ms on one device', *counts), lines)]
+
+
+def published_table(published):
+    return ['## Predicted and measured efficiency', '', *table(
+        ('measurement', 'devices', 'without overlap', 'with overlap', 'measured'),
+        [(row['what'], f'{row["before"]} -> {row["devices"]}', f'{100 * row["sequential"]:.0f} %',
+          f'{100 * row["overlapped"]:.0f} %', f'{100 * row["efficiency"]:.0f} %')
+         for row in published])]
+
+
+def draw(config, rows, clusters, measured, path):
+    """Efficiency against devices, a panel per cluster, for the middle one of the step times."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    middle = sorted(config.step_seconds)[len(config.step_seconds) // 2]
+    names = fields.names(config.models)
+    measured = [name for name in measured if name in names]
+    shown = [row for row in rows if row['model'] in names
+             and (row['model'] in measured or row['step_seconds'] == middle)]
+    styles = {'sequential': ('-', 'reduction after the backward pass'),
+              'overlapped': (':', 'reduction during the backward pass')}
+    lowest = min((row[label]['efficiency'] for row in shown for label in styles), default=1)
+    columns = min(len(clusters), 2)
+    lines = math.ceil(len(clusters) / columns)
+    figure = Figure(figsize=(5.0 * columns, 2.5 * lines + 1), layout='constrained', dpi=200)
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axes, (key, where) in zip(panels.flat, clusters.items(), strict=False):
+        for i, name in enumerate(names):
+            own = [row for row in shown if row['cluster'] == key and row['model'] == name]
+            for label, (style, _) in styles.items():
+                axes.plot([row['devices'] for row in own],
+                          [100 * row[label]['efficiency'] for row in own], style, color=f'C{i}',
+                          linewidth=2, marker='o' if style == '-' else '', markersize=4)
+        axes.set_title(where.title, fontsize=11)
+        axes.set_xscale('log', base=2)
+        axes.set_xticks(config.devices, [f'{devices:g}' for devices in config.devices])
+        axes.set_ylim(10 * math.floor(10 * min(lowest, 0.89)), 102)
+        axes.grid(alpha=0.25)
+        axes.spines[['top', 'right']].set_visible(False)
+    for axes in panels.flat[len(clusters):]:
+        axes.set_visible(False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel('efficiency (%)')
+    for axes in panels[-1]:
+        axes.set_xlabel('devices')
+    step_time = f'{1e3 * middle:g} ms per step on one device' + (
+        f' ({", ".join(measured)}: as measured)' if measured else '')
+    figure.legend(handles=[Line2D([], [], color='0.3', linewidth=2, linestyle=style, label=label)
+                           for style, label in styles.values()], ncols=2, frameon=False,
+                  loc='outside upper center', title=step_time, title_fontsize=11)
+    figure.legend(handles=[Line2D([], [], color=f'C{i}', linewidth=2, label=name)
+                           for i, name in enumerate(names)], ncols=len(names), frameon=False,
+                  loc='outside lower center')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
