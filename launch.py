@@ -4,6 +4,9 @@
 
 Any field of the config can be overridden: --config.batch_size=32 --config.model.name=vgg11. A
 config that takes an argument gets it after a colon: --config=configs/cifar.py:resnet110.
+
+--sweep runs all that the config's sweep() yields; --executor=slurm submits instead, with
+--resources=timeout_min=600,nodes=2,tasks_per_node=8,gpus_per_node=8,slurm_partition=gpu.
 """
 
 import sys
@@ -15,6 +18,17 @@ from cnnjax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file('config', lock_config=True, help_string='A config file.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: everything it writes.')
+SWEEP = flags.DEFINE_bool('sweep', False, "Run what the config's sweep() yields, each in its own "
+                          'directory of the workdir, and write a table of the test errors.')
+EXECUTOR = flags.DEFINE_enum('executor', '', ['', 'slurm', 'local', 'debug'],
+                             "submitit's executor: slurm submits jobs, local starts processes of "
+                             'this machine, debug runs them in this process.')
+RESOURCES = flags.DEFINE_string('resources', '', "submitit's parameters of the executor: "
+                                'timeout_min=600,gpus_per_node=8,slurm_partition=gpu')
+COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, where several '
+                                  'processes train on a cluster that is not detected.')
+PROCESSES = flags.DEFINE_integer('processes', None, 'With coordinator: how many processes.')
+PROCESS = flags.DEFINE_integer('process', None, 'With coordinator: the number of this one, from 0.')
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -34,18 +48,26 @@ def parse(argv):
 def main(argv):
     if len(argv) > 1:
         sys.exit(f"error: '{argv[1]}' is not a flag: all arguments start with --")
-    if not flags.FLAGS['verbosity'].present:
-        logging.set_verbosity(logging.ERROR)  # orbax tells of every file it writes
-    import experiments  # after the flags: a mistake in them is told at once
+    verbosity = flags.FLAGS['verbosity']  # of orbax, which tells of every file it writes
+    from experiments import jobs, sweeps  # after the flags: a mistake in them is told at once
 
-    if CONFIG.value.experiment not in experiments.RUNS:
-        sys.exit(f"error: experiment='{CONFIG.value.experiment}' is none of "
-                 f'{", ".join(experiments.RUNS)}')
     try:
-        experiments.RUNS[CONFIG.value.experiment](CONFIG.value, WORKDIR.value)
+        place = jobs.Place(WORKDIR.value, EXECUTOR.value, RESOURCES.value,
+                           (COORDINATOR.value, PROCESSES.value, PROCESS.value),
+                           verbosity.value if verbosity.present else logging.ERROR)
+        if SWEEP.value:
+            file = flags.FLAGS['config']
+            succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
+                                   config_flags.get_override_values(file))
+        else:
+            succeeded = place.run([jobs.Job(CONFIG.value, WORKDIR.value)])
     except UserError as error:
         sys.exit(f'error: {error}')
+    return 0 if succeeded else 1
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=parse)
+    try:
+        app.run(main, flags_parser=parse)
+    except KeyboardInterrupt:
+        sys.exit(130)

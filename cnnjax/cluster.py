@@ -1,6 +1,7 @@
 """What clusters do to a training: start it as several processes, preempt it, kill one of them."""
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -36,6 +37,8 @@ def connect(coordinator=None, processes=None, process=None):
         raise UserError(f"coordinator='{coordinator}' is not of the form host:port")
     if coordinator is None and os.environ.get('SLURM_NTASKS') == '1':
         return  # jax would take one of its devices only, that of its number on the host
+    # Where a process dies, jax aborts the others: the stacks of all threads would bury what it says.
+    faulthandler.disable()
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except (ValueError, TypeError) as error:
@@ -83,7 +86,7 @@ def together():
 class Preemption:
     """Tells a loop, between two of its steps, that it must save and stop; a context manager.
 
-    The first SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 only notes it, a second one is acted upon at once.
+    SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are only noted; the same one again is acted upon at once.
     With several processes a signal to any of them stops all after the same step (jax's preemption
     service, which listens for SIGTERM).
     """
@@ -100,13 +103,18 @@ class Preemption:
             self._handlers = {number: signal.signal(number, self._note) for number in mine}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        self._restore()
+        if kind is None and self.signal:  # it came after the last step
+            self.leave()
+
+    def _restore(self):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _note(self, number, _):
-        if self.signal is not None:
-            self.__exit__()
+        if self.signal == number:
+            self._restore()
             signal.raise_signal(number)
             return
         self.signal = signal.Signals(number)
@@ -127,7 +135,7 @@ class Preemption:
         job), that handler runs instead.
         """
         number = self.signal or signal.SIGTERM  # another process got it
-        self.__exit__()
+        self._restore()
         handler = self._handlers.get(number)
         if callable(handler) and handler is not signal.default_int_handler:
             signal.raise_signal(number)

@@ -1,6 +1,7 @@
 """Learning-rate schedules and momentum SGD in the two orders that the papers used."""
 
 import collections
+import math
 
 import jax
 import optax
@@ -22,8 +23,8 @@ def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=
     """
     if schedule == 'step':
         after = optax.piecewise_constant_schedule(
-            base, {drop - warmup: factor ** times  # join_schedules restarts the count
-                   for drop, times in collections.Counter(drops).items()})
+            base, {drop - warmup: math.prod([factor] * times)  # join_schedules restarts the count
+                   for drop, times in collections.Counter(drops).items() if drop < steps})
     elif schedule == 'cosine':
         after = optax.cosine_decay_schedule(base, max(steps - warmup, 1))
     elif schedule == 'constant':
@@ -32,6 +33,9 @@ def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=
         raise UserError(f"schedule is 'step', 'cosine' or 'constant', not '{schedule}'")
     if not warmup:
         return after
+    if warmup > steps:
+        raise UserError(f'warmup: its {warmup} steps are more than the {steps} of the training; '
+                        'shorten it, or take warmup=0')
     if warmup_shape == 'linear':
         before = optax.linear_schedule(warmup_rate, base, warmup)
     elif warmup_shape == 'constant':

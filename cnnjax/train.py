@@ -33,16 +33,17 @@ SIDE = 8192  # pixels: an image of more would take gigabytes of itself
 # What the numbers of a config may be, the least and the most.
 LIMITS = {
     'seed': (0, 2 ** 32 - 1), 'head_rate': (0, LARGEST), 'image_size': (0, SIDE),
-    'border': (0, SIDE // 4), 'loader_threads': (1, 1024), 'shorter_side': (1, SIDE),
-    'crop_area': (0, 1), 'crop_aspect': (0, LARGEST), 'test_shorter_side': (0, SIDE),
-    'padding': (0, SIDE // 4), 'color': (0, LARGEST), 'batch_size': (1, 2 ** 31 - 1),
+    'border': (0, SIDE // 4), 'loader_threads': (1, 1024), 'loader_workers': (0, 1024),
+    'shorter_side': (1, SIDE), 'crop_area': (0, 1), 'crop_aspect': (0, LARGEST),
+    'test_shorter_side': (0, SIDE), 'padding': (0, SIDE // 4), 'color': (0, LARGEST), 'batch_size': (1, 2 ** 31 - 1),
     'accumulate': (1, 2 ** 31 - 1), 'epochs': (0, LARGEST), 'steps': (0, 2 ** 31 - 1),
     'learning_rate': (0, LARGEST), 'drops': (0, LARGEST), 'drop_factor': (0, 1e300),
     'warmup': (0, LARGEST), 'warmup_rate': (0, LARGEST), 'momentum': (0, 1),
     'weight_decay': (0, LARGEST), 'bias_rate': (0, LARGEST), 'label_smoothing': (0, 1),
     'report_every': (0, 2 ** 31 - 1), 'eval_every': (0, LARGEST),
     'checkpoint_every': (0, LARGEST), 'keep': (1, 2 ** 31 - 1),
-    'eval_batch_size': (1, 2 ** 31 - 1)}
+    'eval_batch_size': (1, 2 ** 31 - 1), 'steps_per_call': (0, 2 ** 16),
+    'profile': (0, 2 ** 31 - 1)}
 
 
 def check(config):
@@ -111,7 +112,7 @@ def load(config, split):
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
                        config.crop_aspect, config.test_shorter_side, config.border)
     if config.stream:
-        return data.Stream(source, crops, config.loader_threads)
+        return data.Stream(source, crops, config.loader_threads, config.loader_workers)
     return data.Resident(source, crops)
 
 
@@ -185,7 +186,8 @@ def train(config, directory):
     jax.eval_shape(augment, key, np.zeros(1, np.int32), jax.ShapeDtypeStruct(
         (1, *train_set.image_shape), np.uint8))
 
-    with checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints:
+    with (cluster.Preemption() as preemption,
+          checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
         check_config(directory, config, lengths, start)
         state = step.create(net, tx, init_key, train_set.image_shape, frozen)
@@ -219,8 +221,7 @@ def train(config, directory):
                                           (jax.process_index(), jax.process_count()))
         with (workdir.Metrics(directory, start) as metrics,
               Progress(lengths, config.batch_size, start) as progress,
-              contextlib.closing(batches), Profile(directory, config.profile) as profile,
-              cluster.Preemption() as preemption):
+              contextlib.closing(batches), Profile(directory, config.profile) as profile):
             return loop(state, update, size, evaluate, resident, key, lengths, checkpoints,
                         metrics, progress, profile, preemption, batches)
 
@@ -268,7 +269,7 @@ def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, met
         evaluating = lengths.due(done, lengths.eval_every)
         saving = evaluating or lengths.due(done, lengths.checkpoint_every)
         reporting = saving or lengths.due(done, lengths.report_every)
-        stopping = preemption.reached() and done < lengths.steps
+        stopping = preemption.reached()
         if not (reporting or stopping):
             continue
         # A report never spans a checkpoint: a resumed run writes the same rows.

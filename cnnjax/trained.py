@@ -80,9 +80,19 @@ def load(source, which='best', name=None):
     if config is None or dataset is None:
         raise UserError(f"source='{source}' is not the working directory of a run: it has no "
                         'config.json and dataset.json')
-    net = models.create(**config.model, num_classes=len(dataset['classes']), dtype=config.dtype)
+    try:
+        classes, image_shape = tuple(map(str, dataset['classes'])), tuple(dataset['image_shape'])
+        normalize = Normalization(*(np.float32(dataset[name]) for name in ('mean', 'std')))
+        net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
+        if len(image_shape) != 3 or min(image_shape) < 1 or image_shape != np.broadcast_shapes(
+                image_shape, *(np.shape(values) for values in normalize)):
+            raise ValueError(f'image_shape {image_shape}, mean {dataset["mean"]}')
+    except UserError:
+        raise
+    except Exception as error:  # of many kinds: any value may stand in a file
+        raise UserError(f'{directory}: its config.json or dataset.json is damaged, or of another '
+                        f'version: {error!r}; copy them from another run of the same config, '
+                        'or train anew') from None
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         variables = checkpoints.variables(checkpoints.resolve(which))
-    normalize = Normalization(*(np.float32(dataset[name]) for name in ('mean', 'std')))
-    return Trained(net, variables, normalize, tuple(dataset['classes']),
-                   tuple(dataset['image_shape']), config)
+    return Trained(net, variables, normalize, classes, image_shape, config)

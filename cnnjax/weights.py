@@ -9,6 +9,7 @@ A network that timm or torchvision has is written with their names of its tensor
 ('params/conv1/kernel'). Nothing is unpickled: torch's files are read by its weights_only reader.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -154,7 +155,7 @@ COUNTERPARTS = (
 def is_weights(source):
     """Whether `source` reads as a file of weights or a hub id, not as a run's directory."""
     source = str(source)
-    return not Path(source).is_dir() and (
+    return not os.path.isdir(source) and (
         source.startswith((HUB, 'timm/')) or Path(source).suffix in (SAFETENSORS, *TORCH))
 
 
@@ -173,8 +174,8 @@ def load(name, source, **fields):
     torchvision's, without class names.
 
     Raises:
-      UserError: no such source; a file that is damaged or holds anything but tensors; tensors that
-        do not fit the network.
+      UserError: no such source; a file that is damaged or holds anything but tensors of finite
+        numbers; tensors that do not fit the network.
     """
     path = _find(str(source))
     tensors, metadata = _read(path)
@@ -185,13 +186,14 @@ def load(name, source, **fields):
         raise UserError(f"source='{source}' does not say which of our networks it is of "
                         f'(architecture: {about.get("architecture")}): give its name')
     counterpart = _counterpart(name)
-    if ours and about['architecture'] == name:
+    if ours and about.get('architecture') == name:
         fields = about['fields'] | fields
     elif counterpart and not ours:
         fields = counterpart.fields | fields
     scan, fields = fields.get('scan'), _without_scan(fields)
 
-    net = models.create(name, **fields)
+    with _building(name, fields, path):
+        net = models.create(name, **fields)
     classes = about.get('label_names')
     library, width = None, len(classes or ()) or net.num_classes
     if counterpart:
@@ -208,12 +210,17 @@ def load(name, source, **fields):
                         'load it without that field, then replace the head')
     net = net.clone(num_classes=width)
     image_shape = about.get('image_shape') or net.image_shape
-    places = _places(net, image_shape, counterpart, library)
+    with _building(name, fields, path):
+        places = _places(net, image_shape, counterpart, library)
     extra = rf'.*num_batches_tracked|{counterpart.extra}' if counterpart else '(?!)'
     tensors = {key: tensor for key, tensor in tensors.items()
                if key in places or not re.fullmatch(extra, key)}
     _check(name, {key: place.theirs for key, place in places.items()}, tensors, path,
            bool(counterpart))
+    if broken := [key for key in places if not np.isfinite(np.asarray(tensors[key], np.float32))
+                  .all()]:
+        raise UserError(f'{path} holds numbers that are not finite (NaN or infinity), in '
+                        f'{", ".join(broken[:5])}')
     variables = traverse_util.unflatten_dict({
         place.path: place.take(np.asarray(tensors[key], np.float32))
         for key, place in places.items()})
@@ -304,6 +311,17 @@ def layout(name, image_shape=None, **fields):
         if counterpart and key.endswith('running_var'):  # torch counts the batches, and asks for it
             shapes[key.replace('running_var', 'num_batches_tracked')] = ()
     return shapes
+
+
+@contextlib.contextmanager
+def _building(name, fields, path):
+    """What goes wrong is the fault of the file `path`, in which any value may stand."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f'{path}: {name} cannot be built with {fields}: {error!r}') from None
 
 
 class _Place(NamedTuple):
@@ -397,10 +415,10 @@ def _without_scan(fields):
 def _find(source):
     """The path of the file that `source` means, fetched from the hub if that is where it is."""
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):  # unlike the method, False for a name that is too long
         return path
     match = re.fullmatch(rf'(?:{HUB})?([\w.-]+/[\w.-]+)(?:@([\w.-]+))?', source)
-    if not match or path.exists() or path.suffix in (SAFETENSORS, *TORCH):
+    if not match or os.path.exists(path) or path.suffix in (SAFETENSORS, *TORCH):
         raise UserError(f"source='{source}': no such file, and not an id on the Hugging Face hub "
                         "such as 'timm/vgg19.tv_in1k'")
     _fetch(*match.groups(), 'config.json')
@@ -459,10 +477,14 @@ def _read_torch(path):
     for wrapper in WRAPPERS:
         if isinstance(tensors, dict) and isinstance(tensors.get(wrapper), dict):
             tensors = tensors[wrapper]
-    if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
+    if not isinstance(tensors, dict) or not all(
+            isinstance(key, str) and torch.is_tensor(value) for key, value in tensors.items()):
         raise UserError(f'{path} does not hold named tensors (a state_dict), as weights do')
-    return {key: (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-            for key, tensor in tensors.items()}
+    try:
+        return {key: (tensor.float() if tensor.is_floating_point() else tensor)
+                .detach().resolve_conj().resolve_neg().numpy() for key, tensor in tensors.items()}
+    except (RuntimeError, TypeError) as error:  # sparse ones, or those without data
+        raise UserError(f'{path} holds tensors that are no plain arrays: {error}') from None
 
 
 def _beside(path):
@@ -473,7 +495,7 @@ def _beside(path):
     try:
         config = json.loads(path.read_text())
         config = config | config.get('pretrained_cfg', {})
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path} is damaged: {error}') from None
     return _parse(config, path)
 
@@ -485,7 +507,7 @@ def _about(metadata, path):
                  ('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')}
         fields = {key: tuple(value) if isinstance(value, list) else value
                   for key, value in about['fields'].items()}
-    except (KeyError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f'{path}: its metadata are damaged: {error!r}') from None
     return _parse(about, path) | {'fields': fields}
 
@@ -496,6 +518,8 @@ def _parse(values, path):
     try:
         if 'input_size' in values:
             channels, height, width = map(int, values['input_size'])
+            if min(channels, height, width) < 1:
+                raise ValueError(f'input_size {values["input_size"]}')
             about['image_shape'] = (height, width, channels)
         if 'mean' in values:
             mean, std = np.float32(values['mean']), np.float32(values['std'])
@@ -503,7 +527,7 @@ def _parse(values, path):
                 raise ValueError(f'mean {mean}, std {std}')
             about['normalize'] = mean, std
         about['label_names'] = tuple(map(str, about.get('label_names', ()))) or None
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, OverflowError, ValueError, TypeError) as error:
         raise UserError(f'{path}: the normalization or input size beside or in it is damaged: '
                         f'{error!r}') from None
     return about

@@ -43,7 +43,8 @@ PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'num
 
 @contextlib.contextmanager
 def lock(workdir):
-    """Holds the directory for this run; of several processes the first does. The system frees it even where the process is killed.
+    """Holds the directory for this run; of several processes the first does. The system frees it
+    even where the process is killed.
 
     Raises:
       UserError: another process holds it.
@@ -93,7 +94,7 @@ def read_json(path):
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f'{path} is not a readable JSON file: {error}') from error
 
 
@@ -105,7 +106,12 @@ def write_config(workdir, config):
 def read_config(workdir):
     """The config of the run in `workdir`, None where there is none."""
     saved = read_json(Path(workdir) / 'config.json')
-    return None if saved is None else ml_collections.ConfigDict(_tuples(saved))
+    if saved is None:
+        return None
+    try:
+        return ml_collections.ConfigDict(_tuples(saved))
+    except Exception as error:  # of many kinds: any value may stand in a file
+        raise UserError(f'{Path(workdir) / "config.json"} is damaged: {error}') from None
 
 
 def _tuples(value):
@@ -144,7 +150,10 @@ def write_environment(workdir):
 
     changed = git('status', '--porcelain', '--untracked-files=no')
     path = Path(workdir) / 'environment.json'
-    write_json(path, [*(read_json(path) or []), {
+    before = read_json(path) or []
+    if not isinstance(before, list):
+        raise UserError(f'{path} is damaged, it is no list: delete it')
+    write_json(path, [*before, {
         'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'command': shlex.join([sys.executable, *sys.argv]),
         'commit': git('rev-parse', 'HEAD'),
@@ -163,7 +172,17 @@ def read_metrics(workdir):
         lines = (Path(workdir) / 'metrics.jsonl').read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith('\n')]
+    except (ValueError, OSError) as error:
+        raise UserError(f'{Path(workdir) / "metrics.jsonl"} cannot be read: {error}') from None
+    rows = []
+    for number, line in enumerate((line for line in lines if line.endswith('\n')), 1):
+        try:
+            rows.append({'step': None} | json.loads(line))
+            rows[-1]['step'] + 0
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f'{Path(workdir) / "metrics.jsonl"}: line {number} is damaged: '
+                            f'{error}; delete it') from None
+    return rows
 
 
 class Metrics:

@@ -51,7 +51,8 @@ def get_config():
     config.border = 0  # black pixels around every picture, before all else: MNIST's 28 x 28 -> 32
     config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' and count it
     config.stream = False  # False: the decoded set lives on the devices; True: decode as needed
-    config.loader_threads = 16  # stream: decoding threads
+    config.loader_threads = 16  # stream: decoding threads, of all workers together
+    config.loader_workers = 0  # stream: processes that decode, seconds to start; 0: this one
     config.crop = 'shorter_side'  # stream, training: 'shorter_side' or 'random_resized'
     config.shorter_side = (256, 256)  # its range, in pixels, before a crop of image_size
     config.crop_area = (0.08, 1.0)  # random_resized: range of the crop's share of the picture

@@ -1,4 +1,5 @@
-"""Speed beside PyTorch, interleaved in one run (PyTorch where it is installed: torch==2.13.0).
+"""Speed beside PyTorch, interleaved in one run (PyTorch where it is installed: torch==2.13.0, with
+torchvision for 'input').
 
     python launch.py --config=configs/benchmark.py --workdir=runs/benchmark
 
@@ -12,7 +13,8 @@ import ml_collections
 def get_config():
     config = ml_collections.ConfigDict()
     config.experiment = 'benchmark'
-    config.rows = 'style_256,style_512,visualization_224,units_48'  # a computation and its size
+    # Computations with their sizes.
+    config.rows = 'style_256,style_512,visualization_224,units_48,input_224'
     config.rounds = 7  # of which each measures both sides, in turn
     config.steps = 1  # of each side in a round
     return config

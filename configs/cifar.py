@@ -3,47 +3,12 @@
     python launch.py --config=configs/prepare.py:cifar10 --workdir=runs/prepare      (once)
     python launch.py --config=configs/cifar.py:resnet20 --workdir=runs/resnet20
 
-Test error in %, as published, with flips and translations ("+"), on one crop:
-
-    argument               CIFAR-10   CIFAR-100   parameters   source
-    resnet20                   8.75                 0.27 M     He et al. 2015, Table 6
-    resnet32                   7.51                 0.46 M
-    resnet44                   7.17                 0.66 M
-    resnet56                   6.97                 0.85 M
-    resnet110      6.61 +- 0.16 (best 6.43)         1.7 M
-    resnet1202                 7.93                19.4 M
-    resnet110_stochastic       5.25      24.98      1.7 M      Huang et al. 2016, Table 1: resnet110
-    resnet1202_stochastic      4.91                19.4 M      with stochastic depth (and so on)
-    preact_resnet110           6.37                 1.7 M      He et al. 2016, medians of 5 runs
-    preact_resnet164           5.46      24.33      1.7 M
-    preact_resnet1001          4.92      22.71     10.3 M
-    resnext29_8x64d            3.65      17.77     34.4 M      Xie et al. 2016, Table 7
-    resnext29_16x64d           3.58      17.31     68.2 M
-    densenet_l40_k12           5.24      24.42      1.0 M      Huang et al. 2016, Table 2
-    densenet_l100_k12          4.10      20.20      7.0 M
-    densenet_l100_k24          3.74      19.25     27.2 M
-    densenet_bc_l100_k12       4.51      22.27      0.8 M
-    densenet_bc_l250_k24       3.62      17.60     15.3 M
-    densenet_bc_l190_k40       3.46      17.18     25.6 M
-    fractalnet20               4.60      23.73     33.7 M      Larsson et al. 2016, Table 1
-      its deepest column       4.68      24.32     20.4 M
-    fractalnet40               (not in the table)  76.1 M
-    nin                        8.81                 0.97 M     Lin et al. 2013, Tables 1 and 2
-    allcnn_c                   7.25      33.71      1.4 M      Springenberg et al. 2014
-    convnet                    (a first example)    0.03 M     CS231n
-
-Without augmentation on CIFAR-10: nin 10.41 (35.68 on CIFAR-100) and, in Table 3 of the All-CNN
-paper, for its networks and their forms (allcnn_a, allcnn_a_base, allcnn_a_strided, ...):
-
-    argument     (none)    _base   _strided   _convpool
-    allcnn_a      10.30    12.47      13.46       10.21
-    allcnn_b       9.10    10.20      10.98        9.33
-    allcnn_c       9.08     9.74      10.19        9.31
-
-Expect the ResNets and DenseNets within a few tenths of these. The FractalNet row is the one that
-independent ports have not reached (they report 6.4 % and more); its weight decay is not published.
-NIN and All-CNN saw whitened images (global contrast normalization and ZCA), which these recipes
-do not make.
+PAPER below has the published test errors. configs/reproduce.py trains a recipe with several seeds
+and prints them beside its own. Expect the ResNets and DenseNets within a few tenths of these. The
+FractalNet row is the one that independent ports have not reached (they report 6.4 % and more on
+CIFAR-10+); its weight decay is not published. NIN and All-CNN saw whitened images (global contrast
+normalization and ZCA), which these recipes do not make. fractalnet40 and convnet, CS231n's first
+example, are in no table.
 
 CIFAR-100: --config.dataset=cifar100. Without augmentation: --config.flip=False --config.padding=0;
 DenseNets then also --config.model.dropout=0.2. "++" (reflection): --config.padding_mode=reflect.
@@ -52,6 +17,74 @@ SVHN: --config.dataset=svhn_cropped --config.train_split=train+extra --config.fl
 """
 
 from configs import base
+
+# Data set, "+" with flips and translations, "++" where these reflect the borders.
+SETTINGS = ('cifar10+', 'cifar100+', 'cifar10', 'cifar100', 'svhn_cropped', 'cifar10++',
+            'cifar100++')
+
+
+def row(*errors, source, measured='', **others):
+    """Published test errors in %, in the order of SETTINGS, where they are published."""
+    def named(values):
+        return {setting: value for setting, value in zip(SETTINGS, values, strict=False)
+                if value is not None}
+
+    return {'source': source, 'measured': measured, 'error': named(errors),
+            **{f'{column}/error': named(values) for column, values in others.items()}}
+
+
+HE = 'He et al. 2015, Table 6, https://arxiv.org/abs/1512.03385'
+HUANG = 'Huang et al. 2016, Table 1, https://arxiv.org/abs/1603.09382'
+PREACT = 'He et al. 2016, https://arxiv.org/abs/1603.05027'
+XIE = 'Xie et al. 2016, Table 7, https://arxiv.org/abs/1611.05431'
+DENSE = 'Huang et al. 2016, Table 2, https://arxiv.org/abs/1608.06993'
+LARSSON = 'Larsson et al. 2016, Table 1, https://arxiv.org/abs/1605.07648'
+LIN = 'Lin et al. 2013, Tables 1 and 2, https://arxiv.org/abs/1312.4400'
+ALL = 'Springenberg et al. 2014, Table 3 without augmentation, https://arxiv.org/abs/1412.6806'
+BEST_VALIDATION = 'at the epoch of the lowest validation error'
+MEDIAN = 'median of 5 runs'
+TEN = 'mean of 10 runs, of pre-activation bottlenecks with batches of 256'
+X = None
+
+PAPER = {
+    #                           C10+  C100+    C10   C100  SVHN  C10++ C100++
+    'resnet20':             row(8.75, source=HE),
+    'resnet32':             row(7.51, source=HE),
+    'resnet44':             row(7.17, source=HE),
+    'resnet56':             row(6.97, source=HE),
+    'resnet110':            row(6.61, source=HE,
+                                measured='mean of 5 runs, +- 0.16; the best of them 6.43'),
+    'resnet1202':           row(7.93, source=HE),
+    'resnet110_stochastic': row(5.25, 24.98, 11.66, 37.80, source=HUANG, measured=BEST_VALIDATION),
+    'resnet1202_stochastic': row(4.91, source=HUANG, measured=BEST_VALIDATION),
+    'preact_resnet110':     row(6.37, source=PREACT, measured=MEDIAN),
+    'preact_resnet164':     row(5.46, 24.33, source=PREACT, measured=MEDIAN),
+    'preact_resnet1001':    row(4.92, 22.71, source=PREACT, measured=MEDIAN + '; means '
+                                '4.89 +- 0.14 on CIFAR-10+, 22.68 +- 0.22 on CIFAR-100+'),
+    'resnext29_8x64d':      row(3.65, 17.77, source=XIE, measured=TEN),
+    'resnext29_16x64d':     row(3.58, 17.31, source=XIE, measured=TEN),
+    'densenet_l40_k12':     row(5.24, 24.42,  7.00, 27.55, 1.79, source=DENSE),
+    'densenet_l100_k12':    row(4.10, 20.20,  5.77, 23.79, 1.67, source=DENSE),
+    'densenet_l100_k24':    row(3.74, 19.25,  5.83, 23.42, 1.59, source=DENSE),
+    'densenet_bc_l100_k12': row(4.51, 22.27,  5.92, 24.15, 1.76, source=DENSE),
+    'densenet_bc_l250_k24': row(3.62, 17.60,  5.19, 19.64, 1.74, source=DENSE),
+    'densenet_bc_l190_k40': row(3.46, 17.18, source=DENSE),
+    'fractalnet20':         row(4.60, 23.73,  7.33, 28.20, 1.87, 4.59, 23.36, source=LARSSON,
+                        column3=(4.68, 24.32,  7.27, 29.05, 1.89, 4.63, 23.60)),
+    'nin':                  row(8.81,  X,    10.41, 35.68, 2.35, source=LIN),
+    'allcnn_a':             row(   X,  X,    10.30, source=ALL),
+    'allcnn_a_base':        row(   X,  X,    12.47, source=ALL),
+    'allcnn_a_strided':     row(   X,  X,    13.46, source=ALL),
+    'allcnn_a_convpool':    row(   X,  X,    10.21, source=ALL),
+    'allcnn_b':             row(   X,  X,     9.10, source=ALL),
+    'allcnn_b_base':        row(   X,  X,    10.20, source=ALL),
+    'allcnn_b_strided':     row(   X,  X,    10.98, source=ALL),
+    'allcnn_b_convpool':    row(   X,  X,     9.33, source=ALL),
+    'allcnn_c':             row(7.25, 33.71,  9.08, source=ALL),
+    'allcnn_c_base':        row(   X,  X,     9.74, source=ALL),
+    'allcnn_c_strided':     row(   X,  X,    10.19, source=ALL),
+    'allcnn_c_convpool':    row(   X,  X,     9.31, source=ALL),
+}
 
 
 def get_config(network='resnet20'):

@@ -10,6 +10,8 @@ decoded and cropped at random as needed:
 
     ... --config.model.name=resnet50 --config.image_size=224 --config.test_shorter_side=256 \\
         --config.stream=True --config.mean=0.485,0.456,0.406 --config.std=0.229,0.224,0.225
+
+With more than a few cores, --config.loader_workers=8 decodes in so many processes.
 """
 
 from configs import base

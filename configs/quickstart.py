@@ -3,10 +3,14 @@
     python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
     python launch.py --config=configs/quickstart.py:fractalnet --workdir=runs/fractalnet
 
-The argument is 'resnet' (default) or 'fractalnet'.
+The argument is 'resnet' (default) or 'fractalnet'. Three learning rates with two seeds each:
+
+    python launch.py --config=configs/quickstart.py --sweep --workdir=runs/quickstart-sweep
 """
 
 from configs import base
+
+PAPER = {}  # published test errors: none
 
 
 def get_config(network='resnet'):
@@ -32,3 +36,11 @@ def get_config(network='resnet'):
     else:
         raise ValueError(f"the argument is 'resnet' or 'fractalnet', not '{network}'")
     return config
+
+
+def sweep(network='resnet'):
+    """What --sweep runs."""
+    usual = get_config(network).learning_rate
+    for learning_rate in (usual / 2, usual, 2 * usual):
+        for seed in (0, 1):
+            yield {'learning_rate': learning_rate, 'seed': seed}

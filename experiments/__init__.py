@@ -11,6 +11,8 @@ from experiments import (
     invert,
     microscope,
     prepare,
+    reproduce,
+    scaling,
     style,
     summarize,
     train,
@@ -21,6 +23,7 @@ RUNS = {
     'train': train.run,
     'evaluate': evaluate.run,
     'prepare': prepare.run,
+    'reproduce': reproduce.run,
     'summarize': summarize.run,
     'features': features.run,
     'invert': invert.run,
@@ -32,4 +35,5 @@ RUNS = {
     'microscope': microscope.run,
     'visualize': visualize.run,
     'benchmark': benchmark.run,
+    'scaling': scaling.run,
 }

@@ -1,7 +1,10 @@
-"""The speed of optimizing images beside the same computation in PyTorch."""
+"""The speed of optimizing images, and of reading them, beside the same in PyTorch."""
 
+import contextlib
+import itertools
 import platform
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -9,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import skimage
+from PIL import Image
 from tqdm import tqdm
 
-from cnnjax import models, trained, workdir
+from cnnjax import data, models, trained, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.images import (
@@ -28,6 +33,9 @@ from experiments import fields
 UNITS = 32  # visualized at once by us, one after the other in PyTorch, as the tools there do
 LAYERS = ('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1')
 CONTENT, UNIT, JITTER, RATE = 'relu4_2', 7, 8, 0.02
+BATCH = 64  # images that a step of 'input' reads
+PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'immunohistochemistry', 'retina', 'rocket')
+FILES = 600  # of them, of which an epoch reads each once
 IMAGENET = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 
 
@@ -45,11 +53,11 @@ def run(config, directory):
         if kind not in ROWS or not size.isdigit():
             raise UserError(f"rows: '{row}' is none of {', '.join(ROWS)} with a size, such as "
                             'style_256')
-        sides = {'cnnjax': ROWS[kind](int(size))}
-        if torch:
-            network = trained.load('embedded') if kind == 'units' else vgg19()
-            sides['torch'] = getattr(Torch(torch, network), kind)(int(size))
-        results[row] = compare(sides, config.rounds, config.steps, row)
+        with ROWS[kind](int(size), torch) as sides:
+            results[row] = compare(sides, config.rounds, config.steps, row)
+            if kind == 'input':
+                for side in sides:
+                    results[row][side]['images/s per core'] = BATCH / results[row][side]['median']
     directory = Path(directory)
     workdir.write_json(directory / 'results.json', {
         'device': jax.devices()[0].device_kind, 'processor': platform.processor(),
@@ -94,6 +102,10 @@ def table(results):
         ratio = f'{result["ratio"]:.2f}' if 'ratio' in result else ''
         cells = row, cell(result['cnnjax']), cell(result.get('torch')), ratio
         lines.append(f'| {" | ".join(cells)} |')
+    for row, result in results.items():
+        speeds = [f'{side} {times["images/s per core"]:.0f}' for side, times in result.items()
+                  if side != 'ratio' and 'images/s per core' in times]
+        lines += ['', f'{row}, images/s per core: {", ".join(speeds)}'] if speeds else []
     return '\n'.join(lines) + '\n'
 
 
@@ -244,4 +256,68 @@ class Torch:
         return lambda: [step() for step in steps]
 
 
-ROWS = {'style': style, 'visualization': visualization, 'units': units}
+def optimization(kind):
+    """Both sides of one that optimizes images: (size, torch) -> {side: step}."""
+    def sides(size, torch):
+        found = {'cnnjax': kind(size)}
+        if torch:
+            network = trained.load('embedded') if kind is units else vgg19()
+            found['torch'] = getattr(Torch(torch, network), kind.__name__)(size)
+        return contextlib.nullcontext(found)
+
+    return sides
+
+
+@contextlib.contextmanager
+def reading(size, torch):
+    """Both sides of the input for a training on ImageNet: JPEGs of 500 x 375 pixels are decoded,
+    cut at random and scaled. PyTorch's are flipped and normalized, too, which here is part of the
+    training step. On one thread, without workers: what these read ahead while it is the other
+    side's turn would count for nothing."""
+    with tempfile.TemporaryDirectory() as directory:
+        photographs(Path(directory) / 'train' / 'class')
+        stream = data.Stream(data.load('folder', 'train', directory),
+                             data.Crops(size, 'random_resized'), threads=0)
+        with contextlib.closing(stream.train_batches(BATCH, seed=0)) as batches:
+            sides = {'cnnjax': lambda: next(batches)}
+            if torch:
+                sides |= torch_reading(torch, Path(directory) / 'train', size)
+            yield sides
+
+
+def photographs(directory):
+    """FILES JPEGs of 500 x 375 pixels, of scikit-image's photographs."""
+    directory.mkdir(parents=True)
+    for i, name in enumerate(PHOTOGRAPHS):
+        photograph = Image.fromarray(getattr(skimage.data, name)())
+        side = min(photograph.width // 4, photograph.height // 3)
+        part = photograph.resize((500, 375), Image.Resampling.LANCZOS, (0, 0, 4 * side, 3 * side))
+        for j in range(i, FILES, len(PHOTOGRAPHS)):
+            part.save(directory / f'{j:04d}.jpg', quality=90)
+
+
+def torch_reading(torch, directory, size):
+    """{'torch': step}, or {} without torchvision."""
+    try:
+        from torchvision import datasets
+        from torchvision import transforms as vision
+    except ImportError:
+        print('torchvision is not installed: cnnjax alone reads images (pip install torchvision)')
+        return {}
+    folder = datasets.ImageFolder(directory, vision.Compose([
+        vision.RandomResizedCrop(size), vision.RandomHorizontalFlip(), vision.ToTensor(),
+        vision.Normalize(*IMAGENET.tolist())]))
+    loader = torch.utils.data.DataLoader(folder, BATCH, shuffle=True, drop_last=True)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+
+    def step():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        next(batches)
+        torch.set_num_threads(threads)
+
+    return {'torch': step}
+
+
+ROWS = {'style': optimization(style), 'visualization': optimization(visualization),
+        'units': optimization(units), 'input': reading}

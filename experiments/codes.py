@@ -31,12 +31,26 @@ def chosen(network, taps):
     return taps
 
 
+def training(network):
+    """The config that the network was trained with; fields it lacks, such as those younger than the
+    run, have their defaults."""
+    own = base.get_config()
+    with own.unlocked():
+        try:
+            own.update(network.config.to_dict() if network.config else {})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f'the config.json of the run is damaged: {error}') from None
+    train.check(own)
+    return own
+
+
 def load(config, split, network):
     """The images, decoded when needed, cut as for an evaluation of the network."""
-    own = (network.config or base.get_config()).copy_and_resolve_references()
+    own = training(network)
     with own.unlocked():
         own.update(dataset=config.dataset, bad_images=config.bad_images, stream=True,
-                   loader_threads=config.loader_threads, image_size=network.image_shape[0])
+                   loader_threads=config.loader_threads, loader_workers=0,
+                   image_size=network.image_shape[0])
         own.data_dir = config.data_dir
     stream = train.load(own, split)
     if tuple(stream.image_shape) != tuple(network.image_shape):
@@ -56,7 +70,6 @@ def extractor(network, taps, config):
     """A function (stream, title, images=False) -> {tap: [N, features], 'label': [N]} and, if asked
     for, 'image' [N, H, W, C]: every example once. Reads pool, devices and batch_size."""
     mesh = parallel.data_mesh(config.devices)
-    batch_size = mesh.size * math.ceil(config.batch_size / mesh.size)
 
     def step(variables, _, batch, key, axis):
         del key, axis  # nothing is random, nothing is summed over devices
@@ -69,6 +82,7 @@ def extractor(network, taps, config):
     def extract(stream, title, images=False):
         kept, parts = ('label', 'image') if images else ('label',), []
         with tqdm(total=len(stream), unit='image', desc=title, disable=None) as progress:
+            batch_size = mesh.size * math.ceil(min(config.batch_size, len(stream)) / mesh.size)
             for batch in stream.test_batches(batch_size):
                 real = batch['weight'] > 0
                 _, found = compute(variables, {}, batch, jax.random.key(0))

@@ -2,7 +2,7 @@
 
 from cnnjax import cluster, parallel, train, trained, workdir
 from cnnjax.errors import UserError
-from configs import base
+from experiments import codes, fields
 
 
 def run(config, directory):
@@ -11,10 +11,11 @@ def run(config, directory):
     The data is that of the run unless config.dataset names another; published weights have none.
     Raises UserError where its classes or its images do not fit the network.
     """
+    fields.check_minimum(config, batch_size=1, devices=0)
     network = trained.load(config.source, config.checkpoint, config.network)
     if network.config is None and config.dataset is None:
         raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
-    own = (network.config or base.get_config()).copy_and_resolve_references()
+    own = codes.training(network)
     own.unlock()
     if network.config is None:
         own.image_size = network.image_shape[0]

@@ -7,7 +7,7 @@ import numpy as np
 
 from cnnjax import trained, workdir
 from cnnjax.errors import UserError
-from experiments import codes
+from experiments import codes, fields
 
 
 def run(config, directory):
@@ -15,6 +15,10 @@ def run(config, directory):
 
     Raises UserError where the images do not fit the network, or a tap does not exist.
     """
+    fields.check_minimum(config, batch_size=1, loader_threads=1, devices=0, iterations=1)
+    if not 0 < config.inverse_regularization < float('inf'):
+        raise UserError(f'inverse_regularization={config.inverse_regularization}: take a number '
+                        'above 0')
     network = trained.load(config.source, config.checkpoint)
     taps = codes.chosen(network, config.taps)
     extract = codes.extractor(network, taps, config)

@@ -1,6 +1,8 @@
 """Fields of a config that hold lists, choices and sizes; what does not fit is refused by name."""
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, check_numbers
+
+LARGEST = 2 ** 32 - 1  # of every number: larger seeds would be cut off, larger sizes fit nowhere
 
 
 def names(text):
@@ -17,10 +19,7 @@ def check_choice(config, **choices):
 
 def check_minimum(config, **least):
     """Raises UserError unless each field, or each of its numbers, is at least so large."""
-    for field, minimum in least.items():
-        values = config[field] if isinstance(config[field], (tuple, list)) else (config[field],)
-        if any(not value >= minimum for value in values):  # NaN too
-            raise UserError(f'{field}={config[field]}: take {minimum} or a larger number')
+    check_numbers(config, **{field: (minimum, LARGEST) for field, minimum in least.items()})
 
 
 def channels(entry, count):

@@ -1,13 +1,18 @@
 """Tests run offline on four fake CPU devices; these variables count only before jax starts."""
 
+import gc
 import os
 from pathlib import Path
 
-# Tiny programs run once: to optimize their machine code would take longer than to run them.
+# Tiny programs run once: to optimize their machine code would take longer than to run them. The
+# older emitter of XLA's, and a single module of LLVM's, halve what remains of compiling them.
 os.environ['XLA_FLAGS'] = ('--xla_force_host_platform_device_count=4 '
-                           '--xla_backend_optimization_level=0')
+                           '--xla_backend_optimization_level=0 '
+                           '--xla_cpu_use_fusion_emitters=false '
+                           '--xla_cpu_parallel_codegen_split_count=1')
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
+os.environ['SUBMITIT_LOG_LEVEL'] = 'NOCONFIG'  # its handlers would close those of the tests
 
 # Compilation is most of the time: programs are shared between tests, processes and runs.
 CACHE = Path(__file__).parent.parent / '.pytest_cache' / 'jax'
@@ -22,8 +27,12 @@ from configs import base  # noqa: E402
 
 logging.set_verbosity(logging.ERROR)
 
+# Tracing makes many objects that live: a seventh of its time went to looking for dead ones.
+gc.set_threshold(100_000)
 
-LONGEST = ('test_train.py', 'test_depth.py', 'test_microscope.py', 'test_models.py')
+
+LONGEST = ('test_train.py', 'test_depth.py', 'test_microscope.py', 'test_models.py',
+           'test_summary.py', 'test_weights.py')
 
 
 def pytest_collection_modifyitems(items):

@@ -47,9 +47,9 @@ def assert_same_run(a, b, step):
 
 
 def start(directory, steps):
-    return subprocess.Popen([*COMMAND, f'--config.steps={steps}', f'--workdir={directory}'], cwd=ROOT, text=True,
-                            env={**os.environ, 'XLA_FLAGS': ''}, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        [*COMMAND, f'--config.steps={steps}', f'--workdir={directory}'], cwd=ROOT, text=True,
+        env={**os.environ, 'XLA_FLAGS': ''}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def finish(directory, steps):

@@ -16,7 +16,7 @@ CLASSES = np.array([2, 0, 4])
 def make(**fields):
     net = models.create('vgg11', groups=((3,), (3,)), widths=(4, 6), hidden=(), num_classes=5,
                         **fields)
-    variables = net.init(jax.random.key(2), jnp.zeros((1, 12, 8, 3)))
+    variables = jax.jit(net.init)(jax.random.key(2), jnp.zeros((1, 12, 8, 3)))
     normalize = data.Normalization(np.float32([0.5, 0.4, 0.3]), np.full(3, 0.25, np.float32))
     return Trained(net, variables, normalize, tuple('abcde'), (12, 8, 3), None)
 
@@ -33,8 +33,8 @@ def images():
 
 def slopes(network, images):
     """dS_c / dI, one image after the other."""
-    return np.stack([jax.grad(lambda image, c=c: network(image[None])[0, c])(image)
-                     for image, c in zip(images, CLASSES, strict=True)])
+    slope = jax.jit(jax.grad(lambda image, c: network(image[None])[0, c]))
+    return np.stack([slope(image, c) for image, c in zip(images, CLASSES, strict=True)])
 
 
 def test_the_gradient(network, images):
@@ -123,7 +123,7 @@ def test_occlusion_against_a_loop(network, images, size, stride):
 def test_batch_norm_networks_and_blocks():
     net = models.create('resnet20', num_classes=3, widths=(4, 4, 4), blocks=(1, 1, 1))
     shape = (8, 8, 1)
-    variables = net.init(jax.random.key(0), jnp.zeros((1, *shape)))
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, *shape)))
     network = Trained(net, variables, data.Normalization(np.float32([0.5]), np.float32([1])),
                       tuple('abc'), shape, None)
     images = np.random.default_rng(1).random((2, *shape), np.float32)

@@ -14,13 +14,17 @@ def test_a_row_is_timed_and_written(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, 'UNITS', 2)
     monkeypatch.setitem(sys.modules, 'torch', None)  # as where it is not installed
     config = configs.get_config()
-    config.rows, config.rounds = 'units_32', 3
+    monkeypatch.setattr(benchmark, 'BATCH', 2)
+    monkeypatch.setattr(benchmark, 'FILES', 6)
+    config.rows, config.rounds = 'units_32, input_24', 3
     benchmark.run(config, tmp_path)
-    row = json.loads((tmp_path / 'results.json').read_text())['rows']['units_32']
-    assert set(row) == {'cnnjax'}
-    low, high = row['cnnjax']['quartiles']
-    assert 0 < low <= row['cnnjax']['median'] <= high
-    assert '| units_32 | ' in (tmp_path / 'results.md').read_text()
+    for name, row in json.loads((tmp_path / 'results.json').read_text())['rows'].items():
+        assert set(row) == {'cnnjax'}
+        low, high = row['cnnjax']['quartiles']
+        assert 0 < low <= row['cnnjax']['median'] <= high
+        assert f'| {name} | ' in (tmp_path / 'results.md').read_text()
+    assert row['cnnjax']['images/s per core'] == 2 / row['cnnjax']['median']
+    assert 'input_24, images/s per core: cnnjax ' in (tmp_path / 'results.md').read_text()
 
 
 def test_sides_take_turns_and_are_compared():

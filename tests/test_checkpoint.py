@@ -89,14 +89,18 @@ def test_deleted_ones_are_not_missed(checkpoints):
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')  # orbax's
 def test_a_full_disk_leaves_the_ones_before(checkpoints):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with (pytest.raises(UserError, match='checkpoint 3 cannot be written .*: File too large'),
-          checkpoint.Checkpoints(checkpoints) as full):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-        try:
-            full.save(3, state(3))
-            full.wait()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    def write():
+        with checkpoint.Checkpoints(checkpoints) as full:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+            try:
+                full.save(3, state(3))
+                full.wait()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with pytest.raises(UserError, match='checkpoint 3 cannot be written .*: File too large'):
+        write()
     assert newest(checkpoints) == 2
 
 

@@ -439,9 +439,9 @@ def test_torchvisions_alexnet_takes_any_size(side):
 def test_where_dropout_is_and_its_rates(name, layer, before, kept):
     widths = ((4, 3, 8), (4, 3, 8), (4, 3)) if name == 'nin' else (8, 8)
     net, x = models.create(name, widths=widths), random(4, 32, 32, 3)
-    (_, taps), seen = net.apply(drawn(net, x), x, train=True, rngs={'dropout': jax.random.key(0)},
-                                capture_intermediates=lambda module, _: module.name == layer,
-                                mutable=['intermediates'])
+    (_, taps), seen = jax.device_get(apply(
+        net, drawn(net, x), x, train=True, rngs={'dropout': jax.random.key(0)},
+        capture_intermediates=lambda module, _: module.name == layer, mutable=['intermediates']))
     y, = seen['intermediates'][layer]['__call__']
     x = x if before is None else taps[before]
     stays = (y != 0)[x != 0]
@@ -490,18 +490,16 @@ def test_a_step_lowers_the_loss(name, fields):
     net = models.create(name, **fields)
     side = 67 if name.startswith('alexnet') else 32
     x, labels = random(4, side, side, net.image_shape[-1]), jnp.array([0, 3, 5, 9])
-    params = jax.jit(net.init)(jax.random.key(1), x[:1])['params']
+    params = jax.device_get(jax.jit(net.init)(jax.random.key(1), x[:1])['params'])
 
     def loss(params):
         logits, _ = net.apply({'params': params}, x, train=True,
                               rngs={'dropout': jax.random.key(0)})
         return losses.cross_entropy(logits, labels).mean()
 
-    before, gradient = jax.jit(jax.value_and_grad(loss))(params)
-    norms = jax.tree.map(lambda array: jnp.linalg.norm(array.ravel()), gradient)
-    assert all(jnp.isfinite(norm) for norm in jax.tree.leaves(norms))
-    total = jnp.linalg.norm(jnp.array(jax.tree.leaves(norms)))
-    assert total > 0
+    before, gradient = jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
+    total = np.linalg.norm([np.linalg.norm(array) for array in jax.tree.leaves(gradient)])
+    assert 0 < total < np.inf
     after = jax.jit(loss)(jax.tree.map(lambda p, g: p - 1e-3 * g / total, params, gradient))
     assert after < before
 

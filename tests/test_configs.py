@@ -55,7 +55,7 @@ def test_every_field_read_is_in_base():
 
 
 @pytest.mark.parametrize('name', ['benchmark', 'dream', 'features', 'invert', 'microscope',
-                                  'style', 'visualize'])
+                                  'scaling', 'style', 'visualize'])
 def test_every_field_of_an_experiment_is_read_and_explained_and_the_other_way_round(name):
     known = set(fields(load(name)))
     own = (ROOT / 'experiments' / f'{name}.py').read_text()

@@ -13,7 +13,7 @@ from cnnjax import models
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
 
-FIELDS = {'blocks': (3, 2, 3), 'widths': (2, 3, 4), 'num_classes': 4}
+FIELDS = {'blocks': (2, 1, 3), 'widths': (2, 3, 4), 'num_classes': 4}
 NAMES = ('resnet20', 'resnext29_8x64d', 'preact_resnet110', 'preact_resnet164')
 IMAGES = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype('float32')
 BLOCKS = [f'conv{i}_{j}' for i, n in zip((2, 3, 4), FIELDS['blocks'], strict=True)
@@ -152,7 +152,7 @@ def test_evaluation_weighs_each_branch_with_its_probability(name):
     logits, taps = jax.jit(net.apply)(variables, IMAGES)
     expected, _ = jax.jit(create(name).apply)({**variables, 'params': params}, IMAGES)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
-    assert 'conv3_2/conv1' in taps
+    assert 'conv4_2/conv1' in taps
 
 
 def test_without_stochastic_depth_there_is_no_cond():
@@ -165,9 +165,12 @@ def test_without_stochastic_depth_there_is_no_cond():
     assert conds(survival=0.5) == 2 * len(BLOCKS)  # one forward, one backward
 
 
-@pytest.mark.parametrize('remat', [False, True])
-@pytest.mark.parametrize('survival', [1.0, 0.5])
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(('name', 'survival', 'remat'), [  # every pair of values
+    ('resnet20', 1.0, True), ('resnet20', 0.5, False),
+    ('resnext29_8x64d', 1.0, False), ('resnext29_8x64d', 0.5, True),
+    ('preact_resnet110', 1.0, True), ('preact_resnet110', 0.5, False),
+    ('preact_resnet164', 1.0, False), ('preact_resnet164', 0.5, True),
+])
 def test_scan_and_remat_change_nothing(name, survival, remat):
     plain, variables = create(name, survival=survival), variables_of(name)
     (logits, taps), tree = step(plain)(variables, jax.random.key(1))
@@ -206,7 +209,7 @@ def test_blocks_are_stacked_in_the_order_of_their_numbers():
                                   np.arange(2, 12))
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', ['resnet20', 'preact_resnet110'])
 def test_scanned_blocks_start_from_different_parameters(name):
     params = jax.jit(create(name, scan=True).init)(jax.random.key(0), IMAGES)['params']
     first, second = params['conv4_x']['conv1']['kernel']
@@ -286,7 +289,7 @@ def test_the_memory_of_a_rematerialized_dense_network_is_linear_in_depth():
                            ).lower(variables, jax.random.key(0), images).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    plain, ours = ([memory(layers, remat) for layers in (5, 10, 20)] for remat in (False, True))
+    plain, ours = ([memory(layers, remat) for layers in (4, 8, 16)] for remat in (False, True))
     assert plain[2] - plain[1] > 3 * (plain[1] - plain[0])  # quadratic: 4 times at every doubling
     assert ours[2] - ours[1] < 2.6 * (ours[1] - ours[0])  # linear: twice
     assert ours[2] < plain[2] / 3

@@ -31,7 +31,7 @@ def network(channels=3, **fields):
               **fields}
     net = models.create('vgg11', **fields)
     shape = (16, 16, channels)
-    variables = net.init(jax.random.key(1), jnp.zeros((1, *shape)))
+    variables = jax.jit(net.init)(jax.random.key(1), jnp.zeros((1, *shape)))
     normalize = Normalization(MEAN[:channels] / 255, np.float32([1 / 255]))
     return Trained(net, variables, normalize, ('a', 'b'), shape, None)
 
@@ -69,16 +69,22 @@ def offsets(key, step, jitter):
     return np.where(place > jitter, place - side, place)
 
 
-def make_step(trained, x, layer, ox, oy, step_size=1.5):
-    """The notebook's `make_step` on x [3, H, W] = image - mean, with `objective_L2`."""
+def l2_gradient(trained, layer):
+    """Of x [3, H, W] = image - mean: the notebook's `backward` after `objective_L2`."""
+    plain = trained._replace(normalize=Normalization(np.zeros(3), np.ones(1)))
+
+    @jax.jit
+    def gradient(x):
+        activation, backward = jax.vjp(
+            lambda x: plain.taps(jnp.moveaxis(x, 0, -1)[None])[layer], x)
+        return backward(activation)[0]
+    return gradient
+
+
+def make_step(gradient, x, ox, oy, step_size=1.5):
+    """The notebook's `make_step` on x [3, H, W] = image - mean."""
     x = np.roll(np.roll(x, ox, -1), oy, -2)
-
-    def forward(x):  # as a network that takes x as it is
-        plain = trained._replace(normalize=Normalization(np.zeros(3), np.ones(1)))
-        return plain.taps(jnp.moveaxis(x, 0, -1)[None])[layer]
-
-    activation, backward = jax.vjp(forward, jnp.asarray(x))
-    g = np.asarray(backward(activation)[0])
+    g = np.asarray(gradient(np.float32(x)))
     x = x + step_size / np.abs(g).mean() * g
     x = np.roll(np.roll(x, -ox, -1), -oy, -2)
     bias = MEAN[:, None, None]
@@ -95,10 +101,10 @@ def test_the_update_is_googles(steps):
     key = jax.random.key(3)
     result = optimize.optimize(problem, dream.optimizer(config), steps, key, images=image[None])
     x = np.moveaxis(255 * image - MEAN, -1, 0)
-    own = jax.random.split(key, 1)[0]
+    own, gradient = jax.random.split(key, 1)[0], l2_gradient(trained, layer)
     for step in range(1, steps + 1):
         oy, ox = offsets(own, step, 32)
-        x = make_step(trained, x, layer, ox, oy)
+        x = make_step(gradient, x, ox, oy)
     expected = (np.moveaxis(x, 0, -1) + MEAN) / 255
     assert np.abs(expected - image).max() > 0.02
     assert (expected == 0).any() or (expected == 1).any()  # the clip acts

@@ -25,7 +25,7 @@ from experiments import eigenfaces, embed
 def network(monkeypatch):
     """A small VGG with random weights for the digits, that of every source."""
     net = models.create('vgg11', groups=((3,), (3,)), widths=(6, 5), hidden=(), num_classes=10)
-    variables = net.init(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+    variables = jax.jit(net.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
     trained = Trained(net, variables, Normalization(np.float32([0.3]), np.float32([0.4])),
                       tuple('0123456789'), (8, 8, 1), None)
     monkeypatch.setattr(embed.trained, 'load', lambda *_: trained)

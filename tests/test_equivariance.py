@@ -23,7 +23,7 @@ from experiments import equivariance, filters
 def network(monkeypatch):
     """A small VGG with random weights for images of 16 x 16, that of every source."""
     net = models.create('vgg11', groups=((3,), (3,)), widths=(6, 5), hidden=(), num_classes=7)
-    variables = net.init(jax.random.key(3), jnp.zeros((1, 16, 16, 3)))
+    variables = jax.jit(net.init)(jax.random.key(3), jnp.zeros((1, 16, 16, 3)))
     trained = Trained(net, variables, Normalization(np.float32([0.5] * 3), np.float32([0.3] * 3)),
                       tuple('abcdefg'), (16, 16, 3), None)
     monkeypatch.setattr(equivariance.trained, 'load', lambda *_: trained)
@@ -229,7 +229,7 @@ def test_what_makes_no_sense_is_refused_by_name(network, tmp_path, fields, messa
 
 def test_gray_networks_get_gray_pictures(network, monkeypatch, tmp_path):
     net = network.net
-    variables = net.init(jax.random.key(3), jnp.zeros((1, 16, 16, 1)))
+    variables = jax.jit(net.init)(jax.random.key(3), jnp.zeros((1, 16, 16, 1)))
     gray = network._replace(variables=variables, image_shape=(16, 16, 1),
                             normalize=Normalization(np.float32([0.5]), np.float32([0.3])))
     monkeypatch.setattr(equivariance.trained, 'load', lambda *_: gray)

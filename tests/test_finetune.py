@@ -195,7 +195,7 @@ def test_frozen_normalization_is_that_of_evaluation():
     """All frozen, the features of a training step are an evaluation's."""
     net = shallow(4)
     images = jax.random.normal(jax.random.key(1), (4, *SHAPE))
-    variables = net.init(jax.random.key(0), images)
+    variables = jax.jit(net.init)(jax.random.key(0), images)
     with transfer.frozen_norms(transfer.frozen_layers(net, 'all', SHAPE)):
         (logits, _), stats = net.apply(variables, images, train=True, mutable=['batch_stats'])
     np.testing.assert_array_equal(logits, net.apply(variables, images)[0])

@@ -24,7 +24,7 @@ STAGES = {'first': 5, 'second': 6}  # steps
 @pytest.fixture(scope='module')
 def problem():
     net = models.create('vgg11', groups=((3,),), widths=(4,), hidden=(), num_classes=3)
-    variables = net.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
+    variables = jax.jit(net.init)(jax.random.key(1), jnp.zeros((1, *SHAPE)))
     normalize = Normalization(np.float32([0.5] * 3), np.float32([0.25] * 3))
     network = Trained(net, variables, normalize, tuple('abc'), SHAPE, None)
     return optimize.Problem(network, objectives.channel('conv1_1') + objectives.dream('conv1_1'),

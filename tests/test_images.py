@@ -18,6 +18,25 @@ ALPHA = np.random.default_rng(1).integers(0, 256, (6, 8), np.uint8)
 SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[0:240:10, 0:240:6], 128), -1).astype(np.uint8)
 
 
+def read(path):
+    """An array, the same from a Picture."""
+    image = images.read(path)
+    for file in (path, Path(path).read_bytes()):
+        picture = images.Picture(file)
+        assert picture.shape == image.shape
+        np.testing.assert_array_equal(picture, image)
+        np.testing.assert_array_equal(picture, image)  # once more
+    return image
+
+
+def assert_refused(path, reason):
+    """With the path and why, by both."""
+    for readers in (images.read, lambda path: np.asarray(images.Picture(path))):
+        with pytest.raises(UserError) as error:
+            readers(path)
+        assert str(error.value).startswith(f'{path} {reason}')
+
+
 def on_white(color, alpha):
     alpha = alpha[..., None] / 255
     return np.broadcast_to(255 * (1 - alpha) + alpha * color, (*alpha.shape[:2], 3))
@@ -27,7 +46,7 @@ def on_white(color, alpha):
 def test_lossless_files_are_read_exactly(tmp_path, extension):
     path = tmp_path / f'a{extension}'
     Image.fromarray(RGB).save(path, lossless=True)
-    image = images.read(path)
+    image = read(path)
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, RGB)
     assert path.suffix.lower() in images.EXTENSIONS
@@ -38,7 +57,7 @@ def test_jpeg(tmp_path, mode):
     path = tmp_path / 'a.jpg'
     picture = Image.fromarray(SMOOTH).convert(mode)
     picture.save(path, quality=100)
-    image = images.read(path)
+    image = read(path)
     assert image.shape == SMOOTH.shape
     np.testing.assert_allclose(image, np.int16(picture.convert('RGB')), atol=6)
 
@@ -46,8 +65,8 @@ def test_jpeg(tmp_path, mode):
 def test_gray_becomes_rgb(tmp_path):
     Image.fromarray(ALPHA).save(tmp_path / 'a.png')
     Image.fromarray(ALPHA > 100).save(tmp_path / 'b.png')
-    np.testing.assert_array_equal(images.read(tmp_path / 'a.png'), np.stack([ALPHA] * 3, -1))
-    np.testing.assert_array_equal(images.read(tmp_path / 'b.png'),
+    np.testing.assert_array_equal(read(tmp_path / 'a.png'), np.stack([ALPHA] * 3, -1))
+    np.testing.assert_array_equal(read(tmp_path / 'b.png'),
                                   np.stack([255 * (ALPHA > 100)] * 3, -1))
 
 
@@ -57,7 +76,7 @@ def test_gray_becomes_rgb(tmp_path):
 ], ids=['RGBA', 'LA'])
 def test_transparency_is_laid_on_white(tmp_path, picture, expected):
     picture.save(tmp_path / 'a.png')
-    np.testing.assert_allclose(images.read(tmp_path / 'a.png'), expected, atol=1)
+    np.testing.assert_allclose(read(tmp_path / 'a.png'), expected, atol=1)
 
 
 @pytest.mark.parametrize(('transparency', 'alphas'), [
@@ -72,7 +91,7 @@ def test_palettes(tmp_path, transparency, alphas):
                                         {'transparency': transparency}))
     with Image.open(tmp_path / 'a.png') as written:
         assert written.mode == 'P'
-    np.testing.assert_allclose(images.read(tmp_path / 'a.png'),
+    np.testing.assert_allclose(read(tmp_path / 'a.png'),
                                on_white(colors[index], np.uint8(alphas)[index]), atol=1)
 
 
@@ -80,7 +99,7 @@ def test_a_transparent_color(tmp_path):
     Image.fromarray(RGB).save(tmp_path / 'a.png', transparency=tuple(map(int, RGB[2, 3])))
     expected = RGB.copy()
     expected[2, 3] = 255
-    np.testing.assert_array_equal(images.read(tmp_path / 'a.png'), expected)
+    np.testing.assert_array_equal(read(tmp_path / 'a.png'), expected)
 
 
 @pytest.mark.parametrize('levels', [np.arange(65536), np.arange(65536) % 256],
@@ -89,13 +108,13 @@ def test_a_transparent_color(tmp_path):
 def test_16_bit_pictures_keep_their_upper_8_bits(tmp_path, extension, levels):
     levels = levels.reshape(256, 256).astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / f'a.{extension}')
-    np.testing.assert_array_equal(images.read(tmp_path / f'a.{extension}')[..., 2], levels >> 8)
+    np.testing.assert_array_equal(read(tmp_path / f'a.{extension}')[..., 2], levels >> 8)
 
 
 def test_big_endian_16_bits(tmp_path):
     picture = Image.frombytes('I;16B', (8, 6), np.arange(0, 48000, 1000, '>u2').tobytes())
     picture.save(tmp_path / 'a.tif')
-    np.testing.assert_array_equal(images.read(tmp_path / 'a.tif')[..., 0].ravel(),
+    np.testing.assert_array_equal(read(tmp_path / 'a.tif')[..., 0].ravel(),
                                   np.arange(0, 48000, 1000) >> 8)
 
 
@@ -115,7 +134,7 @@ def test_exif_orientation(tmp_path, extension, orientation, upright):
     exif[0x0112] = orientation
     path = tmp_path / f'a.{extension}'
     Image.fromarray(SMOOTH).save(path, exif=exif, quality=100)
-    image = images.read(path)
+    image = read(path)
     assert image.shape == upright(SMOOTH).shape
     np.testing.assert_allclose(image, np.int16(upright(SMOOTH)), atol=6)
 
@@ -127,14 +146,14 @@ def test_the_first_frame_of_an_animation(tmp_path, extension):
     frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
     with Image.open(path) as written:
         assert written.n_frames == 3
-    np.testing.assert_array_equal(images.read(path), np.full((6, 8, 3), 50))
+    np.testing.assert_array_equal(read(path), np.full((6, 8, 3), 50))
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 300), (300, 1)])
 def test_one_pixel_high_or_wide(tmp_path, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / 'a.png')
-    np.testing.assert_array_equal(images.read(tmp_path / 'a.png'), image)
+    np.testing.assert_array_equal(read(tmp_path / 'a.png'), image)
 
 
 @pytest.mark.parametrize('name', ['a.jpg', 'a', 'déjà vu, 猫 & %20.png', "it's [1] *.png"])
@@ -142,7 +161,7 @@ def test_the_name_does_not_matter(tmp_path, name):
     path = tmp_path / name
     Image.fromarray(RGB).save(path, 'PNG')
     for given in (path, str(path)):
-        np.testing.assert_array_equal(images.read(given), RGB)
+        np.testing.assert_array_equal(read(given), RGB)
 
 
 def encoded(tmp_path, extension):
@@ -163,24 +182,19 @@ def encoded(tmp_path, extension):
 def test_damaged_files_are_named(tmp_path, damage):
     path = tmp_path / 'my photo é.png'
     path.write_bytes(damage(encoded(tmp_path, 'jpg'), encoded(tmp_path, 'png')))
-    with pytest.raises(UserError) as error:
-        images.read(path)
-    assert str(error.value).startswith(f'{path} is not a readable image: ')
+    assert_refused(path, 'is not a readable image: ')
 
 
 @pytest.mark.parametrize('name', ['missing.png', '.', 'file.png/a.png'])
 def test_what_is_no_file_is_named(tmp_path, name):
     (tmp_path / 'file.png').touch()
-    with pytest.raises(UserError) as error:
-        images.read(tmp_path / name)
-    assert str(error.value).startswith(f'{tmp_path / name} is not a readable image: ')
+    assert_refused(tmp_path / name, 'is not a readable image: ')
 
 
 def test_floating_point_files_are_refused(tmp_path):
     """Their white may be 1, 255 or 65535."""
     Image.fromarray(np.float32(RGB[..., 0] / 255)).save(tmp_path / 'a.tif')
-    with pytest.raises(UserError, match='a.tif holds floating-point numbers'):
-        images.read(tmp_path / 'a.tif')
+    assert_refused(tmp_path / 'a.tif', 'holds floating-point numbers')
 
 
 def test_decompression_bombs_are_errors_and_warn_of_nothing(tmp_path):
@@ -191,21 +205,22 @@ def test_decompression_bombs_are_errors_and_warn_of_nothing(tmp_path):
     script = f'''
 from PIL import Image
 from cnnjax.data import images
-for limit in (20, 40, 48):
-    Image.MAX_IMAGE_PIXELS = limit
-    try:
-        print(images.read({str(path)!r}).shape)
-    except images.UserError as error:
-        print(error)
+for reader in (images.read, images.Picture):
+    for limit in (20, 40, 48):
+        Image.MAX_IMAGE_PIXELS = limit
+        try:
+            print(reader({str(path)!r}).shape)
+        except images.UserError as error:
+            print(error)
 '''
     root = Path(__file__).parents[1]
     result = subprocess.run([sys.executable, '-W', 'always', '-c', script], check=True, text=True,
                             capture_output=True, env=os.environ | {'PYTHONPATH': str(root)})
     refused = f'{path} is not a readable image: Image size (48 pixels) exceeds limit of 40 pixels'
-    warned, bomb, whole = result.stdout.splitlines()
-    assert warned.startswith(refused)
-    assert bomb.startswith(refused)
-    assert whole == '(6, 8, 3)'
+    for warned, bomb, whole in np.reshape(result.stdout.splitlines(), (2, 3)):
+        assert warned.startswith(refused)
+        assert bomb.startswith(refused)
+        assert whole == '(6, 8, 3)'
     assert 'DecompressionBombWarning' not in result.stderr
 
 
@@ -283,6 +298,27 @@ def test_crops_are_antialiased():
     stripes = np.uint8(255 * (np.indices((120, 120)).sum(0) % 2))[..., None]
     crop = images.center_crop(stripes, 24, 24)
     np.testing.assert_allclose(crop, np.full_like(crop, 127), atol=5)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_crops_of_large_jpegs_are_decoded_no_finer_than_needed(tmp_path, orientation):
+    """At a quarter of the size, and turned, and yet the same crop but for its finest details."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    y, x = np.ogrid[0:4:961j, 0:7:1283j]
+    waves = np.stack(np.broadcast_arrays(np.sin(x * y), np.cos(3 * x), np.sin(5 * y)), -1)
+    Image.fromarray(np.uint8(127.5 + 127.5 * waves)).save(tmp_path / 'a.jpg', exif=exif)
+    picture = images.Picture(tmp_path / 'a.jpg')
+    pixels, scale, _ = picture.decode(0.24)
+    assert scale == 1 / 4
+    assert sorted(pixels.size) == [241, 321]
+    for cut in (lambda image: images.center_crop(image, 110, 100),
+                lambda image: images.random_resized_crop(
+                    image, np.random.default_rng(0), (0.8, 1), (0.7, 1.4), 100)):
+        whole = cut(images.read(tmp_path / 'a.jpg'))
+        difference = np.abs(np.int16(cut(images.Picture(tmp_path / 'a.jpg'))) - whole)
+        assert 0 < difference.mean() < 0.5
+        assert difference.max() < 5
 
 
 def assert_inside(boxes, image):

@@ -25,7 +25,7 @@ def network(channels=3, batch_norm=False):
     net = models.create('vgg11', groups=((3,), (3,), (3,)), widths=(12, 8, 6), hidden=(),
                         num_classes=3, batch_norm=batch_norm)
     shape = (8, 8, channels)
-    variables = net.init(jax.random.key(3), jnp.zeros((1, *shape)))
+    variables = jax.jit(net.init)(jax.random.key(3), jnp.zeros((1, *shape)))
     mean = np.float32([0.48, 0.46, 0.41])[:channels]
     return Trained(net, variables, Normalization(mean, np.float32([1 / 255])), ('a', 'b', 'c'),
                    shape, None)
@@ -107,14 +107,15 @@ def test_mahendran2015_is_deep_goggle(use, layer, part):
         down = jnp.diff(x, axis=0, append=x[-1:])
         return (1, 10, 100)[part] / 2 * (right**2 + down**2).sum() + 8e-10 / 2 * (x ** 6).sum()
 
-    assert float(penalty(jnp.asarray(x))) == pytest.approx(
+    assert float(jax.jit(penalty)(x)) == pytest.approx(
         penalties(x, (1, 10, 100)[part] / 2, 4e-10, per_pixel=False), rel=1e-4)
+    of_penalty, of_distance = (jax.jit(jax.grad(term)) for term in (penalty, distance))
     for rate in rates:
         if rate != before:
             velocity, before = 0 * velocity, rate
-        velocity = (0.9 * velocity - rate * np.float64(jax.grad(penalty)(jnp.float32(x)))
+        velocity = (0.9 * velocity - rate * np.float64(of_penalty(np.float32(x)))
                     - rate * sigma ** 2 / (codes ** 2).sum()
-                    * np.float64(jax.grad(distance)(jnp.float32(x))))
+                    * np.float64(of_distance(np.float32(x))))
         x = x + velocity
     np.testing.assert_allclose(found[0, 0], np.clip(x / 255 + mean, 0, 1), atol=2e-4)
 
@@ -158,6 +159,7 @@ def test_mahendran2016_is_nnpreimage(use, layer, part, jitter):
         penalty += 80.0 ** -6 * ((x ** 2).sum(-1) ** 3).sum()
         return C * distance + penalty / (x.shape[0] * x.shape[1])
 
+    gradient_of_loss = jax.jit(jax.grad(loss))
     for steps, rate, move in ((4, 53.3333, margin), (3, 5.33333, 0)):
         if not move and margin:
             first = margin // 2
@@ -169,7 +171,7 @@ def test_mahendran2016_is_nnpreimage(use, layer, part, jitter):
             corner = jnp.zeros(2, int)
             if move:
                 corner = jax.random.randint(jax.random.fold_in(each, step), (2,), 0, move + 1)
-            gradient = np.float64(jax.grad(loss)(jnp.float32(x), corner))
+            gradient = np.float64(gradient_of_loss(np.float32(x), corner))
             squares = 0.9 * squares + gradient ** 2
             velocity = 0.9 * velocity - gradient / (1 / (64 * rate) + np.sqrt(squares))
             x = x + velocity

@@ -25,6 +25,9 @@ def launch(*arguments):
     ([QUICKSTART, '--confg.epochs=3'], "Unknown command line flag 'confg.epochs'"),
     ([QUICKSTART, 'epochs=3'], "'epochs=3' is not a flag"),
     ([QUICKSTART, '--config.experiment=fly'], "experiment='fly' is none of train"),
+    ([QUICKSTART, '--executor=cloud'], '--executor=cloud: value should be one of <|slurm|local|'),
+    ([QUICKSTART, '--executor=slurm'], 'executor=slurm: there is no srun here'),
+    (['--config=configs/folder.py', '--sweep'], 'configs/folder.py has no sweep(): write in it'),
     ([QUICKSTART, '--config.image_size=-5'], 'image_size=-5: a number of pixels'),
     ([QUICKSTART, '--config.seed=-1'], 'seed=-1: take 0 or a larger number'),
     ([QUICKSTART, '--config.model.name=resnet21'], "no network 'resnet21'; did you mean resnet"),
@@ -38,3 +41,18 @@ def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path):
     assert message in done.stderr
     assert 'Traceback' not in done.stderr
     assert not (tmp_path / 'run' / 'config.json').exists()
+
+
+def test_an_interrupt_has_its_exit_code_and_no_traceback():
+    code = """
+import runpy
+import sys
+from absl import app
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+app.run = interrupted
+runpy.run_path(sys.argv[1], run_name='__main__')
+"""
+    done = subprocess.run([sys.executable, '-c', code, ROOT / 'launch.py'], cwd=ROOT, check=False,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, '')

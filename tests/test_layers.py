@@ -41,7 +41,7 @@ def with_gradients(convolve, x, kernel, *arguments, **options):
         y = convolve(x, kernel, *arguments, **options)
         return (y * random(*y.shape, seed=2, dtype=y.dtype)).sum(), y
 
-    (dx, dkernel), y = jax.grad(weighed, (0, 1), has_aux=True)(x, kernel)
+    (dx, dkernel), y = jax.jit(jax.grad(weighed, (0, 1), has_aux=True))(x, kernel)
     return y, dx, dkernel
 
 

@@ -245,22 +245,27 @@ def test_errors(source, written, tmp_path):
 # ---- The pages
 
 
+@pytest.fixture(scope='module')
+def driver(tmp_path_factory):
+    for program in ('chromium', 'chromedriver'):
+        assert shutil.which(program), (
+            f'no {program} on the path: apt-get install chromium chromium-driver')
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which('chromium')
+    for option in OPTIONS:
+        options.add_argument(option)
+    options.add_argument(f'--user-data-dir={tmp_path_factory.mktemp("browser")}')
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which('chromedriver')))
+    yield driver
+    driver.quit()
+
+
 class Pages:
     """A browser that shows the pages of one site."""
 
-    def __init__(self, directory):
-        for program in ('chromium', 'chromedriver'):
-            assert shutil.which(program), (
-                f'no {program} on the path: apt-get install chromium chromium-driver')
-        self.directory = directory
-        options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which('chromium')
-        for option in OPTIONS:
-            options.add_argument(option)
-        options.add_argument(f'--user-data-dir={directory.parent / "browser"}')
-        options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
-        self.driver = webdriver.Chrome(
-            options, webdriver.ChromeService(shutil.which('chromedriver')))
+    def __init__(self, driver, directory):
+        self.driver, self.directory = driver, directory
         self.resize()
         self.scheme('light')
 
@@ -312,11 +317,10 @@ class Pages:
 
 
 @pytest.fixture(scope='module')
-def browser(written):
-    pages = Pages(written)
+def browser(driver, written):
+    pages = Pages(driver, written)
     yield pages
     assert pages.errors() == []
-    pages.driver.quit()
 
 
 def test_every_link_leads_to_a_page_and_every_image_is_there(browser):
@@ -489,7 +493,7 @@ def test_what_is_not_there_is_said(browser):
     assert browser.errors() == []
 
 
-def test_twenty_thousand_units(tmp_path):
+def test_twenty_thousand_units(driver, tmp_path):
     """The pages of a network as large as a ResNet-50: only what is seen is on the page."""
     layers, pixels = [], tmp_path / 'pixels.png'
     Image.new('RGB', (8, 8), 'gray').save(pixels)
@@ -519,39 +523,36 @@ def test_twenty_thousand_units(tmp_path):
         'parameters': 25_557_032, 'multiply_adds': 4_089_184_256, 'rows': layers, 'layers': layers,
         'classes': [f'class {i}' for i in range(1000)], 'dataset': 'many', 'images': 1_281_167,
         'rule': 'deconvnet', 'chunk': 32, 'versions': {'cnnjax': '1'}})
-    pages = Pages(directory)
-    try:
-        pages.open()
-        assert '20,432 of 20,480 units so far' in pages.one('.note').text
-        nodes = "return document.getElementsByTagName('*').length"
-        assert pages.run(nodes) < 1000
-        pages.all('.card')[9].click()
-        pages.wait('#/layer/block9%2Frelu')
-        assert '2,000 of 2,048' in pages.one('output').text
+    pages = Pages(driver, directory)
+    pages.open()
+    assert '20,432 of 20,480 units so far' in pages.one('.note').text
+    nodes = "return document.getElementsByTagName('*').length"
+    assert pages.run(nodes) < 1000
+    pages.all('.card')[9].click()
+    pages.wait('#/layer/block9%2Frelu')
+    assert '2,000 of 2,048' in pages.one('output').text
 
-        def shown():
-            return [int(tile.get_attribute('data-place')) for tile in pages.all('.grid .tile')]
+    def shown():
+        return [int(tile.get_attribute('data-place')) for tile in pages.all('.grid .tile')]
 
-        assert 0 in shown()
-        assert len(shown()) < 300
-        assert pages.run(nodes) < 2000
-        height = pages.run('return document.documentElement.scrollHeight')
-        assert height > 30_000  # room for all
-        pages.run('scrollTo(0, arguments[0] / 2)', height)
-        pages.until("Math.abs(document.querySelector('.grid .tile').dataset.place - 1000) < 150")
-        assert len(shown()) < 300
-        assert shown() == sorted(shown())
-        pages.press(Keys.ARROW_DOWN, Keys.END)
-        assert pages.driver.switch_to.active_element.text.startswith('not made yet')
-        assert max(shown()) == 2047
-        assert len(shown()) < 300
-        pages.press('/')
-        pages.press('block3 1999', Keys.ENTER)
-        pages.wait('#/unit/block3%2Frelu/1999')
-        assert pages.title() == 'Unit 1999'
-        assert pages.run(nodes) < 2000
-        pages.one('.more').click()
-        assert len(pages.all('.bars li')) == 1000
-        assert pages.errors() == []
-    finally:
-        pages.driver.quit()
+    assert 0 in shown()
+    assert len(shown()) < 300
+    assert pages.run(nodes) < 2000
+    height = pages.run('return document.documentElement.scrollHeight')
+    assert height > 30_000  # room for all
+    pages.run('scrollTo(0, arguments[0] / 2)', height)
+    pages.until("Math.abs(document.querySelector('.grid .tile').dataset.place - 1000) < 150")
+    assert len(shown()) < 300
+    assert shown() == sorted(shown())
+    pages.press(Keys.ARROW_DOWN, Keys.END)
+    assert pages.driver.switch_to.active_element.text.startswith('not made yet')
+    assert max(shown()) == 2047
+    assert len(shown()) < 300
+    pages.press('/')
+    pages.press('block3 1999', Keys.ENTER)
+    pages.wait('#/unit/block3%2Frelu/1999')
+    assert pages.title() == 'Unit 1999'
+    assert pages.run(nodes) < 2000
+    pages.one('.more').click()
+    assert len(pages.all('.bars li')) == 1000
+    assert pages.errors() == []

@@ -24,7 +24,7 @@ ADAM, MOMENTUM, LBFGS = optax.adam(0.05), optax.sgd(0.01, 0.9), optax.lbfgs(memo
 @pytest.fixture(scope='module')
 def network():
     net = models.create('vgg11', groups=((3,),), widths=(4,), hidden=(), num_classes=3)
-    variables = net.init(jax.random.key(1), jnp.zeros((1, *SHAPE)))
+    variables = jax.jit(net.init)(jax.random.key(1), jnp.zeros((1, *SHAPE)))
     normalize = Normalization(np.float32([0.5] * 3), np.float32([0.25] * 3))
     return Trained(net, variables, normalize, tuple('abc'), SHAPE, None)
 

@@ -101,7 +101,7 @@ def test_several_devices_are_one(network, stream, found):
 
 def test_a_resnet_and_a_streamed_set():
     net = models.create('resnet20', blocks=(1, 1, 1), widths=(3, 4, 5), num_classes=2)
-    variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     normalize = data.Normalization(np.float32([0.4, 0.5, 0.6]), np.float32([0.2] * 3))
     network = Trained(net, variables, normalize, ('a', 'b'), (8, 8, 3), None)
     rng = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def test_a_small_deviation_beside_a_large_mean():
     net = models.create('convnet', width=2, num_classes=2)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 6, 6, 1), dtype=np.uint8)
-    variables = net.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
     variables['params']['conv']['bias'] += 1000
     normalize = data.Normalization(np.float32([0.5]), np.float32([0.25]))
     network = Trained(net, variables, normalize, ('a', 'b'), (6, 6, 1), None)

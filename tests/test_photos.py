@@ -96,13 +96,13 @@ def test_folded_batch_norm_computes_the_same(tmp_path):
     fields = {'widths': (4, 5, 6, 7, 8), 'hidden': (), 'num_classes': 3}
     net, folded = models.create('vgg16_bn', **fields), models.create('vgg16', **fields)
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    flat = traverse_util.flatten_dict(net.init(jax.random.key(1), images))
+    flat = traverse_util.flatten_dict(jax.jit(net.init)(jax.random.key(1), images))
     random = np.random.default_rng(0)
     flat = {path: leaf if leaf.ndim > 1 else random.uniform(0.5, 2, leaf.shape).astype('float32')
             for path, leaf in flat.items()}
     variables = traverse_util.unflatten_dict(flat)
-    taps = net.apply(variables, images)[1]
-    after = folded.apply(vgg.fold_batch_norm(variables), images)[1]
+    taps = jax.jit(net.apply)(variables, images)[1]
+    after = jax.jit(folded.apply)(vgg.fold_batch_norm(variables), images)[1]
     for name in ('relu1_1', 'relu3_3', 'relu5_3', 'fc8'):
         np.testing.assert_allclose(after[name], taps[name], rtol=1e-4, atol=1e-4)
 

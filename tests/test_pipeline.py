@@ -1,8 +1,15 @@
 """Batches are functions of (seed, step); every example counts once. Resident sets and streams."""
 
 import itertools
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +89,24 @@ def test_positions_count_through_the_batch(make):
         assert batch['position'].dtype == np.int32
 
 
+@pytest.mark.parametrize('processes', [2, 4])
+def test_processes_share_the_batches_of_one(make, processes):
+    """In its order: the rows of process 0, then those of process 1, ..."""
+    dataset = make(source(10), CROPS)
+    for whole, parts in ((lambda share: take(dataset.train_batches(8, 3, 2, share), 4), 4),
+                         (lambda share: list(dataset.test_batches(8, share)), 2)):
+        shares = [whole((process, processes)) for process in range(processes)]
+        assert [len(share) for share in shares] == [parts] * processes
+        joined = [{name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+                  for batches in zip(*shares, strict=True)]
+        assert_equal(joined, whole((0, 1)))
+
+
+def test_a_batch_is_shared_evenly(make):
+    with pytest.raises(UserError, match='a batch of 9 cannot be shared evenly by 2 processes'):
+        next(make(source(10), CROPS).train_batches(9, 0, 0, (0, 2)))
+
+
 @pytest.mark.parametrize(('count', 'batch_size'), SIZES)
 def test_an_evaluation_sees_every_example_once_and_in_order(make, count, batch_size):
     dataset = make(source(count), CROPS)
@@ -130,6 +155,14 @@ def test_crops_that_cannot_be(make, crops, message):
         make(source(3), crops)
 
 
+@pytest.mark.parametrize('label', [-1, 3])
+def test_a_label_without_a_class_is_found(make, label):
+    examples = source(6)
+    examples.examples[4]['label'] = label
+    with pytest.raises(UserError, match=f'position 4 has the label {label}: the 3 classes'):
+        take(make(examples, CROPS).train_batches(6, 0), 1)
+
+
 def test_only_the_crops_in_use_must_fit():
     for too_small in (Crops(300), Crops(64, shorter_side=(48, 96))):
         with pytest.raises(UserError, match='scaled to only (256|48): see shorter_side'):
@@ -156,14 +189,6 @@ def test_pictures_of_different_sizes_need_image_size():
     with pytest.raises(UserError, match=r'\(9, 12, 3\), \(30, 12, 3\) .*set image_size'):
         Resident(mixed, Crops())
     assert Resident(mixed, CROPS).image_shape == (4, 4, 3)
-
-
-@pytest.mark.parametrize('label', [-1, 3])
-def test_a_label_without_a_class_is_found(label):
-    examples = source(6)
-    examples.examples[4]['label'] = label
-    with pytest.raises(UserError, match=f'position 4 has the label {label}: the 3 classes'):
-        Resident(examples, Crops())
 
 
 # Streams.
@@ -269,3 +294,68 @@ def test_an_unreadable_picture_is_named(tmp_path, batches, threads):
     assert str(error.value).startswith(f'{directory}/3.png is not a readable image: ')
     with pytest.raises(UserError, match=r'3\.png is not a readable image'):
         Resident(files, CROPS)
+
+
+# Streams with worker processes, which take seconds to start.
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+    """A folder of 20 pictures in two classes."""
+    root = tmp_path_factory.mktemp('photographs')
+    for i, example in enumerate(source(20).examples):
+        directory = root / 'train' / 'ab'[i % 2]
+        directory.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(example['image']).save(directory / f'{i:02d}.png')
+    return root
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_workers_change_nothing(photographs, workers):
+    files = folder(photographs, 'train')
+    expected = take(Stream(files, CROPS).train_batches(4, 1, 3), 8)
+    batches = Stream(files, CROPS, 3, workers).train_batches(4, 1, 3)
+    assert_equal(take(batches, 7), expected[:7])
+    processes = multiprocessing.active_children()
+    assert len(processes) == workers
+    for process in processes:  # as clusters and Ctrl-C do: the parent has to save its state
+        os.kill(process.pid, signal.SIGTERM)
+        os.kill(process.pid, signal.SIGINT)
+    assert_equal([next(batches)], expected[7:])
+    if workers == 1:
+        batches.close()
+    else:
+        processes[0].kill()
+        with pytest.raises(UserError, match='loader_workers=2: .* exit code -9'):
+            take(batches, 10)
+    assert not multiprocessing.active_children()
+
+
+def test_workers_evaluate_and_name_what_they_cannot_read(photographs, tmp_path):
+    """Two workers, for two batches, of which the second holds a damaged picture."""
+    root = shutil.copytree(photographs, tmp_path / 'copy')
+    expected = next(Stream(folder(root, 'train'), CROPS).test_batches(16))
+    bad = root / 'train/b/19.png'
+    bad.write_bytes(bad.read_bytes()[:60])
+    batches = Stream(folder(root, 'train'), CROPS, 2, workers=3).test_batches(16)
+    assert_equal([next(batches)], [expected])
+    with pytest.raises(UserError) as error:
+        next(batches)
+    assert str(error.value).startswith(f'{bad} is not a readable image: ')
+    assert not multiprocessing.active_children()
+
+
+def test_workers_of_a_killed_process_end(photographs):
+    script = f'''
+import os
+from cnnjax.data.pipeline import Crops, Stream
+from cnnjax.data.sources import folder
+
+if __name__ == '__main__':
+    stream = Stream(folder({str(photographs)!r}, 'train'), Crops(4, shorter_side=(5, 8)), 1, 1)
+    print(len(next(stream.train_batches(4, 0))['label']), flush=True)
+    os.kill(os.getpid(), 9)
+'''
+    # Returns when nobody is left who could write.
+    result = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
+                            timeout=60, cwd=Path(__file__).parents[1])
+    assert (result.returncode, result.stdout) == (-signal.SIGKILL, '4\n'), result.stderr

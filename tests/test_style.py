@@ -42,7 +42,8 @@ def config(folder, preset='cnnjax', **fields):
     made = configs.get_config(preset)
     made.update({'source': str(folder / 'net.safetensors'), 'sizes': (48,), 'steps': (6,),
                  'content': f'{folder}/wide.png', 'styles': f'{folder}/red.png',
-                 'content_layers': 'relu3_2', 'report_every': 3} | fields)
+                 'content_layers': 'relu3_2', 'style_layers': 'relu1_1,relu3_1',
+                 'style_layer_weights': (), 'report_every': 3} | fields)
     return made
 
 
@@ -52,7 +53,10 @@ def result(folder, directory, name='wide.png', **fields):
 
 
 def test_two_sizes_lower_the_loss_and_leave_pictures(folder, tmp_path):
-    image = result(folder, tmp_path, sizes=(48, 60), steps=(12, 8))
+    default = configs.get_config()
+    fields = {'sizes': (48, 60), 'steps': (12, 8), 'style_layers': default.style_layers,
+              'style_layer_weights': default.style_layer_weights}
+    image = result(folder, tmp_path, **fields)
     assert image.shape == (40, 60, 3)
     rows = workdir.read_metrics(tmp_path)
     assert [row['step'] for row in rows] == list(range(1, 21))
@@ -63,8 +67,7 @@ def test_two_sizes_lower_the_loss_and_leave_pictures(folder, tmp_path):
         assert (tmp_path / path).exists()
     # The same command again reads what is finished.
     (tmp_path / 'figures' / 'wide.png').unlink()
-    np.testing.assert_array_equal(
-        result(folder, tmp_path, sizes=(48, 60), steps=(12, 8)), image)
+    np.testing.assert_array_equal(result(folder, tmp_path, **fields), image)
     assert workdir.read_metrics(tmp_path) == rows
 
 
@@ -109,7 +112,7 @@ def test_contents_of_one_shape_share_a_batch_with_the_result_of_each_alone(folde
 
 def test_tiles_give_the_same_picture(folder, tmp_path):
     fields = {'style_layers': 'relu1_1,relu2_1', 'content_layers': 'relu2_1', 'sizes': (96,),
-              'style_layer_weights': (), 'steps': (4,)}
+              'steps': (4,)}
     whole = result(folder, tmp_path / 'whole', **fields)
     tiled = result(folder, tmp_path / 'tiled', tile=24, **fields)
     np.testing.assert_allclose(tiled, whole, atol=1.5 / 255)
@@ -134,11 +137,9 @@ def test_matched_styles_take_the_colours_of_the_content(folder, tmp_path):
 
 
 @pytest.mark.parametrize(('fields', 'message'), [
-    ({'style_layers': 'relu1_1,relu9_1', 'style_layer_weights': ()},
-     "'relu9_1'.*did you mean"),
+    ({'style_layers': 'relu1_1,relu9_1'}, "'relu9_1'.*did you mean"),
     ({'content_layers': 'fc8', 'tile': 16}, "'fc8'"),
-    ({'sizes': (96,), 'tile': 4, 'content_layers': 'relu1_1', 'style_layers': 'relu1_1',
-      'style_layer_weights': ()},
+    ({'sizes': (96,), 'tile': 4, 'content_layers': 'relu1_1', 'style_layers': 'relu1_1'},
      'larger tile'),
     ({'content': 'nowhere.jpg'}, 'nowhere.jpg'),
     ({'content': 'a/me.jpg,b/me.png'}, 'under its own name'),

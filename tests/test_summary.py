@@ -15,16 +15,14 @@ from cnnjax.errors import UserError
 from configs import summarize as recipe
 from experiments import summarize
 
-# Published (torchvision's, the authors' or by the papers' formulas), at the paper's image size.
+# Published (torchvision's, the authors' or by the papers' formulas), at the paper's image size; one
+# DenseNet of each kind: the figures of the others, which take seconds, are in test_models.py.
 MULTIPLY_ADDS = {
     'alexnet': 724_406_816, 'alexnet_ungrouped': 1_135_256_096, 'alexnet_tv': 714_188_480,
     'allcnn_c': 270_798_336, 'allcnn_c_base': 228_331_008, 'allcnn_c_strided': 100_929_024,
     'allcnn_c_convpool': 398_200_320,
-    'densenet121': 2_834_161_664, 'densenet161': 7_727_907_072, 'densenet169': 3_359_843_328,
-    'densenet201': 4_291_365_888, 'densenet_l40_k12': 264_812_928,
-    'densenet_l100_k12': 1_769_516_448, 'densenet_l100_k24': 6_889_347_744,
-    'densenet_bc_l100_k12': 287_929_692, 'densenet_bc_l250_k24': 5_418_785_724,
-    'densenet_bc_l190_k40': 9_301_945_740,
+    'densenet121': 2_834_161_664, 'densenet_l40_k12': 264_812_928,
+    'densenet_bc_l100_k12': 287_929_692,
     'fractalnet20': 845_222_912, 'fractalnet40': 2_036_077_568,
     'googlenet': 1_582_671_872, 'googlenet_bn': 1_498_376_192,
     'lenet5': 416_520,
@@ -65,17 +63,19 @@ VARIANTS = [  # name, fields, image's side, multiply-adds
     ('vgg11', {'hidden': (), 'num_classes': 10}, 32, 152_769_536),
     ('vgg16', {'hidden': (), 'num_classes': 10}, 32, 313_201_664),
 ]
-# By compiling their repeated blocks once, they are traced in a second, not in twenty.
-DEEP = {'resnet1202', 'preact_resnet1001'}
+# By compiling their repeated blocks once, they are traced in a second, not in five or twenty.
+DEEP = {'resnet56', 'resnet110', 'resnet1202', 'resnet101', 'resnet152', 'resnext101_32x4d',
+        'resnext101_64x4d', 'preact_resnet164', 'preact_resnet1001'}
 
 
 @functools.cache
-def summarized(name):
-    return summary.summarize(models.create(name, **({'scan': True} if name in DEEP else {})))
+def summarized(name, image_shape=None, **fields):
+    net = models.create(name, **({'scan': True} if name in DEEP else {}), **fields)
+    return summary.summarize(net, image_shape)
 
 
-def rows(net, image_shape=None):
-    return {row.name: row for row in summary.summarize(net, image_shape).rows}
+def rows(found):
+    return {row.name: row for row in found.rows}
 
 
 def test_no_network_with_a_figure_is_missing():
@@ -94,8 +94,7 @@ def test_rounded_multiply_adds(name):
 
 @pytest.mark.parametrize(('name', 'fields', 'side', 'expected'), VARIANTS)
 def test_multiply_adds_of_variants(name, fields, side, expected):
-    net = models.create(name, **fields)
-    assert summary.summarize(net, (side, side, 3)).multiply_adds == expected
+    assert summarized(name, (side, side, 3), **fields).multiply_adds == expected
 
 
 def test_multiply_adds_of_the_parts():
@@ -103,7 +102,7 @@ def test_multiply_adds_of_the_parts():
     assert convolutions == 15_346_630_656
     up = sum(row.multiply_adds for row in summarized('unet').rows if row.name.startswith('up'))
     assert up == 5_631_377_408
-    assert rows(models.create('lenet5'))['c5'].multiply_adds == 400 * 120
+    assert rows(summarized('lenet5'))['c5'].multiply_adds == 400 * 120
 
 
 @pytest.mark.parametrize(('name', 'fields', 'layer', 'size', 'stride'), [
@@ -115,14 +114,14 @@ def test_multiply_adds_of_the_parts():
     ('mobilenet_v1', {}, 'block13', 315, 32),
 ])
 def test_published_receptive_fields(name, fields, layer, size, stride):
-    row = rows(models.create(name, **fields))[layer]
+    row = rows(summarized(name, **fields))[layer]
     assert (row.size, row.stride) == ((size, size), (stride, stride))
 
 
 def test_full_layers_see_the_whole_image():
-    found = rows(models.create('vgg11'))
+    found = rows(summarized('vgg11'))
     assert found['fc6'].size == (math.inf, math.inf)
-    assert rows(models.create('resnet20'))['pool'].size == (math.inf, math.inf)
+    assert rows(summarized('resnet20'))['pool'].size == (math.inf, math.inf)
 
 
 class Crooked(nn.Module):
@@ -168,7 +167,7 @@ def test_receptive_fields_are_the_footprints_of_the_gradient(net, shape):
     image = jnp.ones((1, *shape))  # all alike: a maximum's gradient goes to all
     outputs, pull = jax.vjp(jax.jit(lambda image: net.apply(variables, image)[1]), image)
     pull = jax.jit(pull)
-    for name, row in rows(net, shape).items():
+    for name, row in rows(summary.summarize(net, shape)).items():
         if name not in outputs:
             continue
         output = outputs[name]
@@ -220,7 +219,7 @@ def test_the_costliest_branch_counts():
 
 
 def test_table_and_sums():
-    whole = summary.summarize(models.create('resnet20'))
+    whole = summarized('resnet20')
     for depth in (0, 1, 2):
         folded = summary.fold(whole, depth)
         assert sum(row.params for row in folded.rows) == whole.params == 269_722
@@ -234,10 +233,10 @@ def test_table_and_sums():
 
 
 def test_layers_that_an_evaluation_skips_are_listed():
-    found = rows(models.create('googlenet'))
+    found = rows(summarized('googlenet'))
     assert found['aux1/fc1'].shape is None
     assert found['aux1/fc1'].params == 2048 * 1024 + 1024
-    assert 'not evaluated' in summary.table(summary.summarize(models.create('googlenet')))
+    assert 'not evaluated' in summary.table(summarized('googlenet'))
 
 
 @pytest.mark.parametrize('name', ['vgg11', 'googlenet', 'unet', 'densenet121'])
@@ -256,10 +255,10 @@ def test_the_experiment_leaves_a_table_and_a_picture(name, tmp_path, capsys):
 
 def test_the_picture_joins_what_reads_each_other():
     nodes = {node.name: node for node in diagram.graph(
-        summary.fold(summary.summarize(models.create('unet')), 1))}
+        summary.fold(summarized('unet'), 1))}
     assert set(nodes['conv1_3'].inputs) == {'up1', 'crop1'}
     assert nodes['crop1'].inputs == ('conv1_2',)
-    dense = diagram.graph(summary.fold(summary.summarize(models.create('densenet121')), 1))
+    dense = diagram.graph(summary.fold(summarized('densenet121'), 1))
     assert [node.runs for node in dense if node.runs > 1] == [6, 12, 24, 16]
 
 

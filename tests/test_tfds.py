@@ -1,6 +1,7 @@
 """Data sets prepared from tiny archives in the real formats, then read: all without TensorFlow."""
 
 import contextlib
+import dataclasses
 import gzip
 import io
 import pathlib
@@ -186,6 +187,17 @@ def test_splits_are_cut_and_added(prepared):
     assert labels('train[:5]') + labels('train[5:]') == labels('train')
     assert labels('train+extra') == labels('train') + labels('extra')
     assert len(labels('train[:50%]')) == 4
+
+
+def test_an_unreadable_record_is_named(prepared):
+    examples = tfds.load('cifar10', 'train[2:]', prepared).examples
+    for record, message in (({'image': b'GIF89a', 'label': 0}, 'is not a readable image: '),
+                            ({}, 'cannot be read: ')):
+        damaged = dataclasses.replace(examples, records=[examples.records[0], record])
+        for reader in (damaged, damaged.undecoded):
+            np.testing.assert_array_equal(reader[0]['image'], examples[0]['image'])
+            with pytest.raises(UserError, match=rf'cifar10, train\[2:\]: record 1 {message}'):
+                np.asarray(reader[1]['image'])
 
 
 def test_examples_are_a_sequence_that_processes_can_share(prepared):

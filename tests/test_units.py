@@ -19,7 +19,7 @@ def network(channels=3, side=48, dead=()):
     """A VGG of three layers whose relu1_1 has channels that are 0 for every image."""
     net = models.create('vgg11', groups=((3,), (3,)), widths=(4, 6), hidden=(), num_classes=5)
     shape = (side, side, channels)
-    variables = net.init(jax.random.key(2), jnp.zeros((1, *shape)))
+    variables = jax.jit(net.init)(jax.random.key(2), jnp.zeros((1, *shape)))
     for unit in dead:
         kernel = variables['params']['conv1_1']['kernel'].at[..., unit].set(0)
         bias = variables['params']['conv1_1']['bias'].at[unit].set(-1)

@@ -20,7 +20,7 @@ def make(channels=1, side=8, **options):
     net = models.create('vgg11', groups=((3,), (3,)), widths=(4, 6), hidden=(), num_classes=10,
                         **options)
     shape = (side, side, channels)
-    variables = net.init(jax.random.key(1), jnp.zeros((1, *shape)))
+    variables = jax.jit(net.init)(jax.random.key(1), jnp.zeros((1, *shape)))
     normalize = data.Normalization(np.full(channels, 0.5, np.float32),
                                    np.full(channels, 0.25, np.float32))
     return trained.Trained(net, variables, normalize, tuple('0123456789'), shape, None)

@@ -115,7 +115,7 @@ def test_normalization_classes_and_image_shape_travel(tmp_path):
     path, random = tmp_path / 'weights.safetensors', np.random.default_rng(0)
     normalize = Normalization(random.random((8, 8, 1), 'float32'), np.float32([1 / 3]))
     net = models.create('resnet20', num_classes=2, **TINY)
-    variables = net.init(jax.random.key(0), np.zeros((1, 8, 8, 1), 'float32'))
+    variables = jax.jit(net.init)(jax.random.key(0), np.zeros((1, 8, 8, 1), 'float32'))
     weights.save('resnet20', variables, path, normalize, ('cat', 'dog'), (8, 8, 1), **TINY)
     network = trained.load(path)
     assert (network.classes, network.image_shape) == (('cat', 'dog'), (8, 8, 1))
@@ -129,7 +129,7 @@ def test_normalization_classes_and_image_shape_travel(tmp_path):
 def test_full_layers_take_the_image_shape_into_account(tmp_path):
     fields = {'widths': (2, 2, 2, 2, 2), 'hidden': (3, 3)}
     net = models.create('vgg11', num_classes=2, **fields)
-    variables = net.init(jax.random.key(0), np.zeros((1, 64, 96, 3), 'float32'))
+    variables = jax.jit(net.init)(jax.random.key(0), np.zeros((1, 64, 96, 3), 'float32'))
     path = tmp_path / 'weights.safetensors'
     weights.save('vgg11', variables, path, image_shape=(64, 96, 3), **fields)
     assert safetensors.numpy.load_file(path)['pre_logits.fc1.weight'].shape == (3, 2, 2, 3)

@@ -78,7 +78,10 @@ def _numbers(field, value):
     if value in {'mean': ('channel', 'pixel'), 'std': ('channel', 'scalar')}[field]:
         return None
     try:
-        return np.array([float(number) for number in value.split(',')])
+        numbers = np.array([float(number) for number in value.split(',')])
+        if np.isfinite(numbers).all():
+            return numbers
+        raise ValueError
     except ValueError:
         names = {'mean': "'channel', 'pixel'", 'std': "'channel', 'scalar', 'none'"}[field]
         raise UserError(f"{field} is {names} or numbers such as '0.485,0.456,0.406', "
@@ -102,8 +105,9 @@ def augment(key, positions, images, *, normalize, flip=False, padding=0, padding
     modes = {'zero': 'constant', 'reflect': 'reflect'}
     if padding_mode not in modes:
         raise UserError(f"padding_mode is 'zero' or 'reflect', not '{padding_mode}'")
-    if padding_mode == 'reflect' and padding >= min(images.shape[1:3]):
-        raise UserError(f'padding={padding} by reflection needs larger images than '
+    if padding >= min(images.shape[1:3]):
+        by = ' by reflection' if padding_mode == 'reflect' else ''
+        raise UserError(f'padding={padding}{by} needs larger images than '
                         f'{images.shape[1]} x {images.shape[2]}')
     if color and images.shape[-1] != 3:
         raise UserError(f'color={color} needs RGB images, not {images.shape[-1]} channel(s)')

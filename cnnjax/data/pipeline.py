@@ -1,15 +1,30 @@
 """From a source to batches: a set that fits lives on the devices, a larger one streams.
 
-Both are pure functions of (seed, step): a resumed run reads on where it stopped, nothing is saved.
+Both are pure functions of (seed, step): the step in the TrainState is all there is to save of the
+input, and a resumed run reads on where it stopped, by any number of threads, workers or processes.
+
+Of a run of several processes (see parallel.py) each reads its own rows of every global batch: with
+`share=(p, n)`, process p of n gets the p-th of n equal parts. All get as many batches.
 """
 
+import contextlib
+import dataclasses
+import functools
+import itertools
 import math
+import multiprocessing.util
 import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
+import jax
 import numpy as np
+from absl import flags
 
 from cnnjax.data import images
 from cnnjax.errors import UserError
@@ -30,10 +45,10 @@ class Crops(NamedTuple):
     border: int = 0  # black pixels around every picture, before all else
 
     def center(self, image):
-        """[H, W, C] -> [size, size, C], always the same."""
+        """[H, W, C], an array or an images.Picture -> [size, size, C], always the same."""
         image = self.surround(image)
         if not self.size:
-            return image
+            return np.asarray(image)
         return images.center_crop(image, self.test_shorter_side or self.size, self.size)
 
     def random(self, image, rng):
@@ -45,6 +60,8 @@ class Crops(NamedTuple):
 
     def surround(self, image):
         """The picture with its border."""
+        if not self.border:
+            return image
         return np.pad(image, ((self.border, self.border), (self.border, self.border), (0, 0)))
 
     def check(self, stream):
@@ -74,10 +91,10 @@ class Resident:
 
     def __init__(self, source, crops):
         crops.check(stream=False)
-        self.classes = source.classes
+        self.classes, examples = source.classes, _Labelled(source.examples, len(source.classes))
 
-        shape = crops.center(source.examples[0]['image']).shape
-        count = len(source.examples)
+        shape = crops.center(examples[0]['image']).shape
+        count = len(examples)
         if (size := count * math.prod(shape)) > MEMORY:
             raise UserError(f'{count} images of {shape} take {size / 2**30:.1f} GiB, more than '
                             'half of the memory: set stream=True')
@@ -85,15 +102,12 @@ class Resident:
                      'label': np.empty(count, np.int32)}
 
         def decode(i):
-            example = source.examples[i]
-            image, label = crops.center(example['image']), example['label']
+            example = examples[i]
+            image = crops.center(example['image'])
             if image.shape != shape:
                 raise UserError(f'the images differ in size ({shape}, {image.shape} ...): set '
                                 'image_size')
-            if not 0 <= label < len(self.classes):
-                raise UserError(f'the image at position {i} has the label {label}: the '
-                                f'{len(self.classes)} classes are counted from 0')
-            self.data['image'][i], self.data['label'][i] = image, label
+            self.data['image'][i], self.data['label'][i] = image, example['label']
 
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(decode, range(count)):
@@ -106,37 +120,47 @@ class Resident:
     def image_shape(self):
         return self.data['image'].shape[1:]
 
-    def train_batches(self, batch_size, seed, start=0):
+    def train_batches(self, batch_size, seed, start=0, share=(0, 1)):
         """The batches from step `start` on, without end: every epoch is a new permutation, whose
-        incomplete last batch is left out."""
+        incomplete last batch is left out. 'position' is the place in the global batch."""
+        position = _rows(batch_size, share)
         per_epoch = len(self) // batch_size
         step = start
         while True:
             epoch, first = divmod(step, per_epoch)
             order = np.random.default_rng((seed, epoch)).permutation(len(self)).astype(np.int32)
             for i in range(first, per_epoch):
-                yield {'index': order[i * batch_size:(i + 1) * batch_size],
-                       'position': np.arange(batch_size, dtype=np.int32)}
+                yield {'index': order[i * batch_size + position], 'position': position}
                 step += 1
 
-    def test_batches(self, batch_size):
+    def test_batches(self, batch_size, share=(0, 1)):
         """Every example once, in order; 'weight' is 0 on the padding of the last batch."""
+        rows = _rows(batch_size, share)
         for i in range(0, len(self), batch_size):
-            index = np.arange(i, i + batch_size, dtype=np.int32)
+            index = i + rows
             yield {'index': index % len(self), 'weight': (index < len(self)).astype(np.float32)}
 
 
 class Stream:
-    """A set that is decoded, and for training randomly cropped, whenever an example is needed."""
+    """A set that is decoded, and for training randomly cropped, whenever an example is needed.
+
+    Args:
+      source: see sources.py.
+      crops: with a size.
+      threads: that decode ahead, in the background; 0: none.
+      workers: processes that share the threads between them, for more images per second than one
+        Python process can handle; each takes every workers-th batch. 0: the threads are this
+        process's own. They start with the first batch and stop when the generator is closed.
+    """
 
     data = None  # nothing lives on the devices
 
-    def __init__(self, source, crops, threads=16):
+    def __init__(self, source, crops, threads=16, workers=0):
         if not crops.size:
             raise UserError('a streamed data set needs image_size')
         crops.check(stream=True)
         self.classes, self.examples, self.crops = source.classes, source.examples, crops
-        self.threads = threads
+        self.threads, self.workers = threads, workers
 
     def __len__(self):
         return len(self.examples)
@@ -145,31 +169,131 @@ class Stream:
     def image_shape(self):
         return self.crops.center(self.examples[0]['image']).shape
 
-    def train_batches(self, batch_size, seed, start=0):
+    def train_batches(self, batch_size, seed, start=0, share=(0, 1)):
         """As Resident's, but a permutation follows the last without a break, even in a batch."""
-        stream = (grain.MapDataset.source(self.examples).seed(seed).shuffle().repeat()
-                  .random_map(self._train_example))
-        for batch in self._batches(stream, batch_size, start):
-            yield batch | {'position': np.arange(batch_size, dtype=np.int32)}
+        position = _rows(batch_size, share)
+        examples = (grain.MapDataset.source(_Labelled(self.examples, len(self.classes))).seed(seed)
+                    .shuffle().repeat().random_map(functools.partial(_train_example, self.crops)))
+        for batch in self._batches(examples, batch_size, share, start):
+            yield batch | {'position': position}
 
-    def test_batches(self, batch_size):
-        stream = grain.MapDataset.source(self.examples).map(self._test_example)
-        for batch in self._batches(stream, batch_size):
-            missing = batch_size - len(batch['label'])
-            batch['weight'] = np.ones(batch_size - missing, np.float32)
-            yield {name: np.pad(value, ((0, missing),) + ((0, 0),) * (value.ndim - 1))
-                   for name, value in batch.items()}
+    def test_batches(self, batch_size, share=(0, 1)):
+        """As Resident's, with the images and labels themselves, 0 where the weight is."""
+        examples = _TestExamples(_Labelled(self.examples, len(self.classes)), self.crops,
+                                 self.image_shape)
+        yield from self._batches(examples, batch_size, share, count=-(-len(self) // batch_size))
 
-    def _batches(self, stream, batch_size, start=0):
+    def _batches(self, examples, batch_size, share, start=0, count=None):
+        """The share of `count` batches (None: without end) of endless examples."""
+        rows, workers = _rows(batch_size, share), min(self.workers, count or self.workers)
+        readers = max(workers, 1)  # processes that read
+        threads = -(-self.threads // readers)
         # Threads read single examples ahead: whole batches would be many times as many at once.
-        options = grain.ReadOptions(self.threads, max(4 * self.threads, 2 * batch_size))
-        batches = iter(stream.to_iter_dataset(options).batch(batch_size))
-        batches.set_state({'next_index': start * batch_size})
-        yield from batches
+        options = grain.ReadOptions(threads, max(4 * threads, 2 * len(rows) // readers))
+        dealt = _Dealt(examples, batch_size, int(rows[0]), len(rows), start, readers)
+        if workers and not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain has some, of which not every program knows
+        batches = (grain.MapDataset.source(dealt).to_iter_dataset(options).batch(len(rows))
+                   .mp_prefetch(grain.MultiprocessingOptions(workers), _begin_worker))
+        batches = iter(batches)
+        try:
+            yield from itertools.islice(batches, count)
+        except RuntimeError as error:
+            if 'Worker process was terminated' not in str(error):
+                raise
+            raise UserError(f'loader_workers={workers}: {error} Where memory or /dev/shm is '
+                            'short, take fewer; with 0 there are none') from error
+        finally:
+            with contextlib.suppress(Exception):  # after an error: what counts is that one
+                batches.get_state()  # grain closes only the workers of whose batches it knows
+            batches.close()
 
-    def _train_example(self, example, rng):
-        return {'image': self.crops.random(example['image'], rng),
-                'label': np.int32(example['label'])}
 
-    def _test_example(self, example):
-        return {'image': self.crops.center(example['image']), 'label': np.int32(example['label'])}
+def _rows(batch_size, share):
+    """The places in a global batch that are a process's own."""
+    process, processes = share
+    if batch_size % processes:
+        raise UserError(f'a batch of {batch_size} cannot be shared evenly by {processes} '
+                        'processes')
+    rows = batch_size // processes
+    return np.arange(process * rows, (process + 1) * rows, dtype=np.int32)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Labelled(Sequence):
+    """Examples, undecoded where they can be, whose labels are sure to be those of classes."""
+
+    examples: Sequence
+    classes: int
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, i):
+        example = getattr(self.examples, 'undecoded', self.examples)[i]
+        if not 0 <= example['label'] < self.classes:
+            raise UserError(f'the image at position {i} has the label {example["label"]}: the '
+                            f'{self.classes} classes are counted from 0')
+        return example
+
+
+def _train_example(crops, example, rng):
+    return {'image': crops.random(example['image'], rng), 'label': np.int32(example['label'])}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _TestExamples:
+    """The middle of each picture, and after the last one padding of weight 0 without end."""
+
+    examples: Sequence
+    crops: Crops
+    shape: tuple[int, ...]
+
+    def __getitem__(self, i):
+        if i >= len(self.examples):
+            return {'image': np.zeros(self.shape, np.uint8), 'label': np.int32(0),
+                    'weight': np.float32(0)}
+        example = self.examples[i]
+        return {'image': self.crops.center(example['image']), 'label': np.int32(example['label']),
+                'weight': np.float32(1)}
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Dealt(Sequence):
+    """Endless examples in the order in which grain deals them to its workers, one by one: so that
+    those of a worker make up whole batches, of which each has its turn."""
+
+    examples: Any  # examples[i] for any i
+    batch_size: int  # of all processes
+    first: int  # row of the batch, of `rows` that are taken
+    rows: int
+    start: int  # the number of the first batch
+    workers: int
+
+    def __len__(self):
+        return sys.maxsize // self.workers * self.workers
+
+    def __getitem__(self, i):
+        i, worker = divmod(i, self.workers)
+        turn, row = divmod(i, self.rows)
+        batch = self.start + turn * self.workers + worker
+        return self.examples[batch * self.batch_size + self.first + row]
+
+
+def _begin_worker(index, count):
+    """What grain calls in each worker process before all else."""
+    del index, count
+    jax.config.update('jax_platforms', 'cpu')  # the accelerator is the parent's
+    # Ctrl-C and a cluster's signal to stop reach all processes: while the parent saves its state,
+    # it may need one more batch.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # kills
+    # A parent that is killed cannot stop its workers.
+    threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
+    # Nobody waits for what the threads were to read ahead: this comes after all else at the end.
+    multiprocessing.util.Finalize(None, os._exit, args=(0,), exitpriority=-100)
+
+
+def _follow(parent):
+    parent.join()
+    os._exit(1)

@@ -18,6 +18,7 @@ import scipy.io
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cnnjax.data.images import Picture
 from cnnjax.data.sources import Source
 from cnnjax.errors import UserError
 
@@ -42,37 +43,62 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         )
     builder = _prepared(builder, name)
     features = dict(builder.info.features)
-    if not isinstance(features.get('image'), tfds.features.Image) or not isinstance(
+    image = features.get('image')
+    if not isinstance(image, tfds.features.Image) or not isinstance(
         features.get('label'), tfds.features.ClassLabel
     ):
         raise UserError(
             f"{name} has no 'image' with a 'label' to classify it by, only {sorted(features)}"
         )
+    if image.np_dtype != np.uint8 or image.shape[-1] not in _MODES:
+        raise UserError(
+            f'{name} has images of {image.shape[-1]} channels of {image.np_dtype}, not 1 or 3 of '
+            'uint8'
+        )
     try:
         # tfds shuffled the records by the hash of their keys when it wrote them; their order in
         # the files is the order here, the same on every machine.
-        records = builder.as_data_source(split)
+        records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
     except (ValueError, NotImplementedError) as error:  # the latter: a slice of 'all'
         sizes = ', '.join(f'{s.name} ({s.num_examples})' for s in builder.info.splits.values())
         raise UserError(
             f'{name} has no split {split!r}. It has {sizes}; '
             "slices and sums of them work too, such as 'train[:90%]' or 'train+test'"
         ) from error
-    return Source(_Examples(records), tuple(features['label'].names))
+    examples = _Examples(records, f'{name}, {split}', _MODES[image.shape[-1]])
+    return Source(examples, tuple(features['label'].names))
+
+
+_MODES = {1: 'L', 3: 'RGB'}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Examples(Sequence):
-    """A tfds data source without the fields that are not the image or its label."""
+    """A tfds data source without the fields that are not the image or its label; as image files
+    are, images are decoded by Pillow."""
 
     records: Sequence
+    name: str
+    mode: str
+    decoded: bool = True
 
     def __len__(self):
         return len(self.records)
 
     def __getitem__(self, index):
-        record = self.records[range(len(self))[index]]  # a range knows -1 and the IndexError
-        return {'image': record['image'], 'label': int(record['label'])}
+        index = range(len(self))[index]  # a range knows -1 and the IndexError
+        name = f'{self.name}: record {index}'
+        try:
+            record = self.records[index]
+            image, label = record['image'], int(record['label'])
+        except Exception as error:  # of many kinds: the file's format, protobuf, tfds
+            raise UserError(f'{name} cannot be read: {error}') from error
+        picture = Picture(image, name, self.mode)
+        return {'image': np.asarray(picture) if self.decoded else picture, 'label': label}
+
+    @property
+    def undecoded(self):
+        return dataclasses.replace(self, decoded=False)
 
 
 def prepare(

@@ -6,6 +6,8 @@ The colours kept in style transfer are those of Gatys et al. 2016, "Preserving C
 Artistic Style Transfer": https://arxiv.org/abs/1606.05897
 """
 
+import logging
+import math
 import os
 from pathlib import Path
 
@@ -18,10 +20,13 @@ from PIL import Image, ImageOps
 from cnnjax.data import images
 from cnnjax.errors import UserError
 
+logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # Pillow then says what is wrong
+
 PREFIX = 'skimage:'  # then the name of one of these, which come with scikit-image
 SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'coins', 'grass',
            'gravel', 'horse', 'hubble_deep_field', 'immunohistochemistry', 'logo', 'moon', 'page',
            'retina', 'rocket', 'text')
+LARGEST = 32768  # pixels of a side that `resize` makes
 LUMA = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601: the Y of YIQ and YCbCr
 
 # How Pillow writes each suffix; JPEG at a quality whose losses are below what the eye sees.
@@ -177,6 +182,8 @@ def _read_with_pillow(path):
 def _read_deep_tiff(path):
     """The first page of a TIFF file of more than 8 bits; None for all else, and for what Pillow
     must try, or refuse: other codecs, damaged files, and sizes beyond its limit."""
+    if not os.path.isfile(path):
+        return None
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
@@ -184,7 +191,8 @@ def _read_deep_tiff(path):
             limit = Image.MAX_IMAGE_PIXELS or np.inf
             if not known or page.bitspersample <= 8 or page.dtype.kind not in 'fu' or (
                     page.dtype.kind == 'u' and page.bitspersample > 16) or (
-                    page.imagelength * page.imagewidth > limit):
+                    page.imagelength * page.imagewidth > limit
+                    or math.prod(page.shape) > 4 * limit):
                 return None
             array = page.asarray()
             array = np.moveaxis(array, 0, -1) if page.axes[0] == 'S' else array
@@ -229,6 +237,8 @@ def _height_width(size, image):
     if len(numbers) > 2 or not numbers or any(
             not isinstance(n, (int, np.integer)) or n < 1 for n in numbers):
         raise UserError(f'size={size}: a size is the longer side in pixels, or (height, width)')
+    if max(numbers) > LARGEST:
+        raise UserError(f'size={size}: take at most {LARGEST} pixels')
     if len(numbers) == 2:
         return tuple(map(int, numbers))
     height, width = image.shape[:2]

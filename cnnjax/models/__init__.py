@@ -13,9 +13,13 @@ unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without to
 
 import dataclasses
 import difflib
+import numbers
+
+import jax
+import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, check_numbers
 from cnnjax.models import (
     alexnet,
     allcnn,
@@ -39,6 +43,15 @@ FAMILIES = (
 )
 POOLS = {'max': layers.max_pool, 'average': layers.average_pool}  # what configs call them
 
+DTYPES = ('float32', 'bfloat16', 'float16')
+WIDEST = 2 ** 16
+# What the numbers of a field may be, the least and the most; in a tuple, each of them.
+WHOLE = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'base_width',
+                       'cardinality', 'tests'), (1, WIDEST)) | {
+    'num_classes': (1, 2 ** 24), 'columns': (1, 8), 'stem': (0, 31), 'canvas': (1, 4096)}
+LIMITS = WHOLE | {'width_multiplier': (0, 64), 'auxiliary_weight': (0, 1e6)} | dict.fromkeys(
+    ('dropout', 'input_dropout', 'survival', 'local_drop_path', 'global_drop_path'), (0, 1))
+
 
 def names():
     """The names of all variants, sorted. `create` also takes densenet_l40_k24 and the like."""
@@ -54,7 +67,8 @@ def create(name, **fields):
     keeps the variant's value.
 
     Raises:
-      UserError (a ValueError): an unknown name, field or pool; the message lists what there is.
+      UserError (a ValueError): an unknown name, field, pool or type; the message lists what there
+        is. A value that no network has: a negative width, a dropout of 1.
     """
     family = next((family for family in FAMILIES if name in family.TABLE), densenet)
     row = family.TABLE.get(name) or densenet.row(name)
@@ -72,7 +86,43 @@ def create(name, **fields):
         if pool not in POOLS:
             raise UserError(f"pool is 'max' or 'average', not '{pool}'")
         fields['pool'] = POOLS[pool]
-    return family.MODULE(**own | fields)
+    net, variant = family.MODULE(**own | fields), family.MODULE(**own)
+    for field, value in fields.items():
+        _check(name, field, value, getattr(variant, field))
+    for parts in ('blocks', 'groups', 'sizes'):  # each has a width
+        count = len(getattr(net, parts, ()))
+        if count and hasattr(net, 'widths') and len(net.widths) != count:
+            raise UserError(f'{name}: {len(net.widths)} widths for {count} {parts}')
+    return net
+
+
+def _check(name, field, value, own):
+    """Raises UserError unless a field of the network `name`, where it is `own`, takes `value`."""
+    if field == 'dtype':
+        known = (*DTYPES, 'float64') if jax.config.jax_enable_x64 else DTYPES
+        given = value if isinstance(value, str) else jnp.dtype(value).name
+        if given not in known:
+            raise UserError(f'dtype is one of {", ".join(known)}, not {given!r}')
+    if field not in LIMITS:
+        return
+    several = isinstance(value, (tuple, list))
+    if several != isinstance(own, tuple):
+        raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
+    if not value and field == 'widths':
+        raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
+    if several and own and isinstance(own[0], tuple):  # as in Network in Network
+        for part in value:
+            _check(name, field, part, own[0])
+        return
+    try:
+        check_numbers({field: value}, **{field: LIMITS[field]})
+    except UserError as error:
+        raise UserError(f'{name}: {error}') from None
+    values = value if several else (value,)
+    if field in WHOLE and not all(isinstance(number, numbers.Integral) for number in values):
+        raise UserError(f'{name}: {field}={value}: give whole numbers')
+    if field in ('dropout', 'input_dropout') and 1 in values:
+        raise UserError(f'{name}: {field}={value} leaves nothing: take a rate below 1')
 
 
 def _suggest(word, words):

@@ -42,6 +42,11 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
+        for before, width, groups in zip(self.widths[:1] + self.widths, self.widths, self.groups,
+                                         strict=False):
+            if groups > 1 and (before % groups or width % groups):
+                raise UserError(f'AlexNet: widths={self.widths}: {before} and {width} maps are no '
+                                f'{groups} equal groups; alexnet_ungrouped has none')
         smallest = 67 - 2 * self.padding
         if min(images.shape[1:3]) < smallest:
             raise UserError(f'AlexNet needs images of at least {smallest} x {smallest}, got '

@@ -181,7 +181,7 @@ def row(name):
     """The row of densenet_l{L}_k{k} or densenet_bc_l{L}_k{k}, of any depth L and growth k: three
     equal blocks on 32 x 32 images (section 3, "Implementation Details"). None for another name.
     """
-    match = re.fullmatch(r'densenet_(bc_)?l(\d+)_k(\d+)', name)
+    match = re.fullmatch(r'densenet_(bc_)?l([0-9]{1,3})_k([0-9]{1,3})', name)
     if not match:
         return None
     bottleneck, depth, growth = bool(match[1]), int(match[2]), int(match[3])

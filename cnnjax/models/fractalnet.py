@@ -76,6 +76,9 @@ class FractalNet(nn.Module):
         if len(self.dropout) != len(self.widths):
             raise UserError(f'FractalNet: dropout has {len(self.dropout)} rates for '
                             f'{len(self.widths)} blocks (widths)')
+        if self.stem and self.widths[0] < 2:
+            raise UserError(f'FractalNet: widths={self.widths}: the stem has half as many maps as '
+                            'the first block, which needs 2 or more')
         for b, (width, rate) in enumerate(zip(self.widths, self.dropout, strict=True), 1):
             for c in range(1, self.columns + 1):
                 for i in range(1, 2 ** (c - 1) + 1):

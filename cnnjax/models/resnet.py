@@ -10,6 +10,7 @@ of the stage, 'conv3_x'. `stack` and `unstack` convert between this tree and the
 results are the same. The taps of the loop are the outputs of its blocks, not what is inside them.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from functools import partial
@@ -165,6 +166,12 @@ def check(net):
     if net.cardinality != 1 and net.block.expansion == 1:
         raise UserError(f'{type(net).__name__}: cardinality={net.cardinality}, but basic blocks '
                         'have no groups; take a network of bottlenecks')
+    if net.shortcut == 'A' and any(b < a for a, b in itertools.pairwise(net.widths)):
+        raise UserError(f"{type(net).__name__}: shortcut='A' appends channels, and widths="
+                        f"{net.widths} falls: take 'B'")
+    if net.block.expansion > 1 and min(net.widths) * net.base_width < 64:
+        raise UserError(f'{type(net).__name__}: widths={net.widths} leave a group without channels:'
+                        f' take {-(-64 // net.base_width)} or more')
     if not 0 <= net.survival <= 1:
         raise UserError(f'{type(net).__name__}: survival is a probability, from 0 to 1 (no '
                         f'stochastic depth), not {net.survival!r}')

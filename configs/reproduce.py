@@ -1,0 +1,37 @@
+"""A recipe with several seeds, beside the errors that its paper published.
+
+    python launch.py --config=configs/reproduce.py:cifar/resnet20 --workdir=runs/reproduce-resnet20
+    python launch.py --config=configs/reproduce.py:quickstart --workdir=runs/reproduce-quickstart
+
+The argument is a recipe, <file of configs>/<its argument>: cifar/densenet_l40_k12,
+imagenet/resnet50, mnist/lenet5_1998, quickstart/fractalnet. Any field of the recipe can be changed,
+as in --config.recipe.dataset=cifar100; the table then takes the paper's error on that data set, and
+lists what else was changed.
+
+Every seed is a training of its own, in seed0, seed1, ... of the workdir. Killed and started again,
+the command goes on where it was; with a larger --config.seeds it adds the missing ones. Leaves
+results.json and results.md.
+"""
+
+import ml_collections
+
+from configs import cifar, imagenet, mnist, quickstart
+
+FAMILIES = {'cifar': cifar, 'imagenet': imagenet, 'mnist': mnist, 'quickstart': quickstart}
+
+
+def get_config(recipe='cifar/resnet20'):
+    family, _, argument = recipe.partition('/')
+    if family not in FAMILIES:
+        raise ValueError(f"no recipe '{recipe}': take one of {', '.join(FAMILIES)}, and its "
+                         "argument, as in 'cifar/resnet20'")
+    module = FAMILIES[family]
+    config = ml_collections.ConfigDict()
+    config.experiment = 'reproduce'
+    config.name = recipe  # what `recipe` was before it was changed
+    config.seeds = 5  # how many, from recipe.seed on
+    config.recipe = module.get_config(*filter(None, [argument]))  # every field of a training
+    # What was published: source, how it was measured, and {error: {setting: value in %}}.
+    config.paper = ml_collections.ConfigDict(
+        module.PAPER.get(argument or config.recipe.model.name, {}))
+    return config

@@ -1,0 +1,101 @@
+"""A recipe trained with several seeds, and its test errors beside the paper's.
+
+    seed0/, seed1/, ...  the trainings, each as `experiment = 'train'` leaves it
+    results.json         all errors of all seeds, mean and standard deviation, the paper's
+    results.md           the table
+"""
+
+import statistics
+from pathlib import Path
+
+from cnnjax import cluster, workdir
+from configs import reproduce as published
+from experiments import fields, train
+
+
+def run(config, directory):
+    """Trains what is not finished yet, one seed after another, and writes both after each."""
+    fields.check_minimum(config, seeds=1)
+    directory = Path(directory)
+    rows = {}
+    for seed in range(config.recipe.seed, config.recipe.seed + config.seeds):
+        recipe = config.recipe.copy_and_resolve_references()
+        recipe.seed = seed
+        run_directory = directory / f'seed{seed}'
+        if cluster.first():
+            print(run_directory, flush=True)
+        with workdir.lock(run_directory):
+            train.run(recipe, run_directory)
+        if cluster.first():
+            rows[seed] = workdir.read_metrics(run_directory)[-1]
+            results = compare(config, rows)
+            workdir.write_json(directory / 'results.json', results)
+            (directory / 'results.md').write_text(markdown(results))
+    if cluster.first():
+        print(f'\n{markdown(results)}\ntable: {directory / "results.md"}')
+
+
+def setting(recipe):
+    """'cifar10', 'cifar10+' with flips or translations, 'cifar10++' where these reflect."""
+    augmented = bool(recipe.flip or recipe.padding)
+    reflected = bool(recipe.padding and recipe.padding_mode == 'reflect')
+    return recipe.dataset + '+' * (augmented + reflected)
+
+
+def compare(config, rows):
+    """What results.json holds; `rows` are {seed: last row of metrics.jsonl}. Errors are in %."""
+    where = setting(config.recipe)
+    errors = {}
+    for name in next(iter(rows.values())):
+        if not name.startswith('test/') or not name.endswith('error'):
+            continue
+        values = {seed: 100 * row[name] for seed, row in rows.items()}
+        name = name.removeprefix('test/')
+        mean = statistics.fmean(values.values())
+        paper = config.paper.get(name, {}).get(where)
+        errors[name] = {
+            'paper': paper, 'mean': mean,
+            'standard_deviation': statistics.stdev(values.values()) if len(rows) > 1 else None,
+            'difference': None if paper is None else mean - paper, 'seeds': values}
+    original = published.get_config(config.name).recipe
+    original.seed = config.recipe.seed  # listed with the errors
+    row = next(iter(rows.values()))
+    return {
+        'recipe': config.name, 'setting': where, 'network': config.recipe.model.name,
+        'steps': row['step'], 'epochs': row['epoch'],
+        'changed': {name: values[1] for name, values in
+                    workdir.differences(original, config.recipe).items()},
+        'source': config.paper.get('source'), 'measured': config.paper.get('measured'),
+        'error': errors['error']['mean'] / 100, 'errors': errors}
+
+
+def markdown(results):
+    """The table, of the errors that are the main one or published, and how they were measured."""
+    lines = [f'# {results["recipe"]}: test error on {results["setting"]}, in %', '',
+             '| | paper | ours | difference | seeds |', '|---|---|---|---|---|']
+    for name, error in results['errors'].items():
+        if name != 'error' and error['paper'] is None:
+            continue
+        paper = difference = ''
+        if error['paper'] is not None:
+            paper, difference = f'{error["paper"]:.2f}', f'{error["difference"]:+.2f}'
+        ours = f'{error["mean"]:.2f}'
+        if error['standard_deviation'] is not None:
+            ours += f' ± {error["standard_deviation"]:.2f}'
+        seeds = ', '.join(f'{value:.2f}' for value in error['seeds'].values())
+        lines.append(f'| {name} | {paper} | {ours} | {difference} | {seeds} |')
+    seeds = list(results['errors']['error']['seeds'])
+    lines += ['', f'Ours: the error after the last step ({results["steps"]}, '
+              f'{results["epochs"]:.4g} epochs), not that of the best epoch, with '
+              + (f'the seeds {seeds[0]} to {seeds[-1]}: mean ± standard deviation of {len(seeds)} '
+                 f'runs (its denominator is {len(seeds)} - 1).' if len(seeds) > 1
+                 else f'the seed {seeds[0]} alone.')]
+    if any(error['paper'] is not None for error in results['errors'].values()):
+        measured = f'; {results["measured"]}' if results['measured'] else ''
+        lines += ['', f'Paper: {results["source"]}{measured}. The difference is in points.']
+    else:
+        lines += ['', f'Paper: no error is known on {results["setting"]}.']
+    if results['changed']:
+        lines += ['', 'Not the recipe: ' + ', '.join(
+            f'{name}={value}' for name, value in results['changed'].items()) + '.']
+    return '\n'.join(lines) + '\n'

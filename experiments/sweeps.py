@@ -1,0 +1,209 @@
+"""All runs that a config's sweep() yields, with a table of their test errors.
+
+    sweep.json    every run of the directory, the best first: fields, state, test error
+    sweep.md      the same as a table
+
+The function stands beside get_config, takes the same argument, and yields {field: value}:
+
+    def sweep():
+        for learning_rate in (0.05, 0.1):
+            yield {'learning_rate': learning_rate, 'model.name': 'resnet32'}
+"""
+
+import contextlib
+import copy
+import fcntl
+import functools
+import hashlib
+import importlib.util
+import inspect
+import json
+import math
+import re
+import urllib.parse
+from pathlib import Path
+
+from cnnjax import cluster, workdir
+from cnnjax.errors import UserError
+from experiments import jobs
+
+LONGEST = 200  # characters of a directory's name; file systems take 255 bytes
+
+
+class Run(jobs.Job):
+    """One run of a sweep, which notes how it ended in the sweep's table."""
+
+    def __init__(self, config, fields, sweep):
+        self.label = name(fields)
+        super().__init__(config, str(sweep / self.label))
+        self.fields, self.sweep = fields, sweep
+
+    def run(self):
+        try:
+            super().run()
+        except Exception as error:
+            message = str(error) if isinstance(error, UserError) else repr(error)
+            self.note(state='failed', message=message.splitlines()[0])
+            raise
+        self.note(state='finished', **errors(self.directory))
+
+    def note(self, **entry):
+        """Replaces the run's entry in sweep.json, and both tables."""
+        if cluster.first():
+            record(self.sweep, {self.label: {'fields': self.fields, 'config': self.digest(),
+                                             **entry}})
+
+    def digest(self):
+        """Tells whether a finished run had the same config."""
+        values = json.dumps(self.config.to_dict(), sort_keys=True, default=str)
+        return hashlib.sha256(values.encode()).hexdigest()
+
+    def finished(self, entries):
+        """Whether the sweep's table says so."""
+        entry = entries.get(self.label, {})
+        return (entry.get('state') == 'finished' and entry['config'] == self.digest()
+                and Path(self.directory).is_dir())
+
+
+def run(config, place, file, changed):
+    """Runs at `place` (a jobs.Place) all that the config's file yields and that is not finished.
+
+    Args:
+      config: with what is `changed`, {field: value}, on the command line.
+      file: 'configs/quickstart.py:resnet', what it was read from.
+
+    Returns whether none failed. Raises UserError, before anything runs, for a wrong sweep.
+    """
+    directory = Path(place.directory)
+    runs = [Run(*variant(config, fields, changed), directory) for fields in read(file)]
+    names = [run.label for run in runs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f'sweep() yields {sorted(twice)[0]} twice')
+    if not place.executor:
+        jobs.connect(place.processes, place.verbosity)
+    entries = read_entries(directory)
+    left = [run for run in runs if not run.finished(entries)]
+    # What failed is tried last: of several processes it would end them all.
+    left.sort(key=lambda run: entries.get(run.label, {}).get('state') == 'failed')
+    alone = place.executor or cluster.first()
+    if alone:
+        print(f'{len(runs)} runs, {len(runs) - len(left)} of them finished', flush=True)
+        record(directory, {run.label: {'fields': run.fields, 'state': 'not finished'}
+                           for run in left if run.label not in entries})
+    succeeded = place.run(left) if left else True
+    if alone and place.executor == 'slurm':
+        print(f'table, as the runs finish: {directory / "sweep.md"}')
+    elif alone:
+        print(f'\n{table(read_entries(directory))}\ntable: {directory / "sweep.md"}')
+    return succeeded
+
+
+def read(file):
+    """The dicts that the sweep() of 'configs/quickstart.py:resnet' yields."""
+    path, *argument = file.split(':', 1)
+    spec = importlib.util.spec_from_file_location('swept', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, 'sweep', None)):
+        raise UserError(f'{path} has no sweep(): write in it, for example, def sweep(): return '
+                        "[{'learning_rate': 0.05}, {'learning_rate': 0.1}]")
+    try:
+        inspect.signature(module.sweep).bind(*argument)
+    except TypeError as error:
+        raise UserError(f'sweep() in {path} must take the same argument as get_config: '
+                        f'{error}') from error
+    try:
+        found = list(module.sweep(*argument))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f'sweep() in {path}: {error}') from error
+    for fields in found:
+        if (not isinstance(fields, dict) or not all(isinstance(field, str) for field in fields)
+                or any(isinstance(value, dict) for value in fields.values())):
+            raise UserError(f"sweep() in {path} yields {fields!r}, not a dict such as "
+                            "{'learning_rate': 0.1, 'model.name': 'vgg11'}")
+    if not found:
+        raise UserError(f'sweep() in {path} yields no run')
+    return found
+
+
+def variant(config, fields, changed):
+    """A copy of `config` with other values of these fields, which must exist and take them, and
+    {field: value}, as the config has it now: 0.0 for 0, a tuple for a list."""
+    for field in fields:
+        for other in changed:
+            if f'{field}.'.startswith(f'{other}.') or f'{other}.'.startswith(f'{field}.'):
+                raise UserError(f'{other} is given on the command line, and sweep() yields values '
+                                f'of {field}: leave one of them out')
+    config = copy.deepcopy(config)  # which, unlike ConfigDict's own copies, keeps the types
+    try:
+        config.update_from_flattened_dict(fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # ml_collections lists all fields that there are.
+        told = re.sub(r' Other fields present: .*\n', ' ', str(error.args[0]), flags=re.DOTALL)
+        raise UserError(f'sweep() yields {fields}: {told}') from error
+    return config, {field: functools.reduce(getattr, field.split('.'), config) for field in fields}
+
+
+def name(fields):
+    """'learning_rate=0.1,seed=2': of a run's directory; equal for equal fields, else different."""
+    def shown(value):
+        if isinstance(value, (tuple, list)):
+            return f'({",".join(map(shown, value))})'
+        return urllib.parse.quote(str(value), safe='') or '%'
+
+    text = ','.join(f'{field}={shown(value)}' for field, value in sorted(fields.items()))
+    if len(text) > LONGEST:
+        text = f'{text[:LONGEST]}...{hashlib.sha256(text.encode()).hexdigest()[:16]}'
+    return text or 'unchanged'
+
+
+def errors(directory):
+    """{'error': ..., 'top5_error': ...}: the last test errors of the run in `directory`."""
+    rows = [row for row in workdir.read_metrics(directory) if 'test/error' in row]
+    if rows:
+        return {key.removeprefix('test/'): value for key, value in rows[-1].items()
+                if key.startswith('test/') and key.endswith('error')}
+    results = workdir.read_json(Path(directory) / 'results.json')
+    found = results.get('error') if isinstance(results, dict) else None
+    return {} if found is None else {'error': found}
+
+
+def read_entries(directory):
+    """{name: entry} of sweep.json."""
+    return {entry.pop('name'): entry
+            for entry in workdir.read_json(Path(directory) / 'sweep.json') or []}
+
+
+def record(directory, entries):
+    """Adds entries to sweep.json and sweep.md; the runs of an array do so at the same time."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / 'sweep.lock').open('a') as file:
+        with contextlib.suppress(OSError):  # a file system that has no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        entries = ranked(read_entries(directory) | entries)
+        workdir.write_json(directory / 'sweep.json',
+                           [{'name': name, **entry} for name, entry in entries.items()])
+        (directory / 'sweep.md').write_text(table(entries))
+
+
+def ranked(entries):
+    """The best first, then those without an error, by name."""
+    return dict(sorted(entries.items(),
+                       key=lambda item: (item[1].get('error', math.inf), item[0])))
+
+
+def table(entries):
+    """The entries in Markdown."""
+    fields = list(dict.fromkeys(field for entry in entries.values() for field in entry['fields']))
+    rows = [['test error, %', *fields, 'state']]
+    for entry in entries.values():
+        state = entry['state']
+        rows.append([f'{100 * entry["error"]:.2f}' if 'error' in entry else '',
+                     *(str(entry['fields'].get(field, '')) for field in fields),
+                     f'{state}: {entry["message"]}' if 'message' in entry else state])
+    rows = [[cell.replace('|', r'\|') for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ['| ' + ' | '.join(map(str.ljust, row, widths)) + ' |' for row in rows]
+    return '\n'.join([lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|',
+                      *lines[1:]]) + '\n'
