@@ -37,7 +37,7 @@ def connect(coordinator=None, processes=None, process=None):
         raise UserError(f"coordinator='{coordinator}' is not of the form host:port")
     if coordinator is None and os.environ.get('SLURM_NTASKS') == '1':
         return  # jax would take one of its devices only, that of its number on the host
-    # Where a process dies, jax aborts the others: the stacks of all threads would bury what it says.
+    # Where a process dies, jax aborts the others: the stacks of all threads would bury its words.
     faulthandler.disable()
     try:
         jax.distributed.initialize(coordinator, processes, process)

@@ -80,6 +80,11 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
 
 
 def _canonical_forward(x, kernel, *static):
+    # XLA:CPU repeats cheap operations in each loop that reads them: the transposition of x for the
+    # kernel's gradient would compute whole stages of residual blocks again, pixel by pixel (a third
+    # of a ResNet-20 step; docs/cpu.md). It stops at a choice between two arrays, which is x, always
+    # (NaN too); an optimization_barrier it removes before.
+    x = jnp.where(x == x, x, jnp.nan)
     return _canonical(x, kernel, *static), (x, kernel)
 
 

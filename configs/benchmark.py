@@ -1,20 +1,51 @@
-"""Speed beside PyTorch, interleaved in one run (PyTorch where it is installed: torch==2.13.0, with
-torchvision for 'input').
+"""Speed beside PyTorch, interleaved in one run (PyTorch where it is installed: pip install
+torch==2.13.0 torchvision).
 
     python launch.py --config=configs/benchmark.py --workdir=runs/benchmark
 
-Writes results.json and results.md: the median seconds of a step, their quartiles, and the ratio
-PyTorch / cnnjax (above 1: cnnjax is faster).
+Writes results.json, results.md and figures/benchmark.png; see docs/benchmark.md. The argument is
+'default', some of everything, a few minutes on a CPU; 'cifar', 'imagenet', 'images' or 'all'. On a
+GPU that PyTorch shares, set XLA_PYTHON_CLIENT_PREALLOCATE=false.
+
+Before and after a change:
+
+    python launch.py --config=configs/benchmark.py:cifar --config.label=before --workdir=runs/before
+    python launch.py --config=configs/benchmark.py:cifar --workdir=runs/after \
+        --config.compare_to=runs/before/results.json
 """
 
 import ml_collections
 
+CIFAR = ('train_resnet20,train_resnet110,train_resnet110_stochastic,train_densenet_bc_l100_k12,'
+         'train_densenet_bc_l100_k12_remat,train_fractalnet20,train_vgg16_bn_32')
+IMAGENET = 'train_vgg16,train_resnet50,train_densenet121'
+ROWS = {
+    'cifar': f'{CIFAR},train_fractalnet20_columns,infer_resnet20,infer_resnet110,'
+             'infer_densenet_bc_l100_k12,infer_fractalnet20,infer_vgg16_bn_32,loop_resnet20,'
+             'compile_resnet20,compile_resnet110',
+    'imagenet': f'{IMAGENET},infer_vgg16,infer_resnet50,infer_densenet121,loop_resnet50,'
+                'compile_resnet50',
+    'images': 'style_256,style_512,visualization_224,units_48,input_224',
+    'default': f'{CIFAR},{IMAGENET},infer_resnet20,infer_resnet50,loop_resnet20,compile_resnet20,'
+               'style_256,visualization_224,units_48,input_224',
+}
+ROWS['all'] = ','.join(ROWS[name] for name in ('cifar', 'imagenet', 'images'))
 
-def get_config():
+
+def get_config(rows='default'):
+    if rows not in ROWS:
+        raise ValueError(f"the argument is one of {', '.join(ROWS)}, not '{rows}'")
     config = ml_collections.ConfigDict()
     config.experiment = 'benchmark'
-    # Computations with their sizes.
-    config.rows = 'style_256,style_512,visualization_224,units_48,input_224'
-    config.rounds = 7  # of which each measures both sides, in turn
-    config.steps = 1  # of each side in a round
+    # What is measured: train_, infer_, loop_ or compile_ with a network, with a batch after a colon
+    # (train_resnet20:64); style_, visualization_, units_ or input_ with a size in pixels.
+    config.rows = ROWS[rows]
+    config.rounds = 7  # of which each measures all sides, in turn
+    config.seconds = 0.3  # of a side's turn, at least a step
+    config.dtype = ''  # of networks' activations; '': float32 on CPUs, bfloat16 on accelerators
+    config.steps_per_call = 0  # of a training, in one program; 0: 100 on accelerators, 1 on the CPU
+    config.torch = True  # measure PyTorch, too
+    config.compile_mode = 'reduce-overhead'  # of torch.compile, on GPUs; '': eager PyTorch alone
+    config.label = ''  # what the run is called in its tables, and in those of later ones
+    config.compare_to = ''  # results.json of an earlier run: before / after
     return config

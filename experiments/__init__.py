@@ -2,6 +2,7 @@
 
 from experiments import (
     benchmark,
+    convolutions,
     dream,
     eigenfaces,
     embed,
@@ -36,4 +37,5 @@ RUNS = {
     'visualize': visualize.run,
     'benchmark': benchmark.run,
     'scaling': scaling.run,
+    'convolutions': convolutions.run,
 }

@@ -1,323 +1,316 @@
-"""The speed of optimizing images, and of reading them, beside the same in PyTorch."""
+"""The speed of this library, beside the same in PyTorch where that is installed.
 
-import contextlib
-import itertools
+Here are the rows, the tables and the picture. benchmark_training.py and benchmark_images.py have
+what is measured, benchmark_torch.py the PyTorch side, benchmark_timing.py how times are taken.
+"""
+
+import functools
+import os
 import platform
-import statistics
-import tempfile
-import time
+import re
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-import skimage
-from PIL import Image
+import jaxlib
 from tqdm import tqdm
 
-from cnnjax import data, models, trained, workdir
-from cnnjax.data import Normalization
+from cnnjax import models, workdir
 from cnnjax.errors import UserError
-from cnnjax.images import (
-    objectives,
-    optimize,
-    parametrizations,
-    regularizers,
-    tiles,
-    transforms,
-)
-from cnnjax.trained import Trained
+from experiments import benchmark_images as images
+from experiments import benchmark_training as training
 from experiments import fields
+from experiments.benchmark_timing import Setting, Unmeasured, best, compare, cores
 
-UNITS = 32  # visualized at once by us, one after the other in PyTorch, as the tools there do
-LAYERS = ('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1')
-CONTENT, UNIT, JITTER, RATE = 'relu4_2', 7, 8, 0.02
-BATCH = 64  # images that a step of 'input' reads
-PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'immunohistochemistry', 'retina', 'rocket')
-FILES = 600  # of them, of which an epoch reads each once
-IMAGENET = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+# {kind: what measures a row of it}: (network, batch, setting) -> results, or (size, batch, setting)
+NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': training.loop,
+            'compile': training.compilation}
+IMAGES = {'style': images.optimization(images.style),
+          'visualization': images.optimization(images.visualization),
+          'units': images.optimization(images.units), 'input': images.reading}
+TITLES = {'train': 'Training steps', 'infer': 'Inference', 'loop': "The training's loop",
+          'compile': 'Time to the first step', 'style': 'Optimizing images', 'visualization':
+          'Optimizing images', 'units': 'Optimizing images', 'input': 'Reading images'}
+INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the first that the processor has
+EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.I)
+LARGE = {False: 16, True: 256}  # images of an inference beside single ones, on an accelerator
 
 
 def run(config, directory):
-    """Times every row of `config.rows`, both sides in turn, and writes results.json and .md."""
-    fields.check_minimum(config, rounds=1, steps=1)
-    try:
-        import torch
-    except ImportError:
-        torch = None
-        print('torch is not installed: cnnjax alone is measured (pip install torch==2.13.0)')
-    results = {}
-    for row in fields.names(config.rows):
-        kind, _, size = row.rpartition('_')
-        if kind not in ROWS or not size.isdigit():
-            raise UserError(f"rows: '{row}' is none of {', '.join(ROWS)} with a size, such as "
-                            'style_256')
-        with ROWS[kind](int(size), torch) as sides:
-            results[row] = compare(sides, config.rounds, config.steps, row)
-            if kind == 'input':
-                for side in sides:
-                    results[row][side]['images/s per core'] = BATCH / results[row][side]['median']
+    """Measures every row of config.rows and writes results.json, results.md and
+    figures/benchmark.png."""
+    fields.check_minimum(config, rounds=1, seconds=0, steps_per_call=0)
+    fields.check_choice(config, dtype=('', *models.DTYPES))
+    accelerator = jax.default_backend() != 'cpu'
+    rows = [row for name in fields.names(config.rows) for row in parse(name, accelerator)]
+    if not rows:
+        raise UserError('rows is empty: give at least one, such as train_resnet20')
+    before = earlier(config.compare_to)
+    torch = load_torch(config)
+    dtype = config.dtype or ('bfloat16' if accelerator else 'float32')
+    setting = Setting(
+        torch, dtype, config.steps_per_call or (100 if accelerator else 1),
+        config.compile_mode if accelerator else '',
+        functools.partial(compare, rounds=config.rounds, seconds=config.seconds),
+        functools.cache(functools.partial(best, dtype, accelerator)))
+    results = {'label': config.label, 'machine': machine(torch, dtype), 'rows': {}, 'missing': {}}
     directory = Path(directory)
-    workdir.write_json(directory / 'results.json', {
-        'device': jax.devices()[0].device_kind, 'processor': platform.processor(),
-        'jax': jax.__version__, 'torch': torch and torch.__version__, 'rows': results})
-    (directory / 'results.md').write_text(table(results))
-    print(table(results), end='')
+    workdir.write_config(directory, config)
+    for name, measure, what, batch in tqdm(rows, desc='rows', unit='row', disable=None):
+        found = attempt(functools.partial(measure, what, batch, setting))
+        if isinstance(found, str):
+            results['missing'][name] = found
+            print(f'{name}: not measured: {found}', flush=True)
+            continue
+        results['rows'][name] = found
+        if 'missing' in found:
+            results['missing'][name] = 'in PyTorch: ' + found.pop('missing')
+        print(line(name, found), flush=True)
+        if setting.best.cache_info().currsize:
+            results['best'] = setting.best()
+        peak = (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
+        results['peak_bytes_in_use'] = peak  # of the whole run so far
+        # After every row: a run that is interrupted keeps what it has measured.
+        workdir.write_json(directory / 'results.json', results)
+    workdir.write_json(directory / 'results.json', results)
+    text = tables(results, before)
+    (directory / 'results.md').write_text(text)
+    print(text, end='')
+    if any('ratios' in row for row in results['rows'].values()):
+        draw(results, directory / 'figures' / 'benchmark.png')
+        print(f'picture: {directory / "figures" / "benchmark.png"}')
 
 
-def compare(sides, rounds, steps, name):
-    """{side: {'first', 'median', 'quartiles'}} in seconds per step, and the ratio of the medians.
+def parse(row, accelerator):
+    """'train_resnet20:64' -> [(name, what measures it, network or size, batch)].
 
-    The sides take turns, so that what else runs on the machine slows down all of them. 'first' is
-    the first step, compilation included.
+    Without a batch it is the one of NETWORKS; inference then has two rows, one with single images.
     """
-    result, times = {}, {side: [] for side in sides}
-    for side, step in sides.items():
-        start = time.perf_counter()
-        step()
-        result[side] = {'first': time.perf_counter() - start}
-    for _ in tqdm(range(rounds), desc=name, unit='round', disable=None):
-        for side, step in sides.items():
-            start = time.perf_counter()
-            for _ in range(steps):
-                step()
-            times[side].append((time.perf_counter() - start) / steps)
-    for side, seconds in times.items():
-        quartiles = np.percentile(seconds, (25, 75)).tolist()
-        result[side] |= {'median': statistics.median(seconds), 'quartiles': quartiles}
-    if 'torch' in sides:
-        result['ratio'] = result['torch']['median'] / result['cnnjax']['median']
-    return result
+    name, colon, number = row.partition(':')
+    kind, _, what = name.partition('_')
+    if colon and not (number.isdigit() and 0 < int(number) < 2 ** 20):
+        raise UserError(f"rows: '{row}': after the colon stands the batch, a whole number")
+    batch = int(number or 0)
+    if kind in NETWORKS and what in training.NETWORKS:
+        batches = [batch or training.batch_of(what, accelerator)]
+        if kind == 'infer':
+            batches = [batch] if batch else [1, LARGE[accelerator]]
+            return [(f'{name}:{batch}', NETWORKS[kind], what, batch) for batch in batches]
+        return [(row, NETWORKS[kind], what, batches[0])]
+    if kind in IMAGES and re.fullmatch('[1-9][0-9]{0,3}', what):
+        if colon and kind != 'input':
+            raise UserError(f"rows: '{row}' has no batch: leave out :{number}")
+        return [(row, IMAGES[kind], int(what), batch or images.BATCH)]
+    raise UserError(f"rows: '{row}' is none of {', '.join(NETWORKS)} with a network, such as "
+                    f"train_resnet20 ({', '.join(training.NETWORKS)}), and none of "
+                    f"{', '.join(IMAGES)} with a size, such as style_256")
 
 
-def table(results):
-    """Markdown."""
-    def cell(times):
-        return '{:.0f} ({:.0f} to {:.0f})'.format(
-            1e3 * times['median'], *(1e3 * t for t in times['quartiles'])) if times else ''
-
-    lines = ['| step | cnnjax, ms | PyTorch, ms | PyTorch / cnnjax |', '|---|---|---|---|']
-    for row, result in results.items():
-        ratio = f'{result["ratio"]:.2f}' if 'ratio' in result else ''
-        cells = row, cell(result['cnnjax']), cell(result.get('torch')), ratio
-        lines.append(f'| {" | ".join(cells)} |')
-    for row, result in results.items():
-        speeds = [f'{side} {times["images/s per core"]:.0f}' for side, times in result.items()
-                  if side != 'ratio' and 'images/s per core' in times]
-        lines += ['', f'{row}, images/s per core: {", ".join(speeds)}'] if speeds else []
-    return '\n'.join(lines) + '\n'
-
-
-def vgg19():
-    """VGG-19 with random weights that keep the scale of activations: where they fade from layer to
-    layer, gradients become denormal numbers, which are slow on CPUs."""
-    net = models.create('vgg19', num_classes=1, hidden=())
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    draw, rng = jax.nn.initializers.he_normal(), np.random.default_rng(0)
-    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape) if leaf.ndim == 1 else draw(
-        jax.random.key(rng.integers(2**31)), leaf.shape), shapes)
-    return Trained(net, variables, Normalization(*IMAGENET), ('',), (32, 32, 3), None)
-
-
-def descend(problem, shared, aux=None, count=1):
-    """A function that does one step of Adam on `count` images and waits for it."""
-    keys = jax.random.split(jax.random.key(1), count)
-    tx = optax.adam(RATE)
-    state = optimize.init(problem, tx, keys)
-    reports = optimize.iterate(problem, tx, state, 10**9, keys, aux, shared, every=1)
-    return lambda: next(reports)
-
-
-def style(size):
-    """Gatys et al. 2016: content, five Gram matrices and total variation, clipped to [0, 1]."""
-    network = vgg19()
-    codes = jax.jit(lambda variables, image: tiles.maps(network, (*LAYERS, CONTENT), 0, variables,
-                                                        image))
-    content, picture = (codes(network.variables, jax.random.uniform(
-        jax.random.key(i), (size, size, 3))) for i in (2, 3))
-    shared = {'style': objectives.moments(LAYERS)(picture),
-              'maps': {CONTENT: {'content': content[CONTENT]}}}
-    return descend(optimize.Problem(
-        network, objectives.content((CONTENT,)) + 1e3 * objectives.style(LAYERS),
-        parametrizations.pixels((size, size, 3), mean=0.5),
-        regularizer=regularizers.total_variation(form='johnson'),
-        project=parametrizations.clip()), shared)
-
-
-def visualized(network, size):
-    """The problem of a channel of conv4_2 in lucid's parametrization, with jitter."""
-    image = parametrizations.sigmoid(parametrizations.decorrelated(
-        parametrizations.fourier((size, size, 3)), parametrizations.COLOR_MATRIX))
-    return optimize.Problem(network, objectives.channel('conv4_2'), image,
-                            transform=transforms.jitter(JITTER))
-
-
-def visualization(size):
-    """One unit of VGG-19."""
-    return descend(visualized(vgg19(), size), {'unit': UNIT})
-
-
-def units(size):
-    """UNITS units of the embedded network."""
-    return descend(visualized(trained.load('embedded'), size), {}, {'unit': jnp.arange(UNITS)},
-                   UNITS)
-
-
-class Torch:
-    """The same computations with the same weights in PyTorch, channels last."""
-
-    def __init__(self, torch, network):
-        self.torch = torch
-        self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        params, self.layers = network.variables['params'], {}
-        pools = {models.POOLS['max']: torch.nn.MaxPool2d,
-                 models.POOLS['average']: torch.nn.AvgPool2d}
-        for i, group in enumerate(network.net.groups, 1):
-            for j in range(1, len(group) + 1):
-                kernel, bias = (np.array(params[f'conv{i}_{j}'][name])
-                                for name in ('kernel', 'bias'))
-                conv = torch.nn.Conv2d(*kernel.shape[2:], 3, padding=1)
-                conv.weight.data = torch.from_numpy(kernel).permute(3, 2, 0, 1)
-                conv.bias.data = torch.from_numpy(bias)
-                self.layers |= {f'conv{i}_{j}': conv, f'relu{i}_{j}': torch.nn.ReLU()}
-            self.layers[f'pool{i}'] = pools[network.net.pool](2)
-        for layer in self.layers.values():
-            layer.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self.mean, self.std = (torch.tensor(row, device=self.device).view(1, 3, 1, 1)
-                               for row in network.normalize)
-
-    def taps(self, image, layers):
-        x, found = (image - self.mean) / self.std, {}
-        x = x.contiguous(memory_format=self.torch.channels_last)
-        for name, layer in self.layers.items():
-            x = found[name] = layer(x)
-            if layers <= found.keys():
-                return found
-        return found
-
-    def descend(self, theta, loss, project=False):
-        optimizer = self.torch.optim.Adam([theta], RATE)
-
-        def step():
-            optimizer.zero_grad()
-            value = loss(theta)
-            value.backward()
-            optimizer.step()
-            if project:
-                with self.torch.no_grad():
-                    theta.clamp_(0, 1)
-            return value.item()  # waits
-
-        return step
-
-    def style(self, size):
-        torch, layers = self.torch, {*LAYERS, CONTENT}
-
-        def gram(tap):
-            rows = tap[0].permute(1, 2, 0).reshape(-1, tap.shape[1])
-            return rows.T @ rows / len(rows)
-
-        content, picture = (self.taps(torch.rand(1, 3, size, size, device=self.device), layers)
-                            for _ in range(2))
-        targets = {layer: gram(picture[layer]) for layer in LAYERS}
-
-        def loss(image):
-            taps = self.taps(image, layers)
-            styles = sum(((gram(taps[layer]) - targets[layer]) ** 2).mean() for layer in LAYERS)
-            variation = (((image[..., 1:, :] - image[..., :-1, :]) ** 2).sum()
-                         + ((image[..., 1:] - image[..., :-1]) ** 2).sum()) / 2
-            return (((taps[CONTENT] - content[CONTENT]) ** 2).mean() + 1e3 / 20 * styles
-                    + variation)
-
-        start = torch.full((1, 3, size, size), 0.5, device=self.device, requires_grad=True)
-        return self.descend(start, loss, project=True)
-
-    def visualization(self, size, unit=UNIT):
-        torch = self.torch
-        frequencies = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
-        scale = torch.tensor(np.float32(size / 4 / np.maximum(frequencies, 1 / size)),
-                             device=self.device)
-        colors = torch.tensor(parametrizations.COLOR_MATRIX, device=self.device)
-
-        def loss(theta):
-            image = torch.fft.irfft2(scale * torch.view_as_complex(theta), (size, size))
-            image = torch.sigmoid(torch.einsum('nchw,dc->ndhw', image, colors))
-            shift = np.random.randint(-JITTER, JITTER + 1, 2).tolist()
-            image = torch.roll(image, shift, (2, 3))
-            return -self.taps(image, {'conv4_2'})['conv4_2'][:, unit].mean()
-
-        theta = 0.01 * torch.randn(1, 3, *frequencies.shape, 2, device=self.device)
-        return self.descend(theta.requires_grad_(), loss)
-
-
-    def units(self, size):
-        steps = [self.visualization(size, unit) for unit in range(UNITS)]
-        return lambda: [step() for step in steps]
-
-
-def optimization(kind):
-    """Both sides of one that optimizes images: (size, torch) -> {side: step}."""
-    def sides(size, torch):
-        found = {'cnnjax': kind(size)}
-        if torch:
-            network = trained.load('embedded') if kind is units else vgg19()
-            found['torch'] = getattr(Torch(torch, network), kind.__name__)(size)
-        return contextlib.nullcontext(found)
-
-    return sides
-
-
-@contextlib.contextmanager
-def reading(size, torch):
-    """Both sides of the input for a training on ImageNet: JPEGs of 500 x 375 pixels are decoded,
-    cut at random and scaled. PyTorch's are flipped and normalized, too, which here is part of the
-    training step. On one thread, without workers: what these read ahead while it is the other
-    side's turn would count for nothing."""
-    with tempfile.TemporaryDirectory() as directory:
-        photographs(Path(directory) / 'train' / 'class')
-        stream = data.Stream(data.load('folder', 'train', directory),
-                             data.Crops(size, 'random_resized'), threads=0)
-        with contextlib.closing(stream.train_batches(BATCH, seed=0)) as batches:
-            sides = {'cnnjax': lambda: next(batches)}
-            if torch:
-                sides |= torch_reading(torch, Path(directory) / 'train', size)
-            yield sides
-
-
-def photographs(directory):
-    """FILES JPEGs of 500 x 375 pixels, of scikit-image's photographs."""
-    directory.mkdir(parents=True)
-    for i, name in enumerate(PHOTOGRAPHS):
-        photograph = Image.fromarray(getattr(skimage.data, name)())
-        side = min(photograph.width // 4, photograph.height // 3)
-        part = photograph.resize((500, 375), Image.Resampling.LANCZOS, (0, 0, 4 * side, 3 * side))
-        for j in range(i, FILES, len(PHOTOGRAPHS)):
-            part.save(directory / f'{j:04d}.jpg', quality=90)
-
-
-def torch_reading(torch, directory, size):
-    """{'torch': step}, or {} without torchvision."""
+def attempt(measure):
+    """What `measure` returns, or, where it cannot, why."""
     try:
-        from torchvision import datasets
-        from torchvision import transforms as vision
+        return measure()
+    except Unmeasured as error:
+        return str(error)
+    except (MemoryError, RuntimeError) as error:  # jax's and torch's errors are of the latter kind
+        if isinstance(error, MemoryError) or EXHAUSTED.search(str(error)):
+            return f'out of memory: take a smaller batch ({str(error).splitlines()[0]})'
+        raise
+
+
+def load_torch(config):
+    """benchmark_torch.py, None where torch is not installed."""
+    if not config.torch:
+        return None
+    try:
+        from experiments import benchmark_torch
     except ImportError:
-        print('torchvision is not installed: cnnjax alone reads images (pip install torchvision)')
+        print('torch is not installed: cnnjax alone is measured (pip install torch==2.13.0)')
+        return None
+    shared = jax.default_backend() == 'gpu' and benchmark_torch.torch.cuda.is_available()
+    if shared and not {'XLA_PYTHON_CLIENT_PREALLOCATE',
+                       'XLA_PYTHON_CLIENT_MEM_FRACTION'} & os.environ.keys():
+        raise UserError('jax takes three quarters of the memory at its start, and torch needs '
+                        'some: set XLA_PYTHON_CLIENT_PREALLOCATE=false')
+    benchmark_torch.prepare()
+    return benchmark_torch
+
+
+def machine(torch, dtype):
+    """What was measured on, in words that name no host."""
+    try:
+        known = Path('/proc/cpuinfo').read_text().split()
+    except OSError:
+        known = ()
+    return {'device': jax.devices()[0].device_kind, 'processor': platform.machine(),
+            'cores': cores(), 'instructions': next((name for name in INSTRUCTIONS
+                                                    if name in known), None),
+            'dtype': dtype, 'jax': jax.__version__, 'jaxlib': jaxlib.__version__,
+            'torch': torch and torch.version, 'xla_flags': os.environ.get('XLA_FLAGS', '')}
+
+
+def earlier(path):
+    """The results of an earlier run, {} for ''."""
+    if not path:
         return {}
-    folder = datasets.ImageFolder(directory, vision.Compose([
-        vision.RandomResizedCrop(size), vision.RandomHorizontalFlip(), vision.ToTensor(),
-        vision.Normalize(*IMAGENET.tolist())]))
-    loader = torch.utils.data.DataLoader(folder, BATCH, shuffle=True, drop_last=True)
-    batches = itertools.chain.from_iterable(itertools.repeat(loader))
-
-    def step():
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        next(batches)
-        torch.set_num_threads(threads)
-
-    return {'torch': step}
+    found = workdir.read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get('rows'), dict):
+        raise UserError(f"compare_to='{path}' is no results.json of this benchmark")
+    return found
 
 
-ROWS = {'style': optimization(style), 'visualization': optimization(visualization),
-        'units': optimization(units), 'input': reading}
+def line(name, row):
+    """A row in short, told when it is measured."""
+    if 'cold' in row:
+        return f'{name}: {row["cold"]:.1f} s, with the programs kept {row["warm"]:.1f} s'
+    ratios = ''.join(f'  {side} {ratio:.2f}x' for side, ratio in row['ratios'].items())
+    return f'{name}: {milliseconds(row["cnnjax"])} ms{ratios}'
+
+
+def milliseconds(times):
+    """'12.3 (12.1 to 12.9)', '' for None."""
+    if times is None:
+        return ''
+    values = [1e3 * value for value in (times['seconds'], *times['quartiles'])]
+    digits = 0 if values[0] >= 100 else 1 if values[0] >= 10 else 2
+    return '{:.{d}f} ({:.{d}f} to {:.{d}f})'.format(*values, d=digits)
+
+
+def markdown(heads, rows):
+    """A table without the columns that are empty in all rows."""
+    kept = [i for i, _ in enumerate(heads) if any(row[i] for row in rows)]
+    lines = [[heads[i] for i in kept], ['---'] * len(kept), *([row[i] for i in kept]
+                                                             for row in rows)]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n' if rows else ''
+
+
+def ratio(row, side, digits=2):
+    return f'{row["ratios"][side]:.{digits}f}' if side in row.get('ratios', {}) else ''
+
+
+def gain(name, row, before):
+    """Before / after: above 1, it became faster."""
+    old = before.get('rows', {}).get(name, {})
+    if 'cnnjax' not in old or old.get('batch') != row.get('batch'):
+        return ''
+    return f'{old["cnnjax"]["seconds"] / row["cnnjax"]["seconds"]:.2f}'
+
+
+def tables(results, before):
+    """Markdown: the machine, times beside PyTorch's, what a step needs, and the rest."""
+    about, rows = results['machine'], results['rows']
+    head = [f'{about["device"]}, {about["cores"]} cores ({about["processor"]}'
+            + (f', {about["instructions"]}' if about['instructions'] else '') + ')',
+            about['dtype'], f'jax {about["jax"]}']
+    head += [f'PyTorch {about["torch"]}'] if about['torch'] else []
+    head += [f'XLA_FLAGS="{about["xla_flags"]}"'] if about['xla_flags'] else []
+    text = (f'{results["label"]}: ' if results['label'] else '') + ', '.join(head) + '.\n\n'
+    timed = {name: row for name, row in rows.items() if 'cnnjax' in row and 'loop' not in row}
+    label = before.get('label') or 'before'
+    text += markdown(
+        ('step', 'batch', 'images/s', 'cnnjax, ms', 'one step per call, ms', 'plain, ms',
+         'PyTorch, ms', 'torch.compile, ms', 'PyTorch / cnnjax', 'torch.compile / cnnjax',
+         'plain / cnnjax', f'{label} / now'),
+        [(name, str(row.get('batch', '')),
+          f'{row["batch"] / row["cnnjax"]["seconds"]:.4g}' if 'batch' in row else '',
+          milliseconds(row['cnnjax']), milliseconds(row.get('cnnjax_single')),
+          milliseconds(row.get('cnnjax_plain')), milliseconds(row.get('torch')),
+          milliseconds(row.get('torch_compile')), ratio(row, 'torch'), ratio(row, 'torch_compile'),
+          ratio(row, 'cnnjax_plain'), gain(name, row, before)) for name, row in timed.items()])
+    text += '\n' * bool(timed) + needs(results)
+    text += markdown(
+        ('loop', 'batch', 'step alone, ms', 'step of a training, ms', 'training / alone'),
+        [(name, str(row['batch']), milliseconds(row['cnnjax']), milliseconds(row['loop']),
+          ratio(row, 'loop')) for name, row in rows.items() if 'loop' in row])
+    text += markdown(
+        ('start', 'batch', 'to the first step, s', 'with programs kept, s'),
+        [(name, str(row['batch']), f'{row["cold"]:.1f}', f'{row["warm"]:.1f}')
+         for name, row in rows.items() if 'cold' in row])
+    missing = [f'- {name}: {why}' for name, why in results['missing'].items()]
+    return text + '\n'.join(['', 'Not measured:', '', *missing, ''] if missing else [])
+
+
+def needs(results):
+    """What training steps need: memory, operations, and how near they are to the best."""
+    def size(row, side):
+        found = row['memory'].get(side)
+        return f'{found / 2**20:.0f}' if found else ''
+
+    rows = []
+    for name, row in results['rows'].items():
+        if 'memory' not in row:
+            continue
+        speed = [''] * 5
+        if 'flops' in row:
+            speed = [f'{row["flops"] / 1e9:.4g}',
+                     f'{row["flops"] / row["cnnjax"]["seconds"] / 1e9:.4g}',
+                     f'{row["share_of_peak"]:.0%}', f'{1e3 * row["bound"]:.3g}',
+                     f'{row["efficiency"]:.0%}']
+        rows.append((name, *(size(row, side) for side in ('cnnjax', 'cnnjax_plain', 'torch')),
+                     *speed))
+    if not rows:
+        return ''
+    text = markdown(('step', 'memory, MiB', 'plain, MiB', 'PyTorch, MiB', 'GFLOP', 'GFLOP/s',
+                     'of the peak', 'roofline, ms', 'of the roofline'), rows)
+    if 'best' in results:
+        text = (f'Peak, of a product of matrices: {results["best"]["flops"] / 1e9:,.0f} GFLOP/s; '
+                f'copying: {results["best"]["bytes"] / 1e9:,.0f} GB/s.\n\n') + text
+    return text + '\n'
+
+
+SIDES = {'torch': ('PyTorch', 'tab:orange'), 'torch_compile': ('torch.compile', 'tab:red'),
+         'cnnjax_plain': ('the same network, all of it computed or kept', 'tab:blue')}
+
+
+def draw(results, path):
+    """Bars: the time of each other side over ours, grouped."""
+    from matplotlib.figure import Figure  # here: half a second that others need not pay
+
+    groups = {}
+    for name, row in results['rows'].items():
+        if ratios := {side: value for side, value in row.get('ratios', {}).items()
+                      if side in SIDES}:
+            groups.setdefault(TITLES[name.partition('_')[0]], []).append((name, ratios))
+    if not groups:
+        return
+    count = sum(len(rows) for rows in groups.values())
+    figure = Figure(figsize=(9, 1.4 + 0.42 * (count + len(groups))), layout='constrained', dpi=150)
+    axes = figure.subplots()
+    position, places, labels, used, largest = 0.0, [], [], {}, 1.0
+    for title, rows in groups.items():
+        axes.text(0.0, position, title, transform=axes.get_yaxis_transform(), weight='bold',
+                  va='center', ha='left', size=10)
+        position += 1
+        for name, ratios in rows:
+            height = 0.8 / len(ratios)
+            for i, (side, value) in enumerate(ratios.items()):
+                y = position + (i - (len(ratios) - 1) / 2) * height
+                label, color = SIDES[side]
+                bar = axes.barh(y, value - 1, height * 0.92, left=1, color=color)
+                used.setdefault(label, bar)
+                axes.annotate(f'{value:.2f}', (value, y), (3 if value >= 1 else -3, 0),
+                              textcoords='offset points', va='center', size=8,
+                              ha='left' if value >= 1 else 'right')
+                largest = max(largest, value, 1 / value)
+            places.append(position)
+            labels.append(name)
+            position += 1
+    axes.axvline(1, color='black', linewidth=1)
+    axes.set_xscale('log')
+    limit = 1.35 * max(largest, 1.6)
+    axes.set_xlim(1 / limit, limit)
+    ticks = [tick for tick in (0.1, 0.2, 0.33, 0.5, 0.67, 1, 1.5, 2, 3, 5, 10)
+             if 1 / limit <= tick <= limit]
+    axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
+    axes.minorticks_off()
+    axes.set_yticks(places, labels)
+    axes.set_ylim(position - 0.4, -0.6)
+    axes.tick_params(axis='y', length=0)
+    axes.grid(axis='x', alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right', 'left']].set_visible(False)
+    axes.set_xlabel('time of the other side / time of cnnjax  (right of 1: cnnjax is faster)')
+    about = results['machine']
+    figure.legend(used.values(), used.keys(), loc='outside upper center', ncols=3, frameon=False,
+                  title=f'{about["device"]}, {about["cores"]} cores, {about["dtype"]}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,362 @@
+"""The benchmark's rows of networks: training steps, inference, the loop around the step, and the
+time that a training takes to its first step."""
+
+import contextlib
+import functools
+import importlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from PIL import Image
+
+from cnnjax import data, losses, models, optim, parallel, step, summary, train, workdir
+from experiments.benchmark_timing import Unmeasured, advance
+
+ROOT = Path(__file__).parent.parent
+IMAGES = {32: 4096, 224: 512}  # random ones, of each size, from which batches are drawn
+CHECKED = 8  # images whose loss must be the same in both
+
+
+class Network(NamedTuple):
+    """A recipe, and what the benchmark changes in it."""
+
+    config: str  # its file and argument
+    side: int  # of the images
+    classes: int
+    batch: int  # on a CPU
+    large: int  # the batch on an accelerator
+    changes: dict = {}
+    plain: dict = {}  # the other side of ours: the same network without what is measured
+    chance: bool = False  # decides how much of the network runs
+
+
+# CIFAR's recipes, at the papers' batch sizes on accelerators. There is none for VGG-16 on CIFAR:
+# that is torchvision's with batch normalization and a single full layer. ResNet-50 strides in the
+# 3x3, as torchvision's does.
+PLAIN = {'model.hidden': ()}
+NETWORKS = {
+    'resnet20':             Network('cifar:resnet20', 32, 10, 128, 128),
+    'resnet110':            Network('cifar:resnet110', 32, 10, 32, 128),
+    'resnet110_stochastic': Network('cifar:resnet110_stochastic', 32, 10, 32, 128,
+                                    plain={'model.survival': 1.0}, chance=True),
+    'densenet_bc_l100_k12': Network('cifar:densenet_bc_l100_k12', 32, 10, 16, 64),
+    'densenet_bc_l100_k12_remat': Network(
+        'cifar:densenet_bc_l100_k12', 32, 10, 16, 64, {'model.remat': True},
+        {'model.remat': False}),
+    # Always the fractal, never a column: the two sides would draw other ones.
+    'fractalnet20':         Network('cifar:fractalnet20', 32, 10, 32, 100,
+                                    {'model.global_drop_path': 0.0}),
+    'fractalnet20_columns': Network('cifar:fractalnet20', 32, 10, 32, 100,
+                                    plain={'model.global_drop_path': 0.0}, chance=True),
+    'vgg16_bn_32':          Network('imagenet:vgg16_bn', 32, 10, 64, 128,
+                                    {'model.hidden': (), 'padding': 4}),
+    'vgg16':                Network('imagenet:vgg16', 224, 1000, 4, 128),
+    'resnet50':             Network('imagenet:resnet50', 224, 1000, 4, 256,
+                                    {'model.stride_in': '3x3'}),
+    'densenet121':          Network('imagenet:densenet121', 224, 1000, 4, 128),
+}
+
+
+def batch_of(name, accelerator):
+    """How many images a step of the network takes, unless the row says."""
+    return NETWORKS[name].large if accelerator else NETWORKS[name].batch
+
+
+def recipe(name, batch, dtype, changes):
+    """The training's config. The images are on the device, none is recoloured, and momentum SGD is
+    in torch's order: what both sides can do alike."""
+    network = NETWORKS[name]
+    file, argument = network.config.split(':')
+    config = importlib.import_module(f'configs.{file}').get_config(argument)
+    config.update_from_flattened_dict({
+        'stream': False, 'color': 0.0, 'order': 'torch', 'batch_size': batch, 'dtype': dtype,
+        'devices': 1, **network.changes, **changes})
+    return config
+
+
+class Parts(NamedTuple):
+    """What train.train makes of a config."""
+
+    config: object
+    net: object
+    tx: object
+    augment: object
+    normalize: data.Normalization
+
+
+def parts(name, batch, dtype, images, changes=()):
+    config = recipe(name, batch, dtype, dict(changes))
+    normalize = data.normalization(images, config.mean, config.std)
+    net = models.create(**config.model, num_classes=NETWORKS[name].classes, dtype=dtype)
+    tx = optim.momentum_sgd(
+        train.plan(config, 50_000).rate, momentum=config.momentum, nesterov=config.nesterov,
+        weight_decay=config.weight_decay, decay=config.decay, order=config.order,
+        bias_rate=config.bias_rate)
+    augment = functools.partial(data.augment, normalize=normalize, flip=config.flip,
+                                padding=config.padding, padding_mode=config.padding_mode)
+    return Parts(config, net, tx, augment, normalize)
+
+
+def examples(name, batch):
+    """Random images and labels: what they show does not change the work."""
+    network, rng = NETWORKS[name], np.random.default_rng(0)
+    count = max(IMAGES[network.side], batch)
+    return {'image': rng.integers(0, 256, (count, network.side, network.side, 3), np.uint8),
+            'label': rng.integers(0, network.classes, count, np.int32)}
+
+
+class Step:
+    """The compiled update of a training, as train.train runs it, on one device."""
+
+    def __init__(self, made, state, resident, size=1):
+        self.mesh, self.size, self.batch = parallel.data_mesh(1), size, made.config.batch_size
+        self.state, self.resident = jax.tree.map(jnp.copy, state), resident
+        self.key = parallel.replicate(jax.random.key(1), self.mesh)
+        kernel = step.train_step if size == 1 else step.train_steps
+        self.mapped = parallel.parallelize(
+            functools.partial(kernel, net=made.net, tx=made.tx, augment=made.augment), self.mesh)
+        self.rng = np.random.default_rng(1)
+
+    def indices(self, *shape):
+        count = len(self.resident['label'])
+        position = np.arange(self.batch, dtype=np.int32)
+        return {'index': self.rng.integers(0, count, (self.batch, *shape), np.int32),
+                'position': np.broadcast_to(position.reshape(-1, *(1,) * len(shape)),
+                                            (self.batch, *shape))}
+
+    def __call__(self, count):
+        """A side of `compare`."""
+        while count > 0:
+            now = min(count, self.size)
+            batch, key = self.indices(), self.key
+            if self.size > 1:
+                batch, key = self.indices(self.size), (self.key, np.int32(now))
+            self.state, values = self.mapped(self.state, self.resident, batch, key)
+            count -= now
+        jax.block_until_ready(values)
+
+    def program(self):
+        """The compiled program of a single step."""
+        batch = jax.device_put(self.indices(), NamedSharding(self.mesh, P(parallel.AXIS)))
+        return self.mapped.lower(self.state, self.resident, batch, self.key).compile()
+
+
+def memory(program):
+    """Bytes of arguments, results and temporaries of a program; what is donated counts once."""
+    found = program.memory_analysis()
+    return (found.argument_size_in_bytes + found.output_size_in_bytes
+            + found.temp_size_in_bytes - found.alias_size_in_bytes)
+
+
+def check_memory(program, name):
+    """Raises Unmeasured where the program is larger than what is left of the memory."""
+    stats = jax.devices()[0].memory_stats() or {}
+    left = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
+    if 'bytes_limit' in stats:
+        left = stats['bytes_limit'] - stats['bytes_in_use']
+    if memory(program) > left:
+        raise Unmeasured(f'needs {memory(program) / 2**30:.1f} GiB, of which {left / 2**30:.1f} '
+                         f'are left: take a smaller batch ({name}:8)')
+
+
+def training(name, batch, setting):
+    """The step of a training on data that lies on the device: ours, on accelerators also one
+    step at a time; without what the row is about; PyTorch's, and compiled."""
+    network = NETWORKS[name]
+    arrays = examples(name, batch)
+    made = parts(name, batch, setting.dtype, arrays['image'])
+    shape = arrays['image'].shape[1:]
+    state = step.create(made.net, made.tx, jax.random.key(0), shape)
+    resident = parallel.replicate(arrays, parallel.data_mesh(1))
+    single = Step(made, state, resident)
+    program = single.program()
+    check_memory(program, f'train_{name}')
+    sides, facts = {'cnnjax': single}, {'memory': {'cnnjax': memory(program)}}
+    if setting.steps_per_call > 1:
+        sides = {'cnnjax': Step(made, state, resident, setting.steps_per_call),
+                 'cnnjax_single': single}
+    if network.plain:
+        plain = parts(name, batch, setting.dtype, arrays['image'], network.plain)
+        sides['cnnjax_plain'] = Step(plain, state, resident, setting.steps_per_call)
+        facts['memory']['cnnjax_plain'] = memory(Step(plain, state, resident).program())
+    with torch_side(name, made, state, arrays, setting, facts) as theirs:
+        if theirs:
+            sides['torch'] = setting.torch.training(*theirs, made.config)
+            if (peak := setting.torch.peak_memory(sides['torch'])) is not None:
+                facts['memory']['torch'] = peak
+            if setting.compile_mode and not network.chance:  # it would compile every combination
+                sides['torch_compile'] = setting.torch.training(*theirs, made.config,
+                                                                setting.compile_mode)
+        result = setting.measure(sides, f'train_{name}', chance=network.chance)
+    if not network.chance:
+        facts |= roofline(made.net, shape, batch, program, setting, result['cnnjax']['seconds'])
+    return result | {'batch': batch} | facts
+
+
+@contextlib.contextmanager
+def torch_side(name, made, state, arrays, setting, facts):
+    """(network, data) in PyTorch, checked against ours; None where there is none, and why in
+    `facts`."""
+    if setting.torch is None:
+        yield None
+        return
+    side = arrays['image'].shape[1]
+    try:
+        variables = jax.device_get({'params': state.params})
+        network = setting.torch.build(made.config.model.name, made.net, variables, side)
+        there = setting.torch.Data(arrays, made.normalize)
+        compare_losses(name, made, state, arrays, network, there, setting)
+    except Unmeasured as error:
+        facts['missing'] = str(error)
+        yield None
+        return
+    yield network, there
+    setting.torch.release()
+
+
+def compare_losses(name, made, state, arrays, network, there, setting):
+    """Raises AssertionError unless the losses of both agree, with the same weights, on the same
+    images, in training but without chance."""
+    count = min(CHECKED, len(arrays['label']))
+    rates = getattr(made.net, 'dropout', 0.0)
+    certain = {'dropout': (0.0,) * len(rates) if isinstance(rates, tuple) else 0.0, 'survival': 1.0,
+               'local_drop_path': 0.0, 'global_drop_path': 0.0, 'remat': False}
+    net = made.net.clone(dtype='float32', **{field: value for field, value in certain.items()
+                                             if hasattr(made.net, field)})
+
+    @jax.jit
+    def loss(params, batch_stats, images, labels):
+        (logits, _), _ = net.apply({'params': params, 'batch_stats': batch_stats},
+                                   made.normalize(images), train=True, mutable=['batch_stats'],
+                                   rngs={'drop_path': jax.random.key(0)})
+        return losses.cross_entropy(logits, labels).mean()
+
+    with jax.default_matmul_precision('highest'):
+        ours = float(loss(state.params, state.batch_stats, arrays['image'][:count],
+                          arrays['label'][:count]))
+    theirs = setting.torch.loss_of(network, there, count)
+    assert abs(ours - theirs) <= 1e-3 * max(1, abs(ours)), (
+        f'{name}: the loss is {ours} here and {theirs} in PyTorch: not the same network')
+
+
+def roofline(net, shape, batch, program, setting, seconds):
+    """How near a step is to what the device could do.
+
+    The operations are those of the model, 3 times the forward pass's multiply-adds (see
+    cnnjax/summary.py) times 2, whatever the compiler makes of them. The bytes are XLA's of the
+    compiled program, those that all its fused operations read and write; what a cache keeps
+    between two of them counts too, so that the bound is no strict one.
+    """
+    flops = 3 * 2 * batch * summary.summarize(net, shape).multiply_adds
+    best, costs = setting.best(), program.cost_analysis()
+    bytes_accessed = costs.get('bytes accessed', 0.0)
+    bound = max(flops / best['flops'], bytes_accessed / best['bytes'])
+    return {'flops': flops, 'bytes': bytes_accessed, 'bound': bound,
+            'share_of_peak': flops / seconds / best['flops'], 'efficiency': bound / seconds}
+
+
+def inference(name, batch, setting):
+    """Logits of images that lie on the device."""
+    arrays = examples(name, batch)
+    made = parts(name, batch, setting.dtype, arrays['image'])
+    shape = arrays['image'].shape[1:]
+    state = step.create(made.net, made.tx, jax.random.key(0), shape)
+    images = jax.device_put(arrays['image'][:batch])
+
+    @jax.jit
+    def logits(params, batch_stats, images):
+        return made.net.apply({'params': params, 'batch_stats': batch_stats},
+                              made.normalize(images), train=False)[0]
+
+    facts = {'batch': batch}
+    sides = {'cnnjax': advance(lambda: logits(state.params, state.batch_stats, images))}
+    with torch_side(name, made, state, arrays, setting, facts) as theirs:
+        if theirs:
+            sides['torch'] = setting.torch.inference(*theirs, batch, setting.dtype)
+            if setting.compile_mode:
+                sides['torch_compile'] = setting.torch.inference(*theirs, batch, setting.dtype,
+                                                                 setting.compile_mode)
+        return setting.measure(sides, f'infer_{name}:{batch}') | facts
+
+
+def pictures(directory, side, classes, train_images, test_images):
+    """A folder of random PNG files, for configs with dataset='folder'."""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', train_images), ('test', test_images)):
+        for i in range(max(count, classes)):
+            path = Path(directory) / split / f'{i % classes:04d}' / f'{i:06d}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(path)
+
+
+def loop(name, batch, setting):
+    """A whole short training, by train.train, beside its bare step: what the loop costs."""
+    network, arrays = NETWORKS[name], examples(name, batch)
+    made = parts(name, batch, setting.dtype, arrays['image'])
+    state = step.create(made.net, made.tx, jax.random.key(0), arrays['image'].shape[1:])
+    resident = parallel.replicate(arrays, parallel.data_mesh(1))
+    bare = Step(made, state, resident, setting.steps_per_call)
+    result = setting.measure({'cnnjax': bare}, f'loop_{name}', chance=network.chance)
+    every = max(setting.steps_per_call, min(100, result['cnnjax']['steps']))
+    with tempfile.TemporaryDirectory() as directory:
+        pictures(directory, network.side, 2, 2 * batch, 2)
+        config = recipe(name, batch, setting.dtype, {
+            'dataset': 'folder', 'data_dir': directory, 'train_split': 'train',
+            'test_split': 'test', 'image_size': network.side, 'steps': 6 * every, 'drops': (),
+            'warmup': 0.0, 'report_every': every, 'eval_every': 0.0, 'checkpoint_every': 0.0,
+            'eval_batch_size': 2})
+        train.train(config, Path(directory) / 'run')
+        rows = workdir.read_metrics(Path(directory) / 'run')
+    taken = [batch / row['images_per_second'] for row in rows[1:]]
+    result['loop'] = {'seconds': statistics.median(taken), 'steps': every,
+                      'quartiles': np.percentile(taken, (25, 75)).tolist()}
+    result['ratios']['loop'] = result['loop']['seconds'] / result['cnnjax']['seconds']
+    return result | {'batch': batch}
+
+
+def compilation(name, batch, setting):
+    """Seconds from the command to the end of a training's first step, without any programs of
+    earlier starts and with them."""
+    network, result = NETWORKS[name], {'batch': batch}
+    file, argument = network.config.split(':')
+    with tempfile.TemporaryDirectory() as directory:
+        pictures(Path(directory) / 'data', network.side, 2, batch, 2)
+        fields = {'dataset': 'folder', 'data_dir': f'{directory}/data', 'train_split': 'train',
+                  'test_split': 'test', 'image_size': network.side, 'batch_size': batch,
+                  'steps': 1, 'warmup': 0.0, 'drops': (), 'eval_batch_size': 2, 'devices': 1,
+                  'stream': False, 'dtype': setting.dtype, **network.changes}
+        for run in ('cold', 'warm'):
+            command = [sys.executable, str(ROOT / 'launch.py'), f'--workdir={directory}/{run}',
+                       f'--config={ROOT}/configs/{file}.py:{argument}',
+                       *(f'--config.{field}={value}' for field, value in fields.items())]
+            result[run] = first_step(command, f'{directory}/programs')
+    return result
+
+
+def first_step(command, programs):
+    """Seconds until a training says that its first step is done; it then ends as usual.
+
+    Raises Unmeasured, with what it said, where it never does.
+    """
+    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': programs}
+    start, seconds, said = time.perf_counter(), None, []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          env=environment) as process:
+        for line in process.stdout:
+            said.append(line.strip())
+            if line.startswith('first step after'):
+                seconds = time.perf_counter() - start
+    if seconds is None or process.returncode:
+        raise Unmeasured('the training ended: ' + (said[-1] if said else 'it said nothing'))
+    return seconds

@@ -1,0 +1,310 @@
+"""Where the time of a training step goes, convolution by convolution, beside PyTorch's."""
+
+import functools
+import math
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from cnnjax import layers, models, optim, step, workdir
+from experiments import fields
+
+CLOCKS = {'wall': time.perf_counter, 'processor': time.process_time}
+PARTS = {'forward': 'forward', 'dx': 'input gradient', 'dw': 'kernel gradient'}
+
+
+class Convolution(NamedTuple):
+    """Of one layer: [N, H, W, C], and the arguments of the convolution, two numbers each."""
+
+    input: tuple
+    features: int
+    size: tuple
+    strides: tuple
+    padding: tuple
+    dilation: tuple
+    groups: int
+    first: bool  # reads the images, which need no gradient
+
+    @property
+    def kernel(self):
+        return (*self.size, self.input[-1] // self.groups, self.features)
+
+    def __call__(self, x, kernel):
+        return layers.conv_general_dilated(
+            x, kernel, self.strides, [(p, p) for p in self.padding], None, self.dilation,
+            layers.LAYOUT, self.groups)
+
+    def output(self):
+        return jax.eval_shape(self, *(jax.ShapeDtypeStruct(shape, jnp.float32)
+                                      for shape in (self.input, self.kernel))).shape
+
+    def flops(self):
+        """Of each of its parts; the padding counts."""
+        return 2 * math.prod(self.output()) * math.prod(self.kernel[:3])
+
+    def title(self):
+        _, height, width, channels = self.input
+        text = f'{height}x{width}x{channels}, {"x".join(map(str, self.size))}'
+        text += f'/{self.strides[0]}' if self.strides[0] > 1 else ''
+        text += f', {self.groups} groups' if self.groups > 1 else ''
+        return f'{text} to {self.features}'
+
+
+def run(config, directory):
+    """Writes convolutions.json, convolutions.md and figures/convolutions.png.
+
+    Raises:
+      UserError: an unknown network, clock or type, or sizes that do not fit.
+    """
+    fields.check_minimum(config, image_size=1, batch_size=1, rounds=1, step_rounds=0)
+    fields.check_choice(config, clock=tuple(CLOCKS), dtype=('float32', 'bfloat16'))
+    net = models.create(config.network, dtype=config.dtype)
+    images = config.batch_size, config.image_size, config.image_size, net.image_shape[-1]
+    counts = convolutions(net, images)
+    torch = load_torch()
+    directory = Path(directory)
+    rows = []
+    for conv, count in tqdm(counts.items(), unit='shape', disable=None):
+        sides = {'cnnjax': ours(conv, config.dtype)}
+        if torch:
+            sides['torch'] = theirs(torch, conv, config.dtype)
+        rows.append({**conv._asdict(), 'title': conv.title(), 'count': count,
+                     'flops': conv.flops(), **measure(sides, config)})
+    whole = training_step(net, images, config) if config.step_rounds else None
+    results = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__,
+               'torch': torch and torch.__version__, 'clock': config.clock, 'step': whole,
+               'sums': sums(rows), 'rows': rows}
+    workdir.write_config(directory, config)
+    workdir.write_json(directory / 'convolutions.json', results)
+    (directory / 'convolutions.md').write_text(table(results))
+    draw(results, config, directory / 'figures' / 'convolutions.png')
+    print(table(results), end='')
+
+
+def convolutions(net, images):
+    """{Convolution: how many layers have it}, in the order of the forward pass."""
+    counts = {}
+
+    def record(next_method, arguments, options, context):
+        module = context.module
+        if isinstance(module, nn.Conv) and context.method_name == '__call__':
+            x = arguments[0]
+            pair = [sides[0] for sides in np.broadcast_to(
+                np.array(module.padding, int).reshape(-1, 1), (2, 2))]
+            conv = Convolution(
+                x.shape, module.features, tuple(module.kernel_size), _pair(module.strides),
+                tuple(map(int, pair)), _pair(module.kernel_dilation), module.feature_group_count,
+                x.shape == images)
+            counts[conv] = counts.get(conv, 0) + 1
+        return next_method(*arguments, **options)
+
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *images[1:])))
+        counts.clear()
+        jax.eval_shape(functools.partial(net.apply, train=True, mutable=['batch_stats'], rngs={
+            name: jax.random.key(0) for name in ('dropout', 'drop_path')}),
+            variables, jax.ShapeDtypeStruct(images, jnp.float32))
+    return counts
+
+
+def _pair(value):
+    return (value or 1,) * 2 if isinstance(value, int | None) else tuple(value)
+
+
+def load_torch():
+    """PyTorch, or None. Its threads wait without turning, unless the user has them do otherwise:
+    they would take the cores away from whatever is timed next."""
+    if 'torch' not in sys.modules:
+        os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    try:
+        import torch
+    except ImportError:
+        print('torch is not installed: cnnjax alone is measured (pip install torch==2.13.0)')
+        return None
+    return torch
+
+
+def arrays(conv):
+    """x, kernel and the gradient of the output, of unit variance."""
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape).astype(np.float32)
+            for shape in (conv.input, conv.kernel, conv.output())]
+
+
+def ours(conv, dtype):
+    """{part: a function that computes it and waits}, as the training step does."""
+    x, kernel, g = (jnp.asarray(array, dtype) for array in arrays(conv))
+    forward = jax.jit(conv)
+    _, pull = jax.jit(functools.partial(jax.vjp, conv))(x, kernel)
+    gradients = [jax.jit(lambda pull, g, i=i: pull(g)[i]) for i in (0, 1)]
+    parts = {'forward': lambda: forward(x, kernel), 'dx': lambda: gradients[0](pull, g),
+             'dw': lambda: gradients[1](pull, g)}
+    if conv.first:
+        del parts['dx']
+    return {part: lambda call=call: call().block_until_ready() for part, call in parts.items()}
+
+
+def theirs(torch, conv, dtype):
+    """The same in PyTorch, channels last."""
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    x, kernel, g = (torch.from_numpy(array).permute(order).to(
+        device, getattr(torch, dtype), memory_format=torch.channels_last)
+        for array, order in zip(arrays(conv), [(0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)],
+                                strict=True))
+    geometry = conv.strides, conv.padding, conv.dilation
+
+    def backward(*mask):
+        return torch.ops.aten.convolution_backward(
+            g, x, kernel, None, *map(list, geometry), False, [0, 0], conv.groups, [*mask, False])
+
+    def waits(call):
+        def timed():
+            call()
+            if device == 'cuda':
+                torch.cuda.synchronize()
+        return timed
+
+    parts = {'forward': lambda: torch.nn.functional.conv2d(x, kernel, None, *geometry, conv.groups),
+             'dx': lambda: backward(True, False), 'dw': lambda: backward(False, True)}
+    if conv.first:
+        del parts['dx']
+    return {part: waits(call) for part, call in parts.items()}
+
+
+def measure(sides, config):
+    """{side: {part: {'median', 'quartiles'}}} in seconds.
+
+    All take turns, in another order each round, so that what else runs on the machine slows down
+    all of them; each runs once untimed before, which ends what the last one left behind."""
+    calls = [(side, part) for side, parts in sides.items() for part in parts]
+    seconds = {call: [] for call in calls}
+    rng, clock = np.random.default_rng(0), CLOCKS[config.clock]
+    for side, part in calls:
+        sides[side][part]()
+    for _ in range(config.rounds):
+        for i in rng.permutation(len(calls)):
+            side, part = calls[i]
+            sides[side][part]()
+            start = clock()
+            sides[side][part]()
+            seconds[side, part].append(clock() - start)
+    return {side: {part: statistic(seconds[side, part]) for part in parts}
+            for side, parts in sides.items()}
+
+
+def statistic(seconds):
+    return {'median': statistics.median(seconds),
+            'quartiles': np.percentile(seconds, (25, 75)).tolist()}
+
+
+def training_step(net, images, config):
+    """Seconds of the whole step with momentum SGD, on one device."""
+    tx = optim.momentum_sgd(lambda step: 0.1, momentum=0.9, weight_decay=1e-4)
+    update = jax.jit(functools.partial(step.train_step, axis=None, net=net, tx=tx,
+                                       augment=lambda key, positions, images: images),
+                     donate_argnums=0)
+    rng = np.random.default_rng(0)
+    state = step.create(net, tx, jax.random.key(0), images[1:])
+    batch = {'image': jnp.asarray(rng.normal(size=images), jnp.float32),
+             'label': jnp.arange(images[0]) % 2, 'position': jnp.arange(images[0])}
+    clock, seconds = CLOCKS[config.clock], []
+    for _ in range(1 + config.step_rounds):
+        start = clock()
+        state, _ = jax.block_until_ready(update(state, {}, batch, jax.random.key(0)))
+        seconds.append(clock() - start)
+    return statistic(seconds[1:])
+
+
+def sums(rows):
+    """{side: {part: seconds of all layers in a step}}"""
+    return {side: {part: sum(row['count'] * row[side][part]['median'] for row in rows
+                             if part in row[side]) for part in PARTS}
+            for side in ('cnnjax', 'torch') if side in rows[0]}
+
+
+def table(results):
+    """Markdown."""
+    sides = list(results['sums'])
+    header = ['convolution', 'layers', 'GFLOP']
+    for title in PARTS.values():
+        header += [f'{title}, ms', 'GFLOP/s']
+        header += ['PyTorch, ms', 'ratio'] if 'torch' in sides else []
+    lines = [header, ['---'] * len(header)]
+    for row in results['rows']:
+        cells = [row['title'], str(row['count']), f'{row["flops"] / 1e9:.3g}']
+        for part in PARTS:
+            if part not in row['cnnjax']:
+                cells += [''] * (2 * len(sides))
+                continue
+            times = row['cnnjax'][part]
+            low, high = (1e3 * second for second in times['quartiles'])
+            cells += [f'{1e3 * times["median"]:.2f} ({low:.2f} to {high:.2f})',
+                      f'{row["flops"] / times["median"] / 1e9:.0f}']
+            if 'torch' in sides:
+                other = row['torch'][part]['median']
+                cells += [f'{1e3 * other:.2f}', f'{times["median"] / other:.2f}']
+        lines.append(cells)
+    text = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n'
+    return text + '\n' + shares(results)
+
+
+def shares(results):
+    """What the whole step spends on each part, and would save at PyTorch's speed."""
+    own, whole = results['sums']['cnnjax'], results['step']
+    total = sum(own.values())
+    header, lines = ['part of a step', 'ms'], [
+        [f'convolutions, {title}', f'{1e3 * own[part]:.1f}'] for part, title in PARTS.items()]
+    lines.append(['all convolutions', f'{1e3 * total:.1f}'])
+    if whole:
+        seconds = whole['median']
+        lines += [['the rest', f'{1e3 * (seconds - total):.1f}'], ['step', f'{1e3 * seconds:.1f}']]
+        header.append('share')
+        for line in lines:
+            line.append(f'{float(line[1]) / (1e3 * seconds):.0%}')
+    if other := results['sums'].get('torch'):
+        header += ['PyTorch, ms', 'saved at its speed, ms']
+        for line, seconds in zip(lines, [*other.values(), sum(other.values())], strict=False):
+            line += [f'{1e3 * seconds:.1f}', f'{float(line[1]) - 1e3 * seconds:.1f}']
+        for line in lines[4:]:
+            line += ['', '']
+    rows = [header, ['---'] * len(header), *lines]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in rows) + '\n'
+
+
+def draw(results, config, path):
+    """Bars per shape, ours above PyTorch's: what all its layers take in a step."""
+    from matplotlib.figure import Figure
+
+    rows, sides = results['rows'], list(results['sums'])
+    colors = {'cnnjax': ('#08519c', '#3182bd', '#9ecae1'),
+              'torch': ('#a63603', '#e6550d', '#fdae6b')}
+    figure = Figure(figsize=(9, 1.3 + 0.6 * len(rows)), layout='constrained', dpi=200)
+    axes, height = figure.subplots(), 0.8 / len(sides)
+    for i, side in enumerate(sides):
+        left, places = np.zeros(len(rows)), np.arange(len(rows)) + (i - (len(sides) - 1) / 2) * 0.4
+        for (part, title), color in zip(PARTS.items(), colors[side], strict=True):
+            widths = np.array([1e3 * row['count'] * row[side][part]['median']
+                               if part in row[side] else 0 for row in rows])
+            name = {'cnnjax': 'cnnjax', 'torch': 'PyTorch'}[side]
+            axes.barh(places, widths, 0.92 * height, left, color=color, label=f'{name}, {title}')
+            left = left + widths
+    axes.set_yticks(range(len(rows)), [f'{row["count"]} x  {row["title"]}' for row in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel=f'ms of a step ({config.clock} time)',
+             title=f'Convolutions of {config.network}, {config.batch_size} images of '
+                   f'{config.image_size} x {config.image_size}, {config.dtype}')
+    axes.grid(axis='x', alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
