@@ -14,13 +14,15 @@ from cnnjax.errors import UserError
 
 # What schedulers and people send before they kill: Slurm's --signal is often USR1 or USR2.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+HEARTBEAT = 30  # seconds of silence after which a process counts as dead, and all others end
 
 
 def connect(coordinator=None, processes=None, process=None):
     """Joins the processes of one training; to be called before all else that jax does.
 
     Without arguments Slurm, Open MPI, Kubernetes and TPU pods are detected by jax, and a process
-    that stands alone stays so. Every process must see the same working directory.
+    that stands alone stays so. Every process must see the same working directory. Where one dies,
+    the others end too, at once or after HEARTBEAT seconds: `together` says so, or jax.
 
     Args:
       coordinator: 'host:port' of process 0, a free port there.
@@ -40,7 +42,8 @@ def connect(coordinator=None, processes=None, process=None):
     # Where a process dies, jax aborts the others: the stacks of all threads would bury its words.
     faulthandler.disable()
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process,
+                                   heartbeat_timeout_seconds=HEARTBEAT)
     except (ValueError, TypeError) as error:
         if coordinator is None and 'coordinator_address' in str(error):
             return  # no cluster

@@ -37,9 +37,9 @@ def get_config(rows='default'):
         raise ValueError(f"the argument is one of {', '.join(ROWS)}, not '{rows}'")
     config = ml_collections.ConfigDict()
     config.experiment = 'benchmark'
-    # What is measured: train_, infer_, loop_ or compile_ with a network, with a batch after a colon
-    # (train_resnet20:64); style_, visualization_, units_ or input_ with a size in pixels.
-    config.rows = ROWS[rows]
+    # train_, infer_, loop_ or compile_ with a network and, after a colon, a batch, if not the usual
+    # one (train_resnet20:64); style_, visualization_, units_ or input_ with a size in pixels.
+    config.rows = ROWS[rows]  # what is measured, separated by commas
     config.rounds = 7  # of which each measures all sides, in turn
     config.seconds = 0.3  # of a side's turn, at least a step
     config.dtype = ''  # of networks' activations; '': float32 on CPUs, bfloat16 on accelerators

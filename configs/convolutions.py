@@ -1,6 +1,7 @@
 """Where the time of a training step goes, convolution by convolution, beside PyTorch's.
 
-    python launch.py --config=configs/convolutions.py --workdir=runs/convolutions
+    OMP_WAIT_POLICY=passive \\
+        python launch.py --config=configs/convolutions.py --workdir=runs/convolutions
 
 Finds every distinct convolution of a network and times it alone, forward and both gradients, in
 turn with PyTorch's where torch is installed (torch==2.13.0), and the whole training step of this

@@ -19,7 +19,7 @@ from cnnjax.errors import UserError
 from experiments import benchmark_images as images
 from experiments import benchmark_training as training
 from experiments import fields
-from experiments.benchmark_timing import Setting, Unmeasured, best, compare, cores
+from experiments.benchmark_timing import SIZES, Setting, Unmeasured, best, compare, cores
 
 # {kind: what measures a row of it}: (network, batch, setting) -> results, or (size, batch, setting)
 NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': training.loop,
@@ -51,10 +51,13 @@ def run(config, directory):
         torch, dtype, config.steps_per_call or (100 if accelerator else 1),
         config.compile_mode if accelerator else '',
         functools.partial(compare, rounds=config.rounds, seconds=config.seconds),
-        functools.cache(functools.partial(best, dtype, accelerator)))
+        functools.cache(functools.partial(best, dtype, *SIZES[accelerator])), set())
     results = {'label': config.label, 'machine': machine(torch, dtype), 'rows': {}, 'missing': {}}
     directory = Path(directory)
     workdir.write_config(directory, config)
+    if torch and os.getloadavg()[0] > cores() / 4:
+        print(f'other processes use this machine (load {os.getloadavg()[0]:.1f}): the threads of '
+              'PyTorch then wait for each other, and the ratios mean nothing', flush=True)
     for name, measure, what, batch in tqdm(rows, desc='rows', unit='row', disable=None):
         found = attempt(functools.partial(measure, what, batch, setting))
         if isinstance(found, str):

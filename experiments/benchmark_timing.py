@@ -28,6 +28,7 @@ class Setting(NamedTuple):
     compile_mode: str  # of torch.compile; '': not measured
     measure: Callable  # compare, with the number of rounds and their length
     best: Callable  # () -> {'flops', 'bytes'}: what the device does in a second, measured once
+    checked: set  # the networks whose losses have been found equal to PyTorch's
 
 
 def advance(step, wait=lambda value: jax.block_until_ready(value)):
@@ -70,10 +71,14 @@ def timed(steps, count):
     return time.perf_counter() - start
 
 
-def best(dtype, accelerator):
+# Of `best`, by whether there is an accelerator: the matrices' side, the array's elements, and how
+# often each operation is queued before it is waited for.
+SIZES = {False: (2048, 2 ** 26, 1), True: (8192, 2 ** 28, 10)}
+
+
+def best(dtype, side, elements, count):
     """The floating-point operations of a product of two large matrices and the bytes of a large
-    array read and written, per second: the best of a few trials."""
-    side, elements, count = (8192, 2 ** 28, 10) if accelerator else (2048, 2 ** 26, 1)
+    array read and written, per second: the best of seven trials."""
     matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
     product = jax.jit(jnp.matmul)
     array, increase = jnp.zeros(elements), jax.jit(lambda x: x + 1, donate_argnums=0)

@@ -4,6 +4,7 @@ time that a training takes to its first step."""
 import contextlib
 import functools
 import importlib
+import io
 import os
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from PIL import Image
 
 from cnnjax import data, losses, models, optim, parallel, step, summary, train, workdir
-from experiments.benchmark_timing import Unmeasured, advance
+from experiments.benchmark_timing import Unmeasured, advance, timed
 
 ROOT = Path(__file__).parent.parent
 IMAGES = {32: 4096, 224: 512}  # random ones, of each size, from which batches are drawn
@@ -121,7 +122,8 @@ class Step:
 
     def __init__(self, made, state, resident, size=1):
         self.mesh, self.size, self.batch = parallel.data_mesh(1), size, made.config.batch_size
-        self.state, self.resident = jax.tree.map(jnp.copy, state), resident
+        self.state = parallel.replicate(jax.tree.map(jnp.copy, state), self.mesh)
+        self.resident = resident
         self.key = parallel.replicate(jax.random.key(1), self.mesh)
         kernel = step.train_step if size == 1 else step.train_steps
         self.mapped = parallel.parallelize(
@@ -196,8 +198,8 @@ def training(name, batch, setting):
             if (peak := setting.torch.peak_memory(sides['torch'])) is not None:
                 facts['memory']['torch'] = peak
             if setting.compile_mode and not network.chance:  # it would compile every combination
-                sides['torch_compile'] = setting.torch.training(*theirs, made.config,
-                                                                setting.compile_mode)
+                add_compiled(sides, facts, setting.torch.training(*theirs, made.config,
+                                                                  setting.compile_mode))
         result = setting.measure(sides, f'train_{name}', chance=network.chance)
     if not network.chance:
         facts |= roofline(made.net, shape, batch, program, setting, result['cnnjax']['seconds'])
@@ -216,13 +218,25 @@ def torch_side(name, made, state, arrays, setting, facts):
         variables = jax.device_get({'params': state.params})
         network = setting.torch.build(made.config.model.name, made.net, variables, side)
         there = setting.torch.Data(arrays, made.normalize)
-        compare_losses(name, made, state, arrays, network, there, setting)
+        if name not in setting.checked:
+            compare_losses(name, made, state, arrays, network, there, setting)
+            setting.checked.add(name)
     except Unmeasured as error:
         facts['missing'] = str(error)
         yield None
         return
     yield network, there
     setting.torch.release()
+
+
+def add_compiled(sides, facts, steps):
+    """Adds the side 'torch_compile', compiled, or why it cannot be."""
+    try:
+        facts['torch_compile_first'] = timed(steps, 1)
+    except RuntimeError as error:
+        facts['missing'] = f'torch.compile: {str(error).splitlines()[0]}'
+    else:
+        sides['torch_compile'] = steps
 
 
 def compare_losses(name, made, state, arrays, network, there, setting):
@@ -285,8 +299,8 @@ def inference(name, batch, setting):
         if theirs:
             sides['torch'] = setting.torch.inference(*theirs, batch, setting.dtype)
             if setting.compile_mode:
-                sides['torch_compile'] = setting.torch.inference(*theirs, batch, setting.dtype,
-                                                                 setting.compile_mode)
+                add_compiled(sides, facts, setting.torch.inference(*theirs, batch, setting.dtype,
+                                                                   setting.compile_mode))
         return setting.measure(sides, f'infer_{name}:{batch}') | facts
 
 
@@ -308,15 +322,16 @@ def loop(name, batch, setting):
     resident = parallel.replicate(arrays, parallel.data_mesh(1))
     bare = Step(made, state, resident, setting.steps_per_call)
     result = setting.measure({'cnnjax': bare}, f'loop_{name}', chance=network.chance)
-    every = max(setting.steps_per_call, min(100, result['cnnjax']['steps']))
+    every = max(setting.steps_per_call, min(100, result['cnnjax']['steps']), 5)
     with tempfile.TemporaryDirectory() as directory:
         pictures(directory, network.side, 2, 2 * batch, 2)
         config = recipe(name, batch, setting.dtype, {
             'dataset': 'folder', 'data_dir': directory, 'train_split': 'train',
-            'test_split': 'test', 'image_size': network.side, 'steps': 6 * every, 'drops': (),
+            'test_split': 'test', 'image_size': network.side, 'steps': 4 * every, 'drops': (),
             'warmup': 0.0, 'report_every': every, 'eval_every': 0.0, 'checkpoint_every': 0.0,
             'eval_batch_size': 2})
-        train.train(config, Path(directory) / 'run')
+        with contextlib.redirect_stdout(io.StringIO()):  # its reports
+            train.train(config, Path(directory) / 'run')
         rows = workdir.read_metrics(Path(directory) / 'run')
     taken = [batch / row['images_per_second'] for row in rows[1:]]
     result['loop'] = {'seconds': statistics.median(taken), 'steps': every,

@@ -1,13 +1,12 @@
 """Where the time of a training step goes, convolution by convolution, beside PyTorch's."""
 
+import dataclasses
 import functools
 import math
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,7 +21,8 @@ CLOCKS = {'wall': time.perf_counter, 'processor': time.process_time}
 PARTS = {'forward': 'forward', 'dx': 'input gradient', 'dw': 'kernel gradient'}
 
 
-class Convolution(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Convolution:
     """Of one layer: [N, H, W, C], and the arguments of the convolution, two numbers each."""
 
     input: tuple
@@ -38,13 +38,13 @@ class Convolution(NamedTuple):
     def kernel(self):
         return (*self.size, self.input[-1] // self.groups, self.features)
 
-    def __call__(self, x, kernel):
+    def apply(self, x, kernel):
         return layers.conv_general_dilated(
             x, kernel, self.strides, [(p, p) for p in self.padding], None, self.dilation,
             layers.LAYOUT, self.groups)
 
     def output(self):
-        return jax.eval_shape(self, *(jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jax.eval_shape(self.apply, *(jax.ShapeDtypeStruct(shape, jnp.float32)
                                       for shape in (self.input, self.kernel))).shape
 
     def flops(self):
@@ -77,7 +77,7 @@ def run(config, directory):
         sides = {'cnnjax': ours(conv, config.dtype)}
         if torch:
             sides['torch'] = theirs(torch, conv, config.dtype)
-        rows.append({**conv._asdict(), 'title': conv.title(), 'count': count,
+        rows.append({**dataclasses.asdict(conv), 'title': conv.title(), 'count': count,
                      'flops': conv.flops(), **measure(sides, config)})
     whole = training_step(net, images, config) if config.step_rounds else None
     results = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__,
@@ -121,15 +121,15 @@ def _pair(value):
 
 
 def load_torch():
-    """PyTorch, or None. Its threads wait without turning, unless the user has them do otherwise:
-    they would take the cores away from whatever is timed next."""
-    if 'torch' not in sys.modules:
-        os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    """PyTorch, or None."""
     try:
         import torch
     except ImportError:
         print('torch is not installed: cnnjax alone is measured (pip install torch==2.13.0)')
         return None
+    if os.environ.get('OMP_WAIT_POLICY', '').lower() != 'passive':
+        print("PyTorch's threads turn on after their work and slow down what is timed next: "
+              'OMP_WAIT_POLICY=passive python launch.py ... ends that')
     return torch
 
 
@@ -143,14 +143,18 @@ def arrays(conv):
 def ours(conv, dtype):
     """{part: a function that computes it and waits}, as the training step does."""
     x, kernel, g = (jnp.asarray(array, dtype) for array in arrays(conv))
-    forward = jax.jit(conv)
-    _, pull = jax.jit(functools.partial(jax.vjp, conv))(x, kernel)
+    forward = jax.jit(conv.apply)
+    _, pull = jax.jit(functools.partial(jax.vjp, conv.apply))(x, kernel)
     gradients = [jax.jit(lambda pull, g, i=i: pull(g)[i]) for i in (0, 1)]
     parts = {'forward': lambda: forward(x, kernel), 'dx': lambda: gradients[0](pull, g),
              'dw': lambda: gradients[1](pull, g)}
     if conv.first:
         del parts['dx']
-    return {part: lambda call=call: call().block_until_ready() for part, call in parts.items()}
+    return {part: functools.partial(_finish, call) for part, call in parts.items()}
+
+
+def _finish(call):
+    return call().block_until_ready()
 
 
 def theirs(torch, conv, dtype):

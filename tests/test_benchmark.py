@@ -1,4 +1,4 @@
-"""The benchmark's own half: its rows, table and ratio. PyTorch is no dependency of the tests."""
+"""The benchmark's own half: its rows, tables and picture. PyTorch is no dependency of the tests."""
 
 import json
 import sys
@@ -7,37 +7,149 @@ import pytest
 
 from cnnjax.errors import UserError
 from configs import benchmark as configs
-from experiments import benchmark
+from experiments import benchmark, benchmark_timing, benchmark_training
+from experiments import benchmark_images as images
+from experiments.benchmark_timing import Unmeasured
+
+TINY = {'model.widths': (4, 4), 'model.blocks': (1, 1), 'padding': 1}
 
 
-def test_a_row_is_timed_and_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, 'UNITS', 2)
+@pytest.fixture
+def config(monkeypatch):
+    """Without PyTorch, with a tiny network, of which stochastic depth is measured."""
     monkeypatch.setitem(sys.modules, 'torch', None)  # as where it is not installed
+    network = benchmark_training.Network('cifar:resnet20', 8, 3, 4, 4, TINY,
+                                         {'model.survival': 0.5})
+    monkeypatch.setattr(benchmark_training, 'NETWORKS', {'tiny': network})
+    monkeypatch.setattr(benchmark_training, 'IMAGES', {8: 16})
+    monkeypatch.setattr(benchmark, 'SIZES', {False: (8, 8, 1)})
     config = configs.get_config()
-    monkeypatch.setattr(benchmark, 'BATCH', 2)
-    monkeypatch.setattr(benchmark, 'FILES', 6)
-    config.rows, config.rounds = 'units_32, input_24', 3
+    config.rounds, config.seconds = 1, 0.0
+    return config
+
+
+def results(directory):
+    return json.loads((directory / 'results.json').read_text())
+
+
+def test_images_are_timed_and_written(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, 'UNITS', 2)
+    monkeypatch.setattr(images, 'FILES', 6)
+    config.rows, config.rounds = 'units_32, input_24:2', 3
     benchmark.run(config, tmp_path)
-    for name, row in json.loads((tmp_path / 'results.json').read_text())['rows'].items():
-        assert set(row) == {'cnnjax'}
+    rows, text = results(tmp_path)['rows'], (tmp_path / 'results.md').read_text()
+    for name, row in rows.items():
         low, high = row['cnnjax']['quartiles']
-        assert 0 < low <= row['cnnjax']['median'] <= high
-        assert f'| {name} | ' in (tmp_path / 'results.md').read_text()
-    assert row['cnnjax']['images/s per core'] == 2 / row['cnnjax']['median']
-    assert 'input_24, images/s per core: cnnjax ' in (tmp_path / 'results.md').read_text()
+        assert 0 < low <= row['cnnjax']['seconds'] <= high
+        assert row['ratios'] == {}
+        assert f'| {name} | ' in text
+    assert f'| {2 / rows["input_24:2"]["cnnjax"]["seconds"]:.4g} |' in text
+    assert 'PyTorch' not in text
 
 
-def test_sides_take_turns_and_are_compared():
-    calls = []
-    sides = {name: lambda name=name: calls.append(name) for name in ('cnnjax', 'torch')}
-    result = benchmark.compare(sides, rounds=2, steps=2, name='row')
-    assert calls == ['cnnjax', 'torch', *['cnnjax', 'cnnjax', 'torch', 'torch'] * 2]
-    assert result['ratio'] == result['torch']['median'] / result['cnnjax']['median']
+def test_a_network_is_timed_and_written(config, tmp_path, monkeypatch):
+    """Its training, by one step and by several in a program, inference, the loop, the start."""
+    monkeypatch.setattr(benchmark_training, 'first_step', lambda command, programs: len(programs))
+    config.rows, config.steps_per_call = 'train_tiny,infer_tiny:2,loop_tiny,compile_tiny', 2
+    benchmark.run(config, tmp_path)
+    found, text = results(tmp_path), (tmp_path / 'results.md').read_text()
+    training, inference, loop, start = found['rows'].values()
+    assert {'cnnjax', 'cnnjax_single', 'cnnjax_plain'} < set(training)
+    assert training['ratios']['cnnjax_plain'] == (
+        training['cnnjax_plain']['seconds'] / training['cnnjax']['seconds'])
+    # 8 x 8 x 3 by 4; a block of 4 by 4, twice; one of 8 by 8; three classes.
+    forward = 64 * 27 * 4 + 2 * 64 * 36 * 4 + 16 * 36 * 4 + 16 * 36 * 4 + 4 * 3
+    assert training['flops'] == 3 * 2 * 4 * forward
+    assert training['share_of_peak'] == pytest.approx(
+        training['flops'] / training['cnnjax']['seconds'] / found['best']['flops'])
+    assert training['efficiency'] * training['cnnjax']['seconds'] == (
+        pytest.approx(training['bound']))
+    assert training['memory']['cnnjax'] > 4 * 64 * 4 * 3
+    assert inference['batch'] == 2
+    assert loop['ratios']['loop'] == loop['loop']['seconds'] / loop['cnnjax']['seconds']
+    assert start['cold'] > 0
+    for name in found['rows']:
+        assert f'| {name} |' in text
+    assert (tmp_path / 'figures' / 'benchmark.png').stat().st_size > 10_000
 
 
-@pytest.mark.parametrize('row', ['units', 'singing_256', 'units_big'])
-def test_an_unknown_row_is_refused(row, tmp_path):
+def test_sides_take_turns_and_are_compared(monkeypatch):
+    calls, clock = [], iter(range(10**6))
+    monkeypatch.setattr(benchmark_timing, 'timed', lambda steps, count: steps(count) * next(clock))
+
+    def side(name):
+        return lambda count: calls.append((name, count)) or 1.0
+
+    sides = {name: side(name) for name in ('cnnjax', 'torch')}
+    result = benchmark_timing.compare(sides, 'row', rounds=2, seconds=2.5)
+    assert [name for name, _ in calls] == ['cnnjax'] * 3 + ['torch'] * 3 + ['cnnjax', 'torch'] * 2
+    assert calls[-2:] == [('cnnjax', 3), ('torch', 1)]  # of 1 and 4 seconds
+    assert result['ratios'] == {'torch': result['torch']['seconds'] / result['cnnjax']['seconds']}
+    result = benchmark_timing.compare({'cnnjax': side('cnnjax')}, 'row', 2, 0.0, chance=True)
+    assert calls[-1] == ('cnnjax', 4)
+
+
+def test_a_row_that_cannot_be_measured_says_why_and_the_others_go_on(config, tmp_path,
+                                                                     monkeypatch):
+    def refuse(size, batch, setting):
+        raise (Unmeasured('no such thing') if size == 8 else
+               RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes'))
+
+    def measured(size, batch, setting):
+        side = {'seconds': 1.0, 'quartiles': [1.0, 1.0]}
+        return {'cnnjax': side, 'torch': side, 'ratios': {'torch': 1.0}, 'missing': 'a part',
+                'batch': batch}
+
+    monkeypatch.setattr(benchmark, 'IMAGES', {'style': refuse, 'input': measured})
+    config.rows, config.label = 'style_8,style_9,input_8', 'one'
+    benchmark.run(config, tmp_path / 'one')
+    assert results(tmp_path / 'one')['missing'] == {
+        'style_8': 'no such thing', 'input_8': 'in PyTorch: a part',
+        'style_9': 'out of memory: take a smaller batch (RESOURCE_EXHAUSTED: Out of memory '
+                   'allocating 9 bytes)'}
+    config.compare_to = str(tmp_path / 'one' / 'results.json')
+    benchmark.run(config, tmp_path / 'two')
+    text = (tmp_path / 'two' / 'results.md').read_text()
+    assert '| PyTorch / cnnjax | one / now |' in text
+    assert '| 1.00 | 1.00 |' in text
+    assert '- style_8: no such thing' in text
+    config.compare_to = str(tmp_path / 'one' / 'results.md')
+    with pytest.raises(UserError, match='results.md is not a readable JSON file'):
+        benchmark.run(config, tmp_path)
+
+
+def test_the_first_step_is_waited_for():
+    said = "print('digits'); print('first step after 2.0 s (compilation)')"
+    assert 0 < benchmark_training.first_step([sys.executable, '-c', said], 'programs') < 60
+    with pytest.raises(Unmeasured, match='the training ended: no data'):
+        benchmark_training.first_step([sys.executable, '-c', "print('no data')"], 'programs')
+
+
+def test_the_best_of_a_device():
+    found = benchmark_timing.best('float32', 32, 1024, 2)
+    assert set(found) == {'flops', 'bytes'}
+    assert min(found.values()) > 0
+
+
+@pytest.mark.parametrize('rows', configs.ROWS)
+def test_the_rows_of_the_config(rows):
+    """Each is known, once, and its recipe takes what the benchmark changes in it."""
+    names = [name for row in configs.get_config(rows).rows.split(',')
+             for name, *_ in benchmark.parse(row, accelerator=False)]
+    assert len(set(names)) == len(names)
+    for name, network in benchmark_training.NETWORKS.items():
+        made = benchmark_training.recipe(name, 4, 'float32', network.plain)
+        assert (made.batch_size, made.stream, made.order) == (4, False, 'torch')
+    with pytest.raises(ValueError, match='one of cifar, imagenet'):
+        configs.get_config('some')
+
+
+@pytest.mark.parametrize(('row', 'message'), [
+    ('units', 'is none of train, infer'), ('singing_256', 'none of style, visualization, units'),
+    ('units_big', 'is none of'), ('train_resnet21', 'train_resnet20 .resnet20, resnet110'),
+    ('train_resnet20:none', 'a whole number'), ('style_64:2', 'has no batch')])
+def test_an_unknown_row_is_refused(row, message, tmp_path):
     config = configs.get_config()
     config.rows = row
-    with pytest.raises(UserError, match=f"'{row}' is none of style, visualization, units"):
+    with pytest.raises(UserError, match=message):
         benchmark.run(config, tmp_path)

@@ -18,7 +18,7 @@ from tests.kill import ROOT, assert_same_run, rows, saved
 
 # A network of few arrays: each is a message between the processes.
 FIELDS = {'model.name': 'vgg11_bn', 'model.widths': (4, 4, 4, 4, 4), 'model.hidden': (),
-          'image_size': 32, 'padding': 1, 'batch_size': 32, 'learning_rate': 0.01,
+          'image_size': 32, 'padding': 1, 'batch_size': 32, 'learning_rate': 0.001,
           'report_every': 1, 'eval_every': 100.0, 'checkpoint_every': 20.0}
 LONG = 100_000  # steps, of which only some are done
 

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import flax.linen as nn
 import jax
@@ -115,6 +116,29 @@ def test_it_maps_over_examples():
     mapped = jax.vmap(gradients)(x)
     for i, one in enumerate(x):
         assert_same([array[i] for array in mapped], gradients(one), 5e-7)
+
+
+def test_a_transposition_for_the_gradient_computes_nothing_again():
+    """Of x for the kernel's gradient: XLA would make the block before it a part of the loop."""
+    def residual(x, kernels):
+        for kernel in kernels:
+            x = jax.nn.relu(x + OURS(x, kernel, *KEEPING))
+        return OURS(x, kernels[0], *KEEPING)
+
+    def loss(kernels, x):
+        return (residual(x, kernels) ** 2).sum()
+
+    program = jax.jit(jax.grad(loss)).lower(
+        random(2, 3, 3, 8, 8), random(2, 6, 6, 8)).compile().as_text()
+    loops = [loop for loop in program.split('\n\n') if re.search(r'= \S+ transpose\(', loop)]
+    assert loops
+    assert not any(' maximum(' in loop for loop in loops)
+
+
+def test_not_a_number_and_infinity_stay_what_they_are():
+    x = jnp.array([1, jnp.nan, jnp.inf, -jnp.inf, -0.0]).reshape(1, 1, 5, 1)
+    y, _ = jax.vjp(lambda x: OURS(x, jnp.ones((1, 1, 1, 1)), (1, 1), ((0, 0), (0, 0))), x)
+    np.testing.assert_array_equal(y, x)
 
 
 @pytest.mark.parametrize(('groups', 'multiplier'), [(2, 3), (4, 1), (4, 2)])  # 4: depthwise
