@@ -31,8 +31,8 @@ logging.set_verbosity(logging.ERROR)
 gc.set_threshold(100_000)
 
 
-LONGEST = ('test_train.py', 'test_depth.py', 'test_microscope.py', 'test_models.py',
-           'test_summary.py', 'test_weights.py')
+LONGEST = ('test_cluster.py', 'test_train.py', 'test_depth.py', 'test_microscope.py',
+           'test_models.py', 'test_summary.py', 'test_weights.py', 'test_jobs.py')
 
 
 def pytest_collection_modifyitems(items):
