@@ -278,13 +278,13 @@ def draw(results, path):
     count = sum(len(rows) for rows in groups.values())
     figure = Figure(figsize=(9, 1.4 + 0.42 * (count + len(groups))), layout='constrained', dpi=150)
     axes = figure.subplots()
-    position, places, labels, used, largest = 0.0, [], [], {}, 1.0
+    position, places, labels, used, low, high = 0.0, [], [], {}, 1 / 1.5, 1.5
     for title, rows in groups.items():
         axes.text(0.0, position, title, transform=axes.get_yaxis_transform(), weight='bold',
                   va='center', ha='left', size=10)
         position += 1
         for name, ratios in rows:
-            height = 0.8 / len(ratios)
+            height = min(0.8 / len(ratios), 0.5)
             for i, (side, value) in enumerate(ratios.items()):
                 y = position + (i - (len(ratios) - 1) / 2) * height
                 label, color = SIDES[side]
@@ -293,16 +293,16 @@ def draw(results, path):
                 axes.annotate(f'{value:.2f}', (value, y), (3 if value >= 1 else -3, 0),
                               textcoords='offset points', va='center', size=8,
                               ha='left' if value >= 1 else 'right')
-                largest = max(largest, value, 1 / value)
+                low, high = min(low, value), max(high, value)
             places.append(position)
-            labels.append(name)
+            labels.append(name.removeprefix('train_').removeprefix('infer_'))
             position += 1
     axes.axvline(1, color='black', linewidth=1)
     axes.set_xscale('log')
-    limit = 1.35 * max(largest, 1.6)
-    axes.set_xlim(1 / limit, limit)
-    ticks = [tick for tick in (0.1, 0.2, 0.33, 0.5, 0.67, 1, 1.5, 2, 3, 5, 10)
-             if 1 / limit <= tick <= limit]
+    axes.set_xlim(low / 1.4, high * 1.4)
+    steps = (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 5, 7)
+    ticks = [step * 10.0 ** power for power in range(-3, 4) for step in steps]
+    ticks = [tick for tick in ticks if low / 1.4 <= tick <= high * 1.4]
     axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
     axes.minorticks_off()
     axes.set_yticks(places, labels)

@@ -5,7 +5,7 @@ import os
 from importlib import metadata
 from pathlib import Path
 
-# Tiny programs run once: to optimize their machine code would take longer than to run them. A single
+# Tiny programs run once: to optimize their machine code would take longer than to run it. A single
 # module of LLVM's, and XLA's older emitter, which later versions do not have, halve what remains.
 os.environ['XLA_FLAGS'] = ('--xla_force_host_platform_device_count=4 '
                            '--xla_backend_optimization_level=0 '

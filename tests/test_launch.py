@@ -28,7 +28,7 @@ def launch(*arguments):
     ([QUICKSTART, '--executor=cloud'], '--executor=cloud: value should be one of <|slurm|local|'),
     ([QUICKSTART, '--executor=slurm'], 'executor=slurm: there is no srun here'),
     (['--config=configs/folder.py', '--sweep'], 'configs/folder.py has no sweep(): write in it'),
-    ([QUICKSTART, '--config.image_size=-5'], 'image_size=-5: a number of pixels'),
+    ([QUICKSTART, '--config.image_size=-5'], 'image_size=-5: take 0 or a larger number'),
     ([QUICKSTART, '--config.seed=-1'], 'seed=-1: take 0 or a larger number'),
     ([QUICKSTART, '--config.model.name=resnet21'], "no network 'resnet21'; did you mean resnet"),
 ])
