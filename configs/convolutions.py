@@ -5,7 +5,7 @@
 
 Finds every distinct convolution of a network and times it alone, forward and both gradients, in
 turn with PyTorch's where torch is installed (torch==2.13.0), and the whole training step of this
-library. Writes convolutions.json, convolutions.md and figures/convolutions.png. Two minutes for
+library. Writes convolutions.json, convolutions.md and figures/convolutions.png. Half a minute for
 resnet20 on two cores. docs/cpu.md is what it finds on a CPU.
 """
 
@@ -22,7 +22,6 @@ def get_config():
     config.dtype = 'float32'  # of activations: 'float32' or 'bfloat16'
     config.rounds = 15  # of which each times every convolution of a shape, one after the other
     config.step_rounds = 10  # whole training steps that are timed; 0: none
-    # 'wall', or 'processor', the time on all cores together: the steadier one on a busy machine,
-    # where it is the wall time of a machine with one free core; not for accelerators.
-    config.clock = 'wall'
+    # On a busy machine the time on all cores together is the steadier one; not for accelerators.
+    config.clock = 'wall'  # or 'processor', that one
     return config

@@ -32,7 +32,7 @@ TITLES = {'train': 'Training steps', 'infer': 'Inference', 'loop': "The training
           'Optimizing images', 'units': 'Optimizing images', 'input': 'Reading images'}
 INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the first that the processor has
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.I)
-LARGE = {False: 16, True: 256}  # images of an inference beside single ones, on an accelerator
+LARGE = {False: 8, True: 256}  # images of an inference beside single ones, on an accelerator
 
 
 def run(config, directory):
@@ -112,12 +112,13 @@ def attempt(measure):
     """What `measure` returns, or, where it cannot, why."""
     try:
         return measure()
-    except Unmeasured as error:
+    except (Unmeasured, UserError) as error:
         return str(error)
     except (MemoryError, RuntimeError) as error:  # jax's and torch's errors are of the latter kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, MemoryError) or EXHAUSTED.search(str(error)):
-            return f'out of memory: take a smaller batch ({str(error).splitlines()[0]})'
-        raise
+            return f'out of memory: take a smaller batch ({reason})'
+        return reason
 
 
 def load_torch(config):
@@ -129,8 +130,13 @@ def load_torch(config):
     except ImportError:
         print('torch is not installed: cnnjax alone is measured (pip install torch==2.13.0)')
         return None
-    shared = jax.default_backend() == 'gpu' and benchmark_torch.torch.cuda.is_available()
-    if shared and not {'XLA_PYTHON_CLIENT_PREALLOCATE',
+    accelerator = jax.default_backend() != 'cpu'
+    if accelerator and not (jax.default_backend() == 'gpu'
+                            and benchmark_torch.torch.cuda.is_available()):
+        print(f'torch does not run on {jax.devices()[0].device_kind} here: cnnjax alone is '
+              'measured')
+        return None
+    if accelerator and not {'XLA_PYTHON_CLIENT_PREALLOCATE',
                        'XLA_PYTHON_CLIENT_MEM_FRACTION'} & os.environ.keys():
         raise UserError('jax takes three quarters of the memory at its start, and torch needs '
                         'some: set XLA_PYTHON_CLIENT_PREALLOCATE=false')

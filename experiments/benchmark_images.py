@@ -92,9 +92,9 @@ def units(size):
 class Torch:
     """The same computations with the same weights in PyTorch, channels last."""
 
-    def __init__(self, torch, network):
-        self.torch = torch
-        self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    def __init__(self, module, network):  # benchmark_torch.py
+        torch = self.torch = module.torch
+        self.device = module.device()
         params, self.layers = network.variables['params'], {}
         pools = {models.POOLS['max']: torch.nn.MaxPool2d,
                  models.POOLS['average']: torch.nn.AvgPool2d}
@@ -186,7 +186,7 @@ def optimization(kind):
         sides = {'cnnjax': kind(size)}
         if setting.torch:
             network = trained.load('embedded') if kind is units else vgg19()
-            sides['torch'] = getattr(Torch(setting.torch.torch, network), kind.__name__)(size)
+            sides['torch'] = getattr(Torch(setting.torch, network), kind.__name__)(size)
         return setting.measure({side: advance(step, wait=lambda value: None)  # each step waits
                                 for side, step in sides.items()}, f'{kind.__name__}_{size}')
     return row

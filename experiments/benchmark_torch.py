@@ -12,6 +12,7 @@ import random
 import re
 from collections import OrderedDict
 
+import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -254,7 +255,8 @@ def renamed(layer, rules):
 
 
 def device():
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
+    """PyTorch's name of the device that jax runs on."""
+    return 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
 
 
 def prepare():
@@ -267,7 +269,7 @@ def prepare():
 
 
 def wait(value=None):
-    if torch.cuda.is_available():
+    if device() == 'cuda':
         torch.cuda.synchronize()
 
 
@@ -407,7 +409,7 @@ def loss_of(network, data, count):
 def peak_memory(steps):
     """Bytes of the device that tensors took at most during a step; None on CPUs, where PyTorch
     does not count them."""
-    if not torch.cuda.is_available():
+    if device() != 'cuda':
         return None
     steps(2)
     torch.cuda.reset_peak_memory_stats()
@@ -417,5 +419,5 @@ def peak_memory(steps):
 
 def release():
     """Gives memory that is not used back to the device, for the other side."""
-    if torch.cuda.is_available():
+    if device() == 'cuda':
         torch.cuda.empty_cache()

@@ -5,7 +5,9 @@ import contextlib
 import functools
 import importlib
 import io
+import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -163,10 +165,11 @@ def memory(program):
 
 def check_memory(program, name):
     """Raises Unmeasured where the program is larger than what is left of the memory."""
-    stats = jax.devices()[0].memory_stats() or {}
-    left = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_AVPHYS_PAGES')
+    stats, left = jax.devices()[0].memory_stats() or {}, math.inf
     if 'bytes_limit' in stats:
         left = stats['bytes_limit'] - stats['bytes_in_use']
+    elif (meminfo := Path('/proc/meminfo')).exists() and jax.default_backend() == 'cpu':
+        left = 1024 * int(re.search(r'MemAvailable: +(\d+)', meminfo.read_text())[1])
     if memory(program) > left:
         raise Unmeasured(f'needs {memory(program) / 2**30:.1f} GiB, of which {left / 2**30:.1f} '
                          f'are left: take a smaller batch ({name}:8)')
