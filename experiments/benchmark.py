@@ -189,7 +189,7 @@ def markdown(heads, rows):
     kept = [i for i, _ in enumerate(heads) if any(row[i] for row in rows)]
     lines = [[heads[i] for i in kept], ['---'] * len(kept), *([row[i] for i in kept]
                                                              for row in rows)]
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n' if rows else ''
+    return '\n'.join([*(f'| {" | ".join(cells)} |' for cells in lines), '', '']) if rows else ''
 
 
 def ratio(row, side, digits=2):
@@ -225,7 +225,7 @@ def tables(results, before):
           milliseconds(row.get('cnnjax_plain')), milliseconds(row.get('torch')),
           milliseconds(row.get('torch_compile')), ratio(row, 'torch'), ratio(row, 'torch_compile'),
           ratio(row, 'cnnjax_plain'), gain(name, row, before)) for name, row in timed.items()])
-    text += '\n' * bool(timed) + needs(results)
+    text += needs(results)
     text += markdown(
         ('loop', 'batch', 'step alone, ms', 'step of a training, ms', 'training / alone'),
         [(name, str(row['batch']), milliseconds(row['cnnjax']), milliseconds(row['loop']),
@@ -235,7 +235,8 @@ def tables(results, before):
         [(name, str(row['batch']), f'{row["cold"]:.1f}', f'{row["warm"]:.1f}')
          for name, row in rows.items() if 'cold' in row])
     missing = [f'- {name}: {why}' for name, why in results['missing'].items()]
-    return text + '\n'.join(['', 'Not measured:', '', *missing, ''] if missing else [])
+    text += '\n'.join(['Not measured:', '', *missing] if missing else [])
+    return text.rstrip('\n') + '\n'
 
 
 def needs(results):
@@ -263,7 +264,7 @@ def needs(results):
     if 'best' in results:
         text = (f'Peak, of a product of matrices: {results["best"]["flops"] / 1e9:,.0f} GFLOP/s; '
                 f'copying: {results["best"]["bytes"] / 1e9:,.0f} GB/s.\n\n') + text
-    return text + '\n'
+    return text
 
 
 SIDES = {'torch': ('PyTorch', 'tab:orange'), 'torch_compile': ('torch.compile', 'tab:red'),

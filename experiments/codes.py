@@ -76,6 +76,7 @@ def extractor(network, taps, config):
         activations = network._replace(variables=variables).taps(batch['image'])
         return {}, {tap: feature(activations[tap], config.pool) for tap in taps}
 
+    shapes = tap_shapes(network, network.image_shape)
     compute = parallel.parallelize(step, mesh, 'jit', donate=False)  # results of all devices
     variables = parallel.replicate(network.variables, mesh)
 
@@ -83,6 +84,10 @@ def extractor(network, taps, config):
         kept, parts = ('label', 'image') if images else ('label',), []
         with tqdm(total=len(stream), unit='image', desc=title, disable=None) as progress:
             batch_size = mesh.size * math.ceil(min(config.batch_size, len(stream)) / mesh.size)
+            fields.check_memory(batch_size * widest(network), batch_size=config.batch_size)
+            size = sum(feature(np.broadcast_to(np.float32(0), (1, *shapes[tap])), config.pool).size
+                       for tap in taps) + images * math.prod(network.image_shape)
+            fields.check_memory(2 * len(stream) * size, pool=config.pool, taps=','.join(taps))
             for batch in stream.test_batches(batch_size):
                 real = batch['weight'] > 0
                 _, found = compute(variables, {}, batch, jax.random.key(0))
@@ -95,6 +100,11 @@ def extractor(network, taps, config):
         return found
 
     return extract
+
+
+def widest(network):
+    """The numbers of the largest activation of an image: an evaluation keeps no others."""
+    return max(map(math.prod, tap_shapes(network, network.image_shape).values()))
 
 
 class Part:
@@ -147,8 +157,7 @@ def by_depth(layers, shapes):
     """The layers that config.layers means, in forward order."""
     if layers == 'all':
         return tuple(shapes)
-    if layers:
-        names = fields.names(layers)
+    if names := fields.names(layers):
         objectives.missing(names, shapes)
         return tuple(name for name in shapes if name in names)
     outer = [name for name in shapes if '/' not in name]

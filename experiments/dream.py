@@ -4,6 +4,7 @@ Mordvintsev et al. 2015, https://github.com/google/deepdream: gradient ascent wi
 normalized size on a randomly shifted image, first on a small one, then on larger ones.
 """
 
+import math
 from pathlib import Path
 
 import jax
@@ -13,13 +14,15 @@ import optax
 from scipy import ndimage
 
 from cnnjax import trained
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, parametrizations, pictures, rules, transforms
 from cnnjax.images.optimize import Problem, decode, init, normalize_gradient
 from cnnjax.images.run import Run
 from cnnjax.models import POOLS
 from experiments import fields
 
+MOST = 1000  # octaves: they end at one pixel long before
+LARGEST = 1e6  # of the numbers that have no other limit
 NARROWEST = 5  # of a picture whose gradient is smoothed: its border is mirrored by 4 pixels
 
 
@@ -36,10 +39,19 @@ def run(config, directory):
     shared = guide(config, network, objective.layers)
     groups = {}  # pictures of one shape dream together
     for i, source in enumerate(fields.names(config.images)):
+        if source == 'noise':
+            fields.check_memory(4 * config.size ** 2 * network.image_shape[-1], size=config.size)
         image = start(config, source, i, network.image_shape[-1])
         for octave, shape in list(enumerate(shapes(config, image.shape), 1))[::-1]:
             fits(config, network, objective.layers, shape, octave, source)
         groups.setdefault(image.shape, []).append((i, image))
+    for shape, members in groups.items():
+        largest = shapes(config, shape)[-1]
+        fields.check_memory(len(members) * fields.activations(network, largest, config.tile),
+                            size=config.size, tile=config.tile)
+        fields.check_memory(4 * len(members) * math.prod(largest), size=config.size,
+                            octaves_above=config.octaves_above)
+        fields.check_memory(len(members) * config.frames * math.prod(shape), frames=config.frames)
     tx, problems = optimizer(config), {}
     root, stages = jax.random.key(config.seed), 0
 
@@ -85,6 +97,9 @@ def check(config):
     """Raises UserError for a value that makes no sense."""
     fields.check_minimum(config, seed=0, octaves=1, octaves_above=0, steps=1, jitter=0, frames=1,
                          tile=0, size=1, guide_size=1, report_every=1, smooth=0)
+    check_numbers(config, octaves=(1, MOST), scale=(1, pictures.LARGEST), step=(0, LARGEST),
+                  weights=(-LARGEST, LARGEST), rotate=(-LARGEST, LARGEST), seconds=(0, 655),
+                  translate=(-pictures.LARGEST, pictures.LARGEST))
     fields.check_choice(config, kind=('l2', 'mean', 'guided'), carry=('detail', 'image'),
                         optimizer=('sgd', 'adam'), normalize=('', 'mean_abs', 'std', 'l2'),
                         pool=('', *POOLS), relu=tuple(rules.RULES),
@@ -96,6 +111,9 @@ def check(config):
                         'number above 1')
     if not config.step > 0:
         raise UserError(f'step={config.step}: take a number above 0, such as 1.5 / 255 = 0.0059')
+    if config.octaves_above * math.log(config.scale) > math.log(pictures.LARGEST):
+        raise UserError(f'octaves_above={config.octaves_above} with scale={config.scale}: the '
+                        'pictures would be too large')
     if config.octaves_above and (config.carry == 'detail' or
                                  config.octaves_above >= config.octaves):
         raise UserError(f'octaves_above={config.octaves_above}: octaves larger than the picture '

@@ -94,7 +94,9 @@ def load():
 
 def check(config, shape):
     """Raises UserError for values of the config that make no sense."""
-    fields.check_minimum(config, components=1, folds=2, detect=1, repair=1, shown=1, seed=0)
+    fields.check_minimum(config, components=1, folds=2, detect=1, repair=1, shown=1, seed=0,
+                         hidden=0)
+    fields.check_whole(config, 'components', 'hidden')
     if not config.components:
         raise UserError('components=(): give one or more numbers')
     if config.folds > FACES:

@@ -46,6 +46,9 @@ def run(config, directory):
     if len(stream) <= least:
         raise UserError(f'perplexity={config.perplexity:g} and neighbours={config.neighbours} need '
                         f'more than {least:g} images, here are {len(stream)}')
+    # Of scikit-learn's trustworthiness: the distances of all pairs, and their ranks twice, float64.
+    fields.check_memory(6 * len(stream) ** 2, count=config.count)
+    fields.check_memory(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
     found = codes.extractor(network, taps, config)(stream, config.dataset, images=True)
     labels, images = found['label'], found['image'] / np.float32(255)
     if 'pixels' in named or not named:

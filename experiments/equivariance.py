@@ -52,13 +52,12 @@ def check(config):
                          batch_size=1)
     if not config.shifts:
         raise UserError('shifts=(): give one or more numbers of pixels')
-    for field in ('shifts', 'size', 'farthest', 'pool_size'):
-        if np.any(np.asarray(config[field]) % 1):
-            raise UserError(f'{field}={config[field]}: give whole numbers')
+    fields.check_whole(config, 'shifts', 'size', 'farthest', 'pool_size')
 
 
 def check_size(config, network, picture):
-    """Raises UserError where the picture is too small for what is to be measured on it."""
+    """Raises UserError where the picture is too small for what is to be measured on it, or the
+    images that are cut from it fill the memory."""
     windows = max(network.image_shape[:2]) + 2 * config.farthest if not config.dataset else 0
     shifts = config.size + max(config.shifts)
     if min(picture.shape[:2]) < max(windows, shifts):
@@ -66,6 +65,13 @@ def check_size(config, network, picture):
             f'image={config.image} has {picture.shape[0]} x {picture.shape[1]} pixels: size='
             f'{config.size} with shifts up to {max(config.shifts)} needs {shifts}, the images of '
             f'the network with farthest={config.farthest} {windows}')
+    if config.farthest > min(network.image_shape[:2]):
+        raise UserError(f'farthest={config.farthest}: nothing of the images of '
+                        f'{network.image_shape[0]} x {network.image_shape[1]} would be left')
+    height, width, count = network.image_shape
+    if not config.dataset:
+        fields.check_memory(2 * config.count * count * (height + 2 * config.farthest)
+                            * (width + 2 * config.farthest), count=config.count)
     if config.size < config.pool_size:
         raise UserError(f'size={config.size} is less than pool_size={config.pool_size}')
 

@@ -31,6 +31,8 @@ def run(config, directory):
     if tuple(dataset.image_shape) != network.image_shape:
         raise UserError(f'{own.dataset} has images of {tuple(dataset.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
+    fields.check_memory(min(config.batch_size, len(dataset)) * codes.widest(network),
+                        batch_size=config.batch_size)
     mesh = parallel.data_mesh(config.devices)
     evaluate = train.evaluator(network.net, network.normalize, dataset, mesh,
                                batch_size=config.batch_size)

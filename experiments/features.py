@@ -29,6 +29,10 @@ def run(config, directory):
             raise UserError('the training and the test set have different classes')
         classes = stream.classes
         arrays |= {f'{name}/{key}': value for key, value in extract(stream, name).items()}
+        if name == 'train' and np.ptp(arrays['train/label']) == 0:
+            only = classes[arrays['train/label'][0]]
+            raise UserError(f"train_split='{config.train_split}' of {config.dataset} has images of "
+                            f"one class, '{only}': there is nothing to tell apart")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / 'features.npz'

@@ -17,13 +17,14 @@ import optax
 
 from cnnjax import data, parallel, plots, summary, trained, workdir
 from cnnjax.data.images import EXTENSIONS
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
 from cnnjax.images.run import Run
 from experiments import fields
 from experiments.codes import by_depth, fitted, spread, tap_shapes
 
 REFERENCE = 227 * 227 * 3  # numbers in the images of which config.sigma is the norm
+LARGEST = 100  # strides by which images move
 START = 80 / math.sqrt(3)  # nnpreimage's x0_sigma: the 95 % quantile of the first levels
 NORMALIZATION = {
     'error': '|code(reconstruction) - code(image)|^2 / |code(image)|^2, Euclidean norms',
@@ -46,7 +47,11 @@ def run(config, directory):
     Raises UserError for an unknown layer or picture, and numbers that make no sense.
     """
     check(config)
+    parallel.data_mesh(config.devices)  # refuses what there is not
     network = trained.load(config.source, config.checkpoint, config.name)
+    if config.size:  # before pictures are made so large
+        shape = (config.size, config.size, network.image_shape[-1])
+        check_size(config, network, shape)
     names, images = zip(*load(config, network), strict=True)
     images = np.stack(images)
     shapes = tap_shapes(network, images.shape[1:])
@@ -59,6 +64,7 @@ def run(config, directory):
         found = network.taps(images)
         return {name: found[name] for name in (*layers, last)}
 
+    check_memory(config, network, images, layers, depth)
     codes = {name: np.asarray(tap) for name, tap in taps(images).items()}
     for layer in layers:
         for name, code in zip(names, codes[layer], strict=True):
@@ -90,11 +96,11 @@ def check(config):
     fields.check_minimum(config, restarts=1, count=0, size=0, seed=0, report_every=1, devices=0,
                          bound=0, jitter=0, deviation=0, momentum=0, steps=1, learning_rate=0,
                          match_weight=0, tv_weight=0, alpha_weight=0)
+    check_numbers(config, jitter=(0, LARGEST), sigma=(0, 1e12), alpha=(1, 1e3), tv_beta=(1, 1e3))
     for field in ('steps', 'learning_rate', 'match_weight', 'tv_weight', 'alpha_weight'):
         if not config[field]:
             raise UserError(f'{field}=(): give one or more numbers')
-    if any(step != int(step) for step in config.steps):
-        raise UserError(f'steps={config.steps}: give whole numbers')
+    fields.check_whole(config, 'steps')
     if len(config.steps) != len(config.learning_rate):
         raise UserError(f'steps={config.steps} and learning_rate={config.learning_rate}: one '
                         'number for every stage')
@@ -105,6 +111,23 @@ def check(config):
     if config.bound and config.parametrization == 'fourier':
         raise UserError(f"bound={config.bound} bounds pixels: take parametrization='levels', or "
                         'bound=0')
+
+
+def check_size(config, network, shape, count=1):
+    """Raises UserError where the activations of so many images fill the memory."""
+    fields.check_memory(count * config.restarts * fields.activations(network, shape),
+                        size=config.size, count=config.count, restarts=config.restarts)
+
+
+def check_memory(config, network, images, layers, depth):
+    """Raises UserError where the largest images of one layer fill the memory."""
+    count, *shape = images.shape
+    if config.jitter and len(config.steps) > 1:
+        margin = max(round(config.jitter * stride(network, layer, depth)) for layer in layers)
+        shape = (shape[0] + margin, shape[1] + margin, shape[2])
+        fields.check_memory(4 * count * config.restarts * math.prod(shape), jitter=config.jitter,
+                            restarts=config.restarts)
+    check_size(config, network, images.shape[1:], count)
 
 
 def load(config, network):
@@ -148,7 +171,7 @@ def invert(config, running, network, layer, depth, codes, shape):
                for field in ('match_weight', 'tv_weight', 'alpha_weight')}
     count = len(codes) * config.restarts
     aux = {'maps': {layer: {'code': np.repeat(codes, config.restarts, 0)}}}
-    sharing = max(n for n in range(1, (config.devices or jax.local_device_count()) + 1)
+    sharing = max(n for n in range(1, parallel.data_mesh(config.devices).size + 1)
                   if count % n == 0)
     tx = optimizer(config, shape)
     problem = functools.cache(functools.partial(make, config, network, layer, shape, weights))

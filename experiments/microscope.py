@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cnnjax import diagram, microscope, parallel, summary, trained, workdir
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, patches, pictures, units
 from cnnjax.images.rules import RULES
 from cnnjax.images.run import fingerprint
@@ -69,7 +69,8 @@ def check(config):
     fields.check_choice(config, rule=tuple(RULES))
     fields.check_minimum(config, units_per_layer=0, count=0, steps=1, chunk=1, seed=0,
                          batch_size=1, loader_threads=1, devices=0)
-    if not config.learning_rate > 0:
+    check_numbers(config, learning_rate=(0, 1e12))
+    if not config.learning_rate:
         raise UserError(f'learning_rate={config.learning_rate}: take a number above 0')
     if 0 < config.count < PATCHES:
         raise UserError(f'count={config.count}: a unit has {PATCHES} strongest images; take at '

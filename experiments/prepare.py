@@ -8,12 +8,17 @@ import shlex
 import tensorflow_datasets
 
 from cnnjax.data import tfds
+from cnnjax.errors import UserError
 
 
 def run(config, workdir):
     """Prints where the data is, the sizes of its splits and the command that trains on it."""
     del workdir  # the data goes where every run finds it
-    path = tfds.prepare(config.dataset, config.data_dir, config.manual_dir)
+    try:
+        path = tfds.prepare(config.dataset, config.data_dir, config.manual_dir)
+    except OSError as error:
+        raise UserError(f'data_dir={config.data_dir}, manual_dir={config.manual_dir}: {error}'
+                        ) from error
     splits = tensorflow_datasets.builder_from_directory(path).info.splits
     sizes = ', '.join(f'{name} {split.num_examples:,}' for name, split in splits.items())
     print(f'{config.dataset} is ready in {path}: {sizes} images. To train on it:')

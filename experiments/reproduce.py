@@ -9,13 +9,14 @@ import statistics
 from pathlib import Path
 
 from cnnjax import cluster, workdir
+from cnnjax.errors import UserError
 from configs import reproduce as published
 from experiments import fields, train
 
 
 def run(config, directory):
     """Trains what is not finished yet, one seed after another, and writes both after each."""
-    fields.check_minimum(config, seeds=1)
+    check(config)
     directory = Path(directory)
     rows = {}
     for seed in range(config.recipe.seed, config.recipe.seed + config.seeds):
@@ -33,6 +34,18 @@ def run(config, directory):
             (directory / 'results.md').write_text(markdown(results))
     if cluster.first():
         print(f'\n{markdown(results)}\ntable: {directory / "results.md"}')
+
+
+def check(config):
+    """Raises UserError for what would be found only after a training."""
+    fields.check_minimum(config, seeds=1)
+    try:
+        published.get_config(config.name)
+    except ValueError as error:
+        raise UserError(f"name='{config.name}': {error}") from error
+    if config.recipe.seed + config.seeds > 2 ** 32:
+        raise UserError(f'seeds={config.seeds}: with recipe.seed={config.recipe.seed} the last one '
+                        'is larger than a seed can be')
 
 
 def setting(recipe):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import numbers
 import statistics
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import collectives, data, models, optim, parallel, step, workdir
+from cnnjax import collectives, data, models, optim, parallel, step, summary, workdir
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
 from experiments import fields
@@ -32,6 +33,7 @@ class Cluster(NamedTuple):
 NVLINK_1, NVLINK_2, NVLINK_3, NVLINK_4 = (Link(bandwidth, 2e-6) for bandwidth in (
     80e9, 150e9, 300e9, 450e9))  # P100, V100, A100 and H100: 160, 300, 600, 900 GB/s both ways
 UNLIMITED = 2 ** 20
+LARGEST = 1e12  # seconds, and GB/s
 CLUSTERS = {
     'ethernet_100': Cluster('8 GPUs a node, 100 Gb/s Ethernet', 8, NVLINK_4, Link(12.5e9, 20e-6),
                             UNLIMITED),
@@ -118,15 +120,17 @@ def check(config):
     fields.check_minimum(config, batch_size=1, measured_batch=1, measured_steps=1,
                          compiled_batch=1, compiled_devices=1, devices=1, message=1,
                          own_per_node=1, own_inside_latency=0, own_between_latency=0, backward=0)
+    fields.check_whole(config, 'compiled_devices', 'devices')
     for field in ('utilization', 'backward'):
         if not config[field] <= 1:
             raise UserError(f'{field}={config[field]} is a share: take 1 or less')
     for field in ('step_seconds', 'utilization', 'own_inside', 'own_between'):
         values = config[field] if isinstance(config[field], (tuple, list)) else (config[field],)
-        if not all(value > 0 for value in values):
-            raise UserError(f'{field}={config[field]}: take more than 0')
+        if not all(isinstance(value, numbers.Real) and 0 < value <= LARGEST for value in values):
+            raise UserError(f'{field}={config[field]}: take more than 0, at most {LARGEST:g}')
     for field in ('models', 'devices', 'clusters', 'step_seconds'):
-        if not config[field]:
+        given = config[field]
+        if not (fields.names(given) if isinstance(given, str) else given):
             raise UserError(f'{field} is empty: give at least one')
 
 
@@ -208,8 +212,11 @@ def load(name):
 
 def measure(config, name):
     """Seconds of a step on one device of this machine: the median, compilation left out."""
-    one, state, batch = training(models.create(name, dtype=config.dtype),
-                                 config.measured_batch)
+    net = models.create(name, dtype=config.dtype)
+    fields.check_memory(config.measured_batch * sum(
+        math.prod(row.shape) for row in summary.summarize(net).rows if row.shape),
+        measured_batch=config.measured_batch)
+    one, state, batch = training(net, config.measured_batch)
     mesh = parallel.data_mesh(1)
     update = parallel.parallelize(one, mesh)
     rng = np.random.default_rng(0)

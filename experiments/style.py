@@ -1,6 +1,7 @@
 """Style transfer, at any resolution, on the features of any network."""
 
 import functools
+import math
 from pathlib import Path
 
 import jax
@@ -9,12 +10,15 @@ import numpy as np
 import optax
 
 from cnnjax import plots, trained
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, tiles
 from cnnjax.images.run import Run
 from cnnjax.models import POOLS
 from experiments import fields
 from experiments.fields import names
+
+LARGEST = 1e12  # of the numbers that have no other limit
+BELOW_1 = 1 - 2 ** -24  # the largest decay in float32 that forgets
 
 
 def run(config, directory):
@@ -36,6 +40,13 @@ def run(config, directory):
         check_fits(config, network, path, pictures.read(path, smallest))
     for path, style in zip(names(config.styles), styles, strict=True):
         check_fits(config, network, path, scaled(config, style, smallest))
+    for (height, width, _), group in contents.items():
+        shape = (height, width, network.image_shape[-1])
+        fields.check_memory(len(group) * fields.activations(network, shape, config.tile),
+                            sizes=config.sizes, tile=config.tile)
+        if config.optimizer == 'lbfgs':
+            fields.check_memory(2 * config.memory * len(group) * math.prod(shape),
+                                memory=config.memory, sizes=config.sizes)
     steps = [config.steps[min(i, len(config.steps) - 1)] for i in range(len(config.sizes))]
     results = {}
     with Run(directory, config, network, sum(steps) * len(contents)) as session:
@@ -66,6 +77,12 @@ def check(config):
     fields.check_minimum(config, content_weight=0, style_weight=0, tv_weight=0, noise=0, tile=0,
                          seed=0, sizes=1, steps=1, style_scale=0, style_weights=0, memory=1,
                          report_every=1, learning_rate=0)
+    check_numbers(config, sizes=(1, pictures.LARGEST), style_scale=(0, pictures.LARGEST),
+                  beta1=(0, BELOW_1), beta2=(0, BELOW_1), average=(0, BELOW_1),
+                  epsilon=(0, LARGEST), pixel_range=(1e-6, LARGEST),
+                  content_layer_weights=(-LARGEST, LARGEST),
+                  style_layer_weights=(-LARGEST, LARGEST))
+    fields.check_whole(config, 'sizes', 'steps')
     if config.optimizer == 'lbfgs' and config.bound == 'clip':
         raise UserError("optimizer='lbfgs' searches along lines, which clipping breaks: take "
                         "bound='sigmoid' or 'none'")

@@ -4,12 +4,24 @@ import math
 from pathlib import Path
 
 from cnnjax import diagram, models, summary, workdir
+from cnnjax.errors import UserError, check_numbers
+from experiments import fields
+
+LARGEST = 32768  # of the sides, and channels, of an image
 
 
 def run(config, directory):
-    """Writes summary.txt, summary.json and figures/architecture.png."""
+    """Writes summary.txt, summary.json and figures/architecture.png.
+
+    Raises UserError for an unknown network, and images that do not fit it.
+    """
+    check(config)
     net = models.create(**config.model, num_classes=config.num_classes or None)
-    whole = summary.summarize(net, config.image_shape)
+    try:
+        whole = summary.summarize(net, config.image_shape)
+    except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+        raise UserError(f'image_shape={config.image_shape} does not fit {config.model.name}: '
+                        f'{error}') from error
     text = summary.table(summary.fold(whole, config.depth)._replace(name=config.model.name))
     print(text)
     directory = Path(directory)
@@ -22,6 +34,16 @@ def run(config, directory):
     drawn = summary.fold(whole, config.picture_depth)
     diagram.draw(drawn._replace(name=config.model.name), figure)
     print(f'picture: {figure}')
+
+
+def check(config):
+    """Raises UserError for values of the config that make no sense."""
+    fields.check_minimum(config, num_classes=0, depth=0, picture_depth=0)
+    check_numbers(config, image_shape=(1, LARGEST))
+    fields.check_whole(config, 'image_shape')
+    if len(config.image_shape) not in (0, 3):
+        raise UserError(f'image_shape={config.image_shape}: give height, width and channels, or () '
+                        "for the paper's")
 
 
 def entry(row):

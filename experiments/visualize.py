@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cnnjax import parallel, plots, summary, trained, workdir
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import attribution, objectives, patches, pictures, rules, units
 from cnnjax.images.run import begin
 from experiments import codes, fields
@@ -43,6 +43,7 @@ def run(config, directory):
     if config.patches > len(stream):
         raise UserError(f'patches={config.patches}: the data set has {len(stream)} images')
     images = given(config, network)
+    check_memory(config, network, stream, layers)
     begin(directory, config, network, any(directory.glob('parts/*')))
     results = {'source': str(config.source), 'checkpoint': config.checkpoint,
                'dataset': config.dataset, 'split': config.split, 'images': len(stream)}
@@ -85,10 +86,34 @@ def check(config):
     """Raises UserError for values of the config that make no sense."""
     fields.check_minimum(config, count=0, units=1, patches=1, steps=1, size=0, classes=0, salient=0,
                          map_size=1, channels=1, seed=0, batch_size=1, loader_threads=1, devices=0)
+    check_numbers(config, learning_rate=(0, 1e12))
+    if not config.learning_rate:
+        raise UserError('learning_rate=0: take a number above 0, such as 0.05')
     for rule in fields.names(config.rules):
         if rule not in rules.RULES:
             raise UserError(f"rules='{config.rules}': '{rule}' is none of "
                             f'{", ".join(rules.RULES)}')
+
+
+def check_memory(config, network, stream, layers):
+    """Raises UserError where the images that are made, or looked at, fill the memory or fit no
+    layer."""
+    fields.check_memory(min(config.batch_size, len(stream)) * codes.widest(network),
+                        batch_size=config.batch_size)
+    if sources := fields.names(config.images):
+        try:
+            sides = pictures.read(sources[0], config.map_size).shape[:2]
+            found = fields.activations(network, (*sides, network.image_shape[-1]))
+        except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+            raise UserError(f'map_size={config.map_size} does not fit {sources[0]} or the network: '
+                            f'{error}') from error
+        fields.check_memory(found, map_size=config.map_size)
+    if config.size:
+        shape = (config.size, config.size, network.image_shape[-1])
+        for layer in layers:
+            units.check_size(network, layer, shape)
+        fields.check_memory(min(config.units, units.CHUNK) * fields.activations(network, shape),
+                            size=config.size)
 
 
 def chosen(config, network):

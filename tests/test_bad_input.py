@@ -252,7 +252,7 @@ def test_the_configs_of_the_experiments(name, tmp_path, monkeypatch):
     monkeypatch.setattr(trained, 'load', lambda *arguments, **options: network)
     module = importlib.import_module(f'configs.{name}')
 
-    @examples(12)
+    @examples(10)
     @given(changes(fields(module.get_config())))
     def run(given):
         config = module.get_config()
@@ -267,6 +267,55 @@ def test_the_configs_of_the_experiments(name, tmp_path, monkeypatch):
             experiments.RUNS[config.experiment](config, tmp_path)
 
     run()
+
+
+# What takes the memory, never ends, or fails only after hours of work.
+@pytest.mark.parametrize(('name', 'given'), [
+    ('dream', {'size': 20000}), ('dream', {'size': 2 ** 31 - 1}),
+    ('dream', {'size': 20000, 'images': 'noise'}), ('dream', {'octaves': 2 ** 31 - 1}),
+    ('dream', {'frames': 2 ** 30}), ('dream', {'scale': float('inf')}),
+    ('dream', {'octaves_above': 3, 'scale': 1e4, 'carry': 'image'}),
+    ('dream', {'weights': ('x',)}), ('dream', {'translate': ('x', 1)}),
+    ('dream', {'rotate': float('nan')}), ('dream', {'step': float('inf')}),
+    ('dream', {'seconds': 700.0}), ('dream', {'report_every': 2 ** 31}),
+    ('dream', {'steps': 2 ** 31}),
+    ('invert', {'size': 10000}), ('invert', {'restarts': 2 ** 30}), ('invert', {'jitter': 1e9}),
+    ('invert', {'devices': 2 ** 30}), ('invert', {'sigma': float('inf')}),
+    ('style', {'sizes': (2 ** 31,)}), ('style', {'style_scale': float('nan')}),
+    ('style', {'beta1': 1.0}), ('style', {'average': 1e300}), ('style', {'pixel_range': 0.0}),
+    ('style', {'style_layer_weights': ('x',) * 5}), ('style', {'sizes': (64.5,)}),
+    ('style', {'optimizer': 'lbfgs', 'bound': 'none', 'memory': 2 ** 30}),
+    ('embed', {'loader_threads': 2 ** 31 - 1}), ('visualize', {'map_size': 20000}),
+    ('visualize', {'map_size': 2}), ('visualize', {'size': 2 ** 20}), ('visualize', {'size': 2}),
+    ('visualize', {'learning_rate': float('inf')}),
+    ('microscope', {'learning_rate': float('nan')}), ('equivariance', {'count': 2 ** 30}),
+    ('equivariance', {'dataset': 'photos', 'farthest': 2 ** 20}),
+    ('equivariance', {'shifts': (1.5,)}), ('summarize', {'image_shape': (2, 2)}),
+    ('summarize', {'image_shape': (2 ** 31, 1, 3)}), ('summarize', {'image_shape': ('x',) * 3}),
+    ('summarize', {'picture_depth': -1}), ('summarize', {'num_classes': -1}),
+    ('scaling', {'step_seconds': (None,)}), ('scaling', {'models': ','}),
+    ('scaling', {'own_inside': float('inf')}), ('scaling', {'devices': (1.5,)}),
+    ('scaling', {'measured_batch': 10 ** 9}), ('prepare', {'data_dir': 'a' * 300}),
+    ('reproduce', {'seeds': 2 ** 31 - 1, 'recipe.seed': 2 ** 32 - 9}),
+    ('reproduce', {'name': 'cifar/x'}), ('reproduce', {'name': 'x'}),
+])
+def test_the_experiments_name_the_field(name, given, tmp_path):
+    config = importlib.import_module(f'configs.{name}').get_config()
+    config.update_from_flattened_dict(given | ({'dataset': 'photos'} if name == 'embed' else {}))
+    if name == 'embed':
+        config.source = 'embedded'
+    with pytest.raises(UserError, match='|'.join(field.split('.')[-1] for field in given)):
+        experiments.RUNS[name](config, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(('field', 'bad'), [
+    ('components', (1.5,)), ('hidden', (0, None, 2, 2)), ('hidden', (0.5, 0, 2, 2))])
+def test_eigenfaces_name_the_field(field, bad, tmp_path):
+    config = importlib.import_module('configs.embed').get_config('eigenfaces')
+    config[field] = bad
+    with pytest.raises(UserError, match=field):
+        experiments.RUNS['eigenfaces'](config, tmp_path)
 
 
 # Image files.
@@ -546,11 +595,29 @@ def test_a_run_in_a_place_with_an_odd_name(tmp_path, tiny, monkeypatch):
     assert network(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 5)
 
 
-def test_one_class_and_labels_out_of_range(digits, set_up):
+def test_labels_out_of_range():
     picture = {'image': np.zeros((8, 8, 1), np.uint8)}
     for label in (-1, 1, 2 ** 40):
         with pytest.raises(UserError, match='label'):
             data.Resident(data.sources.Source([picture | {'label': label}], ('a',)), data.Crops())
+
+
+def test_one_class_and_empty_classes(tmp_path, set_up):
+    for split in ('train', 'test'):
+        (tmp_path / split / 'cat').mkdir(parents=True)
+        for i in range(8):
+            (tmp_path / split / 'cat' / f'{i}.bmp').write_bytes(FILES['a.bmp'])
+    own = {'dataset': 'folder', 'data_dir': str(tmp_path), 'image_size': 8}
+    assert set_up(training(own))  # one class is learned at once, and is no error
+    config = importlib.import_module('configs.features').get_config()
+    config.update(source='embedded', data_dir=str(tmp_path), devices=1)
+    with pytest.raises(UserError, match="images of one class, 'cat'"):
+        experiments.RUNS['features'](config, tmp_path / 'run')
+    for split in ('train', 'test'):
+        (tmp_path / split / 'dog').mkdir()
+    assert not set_up(training(own))
+    with pytest.raises(UserError, match='dog has no image'):
+        data.load('folder', 'train', str(tmp_path))
 
 
 class Malicious:

@@ -18,6 +18,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from cnnjax.data import images
+from cnnjax.data.pipeline import MEMORY
 from cnnjax.errors import UserError
 
 logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # Pillow then says what is wrong
@@ -247,6 +248,11 @@ def _height_width(size, image):
 
 
 def _scale(image, size, method):
+    numbers = math.prod((*size, *image.shape[2:]))
+    if 16 * numbers > MEMORY:  # the result, what is made on the way, and copies
+        raise UserError(f'size={size}: to scale a picture to {size[0]} x {size[1]} pixels takes '
+                        f'{16 * numbers / 2 ** 30:.1f} GiB, more than half of the memory: take a '
+                        'smaller size')
     scaled = jax.image.resize(np.asarray(image, np.float32), (*size, *image.shape[2:]), method)
     return np.clip(np.asarray(scaled), 0, 1)
 

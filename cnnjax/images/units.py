@@ -24,6 +24,7 @@ from cnnjax.images import objectives, optimize, transforms
 from cnnjax.images.parametrizations import COLOR_MATRIX, decorrelated, fourier, pixels, sigmoid
 from cnnjax.images.rules import with_rule
 
+CHUNK = 32  # units at a time
 LEAST = 32  # pixels: in a smaller image, a unit of the first layers is a few squares of colour
 PHOTOGRAPHS = 48  # pixels of the training images, from which on they are taken for photographs
 JITTER = 16  # pixels of an image for each by which it moves
@@ -38,8 +39,8 @@ class Maximized(NamedTuple):
     health: list[str]  # of U: what is wrong with the image, which is then noise; '': nothing
 
 
-def maximize(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sign=1, chunk=32,
-             seed=0, mesh=None, progress=None):
+def maximize(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sign=1,
+             chunk=CHUNK, seed=0, mesh=None, progress=None):
     """`Maximized`: for each unit, the image that makes its mean over positions largest, by Adam.
 
     Networks of photographs, in colour and of 48 x 48 pixels or more, get Fourier coefficients of
@@ -78,7 +79,7 @@ def maximize(network, layer, units, *, size=None, steps=128, learning_rate=0.05,
     return Maximized(np.concatenate(images), np.concatenate(scores), sum(health, []))
 
 
-def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sign=1, chunk=32,
+def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sign=1, chunk=CHUNK,
          seed=0, mesh=None):
     """Yields the `Maximized` of one chunk of the units after the other; see `maximize`."""
     if sign not in (1, -1):
@@ -89,7 +90,7 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
         raise UserError(f'learning_rate={learning_rate}: take a number above 0, such as 0.05')
     size = image_size(network, layer) if size is None else size
     shape = (*(size if isinstance(size, tuple) else (size, size)), network.image_shape[-1])
-    channels = _shape(network, layer, shape)[-1]
+    channels = check_size(network, layer, shape)[-1]
     units = np.asarray(units)
     if units.ndim != 1 or not units.size or units.dtype.kind not in 'iu':
         raise UserError(f"units={units.tolist()}: name channels of '{layer}', 0 to {channels - 1}")
@@ -135,7 +136,7 @@ def image_size(network, layer):
     """The (height, width) at which `maximize` shows a layer: twice its receptive field, so that a
     whole one is seen wherever it lies, but at least 32 pixels (or as many as the network needs) and
     at most the size of the training, at which all full layers are."""
-    _shape(network, layer, network.image_shape)
+    check_size(network, layer, network.image_shape)
     row = next(row for row in summary.summarize(network.net, network.image_shape).rows
                if row.name == layer)
     *sides, channels = network.image_shape
@@ -143,15 +144,15 @@ def image_size(network, layer):
     while any(wanted < side for wanted, side in zip(size, sides, strict=True)):
         now = tuple(int(min(pair)) for pair in zip(size, sides, strict=True))
         try:
-            _shape(network, layer, (*now, channels))
+            check_size(network, layer, (*now, channels))
             return now
         except UserError:  # too small for a layer behind
             size = [1.5 * wanted for wanted in size]
     return tuple(sides)
 
 
-def _shape(network, layer, shape):
-    """The shape of a layer for an image [H, W, C] of that shape."""
+def check_size(network, layer, shape):
+    """The shape of a layer for an image [H, W, C] of that shape, or a UserError."""
     try:
         taps = jax.eval_shape(
             lambda variables, images: network._replace(variables=variables).taps(images),
