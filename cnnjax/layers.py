@@ -15,6 +15,7 @@ from jax import lax
 from cnnjax.errors import UserError
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+STRIP = 2 ** 19  # bytes, of one image; see _strips
 
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et al. 2015
 caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caffe's, not Glorot's
@@ -105,10 +106,33 @@ def _canonical_backward(strides, padding, dilation, groups, options, saved, g):
     dx = _convolve(g, flipped, (1, 1), [(span - low, n - out + low) for n, span, out, low in axes],
                    strides, dilation, groups, options)
     # dkernel: the input correlated with the dilated output gradient, the batch as the channels.
-    dkernel = _convolve(_swap(x, 0, 3, groups), g.transpose(1, 2, 0, 3), dilation,
-                        [(low, span + out - n - low) for n, span, out, low in axes],
-                        (1, 1), strides, groups, options)
+    dkernel = sum(_correlate(x, g, rows, axes, strides, dilation, groups, options)
+                  for rows in _strips(g, max(padding[0]) // strides[0] + 1))
     return dx.astype(x.dtype), dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
+
+
+def _strips(g, least):
+    """Slices of the rows of g [N, H, W, C], each of at least so many rows.
+
+    The output gradient is the kernel of that convolution, and a large one makes it 2 to 3 times
+    slower: VGG's at 224 x 224, not those of 32 x 32 pixels, whatever the batch (docs/cpu.md).
+    """
+    height = g.shape[1]
+    count = max(min(g.size // len(g) * g.dtype.itemsize // STRIP, height // least), 1)
+    bounds = [height * i // count for i in range(count + 1)]
+    return list(itertools.starmap(slice, itertools.pairwise(bounds)))
+
+
+def _correlate(x, g, rows, axes, strides, dilation, groups, options):
+    """What these rows of g contribute to the kernel's gradient, [kh, C / groups, kw, K] swapped."""
+    (n, span, _, low), columns = axes
+    low -= rows.start * strides[0]
+    high = span + (rows.stop - rows.start - 1) * strides[0] + 1 - n - low
+    x, g = x[:, max(-low, 0):n - max(-high, 0)], g[:, rows]
+    padding = [(max(low, 0), max(high, 0)),
+               (columns[3], columns[1] + columns[2] - columns[0] - columns[3])]
+    return _convolve(_swap(x, 0, 3, groups), g.transpose(1, 2, 0, 3), dilation, padding, (1, 1),
+                     strides, groups, options)
 
 
 def _swap(array, axis, last, groups):

@@ -118,6 +118,25 @@ def test_it_maps_over_examples():
         assert_same([array[i] for array in mapped], gradients(one), 5e-7)
 
 
+@pytest.mark.parametrize(('size', 'stride', 'padding', 'dilation', 'groups'), [
+    (3, 1, (1, 1), 1, 1), (3, 2, (1, 1), 1, 1), (5, 1, (0, 2), 1, 1), (3, 1, (2, 2), 2, 1),
+    (7, 2, (3, 3), 1, 1), (3, 3, (0, 0), 1, 2), (2, 1, (4, 3), 1, 1), (1, 2, (0, 0), 1, 4)])
+def test_strips_of_rows_add_up_to_the_gradient(monkeypatch, size, stride, padding, dilation,
+                                               groups):
+    """As many strips as there can be, of images that strides leave rows of."""
+    monkeypatch.setattr(layers, 'STRIP', 1)
+    strips, split = [], layers._strips
+    monkeypatch.setattr(layers, '_strips', lambda *a: strips.append(split(*a)) or strips[-1])
+    with jax.enable_x64(True):
+        x, kernel = random(2, 14, 11, 4, dtype='float64'), random(
+            size, size, 4 // groups, 8, seed=1, dtype='float64')
+        arguments = (stride, stride), (padding, padding), None, (dilation, dilation)
+        options = {'feature_group_count': groups}
+        assert_same(with_gradients(OURS, x, kernel, *arguments, **options),
+                    with_gradients(LAX, x, kernel, *arguments, **options), 1e-13)
+    assert len(strips[0]) > 1
+
+
 def test_a_transposition_for_the_gradient_computes_nothing_again():
     """Of x for the kernel's gradient: XLA would make the block before it a part of the loop."""
     def residual(x, kernels):
