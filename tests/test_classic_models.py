@@ -410,7 +410,7 @@ def test_first_weights_of_alexnet():
 @pytest.mark.parametrize('name', ['alexnet', 'alexnet_tv'])
 def test_where_alexnets_dropout_is(name):
     """After relu6 and relu7 in the paper, before fc6 and fc7 in torchvision."""
-    net, x = narrow_alexnet(name, dropout=1.0), random(1, 67, 67, 3)
+    net, x = narrow_alexnet(name).clone(dropout=1.0), random(1, 67, 67, 3)
     variables = drawn(net, x)
     _, taps = apply(net, variables, x, train=True, rngs={'dropout': jax.random.key(0)})
     params = variables['params']

@@ -228,7 +228,7 @@ def test_the_program_of_a_scan_does_not_grow_with_depth(survival):
 
 
 @pytest.mark.parametrize(('field', 'message'), [
-    ({'survival': 1.5}, 'survival is a probability'),
+    ({'survival': 1.5}, 'survival=1.5: take 1 or a smaller number'),
     ({'survival_rule': 'lineal'}, "survival_rule is one of linear, uniform, not 'lineal'"),
     ({'cardinality': 2}, 'basic blocks have no groups'),
 ])
