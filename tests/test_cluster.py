@@ -164,8 +164,7 @@ def test_two_processes_are_one(tmp_path, capsys):
         assert 'process 0 of 2 cannot go on' in first
         assert 'they resume from the last checkpoint' in first
     else:
-        assert processes[0].returncode == -signal.SIGABRT
-        assert 'another task died' in first or 'collective mismatch' in first
+        assert processes[0].returncode == -signal.SIGABRT, first
     assert 'Traceback' not in first
 
     capsys.readouterr()
