@@ -256,7 +256,7 @@ def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, met
     # The values of the calls since the last row, still on the devices.
     pending = [(1, values) for values in metrics.pending]
     while done < lengths.steps:
-        profile.step(done - start)
+        profile.step(done - start, state)
         count = min(size, lengths.until_due(done))
         state, values = update(state, resident, list(itertools.islice(batches, count)), key)
         pending.append((count, values))
@@ -334,28 +334,29 @@ class Profile:
     """Traces `steps` steps of a run, after its first ten, for TensorBoard or ui.perfetto.dev, in
     `directory`/profile (https://docs.jax.dev/en/latest/profiling.html); a context manager."""
 
+    FIRST = 10
+
     def __init__(self, directory, steps):
-        self.directory, self.steps, self.running = directory / 'profile', steps, False
+        self.directory, self.running = directory / 'profile', False
+        self.traced = range(self.FIRST, self.FIRST + steps)
 
-    def step(self, done):
-        """To be called before each step."""
-        if self.steps and 10 <= done < 10 + self.steps and not self.running:
+    def step(self, done, state):
+        """To be called before each step, with the state that the devices are working at."""
+        if (done in self.traced) == self.running:
+            return
+        jax.block_until_ready(state)  # the trace has whole steps
+        if self.running:
+            jax.profiler.stop_trace()
+        else:
             jax.profiler.start_trace(self.directory)
-            self.running = True
-        elif self.running and done >= 10 + self.steps:
-            self.stop()
-
-    def stop(self):
-        jax.effects_barrier()
-        jax.profiler.stop_trace()
-        self.running, self.steps = False, 0
+        self.running = not self.running
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         if self.running:
-            self.stop()
+            jax.profiler.stop_trace()
 
 
 class Progress:
