@@ -49,6 +49,8 @@ def check(config):
     """Raises UserError for a value in `config` that no training can have."""
     check_numbers(config, **{field: limits for field, limits in LIMITS.items()
                              if config[field] is not None})  # image_size: to be inherited
+    if config.model.name:  # else it is inherited
+        models.create(**config.model, dtype=config.dtype)  # before the data is looked for
     if config.momentum == 1:
         raise UserError('momentum=1 never forgets a gradient: take a number below 1')
     if config.parallel not in parallel.KINDS:
