@@ -12,10 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax import convolution
 from cnnjax.errors import UserError
-
-LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-STRIP = 2 ** 19  # bytes, of one image; see _strips
 
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et al. 2015
 caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caffe's, not Glorot's
@@ -34,115 +32,7 @@ def conv(features, size, stride=1, padding=None, **options):
     """
     padding = size // 2 if padding is None else padding
     return nn.Conv(features, (size, size), (stride, stride), padding,
-                   conv_general_dilated=conv_general_dilated, **options)
-
-
-def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dilation=None,
-                         dimension_numbers=None, feature_group_count=1, **options):
-    """`lax.conv_general_dilated`, with a gradient that XLA's CPU backend runs fast everywhere.
-
-    The gradient convolutions that JAX derives have permuted dimension numbers. XLA:CPU rewrites
-    them to its fast layout only in the entry computation: inside cond, switch, scan or while they
-    run 50 to 100 times slower (https://github.com/jax-ml/jax/issues/12868). So on the CPU both
-    gradients are written as NHWC/HWIO convolutions between explicit transpositions. The price is
-    that forward-mode differentiation (jvp) is not available there. Other backends and fractionally
-    strided convolutions use JAX's own gradient.
-
-    There 1x1 convolutions that keep the size are matrix products.
-
-    XLA:CPU is as slow on inputs smaller than the kernel (VGG's last group on 32 x 32 images); there
-    the padding is made first.
-    """
-    dilation = tuple(rhs_dilation or (1,) * (x.ndim - 2))
-    canonical = (jax.default_backend() == 'cpu' and x.ndim == 4
-                 and set(lhs_dilation or ()) <= {1} and not isinstance(padding, str))
-    if canonical:
-        padding = tuple(map(tuple, padding))
-        if (kernel.shape[:2] == (1, 1) and set(strides) == {1} and feature_group_count == 1
-                and set(itertools.chain(*padding)) == {0}):
-            # A matrix product, whose gradient for the kernel takes a fifth to a half of the time.
-            return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), **options)
-        return _canonical(x, kernel, tuple(strides), padding, dilation, feature_group_count,
-                          tuple(options.items()))
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count, **options)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5, 6))
-def _canonical(x, kernel, strides, padding, dilation, groups, options):
-    return _convolve(x, kernel, strides, padding, (1, 1), dilation, groups, options)
-
-
-def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, options):
-    """A convolution in the canonical layout; inputs smaller than the kernel are padded first."""
-    if any((n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(
-            x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
-        sides = [(*sides, grow - 1) for sides, grow in zip(padding, lhs_dilation, strict=True)]
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
-        x = lax.optimization_barrier(x)  # or XLA makes one operation of the two again
-        padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
-    return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation, rhs_dilation,
-                                    LAYOUT, groups, **dict(options))
-
-
-def _canonical_forward(x, kernel, *static):
-    # XLA:CPU repeats cheap operations in each loop that reads them: the transposition of x for the
-    # kernel's gradient would compute whole stages of residual blocks again, pixel by pixel (over a
-    # quarter of a ResNet-20 step; docs/cpu.md). It stops at a choice between two arrays, which is
-    # always x (NaN too); an optimization_barrier it removes before.
-    x = jnp.where(x == x, x, jnp.nan)
-    return _canonical(x, kernel, *static), (x, kernel)
-
-
-def _canonical_backward(strides, padding, dilation, groups, options, saved, g):
-    x, kernel = saved
-    # Per axis: (size, kernel's span, output's span on the input's grid, padding before).
-    axes = [(n, (k - 1) * d, (o - 1) * s + 1, low)
-            for n, k, d, o, s, (low, _) in zip(x.shape[1:3], kernel.shape[:2], dilation,
-                                               g.shape[1:3], strides, padding, strict=True)]
-    # dx: the dilated output gradient, fully correlated with the flipped kernel.
-    flipped = _swap(kernel[::-1, ::-1], 2, 3, groups)
-    dx = _convolve(g, flipped, (1, 1), [(span - low, n - out + low) for n, span, out, low in axes],
-                   strides, dilation, groups, options)
-    # dkernel: the input correlated with the dilated output gradient, the batch as the channels.
-    dkernel = sum(_correlate(x, g, rows, axes, strides, dilation, groups, options)
-                  for rows in _strips(g, max(padding[0]) // strides[0] + 1))
-    return dx.astype(x.dtype), dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
-
-
-def _strips(g, least):
-    """Slices of the rows of g [N, H, W, C], each of at least so many rows.
-
-    The output gradient is the kernel of that convolution, and a large one makes it 2 to 3 times
-    slower: VGG's at 224 x 224, not those of 32 x 32 pixels, whatever the batch (docs/cpu.md).
-    """
-    height = g.shape[1]
-    count = max(min(g.size // len(g) * g.dtype.itemsize // STRIP, height // least), 1)
-    bounds = [height * i // count for i in range(count + 1)]
-    return list(itertools.starmap(slice, itertools.pairwise(bounds)))
-
-
-def _correlate(x, g, rows, axes, strides, dilation, groups, options):
-    """What these rows of g contribute to the kernel's gradient, [kh, C / groups, kw, K] swapped."""
-    (n, span, _, low), columns = axes
-    low -= rows.start * strides[0]
-    high = span + (rows.stop - rows.start - 1) * strides[0] + 1 - n - low
-    x, g = x[:, max(-low, 0):n - max(-high, 0)], g[:, rows]
-    padding = [(max(low, 0), max(high, 0)),
-               (columns[3], columns[1] + columns[2] - columns[0] - columns[3])]
-    return _convolve(_swap(x, 0, 3, groups), g.transpose(1, 2, 0, 3), dilation, padding, (1, 1),
-                     strides, groups, options)
-
-
-def _swap(array, axis, last, groups):
-    """The two axes swapped within each of the last one's groups, which stay on the last axis."""
-    array = array.reshape(*array.shape[:-1], groups, -1)
-    array = array.swapaxes(axis, last + 1)
-    return array.reshape(*array.shape[:-2], -1)
-
-
-_canonical.defvjp(_canonical_forward, _canonical_backward)
+                   conv_general_dilated=convolution.conv_general_dilated, **options)
 
 
 def max_pool(x, size, stride, padding=0, ceil=False):

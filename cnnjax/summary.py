@@ -95,7 +95,8 @@ def summarize(net, image_shape=None):
         names.extend(taps)
         return list(taps.values())
 
-    closed = jax.make_jaxpr(forward)(leaves, image)
+    with jax.default_matmul_precision('highest'):  # convolutions as such: cnnjax/convolution.py
+        closed = jax.make_jaxpr(forward)(leaves, image)
     outputs = {}  # variable of the jaxpr: names of the taps that it is
     for name, variable in zip(names, closed.jaxpr.outvars, strict=True):
         if not isinstance(variable, Literal):

@@ -259,7 +259,9 @@ def compare_losses(name, made, state, arrays, network, there, setting):
                                    rngs={'drop_path': jax.random.key(0)})
         return losses.cross_entropy(logits, labels).mean()
 
-    with jax.default_matmul_precision('highest'):
+    # A GPU would round the products of float32 to TF32. A CPU does not, and checks what is timed.
+    precision = None if jax.default_backend() == 'cpu' else 'highest'
+    with jax.default_matmul_precision(precision):
         ours = float(loss(state.params, state.batch_stats, arrays['image'][:count],
                           arrays['label'][:count]))
     theirs = setting.torch.loss_of(network, there, count)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import layers, models, optim, step, workdir
+from cnnjax import convolution, models, optim, step, workdir
 from experiments import fields
 
 CLOCKS = {'wall': time.perf_counter, 'processor': time.process_time}
@@ -39,9 +39,9 @@ class Convolution:
         return (*self.size, self.input[-1] // self.groups, self.features)
 
     def apply(self, x, kernel):
-        return layers.conv_general_dilated(
+        return convolution.conv_general_dilated(
             x, kernel, self.strides, [(p, p) for p in self.padding], None, self.dilation,
-            layers.LAYOUT, self.groups)
+            convolution.LAYOUT, self.groups)
 
     def output(self):
         return jax.eval_shape(self.apply, *(jax.ShapeDtypeStruct(shape, jnp.float32)

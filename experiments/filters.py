@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import layers
+from cnnjax import convolution, layers
 from cnnjax.images import pictures
 
 KERNELS = {
@@ -28,9 +28,9 @@ def correlate(picture, kernel):
     """
     sides = [(n // 2, n - 1 - n // 2) for n in kernel.shape]
     padded = jnp.pad(jnp.asarray(picture, jnp.float32), (*sides, (0, 0)), 'edge')
-    colors = layers.conv_general_dilated(
+    colors = convolution.conv_general_dilated(
         padded.transpose(2, 0, 1)[..., None], jnp.asarray(kernel, jnp.float32)[..., None, None],
-        (1, 1), ((0, 0), (0, 0)), dimension_numbers=layers.LAYOUT)
+        (1, 1), ((0, 0), (0, 0)), dimension_numbers=convolution.LAYOUT)
     return np.asarray(colors[..., 0]).transpose(1, 2, 0)
 
 

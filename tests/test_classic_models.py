@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cnnjax import data, layers, losses, models, train
+from cnnjax import convolution, data, layers, losses, models, train
 from cnnjax.errors import UserError
 from cnnjax.models import lenet
 from configs import base
@@ -370,7 +370,7 @@ def test_groups_are_two_separate_convolutions():
         assert kernel.shape[2] == taps[before].shape[-1] // 2
         pad = kernel.shape[0] // 2
         halves = [lax.conv_general_dilated(maps, weights, (1, 1), ((pad, pad), (pad, pad)),
-                                           dimension_numbers=layers.LAYOUT)
+                                           dimension_numbers=convolution.LAYOUT)
                   for maps, weights in zip(jnp.split(taps[before], 2, -1),
                                            jnp.split(kernel, 2, -1), strict=True)]
         np.testing.assert_allclose(taps[layer], jnp.concatenate(halves, -1) + bias, rtol=1e-4,

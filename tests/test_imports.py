@@ -25,6 +25,7 @@ RANKS = [
     ['cnnjax.data'],
     ['cnnjax.models'],
     ['cnnjax.layers', 'cnnjax.losses'],
+    ['cnnjax.convolution'],
     ['cnnjax.cluster'],
     ['cnnjax.errors'],
 ]

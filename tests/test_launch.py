@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent.parent
 QUICKSTART = '--config=configs/quickstart.py'
 
 
-def launch(*arguments):
+def launch(*arguments, **env):
     return subprocess.run([sys.executable, 'launch.py', *arguments], cwd=ROOT, capture_output=True,
-                          text=True, env={'PATH': '', 'JAX_PLATFORMS': 'cpu'}, check=False)
+                          text=True, env={'PATH': '', 'JAX_PLATFORMS': 'cpu', **env}, check=False)
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
@@ -41,6 +41,18 @@ def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path):
     assert message in done.stderr
     assert 'Traceback' not in done.stderr
     assert not (tmp_path / 'run' / 'config.json').exists()
+
+
+@pytest.mark.parametrize(('given', 'expected'), [
+    ({}, 'glibc.malloc.hugetlb=1'),
+    ({'GLIBC_TUNABLES': 'glibc.malloc.check=0'}, 'glibc.malloc.check=0:glibc.malloc.hugetlb=1'),
+    ({'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=0'}, 'glibc.malloc.hugetlb=0')])
+def test_memory_comes_in_huge_pages_unless_told_otherwise(tmp_path, given, expected):
+    config = tmp_path / 'config.py'
+    config.write_text("import os\ndef get_config():\n"
+                      "    raise ValueError(os.environ.get('GLIBC_TUNABLES'))")
+    done = launch(f'--config={config}', '--workdir=run', **given)
+    assert done.stderr == f'error: {expected}\n'
 
 
 def test_an_interrupt_has_its_exit_code_and_no_traceback():

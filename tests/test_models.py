@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 from jax import lax
 
-from cnnjax import layers, models
+from cnnjax import convolution, layers, models
 from cnnjax.errors import UserError
 
 TRUNK = {'hidden': (), 'num_classes': 10}  # VGG on 32 x 32 images: its convolutions and one layer
@@ -451,7 +451,7 @@ class Layers:
         kernel = self.variables[f'params/{path}/kernel']
         pad = kernel.shape[0] // 2
         x = lax.conv_general_dilated(x, kernel, (stride, stride), ((pad, pad), (pad, pad)),
-                                     dimension_numbers=layers.LAYOUT)
+                                     dimension_numbers=convolution.LAYOUT)
         return x + self.variables.get(f'params/{path}/bias', 0)
 
     def norm(self, path, x):

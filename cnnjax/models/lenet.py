@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import layers
+from cnnjax import convolution, layers
 from cnnjax.errors import UserError
 
 # Table I: the maps of S2 that each of the 16 maps of C3 sees.
@@ -83,9 +83,9 @@ class SparseConv(nn.Module):
         bias = self.param('bias', nn.initializers.zeros, (len(self.table),))
         dense = jnp.zeros((self.size, self.size, x.shape[-1], len(self.table)), self.dtype)
         dense = dense.at[:, :, before, after].set(kernel.astype(self.dtype))
-        return layers.conv_general_dilated(
+        return convolution.conv_general_dilated(
             x, dense, (1, 1), ((0, 0), (0, 0)),
-            dimension_numbers=layers.LAYOUT) + bias.astype(self.dtype)
+            dimension_numbers=convolution.LAYOUT) + bias.astype(self.dtype)
 
 
 class SubSampling(nn.Module):
