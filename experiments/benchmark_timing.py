@@ -44,7 +44,8 @@ def compare(sides, name, rounds, seconds, chance=False):
     """{side: {'first', 'seconds', 'quartiles', 'steps'}} and 'ratios', {side: its time / ours}.
 
     The sides take turns, so that what else runs on the machine slows down all of them. A turn is as
-    many steps as take `seconds`, at least one. 'first' is the first step, compilation included;
+    many steps as take `seconds`, at least one, after one that is not timed: a side's memory went
+    back to the system during the others' turns. 'first' is the first step, compilation included;
     'seconds' are of a step, the median over the rounds. Where `chance` decides how much there is to
     do, turns have four steps or more and 'seconds' are the mean.
     """
@@ -55,6 +56,7 @@ def compare(sides, name, rounds, seconds, chance=False):
         counts[side] = min(max(math.ceil(seconds / once), 4 if chance else 1), LIMIT)
     for _ in tqdm(range(rounds), desc=name, unit='round', disable=None):
         for side, steps in sides.items():
+            steps(1)
             times[side].append(timed(steps, counts[side]) / counts[side])
     typical = statistics.mean if chance else statistics.median
     for side, taken in times.items():

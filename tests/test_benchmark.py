@@ -82,8 +82,10 @@ def test_sides_take_turns_and_are_compared(monkeypatch):
 
     sides = {name: side(name) for name in ('cnnjax', 'torch')}
     result = benchmark_timing.compare(sides, 'row', rounds=2, seconds=2.5)
-    assert [name for name, _ in calls] == ['cnnjax'] * 3 + ['torch'] * 3 + ['cnnjax', 'torch'] * 2
-    assert calls[-2:] == [('cnnjax', 3), ('torch', 1)]  # of 1 and 4 seconds
+    assert [name for name, _ in calls] == ['cnnjax'] * 3 + ['torch'] * 3 + [
+        'cnnjax', 'cnnjax', 'torch', 'torch'] * 2
+    # A step to warm up, then as many as take the turn: they last 1 and 4 seconds.
+    assert calls[-4:] == [('cnnjax', 1), ('cnnjax', 3), ('torch', 1), ('torch', 1)]
     assert result['ratios'] == {'torch': result['torch']['seconds'] / result['cnnjax']['seconds']}
     result = benchmark_timing.compare({'cnnjax': side('cnnjax')}, 'row', 2, 0.0, chance=True)
     assert calls[-1] == ('cnnjax', 4)
