@@ -70,8 +70,8 @@ def main(argv):
 def ask_for_huge_pages():
     """Starts Python again with glibc's tunable for huge pages, unless it is set already.
 
-    XLA takes the memory of each step anew, and where Linux gives huge pages only on demand, a sixth
-    of a step on the CPU went into pages of 4 KiB (docs/cpu.md). glibc reads it only at the start.
+    XLA takes the memory of each step anew, and where Linux gives huge pages only on demand, 6 to 25
+    percent of a step on the CPU go into small ones (docs/cpu.md). glibc reads it only at the start.
     """
     tunables = os.environ.get('GLIBC_TUNABLES', '')
     if sys.platform == 'linux' and 'glibc.malloc.hugetlb' not in tunables:

@@ -230,7 +230,10 @@ class Walk:
 
     def scan(self, params, inputs):
         """Iteration by iteration: the receptive field grows from each to the next."""
-        consts, carry = params['num_consts'], params['num_carry']
+        if 'ft_in' in params:  # jax 0.12: constants, state and slices, each a tree of leaves
+            consts, carry = (len(list(tree.vals)) for tree in params['ft_in'].unpack()[:2])
+        else:
+            consts, carry = params['num_consts'], params['num_carry']
         fixed, state, xs = (inputs[:consts], inputs[consts:consts + carry],
                             inputs[consts + carry:])
         steps, stacked = range(params['length']), []
