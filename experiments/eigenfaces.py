@@ -38,8 +38,8 @@ def run(config, directory):
     shape, pixels = pictures.shape[1:], faces[0].size
     seen = visible(config.hidden, shape)
     most = max(*config.components, config.detect, config.repair)
-    areas = {measure: [] for measure in MEASURES}  # [folds][numbers of components]
-    scores = {measure: ([], []) for measure in MEASURES}  # of faces and others, at config.detect
+    areas = {name: [] for name in MEASURES}  # [folds][numbers of components]
+    scores = {name: ([], []) for name in MEASURES}  # of faces and others, at config.detect
     errors = {name: [] for name in ('faces of the space', 'other faces')}
     repairs = {name: [] for name in REPAIRS}
     folds = model_selection.KFold(config.folds, shuffle=True, random_state=config.seed)
