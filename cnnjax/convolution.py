@@ -166,7 +166,8 @@ def _fast_in_tiles(x, kernel, strides, dilation, groups, options):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _winograd(x, kernel, padding):
     """A 3x3 convolution in tiles of 2x2 outputs, each of 16 products instead of 36: F(2x2, 3x3) of
-    Lavin and Gray 2016, section 4.1, https://arxiv.org/abs/1509.09308.
+    Lavin and Gray 2016, section 4.1, https://arxiv.org/abs/1509.09308. An infinity makes its tiles
+    NaN.
 
     Its gradients are written here because XLA would transpose each tile in those that JAX derives,
     and add up the overlaps. For the same reason the tiles are matrices [N * tiles, C].
