@@ -42,9 +42,65 @@ def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dil
             return _winograd(x, kernel, padding)
         return _canonical(x, kernel, tuple(strides), padding, dilation, feature_group_count,
                           tuple(options.items()))
+    if outputs := _outputs_of_a_block(x, kernel, strides, padding, {
+            *(lhs_dilation or ()), *dilation, feature_group_count}):
+        return _in_blocks(x, kernel, strides, padding, outputs, options)
     return lax.conv_general_dilated(
         x, kernel, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
         feature_group_count, **options)
+
+
+def _outputs_of_a_block(x, kernel, strides, padding, others):
+    """How many outputs, down and across, `_in_blocks` should compute as one; None: not at all.
+
+    Measured in docs/gpu.md; with 32 channels nothing is won. `others` are dilations and groups.
+    """
+    if (jax.default_backend() != 'gpu' or x.ndim != 4 or x.dtype.itemsize > 2
+            or others != {1} or isinstance(padding, str)):
+        return None
+    if min(strides) > 1 and kernel.shape[2] <= 4:
+        return 1, 1
+    width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
+    few = kernel.shape[1] > 1 and max(kernel.shape[2:]) <= 16
+    return (1, 2) if few and set(strides) == {1} and width % 2 == 0 else None
+
+
+def _in_blocks(x, kernel, strides, padding, outputs, options):
+    """A convolution between blocks of pixels, whose channels are those of all their pixels: a block
+    of the result has `outputs` pixels down and across, one of x as many times the strides.
+
+    A GPU's tensor cores compute tiles of 32 or more channels, from 8 or more: where there are
+    fewer, most of a tile is empty, and the zeros in the kernel of blocks cost nothing.
+    """
+    if kernel.shape[2] * math.prod(strides) * math.prod(outputs) % 8:
+        more = (0, -kernel.shape[2] % 4)
+        x, kernel = jnp.pad(x, [(0, 0)] * 3 + [more]), jnp.pad(
+            kernel, [(0, 0)] * 2 + [more, (0, 0)])
+    size, inputs, taps, edges = [], [], [], []
+    for axis, (n, k, stride, out, (low, high)) in enumerate(zip(
+            x.shape[1:3], kernel.shape[:2], strides, outputs, padding, strict=True)):
+        block = stride * out
+        size.append((n + low + high - k) // stride + 1)
+        inputs.append(-(-n // block))
+        first, last = -low // block, (stride * (out - 1) - low + k - 1) // block  # blocks it sees
+        taps.append(last - first + 1)
+        edges.append((-first, size[-1] // out - inputs[-1] + first + taps[-1] - 1))
+        starts = [stride * i - low - first * block for i in range(out)]
+        kernel = jnp.stack([lax.pad(kernel, jnp.zeros((), kernel.dtype), [
+            (start, taps[-1] * block - k - start, 0) if other == axis else (0, 0, 0)
+            for other in range(kernel.ndim)]) for start in starts], -1)
+    blocks = [stride * out for stride, out in zip(strides, outputs, strict=True)]
+    x = jnp.pad(x, ((0, 0), *((0, count * block - n) for count, block, n in zip(
+        inputs, blocks, x.shape[1:3], strict=True)), (0, 0)))
+    x = x.reshape(len(x), inputs[0], blocks[0], inputs[1], blocks[1], -1).swapaxes(2, 3)
+    channels, features = kernel.shape[2:4]
+    kernel = kernel.reshape(taps[0], blocks[0], taps[1], blocks[1], channels, features, *outputs)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 6, 7, 5)
+    y = lax.conv_general_dilated(
+        x.reshape(*x.shape[:3], -1), kernel.reshape(*taps, math.prod(blocks) * channels, -1),
+        (1, 1), edges, dimension_numbers=LAYOUT, **options)
+    y = y.reshape(*y.shape[:3], *outputs, features).swapaxes(2, 3)
+    return y.reshape(len(y), *size, features)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

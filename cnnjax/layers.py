@@ -10,6 +10,7 @@ import itertools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cnnjax import convolution
@@ -20,8 +21,81 @@ caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caf
 torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's nn.Linear
 
 
-# Running statistics keep 0.9 of their old value, as in torch (whose "momentum" is the other 0.1).
-BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+class BatchNorm(nn.BatchNorm):
+    """flax's batch normalization, [N, ..., C] over all axes but the last, with a faster gradient.
+
+    Ioffe & Szegedy 2015, algorithm 1, https://arxiv.org/abs/1502.03167. Running statistics keep 0.9
+    of their old value, as in torch (whose "momentum" is the other 0.1); they are not
+    differentiated.
+    """
+
+    momentum: float = 0.9
+
+    def __call__(self, x, use_running_average=None):
+        still = nn.merge_param('use_running_average', self.use_running_average, use_running_average)
+        if still or self.is_initializing():
+            return super().__call__(x, use_running_average)
+        scale, bias = (self.get_variable('params', name) for name in ('scale', 'bias'))
+        y, statistics = _batch_norm(x, scale, bias, self.epsilon)
+        for name, value in statistics.items():
+            value = lax.stop_gradient(value)
+            self.put_variable('batch_stats', name, self.momentum * self.get_variable(
+                'batch_stats', name) + (1 - self.momentum) * value)
+        return y.astype(self.dtype or y.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _batch_norm(x, scale, bias, epsilon):
+    """(x normalized, {'mean', 'var'} [C]), in float32 at least; without scale or bias: None.
+
+    The gradient that JAX derives reads x and the output's gradient in three sums over the batch,
+    since it does not know that two of them are one; here they are two that the compiler makes one
+    pass of.
+    """
+    return _batch_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _batch_norm_forward(x, scale, bias, epsilon):
+    wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), range(x.ndim - 1)
+    mean = wide.mean(axes)
+    var = jnp.maximum((wide ** 2).mean(axes) - mean ** 2, 0)  # not below: rounding
+    factor = lax.rsqrt(var + epsilon)
+    y = (wide - mean) * (factor if scale is None else factor * scale)
+    return ((y if bias is None else y + bias), {'mean': mean, 'var': var}), (
+        x, scale, bias, mean, factor)
+
+
+def _batch_norm_backward(epsilon, saved, gradients):
+    x, scale, bias, mean, factor = saved
+    g, count = gradients[0], x.size // x.shape[-1]
+    normalized = (x - mean) * factor
+    dbias, dscale = _sums(g, g * normalized, axes=tuple(range(x.ndim - 1)))
+    dx = (g - dbias / count - normalized * (dscale / count)) * (
+        factor if scale is None else factor * scale)
+    return (dx.astype(x.dtype), None if scale is None else dscale.astype(scale.dtype),
+            None if bias is None else dbias.astype(bias.dtype))
+
+
+def _sums(*arrays, axes):
+    """Sums over the axes. On a GPU one reduction of several numbers: of several reductions the
+    compiler computes what they read for each anew; on a CPU those are twice as fast."""
+    if jax.default_backend() != 'gpu':
+        return [array.sum(axes) for array in arrays]
+    return lax.reduce(arrays, tuple(np.zeros((), array.dtype) for array in arrays),
+                      lambda left, right: tuple(map(lax.add, left, right)), axes)
+
+
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+@jax.custom_jvp
+def relu(x):
+    """max(x, 0). Its gradient, 1 above 0 and 0 elsewhere, looks at the result, not at x as that of
+    `flax.linen.relu` does: x need not be kept, nor be computed on its own."""
+    return jnp.maximum(x, 0)
+
+
+relu.defjvps(lambda tangent, y, x: lax.select(y != 0, tangent, jnp.zeros_like(tangent)))
 
 
 def conv(features, size, stride=1, padding=None, **options):
@@ -43,39 +117,53 @@ def max_pool(x, size, stride, padding=0, ceil=False):
     begin in the padding there. The gradient goes to the first of the largest, row by row.
     """
     sides = tuple(_sides(x, size, stride, padding, ceil))
-    if jax.default_backend() == 'cpu':
+    if jax.default_backend() != 'tpu':
         return _max_pool(x, size, stride, sides)
     return nn.max_pool(x, (size, size), (stride, stride), sides)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x, size, stride, sides):
-    """With the gradient that JAX derives, but 3 to 40 times faster on XLA:CPU, whose
-    select-and-scatter is sequential; not in forward mode (jvp)."""
+    """With the gradient that JAX derives, but faster: XLA's select-and-scatter is sequential on
+    CPUs and adds atomically on GPUs. Not in forward mode (jvp)."""
     return nn.max_pool(x, (size, size), (stride, stride), sides)
 
 
 def _max_pool_forward(x, size, stride, sides):
     y = _max_pool(x, size, stride, sides)
-    return y, (x, y)
+    padded = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
+    spans = [(n - 1) * stride + 1 for n in y.shape[1:3]]
+    index = np.min_scalar_type(size ** 2)
+    chosen = jnp.full(y.shape, size ** 2, index)  # the first of the window's largest
+    for place in reversed(range(size ** 2)):
+        rows, columns = (slice(start, start + span, stride)
+                         for start, span in zip(divmod(place, size), spans, strict=True))
+        chosen = jnp.where(padded[:, rows, columns] == y, index.type(place), chosen)
+    return y, (lax.optimization_barrier(chosen), x.shape)
 
 
 def _max_pool_backward(size, stride, sides, saved, g):
-    x, y = saved
-    x = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
-    spans = [(n - 1) * stride + 1 for n in y.shape[1:3]]
-    taken, dx = jnp.zeros(y.shape, bool), 0
-    for corner in itertools.product(range(size), repeat=2):  # the windows' elements, one by one
-        rows, columns = (slice(start, start + span, stride)
-                         for start, span in zip(corner, spans, strict=True))
-        first = (x[:, rows, columns] == y) & ~taken
-        taken |= first
-        edges = [(start, n - start - span, stride - 1)
-                 for start, n, span in zip(corner, x.shape[1:3], spans, strict=True)]
-        dx += lax.pad(jnp.where(first, g, 0), jnp.zeros((), g.dtype),
-                      ((0, 0, 0), *edges, (0, 0, 0)))
-    (top, bottom), (left, right) = sides
-    return (dx[:, top:dx.shape[1] - bottom, left:dx.shape[2] - right],)
+    chosen, shape = saved
+    back = (size - 1) // stride  # windows that begin before a pixel's own and reach it
+    counts = [-(-(n + sum(side)) // stride) for n, side in zip(shape[1:3], sides, strict=True)]
+    edges = [(back, count - n, 0) for count, n in zip(counts, g.shape[1:3], strict=True)]
+    g, chosen = (lax.pad(array, jnp.zeros((), array.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+                 for array in (g, chosen))
+
+    def pixels(*offset):
+        """The gradient of the pixels so far from the beginning of a window."""
+        total = 0
+        for place in itertools.product(*(range(start, size, stride) for start in offset)):
+            rows, columns = (slice(back - at // stride, back - at // stride + count)
+                             for at, count in zip(place, counts, strict=True))
+            won = chosen[:, rows, columns] == place[0] * size + place[1]
+            total += jnp.where(won, g[:, rows, columns], 0)
+        return jnp.broadcast_to(total, (shape[0], *counts, shape[3])).astype(g.dtype)
+
+    dx = jnp.stack([jnp.stack([pixels(i, j) for j in range(stride)], 3) for i in range(stride)], 2)
+    dx = dx.reshape(shape[0], *(count * stride for count in counts), shape[3])
+    (top, _), (left, _) = sides
+    return (dx[:, top:top + shape[1], left:left + shape[2]],)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

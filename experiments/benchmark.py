@@ -216,13 +216,12 @@ def tables(results, before):
     timed = {name: row for name, row in rows.items() if 'cnnjax' in row and 'loop' not in row}
     label = before.get('label') or 'before'
     text += markdown(
-        ('step', 'batch', 'images/s', 'cnnjax, ms', 'one step per call, ms', 'plain, ms',
+        ('step', 'batch', 'images/s', 'cnnjax, ms', 'plain, ms',
          'PyTorch, ms', 'torch.compile, ms', 'PyTorch / cnnjax', 'torch.compile / cnnjax',
          'plain / cnnjax', f'{label} / now'),
         [(name, str(row.get('batch', '')),
           f'{row["batch"] / row["cnnjax"]["seconds"]:.4g}' if 'batch' in row else '',
-          milliseconds(row['cnnjax']), milliseconds(row.get('cnnjax_single')),
-          milliseconds(row.get('cnnjax_plain')), milliseconds(row.get('torch')),
+          milliseconds(row['cnnjax']), milliseconds(row.get('cnnjax_plain')), milliseconds(row.get('torch')),
           milliseconds(row.get('torch_compile')), ratio(row, 'torch'), ratio(row, 'torch_compile'),
           ratio(row, 'cnnjax_plain'), gain(name, row, before)) for name, row in timed.items()])
     text += needs(results)

@@ -143,17 +143,21 @@ class Step:
         """A side of `compare`."""
         while count > 0:
             now = min(count, self.size)
-            batch, key = self.indices(), self.key
-            if self.size > 1:
-                batch, key = self.indices(self.size), (self.key, np.int32(now))
-            self.state, values = self.mapped(self.state, self.resident, batch, key)
+            self.state, values = self.mapped(self.state, self.resident, *self.inputs(now))
             count -= now
         jax.block_until_ready(values)
 
+    def inputs(self, count):
+        """The indices and the key of so many steps of one call."""
+        if self.size == 1:
+            return self.indices(), self.key
+        return self.indices(self.size), (self.key, np.int32(count))
+
     def program(self):
-        """The compiled program of a single step."""
-        batch = jax.device_put(self.indices(), NamedSharding(self.mesh, P(parallel.AXIS)))
-        return self.mapped.lower(self.state, self.resident, batch, self.key).compile()
+        """The compiled program, of which XLA's costs are those of a single step."""
+        batch, key = self.inputs(self.size)
+        batch = jax.device_put(batch, NamedSharding(self.mesh, P(parallel.AXIS)))
+        return self.mapped.lower(self.state, self.resident, batch, key).compile()
 
 
 def memory(program):
@@ -176,25 +180,22 @@ def check_memory(program, name):
 
 
 def training(name, batch, setting):
-    """The step of a training on data that lies on the device: ours, on accelerators also one
-    step at a time; without what the row is about; PyTorch's, and compiled."""
+    """The step of a training on data that lies on the device: ours; without what the row is about;
+    PyTorch's, and compiled."""
     network = NETWORKS[name]
     arrays = examples(name, batch)
     made = parts(name, batch, setting.dtype, arrays['image'])
     shape = arrays['image'].shape[1:]
     state = step.create(made.net, made.tx, jax.random.key(0), shape)
     resident = parallel.replicate(arrays, parallel.data_mesh(1))
-    single = Step(made, state, resident)
-    program = single.program()
+    sides = {'cnnjax': Step(made, state, resident, setting.steps_per_call)}
+    program = sides['cnnjax'].program()
     check_memory(program, f'train_{name}')
-    sides, facts = {'cnnjax': single}, {'memory': {'cnnjax': memory(program)}}
-    if setting.steps_per_call > 1:
-        sides = {'cnnjax': Step(made, state, resident, setting.steps_per_call),
-                 'cnnjax_single': single}
+    facts = {'memory': {'cnnjax': memory(program)}}
     if network.plain:
         plain = parts(name, batch, setting.dtype, arrays['image'], network.plain)
         sides['cnnjax_plain'] = Step(plain, state, resident, setting.steps_per_call)
-        facts['memory']['cnnjax_plain'] = memory(Step(plain, state, resident).program())
+        facts['memory']['cnnjax_plain'] = memory(sides['cnnjax_plain'].program())
     with torch_side(name, made, state, arrays, setting, facts) as theirs:
         if theirs:
             sides['torch'] = setting.torch.training(*theirs, made.config)

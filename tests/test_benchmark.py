@@ -48,13 +48,13 @@ def test_images_are_timed_and_written(config, tmp_path, monkeypatch):
 
 
 def test_a_network_is_timed_and_written(config, tmp_path, monkeypatch):
-    """Its training, by one step and by several in a program, inference, the loop, the start."""
+    """Its training, several steps in a program, inference, the loop, the start."""
     monkeypatch.setattr(benchmark_training, 'first_step', lambda command, programs: len(programs))
     config.rows, config.steps_per_call = 'train_tiny,infer_tiny:2,loop_tiny,compile_tiny', 2
     benchmark.run(config, tmp_path)
     found, text = results(tmp_path), (tmp_path / 'results.md').read_text()
     training, inference, loop, start = found['rows'].values()
-    assert {'cnnjax', 'cnnjax_single', 'cnnjax_plain'} < set(training)
+    assert {'cnnjax', 'cnnjax_plain'} < set(training)
     assert training['ratios']['cnnjax_plain'] == (
         training['cnnjax_plain']['seconds'] / training['cnnjax']['seconds'])
     # 8 x 8 x 3 by 4; a block of 4 by 4, twice; one of 8 by 8; three classes.

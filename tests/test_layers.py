@@ -206,6 +206,51 @@ def test_a_transposition_for_the_gradient_computes_nothing_again():
     assert not any(' maximum(' in loop for loop in loops)
 
 
+@pytest.mark.parametrize(('shape', 'size', 'strides', 'padding', 'outputs'), [
+    ((8, 8, 16), 3, (1, 1), (1, 1), (1, 2)),  # a ResNet's on CIFAR
+    ((16, 16, 3), 7, (2, 2), (3, 3), (1, 1)),  # a ResNet's first
+    ((15, 17, 3), 7, (2, 2), (3, 3), (1, 1)),
+    ((27, 27, 3), 11, (4, 4), (0, 0), (1, 1)),  # AlexNet's first
+    ((10, 11, 1), 3, (4, 4), (0, 0), (1, 1)),  # whose last rows no window sees
+    ((9, 12, 3), 3, (2, 2), (0, 2), (1, 2)),
+    ((8, 8, 5), 5, (1, 1), (2, 2), (2, 2)),
+    ((7, 6, 4), 1, (1, 1), (0, 0), (1, 2)),
+])
+def test_blocks_of_pixels_make_the_convolution(shape, size, strides, padding, outputs):
+    """And its gradients, in float64."""
+    with jax.enable_x64(True):
+        x = random(2, *shape, dtype='float64')
+        kernel = random(size, size, shape[-1], 6, seed=1, dtype='float64')
+        arguments = x, kernel, strides, (padding, padding)
+        assert_same(
+            with_gradients(lambda x, kernel: convolution._in_blocks(
+                x, kernel, *arguments[2:], outputs, {}), x, kernel),
+            with_gradients(LAX, *arguments), 1e-13)
+
+
+@pytest.mark.parametrize(('backend', 'dtype', 'shape', 'features', 'options', 'outputs'), [
+    ('gpu', 'bfloat16', (4, 8, 8, 16), 16, {}, (1, 2)),
+    ('gpu', 'bfloat16', (4, 8, 8, 16), 32, {}, None),  # many channels
+    ('gpu', 'bfloat16', (4, 8, 7, 16), 16, {}, None),  # an odd width
+    ('gpu', 'bfloat16', (4, 8, 8, 16), 16, {'feature_group_count': 16}, None),
+    ('gpu', 'bfloat16', (4, 8, 8, 16), 16, {'kernel_dilation': 2}, None),
+    ('gpu', 'bfloat16', (4, 32, 32, 3), 64, {'stride': 2}, (1, 1)),
+    ('gpu', 'bfloat16', (4, 32, 32, 16), 64, {'stride': 2}, None),
+    ('gpu', 'float32', (4, 8, 8, 16), 16, {}, None),
+    ('tpu', 'bfloat16', (4, 8, 8, 16), 16, {}, None),
+])
+def test_blocks_are_for_few_channels_on_tensor_cores(monkeypatch, backend, dtype, shape, features,
+                                                      options, outputs):
+    found = []
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+    monkeypatch.setattr(convolution, '_in_blocks', lambda *arguments: found.append(
+        arguments[4]) or LAX(*arguments[:4]))
+    layer, x = layers.conv(features, 3, dtype=dtype, **options), jnp.zeros(shape, dtype)
+    y = jax.eval_shape(lambda: layer.init_with_output(jax.random.key(0), x)[0])
+    assert y.dtype == dtype
+    assert set(found) == ({outputs} if outputs else set())
+
+
 def test_not_a_number_and_infinity_stay_what_they_are():
     x = jnp.array([1, jnp.nan, jnp.inf, -jnp.inf, -0.0]).reshape(1, 1, 5, 1)
     y, _ = jax.vjp(lambda x: OURS(x, jnp.ones((1, 1, 1, 1)), (1, 1), ((0, 0), (0, 0))), x)
@@ -358,6 +403,64 @@ def test_batch_norm_keeps_nine_tenths_of_its_statistics():
         variables, x, mutable=['batch_stats'])
     assert changed['batch_stats']['mean'] == pytest.approx(0.1 * 7.5, rel=1e-6)
     assert changed['batch_stats']['var'] == pytest.approx(0.9 + 0.1 * 21.25, rel=1e-6)
+
+
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])  # which sum in other ways
+@pytest.mark.parametrize('affine', [True, False])
+def test_the_gradient_of_batch_norm_is_that_of_flax(monkeypatch, backend, affine):
+    x = random(6, 5, 4, 3)
+    options = {'use_running_average': False, 'use_scale': affine, 'use_bias': affine}
+    ours = layers.BatchNorm(**options)
+    flax = nn.BatchNorm(momentum=0.9, **options)
+    variables = ours.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, flax.init(
+        jax.random.key(0), x))
+    with jax.enable_x64(True):
+        x, variables = jax.tree.map(lambda leaf: leaf.astype('float64') + 0.5, (x, variables))
+
+        def normalize(norm):
+            def weighed(x, params):
+                y, changed = norm.apply({**variables, 'params': params}, x, mutable=['batch_stats'])
+                return (y * random(*y.shape, seed=2, dtype='float64')).sum(), (y, changed)
+
+            return jax.grad(weighed, (0, 1), has_aux=True)(x, variables.get('params', {}))
+
+        expected = normalize(flax)
+        monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12),
+                     normalize(ours), expected)
+
+
+def test_batch_norm_of_bfloat16_has_float32_statistics():
+    """The mean of 1 and 1/256, of which bfloat16 would drop the second."""
+    x = jnp.full((4, 300, 300, 2), 1 + 2 ** -7, jnp.bfloat16)
+    norm = layers.BatchNorm(use_running_average=False, dtype=jnp.bfloat16)
+    y, variables = norm.init_with_output(jax.random.key(0), x)
+    y, changed = norm.apply(variables, x, mutable=['batch_stats'])
+    assert y.dtype == jnp.bfloat16
+    assert changed['batch_stats']['mean'].dtype == jnp.float32
+    np.testing.assert_allclose(changed['batch_stats']['mean'], 0.1 * (1 + 2 ** -7), rtol=1e-5)
+
+
+def test_the_running_statistics_are_no_part_of_the_gradient():
+    def loss(x):
+        _, changed = layers.BatchNorm(use_running_average=False).apply(
+            variables, x, mutable=['batch_stats'])
+        return changed['batch_stats']['var'].sum()
+
+    x = random(8, 3)
+    variables = layers.BatchNorm(use_running_average=False).init(jax.random.key(0), x)
+    np.testing.assert_array_equal(jax.grad(loss)(x), 0)
+
+
+def test_relu_and_its_gradient_are_those_of_flax():
+    x = jnp.array([-jnp.inf, -2, -0.0, 0, 1e-30, 3, jnp.inf])
+    np.testing.assert_array_equal(layers.relu(x), nn.relu(x))
+    gradient = jax.grad(lambda x, relu: (relu(x) * jnp.arange(1.0, 8)).sum())
+    np.testing.assert_array_equal(gradient(x, layers.relu), gradient(x, nn.relu))
+    nan = jnp.array([jnp.nan])  # a number that is none is not hidden
+    assert jnp.isnan(layers.relu(nan)).all()
+    np.testing.assert_array_equal(gradient(nan, lambda x: layers.relu(x)[0]), 28)
 
 
 @pytest.mark.parametrize(('initializer', 'deviation', 'bound'), [

@@ -28,6 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax import layers
 from cnnjax.errors import UserError
 
 
@@ -62,7 +63,7 @@ def _function(relu, rule):
     return function
 
 
-RULES = _rules(nn.relu, math.inf)
+RULES = _rules(layers.relu, math.inf)
 RULES6 = _rules(nn.relu6, 6)  # of networks like timm's MobileNet, whose ReLU also ends at 6
 
 
@@ -84,4 +85,4 @@ def with_rule(net, name):
         if net.relu in rules.values():
             return net.clone(relu=rules[name])
     raise UserError(f'{type(net).__name__} has the activation {net.relu}: the backward rules are '
-                    'those of nn.relu and nn.relu6')
+                    'those of layers.relu and nn.relu6')

@@ -32,7 +32,7 @@ class AlexNet(nn.Module):
     num_classes: int = 1000
     hidden: tuple[int, ...] = (4096, 4096)  # widths of the hidden full layers
     dropout: float = 0.5  # after the hidden full layers; torchvision: before them
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 

@@ -30,7 +30,7 @@ class AllCNN(nn.Module):
     num_classes: int = 10
     input_dropout: float = 0.2  # of the images
     dropout: float = 0.5  # after every halving
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 

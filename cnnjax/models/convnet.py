@@ -20,7 +20,7 @@ class ConvNet(nn.Module):
 
     width: int = 12
     num_classes: int = 10
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 

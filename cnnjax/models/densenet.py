@@ -124,7 +124,7 @@ class DenseNet(nn.Module):
     num_classes: int = 1000
     remat: bool = False  # keep the layers' new maps only (their taps, too), recompute the rest
     dropout: float = 0.0  # after every convolution but the first; paper: 0.2 on unaugmented data
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 

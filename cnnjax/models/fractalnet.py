@@ -59,7 +59,7 @@ class FractalNet(nn.Module):
     global_drop_path: float = 0.5
     stem: int = 0  # side of ResNet's first kernels, such as 7; 0: no such layers
     num_classes: int = 10
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 

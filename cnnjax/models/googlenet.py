@@ -102,7 +102,7 @@ class GoogLeNet(nn.Module):
     auxiliary_weight: float = 0.3  # of the auxiliary losses; 0: the network has none
     inceptions: tuple[tuple, ...] = INCEPTIONS
     num_classes: int = 1000
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 

@@ -112,7 +112,7 @@ class LeNet5(nn.Module):
     table: tuple[tuple[int, ...], ...] | None  # what C3 sees; None: all maps
     sub_sampling: bool  # trainable, then `relu`; False: `pool`
     rbf: bool  # output units with codes, which there are for ten classes; False: a full layer
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     num_classes: int = 10
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
@@ -188,7 +188,7 @@ def connections(net):
 #                 C3 sees  sub-sampling  codes  activation
 COLUMNS = ('table', 'sub_sampling', 'rbf', 'relu')
 TABLE = {
-    'lenet5':      (None,    False,        False, nn.relu),
+    'lenet5':      (None,    False,        False, layers.relu),
     'lenet5_1998': (TABLE_I, True,         True,  scaled_tanh),
 }
 MODULE = LeNet5

@@ -45,7 +45,7 @@ class MobileNet(nn.Module):
         (1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512),
         (1, 512), (1, 512), (1, 512), (1, 512), (1, 512), (2, 1024), (1, 1024))
     num_classes: int = 1000
-    relu: Callable = nn.relu  # timm's networks have nn.relu6
+    relu: Callable = layers.relu  # timm's networks have nn.relu6
     dtype: Any = jnp.float32
 
     @property

@@ -23,7 +23,7 @@ class NIN(nn.Module):
     sizes: tuple[int, ...]  # of their first convolutions
     num_classes: int = 10
     dropout: float = 0.5  # after the first two pools
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool  # the first; the second is a mean
     dtype: Any = jnp.float32
 

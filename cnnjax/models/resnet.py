@@ -134,7 +134,7 @@ class ResNet(nn.Module):
     scan: bool = False  # compile the repeated blocks of a stage once
     remat: bool = False  # keep the blocks' outputs only, recompute the rest for the gradient
     num_classes: int = 1000
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 

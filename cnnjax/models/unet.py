@@ -25,7 +25,7 @@ class UNet(nn.Module):
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)  # per level
     dropout: float = 0.5  # at the end of the contracting path: on its last two levels
     num_classes: int = 2
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 

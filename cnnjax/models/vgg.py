@@ -21,7 +21,7 @@ class VGG(nn.Module):
     num_classes: int = 1000
     hidden: tuple[int, ...] = (4096, 4096)  # widths of the full layers; () for 32 x 32 images
     dropout: float = 0.5  # after each hidden full layer
-    relu: Callable = nn.relu
+    relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
 
@@ -70,7 +70,7 @@ def fold_batch_norm(variables):
     params = dict(variables['params'])
     for name, statistics in variables['batch_stats'].items():
         norm, conv = params.pop(name), name.replace('bn', 'conv')
-        epsilon = layers.BatchNorm.keywords['epsilon']
+        epsilon = layers.BatchNorm.epsilon
         factor = norm['scale'] / jnp.sqrt(statistics['var'] + epsilon)
         params[conv] = {
             'kernel': params[conv]['kernel'] * factor,
