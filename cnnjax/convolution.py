@@ -76,31 +76,31 @@ def _in_blocks(x, kernel, strides, padding, outputs, options):
         more = (0, -kernel.shape[2] % 4)
         x, kernel = jnp.pad(x, [(0, 0)] * 3 + [more]), jnp.pad(
             kernel, [(0, 0)] * 2 + [more, (0, 0)])
-    size, inputs, taps, edges = [], [], [], []
+    batch, channels, features = len(x), *kernel.shape[2:]
+    blocks = [stride * out for stride, out in zip(strides, outputs, strict=True)]
+    inputs = [-(-n // block) for n, block in zip(x.shape[1:3], blocks, strict=True)]
+    size, seen, edges = [], [], []  # of each axis: outputs, blocks that one sees, padding of blocks
     for axis, (n, k, stride, out, (low, high)) in enumerate(zip(
             x.shape[1:3], kernel.shape[:2], strides, outputs, padding, strict=True)):
-        block = stride * out
+        first, last = -low // blocks[axis], (stride * (out - 1) - low + k - 1) // blocks[axis]
         size.append((n + low + high - k) // stride + 1)
-        inputs.append(-(-n // block))
-        first, last = -low // block, (stride * (out - 1) - low + k - 1) // block  # blocks it sees
-        taps.append(last - first + 1)
-        edges.append((-first, size[-1] // out - inputs[-1] + first + taps[-1] - 1))
-        starts = [stride * i - low - first * block for i in range(out)]
-        kernel = jnp.stack([lax.pad(kernel, jnp.zeros((), kernel.dtype), [
-            (start, taps[-1] * block - k - start, 0) if other == axis else (0, 0, 0)
+        seen.append(last - first + 1)
+        edges.append((-first, size[-1] // out - inputs[axis] + last))
+        # A kernel for each of the block's outputs, on a new last axis: zeros, but where it looks.
+        starts = [stride * i - low - first * blocks[axis] for i in range(out)]
+        kernel = jnp.stack([jnp.pad(kernel, [
+            (start, seen[-1] * blocks[axis] - k - start) if other == axis else (0, 0)
             for other in range(kernel.ndim)]) for start in starts], -1)
-    blocks = [stride * out for stride, out in zip(strides, outputs, strict=True)]
+    kernel = kernel.reshape(seen[0], blocks[0], seen[1], blocks[1], channels, features, *outputs)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 6, 7, 5)
+    kernel = kernel.reshape(*seen, math.prod(blocks) * channels, -1)
     x = jnp.pad(x, ((0, 0), *((0, count * block - n) for count, block, n in zip(
         inputs, blocks, x.shape[1:3], strict=True)), (0, 0)))
-    x = x.reshape(len(x), inputs[0], blocks[0], inputs[1], blocks[1], -1).swapaxes(2, 3)
-    channels, features = kernel.shape[2:4]
-    kernel = kernel.reshape(taps[0], blocks[0], taps[1], blocks[1], channels, features, *outputs)
-    kernel = kernel.transpose(0, 2, 1, 3, 4, 6, 7, 5)
-    y = lax.conv_general_dilated(
-        x.reshape(*x.shape[:3], -1), kernel.reshape(*taps, math.prod(blocks) * channels, -1),
-        (1, 1), edges, dimension_numbers=LAYOUT, **options)
+    x = x.reshape(batch, inputs[0], blocks[0], inputs[1], blocks[1], channels).swapaxes(2, 3)
+    y = lax.conv_general_dilated(x.reshape(batch, *inputs, -1), kernel, (1, 1), edges,
+                                 dimension_numbers=LAYOUT, **options)
     y = y.reshape(*y.shape[:3], *outputs, features).swapaxes(2, 3)
-    return y.reshape(len(y), *size, features)
+    return y.reshape(batch, *size, features)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -38,9 +38,9 @@ class BatchNorm(nn.BatchNorm):
         scale, bias = (self.get_variable('params', name) for name in ('scale', 'bias'))
         y, statistics = _batch_norm(x, scale, bias, self.epsilon)
         for name, value in statistics.items():
-            value = lax.stop_gradient(value)
-            self.put_variable('batch_stats', name, self.momentum * self.get_variable(
-                'batch_stats', name) + (1 - self.momentum) * value)
+            old = self.get_variable('batch_stats', name)
+            self.put_variable('batch_stats', name,
+                              self.momentum * old + (1 - self.momentum) * value)
         return y.astype(self.dtype or y.dtype)
 
 
@@ -48,9 +48,8 @@ class BatchNorm(nn.BatchNorm):
 def _batch_norm(x, scale, bias, epsilon):
     """(x normalized, {'mean', 'var'} [C]), in float32 at least; without scale or bias: None.
 
-    The gradient that JAX derives reads x and the output's gradient in three sums over the batch,
-    since it does not know that two of them are one; here they are two that the compiler makes one
-    pass of.
+    The gradient that JAX derives has three sums over the batch, since it does not know that two of
+    them are one.
     """
     return _batch_norm_forward(x, scale, bias, epsilon)[0]
 
@@ -60,18 +59,18 @@ def _batch_norm_forward(x, scale, bias, epsilon):
     mean = wide.mean(axes)
     var = jnp.maximum((wide ** 2).mean(axes) - mean ** 2, 0)  # not below: rounding
     factor = lax.rsqrt(var + epsilon)
-    y = (wide - mean) * (factor if scale is None else factor * scale)
-    return ((y if bias is None else y + bias), {'mean': mean, 'var': var}), (
-        x, scale, bias, mean, factor)
+    weight = factor if scale is None else factor * scale
+    y = (wide - mean) * weight
+    return (y if bias is None else y + bias, {'mean': mean, 'var': var}), (
+        x, scale, bias, mean, factor, weight)
 
 
 def _batch_norm_backward(epsilon, saved, gradients):
-    x, scale, bias, mean, factor = saved
-    g, count = gradients[0], x.size // x.shape[-1]
+    x, scale, bias, mean, factor, weight = saved
+    g, count = gradients[0], x.size // x.shape[-1]  # gradients[1], of the statistics, is not used
     normalized = (x - mean) * factor
     dbias, dscale = _sums(g, g * normalized, axes=tuple(range(x.ndim - 1)))
-    dx = (g - dbias / count - normalized * (dscale / count)) * (
-        factor if scale is None else factor * scale)
+    dx = (g - dbias / count - normalized * (dscale / count)) * weight
     return (dx.astype(x.dtype), None if scale is None else dscale.astype(scale.dtype),
             None if bias is None else dbias.astype(bias.dtype))
 

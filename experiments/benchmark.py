@@ -216,14 +216,13 @@ def tables(results, before):
     timed = {name: row for name, row in rows.items() if 'cnnjax' in row and 'loop' not in row}
     label = before.get('label') or 'before'
     text += markdown(
-        ('step', 'batch', 'images/s', 'cnnjax, ms', 'plain, ms',
-         'PyTorch, ms', 'torch.compile, ms', 'PyTorch / cnnjax', 'torch.compile / cnnjax',
-         'plain / cnnjax', f'{label} / now'),
+        ('step', 'batch', 'images/s', 'cnnjax, ms', 'PyTorch, ms', 'torch.compile, ms', 'plain, ms',
+         'PyTorch / cnnjax', 'torch.compile / cnnjax', 'plain / cnnjax', f'{label} / now'),
         [(name, str(row.get('batch', '')),
           f'{row["batch"] / row["cnnjax"]["seconds"]:.4g}' if 'batch' in row else '',
-          milliseconds(row['cnnjax']), milliseconds(row.get('cnnjax_plain')), milliseconds(row.get('torch')),
-          milliseconds(row.get('torch_compile')), ratio(row, 'torch'), ratio(row, 'torch_compile'),
-          ratio(row, 'cnnjax_plain'), gain(name, row, before)) for name, row in timed.items()])
+          *(milliseconds(row.get(side)) for side in ('cnnjax', *SIDES)),
+          *(ratio(row, side) for side in SIDES), gain(name, row, before))
+         for name, row in timed.items()])
     text += needs(results)
     text += markdown(
         ('loop', 'batch', 'step alone, ms', 'step of a training, ms', 'training / alone'),
