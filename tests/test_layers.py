@@ -228,6 +228,50 @@ def test_blocks_of_pixels_make_the_convolution(shape, size, strides, padding, ou
             with_gradients(LAX, *arguments), 1e-13)
 
 
+@pytest.mark.parametrize(('shape', 'features', 'size', 'strides', 'padding'), [
+    ((8, 8, 4), 4, (3, 3), (1, 1), ((1, 1), (1, 1))),
+    ((9, 7, 4), 6, (3, 3), (2, 2), ((1, 1), (1, 1))),
+    ((9, 7, 4), 6, (5, 5), (1, 1), ((2, 1), (0, 2))),
+    ((9, 8, 4), 6, (3, 2), (1, 2), ((0, 0), (1, 0))),
+    ((9, 8, 4), 6, (2, 3), (2, 1), ((0, 0), (1, 3))),
+    ((6, 6, 4), 6, (3, 3), (1, 1), ((3, 4), (4, 3))),
+    ((10, 11, 3), 3, (3, 3), (4, 3), ((0, 0), (0, 0))),
+])
+@pytest.mark.parametrize('images', [2, 3])
+def test_shifts_make_the_gradient_of_a_kernel(monkeypatch, images, shape, features, size, strides,
+                                              padding):
+    """In float64; with an even and an odd number of images."""
+    monkeypatch.setattr(convolution, '_fast_in_shifts', lambda *_: True)
+    monkeypatch.setattr(convolution, '_fast_in_tiles', lambda *_: False)
+    with jax.enable_x64(True):
+        arguments = (random(images, *shape, dtype='float64'),
+                     random(*size, shape[-1], features, seed=1, dtype='float64'), strides, padding)
+        assert_same(with_gradients(OURS, *arguments), with_gradients(LAX, *arguments), 1e-13)
+
+
+@pytest.mark.parametrize(('shape', 'features', 'size', 'stride', 'dtype', 'shifts'), [
+    ((128, 32, 32, 16), 16, 3, 1, 'float32', 1),
+    ((128, 32, 32, 16), 32, 3, 2, 'float32', 1),
+    ((128, 16, 16, 32), 32, 3, 1, 'float32', 1),  # forward in tiles
+    ((32, 32, 32, 16), 16, 3, 1, 'float32', 0),  # little to do
+    ((128, 32, 32, 48), 12, 3, 1, 'float32', 0),
+    ((64, 16, 16, 128), 128, 3, 1, 'float32', 0),
+    ((8, 224, 224, 64), 64, 3, 1, 'float32', 0),
+    ((128, 32, 32, 16), 16, 1, 1, 'float32', 0),
+    ((128, 32, 32, 16), 16, 3, 1, 'bfloat16', 0),
+])
+def test_shifts_are_for_few_channels_of_many_pixels(monkeypatch, shape, features, size, stride,
+                                                     dtype, shifts):
+    found, shifted = [], convolution._in_shifts
+    monkeypatch.setattr(convolution, '_in_shifts',
+                        lambda *arguments: found.append(0) or shifted(*arguments))
+    layer = layers.conv(features, size, stride, dtype=dtype, use_bias=False)
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    variables = jax.eval_shape(layer.init, jax.random.key(0), x)
+    jax.eval_shape(jax.grad(lambda variables, x: layer.apply(variables, x).sum()), variables, x)
+    assert len(found) == shifts
+
+
 @pytest.mark.parametrize(('backend', 'dtype', 'shape', 'features', 'options', 'outputs'), [
     ('gpu', 'bfloat16', (4, 8, 8, 16), 16, {}, (1, 2)),
     ('gpu', 'bfloat16', (4, 8, 8, 16), 32, {}, None),  # many channels
