@@ -177,7 +177,7 @@ def _fast_in_shifts(x, kernel, dilation, groups, options):
     """Whether `_in_shifts` is the fastest for the kernel's gradient; measured (docs/cpu.md). Of a
     smaller x the copies that a convolution makes stay in the caches."""
     least, most = sorted(kernel.shape[2:])
-    return (kernel.shape[0] > 1 and 16 <= least and most <= 64 and {*dilation, groups} == {1}
+    return (kernel.shape[0] > 1 and least >= 16 and most <= 64 and {*dilation, groups} == {1}
             and x.size >= 2 ** 20 and x.shape[1] * x.shape[2] <= 512 * least
             and jnp.finfo(x.dtype).bits >= 32 and {*dict(options).values()} <= {None})
 
