@@ -195,7 +195,7 @@ def _in_shifts(x, g, kernel, strides, padding):
     (rows, columns), (top, left) = g.shape[1:3], [low for low, _ in padding]
     x = _shifted(x, 2, left, range(width), columns, stride_across)
     if stride_down == 1:
-        # From g's last row of the kernel to its first.
+        # The later a row of the kernel, the earlier the row of g that a row of x meets.
         g = _shifted(g, 1, height - 1 - top, range(height)[::-1], x.shape[1])
     else:
         x = _shifted(x, 1, top, range(height), rows, stride_down)
