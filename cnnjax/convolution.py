@@ -54,7 +54,7 @@ def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dil
 def _outputs_of_a_block(x, kernel, strides, padding, others):
     """How many outputs, down and across, `_in_blocks` should compute as one; None: not at all.
 
-    Measured in docs/gpu.md; with 32 channels nothing is won. `others` are dilations and groups.
+    Measured in docs/gpu.md; with 32 channels little is won. `others` are dilations and groups.
     """
     if (jax.default_backend() != 'gpu' or x.ndim != 4 or x.dtype.itemsize > 2
             or others != {1} or isinstance(padding, str)):

@@ -26,14 +26,16 @@ class BatchNorm(nn.BatchNorm):
 
     Ioffe & Szegedy 2015, algorithm 1, https://arxiv.org/abs/1502.03167. Running statistics keep 0.9
     of their old value, as in torch (whose "momentum" is the other 0.1); they are not
-    differentiated.
+    differentiated. With other axes, statistics of several devices or the slow variance it is
+    flax's entirely.
     """
 
     momentum: float = 0.9
 
     def __call__(self, x, use_running_average=None):
         still = nn.merge_param('use_running_average', self.use_running_average, use_running_average)
-        if still or self.is_initializing():
+        ours = (self.axis, self.axis_name, self.use_fast_variance) == (-1, None, True)
+        if still or self.is_initializing() or not ours:
             return super().__call__(x, use_running_average)
         scale, bias = (self.get_variable('params', name) for name in ('scale', 'bias'))
         y, statistics = _batch_norm(x, scale, bias, self.epsilon)

@@ -476,14 +476,27 @@ def test_the_gradient_of_batch_norm_is_that_of_flax(monkeypatch, backend, affine
 
 
 def test_batch_norm_of_bfloat16_has_float32_statistics():
-    """The mean of 1 and 1/256, of which bfloat16 would drop the second."""
-    x = jnp.full((4, 300, 300, 2), 1 + 2 ** -7, jnp.bfloat16)
+    """The mean is 1 + 1/256, which bfloat16 cannot express."""
+    x = jnp.tile(jnp.array([1, 1 + 2 ** -7], jnp.bfloat16), 5000)[:, None]
     norm = layers.BatchNorm(use_running_average=False, dtype=jnp.bfloat16)
-    y, variables = norm.init_with_output(jax.random.key(0), x)
-    y, changed = norm.apply(variables, x, mutable=['batch_stats'])
+    y, changed = norm.apply(norm.init(jax.random.key(0), x), x, mutable=['batch_stats'])
     assert y.dtype == jnp.bfloat16
-    assert changed['batch_stats']['mean'].dtype == jnp.float32
-    np.testing.assert_allclose(changed['batch_stats']['mean'], 0.1 * (1 + 2 ** -7), rtol=1e-5)
+    np.testing.assert_allclose(changed['batch_stats']['mean'], 0.1 * (1 + 2 ** -8), rtol=1e-5)
+
+
+@pytest.mark.parametrize('options', [{'axis': 1}, {'axis_name': 'data'},
+                                     {'use_fast_variance': False}])
+def test_what_batch_norm_does_not_know_it_leaves_to_flax(options):
+    x = 3 + random(2, 6, 4, 5)
+
+    def normalize(norm):
+        norm = norm(use_running_average=False, momentum=0.9, **options)
+        variables = norm.init(jax.random.key(0), x[0])
+        return jax.vmap(lambda x: norm.apply(variables, x, mutable=['batch_stats']),
+                        axis_name='data')(x)
+
+    jax.tree.map(np.testing.assert_array_equal, normalize(layers.BatchNorm),
+                 normalize(nn.BatchNorm))
 
 
 def test_the_running_statistics_are_no_part_of_the_gradient():
