@@ -1,5 +1,6 @@
 """The state of a training and its two pure steps: one update, one batch of an evaluation."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,10 @@ def create(net, tx, key, image_shape, frozen=frozenset()):
     Raises:
       UserError: the network has maps of scores (U-Net), or does not fit in memory.
     """
-    @jax.jit
+    # At its usual level LLVM works on the random numbers of a deep network for up to minutes.
+    fast = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
+
+    @functools.partial(jax.jit, compiler_options=fast)
     def init(key):
         (logits, _), variables = net.init_with_output(key, jnp.zeros((1, *image_shape)),
                                                       train=False)
