@@ -251,7 +251,7 @@ def needs(results):
         if 'flops' in row:
             speed = [f'{row["flops"] / 1e9:.4g}',
                      f'{row["flops"] / row["cnnjax"]["seconds"] / 1e9:.4g}',
-                     f'{row["share_of_peak"]:.0%}', f'{1e3 * row["bound"]:.3g}',
+                     f'{row["share_of_peak"]:.0%}', f'{1e3 * row["bound"]:.4g}',
                      f'{row["efficiency"]:.0%}']
         rows.append((name, *(size(row, side) for side in ('cnnjax', 'cnnjax_plain', 'torch')),
                      *speed))

@@ -16,9 +16,10 @@ from cnnjax import checkpoint, cluster, train
 from configs import base
 from tests.kill import ROOT, assert_same_run, rows, saved
 
-# A network of few arrays: each is a message between the processes.
+# A network of few arrays: each is a message between the processes. Slow: batch normalization over
+# few values would magnify the rounding of sums in another order with every step.
 FIELDS = {'model.name': 'vgg11_bn', 'model.widths': (4, 4, 4, 4, 4), 'model.hidden': (),
-          'image_size': 32, 'padding': 1, 'batch_size': 32, 'learning_rate': 0.001,
+          'image_size': 32, 'padding': 1, 'batch_size': 32, 'learning_rate': 0.0001,
           'report_every': 1, 'eval_every': 100.0, 'checkpoint_every': 20.0}
 LONG = 100_000  # steps, of which only some are done
 
@@ -177,8 +178,8 @@ def test_two_processes_are_one(tmp_path, capsys):
         shared = a.keys() & b.keys()  # the first training ended with an evaluation
         assert shared >= {'step', 'train/loss', 'train/error'}
         assert {name: a[name] for name in shared} == pytest.approx(
-            {name: b[name] for name in shared}, abs=1e-3)  # sums over devices in another order
+            {name: b[name] for name in shared}, abs=1e-4)  # sums over devices in another order
     for a, b in zip(jax.tree.leaves(saved(directory, steps)),
                     jax.tree.leaves(saved(tmp_path / 'whole', steps)), strict=True):
-        # Rounding, magnified over 40 steps; a single step moves a parameter by up to 7e-3.
-        np.testing.assert_allclose(a, b, atol=5e-4)
+        # Rounding; a single step moves a parameter by up to 7e-4.
+        np.testing.assert_allclose(a, b, atol=1e-5)
