@@ -29,8 +29,10 @@ def create(net, tx, key, image_shape, frozen=frozenset()):
     Raises:
       UserError: the network has maps of scores (U-Net), or does not fit in memory.
     """
-    # At its usual level LLVM works on the random numbers of a deep network for up to minutes.
-    fast = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None
+    # At its usual level LLVM works on the random numbers of a deep network for up to minutes. Where
+    # this is traced (eval_shape), nothing compiles, and jit takes no options.
+    compiles = jax.default_backend() == 'cpu' and not isinstance(key, jax.core.Tracer)
+    fast = {'xla_backend_optimization_level': 1} if compiles else None
 
     @functools.partial(jax.jit, compiler_options=fast)
     def init(key):
