@@ -7,9 +7,10 @@
     python launch.py --config=configs/finetune.py --config.init_from=runs/photos-head \\
         --config.data_dir=photos --workdir=runs/photos
 
-The network, its fields, its normalization and the size of its images are those of `init_from`; the
-last layer is new, one output per folder, unless the classes are the same (the second command goes
-on with the last layer of the first). The argument says what learns:
+The network, its fields, its normalization and the size of its images are those of `init_from`; a
+field of model that says otherwise is refused where the weights depend on it. The last layer is new,
+one output per folder, unless the classes are the same (the second command goes on with the last
+layer of the first). The argument says what learns:
 
     all (default)   every layer, the last one ten times as fast
     head            the last layer only: the fewest photographs, the least time
@@ -19,9 +20,10 @@ prints the names. Frozen layers cost no backward pass, and their batch normaliza
 statistics it came with. With a few hundred photographs begin with `head`; other layers than the
 last pay where the photographs are many, or unlike those the network was trained on.
 
-Published weights, a file or a hub id, need the network's name:
+Published weights, a hub id or a file, do as well; a torch file needs the network's name:
 
-    ... --config.init_from=timm/resnet50.tv_in1k --config.model.name=resnet50
+    ... --config.init_from=timm/resnet50.tv_in1k
+    ... --config.init_from=resnet50-11ad3fa6.pth --config.model.name=resnet50
 
 Large pictures: add --config.stream=True, and --config.shorter_side=256,320 for crops at random.
 """
