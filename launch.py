@@ -30,6 +30,8 @@ COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, 
                                   'processes train on a cluster that is not detected.')
 PROCESSES = flags.DEFINE_integer('processes', None, 'With coordinator: how many processes.')
 PROCESS = flags.DEFINE_integer('process', None, 'With coordinator: the number of this one, from 0.')
+WAIT = flags.DEFINE_integer('wait', 120, 'With several processes: seconds that each waits for the '
+                            'others to come, and for one that falls silent.')
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -54,7 +56,7 @@ def main(argv):
 
     try:
         place = jobs.Place(WORKDIR.value, EXECUTOR.value, RESOURCES.value,
-                           (COORDINATOR.value, PROCESSES.value, PROCESS.value),
+                           (COORDINATOR.value, PROCESSES.value, PROCESS.value, WAIT.value),
                            verbosity.value if verbosity.present else logging.ERROR)
         if SWEEP.value:
             file = flags.FLAGS['config']
