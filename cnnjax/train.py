@@ -116,7 +116,8 @@ def load(config, split):
 def prepare(config, source):
     """A Source resident or streamed, and cut, as the config says."""
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
-                       config.crop_aspect, config.test_shorter_side, config.border)
+                       config.crop_aspect, config.test_shorter_side, config.border,
+                       config.interpolation)
     if config.stream:
         return data.Stream(source, crops, config.loader_threads, config.loader_workers)
     return data.Resident(source, crops)
@@ -218,6 +219,8 @@ def train(config, directory):
     if recorded:
         normalize = dataset.normalization(directory, recorded, train_set.image_shape, normalize)
     net = models.create(**config.model, num_classes=len(train_set.classes), dtype=config.dtype)
+    if source:
+        transfer.check_network(net, source, config.init_from)
     frozen = transfer.frozen_layers(net, config.freeze, train_set.image_shape)
     if frozen and not source:
         raise UserError(f"freeze='{config.freeze}' would freeze random weights: give init_from")
@@ -243,7 +246,8 @@ def train(config, directory):
         state = step.create(net, tx, init_key, train_set.image_shape, frozen)
         if source:  # the last layer stays only where the classes are the same
             state = state._replace(**transfer.carry_over(
-                {'params': state.params, 'batch_stats': state.batch_stats}, source.variables,
+                {'params': state.params, 'batch_stats': state.batch_stats},
+                transfer.variables(net, source),
                 () if source.classes == train_set.classes else head, config.init_from))
         state = parallel.replicate(state, mesh)
         if start:

@@ -12,7 +12,7 @@ def get_config():
     config = ml_collections.ConfigDict()
     config.experiment = 'evaluate'
     config.source = 'runs/quickstart'  # working directory of a run, weights' file or hub id
-    config.network = placeholder(str)  # its name, where a file of weights does not say it
+    config.name = placeholder(str)  # the network's, where a file of weights does not say it
     config.checkpoint = 'best'  # 'best', 'latest' or the number of a step
     config.split = placeholder(str)  # None: the run's test_split
     config.dataset = placeholder(str)  # this and the next three: None is the run's own

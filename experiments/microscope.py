@@ -172,7 +172,7 @@ def describe(config, network, whole, rows, names, stream, chunk):
             'output': name == list(rows)[-1] and network.classes == stream.classes}
 
     return {
-        'network': config.name or (network.config.model.name if network.config else whole.name),
+        'network': network.name or whole.name,
         'source': config.source,
         'checkpoint': config.checkpoint, 'fingerprint': fingerprint(network.variables),
         'image_shape': network.image_shape, 'parameters': whole.params,

@@ -457,7 +457,8 @@ def whole(tmp_path_factory):
     net = models.create('convnet', num_classes=2, width=2)
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), jax.eval_shape(
         net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), 'float32')))
-    weights.save('convnet', variables, path, classes=('a', 'b'), image_shape=(8, 8, 1), width=2)
+    normalize = data.Normalization(np.float32([0]), np.float32([1]))
+    weights.save(weights.Weights('convnet', net, variables, normalize, ('a', 'b'), (8, 8, 1)), path)
     content = path.read_bytes()
     length = int.from_bytes(content[:8], 'little')
     return json.loads(content[8:8 + length]), content[8 + length:], path.parent / 'b.safetensors'
@@ -475,15 +476,19 @@ def load(path, header, tensors):
 
 
 @examples(60)
-@given(st.sampled_from(('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')),
+@given(st.sampled_from(('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names',
+                        'evaluation')),
        st.one_of(st.sampled_from(VALUES), st.sampled_from(NETWORKS), st.dictionaries(
-           st.sampled_from(('width', 'num_classes', 'relu', 'dtype', 'name', 'parent', 'x')),
+           st.sampled_from(('width', 'num_classes', 'relu', 'dtype', 'name', 'parent', 'x', 'scan',
+                            'blocks', 'layers_per_block', 'test_shorter_side')),
            st.sampled_from(VALUES), max_size=2)))
 @example('fields', {'relu': 0})
 @example('fields', {'dtype': [8, 8]})
 @example('fields', {'name': 'x'})
 @example('architecture', 0)
 @example('input_size', [-1, 2, 3])
+@example('fields', {'scan': True})
+@example('evaluation', {'test_shorter_side': 'x'})
 def test_damaged_metadata(whole, key, value):
     header, tensors, path = whole
     about = header['__metadata__'] | {key: json.dumps(value)}

@@ -18,7 +18,7 @@ RANKS = [
     ['cnnjax.trained'],
     ['cnnjax.checkpoint', 'cnnjax.dataset', 'cnnjax.weights', 'cnnjax.workdir',
      'cnnjax.plots', 'cnnjax.microscope'],
-    ['cnnjax.step'],
+    ['cnnjax.step', 'cnnjax.tensors'],
     ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
      'cnnjax.collectives'],
     ['cnnjax.summary'],

@@ -21,9 +21,9 @@ def folder(tmp_path_factory):
     fields = {'widths': (6, 8, 8, 8, 8), 'hidden': (), 'num_classes': 2, 'pool': 'average'}
     net = models.create('vgg11', **fields)
     variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    weights.save('vgg11', variables, folder / 'net.safetensors',
-                 Normalization(np.float32([0.5] * 3), np.float32([0.25] * 3)), ('a', 'b'),
-                 (32, 32, 3), **{k: v for k, v in fields.items() if k != 'num_classes'})
+    normalize = Normalization(np.float32([0.5] * 3), np.float32([0.25] * 3))
+    weights.save(weights.Weights('vgg11', net, variables, normalize, ('a', 'b'), (32, 32, 3)),
+                 folder / 'net.safetensors')
     rng = np.random.default_rng(0)
     for name, shape, color in (('wide', (32, 48), (0.5, 0.5, 0.5)),
                                ('other', (32, 48), (0.3, 0.5, 0.7)),
