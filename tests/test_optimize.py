@@ -337,7 +337,7 @@ def test_a_unit_that_is_blocked_is_woken_and_the_others_stay(asleep, loop):
     rest = optimize.optimize(asleep, ADAM, 12, KEY, aux=aux, every=3, loop=loop, state=half.state)
     equal(rest.images, whole.images)
     # Without the unit that sleeps: only the steps of the others.
-    others = optimize.optimize(asleep, ADAM, 12, KEY, count=4, aux={'unit': jnp.int32([1, 1, 2, 3])},
+    others = optimize.optimize(asleep, ADAM, 12, KEY, aux={'unit': jnp.int32([1, 1, 2, 3])},
                                loop=loop, every=3)
     equal(others.images[1:], whole.images[1:])
 

@@ -83,14 +83,15 @@ def distinct(names, taken=()):
     return found
 
 
-def with_channels(image, count):
-    """[H, W, 3] as a network of `count` channels takes it: of one, the luma [H, W, 1].
-
-    Raises:
-      UserError: another count.
-    """
+def check_channels(count):
+    """Raises UserError unless a network that takes images of `count` channels takes pictures."""
     if count not in (1, 3):
-        raise UserError(f'the network takes images of {count} channels, a picture has 1 or 3')
+        raise UserError(f'source: its network takes images of {count} channels, a picture has 1 or '
+                        '3: take another one')
+
+
+def with_channels(image, count):
+    """[H, W, 3] as a network of `count` channels takes it: for one, the luma [H, W, 1]."""
     return image if count == 3 else (image @ LUMA)[..., None]
 
 
