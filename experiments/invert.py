@@ -151,16 +151,9 @@ def load(config, network):
             raise UserError("images='': name pictures, a folder of them, or give a dataset")
         found = [(Path(path.removeprefix(pictures.PREFIX)).stem, pictures.read(path))
                  for path in paths]
-    examples, taken = [], set()
-    for name, image in found:
-        name = unique = name.replace('/', '_')  # a class may be called anything
-        number = 1
-        while unique in taken:
-            number += 1
-            unique = f'{name}-{number}'
-        taken.add(unique)
-        examples.append(Example(unique, fitted(image, size, channels)))
-    return examples
+    labels, pixels = zip(*found, strict=True)
+    return [Example(name, fitted(image, size, channels))
+            for name, image in zip(pictures.distinct(labels), pixels, strict=True)]
 
 
 def invert(config, running, network, layer, depth, codes, shape):

@@ -64,6 +64,18 @@ LIMITS = WHOLE | {'width_multiplier': (0, 64), 'auxiliary_weight': (0, 1e6)} | d
     ('dropout', 'input_dropout', 'survival', 'local_drop_path', 'global_drop_path'), (0, 1))
 
 
+def with_pool(net, name):
+    """The network with the pool of that name in POOLS in place of its max-pools; weights stay.
+
+    Raises:
+      UserError: a network that has none.
+    """
+    if not hasattr(net, 'pool'):
+        raise UserError(f"pool='{name}': {type(net).__name__} has no max-pools to replace; take "
+                        "pool=''")
+    return net.clone(pool=POOLS[name])
+
+
 def names():
     """The names of all variants, sorted. `create` also takes densenet_l40_k24 and the like."""
     return sorted(name for family in FAMILIES for name in family.TABLE)
