@@ -12,14 +12,13 @@ unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without to
 """
 
 import dataclasses
-import difflib
 import numbers
 
 import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError, check_numbers
+from cnnjax.errors import UserError, check_numbers, suggest
 from cnnjax.models import (
     alexnet,
     allcnn,
@@ -73,14 +72,14 @@ def create(name, **fields):
     family = next((family for family in FAMILIES if name in family.TABLE), densenet)
     row = family.TABLE.get(name) or densenet.row(name)
     if row is None:
-        raise UserError(f"there is no network '{name}'{_suggest(name, names())}")
+        raise UserError(f"there is no network '{name}'{suggest(name, names())}")
     own = dict(zip(family.COLUMNS, row, strict=True))
     fields = {field: value for field, value in fields.items() if value is not None}
     known = [field.name for field in dataclasses.fields(family.MODULE)
              if field.name not in ('parent', 'name')]
     for field in fields:
         if field not in known:
-            raise UserError(f"{name} has no field '{field}'{_suggest(field, known)}; "
+            raise UserError(f"{name} has no field '{field}'{suggest(field, known)}; "
                             f'it has {", ".join(known)}')
     if isinstance(pool := fields.get('pool'), str):
         if pool not in POOLS:
@@ -123,8 +122,3 @@ def _check(name, field, value, own):
         raise UserError(f'{name}: {field}={value}: give whole numbers')
     if field in ('dropout', 'input_dropout') and 1 in values:
         raise UserError(f'{name}: {field}={value} leaves nothing: take a rate below 1')
-
-
-def _suggest(word, words):
-    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    return f'; did you mean {" or ".join(close)}?' if close else ''
