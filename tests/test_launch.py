@@ -143,6 +143,15 @@ def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path):
     assert not (tmp_path / 'run' / 'config.json').exists()
 
 
+@pytest.mark.parametrize('platforms', ['gpuu', 'cuda'])  # jax has two kinds of errors for them
+def test_a_kind_of_device_that_is_not_there(tmp_path, platforms):
+    done = launch(QUICKSTART, f'--workdir={tmp_path / "run"}', JAX_PLATFORMS=platforms)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f'error: JAX_PLATFORMS={platforms}: ')
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / 'run').exists()
+
+
 @pytest.mark.parametrize(('given', 'expected'), [
     ({}, 'glibc.malloc.hugetlb=1'),
     ({'GLIBC_TUNABLES': 'glibc.malloc.check=0'}, 'glibc.malloc.check=0:glibc.malloc.hugetlb=1'),
