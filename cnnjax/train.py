@@ -198,6 +198,9 @@ def train(config, directory):
     """
     directory = Path(directory)
     check(config)
+    if config.dtype == 'float16':  # a network that was trained elsewhere may compute in it
+        raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
+                        "scaled against that; take 'bfloat16', which has the range of float32")
     source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
     config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)

@@ -1,6 +1,5 @@
 """Codes of a data set: what the layers of a trained network make of each of its images."""
 
-import difflib
 import math
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cnnjax import parallel, summary, train, transfer
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, suggest
 from cnnjax.images import objectives, pictures
 from configs import base
 from experiments import fields
@@ -25,9 +24,7 @@ def chosen(network, taps):
     taps = fields.names(taps)
     for tap in taps:
         if tap not in known:
-            close = difflib.get_close_matches(tap, known, n=3, cutoff=0.5)
-            raise UserError(f"taps: the network has no '{tap}'"
-                            + (f'; did you mean {" or ".join(close)}?' if close else ''))
+            raise UserError(f"taps: the network has no '{tap}'{suggest(tap, known)}")
     return taps
 
 

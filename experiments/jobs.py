@@ -86,9 +86,17 @@ def facts(config, directory):
 
 @functools.cache
 def connect(processes, verbosity):
-    """cluster.connect, once in a process: a sweep runs many jobs in it."""
+    """cluster.connect, once in a process: a sweep runs many jobs in it. Raises UserError where the
+    devices that JAX_PLATFORMS names are not there."""
     logging.set_verbosity(verbosity)
     cluster.connect(*processes)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of a known kind, 'cuda'
+        reason = str(error).splitlines() or ['no such device is here, or jax lacks its plugin: '
+                                             'leave it out to take the devices that there are']
+        raise UserError(f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: {reason[0]}'
+                        ) from error
     parallel.cache_programs()
 
 

@@ -26,7 +26,7 @@ RANKS = [
     ['cnnjax.models'],
     ['cnnjax.layers', 'cnnjax.losses'],
     ['cnnjax.convolution'],
-    ['cnnjax.cluster'],
+    ['cnnjax.cluster', 'cnnjax.config_file'],
     ['cnnjax.errors'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
