@@ -151,17 +151,18 @@ def _add(seen, taps, places, labels, real):
     would lose the last images to rounding.
     """
     counts, layers = seen
-    member = jax.nn.one_hot(labels, len(counts)) * real[:, None]
-    fresh, images = member.sum(0), real.sum()
-    share = images / jnp.maximum(counts.sum() + images, 1)  # of this batch in all images
+    number = real.astype(jnp.float32)
+    member = jax.nn.one_hot(labels, len(counts), dtype=jnp.float32) * number[:, None]
+    fresh, images = member.sum(0), number.sum()
+    # Of this batch in all images; that they are counted in float32 does not change a share.
+    share = images / jnp.maximum(counts.sum().astype(jnp.float32) + images, 1)
     counts = counts + fresh.astype(counts.dtype)
 
     def add(seen, tap):
         tap = tap.reshape(len(tap), -1, tap.shape[-1]).astype(jnp.float32)  # [B, positions, C]
         best, means = tap.max(1), tap.mean(1)
-        # The first of the largest. XLA:CPU takes a seventh of the time that argmax(tap) takes.
-        positions = jnp.arange(tap.shape[1], dtype=jnp.int32)[:, None]
-        where = jnp.where(tap == best[:, None], positions, tap.shape[1]).min(1)
+        # Not where tap == best: a compiler may compute the tap twice, with other roundings.
+        where = lax.argmax(tap, 1, jnp.int32)  # of equal ones the first
         variances = ((tap - means[:, None]) ** 2).mean(1)
         best, means, variances = (jnp.where(real[:, None], value, 0)
                                   for value in (best, means, variances))  # [B, C]
@@ -175,7 +176,7 @@ def _add(seen, taps, places, labels, real):
             return jnp.take_along_axis(jnp.concatenate([before, now], 1), order, 1)
 
         mean = means.sum(0) / jnp.maximum(images, 1)
-        spread = jnp.where(real[:, None], means - mean, 0) ** 2
+        spread = jnp.where(real[:, None], means - mean[None], 0) ** 2
         variance = (variances + spread).sum(0) / jnp.maximum(images, 1)
         change = mean - seen.mean
         sums = jnp.matmul(member.T, best, precision=lax.Precision.HIGHEST)
@@ -186,8 +187,8 @@ def _add(seen, taps, places, labels, real):
             chosen(seen.places, where.T),
             seen.mean + change * share,
             seen.variance + (variance - seen.variance) * share + change**2 * share * (1 - share),
-            seen.active + (best > 0).sum(0),
-            seen.class_means + class_change / jnp.maximum(counts, 1)[:, None])
+            seen.active + (best > 0).sum(0, dtype=jnp.int32),
+            seen.class_means + class_change / jnp.maximum(counts, 1).astype(jnp.float32)[:, None])
 
     return counts, {layer: add(layers[layer], tap) for layer, tap in taps.items()}
 
