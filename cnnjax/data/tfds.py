@@ -18,6 +18,7 @@ import scipy.io
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.data.images import Picture
 from cnnjax.data.sources import Source
 from cnnjax.errors import UserError
@@ -99,6 +100,17 @@ class _Examples(Sequence):
     @property
     def undecoded(self):
         return dataclasses.replace(self, decoded=False)
+
+    def listing(self):
+        """An Entry of every file, or part of one. Only the records know the labels."""
+        info = self.records.dataset_info
+        parts = info.splits[self.records.split].file_instructions
+        sizes = file_sizes([part.filename for part in parts]).tolist()
+        return [
+            Entry(None, str(size), f'{info.full_name}/{os.path.basename(part.filename)}'
+                  f'[{part.skip}:{part.skip + part.take}]')
+            for part, size in zip(parts, sizes, strict=True)
+        ]
 
 
 def prepare(
