@@ -122,8 +122,9 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
         state, values = descend(problem, optimize.init(problem, tx, keys[part]), first)
         dead = values['gradient'][-1] == 0
         if awake and dead.any():
-            other, values = descend(awake, optimize.init(problem, tx, keys[part]), first)
+            other, others = descend(awake, optimize.init(problem, tx, keys[part]), first)
             state = jax.tree.map(functools.partial(_choose, dead), other, state)
+            values = {name: np.where(dead, others[name], values[name]) for name in values}
         if first < steps:
             state, values = descend(problem, state, steps)
         found = optimize.decode(problem, state)
