@@ -35,8 +35,8 @@ def get_config(kind='codes'):
     config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' it
     config.split = 'test'  # of the data set
     config.count = 1000  # how many images, spread over the set; 0: all
-    config.taps = ''  # names that configs/summarize.py prints, 'pool,conv4_6', and 'pixels' for the
-    #                   images themselves; '': the pixels and the last ones before the classifier
+    config.taps = ''  # names that configs/summarize.py prints, 'pool,conv4_6:1+5', and 'pixels' for
+    #                   the images; '': the pixels and the last ones before the classifier
     config.pool = True  # average maps over their pixels; False: keep every pixel of a map
     config.metric = 'euclidean'  # between codes, of neighbours and of t-SNE; or 'cosine'
     config.components = 50  # of the PCA that t-SNE starts from
