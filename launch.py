@@ -50,10 +50,12 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"error: '{argv[1]}' is not a flag: all arguments start with --")
     verbosity = flags.FLAGS['verbosity']  # of orbax, which tells of every file it writes
+    from cnnjax import workdir
     from experiments import jobs, sweeps  # after the flags: a mistake in them is told at once
 
     try:
-        place = jobs.Place(WORKDIR.value, EXECUTOR.value, RESOURCES.value,
+        directory = workdir.located(WORKDIR.value)
+        place = jobs.Place(directory, EXECUTOR.value, RESOURCES.value,
                            (COORDINATOR.value, PROCESSES.value, PROCESS.value),
                            verbosity.value if verbosity.present else logging.ERROR)
         if SWEEP.value:
@@ -61,8 +63,8 @@ def main(argv):
             succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
                                    config_flags.get_override_values(file))
         else:
-            succeeded = place.run([jobs.Job(CONFIG.value, WORKDIR.value)])
-    except UserError as error:
+            succeeded = place.run([jobs.Job(CONFIG.value, directory)])
+    except (UserError, OSError) as error:  # the latter: a full disk, say
         sys.exit(f'error: {error}')
     return 0 if succeeded else 1
 

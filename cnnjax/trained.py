@@ -85,8 +85,10 @@ def load(source, which='best', name=None):
         normalize = Normalization(*(np.float32(dataset[name]) for name in ('mean', 'std')))
         net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
         if len(image_shape) != 3 or min(image_shape) < 1 or image_shape != np.broadcast_shapes(
-                image_shape, *(np.shape(values) for values in normalize)):
-            raise ValueError(f'image_shape {image_shape}, mean {dataset["mean"]}')
+                image_shape, *(np.shape(values) for values in normalize)) or not (
+                    np.isfinite(normalize).all() and (normalize.std > 0).all()):
+            raise ValueError(f'image_shape {image_shape}, mean {dataset["mean"]}, '
+                             f'std {dataset["std"]}')
     except UserError:
         raise
     except Exception as error:  # of many kinds: any value may stand in a file

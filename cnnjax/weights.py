@@ -26,7 +26,7 @@ import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import models
+from cnnjax import atomic, models
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
@@ -291,13 +291,8 @@ def save(name, variables, path, normalize=None, classes=None, image_shape=None, 
     except TypeError as error:
         raise UserError(f'fields={fields}: only plain values can be written ({error})') from None
     metadata |= {'format': 'pt', 'cnnjax': importlib.metadata.version('cnnjax')}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        safetensors.numpy.save_file(tensors, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic.replacing(path) as unfinished:
+        safetensors.numpy.save_file(tensors, unfinished, metadata)
 
 
 def layout(name, image_shape=None, **fields):

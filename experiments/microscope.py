@@ -12,7 +12,7 @@ from cnnjax import diagram, microscope, parallel, summary, trained, workdir
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, patches, pictures, units
 from cnnjax.images.rules import RULES
-from cnnjax.images.run import fingerprint
+from cnnjax.images.run import begin, fingerprint
 from experiments import codes, fields
 
 PATCHES = 9  # of a unit, three by three
@@ -37,7 +37,7 @@ def run(config, directory):
     stream.examples = codes.Part(stream.examples, codes.spread(len(stream), config.count))
     mesh, directory = parallel.data_mesh(config.devices), Path(directory)
     chunk = mesh.size * math.ceil(config.chunk / mesh.size)
-    claim(config, directory, network)
+    begin(directory, config, network, (directory / 'weights.json').exists())
     microscope.install(directory)
     found = strongest(config, directory, network, names, stream, mesh)
     manifest = describe(config, network, whole, rows, names, stream, chunk)
@@ -75,23 +75,6 @@ def check(config):
     if 0 < config.count < PATCHES:
         raise UserError(f'count={config.count}: a unit has {PATCHES} strongest images; take at '
                         'least so many')
-
-
-def claim(config, directory, network):
-    """Writes config.json, weights.json and environment.json; refuses the site of another config or
-    of other weights."""
-    now, before = {'sha256': fingerprint(network.variables)}, directory / 'weights.json'
-    if workdir.read_json(before) is not None:
-        if changed := workdir.differences(workdir.read_config(directory), config):
-            workdir.refuse(directory, changed)
-        if workdir.read_json(before) != now:
-            raise UserError(f"{directory} shows other weights of '{config.source}', which have "
-                            'changed since: take another workdir')
-    elif workdir.read_config(directory) is not None:
-        raise UserError(f'{directory} holds another run: take another workdir')
-    workdir.write_config(directory, config)
-    workdir.write_json(before, now)
-    workdir.write_environment(directory)
 
 
 def activations(rows):

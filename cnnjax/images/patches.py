@@ -18,7 +18,6 @@ the devices are the places of the strongest images so far, and a few statistics.
 import functools
 import itertools
 import math
-import os
 import zipfile
 from concurrent import futures
 from pathlib import Path
@@ -31,7 +30,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cnnjax import parallel, step
+from cnnjax import atomic, parallel, step
 from cnnjax.errors import UserError
 from cnnjax.images.objectives import missing
 from cnnjax.images.rules import with_rule
@@ -218,13 +217,9 @@ def _merge(layer, seen, class_counts, sides):
 
 def save(path, units):
     """Writes {layer: Units} to an .npz file of arrays 'layer/field', whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with temporary.open('wb') as file:
+    with atomic.replacing(path) as unfinished, unfinished.open('wb') as file:
         np.savez(file, **{f'{layer}/{field}': array for layer, found in units.items()
                           for field, array in found._asdict().items()})
-    temporary.replace(path)
 
 
 def load(path):

@@ -32,12 +32,13 @@ class Run:
     def __init__(self, directory, config, network, steps):
         self.directory = Path(directory)
         # Ours are below checkpoints/NAME/, those of a training below checkpoints/.
+        rows = self.directory / 'metrics.jsonl'
         begin(self.directory, config, network,
-              any(any(self.directory.glob(steps))
+              rows.exists() and rows.stat().st_size > 0 or any(
+                  any(self.directory.glob(steps))
                   for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*')))
-        self.every = config.report_every
+        self.config, self.every = config, config.report_every
         self.names, self.before = [], 0  # of the optimizations so far, and their steps
-        self.rows = workdir.read_metrics(self.directory)
         self.bar = tqdm(total=steps, unit='step', disable=None, dynamic_ncols=True)
 
     def __enter__(self):
@@ -45,9 +46,9 @@ class Run:
 
     def __exit__(self, kind, *_):
         self.bar.close()
-        if kind is None and self.rows:
+        if kind is None and (rows := workdir.read_metrics(self.directory)):
             figure = self.directory / 'figures' / 'loss.png'
-            plots.descent(self.rows, figure)
+            plots.descent(rows, figure)
             print(f'loss: {figure}', flush=True)
 
     def optimize(self, name, problem, tx, steps, key, *, images=None, state=None, aux=None,
@@ -63,15 +64,18 @@ class Run:
             state = optimize.init(problem, tx, keys, images)
         self.names.append(name)
         with checkpoint.Checkpoints(self.directory / 'checkpoints' / name, keep=1) as checkpoints:
-            start = min(checkpoints.latest() or 0, steps)
+            start, past = min(checkpoints.latest() or 0, steps), {}
             if start:
+                past = checkpoints.past(start)
                 state = checkpoints.restore(start, state)
+            workdir.recover(self.directory, past, self.before, self.before + steps)
             self.bar.update(start)
             self.bar.set_description(name)
             if start == steps:  # finished before: the rows that follow its own stay
                 self.before += steps
                 return state
-            with workdir.Metrics(self.directory, self.before + start) as metrics:
+            with workdir.Metrics(self.directory, self.before + start, self.config, past,
+                                 self.before) as metrics:
                 for report in optimize.iterate(problem, tx, state, steps, keys, aux, shared,
                                                every=self.every, mesh=mesh):
                     state = report.state
@@ -79,9 +83,8 @@ class Run:
                     if snapshots:
                         self._snapshot(name, report.step, optimize.decode(problem, state))
                     # Last: what is written before it is written again where a run goes on.
-                    checkpoints.save(report.step, state)
+                    checkpoints.save(report.step, state, past=metrics.past())
         self.before += steps
-        self.rows = workdir.read_metrics(self.directory)
         return state
 
     def _report(self, name, report, steps, metrics):
@@ -120,10 +123,11 @@ def begin(directory, config, network, begun):
     saved, weights = workdir.read_config(directory), directory / 'weights.json'
     if begun and saved is not None and (changed := workdir.differences(saved, config)):
         workdir.refuse(directory, changed)
-    now = {'sha256': fingerprint(network.variables)}
-    if begun and workdir.read_json(weights) not in (None, now):
+    now, before = {'sha256': fingerprint(network.variables)}, workdir.read_json(weights)
+    if begun and before != now:
         raise UserError(f"{directory} was begun with other weights of '{config.source}', "
-                        'which have changed since: take another workdir')
+                        'which have changed since: take another workdir' if before else
+                        f'{directory} has lost its weights.json: take another workdir')
     workdir.write_config(directory, config)
     workdir.write_json(weights, now)
     workdir.write_environment(directory)
