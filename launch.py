@@ -116,10 +116,12 @@ Flags:
 def main(argv):
     del argv  # only flags
     verbosity = flags.FLAGS['verbosity']  # of orbax, which tells of every file it writes
+    from cnnjax import workdir
     from experiments import jobs, sweeps  # after the flags: a mistake in them is told at once
 
     try:
-        place = jobs.Place(WORKDIR.value, EXECUTOR.value, RESOURCES.value,
+        directory = workdir.located(WORKDIR.value)
+        place = jobs.Place(directory, EXECUTOR.value, RESOURCES.value,
                            (COORDINATOR.value, PROCESSES.value, PROCESS.value, WAIT.value),
                            verbosity.value if verbosity.present else logging.ERROR)
         if SWEEP.value:
@@ -127,8 +129,8 @@ def main(argv):
             succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
                                    config_flags.get_override_values(file))
         else:
-            succeeded = place.run([jobs.Job(CONFIG.value, WORKDIR.value)])
-    except UserError as error:
+            succeeded = place.run([jobs.Job(CONFIG.value, directory)])
+    except (UserError, OSError) as error:  # the latter: a full disk, say
         sys.exit(f'error: {error}')
     return 0 if succeeded else 1
 

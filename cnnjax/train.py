@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from cnnjax import (
@@ -245,7 +246,8 @@ def train(config, directory):
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
-        check_config(directory, config, lengths, start)
+        past = checkpoints.past(start) if start else {}
+        check_config(directory, config, lengths, start, past)
         state = step.create(net, tx, init_key, train_set.image_shape, frozen)
         if source:  # the last layer stays only where the classes are the same
             state = state._replace(**transfer.carry_over(
@@ -260,10 +262,9 @@ def train(config, directory):
             workdir.write_environment(directory)
             if not (start and recorded):
                 dataset.write(directory, splits, train_set.image_shape, normalize)
+        workdir.recover(directory, past)
         if start == lengths.steps:
-            if cluster.first():
-                print(f'{directory}: this run is finished, after {start} steps', flush=True)
-            return workdir.read_metrics(directory)[-1]
+            return finished(directory, start)
 
         size = steps_per_call(config, lengths)
         update = updater(
@@ -275,7 +276,7 @@ def train(config, directory):
         key = parallel.replicate(key, mesh)
         batches = train_set.train_batches(config.batch_size, config.seed, start,
                                           (jax.process_index(), jax.process_count()))
-        with (workdir.Metrics(directory, start) as metrics,
+        with (workdir.Metrics(directory, start, config, past) as metrics,
               Progress(lengths, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             return loop(state, update, size, evaluate, resident, key, lengths, checkpoints,
@@ -352,10 +353,8 @@ def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, met
                 row |= {f'test/{name}': value for name, value in results.items() if name != 'count'}
                 error = results['error']
             metrics.write(row)
-        if stopping:
-            metrics.postpone(done, pending)
         if saving or stopping:
-            checkpoints.save(done, state, error)
+            checkpoints.save(done, state, error, metrics.past(pending))
         if reporting:
             progress.report(row)
         if stopping:
@@ -366,14 +365,37 @@ def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, met
     return row
 
 
-def check_config(directory, config, lengths, start):
+def finished(directory, steps):
+    """The last row of metrics.jsonl.
+
+    Raises:
+      UserError: it is not that of the last step, and the checkpoint, of an older version, has no
+        copy of it.
+    """
+    multihost_utils.sync_global_devices('rows')  # the first process may have restored some
+    last = (workdir.read_metrics(directory) or [{'step': None}])[-1]
+    if last['step'] != steps:
+        raise UserError(f'{directory}: this run is finished, after {steps} steps, but the last row '
+                        'of metrics.jsonl is lost; configs/evaluate.py tells its error')
+    if cluster.first():
+        print(f'{directory}: this run is finished, after {steps} steps', flush=True)
+    return last
+
+
+def check_config(directory, config, lengths, start, past):
     """Raises UserError if the run in `directory`, `start` steps long, was not made with `config`.
 
-    It may get longer or shorter as long as the steps done had the same learning rates.
+    It may get longer or shorter as long as the steps done had the same learning rates. `past` is
+    that of its checkpoint.
     """
-    saved = workdir.read_config(directory)
-    if not start or saved is None:
+    rows = [] if start else workdir.read_metrics(directory)
+    if rows and cluster.first():
+        print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint', flush=True)
+    if not start and not any('test/error' in row for row in rows):  # what is evaluated is saved
         return
+    saved = past['config'] if past else workdir.read_config(directory)
+    if saved is None:
+        raise UserError(f'{directory} has lost its config.json: take another workdir')
     changed = workdir.differences(saved, config)
     extended = set(changed) <= {'epochs', 'steps'}
     if extended and changed:

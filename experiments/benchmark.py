@@ -14,7 +14,7 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from cnnjax import workdir
+from cnnjax import atomic, workdir
 from cnnjax.errors import UserError
 from experiments import benchmark_images as images
 from experiments import benchmark_training as training
@@ -76,7 +76,7 @@ def run(config, directory):
         workdir.write_json(directory / 'results.json', results)
     workdir.write_json(directory / 'results.json', results)
     text = tables(results, before)
-    (directory / 'results.md').write_text(text)
+    atomic.write_text(directory / 'results.md', text)
     print(text, end='')
     if any('ratios' in row for row in results['rows'].values()):
         draw(results, directory / 'figures' / 'benchmark.png')

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import data, parallel, plots, summary, trained, workdir
+from cnnjax import atomic, data, parallel, plots, summary, trained, workdir
 from cnnjax.data.images import EXTENSIONS
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
@@ -336,7 +336,7 @@ def write(directory, config, names, images, best, rows):
     if any(row['class_kept'] is None for row in rows.values()):
         notes.append('class kept: not known, since the network has no scores of classes for images '
                      'of this size.')
-    (directory / 'results.md').write_text(
+    atomic.write_text(directory / 'results.md', 
         f'Reconstructions from the layers of {config.source}\n\n{table}\n\n'
         + '\n\n'.join(notes) + '\n')
     print(table)

@@ -63,7 +63,7 @@ class Job:
         if jax.process_count() > 1 and self.config.experiment not in SHARED:
             raise UserError(f"experiment='{self.config.experiment}' runs in one process, on all "
                             f'of its devices; of several processes are {", ".join(SHARED)}')
-        with workdir.lock(self.directory):
+        with workdir.claim(self.directory, self.config):
             RUNS[self.config.experiment](self.config, self.directory)
 
     def checkpoint(self):
@@ -132,6 +132,8 @@ class Place:
             job.processes, job.verbosity = self.processes, self.verbosity
         if not self.executor:
             return all([self.here(job) for job in jobs])  # a list: all are run in any case
+        for job in jobs:  # now: a queue may be long
+            workdir.check_free(job.directory, job.config.experiment)
         if self.executor == 'slurm':
             self.submit(jobs)
             return True

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import collectives, data, models, optim, parallel, step, summary, workdir
+from cnnjax import atomic, collectives, data, models, optim, parallel, step, summary, workdir
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
 from experiments import fields
@@ -109,7 +109,7 @@ def run(config, directory):
                         prediction_table(config, where, [row for row in rows
                                                          if row['cluster'] == name], measured)),
                       *published_table(published)])
-    (directory / 'scaling.md').write_text(text)
+    atomic.write_text(directory / 'scaling.md', text)
     print(text, end='')
     draw(config, rows, clusters, measured, directory / 'figures' / 'scaling.png')
     print(f'picture: {directory / "figures" / "scaling.png"}')
