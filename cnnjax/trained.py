@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 
-from cnnjax import checkpoint, models, weights, workdir
+from cnnjax import checkpoint, dataset, models, weights, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
@@ -156,24 +156,20 @@ def load(source, which='best', name=None):
         return Trained(found.net, found.variables, found.normalize, found.classes,
                        found.image_shape, None, found.name, found.evaluation)
     directory = Path(source)
-    config, dataset = workdir.read_config(directory), workdir.read_json(directory / 'dataset.json')
-    if config is None or dataset is None:
+    config, recorded = workdir.read_config(directory), dataset.read(directory)
+    if config is None or recorded is None:
         raise UserError(f"'{source}' is not the working directory of a run: it has no config.json "
-                        'and dataset.json')
+                        f'and {dataset.FILE}')
     try:
-        classes, image_shape = tuple(map(str, dataset['classes'])), tuple(dataset['image_shape'])
-        normalize = Normalization(*(np.float32(dataset[name]) for name in ('mean', 'std')))
-        net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
-        if len(image_shape) != 3 or min(image_shape) < 1 or image_shape != np.broadcast_shapes(
-                image_shape, *(np.shape(values) for values in normalize)):
-            raise ValueError(f'image_shape {image_shape}, mean {dataset["mean"]}')
+        net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
     except Exception as error:  # of many kinds: any value may stand in a file
-        raise UserError(f'{directory}: its config.json or dataset.json is damaged, or of another '
-                        f'version: {error!r}; copy them from another run of the same config, '
-                        'or train anew') from None
+        raise UserError(f'{directory}: its config.json is damaged, or of another version: '
+                        f'{error!r}; copy it from another run of the same config, or train '
+                        'anew') from None
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         variables = checkpoints.variables(checkpoints.resolve(which))
-    return Trained(net, variables, normalize, classes, image_shape, config, config.model.name,
+    return Trained(net, variables, recorded.normalize, recorded.classes, recorded.image_shape,
+                   config, config.model.name,
                    {field: config[field] for field in weights.EVALUATION if field in config})

@@ -26,7 +26,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import models, tensors
+from cnnjax import atomic, models, tensors
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
@@ -310,13 +310,8 @@ def save(network, path):
         'std': np.float64(network.normalize.std).tolist(),
         'input_size': (channels, height, width), 'label_names': classes}.items()}
     metadata |= {'format': 'pt', 'cnnjax': importlib.metadata.version('cnnjax')}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        safetensors.numpy.save_file(written, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic.replacing(path) as unfinished:
+        safetensors.numpy.save_file(written, unfinished, metadata)
 
 
 def _differences(name, net, counterpart, image_shape):

@@ -23,7 +23,7 @@ def get_config():
     config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' it
     config.train_split = 'train'  # what the classifier learns from
     config.test_split = 'test'  # what its error is measured on
-    config.taps = ''  # names that configs/summarize.py prints, 'pool,conv4_6'; '': the last ones
+    config.taps = ''  # names that configs/summarize.py prints, 'pool,conv4_6:1+5'; '': the last
     config.pool = True  # average maps over their pixels; False: keep every pixel as a feature
     config.batch_size = 64  # over all devices
     config.loader_threads = 16  # that decode images

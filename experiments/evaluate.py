@@ -42,6 +42,7 @@ def run(config, directory):
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>20}  {shown}')
+    workdir.write_config(directory, config)
     workdir.write_json(f'{directory}/results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
         'split': own.test_split, **results})

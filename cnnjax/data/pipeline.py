@@ -98,7 +98,8 @@ class Resident:
 
     def __init__(self, source, crops):
         crops.check(stream=False)
-        self.classes, examples = source.classes, _Labelled(source.examples, len(source.classes))
+        self.classes, self.examples = source.classes, source.examples
+        examples = _Labelled(source.examples, len(source.classes))
 
         shape = crops.center(examples[0]['image']).shape
         count = len(examples)

@@ -13,7 +13,6 @@ unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without to
 """
 
 import dataclasses
-import difflib
 import numbers
 
 import flax.linen as nn
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError, check_numbers
+from cnnjax.errors import UserError, check_numbers, suggest
 from cnnjax.models import (
     alexnet,
     allcnn,
@@ -64,6 +63,18 @@ LIMITS = WHOLE | {'width_multiplier': (0, 64), 'auxiliary_weight': (0, 1e6)} | d
     ('dropout', 'input_dropout', 'survival', 'local_drop_path', 'global_drop_path'), (0, 1))
 
 
+def with_pool(net, name):
+    """The network with the pool of that name in POOLS in place of its max-pools; weights stay.
+
+    Raises:
+      UserError: a network that has none.
+    """
+    if not hasattr(net, 'pool'):
+        raise UserError(f"pool='{name}': {type(net).__name__} has no max-pools to replace; take "
+                        "pool=''")
+    return net.clone(pool=POOLS[name])
+
+
 def names():
     """The names of all variants, sorted. `create` also takes densenet_l40_k24 and the like."""
     return sorted(name for family in FAMILIES for name in family.TABLE)
@@ -85,13 +96,13 @@ def create(name, **fields):
     family = next((family for family in FAMILIES if name in family.TABLE), densenet)
     row = family.TABLE.get(name) or densenet.row(name)
     if row is None:
-        raise UserError(f"there is no network '{name}'{_suggest(name, names())}")
+        raise UserError(f"there is no network '{name}'{suggest(name, names())}")
     own = dict(zip(family.COLUMNS, row, strict=True))
     fields = {field: value for field, value in fields.items() if value is not None}
     known = settings(family.MODULE)
     for field in fields:
         if field not in known:
-            raise UserError(f"{name} has no field '{field}'{_suggest(field, known)}; "
+            raise UserError(f"{name} has no field '{field}'{suggest(field, known)}; "
                             f'it has {", ".join(known)}')
     for field, known in FUNCTIONS.items():
         if isinstance(given := fields.get(field), str):
@@ -167,8 +178,3 @@ def _check(name, field, value, own):
         raise UserError(f'{name}: {field}={value}: give whole numbers')
     if field in ('dropout', 'input_dropout') and 1 in values:
         raise UserError(f'{name}: {field}={value} leaves nothing: take a rate below 1')
-
-
-def _suggest(word, words):
-    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    return f'; did you mean {" or ".join(close)}?' if close else ''
