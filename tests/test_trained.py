@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +144,20 @@ def test_saved_and_loaded_it_is_the_same(network, sized, images, tmp_path):
         found = trained.load(tmp_path / 'a.safetensors')
         assert found._replace(variables=0, normalize=0) == each._replace(variables=0, normalize=0)
         np.testing.assert_array_equal(found(images), each(images))
+
+
+def test_the_readmes_python(network, images, tmp_path, monkeypatch):
+    """Its lines run as they stand, with this network in place of the quickstart's."""
+    readme = (Path(__file__).parent.parent / 'README.md').read_text()
+    block, = (block for block in re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
+              if 'weights.save(' in block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trained, 'load', lambda source: network)
+    names = {'images': images}
+    exec(block, names)
+    monkeypatch.undo()
+    saved, = tmp_path.glob('*.safetensors')
+    np.testing.assert_array_equal(trained.load(saved)(images), names['logits'])
 
 
 def test_a_home_directory_is_expanded(network, tmp_path, monkeypatch):
