@@ -81,6 +81,8 @@ def test_a_run_that_failed_at_once_holds_nothing(experiments, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setitem(RUNS, 'style', refuse)
         assert not start('style', tmp_path)
+    assert os.listdir(tmp_path) == ['lock']
+    workdir.write_config(tmp_path, config('style'))  # as one that was killed at once
     assert start('train', tmp_path)
     assert workdir.read_config(tmp_path).experiment == 'train'
     assert not start('style', tmp_path)
@@ -190,6 +192,13 @@ def test_what_raises_leaves_the_file_before(tmp_path):
         unfinished.write_text('half') and tmp_path.read_bytes()
     assert os.listdir(tmp_path) == ['a.txt']
     assert path.read_text() == 'before'
+
+
+def test_events_do_not_wait_for_the_end(tmp_path):
+    with workdir.Metrics(tmp_path, 0) as metrics:
+        metrics.write({'step': 1, 'train/loss': 2.5})
+        file, = (tmp_path / 'tensorboard').iterdir()
+        assert b'train/loss' in file.read_bytes()
 
 
 # Damaged files.
