@@ -21,6 +21,7 @@ from cnnjax import cluster, workdir
 from cnnjax.errors import UserError
 
 SEAL = 'checksums.json'  # in a checkpoint's directory: {file: its CRC-32}
+ROOM, LEAST = 1.2, 1 << 18  # of a checkpoint on the disk: times the bytes of its arrays, plus bytes
 
 
 def _is_news(record):
@@ -132,6 +133,10 @@ class Checkpoints:
         self.wait()
         self._saving, self._past = step, past
         with self._writing():
+            # Told before orbax begins: where its threads run into the end, each prints a traceback.
+            size = ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + LEAST
+            if (free := shutil.disk_usage(self.directory).free) < size:
+                raise OSError(f'it takes {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free')
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True,
                                metrics=None if error is None else {'error': error})
 

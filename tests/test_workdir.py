@@ -141,6 +141,12 @@ def test_the_second_run_in_a_workdir_is_refused(tmp_path):
         pass
 
 
+def test_a_file_is_no_workdir_of_a_job(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='file cannot be written: Not a directory$'):
+        jobs.Place(str(tmp_path / 'file'), 'local')
+
+
 @pytest.mark.parametrize(('given', 'message'), [
     ('', 'workdir is empty'), (' ', 'workdir is empty'), ('~nobody-here/x', 'home directory'),
     ('{}/file', 'file: Not a directory; take another one'),
