@@ -19,6 +19,7 @@ from cnnjax import (
     checkpoint,
     cluster,
     data,
+    dataset,
     models,
     optim,
     parallel,
@@ -110,12 +111,56 @@ def plan(config, examples):
 
 def load(config, split):
     """The set `split` of config.dataset, resident or streamed as the config says."""
-    source = data.load(config.dataset, split, config.data_dir, config.bad_images)
+    return prepare(config, data.load(config.dataset, split, config.data_dir, config.bad_images))
+
+
+def prepare(config, source):
+    """A Source resident or streamed, and cut, as the config says."""
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
-                       config.crop_aspect, config.test_shorter_side, config.border)
+                       config.crop_aspect, config.test_shorter_side, config.border,
+                       config.interpolation)
     if config.stream:
         return data.Stream(source, crops, config.loader_threads, config.loader_workers)
     return data.Resident(source, crops)
+
+
+def load_sets(config, directory, recorded):
+    """(training set, test set, {split: Identity}); `recorded` is the dataset.Dataset of the run in
+    `directory`, None where none has begun.
+
+    Raises:
+      data.Missing: there is no data.
+      UserError: it is not what the run was trained on, or not the same in all processes.
+    """
+    try:
+        sources = {split: data.load(config.dataset, split, config.data_dir, config.bad_images)
+                   for split in (config.train_split, config.test_split)}
+    except data.Missing:
+        cluster.agree(data='missing')
+        raise
+    splits = {split: data.identity(source) for split, source in sources.items()}
+    cluster.agree(data={split: identity.summary() for split, identity in splits.items()})
+    if recorded:
+        dataset.check(directory, recorded, splits)
+    return *(prepare(config, sources[split])
+             for split in (config.train_split, config.test_split)), splits
+
+
+def finished_without_data(config, directory, recorded, missing):
+    """The last row of a finished run; raises `missing`, the error, for any other."""
+    known = recorded and recorded.splits.get(config.train_split)
+    if not recorded or not (known or config.steps):
+        raise missing
+    lengths = plan(config, known.examples if known else config.batch_size)
+    with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
+        start = checkpoints.latest()
+    if start != lengths.steps:
+        raise missing
+    check_config(directory, config, lengths, start)
+    if cluster.first():
+        print(f'{directory}: this run is finished, after {start} steps; that its data is still the '
+              f'same cannot be told: {missing}', flush=True)
+    return workdir.read_metrics(directory)[-1]
 
 
 def evaluator(net, normalize, dataset, mesh, *, batch_size, kind='shard_map'):
@@ -149,17 +194,23 @@ def train(config, directory):
     (cluster.Preemption) saves a checkpoint and ends the process.
 
     Raises:
-      UserError: something in the config does not fit, `directory` holds another run, or the loss is
-        no longer finite; checkpoints stay as they are.
+      UserError: something in the config does not fit, `directory` holds another run or one that was
+        trained on other data, or the loss is no longer finite; checkpoints stay as they are.
     """
     directory = Path(directory)
     check(config)
+    if config.dtype == 'float16':  # a network that was trained elsewhere may compute in it
+        raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
+                        "scaled against that; take 'bfloat16', which has the range of float32")
     source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
     config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
-    train_set = load(config, config.train_split)
-    test_set = load(config, config.test_split)
+    recorded = dataset.of_run(directory)
+    try:
+        train_set, test_set, splits = load_sets(config, directory, recorded)
+    except data.Missing as error:
+        return finished_without_data(config, directory, recorded, error)
     if train_set.classes != test_set.classes:
         raise UserError('the training and the test set have different classes')
     lengths = plan(config, len(train_set))
@@ -169,7 +220,11 @@ def train(config, directory):
     else:
         normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
                                        config.std)
+    if recorded:
+        normalize = dataset.normalization(directory, recorded, train_set.image_shape, normalize)
     net = models.create(**config.model, num_classes=len(train_set.classes), dtype=config.dtype)
+    if source:
+        transfer.check_network(net, source, config.init_from)
     frozen = transfer.frozen_layers(net, config.freeze, train_set.image_shape)
     if frozen and not source:
         raise UserError(f"freeze='{config.freeze}' would freeze random weights: give init_from")
@@ -196,7 +251,8 @@ def train(config, directory):
         state = step.create(net, tx, init_key, train_set.image_shape, frozen)
         if source:  # the last layer stays only where the classes are the same
             state = state._replace(**transfer.carry_over(
-                {'params': state.params, 'batch_stats': state.batch_stats}, source.variables,
+                {'params': state.params, 'batch_stats': state.batch_stats},
+                transfer.variables(net, source),
                 () if source.classes == train_set.classes else head, config.init_from))
         state = parallel.replicate(state, mesh)
         if start:
@@ -204,9 +260,8 @@ def train(config, directory):
         if cluster.first():
             workdir.write_config(directory, config)
             workdir.write_environment(directory)
-            workdir.write_json(directory / 'dataset.json', {
-                'classes': train_set.classes, 'image_shape': train_set.image_shape,
-                'mean': normalize.mean.tolist(), 'std': normalize.std.tolist()})
+            if not (start and recorded):
+                dataset.write(directory, splits, train_set.image_shape, normalize)
         workdir.recover(directory, past)
         if start == lengths.steps:
             return finished(directory, start)

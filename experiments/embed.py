@@ -35,10 +35,9 @@ def run(config, directory):
     """
     check(config)
     network = trained.load(config.source, config.checkpoint, config.name)
-    named = fields.names(config.taps)
-    taps = tuple(tap for tap in named if tap != 'pixels')
-    if taps or not named:
-        taps = codes.chosen(network, ','.join(taps))
+    named = tuple(dict.fromkeys(fields.names(config.taps)))
+    own = [tap for tap in named if tap != 'pixels']
+    taps = codes.chosen(network, ','.join(own)) if own or not named else {}
     stream = codes.load(config, config.split, network)
     index = codes.spread(len(stream), config.count)
     stream.examples = codes.Part(stream.examples, index)

@@ -12,7 +12,7 @@ def run(config, directory):
     Raises UserError where its classes or its images do not fit the network.
     """
     fields.check_minimum(config, batch_size=1, devices=0)
-    network = trained.load(config.source, config.checkpoint, config.network)
+    network = trained.load(config.source, config.checkpoint, config.name)
     if network.config is None and config.dataset is None:
         raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
     own = codes.training(network)

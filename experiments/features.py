@@ -19,7 +19,7 @@ def run(config, directory):
     if not 0 < config.inverse_regularization < float('inf'):
         raise UserError(f'inverse_regularization={config.inverse_regularization}: take a number '
                         'above 0')
-    network = trained.load(config.source, config.checkpoint)
+    network = trained.load(config.source, config.checkpoint, config.name)
     taps = codes.chosen(network, config.taps)
     extract = codes.extractor(network, taps, config)
     arrays, classes = {}, None

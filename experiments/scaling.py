@@ -116,7 +116,8 @@ def run(config, directory):
 
 
 def check(config):
-    fields.check_choice(config, algorithm=tuple(collectives.ALGORITHMS))
+    fields.check_choice(config, algorithm=tuple(collectives.ALGORITHMS),
+                        dtype=('float32', 'bfloat16'))
     fields.check_minimum(config, batch_size=1, measured_batch=1, measured_steps=1,
                          compiled_batch=1, compiled_devices=1, devices=1, message=1,
                          own_per_node=1, own_inside_latency=0, own_between_latency=0, backward=0)

@@ -15,15 +15,13 @@ import copy
 import fcntl
 import functools
 import hashlib
-import importlib.util
 import inspect
 import json
 import math
-import re
 import urllib.parse
 from pathlib import Path
 
-from cnnjax import atomic, cluster, workdir
+from cnnjax import atomic, cluster, config_file, workdir
 from cnnjax.errors import UserError
 from experiments import jobs
 
@@ -102,9 +100,7 @@ def run(config, place, file, changed):
 def read(file):
     """The dicts that the sweep() of 'configs/quickstart.py:resnet' yields."""
     path, *argument = file.split(':', 1)
-    spec = importlib.util.spec_from_file_location('swept', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = config_file.module(path)
     if not callable(getattr(module, 'sweep', None)):
         raise UserError(f'{path} has no sweep(): write in it, for example, def sweep(): return '
                         "[{'learning_rate': 0.05}, {'learning_rate': 0.1}]")
@@ -137,11 +133,11 @@ def variant(config, fields, changed):
                                 f'of {field}: leave one of them out')
     config = copy.deepcopy(config)  # which, unlike ConfigDict's own copies, keeps the types
     try:
+        for field in fields:
+            config_file.check_field(config, field)
         config.update_from_flattened_dict(fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # ml_collections lists all fields that there are.
-        told = re.sub(r' Other fields present: .*\n', ' ', str(error.args[0]), flags=re.DOTALL)
-        raise UserError(f'sweep() yields {fields}: {told}') from error
+        raise UserError(f'sweep() yields {fields}: {error.args[0]}') from error
     return config, {field: functools.reduce(getattr, field.split('.'), config) for field in fields}
 
 

@@ -68,6 +68,34 @@ def read(source, size=None):
     return picture if size is None else resize(picture, size)
 
 
+def distinct(names, taken=()):
+    """The names, each made different from those before it and from `taken` by a number: 'cat-2'.
+
+    A slash, which a file's name cannot have, becomes '_'.
+    """
+    found = []
+    for name in names:
+        base = unique = name.replace('/', '_')
+        number = 1
+        while unique in (*taken, *found):
+            number += 1
+            unique = f'{base}-{number}'
+        found.append(unique)
+    return found
+
+
+def check_channels(count):
+    """Raises UserError unless a network that takes images of `count` channels takes pictures."""
+    if count not in (1, 3):
+        raise UserError(f'source: its network takes images of {count} channels, a picture has 1 or '
+                        '3: take another one')
+
+
+def with_channels(image, count):
+    """[H, W, 3] as a network of `count` channels takes it: for one, the luma [H, W, 1]."""
+    return image if count == 3 else (image @ LUMA)[..., None]
+
+
 def read_mask(source, shape):
     """A picture as weights: float32 [H, W] of that `shape`, 0 where black and 1 where white.
 

@@ -34,7 +34,7 @@ def install(directory):
 def write(directory, key, value):
     """Writes data/KEY.js; `value` as in `plain`."""
     text = json.dumps(plain(value), separators=(',', ':'), allow_nan=False)
-    atomic.write_text(_path(directory, key), f'microscope.receive({json.dumps(key)},{text});\n')
+    atomic.write_text(_path(directory, key), text.join(_call(key)))
 
 
 def read(directory, key):
@@ -43,14 +43,16 @@ def read(directory, key):
     Raises:
       UserError: the file is damaged.
     """
-    path = _path(directory, key)
+    path, (before, after) = _path(directory, key), _call(key)
     try:
         text = path.read_text('utf-8')
-        return json.loads(text[len(f'microscope.receive({json.dumps(key)},'):-len(');\n')])
+        if not (text.startswith(before) and text.endswith(after)):
+            raise ValueError('it does not hand over JSON')
+        return json.loads(text[len(before):-len(after)])
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
-        raise UserError(f'{path} is damaged: {error}; delete it to have it made anew') from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f'{path} is damaged: {error}') from error
 
 
 def write_manifest(directory, manifest, units):
@@ -74,6 +76,11 @@ def plain(value):
         value = float(f'{value:.{DIGITS}g}')
         return int(value) if value.is_integer() else value
     return value
+
+
+def _call(key):
+    """What stands before and after the value in data/KEY.js."""
+    return f'microscope.receive({json.dumps(key)},', ');\n'
 
 
 def _path(directory, key):
