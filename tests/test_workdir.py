@@ -20,6 +20,10 @@ WRITES = {  # one thing that each experiment writes
     'visualize': 'parts/filters.json', 'embed': 'pixels.npz', 'evaluate': 'results.json',
     'features': 'features.npz', 'summarize': 'summary.txt', 'reproduce': 'seed0/config.json',
     'benchmark': 'results.md'}
+SWEEP = """
+def get_config(): ...
+def sweep(): return [{'seed': 1}, {'seed': 2}]
+"""
 
 
 def config(experiment='train', **fields):
@@ -89,7 +93,7 @@ def test_a_run_that_failed_at_once_holds_nothing(experiments, tmp_path, monkeypa
 
 
 def test_sweeps_and_runs_keep_apart(experiments, tmp_path):
-    (tmp_path / 'config.py').write_text("def sweep():\n    return [{'seed': 1}, {'seed': 2}]\n")
+    (tmp_path / 'config.py').write_text(SWEEP)
 
     def sweep(directory):
         return sweeps.run(config(), jobs.Place(str(directory)), str(tmp_path / 'config.py'), {})
@@ -225,7 +229,7 @@ def test_odd_rows(line, tmp_path):
                                      '[{"name": "a", "fields": {}, "state": 0}]',
                                      '[{"name": "a", "fields": {}, "state": "", "error": "x"}]'])
 def test_a_damaged_sweep_is_made_anew(experiments, content, tmp_path, capsys):
-    (tmp_path / 'config.py').write_text("def sweep():\n    return [{'seed': 1}, {'seed': 2}]\n")
+    (tmp_path / 'config.py').write_text(SWEEP)
     (tmp_path / 'sweep').mkdir()
     (tmp_path / 'sweep' / 'sweep.json').write_text(content)
     place = jobs.Place(str(tmp_path / 'sweep'))
