@@ -5,6 +5,7 @@ checksums of its files. One that does not match them is not resumed from: the on
 """
 
 import contextlib
+import logging
 import shutil
 import zlib
 from pathlib import Path
@@ -20,8 +21,18 @@ from cnnjax import cluster, workdir
 from cnnjax.errors import UserError
 
 SEAL = 'checksums.json'  # in a checkpoint's directory: {file: its CRC-32}
-# Orbax's threads log every exception with its traceback; then it reaches us all the same.
-get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname or not record.exc_info)
+ROOM, LEAST = 1.2, 1 << 18  # of a checkpoint on the disk: times the bytes of its arrays, plus bytes
+
+
+def _is_news(record):
+    """Whether a message is more than the traceback of an exception of orbax's or tensorstore's
+    threads: the first of them reaches us, and is told in one line."""
+    return not record.exc_info or (
+        'orbax' not in record.pathname and 'os_error_code' not in str(record.exc_info[1]))
+
+
+get_absl_logger().addFilter(_is_news)
+logging.getLogger('asyncio').addFilter(_is_news)
 
 
 class Checkpoints:
@@ -122,6 +133,10 @@ class Checkpoints:
         self.wait()
         self._saving, self._past = step, past
         with self._writing():
+            # Told before orbax begins: where its threads run into the end, each prints a traceback.
+            size = ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + LEAST
+            if (free := shutil.disk_usage(self.directory).free) < size:
+                raise OSError(f'it takes {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free')
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True,
                                metrics=None if error is None else {'error': error})
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import cluster, data, workdir
+from cnnjax import atomic, cluster, data, workdir
 from cnnjax.errors import UserError
 
 FILE, LISTING = 'dataset.json', 'dataset.listing.gz'
@@ -34,7 +34,8 @@ def write(directory, splits, image_shape, normalize):
     Args:
       splits: {split: Identity} of the training and the test set.
     """
-    with gzip.open(Path(directory) / LISTING, 'wb', compresslevel=5) as file:
+    with (atomic.replacing(Path(directory) / LISTING) as unfinished,
+          gzip.open(unfinished, 'wb', compresslevel=5) as file):
         for split, identity in splits.items():
             for line in identity.listing:
                 file.write(f'{split}\t{line}\n'.encode(errors='surrogateescape'))

@@ -154,13 +154,13 @@ def finished_without_data(config, directory, recorded, missing):
     lengths = plan(config, known.examples if known else config.batch_size)
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         start = checkpoints.latest()
-    if start != lengths.steps:
-        raise missing
-    check_config(directory, config, lengths, start)
-    if cluster.first():
-        print(f'{directory}: this run is finished, after {start} steps; that its data is still the '
-              f'same cannot be told: {missing}', flush=True)
-    return workdir.read_metrics(directory)[-1]
+        if start != lengths.steps:
+            raise missing
+        past = checkpoints.past(start)
+    check_config(directory, config, lengths, start, past)
+    workdir.recover(directory, past)
+    return finished(directory, start,
+                    f'; that its data is still the same cannot be told: {missing}')
 
 
 def evaluator(net, normalize, dataset, mesh, *, batch_size, kind='shard_map'):
@@ -365,8 +365,8 @@ def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, met
     return row
 
 
-def finished(directory, steps):
-    """The last row of metrics.jsonl.
+def finished(directory, steps, remark=''):
+    """The last row of metrics.jsonl; says that the run is finished.
 
     Raises:
       UserError: it is not that of the last step, and the checkpoint, of an older version, has no
@@ -378,7 +378,7 @@ def finished(directory, steps):
         raise UserError(f'{directory}: this run is finished, after {steps} steps, but the last row '
                         'of metrics.jsonl is lost; configs/evaluate.py tells its error')
     if cluster.first():
-        print(f'{directory}: this run is finished, after {steps} steps', flush=True)
+        print(f'{directory}: this run is finished, after {steps} steps{remark}', flush=True)
     return last
 
 

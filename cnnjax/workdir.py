@@ -26,13 +26,16 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
-import tensorboardX
 from flax import traverse_util
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 from cnnjax import atomic, cluster
 from cnnjax.errors import UserError
@@ -43,7 +46,7 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
 LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
 SHOWN = 6  # differences between two configs
 PAST = 'past.json'  # in a checkpoint's directory, see Metrics.past
-# What a run that failed at once leaves: it holds the directory no more. What runs leave.
+# What a run leaves that was killed at once: it holds the directory no more. What others leave.
 BARE = frozenset({'config.json', 'lock', 'submitit'})
 OURS = frozenset({'checkpoints', 'dataset.json', 'environment.json', 'figures', 'metrics.jsonl',
                   'results.json', 'summary.json', 'tensorboard', 'weights.json'})
@@ -84,14 +87,19 @@ def claim(workdir, config):
                   'newest checkpoint', flush=True)
         if own is None or own.experiment != config.experiment:  # of one that wrote nothing else
             write_config(workdir, config if sealed is None else sealed)
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if _names(workdir) <= BARE:  # it was refused, or writes elsewhere
+                    (Path(workdir) / 'config.json').unlink()
 
 
 def check_free(workdir, experiment):
     """Raises UserError unless `experiment` may write in the directory: nothing of ours is there, or
     its own work. Sweeps, which have no config of their own, are called 'sweep'."""
     try:
-        names = {path.name for path in Path(workdir).iterdir() if path.name[0] != '.'}
+        names = _names(workdir)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -112,6 +120,10 @@ def check_free(workdir, experiment):
         return
     if holder != experiment:
         raise UserError(f'{workdir} holds a {holder!r} run; take another workdir')
+
+
+def _names(workdir):
+    return {path.name for path in Path(workdir).iterdir() if path.name[0] != '.'}
 
 
 @contextlib.contextmanager
@@ -207,9 +219,13 @@ def _config_json(workdir):
 
 def _sealed_config(workdir):
     """That of the newest checkpoint; those of an optimization of images are one folder lower."""
-    found = [path for pattern in ('[0-9]*', '*/[0-9]*')
-             for path in Path(workdir).glob(f'checkpoints/{pattern}/{PAST}')]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+    try:
+        found = [path for pattern in ('[0-9]*', '*/[0-9]*')
+                 for path in Path(workdir).glob(f'checkpoints/{pattern}/{PAST}')]
+        found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    except (OSError, ValueError):  # there can be no such directory
+        return None
+    for path in found:
         with contextlib.suppress(UserError):
             return read_past(path.parent)['config']
     return None
@@ -340,8 +356,8 @@ def recover(workdir, past, begin=0, end=math.inf):
     if lost:
         print(f'{Path(workdir) / "metrics.jsonl"}: {len(lost)} of {len(kept)} rows were lost or '
               'damaged; they are restored from the checkpoint', flush=True)
-        with _events(workdir) as events:
-            _add(events, lost)
+        with contextlib.closing(_Events(workdir, '.restored')) as events:
+            events.add(lost)
     if list(map(_line, rows)) != list(map(_line, found)):
         atomic.write_text(Path(workdir) / 'metrics.jsonl', ''.join(map(_line, rows)))
 
@@ -371,7 +387,7 @@ class Metrics:
         path = Path(workdir) / 'metrics.jsonl'
         atomic.write_text(path, ''.join(map(_line, rows)))
         self._file = path.open('a')
-        self._events = _events(workdir, purge_step=step + 1)
+        self._events = _Events(workdir, f'.{step}', step + 1)
 
     def write(self, *rows):
         """Adds rows, dicts of numbers with 'step'; they are on disk when this returns."""
@@ -381,7 +397,7 @@ class Metrics:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._rows += rows
-        _add(self._events, rows)
+        self._events.add(rows)
 
     def past(self, pending=()):
         """What a checkpoint must know of the run beside its state, as JSON has it: all its rows,
@@ -400,16 +416,32 @@ class Metrics:
             self._events.close()
 
 
-def _events(workdir, **options):
-    return tensorboardX.SummaryWriter(str(Path(workdir) / 'tensorboard'), write_to_disk=True,
-                                      **options)
+class _Events:
+    """A file of TensorBoard events, which replace those from step `begin` on.
 
+    What is added is on disk at once. SummaryWriter leaves it to a thread, which loses two minutes
+    where the process is killed, and stops with a traceback where the disk is full.
+    """
 
-def _add(events, rows):
-    for row in rows:
-        for name, value in row.items():
-            if name != 'step':
-                events.add_scalar(name, value, row['step'])
+    def __init__(self, workdir, suffix, begin=None):
+        folder = Path(workdir) / 'tensorboard'
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = event_file_writer.EventsWriter(str(folder / 'events'), suffix)
+        if begin is not None:
+            self._file.write_event(event_pb2.Event(
+                wall_time=time.time(), step=begin,
+                session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
+
+    def add(self, rows):
+        for row in rows:
+            for name, value in row.items():
+                if name != 'step':
+                    self._file.write_event(event_pb2.Event(
+                        wall_time=time.time(), step=row['step'], summary=scalar(name, value)))
+        self._file.flush()
+
+    def close(self):
+        self._file.close()
 
 
 def _line(row):

@@ -250,6 +250,8 @@ def create(name, directory, parameters):
     except RuntimeError as error:
         raise UserError(f'executor={name}: there is no srun here; give this command where sbatch '
                         'works, on a login node of the cluster') from error
+    except OSError as error:
+        raise UserError(f'workdir={directory} cannot be written: {error.strerror}') from error
     except (NameError, AssertionError, TypeError, ValueError, UserWarning) as error:
         raise UserError(f'resources: {str(error).splitlines()[0]}') from error
     if name == 'slurm':

@@ -232,7 +232,7 @@ RUNS = {'evaluate': 'cnnjax.train.evaluator', 'features': 'experiments.codes.ext
         'invert': 'cnnjax.images.run.Run.__init__', 'dream': 'cnnjax.images.run.Run.__init__',
         'style': 'cnnjax.images.run.Run.__init__', 'embed': 'experiments.codes.extractor',
         'equivariance': 'experiments.equivariance.equivariance',
-        'microscope': 'experiments.microscope.claim', 'visualize': 'experiments.visualize.begin',
+        'microscope': 'experiments.microscope.begin', 'visualize': 'experiments.visualize.begin',
         'summarize': 'cnnjax.summary.summarize'}
 DATA = {'evaluate': 'photos', 'features': 'photos', 'embed': 'photos'}
 

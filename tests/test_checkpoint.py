@@ -3,6 +3,7 @@
 import multiprocessing
 import resource
 import shutil
+import types
 from concurrent import futures
 from pathlib import Path
 
@@ -147,6 +148,15 @@ def fill_the_disk(checkpoints):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         full.save(3, state(3))
         full.wait()
+
+
+def test_a_disk_without_room_is_told_before(checkpoints, monkeypatch, capfd):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: types.SimpleNamespace(free=600_000))
+    with checkpoint.Checkpoints(checkpoints) as full, pytest.raises(
+            UserError, match='checkpoint 3 cannot be .*: it takes 0.7 MB, and 0.6 MB are free\n'):
+        full.save(3, state(3))
+    assert capfd.readouterr().err == ''
+    assert newest(checkpoints) == 2
 
 
 def test_a_full_disk_leaves_the_ones_before(checkpoints, capfd):

@@ -20,6 +20,10 @@ WRITES = {  # one thing that each experiment writes
     'visualize': 'parts/filters.json', 'embed': 'pixels.npz', 'evaluate': 'results.json',
     'features': 'features.npz', 'summarize': 'summary.txt', 'reproduce': 'seed0/config.json',
     'benchmark': 'results.md'}
+SWEEP = """
+def get_config(): ...
+def sweep(): return [{'seed': 1}, {'seed': 2}]
+"""
 
 
 def config(experiment='train', **fields):
@@ -81,13 +85,15 @@ def test_a_run_that_failed_at_once_holds_nothing(experiments, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setitem(RUNS, 'style', refuse)
         assert not start('style', tmp_path)
+    assert os.listdir(tmp_path) == ['lock']
+    workdir.write_config(tmp_path, config('style'))  # as one that was killed at once
     assert start('train', tmp_path)
     assert workdir.read_config(tmp_path).experiment == 'train'
     assert not start('style', tmp_path)
 
 
 def test_sweeps_and_runs_keep_apart(experiments, tmp_path):
-    (tmp_path / 'config.py').write_text("def sweep():\n    return [{'seed': 1}, {'seed': 2}]\n")
+    (tmp_path / 'config.py').write_text(SWEEP)
 
     def sweep(directory):
         return sweeps.run(config(), jobs.Place(str(directory)), str(tmp_path / 'config.py'), {})
@@ -137,6 +143,12 @@ def test_the_second_run_in_a_workdir_is_refused(tmp_path):
         pass
     with workdir.claim(tmp_path, config()):
         pass
+
+
+def test_a_file_is_no_workdir_of_a_job(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='file cannot be written: Not a directory$'):
+        jobs.Place(str(tmp_path / 'file'), 'local')
 
 
 @pytest.mark.parametrize(('given', 'message'), [
@@ -192,6 +204,13 @@ def test_what_raises_leaves_the_file_before(tmp_path):
     assert path.read_text() == 'before'
 
 
+def test_events_do_not_wait_for_the_end(tmp_path):
+    with workdir.Metrics(tmp_path, 0) as metrics:
+        metrics.write({'step': 1, 'train/loss': 2.5})
+        file, = (tmp_path / 'tensorboard').iterdir()
+        assert b'train/loss' in file.read_bytes()
+
+
 # Damaged files.
 
 @pytest.mark.parametrize('line', [
@@ -210,7 +229,7 @@ def test_odd_rows(line, tmp_path):
                                      '[{"name": "a", "fields": {}, "state": 0}]',
                                      '[{"name": "a", "fields": {}, "state": "", "error": "x"}]'])
 def test_a_damaged_sweep_is_made_anew(experiments, content, tmp_path, capsys):
-    (tmp_path / 'config.py').write_text("def sweep():\n    return [{'seed': 1}, {'seed': 2}]\n")
+    (tmp_path / 'config.py').write_text(SWEEP)
     (tmp_path / 'sweep').mkdir()
     (tmp_path / 'sweep' / 'sweep.json').write_text(content)
     place = jobs.Place(str(tmp_path / 'sweep'))
