@@ -52,18 +52,21 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"error: '{argv[1]}' is not a flag: all arguments start with --")
     verbosity = flags.FLAGS['verbosity']  # of orbax, which tells of every file it writes
-    from experiments import jobs, sweeps  # after the flags: a mistake in them is told at once
+    # After the flags: a mistake in them is told at once.
+    from cnnjax import cluster
+    from experiments import jobs, sweeps
 
     try:
-        place = jobs.Place(WORKDIR.value, EXECUTOR.value, RESOURCES.value,
-                           (COORDINATOR.value, PROCESSES.value, PROCESS.value, WAIT.value),
-                           verbosity.value if verbosity.present else logging.ERROR)
-        if SWEEP.value:
-            file = flags.FLAGS['config']
-            succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
-                                   config_flags.get_override_values(file))
-        else:
-            succeeded = place.run([jobs.Job(CONFIG.value, WORKDIR.value)])
+        with cluster.together():
+            place = jobs.Place(WORKDIR.value, EXECUTOR.value, RESOURCES.value,
+                               (COORDINATOR.value, PROCESSES.value, PROCESS.value, WAIT.value),
+                               verbosity.value if verbosity.present else logging.ERROR)
+            if SWEEP.value:
+                file = flags.FLAGS['config']
+                succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
+                                       config_flags.get_override_values(file))
+            else:
+                succeeded = place.run([jobs.Job(CONFIG.value, WORKDIR.value)])
     except UserError as error:
         sys.exit(f'error: {error}')
     return 0 if succeeded else 1

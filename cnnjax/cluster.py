@@ -141,17 +141,15 @@ def agree(**facts):
       facts: what JSON can hold; dicts and lists are compared value by value. All processes call
         this equally often.
     """
-    # jax.process_count() would start the devices, together with those of the other processes.
-    processes, client = distributed.global_state.num_processes, distributed.global_state.client
-    if processes == 1:
+    run = distributed.global_state  # jax.process_count() would wait for the others' devices
+    if run.num_processes == 1:
         return
     meeting = f'{FACTS}/{next(_meetings)}'
-    client.key_value_set(f'{meeting}/{distributed.global_state.process_id}',
-                         json.dumps(facts, default=str))
+    run.client.key_value_set(f'{meeting}/{run.process_id}', json.dumps(facts, default=str))
     # Loading the data may take one of them hours; if it dies, _Watch ends this one.
     first, *others = (traverse_util.flatten_dict(_indexed(json.loads(
-        client.blocking_key_value_get(f'{meeting}/{process}', 2 ** 31 - 1))), sep='.')
-        for process in range(processes))
+        run.client.blocking_key_value_get(f'{meeting}/{process}', 2 ** 31 - 1))), sep='.')
+        for process in range(run.num_processes))
     different = {}
     for process, other in enumerate(others, 1):
         for name in {**first, **other}:
@@ -187,9 +185,10 @@ def together():
     try:
         yield
     except Exception as error:
-        if jax.process_count() == 1:
+        run = distributed.global_state  # jax.process_count() would wait for the others' devices
+        if run.num_processes == 1:
             raise
-        who = f'process {jax.process_index()} of {jax.process_count()}'
+        who = f'process {run.process_id} of {run.num_processes}'
         if isinstance(error, UserError):
             message = f'error: {who}: {error}'
         else:
@@ -197,12 +196,11 @@ def together():
                        'Where another process died, its own output says why. Start all again with '
                        'the same command: they resume from the last checkpoint')
         with contextlib.suppress(Exception):  # the store has gone with the first process
-            client = distributed.global_state.client
-            if failed := _failure(client):
+            if failed := _failure(run.client):
                 message = failed  # which is why this one cannot go on
             else:
-                client.key_value_set(f'{FAILED}/first', message)
-                if first():  # with it the store goes
+                run.client.key_value_set(f'{FAILED}/first', message)
+                if run.process_id == 0:  # with it the store goes
                     time.sleep(3 * PERIOD)
         _end(message)
 

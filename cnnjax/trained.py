@@ -1,11 +1,14 @@
 """A trained network with all it needs: load('runs/quickstart')(images in [0, 1]) -> logits."""
 
+import hashlib
 import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnnjax import checkpoint, dataset, models, weights, workdir
 from cnnjax.data import Normalization
@@ -50,6 +53,14 @@ class Trained(NamedTuple):
         with nn.intercept_methods(intercept):
             _, taps = self.net.apply(self.variables, normalize(images), train=False, **arguments)
         return dict(itertools.takewhile(lambda item: item[0] not in misfits, taps.items()))
+
+
+def digest(network):
+    """A checksum of a Trained's variables."""
+    total = hashlib.blake2b(digest_size=8)
+    for value in jax.tree.leaves(network.variables):
+        total.update(np.ascontiguousarray(value).data)
+    return total.hexdigest()
 
 
 def load(source, which='best', name=None):

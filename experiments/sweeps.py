@@ -23,7 +23,7 @@ import re
 import urllib.parse
 from pathlib import Path
 
-from cnnjax import cluster, workdir
+from cnnjax import cluster, data, dataset, workdir
 from cnnjax.errors import UserError
 from experiments import jobs
 
@@ -83,6 +83,12 @@ def run(config, place, file, changed):
         jobs.connect(place.processes, place.verbosity)
     entries = read_entries(directory)
     left = [run for run in runs if not run.finished(entries)]
+    told = functools.cache(identity)
+    for run in runs:
+        if run not in left and run.config.experiment == 'train':
+            check_data(run, told)
+    if not place.executor:
+        cluster.agree(sweep=[run.label for run in left])
     # What failed is tried last: of several processes it would end them all.
     left.sort(key=lambda run: entries.get(run.label, {}).get('state') == 'failed')
     alone = place.executor or cluster.first()
@@ -96,6 +102,27 @@ def run(config, place, file, changed):
     elif alone:
         print(f'\n{table(read_entries(directory))}\ntable: {directory / "sweep.md"}')
     return succeeded
+
+
+def identity(dataset, split, data_dir, bad_images):
+    """The identity of a split; None where the data is gone."""
+    try:
+        return data.identity(data.load(dataset, split, data_dir, bad_images))
+    except data.Missing:
+        return None
+
+
+def check_data(run, identity):
+    """Raises UserError where a finished run was trained on other data than the others would be.
+
+    A table of both would compare what cannot be compared.
+    """
+    recorded, config = dataset.read(run.directory), run.config
+    if recorded:
+        splits = {split: identity(config.dataset, split, config.data_dir, config.bad_images)
+                  for split in (config.train_split, config.test_split)}
+        dataset.check(run.directory, recorded,
+                      {split: found for split, found in splits.items() if found})
 
 
 def read(file):
