@@ -24,6 +24,7 @@ PERIOD = 1  # seconds between two signs of life
 SHOWN = 5  # differences between processes that a message has at most
 FAILED, ALIVE, FACTS = 'cnnjax/failed', 'cnnjax/alive', 'cnnjax/facts'  # in the store
 _meetings = itertools.count()
+_ending = threading.Lock()
 
 
 def connect(coordinator=None, processes=None, process=None, wait=120):
@@ -129,8 +130,11 @@ def _failure(client):
 
 def _end(message):
     """Ends this process without the farewell for which jax would wait for the others."""
+    _ending.acquire()  # for ever: the first thread to come has the word
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
+    if distributed.global_state.process_id == 0:  # with it the store goes, which others must read
+        time.sleep(3 * PERIOD)
     os._exit(1)
 
 
@@ -200,8 +204,6 @@ def together():
                 message = failed  # which is why this one cannot go on
             else:
                 run.client.key_value_set(f'{FAILED}/first', message)
-                if run.process_id == 0:  # with it the store goes
-                    time.sleep(3 * PERIOD)
         _end(message)
 
 
