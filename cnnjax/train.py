@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from cnnjax import (
@@ -116,7 +117,8 @@ def load(config, split):
 def prepare(config, source):
     """A Source resident or streamed, and cut, as the config says."""
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
-                       config.crop_aspect, config.test_shorter_side, config.border)
+                       config.crop_aspect, config.test_shorter_side, config.border,
+                       config.interpolation)
     if config.stream:
         return data.Stream(source, crops, config.loader_threads, config.loader_workers)
     return data.Resident(source, crops)
@@ -152,13 +154,13 @@ def finished_without_data(config, directory, recorded, missing):
     lengths = plan(config, known.examples if known else config.batch_size)
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         start = checkpoints.latest()
-    if start != lengths.steps:
-        raise missing
-    check_config(directory, config, lengths, start)
+        if start != lengths.steps:
+            raise missing
+        check_config(directory, config, lengths, start, checkpoints.past(start))
+    last = finished(directory, start)
     if cluster.first():
-        print(f'{directory}: this run is finished, after {start} steps; that its data is still the '
-              f'same cannot be told: {missing}', flush=True)
-    return workdir.read_metrics(directory)[-1]
+        print(f'whether its data is still the same cannot be told: {missing}', flush=True)
+    return last
 
 
 def evaluator(net, normalize, dataset, mesh, *, batch_size, kind='shard_map'):
@@ -197,6 +199,9 @@ def train(config, directory):
     """
     directory = Path(directory)
     check(config)
+    if config.dtype == 'float16':  # a network that was trained elsewhere may compute in it
+        raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
+                        "scaled against that; take 'bfloat16', which has the range of float32")
     source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
     cluster.agree(weights=source and trained.digest(source))
     config = transfer.inherit(config, source)
@@ -219,6 +224,8 @@ def train(config, directory):
     if recorded:
         normalize = dataset.normalization(directory, recorded, train_set.image_shape, normalize)
     net = models.create(**config.model, num_classes=len(train_set.classes), dtype=config.dtype)
+    if source:
+        transfer.check_network(net, source, config.init_from)
     frozen = transfer.frozen_layers(net, config.freeze, train_set.image_shape)
     if frozen and not source:
         raise UserError(f"freeze='{config.freeze}' would freeze random weights: give init_from")
@@ -241,7 +248,8 @@ def train(config, directory):
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
         cluster.agree(**{'steps done': start})
-        check_config(directory, config, lengths, start)
+        past = checkpoints.past(start) if start else {}
+        check_config(directory, config, lengths, start, past)
         state = step.create(net, tx, init_key, train_set.image_shape, frozen)
         if source:  # the last layer stays only where the classes are the same
             if not start and cluster.first():
@@ -250,7 +258,8 @@ def train(config, directory):
                          if source.classes == train_set.classes else 'new, for the classes of the '
                          'data'), flush=True)
             state = state._replace(**transfer.carry_over(
-                {'params': state.params, 'batch_stats': state.batch_stats}, source.variables,
+                {'params': state.params, 'batch_stats': state.batch_stats},
+                transfer.variables(net, source),
                 () if source.classes == train_set.classes else head, config.init_from))
         state = parallel.replicate(state, mesh)
         if start:
@@ -260,10 +269,9 @@ def train(config, directory):
             workdir.write_environment(directory)
             if not (start and recorded):
                 dataset.write(directory, splits, train_set.image_shape, normalize)
+        workdir.recover(directory, past)
         if start == lengths.steps:
-            if cluster.first():
-                print(f'{directory}: this run is finished, after {start} steps', flush=True)
-            return workdir.read_metrics(directory)[-1]
+            return finished(directory, start)
 
         size = steps_per_call(config, lengths)
         update = updater(
@@ -275,7 +283,7 @@ def train(config, directory):
         key = parallel.replicate(key, mesh)
         batches = train_set.train_batches(config.batch_size, config.seed, start,
                                           (jax.process_index(), jax.process_count()))
-        with (workdir.Metrics(directory, start) as metrics,
+        with (workdir.Metrics(directory, start, config, past) as metrics,
               Progress(lengths, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             return loop(state, update, size, evaluate, resident, key, lengths, checkpoints,
@@ -352,10 +360,8 @@ def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, met
                 row |= {f'test/{name}': value for name, value in results.items() if name != 'count'}
                 error = results['error']
             metrics.write(row)
-        if stopping:
-            metrics.postpone(done, pending)
         if saving or stopping:
-            checkpoints.save(done, state, error)
+            checkpoints.save(done, state, error, metrics.past(pending))
         if reporting:
             progress.report(row)
         if stopping:
@@ -366,14 +372,37 @@ def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, met
     return row
 
 
-def check_config(directory, config, lengths, start):
+def finished(directory, steps):
+    """The last row of metrics.jsonl.
+
+    Raises:
+      UserError: it is not that of the last step, and the checkpoint, of an older version, has no
+        copy of it.
+    """
+    multihost_utils.sync_global_devices('rows')  # the first process may have restored some
+    last = (workdir.read_metrics(directory) or [{'step': None}])[-1]
+    if last['step'] != steps:
+        raise UserError(f'{directory}: this run is finished, after {steps} steps, but the last row '
+                        'of metrics.jsonl is lost; configs/evaluate.py tells its error')
+    if cluster.first():
+        print(f'{directory}: this run is finished, after {steps} steps', flush=True)
+    return last
+
+
+def check_config(directory, config, lengths, start, past):
     """Raises UserError if the run in `directory`, `start` steps long, was not made with `config`.
 
-    It may get longer or shorter as long as the steps done had the same learning rates.
+    It may get longer or shorter as long as the steps done had the same learning rates. `past` is
+    that of its checkpoint.
     """
-    saved = workdir.read_config(directory)
-    if not start or saved is None:
+    rows = [] if start else workdir.read_metrics(directory)
+    if rows and cluster.first():
+        print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint', flush=True)
+    if not start and not any('test/error' in row for row in rows):  # what is evaluated is saved
         return
+    saved = past['config'] if past else workdir.read_config(directory)
+    if saved is None:
+        raise UserError(f'{directory} has lost its config.json: take another workdir')
     changed = workdir.differences(saved, config)
     extended = set(changed) <= {'epochs', 'steps'}
     if extended and changed:

@@ -14,7 +14,7 @@ def run(config, directory):
     weights have none. Raises UserError where its classes or its images do not fit the network.
     """
     fields.check_minimum(config, batch_size=1, devices=0)
-    network = trained.load(config.source, config.checkpoint, config.network)
+    network = trained.load(config.source, config.checkpoint, config.name)
     if network.config is None and config.dataset is None:
         raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
     own = codes.training(network)
@@ -29,8 +29,8 @@ def run(config, directory):
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=trained.digest(network))
     if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
-        recorded = dataset.read(config.source)
-        dataset.check(config.source, recorded, {own.test_split: told})
+        trained_in = Path(config.source).expanduser()
+        dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     examples = train.prepare(own, by_name(source, network, config, own.dataset))
     if tuple(examples.image_shape) != network.image_shape:
         raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
@@ -46,6 +46,7 @@ def run(config, directory):
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>20}  {shown}')
+    workdir.write_config(directory, config)
     workdir.write_json(f'{directory}/results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
         'split': own.test_split, **results})
@@ -58,7 +59,8 @@ def by_name(source, network, config, name):
         classes = source.classes
     elif config.classes:
         classes = given(config.classes)
-    if len(classes) != len(network.classes) or len(set(classes)) != len(classes):
+    if config.classes and (len(classes) != len(network.classes)
+                           or len(set(classes)) != len(classes)):
         raise UserError(f"classes='{config.classes}' has {len(set(classes))} different names, the "
                         f'network has {len(network.classes)} outputs: give a name to each')
     try:

@@ -63,7 +63,7 @@ class Job:
         if jax.process_count() > 1 and self.config.experiment not in SHARED:
             raise UserError(f"experiment='{self.config.experiment}' runs in one process, on all "
                             f'of its devices; of several processes are {", ".join(SHARED)}')
-        with workdir.lock(self.directory):
+        with workdir.claim(self.directory, self.config):
             RUNS[self.config.experiment](self.config, self.directory)
 
     def checkpoint(self):
@@ -86,9 +86,17 @@ def facts(config, directory):
 
 @functools.cache
 def connect(processes, verbosity):
-    """cluster.connect, once in a process: a sweep runs many jobs in it."""
+    """cluster.connect, once in a process: a sweep runs many jobs in it. Raises UserError where the
+    devices that JAX_PLATFORMS names are not there."""
     logging.set_verbosity(verbosity)
     cluster.connect(*processes)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of a known kind, 'cuda'
+        reason = str(error).splitlines() or ['no such device is here, or jax lacks its plugin: '
+                                             'leave it out to take the devices that there are']
+        raise UserError(f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: {reason[0]}'
+                        ) from error
     parallel.cache_programs()
 
 
@@ -124,6 +132,8 @@ class Place:
             job.processes, job.verbosity = self.processes, self.verbosity
         if not self.executor:
             return all([self.here(job) for job in jobs])  # a list: all are run in any case
+        for job in jobs:  # now: a queue may be long
+            workdir.check_free(job.directory, job.config.experiment)
         if self.executor == 'slurm':
             self.submit(jobs)
             return True

@@ -152,8 +152,9 @@ def test_a_finished_run_without_its_data_is_finished(config, finished, capsys):
     row = train.train(config, finished)
     assert row == workdir.read_metrics(finished)[-1]
     said = capsys.readouterr().out
-    assert 'this run is finished, after 6 steps; that its data is still the same' in said
-    assert 'photos/' in said
+    assert 'this run is finished, after 6 steps\n' in said
+    assert 'data is still the same cannot be told: ' in said
+    assert 'photos/train cannot be read' in said
     with pytest.raises(UserError, match='photos/train cannot be read'):
         train.train(changed(config, epochs=4.0), finished)
     with pytest.raises(UserError, match='photos/train cannot be read'):

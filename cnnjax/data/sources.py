@@ -160,10 +160,11 @@ def matched(source, classes):
     """
     if tuple(source.classes) == tuple(classes):
         return source
-    if unknown := [name for name in source.classes if name not in classes]:
-        raise UserError(f'the network does not know {some(unknown)}, of the {len(source.classes)} '
-                        f'classes of the data; its own {len(classes)} are {some(classes)}')
-    places = {name: label for label, name in enumerate(classes)}
+    places = {name: label for label, name in enumerate(classes) if classes.count(name) == 1}
+    if unknown := [name for name in source.classes if name not in places]:
+        raise UserError(f'the network does not know, or has twice, {some(unknown)}, of the '
+                        f'{len(source.classes)} classes of the data; its own {len(classes)} are '
+                        f'{some(classes)}')
     labels = tuple(places[name] for name in source.classes)
     return Source(Relabelled(source.examples, labels), tuple(classes))
 
