@@ -32,7 +32,8 @@ def connect(coordinator=None, processes=None, process=None, wait=120):
 
     Without arguments Slurm, Open MPI, Kubernetes and TPU pods are detected by jax, and a process
     that stands alone stays so. Every process must see the same working directory. Where one fails,
-    the others end too, with its message; where one is killed, at once or after `wait` seconds.
+    the others end too, with its message; where one is killed, at the next reduction or after `wait`
+    seconds. Where the first is killed, jax aborts the others at once, in its own words.
 
     Args:
       coordinator: 'host:port' of process 0, a free port there.
