@@ -116,20 +116,22 @@ Flags:
 def main(argv):
     del argv  # only flags
     verbosity = flags.FLAGS['verbosity']  # of orbax, which tells of every file it writes
-    from cnnjax import workdir
-    from experiments import jobs, sweeps  # after the flags: a mistake in them is told at once
+    # After the flags: a mistake in them is told at once.
+    from cnnjax import cluster, workdir
+    from experiments import jobs, sweeps
 
     try:
-        directory = workdir.located(WORKDIR.value)
-        place = jobs.Place(directory, EXECUTOR.value, RESOURCES.value,
-                           (COORDINATOR.value, PROCESSES.value, PROCESS.value, WAIT.value),
-                           verbosity.value if verbosity.present else logging.ERROR)
-        if SWEEP.value:
-            file = flags.FLAGS['config']
-            succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
-                                   config_flags.get_override_values(file))
-        else:
-            succeeded = place.run([jobs.Job(CONFIG.value, directory)])
+        with cluster.together():
+            directory = workdir.located(WORKDIR.value)
+            place = jobs.Place(directory, EXECUTOR.value, RESOURCES.value,
+                               (COORDINATOR.value, PROCESSES.value, PROCESS.value, WAIT.value),
+                               verbosity.value if verbosity.present else logging.ERROR)
+            if SWEEP.value:
+                file = flags.FLAGS['config']
+                succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
+                                       config_flags.get_override_values(file))
+            else:
+                succeeded = place.run([jobs.Job(CONFIG.value, directory)])
     except (UserError, OSError) as error:  # the latter: a full disk, say
         sys.exit(f'error: {error}')
     return 0 if succeeded else 1

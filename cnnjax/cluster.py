@@ -24,6 +24,7 @@ PERIOD = 1  # seconds between two signs of life
 SHOWN = 5  # differences between processes that a message has at most
 FAILED, ALIVE, FACTS = 'cnnjax/failed', 'cnnjax/alive', 'cnnjax/facts'  # in the store
 _meetings = itertools.count()
+_ending = threading.Lock()
 
 
 def connect(coordinator=None, processes=None, process=None, wait=120):
@@ -31,7 +32,8 @@ def connect(coordinator=None, processes=None, process=None, wait=120):
 
     Without arguments Slurm, Open MPI, Kubernetes and TPU pods are detected by jax, and a process
     that stands alone stays so. Every process must see the same working directory. Where one fails,
-    the others end too, with its message; where one is killed, at once or after `wait` seconds.
+    the others end too, with its message; where one is killed, at the next reduction or after `wait`
+    seconds. Where the first is killed, jax aborts the others at once, in its own words.
 
     Args:
       coordinator: 'host:port' of process 0, a free port there.
@@ -129,8 +131,11 @@ def _failure(client):
 
 def _end(message):
     """Ends this process without the farewell for which jax would wait for the others."""
+    _ending.acquire()  # for ever: the first thread to come has the word
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
+    if distributed.global_state.process_id == 0:  # with it the store goes, which others must read
+        time.sleep(3 * PERIOD)
     os._exit(1)
 
 
@@ -141,17 +146,15 @@ def agree(**facts):
       facts: what JSON can hold; dicts and lists are compared value by value. All processes call
         this equally often.
     """
-    # jax.process_count() would start the devices, together with those of the other processes.
-    processes, client = distributed.global_state.num_processes, distributed.global_state.client
-    if processes == 1:
+    run = distributed.global_state  # jax.process_count() would wait for the others' devices
+    if run.num_processes == 1:
         return
     meeting = f'{FACTS}/{next(_meetings)}'
-    client.key_value_set(f'{meeting}/{distributed.global_state.process_id}',
-                         json.dumps(facts, default=str))
+    run.client.key_value_set(f'{meeting}/{run.process_id}', json.dumps(facts, default=str))
     # Loading the data may take one of them hours; if it dies, _Watch ends this one.
     first, *others = (traverse_util.flatten_dict(_indexed(json.loads(
-        client.blocking_key_value_get(f'{meeting}/{process}', 2 ** 31 - 1))), sep='.')
-        for process in range(processes))
+        run.client.blocking_key_value_get(f'{meeting}/{process}', 2 ** 31 - 1))), sep='.')
+        for process in range(run.num_processes))
     different = {}
     for process, other in enumerate(others, 1):
         for name in {**first, **other}:
@@ -187,9 +190,10 @@ def together():
     try:
         yield
     except Exception as error:
-        if jax.process_count() == 1:
+        run = distributed.global_state  # jax.process_count() would wait for the others' devices
+        if run.num_processes == 1:
             raise
-        who = f'process {jax.process_index()} of {jax.process_count()}'
+        who = f'process {run.process_id} of {run.num_processes}'
         if isinstance(error, UserError):
             message = f'error: {who}: {error}'
         else:
@@ -197,13 +201,10 @@ def together():
                        'Where another process died, its own output says why. Start all again with '
                        'the same command: they resume from the last checkpoint')
         with contextlib.suppress(Exception):  # the store has gone with the first process
-            client = distributed.global_state.client
-            if failed := _failure(client):
+            if failed := _failure(run.client):
                 message = failed  # which is why this one cannot go on
             else:
-                client.key_value_set(f'{FAILED}/first', message)
-                if first():  # with it the store goes
-                    time.sleep(3 * PERIOD)
+                run.client.key_value_set(f'{FAILED}/first', message)
         _end(message)
 
 

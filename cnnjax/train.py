@@ -203,6 +203,7 @@ def train(config, directory):
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
                         "scaled against that; take 'bfloat16', which has the range of float32")
     source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
+    cluster.agree(weights=source and trained.digest(source))
     config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
@@ -246,10 +247,16 @@ def train(config, directory):
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
+        cluster.agree(**{'steps done': start})
         past = checkpoints.past(start) if start else {}
         check_config(directory, config, lengths, start, past)
         state = step.create(net, tx, init_key, train_set.image_shape, frozen)
         if source:  # the last layer stays only where the classes are the same
+            if not start and cluster.first():
+                print(f"init_from='{config.init_from}': the last layer is "
+                      + ('kept, its classes are those of the data'
+                         if source.classes == train_set.classes else 'new, for the classes of the '
+                         'data'), flush=True)
             state = state._replace(**transfer.carry_over(
                 {'params': state.params, 'batch_stats': state.batch_stats},
                 transfer.variables(net, source),

@@ -1,6 +1,7 @@
 """A trained network with all it needs: load('runs/quickstart')(images in [0, 1]) -> logits."""
 
 import contextlib
+import hashlib
 import itertools
 import os
 from pathlib import Path
@@ -132,6 +133,14 @@ def _check_values(images):
     if low < RANGE[0] or high > RANGE[1]:
         raise UserError(f'images are floats from {low:g} to {high:g}, not in [0, 1]: give uint8, '
                         'or divide by 255; they are normalized here, not before')
+
+
+def digest(network):
+    """A checksum of a Trained's variables."""
+    total = hashlib.blake2b(digest_size=8)
+    for value in jax.tree.leaves(network.variables):
+        total.update(np.ascontiguousarray(value).data)
+    return total.hexdigest()
 
 
 def load(source, which='best', name=None):

@@ -2,7 +2,7 @@
 
     config.json       every field of the config
     environment.json  one entry per start: versions, devices, commit, command
-    dataset.json      class names, image shape, mean and std
+    dataset.json      what the run was trained on, with dataset.listing.gz: see dataset.py
     metrics.jsonl     one row per report; none twice and none lost when a run is resumed
     tensorboard/      the same numbers as TensorBoard events
     checkpoints/      see checkpoint.py

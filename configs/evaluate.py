@@ -2,6 +2,12 @@
 
     python launch.py --config=configs/evaluate.py --config.source=runs/quickstart \\
         --workdir=runs/quickstart-evaluation
+
+On another data set, classes are matched by their names, in whatever order each has them; a set of
+some of the network's classes will do. Published weights mostly know no names: say which they are.
+
+    ... --config.source=timm/resnet50.tv_in1k --config.dataset=imagenet2012 \\
+        --config.split=validation --config.classes=dataset
 """
 
 import ml_collections
@@ -19,6 +25,9 @@ def get_config():
     config.data_dir = placeholder(str)  # where the data set is
     config.stream = placeholder(bool)  # decode as needed; False: hold the set in memory
     config.bad_images = placeholder(str)  # 'error' at an unreadable one, or 'skip' it
+    # The names of the network's outputs, in their order, where it has none or others than the data:
+    # 'cat,dog', a text file with a name a line, or 'dataset': as the data set counts its classes.
+    config.classes = placeholder(str)
     config.batch_size = 500  # images at a time, over all devices
     config.devices = 0  # how many of the local devices; 0: all
     return config

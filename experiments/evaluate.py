@@ -1,6 +1,8 @@
 """The errors of a trained network over every example of a set, each exactly once."""
 
-from cnnjax import cluster, parallel, train, trained, workdir
+from pathlib import Path
+
+from cnnjax import cluster, data, dataset, parallel, train, trained, workdir
 from cnnjax.errors import UserError
 from experiments import codes, fields
 
@@ -8,8 +10,8 @@ from experiments import codes, fields
 def run(config, directory):
     """Evaluates config.source and writes results.json.
 
-    The data is that of the run unless config.dataset names another; published weights have none.
-    Raises UserError where its classes or its images do not fit the network.
+    The data is that of the run, and still the same, unless the config names another; published
+    weights have none. Raises UserError where its classes or its images do not fit the network.
     """
     fields.check_minimum(config, batch_size=1, devices=0)
     network = trained.load(config.source, config.checkpoint, config.name)
@@ -23,18 +25,20 @@ def run(config, directory):
     for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
         if config[field] is not None:
             own[field] = config[field]
-    dataset = train.load(own, own.test_split)
-    numbers = tuple(map(str, range(len(dataset.classes))))  # all that a file of weights may know
-    if network.classes not in (dataset.classes, numbers):
-        raise UserError(f'{own.dataset} has the classes {", ".join(dataset.classes[:5])} ..., the '
-                        f'network {", ".join(network.classes[:5])} ...')
-    if tuple(dataset.image_shape) != network.image_shape:
-        raise UserError(f'{own.dataset} has images of {tuple(dataset.image_shape)}, the network '
+    source = data.load(own.dataset, own.test_split, own.data_dir, own.bad_images)
+    told = data.identity(source)
+    cluster.agree(data=told.summary(), weights=trained.digest(network))
+    if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
+        trained_in = Path(config.source).expanduser()
+        dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
+    examples = train.prepare(own, by_name(source, network, config, own.dataset))
+    if tuple(examples.image_shape) != network.image_shape:
+        raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
-    fields.check_memory(min(config.batch_size, len(dataset)) * codes.widest(network),
+    fields.check_memory(min(config.batch_size, len(examples)) * codes.widest(network),
                         batch_size=config.batch_size)
     mesh = parallel.data_mesh(config.devices)
-    evaluate = train.evaluator(network.net, network.normalize, dataset, mesh,
+    evaluate = train.evaluator(network.net, network.normalize, examples, mesh,
                                batch_size=config.batch_size)
     results = evaluate(parallel.replicate(network.variables, mesh))
     if not cluster.first():
@@ -46,3 +50,42 @@ def run(config, directory):
     workdir.write_json(f'{directory}/results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
         'split': own.test_split, **results})
+
+
+def by_name(source, network, config, name):
+    """The data set `name` with its labels as the network counts its classes."""
+    classes = network.classes
+    if config.classes == 'dataset':
+        classes = source.classes
+    elif config.classes:
+        classes = given(config.classes)
+    if config.classes and (len(classes) != len(network.classes)
+                           or len(set(classes)) != len(classes)):
+        raise UserError(f"classes='{config.classes}' has {len(set(classes))} different names, the "
+                        f'network has {len(network.classes)} outputs: give a name to each')
+    try:
+        found = data.matched(source, classes)
+    except UserError as error:
+        numbers = tuple(map(str, range(len(classes))))
+        reason = (f': {config.source} tells only their numbers'
+                  if network.config is None and classes == numbers else '')
+        raise UserError(f'dataset={name}: {error}{reason}. Where they are the same under other '
+                        "names, give the network's with classes='cat,dog', a file with a name a "
+                        "line, or 'dataset' if it counts them as the data does") from None
+    if found is not source and cluster.first():
+        print(f'{name} has ' + ('the classes of the network in another order'
+                                if len(source.classes) == len(classes) else
+                                f'{len(source.classes)} of the {len(classes)} classes of the '
+                                'network') + ': its labels are matched by name')
+    return found
+
+
+def given(text):
+    """The names of 'cat,dog' or of a file with a name a line."""
+    path = Path(text).expanduser()
+    if ',' in text or not path.is_file():
+        return tuple(name.strip() for name in text.split(','))
+    try:
+        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except (OSError, ValueError) as error:
+        raise UserError(f"classes='{text}' is not a readable text file: {error}") from None

@@ -52,10 +52,10 @@ class Job:
 
     def __call__(self):
         connect(self.processes, self.verbosity)
-        if self.label and cluster.first():
-            print(self.label, flush=True)
         with cluster.together():
             cluster.agree(**facts(self.config, self.directory))
+            if self.label and cluster.first():
+                print(self.label, flush=True)
             self.run()
 
     def run(self):

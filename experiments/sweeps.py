@@ -21,7 +21,7 @@ import math
 import urllib.parse
 from pathlib import Path
 
-from cnnjax import atomic, cluster, config_file, workdir
+from cnnjax import atomic, cluster, config_file, data, dataset, workdir
 from cnnjax.errors import UserError
 from experiments import jobs
 
@@ -82,6 +82,12 @@ def run(config, place, file, changed):
         jobs.connect(place.processes, place.verbosity)
     entries = read_entries(directory)
     left = [run for run in runs if not run.finished(entries)]
+    told = functools.cache(identity)  # mostly all have the same data
+    for run in runs:
+        if run not in left and run.config.experiment == 'train':
+            check_data(run, told)
+    if not place.executor:
+        cluster.agree(sweep=[run.label for run in left])
     # What failed is tried last: of several processes it would end them all.
     left.sort(key=lambda run: entries.get(run.label, {}).get('state') == 'failed')
     alone = place.executor or cluster.first()
@@ -95,6 +101,25 @@ def run(config, place, file, changed):
     elif alone:
         print(f'\n{table(read_entries(directory))}\ntable: {directory / "sweep.md"}')
     return succeeded
+
+
+def identity(*what):
+    """The identity of what data.load takes; None where there is no such data any more."""
+    try:
+        return data.identity(data.load(*what))
+    except data.Missing:
+        return None
+
+
+def check_data(run, identity):
+    """Raises UserError where a finished run was trained on other data than the others would be: a
+    table of both would compare what cannot be compared."""
+    recorded, config = dataset.read(run.directory), run.config
+    if recorded:
+        splits = {split: identity(config.dataset, split, config.data_dir, config.bad_images)
+                  for split in (config.train_split, config.test_split)}
+        dataset.check(run.directory, recorded,
+                      {split: found for split, found in splits.items() if found})
 
 
 def read(file):

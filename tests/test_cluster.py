@@ -1,5 +1,7 @@
 """Several processes as one, on this machine: equal results, stopped together, resumed anywhere."""
 
+import itertools
+import json
 import os
 import re
 import signal
@@ -7,12 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from cnnjax import checkpoint, cluster, train
+from cnnjax.errors import UserError
 from configs import base
 from tests.kill import ROOT, assert_same_run, rows, saved
 
@@ -30,16 +34,21 @@ def config(steps):
     return values
 
 
-def launch(directory, steps=LONG):
-    """Two processes with two devices each."""
+def free_port():
     with socket.socket() as free:
         free.bind(('localhost', 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def launch(directory, steps=LONG, different=()):
+    """Two processes with two devices each; `different` are arguments of the second alone."""
+    port = free_port()
     fields = [f'--config.{name}={value}' for name, value in (FIELDS | {'steps': steps}).items()]
     return [subprocess.Popen(
         [sys.executable, 'launch.py', '--config=configs/base.py', *fields,
          f'--workdir={directory}', f'--coordinator=localhost:{port}', '--processes=2',
-         f'--process={i}'], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+         f'--process={i}', *(different if i else ())], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2 '
                                         '--xla_backend_optimization_level=0'}) for i in range(2)]
 
@@ -129,6 +138,103 @@ for call in {calls}:
             'need a coordinator', "'localhost' is not of the form host:port", "'process': 3",
             "'processes': None"], strict=True):
         assert message in line
+
+
+class Store(dict):
+    """What the processes of a run share, without any."""
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        assert allow_overwrite or key not in self
+        self[key] = value
+
+    def key_value_dir_get(self, prefix):
+        return [(key, value) for key, value in self.items() if key.startswith(prefix)]
+
+    def blocking_key_value_get(self, key, timeout):
+        return self[key]
+
+
+class Ended(BaseException):
+    pass
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """This process is the first of two, whose store it is."""
+    def end(message):
+        raise Ended(message)
+
+    found = Store()
+    monkeypatch.setattr(cluster.distributed, 'global_state', types.SimpleNamespace(
+        num_processes=2, process_id=0, client=found))
+    monkeypatch.setattr(cluster, '_meetings', itertools.count())
+    monkeypatch.setattr(cluster, '_end', end)
+    monkeypatch.setattr(cluster, 'PERIOD', 0.01)
+    monkeypatch.setattr(cluster.atexit, 'register', lambda function: None)
+    return found
+
+
+def test_processes_agree_on_all_facts(store):
+    facts = {'workdir': 'a', 'config': {'seed': 0, 'drops': (1, 2), 'model': {'name': 'x'}}}
+    store['cnnjax/facts/0/1'] = json.dumps(facts)
+    cluster.agree(**facts)
+    assert json.loads(store['cnnjax/facts/0/0']) == json.loads(json.dumps(facts))
+    store['cnnjax/facts/1/1'] = json.dumps(
+        {'workdir': 'b', 'config': {'seed': 0, 'drops': (1, 3, 4), 'model': {}}})
+    with pytest.raises(UserError) as error:
+        cluster.agree(**facts)
+    assert str(error.value).splitlines()[1:] == [
+        "  workdir: 'a' in process 0, 'b' in process 1",
+        '  config.drops.1: 2 in process 0, 3 in process 1',
+        "  config.model.name: 'x' in process 0, None in process 1",
+        '  config.drops.2: None in process 0, 4 in process 1']
+
+
+def test_a_process_that_fails_ends_the_others_with_its_words(store):
+    with pytest.raises(Ended) as first, cluster.together():
+        raise UserError('photos/train cannot be read')
+    assert str(first.value) == 'error: process 0 of 2: photos/train cannot be read'
+    with pytest.raises(Ended) as watched:
+        cluster._Watch(wait=60).run()
+    with pytest.raises(Ended) as second, cluster.together():
+        raise RuntimeError('connection closed')
+    assert str(second.value) == str(watched.value) == str(first.value)
+
+
+def test_a_process_that_is_silent_is_not_waited_for(store, monkeypatch):
+    store['cnnjax/alive/1'] = '7'
+    begun = time.monotonic()
+    with pytest.raises(Ended, match='process 1 of 2 has given no sign of life for 0.2 seconds'):
+        cluster._Watch(wait=0.2).run()
+    assert time.monotonic() - begun > 0.2
+    assert int(store['cnnjax/alive/0']) > 1  # it gave signs itself
+    store['cnnjax/alive/1'] = 'left'  # its work was done
+    watch = cluster._Watch(wait=0.05)
+    watch.start()
+    time.sleep(0.3)
+    watch.leave()
+    assert store['cnnjax/alive/0'] == 'left'
+
+
+def test_one_that_never_comes_is_not_waited_for():
+    """jax would abort after minutes, with the stack of its C++."""
+    script = f"from cnnjax import cluster; cluster.connect('localhost:{free_port()}', 2, 0, wait=1)"
+    found = subprocess.run([sys.executable, '-c', script], cwd=ROOT, text=True, capture_output=True)
+    assert found.returncode == 1
+    line, = found.stderr.splitlines()
+    assert line.startswith('error: the processes of this run did not find each other in 1 seconds')
+
+
+def test_processes_with_different_commands_are_refused_in_all(tmp_path):
+    processes = launch(tmp_path / 'run', different=['--config.learning_rate=0.5', '--config.seed=7',
+                                                    '--config.loader_threads=2'])
+    for said in outputs(processes):
+        first, *lines = said.splitlines()
+        assert first.startswith('error: process ')
+        assert lines == ['  config.learning_rate: 0.0001 in process 0, 0.5 in process 1',
+                         '  config.seed: 0 in process 0, 7 in process 1']
+    assert [process.returncode for process in processes] == [1, 1]
+    assert not (tmp_path / 'run').exists()
 
 
 def test_alone_without_a_cluster(monkeypatch):

@@ -11,6 +11,8 @@ from PIL import Image
 from cnnjax import cluster, dataset, train, trained, workdir
 from cnnjax.errors import UserError
 from configs import base
+from configs import evaluate as evaluate_config
+from experiments import evaluate
 from tests.test_train import changed
 
 
@@ -150,8 +152,9 @@ def test_a_finished_run_without_its_data_is_finished(config, finished, capsys):
     row = train.train(config, finished)
     assert row == workdir.read_metrics(finished)[-1]
     said = capsys.readouterr().out
-    assert 'this run is finished, after 6 steps; that its data is still the same' in said
-    assert 'photos/' in said
+    assert 'this run is finished, after 6 steps\n' in said
+    assert 'data is still the same cannot be told: ' in said
+    assert 'photos/train cannot be read' in said
     with pytest.raises(UserError, match='photos/train cannot be read'):
         train.train(changed(config, epochs=4.0), finished)
     with pytest.raises(UserError, match='photos/train cannot be read'):
@@ -200,6 +203,21 @@ def test_a_damaged_file_is_named(finished, values):
     workdir.write_json(path, {**json.loads(path.read_text()), **values})
     with pytest.raises(UserError, match=r'dataset\.json is damaged, or of another version'):
         trained.load(finished)
+
+
+def test_an_evaluation_of_changed_data_is_refused_unless_it_is_named(finished, capsys):
+    root = finished.parent / 'photos'
+    with (finished / 'config.json').open() as file:
+        saved = json.load(file)
+    workdir.write_json(finished / 'config.json', {**saved, 'data_dir': str(root)})
+    another_test_picture(root)
+    values = evaluate_config.get_config()
+    values.source = str(finished)
+    with pytest.raises(UserError, match='test: of another size or content: dogs/2.bmp'):
+        evaluate.run(values, finished.parent)
+    values.data_dir = str(root)
+    evaluate.run(values, finished.parent)
+    assert 'error' in capsys.readouterr().out
 
 
 def test_all_processes_must_have_the_same_data(config, finished, monkeypatch):

@@ -203,8 +203,10 @@ def test_up_to_a_layer(source, three, tmp_path):
     assert any('batch_stats/conv4_1' in path for path in changed)
 
 
-def test_all_layers_learn_and_the_same_classes_keep_their_head(source, two, three, tmp_path):
+def test_all_layers_learn_and_the_same_classes_keep_their_head(source, two, three, tmp_path,
+                                                               capsys):
     train.train(fine(source, three), tmp_path / 'three')
+    assert 'the last layer is new' in capsys.readouterr().out
     assert changes(saved(source), saved(tmp_path / 'three')) == set(saved(source))
     slow = {'learning_rate': 1e-9, 'head_rate': 1.0}
     train.train(fine(source, two, **slow), tmp_path / 'same')

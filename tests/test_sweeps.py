@@ -4,10 +4,11 @@ import json
 
 import hypothesis
 import ml_collections
+import numpy as np
 import pytest
 from hypothesis import strategies
 
-from cnnjax import cluster, workdir
+from cnnjax import cluster, data, dataset, workdir
 from cnnjax.errors import UserError
 from configs import base, quickstart
 from experiments import RUNS, jobs, sweeps
@@ -85,6 +86,23 @@ def test_all_runs_and_their_table(trained, tmp_path, executor, capfd):
         config.seed = 3
     assert sweep(config)  # another config: the training itself must know
     assert len(trained) == 11
+
+
+def test_a_finished_run_of_other_data_is_refused(trained, tmp_path):
+    """Beside it the table would show what was trained on today's."""
+    file = write(tmp_path / 'config.py', "yield {'learning_rate': 0.25}; yield {'seed': 1}")
+    place = jobs.Place(str(tmp_path / 'sweep'))
+    config = base.get_config().lock()
+    assert sweeps.run(config, place, file, {})
+    digits = {split: data.identity(data.load('digits', split)) for split in ('train', 'test')}
+    normalize = data.Normalization(np.float32([0.5]), np.float32([0.5]))
+    run = tmp_path / 'sweep' / 'learning_rate=0.25'
+    dataset.write(run, digits, (8, 8, 1), normalize)
+    assert sweeps.run(config, place, file, {})
+    dataset.write(run, digits | {'test': digits['train']}, (8, 8, 1), normalize)
+    with pytest.raises(UserError, match=r'0\.25: this is not the data .*\n  test: examples of a'):
+        sweeps.run(config, place, file, {})
+    assert len(trained) == 2
 
 
 @pytest.mark.parametrize(('body', 'message'), [

@@ -136,11 +136,11 @@ def _of_classes(then, now):
             lines.append(f"class '{name}' is now '{same[0]}', with the same examples")
             gone.remove(name)
             new.remove(same[0])
-    lines += [f'classes {word}: {_some(names)}'
+    lines += [f'classes {word}: {some(names)}'
               for word, names in (('missing', gone), ('added', new)) if names]
     if not lines and then.classes != now.classes:
-        lines.append(f'classes in another order: {_some(then.classes)} then, '
-                     f'{_some(now.classes)} now')
+        lines.append(f'classes in another order: {some(then.classes)} then, '
+                     f'{some(now.classes)} now')
     return lines
 
 
@@ -151,7 +151,7 @@ def _of_counts(then, now):
     before, after = (dict(zip(each.classes, each.counts, strict=True)) for each in (then, now))
     changed = [f'{name} {before[name]} then, {after[name]} now' for name in before
                if name in after and before[name] != after[name]]
-    return [f'examples of a class: {_some(changed, "; ")}'] if changed else []
+    return [f'examples of a class: {some(changed, "; ")}'] if changed else []
 
 
 def _of_entries(then, now):
@@ -170,7 +170,7 @@ def _of_entries(then, now):
             f'{old.name} ({then.classes[old.label]} then, {now.classes[new.label]} now)'
             for old, new in both if None not in (old.label, new.label)
             and then.classes[old.label] != now.classes[new.label]]}
-    lines = [f'{word}: {_some(names)}' for word, names in found.items() if names]
+    lines = [f'{word}: {some(names)}' for word, names in found.items() if names]
     if not lines and then.classes == now.classes:
         lines.append('the same files in another order')
     return lines
@@ -192,6 +192,7 @@ def _members(identity):
     return members
 
 
-def _some(names, separator=', '):
+def some(names, separator=', '):
+    """The first few names, and how many more there are."""
     shown = separator.join(names[:SHOWN])
     return shown + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnjax.data import images, photos
-from cnnjax.data.identity import Entry, file_sizes
+from cnnjax.data.identity import Entry, file_sizes, some
 from cnnjax.errors import UserError
 
 
@@ -130,6 +130,43 @@ def folder(root, split, bad_images='error'):
             raise UserError(f'{root / split}: none of its images can be read')
     paths, labels = zip(*files, strict=True)
     return Source(Files(paths, labels, root=str(root / split)), classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Relabelled(Sequence):
+    """Examples with other labels."""
+
+    examples: Sequence
+    labels: tuple[int, ...]  # the new label of each old one
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, i):
+        example = self.examples[i]
+        return {**example, 'label': self.labels[example['label']]}
+
+    @property
+    def undecoded(self):
+        return dataclasses.replace(
+            self, examples=getattr(self.examples, 'undecoded', self.examples))
+
+
+def matched(source, classes):
+    """The source with its labels as a network with these `classes` counts them, by name.
+
+    Raises:
+      UserError: a class that is none of them; shows which.
+    """
+    if tuple(source.classes) == tuple(classes):
+        return source
+    places = {name: label for label, name in enumerate(classes) if classes.count(name) == 1}
+    if unknown := [name for name in source.classes if name not in places]:
+        raise UserError(f'the network does not know, or has twice, {some(unknown)}, of the '
+                        f'{len(source.classes)} classes of the data; its own {len(classes)} are '
+                        f'{some(classes)}')
+    labels = tuple(places[name] for name in source.classes)
+    return Source(Relabelled(source.examples, labels), tuple(classes))
 
 
 def _subdirectories(directory):
