@@ -179,7 +179,7 @@ def invert(config, running, network, layer, depth, codes, shape):
         key, noise = jax.random.split(key)
         state = optimize.init(problem(margin), tx, jax.random.split(noise, count), images)
         state = state._replace(opt_state=optax.tree_utils.tree_set(
-            state.opt_state, learning_rate=jnp.full(count, rate)))
+            state.opt_state, learning_rate=jnp.full(count, rate, jnp.float32)))
         name = layer.replace('/', '.') + (f'-{stage}' if len(config.steps) > 1 else '')
         state = running.optimize(name, problem(margin), tx, steps, key, state=state, aux=aux,
                                  mesh=parallel.data_mesh(sharing))
@@ -218,9 +218,9 @@ def unknown(config, shape, mean, sigma):
     else:
         def init(key):
             if config.parametrization == 'sigma':
-                noise = jax.random.normal(key, shape)
+                noise = jax.random.normal(key, shape, jnp.float32)
                 return noise / jnp.linalg.norm(noise)
-            noise = jax.random.uniform(key, shape, minval=-1)
+            noise = jax.random.uniform(key, shape, jnp.float32, -1)
             return noise / jnp.quantile(noise, 0.95) * START
 
         found = parametrizations.Parametrization(

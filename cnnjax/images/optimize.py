@@ -168,7 +168,8 @@ def loss(problem, variables, theta, key, aux, nudge=0.0):
     if problem.regularizer:
         extra = problem.regularizer(image)
         terms = terms | (extra if isinstance(extra, dict) else {'regularizer': extra})
-    return sum(terms.values()), terms
+    # A line search compares it with numbers of the type of theta.
+    return sum(terms.values()).astype(jnp.result_type(*jax.tree.leaves(theta))), terms
 
 
 def update(problem, tx, variables, state, key, aux):
