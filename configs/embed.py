@@ -35,8 +35,8 @@ def get_config(kind='codes'):
     config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' it
     config.split = 'test'  # of the data set
     config.count = 1000  # how many images, spread over the set; 0: all
-    config.taps = ''  # names that configs/summarize.py prints, 'pool,conv4_6', and 'pixels' for the
-    #                   images themselves; '': the pixels and the last ones before the classifier
+    config.taps = ''  # names that configs/summarize.py prints, 'pool,conv4_6:1+5', and 'pixels' for
+    #                   the images; '': the pixels and the last ones before the classifier
     config.pool = True  # average maps over their pixels; False: keep every pixel of a map
     config.metric = 'euclidean'  # between codes, of neighbours and of t-SNE; or 'cosine'
     config.components = 50  # of the PCA that t-SNE starts from
@@ -44,7 +44,7 @@ def get_config(kind='codes'):
     config.neighbours = 8  # shown of every query
     config.queries = 10  # rows of neighbours, each of another class while there are
     config.drawn = 600  # at most so many images in a map, spread over them
-    config.seed = 0
+    config.seed = 0  # of the solvers of PCA and t-SNE
     config.batch_size = 64  # over all devices
     config.loader_threads = 16  # that decode images
     config.devices = 0  # how many of the local devices; 0: all
@@ -60,5 +60,5 @@ def eigenfaces():
     config.repair = 10  # components of the pictures of repaired faces
     config.hidden = (14, 4, 8, 17)  # top, left, height, width of what is hidden of every face
     config.shown = 8  # faces in the pictures
-    config.seed = 0
+    config.seed = 0  # of the folds
     return config

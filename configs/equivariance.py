@@ -23,7 +23,8 @@ def get_config():
     config.image = 'skimage:astronaut'  # a path, or a photograph of scikit-image
     config.size = 256  # side of the window on the picture whose activations are compared, pixels
     config.shifts = (1, 2, 3, 4, 7, 8, 16, 31, 32)  # of the window, down and right, in pixels
-    config.layers = ''  # names that configs/summarize.py prints, 'conv1_1,pool1'; '': all with maps
+    config.layers = ''  # names that configs/summarize.py prints, 'conv1_1:0+5,pool1'; '': all with
+    #                     maps; ':0+5' are two channels of it
     config.farthest = 8  # the classes and codes of images are compared up to this shift, in pixels
     config.count = 64  # how many images are classified: windows on the picture, or of the data set
     config.dataset = ''  # classify images of digits, photos, folder or a name of

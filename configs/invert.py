@@ -28,7 +28,8 @@ def get_config(preset='adam'):
     config.source = 'embedded'  # or the working directory of a run, weights' file or hub id
     config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
     config.name = ''  # the network's, where a file of weights does not say it
-    config.layers = ''  # 'relu1_1,relu3_1'; '': the last of every size of map; 'all'
+    config.layers = ''  # 'relu1_1,relu3_1', ':12+40' are two channels; '': the last of every size
+    #                     of map; 'all'
     config.images = 'skimage:astronaut,skimage:coffee,skimage:cat'  # pictures, or a folder of them
     config.dataset = ''  # take the images from digits, photos, folder or a name of
     #                      tensorflow-datasets instead

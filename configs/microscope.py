@@ -22,7 +22,7 @@ def get_config():
     config.source = 'embedded'  # or a run's working directory, a weights file, a hub id
     config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
     config.name = placeholder(str)  # the network's, where a file of weights does not say it
-    config.layers = ''  # names that configs/summarize.py prints, 'relu2_2,fc8'; '': see
+    config.layers = ''  # names that configs/summarize.py prints, 'relu2_2,fc8:12+40'; '': see
     #                     experiments.microscope.activations
     config.units_per_layer = 8  # the first ones of every layer; 0: all
     config.dataset = 'photos'  # of the patches: or digits, folder, a name of tensorflow-datasets

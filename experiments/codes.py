@@ -1,6 +1,5 @@
 """Codes of a data set: what the layers of a trained network make of each of its images."""
 
-import difflib
 import math
 
 import jax
@@ -9,35 +8,33 @@ from tqdm import tqdm
 
 from cnnjax import parallel, summary, train, transfer
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, pictures
+from cnnjax.images import objectives, patches, pictures, run
 from configs import base
 from experiments import fields
 
 
 def chosen(network, taps):
-    """The names of the taps 'conv4_6,pool' or, if none, of the last before the classifier."""
+    """The taps 'conv4_6,pool:3+5' or, if none, the last before the classifier: {as it is written:
+    (layer, channels)}, () for all channels."""
     rows = summary.summarize(network.net, network.image_shape).rows
-    head = transfer.head(network.net, network.image_shape)
-    known = [row.name for row in rows if row.shape is not None]
-    if not taps:
-        last = next(i for i, row in enumerate(rows) if row.name in head)
-        return rows[last].inputs[:1]
-    taps = fields.names(taps)
-    for tap in taps:
-        if tap not in known:
-            close = difflib.get_close_matches(tap, known, n=3, cutoff=0.5)
-            raise UserError(f"taps: the network has no '{tap}'"
-                            + (f'; did you mean {" or ".join(close)}?' if close else ''))
-    return taps
+    shapes = {row.name: row.shape for row in rows if row.shape is not None}
+    if not fields.names(taps):
+        head = transfer.head(network.net, network.image_shape)
+        before = next(row for row in rows if row.name in head).inputs
+        if not before:
+            raise UserError("taps='': the classifier sees the image itself, no layer is before it; "
+                            'name taps')
+        taps = before[0]
+    return {tap: fields.layer(tap, shapes, 'taps') for tap in fields.names(taps)}
 
 
 def training(network):
-    """The config that the network was trained with; fields it lacks, such as those younger than the
-    run, have their defaults."""
+    """The config that the network was trained with, or the little that is known of it; fields it
+    lacks, such as those younger than the run, have their defaults."""
     own = base.get_config()
     with own.unlocked():
         try:
-            own.update(network.config.to_dict() if network.config else {})
+            own.update(network.config.to_dict() if network.config else network.evaluation)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f'the config.json of the run is damaged: {error}') from None
     train.check(own)
@@ -67,14 +64,16 @@ def feature(activation, pool):
 
 
 def extractor(network, taps, config):
-    """A function (stream, title, images=False) -> {tap: [N, features], 'label': [N]} and, if asked
-    for, 'image' [N, H, W, C]: every example once. Reads pool, devices and batch_size."""
+    """A function (stream, title, images=False) -> {tap: [N, features], 'label': [N]} of the taps
+    that were `chosen` and, if asked for, 'image' [N, H, W, C]: every example once. Reads pool,
+    devices and batch_size."""
     mesh = parallel.data_mesh(config.devices)
 
     def step(variables, _, batch, key, axis):
         del key, axis  # nothing is random, nothing is summed over devices
         activations = network._replace(variables=variables).taps(batch['image'])
-        return {}, {tap: feature(activations[tap], config.pool) for tap in taps}
+        return {}, {tap: feature(objectives.select(layer, channels, activations[layer]),
+                                 config.pool) for tap, (layer, channels) in taps.items()}
 
     shapes = tap_shapes(network, network.image_shape)
     compute = parallel.parallelize(step, mesh, 'jit', donate=False)  # results of all devices
@@ -85,8 +84,9 @@ def extractor(network, taps, config):
         with tqdm(total=len(stream), unit='image', desc=title, disable=None) as progress:
             batch_size = mesh.size * math.ceil(min(config.batch_size, len(stream)) / mesh.size)
             fields.check_memory(batch_size * widest(network), batch_size=config.batch_size)
-            size = sum(feature(np.broadcast_to(np.float32(0), (1, *shapes[tap])), config.pool).size
-                       for tap in taps) + images * math.prod(network.image_shape)
+            size = sum(feature(np.broadcast_to(np.float32(0), (
+                1, *shapes[layer][:-1], len(channels) or shapes[layer][-1])), config.pool).size
+                for layer, channels in taps.values()) + images * math.prod(network.image_shape)
             fields.check_memory(2 * len(stream) * size, pool=config.pool, taps=','.join(taps))
             for batch in stream.test_batches(batch_size):
                 real = batch['weight'] > 0
@@ -105,6 +105,26 @@ def extractor(network, taps, config):
 def widest(network):
     """The numbers of the largest activation of an image: an evaluation keeps no others."""
     return max(map(math.prod, tap_shapes(network, network.image_shape).values()))
+
+
+def strongest(config, path, network, layers, stream, identity, count):
+    """{layer: patches.Units}, `count` images each, of the file `path` or, where there is none that
+    can be read, of one pass over the images, which is kept there. Reads batch_size and devices.
+
+    Raises UserError where the file was made from other weights, or another set: `identity` is that
+    of the whole, of which `stream` may have a part.
+    """
+    origin = patches.Origin(run.fingerprint(network.variables), identity, {
+        'layers': ','.join(layers), 'images of a unit': str(count), 'images': str(len(stream)),
+        'crops': str(stream.crops)})
+    found = patches.kept(path, origin)
+    if found is None:
+        mesh = parallel.data_mesh(config.devices)
+        with tqdm(total=len(stream), unit='image', desc='patches', disable=None) as bar:
+            found = patches.strongest(network, layers, stream, count, config.batch_size, mesh,
+                                      bar.update)
+        patches.save(path, found, origin)
+    return found
 
 
 class Part:
@@ -154,12 +174,11 @@ def tap_shapes(network, shape):
 
 
 def by_depth(layers, shapes):
-    """The layers that config.layers means, in forward order."""
+    """The layers that config.layers means, in forward order: {layer: channels}, () for all."""
     if layers == 'all':
-        return tuple(shapes)
-    if names := fields.names(layers):
-        objectives.missing(names, shapes)
-        return tuple(name for name in shapes if name in names)
+        return dict.fromkeys(shapes, ())
+    if named := fields.layers(layers, shapes):
+        return {name: named[name] for name in shapes if name in named}
     outer = [name for name in shapes if '/' not in name]
-    return tuple(name for name, following in zip(outer, [*outer[1:], None], strict=True)
-                 if following is None or shapes[name][:-1] != shapes[following][:-1])
+    return {name: () for name, following in zip(outer, [*outer[1:], None], strict=True)
+            if following is None or shapes[name][:-1] != shapes[following][:-1]}

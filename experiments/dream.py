@@ -151,13 +151,10 @@ def mixture(config, network):
     if len(weights) != len(entries):
         raise UserError(f'weights={config.weights}: give each of the {len(entries)} layers one, or '
                         'take () for equal ones')
-    taps = observe(network, network.image_shape)
+    shapes = {name: tap.shape for name, tap in observe(network, network.image_shape).items()}
     total = None
     for entry, weight in zip(entries, weights, strict=True):
-        layer = entry.partition(':')[0]
-        objectives.missing([layer], taps)
-        count = taps[layer].shape[-1]
-        channels = fields.channels(entry, count)
+        layer, channels = fields.layer(entry, shapes)
         term = float(weight) * objectives.dream(layer, config.kind, channels)
         total = term if total is None else total + term
     return total

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from cnnjax import plots, trained, workdir
+from cnnjax import atomic, plots, trained, workdir
 from cnnjax.errors import UserError
 from experiments import codes, fields
 
@@ -35,10 +35,9 @@ def run(config, directory):
     """
     check(config)
     network = trained.load(config.source, config.checkpoint, config.name)
-    named = fields.names(config.taps)
-    taps = tuple(tap for tap in named if tap != 'pixels')
-    if taps or not named:
-        taps = codes.chosen(network, ','.join(taps))
+    named = tuple(dict.fromkeys(fields.names(config.taps)))
+    own = [tap for tap in named if tap != 'pixels']
+    taps = codes.chosen(network, ','.join(own)) if own or not named else {}
     stream = codes.load(config, config.split, network)
     index = codes.spread(len(stream), config.count)
     stream.examples = codes.Part(stream.examples, index)
@@ -54,6 +53,7 @@ def run(config, directory):
     if 'pixels' in named or not named:
         found['pixels'] = images.reshape(len(images), -1)
     directory, results = Path(directory), {}
+    workdir.write_config(directory, config)
     for tap in named or ('pixels', *taps):
         code, path = found[tap], directory / tap.replace('/', '-')
         if not np.isfinite(code).all() or not np.ptp(code, 0).any():
@@ -62,9 +62,10 @@ def run(config, directory):
         reduced = reduce(code, config)
         neighbours = nearest(code, config.neighbours, config.metric)
         results[tap] = judge(code, reduced, neighbours[1], labels, config)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path.with_name(f'{path.name}.npz'), code=code, pca=reduced.pca,
-                            tsne=reduced.tsne, label=labels, index=index)
+        with (atomic.replacing(path.with_name(f'{path.name}.npz')) as unfinished,
+              unfinished.open('wb') as file):
+            np.savez_compressed(file, code=code, pca=reduced.pca, tsne=reduced.tsne, label=labels,
+                                index=index)
         figure = path.parent / 'figures' / path.name
         draw(figure, tap, reduced, neighbours, images, labels, stream.classes, config)
         error = results[tap]['nearest_neighbour_error']

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cnnjax import data, plots, summary, trained, workdir
 from cnnjax.errors import UserError
-from cnnjax.images import pictures
+from cnnjax.images import objectives, pictures
 from experiments import codes, fields, filters
 
 
@@ -35,6 +35,7 @@ def run(config, directory):
     most = config.size + 2 * config.pool_size
     pooled, kept = filters.pooling(config, filters.edges(codes.fitted(picture, (most, most), 3)))
     figures = Path(directory) / 'figures'
+    workdir.write_config(directory, config)
     plots.gallery(filters.kernel_rows(whole, filtered), figures / 'kernels.png', 1.6)
     plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6)
     draw(config, rows, alike, kept, figures / 'equivariance.png')
@@ -92,10 +93,10 @@ def equivariance(config, network, picture):
     shape = (size, size, picture.shape[-1])
     shapes = {name: tap for name, tap in codes.tap_shapes(network, shape).items()
               if len(tap) == 3}
-    names = codes.by_depth(config.layers or 'all', shapes)
+    channels = codes.by_depth(config.layers or 'all', shapes)
     rows = {row.name: row for row in summary.summarize(network.net, shape).rows
-            if row.name in names and row.seen and [side.axis for side in row.seen] == [1, 2]}
-    names = [name for name in names if name in rows]
+            if row.name in channels and row.seen and [side.axis for side in row.seen] == [1, 2]}
+    names = [name for name in channels if name in rows]
     if not names:
         raise UserError(f"layers='{config.layers}': none has maps whose units see a part of the "
                         'picture each')
@@ -103,7 +104,7 @@ def equivariance(config, network, picture):
     @jax.jit
     def taps(image):
         found = network.taps(image[None])
-        return {name: found[name][0] for name in names}
+        return {name: objectives.select(name, channels[name], found[name][0]) for name in names}
 
     picture = middle(picture, size + most)
     still = taps(picture[:size, :size])

@@ -6,6 +6,7 @@ import jax
 
 from cnnjax.data.pipeline import MEMORY
 from cnnjax.errors import UserError, check_numbers
+from cnnjax.images import objectives
 
 LARGEST = 2 ** 31 - 1  # of every number: those on the devices have 32 bits
 # The fields that have other limits; the values of `report_every` steps are on the devices.
@@ -56,18 +57,42 @@ def activations(network, shape, tile=0):
     return sum(math.prod(tap.shape) for tap in taps.values())
 
 
-def channels(entry, count):
-    """The channels of 'relu4_2:12+40', a layer that has `count`: (12, 40); of 'relu4_2' ().
+def layer(entry, shapes, field='layers'):
+    """'relu4_2:12+40', a layer with some of its channels -> ('relu4_2', (12, 40)); of 'relu4_2',
+    which is all of them, ('relu4_2', ()).
 
-    Raises UserError unless they are numbers of its channels.
+    Raises UserError, naming the field, unless it is among `shapes`, {layer: its shape [..., C]},
+    and has these channels.
     """
-    layer, _, numbers = entry.partition(':')
+    name, colon, numbers = entry.partition(':')
     try:
-        found = tuple(int(number) for number in numbers.split('+') if numbers)
+        objectives.missing([name], shapes)
+    except UserError as error:
+        raise UserError(f'{field}: {error}') from None
+    last = shapes[name][-1] - 1
+    try:
+        channels = tuple(int(number) for number in numbers.split('+')) if colon else ()
     except ValueError:
-        raise UserError(f"layers: the channels of '{entry}' are no whole numbers; write "
-                        f"'{layer}:0+{count - 1}'") from None
-    for channel in found:
-        if not 0 <= channel < count:
-            raise UserError(f"layers: '{layer}' has the channels 0 to {count - 1}, not {channel}")
-    return found
+        some = '+'.join(map(str, sorted({0, last})))
+        raise UserError(f"{field}: the channels of '{entry}' are no whole numbers; write "
+                        f"'{name}:{some}'") from None
+    for channel in channels:
+        if not 0 <= channel <= last:
+            raise UserError(f"{field}: '{name}' has the channels 0 to {last}, not {channel}")
+    if len(set(channels)) < len(channels):
+        raise UserError(f"{field}: '{entry}' names a channel twice")
+    return name, channels
+
+
+def layers(text, shapes, field='layers'):
+    """'relu4_2:12+40,fc8' -> {'relu4_2': (12, 40), 'fc8': ()}, in this order; see `layer`.
+
+    Raises UserError also for a layer that is named twice.
+    """
+    found = [layer(entry, shapes, field) for entry in names(text)]
+    seen = [name for name, _ in found]
+    for name in seen:
+        if seen.count(name) > 1:
+            raise UserError(f"{field}: '{name}' is named twice; write its channels together, as in "
+                            f"'{name}:0+1'")
+    return dict(found)

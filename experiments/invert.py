@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import data, parallel, plots, summary, trained, workdir
+from cnnjax import atomic, data, parallel, plots, summary, trained, workdir
 from cnnjax.data.images import EXTENSIONS
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
@@ -62,28 +62,30 @@ def run(config, directory):
     @jax.jit
     def taps(images):
         found = network.taps(images)
-        return {name: found[name] for name in (*layers, last)}
+        return {name: objectives.select(name, channels, found[name])
+                for name, channels in layers.items()}, found[last]
 
     check_memory(config, network, images, layers, depth)
-    codes = {name: np.asarray(tap) for name, tap in taps(images).items()}
+    codes, scores = jax.device_get(taps(images))
     for layer in layers:
         for name, code in zip(names, codes[layer], strict=True):
             if not code.any():
                 raise UserError(f"'{layer}' is 0 everywhere for {name}: there is nothing to invert")
     best, rows = {}, {}
     with Run(directory, config, network, len(layers) * sum(config.steps)) as running:
-        for layer in layers:
-            found, losses = invert(config, running, network, layer, depth, codes[layer],
+        for layer, channels in layers.items():
+            objective = objectives.match(layer, config.match, channels=channels)
+            found, losses = invert(config, running, network, objective, depth, codes[layer],
                                    images.shape[1:])
-            reached = [taps(found[:, i]) for i in range(config.restarts)]
-            errors = np.stack([error(tap[layer], codes[layer]) for tap in reached], 1)
+            reached = [jax.device_get(taps(found[:, i])) for i in range(config.restarts)]
+            errors = np.stack([error(tap[layer], codes[layer]) for tap, _ in reached], 1)
             kept = np.where(np.isfinite(losses), losses, np.inf).argmin(1)
             each = np.arange(len(images))
             best[layer] = found[each, kept]
             same = None
             if classifies:
-                classes = np.stack([np.asarray(tap[last]).argmax(-1) for tap in reached], 1)
-                same = classes[each, kept] == codes[last].argmax(-1)
+                classes = np.stack([logits.argmax(-1) for _, logits in reached], 1)
+                same = classes[each, kept] == scores.argmax(-1)
             rows[layer] = statistics(errors, kept, codes[layer], same)
     write(Path(directory), config, names, images, best, rows)
 
@@ -156,9 +158,11 @@ def load(config, network):
             for name, image in zip(pictures.distinct(labels), pixels, strict=True)]
 
 
-def invert(config, running, network, layer, depth, codes, shape):
-    """What `layer` knows of images [H, W, C] = shape: reconstructions [images, restarts, H, W, C]
-    in [0, 1] and their losses [images, restarts]. `depth`: all layers, in forward order."""
+def invert(config, running, network, objective, depth, codes, shape):
+    """What the layer of `objective` knows of images [H, W, C] = shape: reconstructions
+    [images, restarts, H, W, C] in [0, 1] and their losses [images, restarts]. `depth`: all layers,
+    in forward order."""
+    layer, = objective.layers
     place = depth.index(layer)
     weights = {field: config[field][len(config[field]) * place // len(depth)]
                for field in ('match_weight', 'tv_weight', 'alpha_weight')}
@@ -167,7 +171,7 @@ def invert(config, running, network, layer, depth, codes, shape):
     sharing = max(n for n in range(1, parallel.data_mesh(config.devices).size + 1)
                   if count % n == 0)
     tx = optimizer(config, shape)
-    problem = functools.cache(functools.partial(make, config, network, layer, shape, weights))
+    problem = functools.cache(functools.partial(make, config, network, objective, shape, weights))
     key, images = jax.random.fold_in(jax.random.key(config.seed), place), None
     for stage, (steps, rate) in enumerate(zip(config.steps, config.learning_rate, strict=True), 1):
         margin = 0
@@ -191,14 +195,14 @@ def invert(config, running, network, layer, depth, codes, shape):
             np.asarray(losses).reshape(len(codes), config.restarts))
 
 
-def make(config, network, layer, shape, weights, margin):
+def make(config, network, objective, shape, weights, margin):
     """The `Problem` of one layer; `margin`: the pixels by which the image moves."""
     mean = network.normalize.mean
     mean = np.broadcast_to(mean.mean((0, 1)) if mean.ndim > 1 else mean, shape[-1:])
     sigma = config.sigma * math.sqrt(math.prod(shape) / REFERENCE)
     canvas = (shape[0] + margin, shape[1] + margin, shape[2])
     parametrization, project = unknown(config, canvas, mean, sigma)
-    objective = weights['match_weight'] * objectives.match(layer, config.match)
+    objective = weights['match_weight'] * objective
     transform = transforms.jitter(margin, 'crop') if margin else None
     return optimize.Problem(network, objective, parametrization,
                             penalties(config, weights, mean, sigma), transform, project)
@@ -332,7 +336,7 @@ def write(directory, config, names, images, best, rows):
     if any(row['class_kept'] is None for row in rows.values()):
         notes.append('class kept: not known, since the network has no scores of classes for images '
                      'of this size.')
-    (directory / 'results.md').write_text(
+    atomic.write_text(directory / 'results.md', 
         f'Reconstructions from the layers of {config.source}\n\n{table}\n\n'
         + '\n\n'.join(notes) + '\n')
     print(table)

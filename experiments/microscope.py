@@ -2,17 +2,19 @@
 
 import importlib.metadata
 import math
+from concurrent import futures
 from pathlib import Path
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import diagram, microscope, parallel, summary, trained, workdir
+from cnnjax import data, diagram, microscope, parallel, summary, trained, workdir
+from cnnjax.data import images
 from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import objectives, patches, pictures, units
+from cnnjax.images import patches, pictures, units
 from cnnjax.images.rules import RULES
-from cnnjax.images.run import fingerprint
+from cnnjax.images.run import begin, fingerprint
 from experiments import codes, fields
 
 PATCHES = 9  # of a unit, three by three
@@ -25,43 +27,51 @@ LEAST = 0.1  # standard deviations by which they stand out
 def run(config, directory):
     """Writes the site, one chunk of units after the other; what is there is not made again.
 
-    Raises UserError where the directory holds another site, or a layer does not exist.
+    Raises UserError where the directory holds another site, or one of another data set or network,
+    or a layer does not exist.
     """
     check(config)
     network = trained.load(config.source, config.checkpoint, config.name)
     whole = summary.summarize(network.net, network.image_shape)
     rows = {row.name: row for row in whole.rows if row.shape is not None}
-    names = fields.names(config.layers) or activations(rows)
-    objectives.missing(names, rows)
+    chosen = fields.layers(config.layers, {name: row.shape for name, row in rows.items()})
+    chosen = chosen or dict.fromkeys(activations(rows), ())
     stream = codes.load(config, config.split, network)
+    identity = data.identity(stream)
     stream.examples = codes.Part(stream.examples, codes.spread(len(stream), config.count))
+    check_count(config, stream)
     mesh, directory = parallel.data_mesh(config.devices), Path(directory)
     chunk = mesh.size * math.ceil(config.chunk / mesh.size)
-    claim(config, directory, network)
+    begin(directory, config, network, (directory / 'weights.json').exists())
     microscope.install(directory)
-    found = strongest(config, directory, network, names, stream, mesh)
-    manifest = describe(config, network, whole, rows, names, stream, chunk)
+    found = codes.strongest(config, directory / 'strongest.npz', network, tuple(chosen), stream,
+                            identity, PATCHES)
+    manifest = describe(config, network, whole, rows, chosen, stream, chunk)
     write_classes(directory, manifest, found)
-    records = {}
+    records = {}  # {layer: {the place of the first unit of a chunk: the chunk's records}}
     for layer in manifest['layers']:
-        records[layer['name']] = saved(directory, layer, chunk)
-        layer['done'] = len(records[layer['name']])
-    microscope.write_manifest(directory, manifest, records)
+        name = layer['name']
+        records[name] = saved(directory, layer, found[name], len(stream.classes), chunk)
+        update(directory, layer, found[name], records[name])
+    write_numbers(directory, manifest, records)
     print(f'open {directory / "index.html"}', flush=True)
+    made = {name: sum(map(len, chunks.values())) for name, chunks in records.items()}
     with tqdm(total=sum(layer['units'] for layer in manifest['layers']), unit='unit',
-              initial=sum(layer['done'] for layer in manifest['layers']), disable=None) as bar:
+              initial=sum(made.values()), disable=None) as bar:
         for layer in manifest['layers']:
             name = layer['name']
             bar.set_description(name)
-            for some, images in optimized(config, network, rows, layer, chunk, mesh):
-                made = write_units(config, directory, network, rows[name], layer, found[name],
-                                   stream, mesh, some, images)
-                records[name] += map(short, made)
-                layer['done'] = len(records[name])
-                microscope.write(directory, f'{name}/units', overview(found[name], layer['done']))
+            left = [start for start in range(0, layer['units'], chunk)
+                    if start not in records[name]]
+            for start, images in optimized(config, network, rows, layer, left, chunk, mesh):
+                write_units(config, directory, network, rows[name], layer, found[name], stream,
+                            mesh, start, images)
+                records[name][start] = list(map(short, microscope.read(
+                    directory, f'{name}/{start}')))
+                update(directory, layer, found[name], records[name])
                 microscope.write(directory, 'manifest', manifest)
-                bar.update(len(some))
-            microscope.write_manifest(directory, manifest, records)
+                bar.update(len(records[name][start]))
+            write_numbers(directory, manifest, records)
 
 
 def check(config):
@@ -77,21 +87,11 @@ def check(config):
                         'least so many')
 
 
-def claim(config, directory, network):
-    """Writes config.json, weights.json and environment.json; refuses the site of another config or
-    of other weights."""
-    now, before = {'sha256': fingerprint(network.variables)}, directory / 'weights.json'
-    if workdir.read_json(before) is not None:
-        if changed := workdir.differences(workdir.read_config(directory), config):
-            workdir.refuse(directory, changed)
-        if workdir.read_json(before) != now:
-            raise UserError(f"{directory} shows other weights of '{config.source}', which have "
-                            'changed since: take another workdir')
-    elif workdir.read_config(directory) is not None:
-        raise UserError(f'{directory} holds another run: take another workdir')
-    workdir.write_config(directory, config)
-    workdir.write_json(before, now)
-    workdir.write_environment(directory)
+def check_count(config, stream):
+    """Raises UserError where the set has fewer images than a unit shows."""
+    if len(stream) < PATCHES:
+        raise UserError(f"split='{config.split}' of dataset='{config.dataset}' has {len(stream)} "
+                        f'images, of which a unit shows its {PATCHES} strongest: take a larger set')
 
 
 def activations(rows):
@@ -101,16 +101,6 @@ def activations(rows):
              or len(row.inputs) > 1 and any(rows[tap].shape == row.shape for tap in row.inputs)]
     names = names or [name for name, row in rows.items() if row.multiply_adds]
     return tuple(dict.fromkeys([*names, list(rows)[-1]]))
-
-
-def strongest(config, directory, network, names, stream, mesh):
-    """{layer: Units}, of the pass over the data set or, made before, of strongest.npz."""
-    path = directory / 'strongest.npz'
-    if not path.exists():
-        with tqdm(total=len(stream), unit='image', desc=config.dataset, disable=None) as bar:
-            patches.save(path, patches.strongest(network, names, stream, PATCHES,
-                                                 config.batch_size, mesh, bar.update))
-    return patches.load(path)
 
 
 def before(network, rows, name):
@@ -136,22 +126,23 @@ def before(network, rows, name):
     return source.name, signs
 
 
-def describe(config, network, whole, rows, names, stream, chunk):
-    """The manifest: what the pages say of the network and of its layers."""
-    sources = {name: before(network, rows, name) for name in names}
-    hidden = {source[0] for source in sources.values() if source} - set(names)
+def describe(config, network, whole, rows, chosen, stream, chunk):
+    """The manifest: what the pages say of the network and of its layers; `chosen` are these,
+    {name: channels}, () for the first ones."""
+    sources = {name: before(network, rows, name) for name in chosen}
+    hidden = {source[0] for source in sources.values() if source} - set(chosen)
     kinds = {}
     for name, row in rows.items():
         inside = any(other.startswith(f'{name}/') for other in rows)
         origin = rows[row.inputs[0]].stride if row.inputs else (1.0,) * len(row.stride or ())
         kinds[name] = 'block' if inside else diagram.kind_of(row, origin)
     kinds |= {name: kinds[source[0]] for name, source in sources.items() if source}
-    shown = [name for name, row in rows.items() if name in names or not (
+    shown = [name for name, row in rows.items() if name in chosen or not (
         name in hidden or row.params and not row.multiply_adds  # a normalization
         or len(row.inputs) == 1 and row.shape == rows[row.inputs[0]].shape and not row.params)]
     some = patches.look_up(stream, range(min(32, len(stream))))
     lowest = jax.jit(lambda images: {name: tap.min() for name, tap in network.taps(images).items()
-                                     if name in names})(some)
+                                     if name in chosen})(some)
 
     def place(name):
         row = rows[name]
@@ -164,34 +155,108 @@ def describe(config, network, whole, rows, names, stream, chunk):
         patch = [min(size, n) for size, n in zip(row.size, network.image_shape, strict=False)]
         scale = min(1, LARGEST / max(patch))
         patch = [max(round(scale * n), 1) for n in patch]
+        channels = sorted(chosen[name]) or range(row.shape[-1])[:config.units_per_layer or None]
         return place(name) | {
-            'units': min(config.units_per_layer or math.inf, row.shape[-1]), 'done': 0,
+            'channels': list(channels), 'units': len(channels), 'done': 0,
             'target': target, 'side': side, 'patch': patch,
             'suffix': 'png' if max(*side, *patch) <= SMALL else 'jpg',
             'negative': bool(sources[name]) or bool(lowest[name] < 0),
             'output': name == list(rows)[-1] and network.classes == stream.classes}
 
     return {
-        'network': config.name or (network.config.model.name if network.config else whole.name),
+        'network': network.name or whole.name,
         'source': config.source,
         'checkpoint': config.checkpoint, 'fingerprint': fingerprint(network.variables),
         'image_shape': network.image_shape, 'parameters': whole.params,
         'multiply_adds': whole.multiply_adds, 'classes': stream.classes,
         'dataset': config.dataset, 'split': config.split, 'images': len(stream),
         'rule': config.rule, 'chunk': chunk,
-        'rows': [place(name) for name in shown], 'layers': [layer(name) for name in names],
+        'rows': [place(name) for name in shown], 'layers': [layer(name) for name in chosen],
         'versions': {name: importlib.metadata.version(name) for name in workdir.PACKAGES},
         'config': dict(config)}
 
 
-def saved(directory, layer, chunk):
-    """The records of the units that are finished, in their order."""
-    records = []
+def saved(directory, layer, statistics, classes, chunk):
+    """{place of the first unit of a chunk: its records} of the chunks that are there as a whole,
+    pictures included. What of the others is damaged or missing is said."""
+    found = {}
     for start in range(0, layer['units'], chunk):
-        made = microscope.read(directory, f'{layer["name"]}/{start}')
-        if made is None:
-            break
-        records += map(short, made)
+        channels = layer['channels'][start:start + chunk]
+        try:
+            records = microscope.read(directory, f'{layer["name"]}/{start}')
+            if records is None:
+                continue
+            check_records(directory, layer, records, [of_the_set(statistics, channel)
+                                                      for channel in channels], classes)
+        except UserError as error:
+            print(f'{error}: units {channels[0]} to {channels[-1]} are made anew', flush=True)
+            continue
+        found[start] = list(map(short, records))
+    return found
+
+
+def check_records(directory, layer, records, expected, classes):
+    """Raises UserError unless the records of a chunk are as `write_units` writes them, with what is
+    `expected` of the set, and all of their pictures are there."""
+    kinds = ('positive', 'negative') if layer['negative'] else ('positive',)
+
+    def sound(record, known):
+        return (isinstance(record, dict)
+                and all(record.get(field) == value for field, value in known.items())
+                and isinstance(labels := record.get('labels'), list) and len(labels) == PATCHES
+                and all(label in range(classes) for label in labels)
+                and isinstance(health := record.get('health'), dict) and set(health) == set(kinds)
+                and all(isinstance(record.get(kind), int | float | None) for kind in kinds))
+
+    if not (isinstance(records, list) and len(records) == len(expected)
+            and all(map(sound, records, expected))):
+        raise UserError(f'{layer["name"]}: the numbers that are kept of it are damaged')
+    sizes = dict.fromkeys(kinds, layer['side']) | dict.fromkeys(
+        ('patches', 'projections'), [3 * side for side in layer['patch']])
+    wanted = [(picture_of(directory, layer, known['unit'], kind), size)
+              for known in expected for kind, size in sizes.items()]
+
+    def check_picture(path, size):
+        width, height = images.load(path).size
+        if [height, width] != list(size):
+            raise UserError(f'{path} has {height} x {width} pixels, not {size[0]} x {size[1]}')
+
+    with futures.ThreadPoolExecutor() as pool:
+        list(pool.map(check_picture, *zip(*wanted, strict=True)))
+
+
+def picture_of(directory, layer, unit, kind):
+    return directory / 'images' / layer['name'] / f'{unit}-{kind}.{layer["suffix"]}'
+
+
+def of_the_set(statistics, unit):
+    """What the pass over the data set says of a unit, as its record has it."""
+    return microscope.plain({
+        'unit': unit, 'scores': statistics.scores[unit], 'images': statistics.images[unit],
+        'mean': statistics.mean[unit], 'deviation': statistics.deviation[unit],
+        'active': statistics.active[unit], 'classes': statistics.class_means[:, unit]})
+
+
+def update(directory, layer, statistics, chunks):
+    """Counts the first units that are finished, of {place: records}, and writes what the page of
+    the layer needs of them."""
+    layer['done'] = len(leading(chunks))
+    if layer['done']:
+        channels = layer['channels'][:layer['done']]
+        microscope.write(directory, f'{layer["name"]}/units', overview(statistics, channels))
+
+
+def write_numbers(directory, manifest, records):
+    """Writes the manifest, with the records {layer: {place: records}} of what is finished."""
+    microscope.write_manifest(directory, manifest, {
+        name: leading(chunks) for name, chunks in records.items()})
+
+
+def leading(chunks):
+    """The records of the first units, up to the first that is missing, of {place: records}."""
+    records = []
+    while len(records) in chunks:
+        records += chunks[len(records)]
     return records
 
 
@@ -200,48 +265,51 @@ def short(record):
     return {name: value for name, value in record.items() if name != 'classes'}
 
 
-def overview(statistics, done):
-    """What the page of a layer needs of its first units; `best` is the class that excites most."""
-    means = statistics.class_means[:, :done]
+def overview(statistics, channels):
+    """What the page of a layer needs of its units; `best` is the class that excites most."""
+    means = statistics.class_means[:, channels]
     known = np.isfinite(means).any(0)
     best = np.where(np.isnan(means), -np.inf, means).argmax(0)
-    return {'maximum': statistics.maximum[:done], 'mean': statistics.mean[:done],
-            'active': statistics.active[:done],
+    return {'maximum': statistics.maximum[channels], 'mean': statistics.mean[channels],
+            'active': statistics.active[channels],
             'best': [int(i) if ok else None for i, ok in zip(best, known, strict=True)]}
 
 
 def write_classes(directory, manifest, found):
     """For every class and layer the units that stand out most on its images."""
     scores = {}
+    channels = {layer['name']: layer['channels'] for layer in manifest['layers']}
     for layer in manifest['layers']:
-        means = found[layer['name']].class_means[:, :layer['units']].astype(float)
+        means = found[layer['name']].class_means[:, layer['channels']].astype(float)
         present = np.isfinite(means).any(1)
         center, spread = means[present].mean(0), means[present].std(0)
         scores[layer['name']] = np.where(
             present[:, None], (means - center) / np.where(spread > 0, spread, np.inf), 0)
     for index in range(len(manifest['classes'])):
         microscope.write(directory, f'classes/{index}', {
-            name: [(int(unit), float(each[index, unit]))
-                   for unit in np.argsort(-each[index], kind='stable')[:OF_A_CLASS]
-                   if each[index, unit] >= LEAST] for name, each in scores.items()})
+            name: [(channels[name][i], float(each[index, i]))
+                   for i in np.argsort(-each[index], kind='stable')[:OF_A_CLASS]
+                   if each[index, i] >= LEAST] for name, each in scores.items()})
 
 
-def optimized(config, network, rows, layer, chunk, mesh):
-    """Yields chunk after chunk of the layer's units that are left, with the `Maximized` of each
-    kind: 'positive' and, where there are any, 'negative'."""
+def optimized(config, network, rows, layer, left, chunk, mesh):
+    """Yields (place of the first unit, the `Maximized` of each kind) of chunk after chunk that is
+    `left`, these places; the kinds are 'positive' and, where there are any, 'negative'."""
     source = before(network, rows, layer['name'])
     signs = source[1] if source else np.ones(layer['shape'][-1])
     kinds = {'positive': 1} | ({'negative': -1} if layer['negative'] else {})
-    rest = np.arange(layer['done'], layer['units'])
-    # The two are made in turn, so that a chunk is finished as a whole.
-    runs = [units.each(network, layer['target'], rest, size=tuple(layer['side']),
+    parts = [np.array(layer['channels'][start:start + chunk]) for start in left]
+    if not parts:
+        return
+    # As many at once in every chunk: the same program, and the same images where a run goes on.
+    wanted = np.concatenate([np.resize(part, min(chunk, layer['units'])) for part in parts])
+    # The kinds are made in turn, so that a chunk is finished as a whole.
+    runs = [units.each(network, layer['target'], wanted, size=tuple(layer['side']),
                        steps=config.steps, learning_rate=config.learning_rate, sign=sign,
-                       chunk=chunk, seed=config.seed, mesh=mesh)
-            for sign in kinds.values()] if len(rest) else []
-    for start, images in zip(range(0, len(rest), chunk), zip(*runs, strict=True),
-                             strict=False):
-        some = rest[start:start + chunk]
-        yield some, {kind: turned(images, signs[some], i) for i, kind in enumerate(kinds)}
+                       chunk=chunk, seed=config.seed, mesh=mesh) for sign in kinds.values()]
+    for start, part, whole in zip(left, parts, zip(*runs, strict=True), strict=True):
+        made = [units.Maximized(*(values[:len(part)] for values in each)) for each in whole]
+        yield start, {kind: turned(made, signs[part], i) for i, kind in enumerate(kinds)}
 
 
 def turned(images, signs, i):
@@ -256,11 +324,13 @@ def turned(images, signs, i):
         health=[b if t else a for a, b, t in zip(one.health, other.health, turn, strict=True)])
 
 
-def write_units(config, directory, network, row, layer, statistics, stream, mesh, some, images):
-    """Writes the pictures of the units `some` and, last, their records, which it returns."""
+def write_units(config, directory, network, row, layer, statistics, stream, mesh, start, images):
+    """Writes the pictures of the chunk of units that begins at the place `start` and, last, their
+    records."""
+    some = np.array(layer['channels'][start:start + len(images['positive'].images)])
+
     def write(unit, kind, picture):
-        path = directory / 'images' / layer['name'] / f'{unit}-{kind}.{layer["suffix"]}'
-        pictures.write(path, picture)
+        pictures.write(picture_of(directory, layer, unit, kind), picture)
 
     places = statistics.images[some]
     chosen, back = np.unique(places, return_inverse=True)
@@ -277,17 +347,12 @@ def write_units(config, directory, network, row, layer, statistics, stream, mesh
             write(unit, kind, sheet([patches.cut(image, row, position) for image, position in zip(
                 whole[PATCHES * i:PATCHES * (i + 1)], positions[unit], strict=True)],
                 layer['patch']))
-        records.append({
-            'unit': unit, 'positive': images['positive'].scores[i],
+        records.append(of_the_set(statistics, unit) | {
+            'positive': images['positive'].scores[i],
             'negative': images['negative'].scores[i] if 'negative' in images else None,
             'health': {kind: made.health[i] for kind, made in images.items()},
-            'scores': statistics.scores[unit], 'images': places[i],
-            'labels': [int(labels[k]) for k in back.reshape(places.shape)[i]],
-            'mean': statistics.mean[unit], 'deviation': statistics.deviation[unit],
-            'active': statistics.active[unit], 'classes': statistics.class_means[:, unit]})
-    records = microscope.plain(records)
-    microscope.write(directory, f'{layer["name"]}/{some[0]}', records)
-    return records
+            'labels': [int(labels[k]) for k in back.reshape(places.shape)[i]]})
+    microscope.write(directory, f'{layer["name"]}/{start}', records)
 
 
 def sheet(found, size):

@@ -1,7 +1,8 @@
 """What the units of a trained network look for, and where it sees a class: see
 configs/visualize.py.
 
-Every part is a figure and its numbers, parts/NAME.json; one that is there is not computed again.
+Every part is a figure and its numbers, parts/NAME.json; one that is there as a whole is not
+computed again.
 """
 
 import math
@@ -11,9 +12,11 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import parallel, plots, summary, trained, workdir
+from cnnjax import data, parallel, plots, summary, trained, workdir
+from cnnjax.data.identity import array_digest
+from cnnjax.data.images import load as read_image
 from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import attribution, objectives, patches, pictures, rules, units
+from cnnjax.images import attribution, patches, pictures, rules, units
 from cnnjax.images.run import begin
 from experiments import codes, fields
 
@@ -38,48 +41,74 @@ def run(config, directory):
                         'picture has 1 or 3')
     layers, scores = chosen(config, network), last(config, network)
     stream = codes.load(config, config.split, network)
-    index = codes.spread(len(stream), config.count)
-    stream.examples = codes.Part(stream.examples, index)
+    identity = data.identity(stream)
+    stream.examples = codes.Part(stream.examples, codes.spread(len(stream), config.count))
     if config.patches > len(stream):
         raise UserError(f'patches={config.patches}: the data set has {len(stream)} images')
     images = given(config, network)
     check_memory(config, network, stream, layers)
     begin(directory, config, network, any(directory.glob('parts/*')))
+    strong = codes.strongest(config, directory / 'patches.npz', network,
+                             list(dict.fromkeys([*layers, *scores])), stream, identity,
+                             config.patches)
     results = {'source': str(config.source), 'checkpoint': config.checkpoint,
                'dataset': config.dataset, 'split': config.split, 'images': len(stream)}
 
-    def part(name, make):
-        """What `make(figure)` returns, or has returned in a run before."""
+    def part(name, make, made_from=''):
+        """What `make(figure)` returns, or has returned for the same in a run before."""
         figure = directory / 'figures' / f'{name}.png'
         numbers = directory / 'parts' / f'{name}.json'
-        found = workdir.read_json(numbers) if figure.exists() else None
+        found = finished(numbers, figure, made_from)
         if found is None:
             found = make(figure)
-            workdir.write_json(numbers, found)
+            workdir.write_json(numbers, {'made_from': made_from, 'numbers': found})
         print(f'{name}: {figure}', flush=True)
         return found
 
     results['filters'] = part('filters', lambda figure: filters(network, figure))
-    strong = strongest(config, network, list(dict.fromkeys([*layers, *scores])), stream,
-                       directory / 'patches.npz')
     rows = {row.name: row for row in
             summary.summarize(network.net, network.image_shape).rows}
     results['layers'] = {
         layer: part(safe(layer), lambda figure, layer=layer: unit_rows(
-            config, network, stream, rows[layer], strong[layer], layers[layer], figure))
+            config, network, stream, rows[layer], strong[layer], layers[layer], figure),
+            identity.digest)
         for layer in layers}
     if config.classes:
         results['classes'] = part('classes', lambda figure: classes(
-            config, network, stream, scores[0], strong[scores[0]], figure))
+            config, network, stream, scores[0], strong[scores[0]], figure), identity.digest)
     if not images and config.salient:
         images = recognized(config, network, stream, strong[scores[0]])
     if images:
-        results['saliency'] = part('saliency', lambda figure: saliency(config, network, images,
-                                                                      figure))
+        shown = ' '.join(array_digest(image) for _, image in images)
+        results['saliency'] = part('saliency', lambda figure: saliency(
+            config, network, images, figure), shown)
         results['activations'] = part('activations', lambda figure: activations(
-            config, network, images[0], figure))
+            config, network, images[0], figure), shown)
     workdir.write_json(directory / 'results.json', results)
     print(f'results: {directory / "results.json"}')
+
+
+def finished(numbers, figure, made_from):
+    """The numbers of a part that is there as a whole, the figure and the images of units too; None
+    where it is to be made, which is said where something of it is damaged, missing or of another
+    set or picture."""
+    try:
+        saved = workdir.read_json(numbers)
+        if saved is None:
+            return None
+        if not isinstance(saved, dict) or not saved.get('numbers'):
+            raise UserError(f'{numbers} has no numbers')
+        if saved.get('made_from') != made_from:
+            raise UserError(f'{numbers} is of another data set or picture')
+        rows = saved['numbers'] if isinstance(saved['numbers'], list) else []
+        units = [row['unit'] for row in rows if isinstance(row, dict) and 'unit' in row]
+        maximized = figure.parent.parent / 'maximized' / figure.stem
+        for path in [figure, *(maximized / f'{unit}.png' for unit in units)]:
+            read_image(path)
+    except UserError as error:
+        print(f'{error}: the part is made anew', flush=True)
+        return None
+    return saved['numbers']
 
 
 def check(config):
@@ -119,11 +148,8 @@ def check_memory(config, network, stream, layers):
 def chosen(config, network):
     """{layer: its units, None: to be chosen}, in the order they are named in."""
     shapes = codes.tap_shapes(network, network.image_shape)
-    found = {}
-    for entry in fields.names(config.layers):
-        layer = entry.partition(':')[0]
-        objectives.missing([layer], shapes)
-        found[layer] = list(fields.channels(entry, shapes[layer][-1])) or None
+    found = {layer: list(channels) or None
+             for layer, channels in fields.layers(config.layers, shapes).items()}
     if not found:
         found = {layer: None for layer in codes.by_depth('', shapes)
                  if len(shapes[layer]) == 3 and math.prod(shapes[layer][:2]) > 1}
@@ -181,17 +207,6 @@ def filters(network, figure):
 def grid(cells, columns):
     """Rows of so many cells."""
     return [cells[i:i + columns] for i in range(0, len(cells), columns)]
-
-
-def strongest(config, network, layers, stream, path):
-    """{layer: patches.Units}, of one pass over the data set; kept in patches.npz."""
-    if path.exists():
-        return patches.load(path)
-    with tqdm(total=len(stream), unit='image', desc='patches', disable=None) as bar:
-        found = patches.strongest(network, layers, stream, config.patches, config.batch_size,
-                                  parallel.data_mesh(config.devices), bar.update)
-    patches.save(path, found)
-    return found
 
 
 def unit_rows(config, network, stream, row, strong, chosen, figure):

@@ -70,6 +70,12 @@ def test_the_error_is_that_of_slices_written_out(network):
         error = np.linalg.norm(moved[inner, inner] - expected) / np.linalg.norm(expected)
         assert row['errors']['3'] == pytest.approx(error, rel=1e-5)
         assert row['sees'] == {'pool1': 4, 'conv2_1': 8}[row['layer']]
+    one, = equivariance.equivariance(config(layers='pool1:2'), network, picture)
+    still, moved = (np.float64(taps['pool1'][i, ..., 2]) for i in (0, 4))
+    inner = slice(1, 13)  # units i with i + 2 inside
+    error = np.linalg.norm(moved[inner, inner] - still[3:15, 3:15])
+    assert one['errors']['4'] == pytest.approx(error / np.linalg.norm(still[3:15, 3:15]), abs=1e-6)
+    assert one['errors']['3'] != rows[0]['errors']['3']
 
 
 def test_what_is_linear_is_interpolated_exactly():

@@ -31,7 +31,7 @@ def config(source, **fields):
 
 
 def test_features_of_the_digits(source, tmp_path):
-    features.run(config(source, taps='conv3_1,fc', devices=3), tmp_path)
+    features.run(config(source, taps='conv3_1,fc,fc:7+0', devices=3), tmp_path)
     found = np.load(tmp_path / 'features.npz')
     assert found['train/conv3_1'].shape == (1347, 8)
     assert found['test/fc'].shape == (450, 10)
@@ -43,6 +43,7 @@ def test_features_of_the_digits(source, tmp_path):
     images = np.stack([scans[i]['image'] for i in (0, 1, 449)])
     taps = network.taps(images)
     np.testing.assert_allclose(found['test/fc'][[0, 1, 449]], taps['fc'], atol=1e-4)
+    np.testing.assert_array_equal(found['test/fc:7+0'], found['test/fc'][:, [7, 0]])
     np.testing.assert_allclose(found['test/conv3_1'][[0, 1, 449]],
                                taps['conv3_1'].mean((1, 2)), atol=1e-4)
 
@@ -50,11 +51,12 @@ def test_features_of_the_digits(source, tmp_path):
     assert (results['train'], results['test']) == (1347, 450)
     assert results['taps']['conv3_1']['features'] == 8
     assert 0 <= results['taps']['fc']['test_error'] < 0.5  # far below chance, 0.9
-    assert set(results['taps']) == {'conv3_1', 'fc'}
+    assert set(results['taps']) == {'conv3_1', 'fc', 'fc:7+0'}
+    assert results['taps']['fc:7+0']['features'] == 2
 
 
 def test_whole_maps_and_the_last_features_by_default(source, tmp_path):
-    assert codes.chosen(trained.load(source), '') == ('pool',)
+    assert codes.chosen(trained.load(source), '') == {'pool': ('pool', ())}
     features.run(config(source, taps='pool, conv4_1', pool=False), tmp_path)
     found = np.load(tmp_path / 'features.npz')
     assert found['test/pool'].shape == (450, 8)
@@ -64,8 +66,12 @@ def test_whole_maps_and_the_last_features_by_default(source, tmp_path):
 
 
 def test_errors(source, tmp_path):
-    with pytest.raises(UserError, match="no 'conv3_9'; did you mean conv3_"):
-        features.run(config(source, taps='conv3_9'), tmp_path)
+    for taps, message in (('conv3_9', "taps: layer 'conv3_9' is not .* did you mean conv3_"),
+                          ('fc:10', "taps: 'fc' has the channels 0 to 9, not 10"),
+                          ('fc:', "taps: the channels of 'fc:' are no whole numbers"),
+                          ('fc:1+1', "taps: 'fc:1[+]1' names a channel twice")):
+        with pytest.raises(UserError, match=message):
+            features.run(config(source, taps=taps), tmp_path)
     with pytest.raises(UserError, match='not the working directory of a run'):
         features.run(config('nowhere'), tmp_path)
     with pytest.raises(UserError, match='not converged after 1 iterations'):

@@ -13,7 +13,7 @@ from PIL import Image
 from cnnjax import models
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
-from cnnjax.images import optimize, pictures, run
+from cnnjax.images import objectives, optimize, pictures, run
 from cnnjax.trained import Trained
 from configs import invert as configs
 from experiments import invert
@@ -89,7 +89,8 @@ def test_mahendran2015_is_deep_goggle(use, layer, part):
     assert len(depth) == 10  # conv, relu and pool three times, fc8: one part is about a third
     image = invert.load(made, trained)[0].image[None]
     codes = codes_of(trained, layer, image)
-    found, _ = invert.invert(made, Straight(), trained, layer, depth, codes, image.shape[1:])
+    objective = objectives.match(layer, made.match)
+    found, _ = invert.invert(made, Straight(), trained, objective, depth, codes, image.shape[1:])
 
     sigma = 27098.11571533 * np.sqrt(8 * 8 * 3 / (227 * 227 * 3))
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), depth.index(layer)))[1]
@@ -139,7 +140,8 @@ def test_mahendran2016_is_nnpreimage(use, layer, part, jitter):
                 jitter=0.25 if jitter == 1 else 1.25)
     image = invert.load(made, trained)[0].image[None]
     codes = codes_of(trained, layer, image)
-    found, _ = invert.invert(made, Straight(), trained, layer, depth, codes, image.shape[1:])
+    objective = objectives.match(layer, made.match)
+    found, _ = invert.invert(made, Straight(), trained, objective, depth, codes, image.shape[1:])
 
     margin, mean = jitter - 1, trained.normalize.mean
     key, key_of_noise = jax.random.split(
@@ -194,6 +196,29 @@ def test_the_error_falls_and_a_shallow_layer_is_inverted(use, tmp_path):
         first.setdefault(row['stage'], row['match'])
         last[row['stage']] = row['match']
     assert last[4] < first[3] / 10
+
+
+def test_some_channels_of_a_layer(use, tmp_path):
+    """What two channels know: their codes alone are matched, and judged."""
+    trained = use(network())
+    made = config(layers='relu1_1:5+2', steps=(80,), learning_rate=(0.05,), tv_weight=(0.0,))
+    invert.run(made, tmp_path)
+    row = json.loads((tmp_path / 'results.json').read_text())['layers']['relu1_1']
+    assert row['code'] == [8, 8, 2]
+    images = np.stack([example.image for example in invert.load(made, trained)])
+    found = np.stack([pictures.read(tmp_path / 'reconstructions' / 'relu1_1' / f'{name}.png')
+                      for name in ('astronaut', 'coffee')])
+    before, after = (np.asarray(trained.taps(each)['relu1_1']) for each in (images, found))
+
+    def error(channels):
+        difference = after[..., channels] - before[..., channels]
+        return (difference ** 2).sum((1, 2, 3)) / (before[..., channels] ** 2).sum((1, 2, 3))
+
+    assert row['error'] == pytest.approx(error([5, 2]).mean(), rel=0.1, abs=2e-4)
+    assert (error([5, 2]) < 0.15).all()
+    assert (error([0, 1, 3, 4, 6, 7, 8, 9, 10, 11]) > 2 * error([5, 2])).all()
+    with pytest.raises(UserError, match="layers: 'relu1_1' has the channels 0 to 11, not 12"):
+        invert.run(config(layers='relu1_1:12'), tmp_path / 'other')
 
 
 def test_files_and_table(use, tmp_path, capsys):

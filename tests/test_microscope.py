@@ -5,6 +5,8 @@ import os
 import shutil
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,8 +14,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from cnnjax import data, models, summary, train, trained
 from cnnjax import microscope as site
-from cnnjax import models, summary, train, trained
 from cnnjax.errors import UserError
 from cnnjax.images import patches, units
 from configs import base
@@ -67,7 +69,7 @@ def test_the_manifest_has_every_number(source, written):
 
     manifest = json.loads((written / 'manifest.json').read_text(), parse_constant=refuse)
     network = trained.load(source)
-    found = patches.load(written / 'strongest.npz')
+    found, _ = patches.load(written / 'strongest.npz')
     assert manifest['source'] == str(source)
     assert manifest['fingerprint'] == json.loads((written / 'weights.json').read_text())['sha256']
     assert manifest['classes'] == list('0123456789')
@@ -100,7 +102,7 @@ def test_the_manifest_has_every_number(source, written):
 
 
 def test_the_data_of_the_pages(written):
-    found = patches.load(written / 'strongest.npz')['relu1']
+    found = patches.load(written / 'strongest.npz')[0]['relu1']
     records = site.read(written, 'relu1/0')
     assert len(records) == 4
     np.testing.assert_allclose(records[1]['classes'], found.class_means[:, 1], rtol=1e-4)
@@ -196,50 +198,140 @@ def test_killed_and_started_again_it_makes_what_is_missing(source, written, tmp_
     on_the_way = json.loads((tmp_path / 'manifest.json').read_text())
     assert [len(layer['units']) for layer in on_the_way['layers']] == [4, 4, 4, 0, 0]
 
-    made = []
-    each = units.each
-
-    def noted(network, layer, which, **arguments):
-        made.append((layer, arguments['sign'], list(which)))
-        return each(network, layer, which, **arguments)
-
+    made = noted(monkeypatch)
     monkeypatch.setattr(microscope, 'write_units', whole)
-    monkeypatch.setattr(units, 'each', noted)
     monkeypatch.setattr(patches, 'strongest', None)  # strongest.npz is there
     microscope.run(config(source), tmp_path)
-    assert made == [('pool', 1, [4, 5]), ('fc', 1, list(range(6))), ('fc', -1, list(range(6)))]
-    first, second = files(written), files(tmp_path)
-    assert first.keys() == second.keys()
-    # The units 4 and 5 of 'pool' are made by a program for two, not for four.
-    apart = {name for name in first if first[name] != second[name]}
-    assert apart <= {'manifest.json', 'strongest.npz', 'data/pool/4.js',
-                     'images/pool/4-positive.png', 'images/pool/5-positive.png'}
+    # Four at a time, as in a run that is not killed: the two that are left are filled up.
+    assert made == [('pool', 1, [4, 5, 4, 5]), ('fc', 1, [0, 1, 2, 3, 4, 5, 4, 5]),
+                    ('fc', -1, [0, 1, 2, 3, 4, 5, 4, 5])]
+    assert files(written) == files(tmp_path)
 
     made.clear()
     microscope.run(config(source), tmp_path)  # finished: nothing is made
     assert not made
-    assert files(tmp_path) == second
+    assert files(written) == files(tmp_path)
+
+
+def noted(monkeypatch):
+    """A list of the (layer, sign, units) that are made from now on."""
+    made, each = [], units.each
+
+    def note(network, layer, which, **arguments):
+        made.append((layer, arguments['sign'], list(which)))
+        return each(network, layer, which, **arguments)
+
+    monkeypatch.setattr(units, 'each', note)
+    return made
+
+
+@pytest.mark.parametrize(('damage', 'said', 'left'), [
+    (lambda copy: shutil.rmtree(copy / 'images' / 'fc'), 'fc/0-positive.png', []),
+    (lambda copy: (copy / 'images/fc/5-patches.png').unlink(), 'fc/5-patches.png', [0]),
+    (lambda copy: os.truncate(copy / 'images/fc/1-negative.png', 60), 'fc/1-negative.png', [4]),
+    (lambda copy: Image.new('L', (9, 7)).save(copy / 'images/fc/5-projections.png'),
+     'has 7 x 9 pixels, not', [0]),
+    (lambda copy: hand_over(copy, 'fc/0', '[]'), 'the numbers that are kept', [4]),
+    (lambda copy: hand_over(copy, 'fc/4', '[{"unit":4},{"unit":5}]'), 'the numbers that', [0]),
+    (lambda copy: hand_over(copy, 'fc/0', '[' * 99999), 'fc/0.js is damaged', [4]),
+    (lambda copy: (copy / 'data/fc/4.js').write_bytes(b'\xff\0'), 'fc/4.js is damaged', [0]),
+    (lambda copy: (copy / 'data/fc/4.js').write_text('microscope'), 'fc/4.js is damaged', [0]),
+    (lambda copy: (copy / 'data/fc/4.js').unlink(), '', [0]),
+    (lambda copy: None, '', [0, 4]),
+])
+def test_what_is_damaged_is_not_taken_for_finished(written, tmp_path, capsys, damage, said, left):
+    directory = tmp_path / 'site'
+    shutil.copytree(written, directory)
+    damage(directory)
+    layer, = (layer for layer in site.read(written, 'manifest')['layers'] if layer['name'] == 'fc')
+    statistics = patches.load(written / 'strongest.npz')[0]['fc']
+    records = microscope.saved(directory, layer, statistics, 10, 4)
+    assert list(records) == left
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert printed.count('are made anew') == 2 - len(left) - (not said and left == [0])
+
+
+def test_the_same_command_mends_a_site(source, written, tmp_path, monkeypatch, capsys):
+    """It leaves all as it was, and makes no other units."""
+    directory = tmp_path / 'site'
+    shutil.copytree(written, directory)
+    (directory / 'images/fc/5-patches.png').unlink()
+    hand_over(directory, 'pool/0', '[]')
+    hand_over(directory, 'fc/units', '[]')
+    (directory / 'data/classes/3.js').unlink()
+    (directory / 'data/manifest.js').write_text('')
+    (directory / 'manifest.json').unlink()
+    (directory / 'script.js').write_text('')
+    os.truncate(directory / 'strongest.npz', 5000)
+    made = noted(monkeypatch)
+    microscope.run(config(source), directory)
+    assert 'strongest.npz does not hold the strongest images' in capsys.readouterr().out
+    assert made == [('pool', 1, [0, 1, 2, 3]), ('fc', 1, [4, 5, 4, 5]), ('fc', -1, [4, 5, 4, 5])]
+    assert files(written) == files(directory)
+
+
+def test_a_site_of_another_data_set_is_refused(tmp_path, monkeypatch):
+    """The same folder with other pictures in it: their places are not those that were kept."""
+    net = models.create('convnet', width=2, num_classes=2)
+    network = trained.Trained(
+        net, jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3))),
+        data.Normalization(np.zeros(3, np.float32), np.ones(3, np.float32)), ('a', 'b'), (8, 8, 3),
+        None)
+    monkeypatch.setattr(trained, 'load', lambda *_: network)
+    rng, folder = np.random.default_rng(0), tmp_path / 'set' / 'train'
+    for name in ('a', 'b'):
+        (folder / name).mkdir(parents=True)
+        for i in range(6):
+            picture = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(picture).save(folder / name / f'{i}.png')
+    own = config('it', dataset='folder', data_dir=str(tmp_path / 'set'), layers='conv:1', count=0)
+    microscope.run(own, tmp_path / 'site')
+    before = files(tmp_path / 'site')
+    (folder / 'a' / '0.png').rename(folder / 'b' / '9.png')
+    with pytest.raises(UserError, match='(?s)strongest.npz holds .* another network or data set'
+                       '.*a 6 then, 5 now; b 6 then, 7 now.*missing: a/0.png.*added: b/9.png'):
+        microscope.run(own, tmp_path / 'site')
+    assert files(tmp_path / 'site') == before
+    (folder / 'b' / '9.png').rename(folder / 'a' / '0.png')
+    microscope.run(own, tmp_path / 'site')
+
+
+def hand_over(directory, key, text):
+    (directory / 'data' / f'{key}.js').write_text(f'microscope.receive("{key}",{text});\n')
+
+
+def test_the_channels_that_are_named(source, tmp_path):
+    microscope.run(config(source, layers='fc:7+2,relu1:3'), tmp_path)
+    manifest = json.loads((tmp_path / 'manifest.json').read_text())
+    assert [(layer['name'], layer['channels'], [unit['unit'] for unit in layer['units']])
+            for layer in manifest['layers']] == [('fc', [2, 7], [2, 7]), ('relu1', [3], [3])]
+    found, _ = patches.load(tmp_path / 'strongest.npz')
+    np.testing.assert_allclose(site.read(tmp_path, 'fc/units')['maximum'],
+                               found['fc'].maximum[[2, 7]], rtol=1e-4)
+    assert {path.name for path in (tmp_path / 'images' / 'fc').iterdir()} == {
+        f'{unit}-{kind}.png' for unit in (2, 7)
+        for kind in ('positive', 'negative', 'patches', 'projections')}
+    shown = {unit for i in range(10) for unit, _ in site.read(tmp_path, f'classes/{i}')['fc']}
+    assert shown == {2, 7}
 
 
 def test_errors(source, written, tmp_path):
     for values, message in (
             ({'rule': 'backwards'}, 'rule'), ({'chunk': 0}, 'chunk=0'), ({'count': 8}, 'count=8'),
             ({'learning_rate': 0.0}, 'learning_rate'), ({'units_per_layer': -1}, 'units_per_layer'),
-            ({'layers': 'relu9'}, 'relu9'), ({'source': 'nowhere'}, 'not the working directory')):
+            ({'layers': 'relu9'}, "layers: layer 'relu9' is not .* did you mean relu"),
+            ({'layers': 'fc:5+10'}, "layers: 'fc' has the channels 0 to 9, not 10"),
+            ({'source': 'nowhere'}, 'not the working directory')):
         with pytest.raises(UserError, match=message):
             microscope.run(config(source, **values), tmp_path)
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match=r'steps: 3 there, 4 here'):
         microscope.run(config(source, steps=4), written)
-    with pytest.raises(UserError, match='holds another run'):
-        microscope.run(config(source), source)
     shutil.copytree(written, tmp_path / 'copy')
     (tmp_path / 'copy' / 'weights.json').write_text('{"sha256": "0"}')
     with pytest.raises(UserError, match='other weights'):
         microscope.run(config(source), tmp_path / 'copy')
-    (tmp_path / 'copy' / 'data' / 'fc' / '0.js').write_text('microscope')
-    with pytest.raises(UserError, match=r'fc/0.js is damaged'):
-        site.read(tmp_path / 'copy', 'fc/0')
 
 
 # ---- The pages
@@ -388,7 +480,7 @@ def test_what_a_layer_shows_and_in_which_order(browser, written):
         browser.run(f"document.querySelector('[value={view}]').click()")
         assert [image.get_attribute('src').rpartition('/')[2] for image in browser.all('.grid img')
                 ] == [f'{i}-{view}.png' for i in range(4)]
-    found = patches.load(written / 'strongest.npz')['conv2_1/relu1']
+    found = patches.load(written / 'strongest.npz')[0]['conv2_1/relu1']
     for order, values in (('maximum', -found.maximum), ('mean', -found.mean),
                           ('active', found.active), ('number', range(4))):
         browser.run("const s = document.querySelector('select'); s.value = arguments[0];"
@@ -502,7 +594,8 @@ def test_twenty_thousand_units(driver, tmp_path):
         name, count = f'block{i}/relu', 2048
         layers.append({
             'name': name, 'shape': [7, 7, count], 'size': [None, 483], 'stride': [32, 32],
-            'kind': 'convolution', 'units': count, 'done': count - 48 * (i == 9), 'side': [8, 8],
+            'kind': 'convolution', 'channels': list(range(count)), 'units': count,
+            'done': count - 48 * (i == 9), 'side': [8, 8],
             'target': name, 'patch': [8, 8], 'suffix': 'png', 'negative': True, 'output': False})
         numbers = list(range(layers[-1]['done']))
         site.write(directory, f'{name}/units', {

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from cnnjax import data, layers, models, parallel, summary
 from cnnjax.data import sources
@@ -145,10 +146,16 @@ def test_a_small_deviation_beside_a_large_mean():
     np.testing.assert_allclose(found['conv'].deviation, tap.std((0, 1, 2)), rtol=1e-3)
 
 
-def test_saved_and_loaded(found, tmp_path):
+@pytest.fixture(scope='module')
+def origin(stream):
+    return patches.Origin('f' * 64, data.identity(stream), {'layers': ','.join(LAYERS)})
+
+
+def test_saved_and_loaded(found, origin, tmp_path):
     path = tmp_path / 'below' / 'units.npz'
-    patches.save(path, found)
-    loaded = patches.load(path)
+    patches.save(path, found, origin)
+    loaded, before = patches.load(path)
+    assert before == origin
     assert list(loaded) == list(found)
     assert [each.name for each in path.parent.iterdir()] == ['units.npz']
     for layer, units in found.items():
@@ -163,6 +170,90 @@ def test_saved_and_loaded(found, tmp_path):
                                                         'array.npy'))):
         with pytest.raises(UserError, match=f'{broken.name} does not hold .* delete it'):
             patches.load(broken)
+
+
+def test_units_are_kept_for_the_network_and_the_set_they_were_made_from(found, origin, stream,
+                                                                        tmp_path, capsys):
+    path = tmp_path / 'units.npz'
+    assert patches.kept(path, origin) is None
+    patches.save(path, found, origin)
+    same = patches.kept(path, origin._replace(identity=data.identity(stream)))
+    np.testing.assert_array_equal(same['fc8'].images, found['fc8'].images)
+    assert not capsys.readouterr().out
+    images, labels = stream.data['image'].copy(), stream.data['label']
+    images[5, 0, 0] ^= 255
+    other = data.identity(resident(images, labels))
+    for changed, message in (
+            (origin._replace(weights='0'), 'the weights of the network are others'),
+            (origin._replace(fields={'layers': 'fc8'}), 'layers: relu1_1,.* then, fc8 now'),
+            (origin._replace(identity=other), r'of another size or content: example 5 \('),
+            (origin._replace(identity=data.identity(resident(images[1:], labels[1:]))),
+             'examples of a class: '),
+            (origin._replace(identity=data.identity(resident(images, labels, CLASSES[::-1]))),
+             'classes in another order')):
+        with pytest.raises(UserError, match=f'(?s)units.npz .* another workdir.*{message}'):
+            patches.kept(path, changed)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match='units.npz is a directory.*move it away'):
+        patches.kept(path, origin)
+
+
+def damaged(path, found, origin):
+    """Yields (what it is, a damaged file's bytes)."""
+    patches.save(path, found, origin)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in (*range(120), *rng.integers(120, len(whole), 60).tolist(),
+                  *range(len(whole) - 300, len(whole))):
+        flipped = bytes([whole[place] ^ rng.integers(1, 256)])
+        yield place, whole[:place] + flipped + whole[place + 1:]
+    for share in (0, 0.3, 0.9, 0.999):
+        yield share, whole[:int(share * len(whole))]
+    units = found['fc8']
+    for changes in ({'images': units.images + 1000}, {'images': -1 - units.images},
+                    {'scores': units.scores[:, :2]}, {'positions': units.positions[..., :1]},
+                    {'mean': units.mean[1:]}, {'active': units.active.astype(np.float64)},
+                    {'class_means': units.class_means[1:]}, {'images': units.images.astype(float)},
+                    {'scores': units.scores * np.float32(np.nan)}, {'mean': np.array([{}] * 4)},
+                    {'scores': units.scores[:, :0]}):
+        patches.save(path, {'fc8': units._replace(**changes)}, origin)
+        yield changes, path.read_bytes()
+
+
+def test_a_damaged_file_is_said_and_made_anew(found, origin, tmp_path, capsys):
+    """Whatever byte is another: what is loaded is what was saved, or nothing is."""
+    path = tmp_path / 'units.npz'
+    for what, content in list(damaged(path, {'fc8': found['fc8']}, origin)):
+        path.write_bytes(content)
+        loaded = patches.kept(path, origin)
+        said = capsys.readouterr().out
+        if loaded is None:
+            assert said.startswith(f'{path} does not hold the strongest images of units: '), what
+            assert said.endswith('; it is made anew\n'), what
+        else:  # of the zip archive a field that says nothing of its content
+            assert isinstance(what, int), what
+            for one, other in zip(loaded['fc8'], found['fc8'], strict=True):
+                np.testing.assert_array_equal(one, other, err_msg=str(what))
+
+
+def test_places_are_not_found_by_comparing_what_is_computed_twice():
+    """The maximum of a tap may come from another computation of it, with other roundings, than
+    the tap that it is compared with: no place would be that of the maximum."""
+    seen = (np.zeros(3, np.int32), {'layer': patches._nothing(4, 2, 3)})
+    program = jax.make_jaxpr(patches._add)(
+        seen, {'layer': jnp.zeros((5, 6, 7, 4))}, jnp.arange(5), jnp.zeros(5, int),
+        jnp.ones(5, bool))
+
+    def equalities(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ('eq', 'ne'):
+                yield [value.aval for value in equation.invars]
+            for inner in jaxprs_in_params(equation.params):
+                yield from equalities(inner)
+
+    for values in equalities(program.jaxpr):
+        assert any(value.shape == () or value.dtype.kind in 'iub' for value in values), values
 
 
 def linear(network):

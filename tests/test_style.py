@@ -26,9 +26,9 @@ def folder(tmp_path_factory):
     for name, mean in (('net', (0.5, 0.5, 0.5)), ('gray', (0.4,))):
         shape = (32, 32, len(mean))
         variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, *shape)))
-        weights.save('vgg11', variables, folder / f'{name}.safetensors',
-                     Normalization(np.float32(mean), np.float32([0.25] * len(mean))), ('a', 'b'),
-                     shape, **{k: v for k, v in fields.items() if k != 'num_classes'})
+        normalize = Normalization(np.float32(mean), np.float32([0.25] * len(mean)))
+        weights.save(weights.Weights('vgg11', net, variables, normalize, ('a', 'b'), shape),
+                     folder / f'{name}.safetensors')
     rng = np.random.default_rng(0)
     for name, shape, color in (('wide', (32, 48), (0.5, 0.5, 0.5)),
                                ('other', (32, 48), (0.3, 0.5, 0.7)),

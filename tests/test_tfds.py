@@ -20,7 +20,7 @@ import tensorflow_datasets
 from tensorflow_datasets.core.download import checksums
 
 from cnnjax import train, trained
-from cnnjax.data import tfds
+from cnnjax.data import differences, identity, tfds
 from cnnjax.errors import UserError
 from configs import cifar
 
@@ -198,6 +198,26 @@ def test_an_unreadable_record_is_named(prepared):
             np.testing.assert_array_equal(reader[0]['image'], examples[0]['image'])
             with pytest.raises(UserError, match=rf'cifar10, train\[2:\]: record 1 {message}'):
                 np.asarray(reader[1]['image'])
+
+
+def test_a_set_is_told_by_its_files(prepared, tmp_path):
+    """Of which a split may be a part; their records are not read."""
+    def told(split, data_dir=prepared):
+        return identity(tfds.load('svhn_cropped', split, data_dir))
+
+    then = told('train[2:]+extra')
+    assert (then.examples, then.counts) == (18, None)
+    assert told('train[2:]+extra') == then
+    line, missing, added = differences(then, told('train'))
+    assert line == '18 examples then, 8 now'
+    assert 'svhn_cropped/3.1.0/svhn_cropped-train.array_record-00000-of-00001[2:8]' in missing
+    assert '[0:8]' in added
+    shutil.copytree(prepared / 'svhn_cropped', tmp_path / 'svhn_cropped')
+    assert told('train[2:]+extra', tmp_path) == then
+    with next(tmp_path.rglob('*extra.array_record*')).open('ab') as file:
+        file.write(b'x')
+    line, = differences(then, told('train[2:]+extra', tmp_path))
+    assert 'of another size or content: svhn_cropped/3.1.0/svhn_cropped-extra' in line
 
 
 def test_examples_are_a_sequence_that_processes_can_share(prepared):

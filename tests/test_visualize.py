@@ -84,7 +84,7 @@ def test_the_figures_and_the_numbers(finished, network):
     for row in results['classes']:
         assert row['image'] == logits[:, int(row['class'])].argmax()
         np.testing.assert_allclose(row['strongest'], logits[:, int(row['class'])].max(), rtol=1e-5)
-    saved = patches.load(finished / 'patches.npz')
+    saved, _ = patches.load(finished / 'patches.npz')
     assert set(saved) == {'relu1_1', 'relu2_1', 'fc8'}
 
 
@@ -181,6 +181,7 @@ def test_a_mosaic_holds_all_of_its_pictures():
     ({'layers': 'relu2_2'}, "'relu2_2' is not in the network"),
     ({'layers': 'relu2_1:6'}, "'relu2_1' has the channels 0 to 5, not 6"),
     ({'layers': 'relu2_1:a'}, "write 'relu2_1:0[+]5'"),
+    ({'layers': 'relu2_1:1,fc8,relu2_1:2'}, "layers: 'relu2_1' is named twice"),
     ({'rules': 'deconvnet,guide'}, "'guide' is none of gradient, deconvnet"),
     ({'units': 0}, 'units=0'),
     ({'steps': 0}, 'steps=0'),

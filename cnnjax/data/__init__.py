@@ -1,7 +1,9 @@
 """Labelled images: sources, the input pipeline, augmentation."""
 
 from cnnjax.data.augment import Normalization, augment, normalization
+from cnnjax.data.identity import Identity, differences, identity
 from cnnjax.data.pipeline import Crops, Resident, Stream
-from cnnjax.data.sources import load
+from cnnjax.data.sources import Missing, load
 
-__all__ = ['Crops', 'Normalization', 'Resident', 'Stream', 'augment', 'load', 'normalization']
+__all__ = ['Crops', 'Identity', 'Missing', 'Normalization', 'Resident', 'Stream', 'augment',
+           'differences', 'identity', 'load', 'normalization']

@@ -26,8 +26,10 @@ class Normalization(NamedTuple):
     def __call__(self, images):
         """uint8 or [0, 1] float images [..., H, W, C] -> normalized float32."""
         if images.dtype == jnp.uint8:
-            images = images / np.float32(255)
-        return (images - self.mean) / self.std
+            images = images.astype(np.float32) / np.float32(255)
+        mean, std = (jnp.expand_dims(values, range(images.ndim - values.ndim))
+                     for values in (self.mean, self.std))
+        return (images - mean) / std
 
 
 def normalization(images, mean, std):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnnjax.data.identity import Entry, array_digest
 from cnnjax.errors import UserError
 
 NAMES = ('astronaut', 'brick', 'camera', 'cell', 'chelsea', 'clock', 'coffee', 'coins', 'grass',
@@ -53,6 +54,11 @@ class Patches(Sequence):
         top, left = (rng.integers(size - side + 1) for size in pixels.shape[:2])
         crop = pixels[top:top + side, left:left + side]
         return {'image': recolor(crop, rng), 'label': label}
+
+    def listing(self):
+        """An Entry of every cell, from which all of its crops follow."""
+        return [Entry(None, array_digest(cell.pixels), f'{self.split}/{cell.name}')
+                for cell in self.cells]
 
 
 def recolor(image, rng):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnjax.data import images, photos
+from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.errors import UserError
 
 
@@ -20,7 +21,12 @@ class Source(NamedTuple):
     examples: Sequence  # examples[i] -> {'image': uint8 [H, W, C], 'label': int}; sizes may differ
     classes: tuple[str, ...]  # the names of the labels 0, 1, ...
     # Examples that are encoded have an attribute `undecoded`, the same examples with a Picture (see
-    # images.py) each in place of the array: crops are cut from it in less time.
+    # images.py) each in place of the array: crops are cut from it in less time. Examples that are
+    # read from files have a method `listing`, which names these without reading them (identity.py).
+
+
+class Missing(UserError):
+    """The data is not there at all."""
 
 
 def load(dataset, split, data_dir=None, bad_images='error'):
@@ -29,7 +35,8 @@ def load(dataset, split, data_dir=None, bad_images='error'):
     the usual place of tensorflow-datasets).
 
     Raises:
-      UserError: no such data, with the remedy.
+      Missing: it is not there, with the remedy.
+      UserError: it is not as it must be.
     """
     if dataset == 'digits':
         return digits(split)
@@ -64,6 +71,7 @@ class Files(Sequence):
     paths: tuple[str, ...]  # not pathlib's: a million take seconds to send to a worker process
     labels: tuple[int, ...]
     read: Callable = images.read
+    root: str = ''  # what the names of a listing leave out of the paths
 
     def __len__(self):
         return len(self.paths)
@@ -74,6 +82,13 @@ class Files(Sequence):
     @property
     def undecoded(self):
         return dataclasses.replace(self, read=images.Picture)
+
+    def listing(self):
+        """An Entry of every file."""
+        root = os.path.join(self.root, '')
+        sizes = file_sizes(self.paths).tolist()
+        return [Entry(label, str(size), path.removeprefix(root))
+                for path, label, size in zip(self.paths, self.labels, sizes, strict=True)]
 
 
 def folder(root, split, bad_images='error'):
@@ -114,7 +129,7 @@ def folder(root, split, bad_images='error'):
         if not files:
             raise UserError(f'{root / split}: none of its images can be read')
     paths, labels = zip(*files, strict=True)
-    return Source(Files(paths, labels), classes)
+    return Source(Files(paths, labels, root=str(root / split)), classes)
 
 
 def _subdirectories(directory):
@@ -122,8 +137,9 @@ def _subdirectories(directory):
         found = {path.name: path for path in sorted(directory.iterdir())
                  if path.is_dir() and not path.name.startswith('.')}
     except OSError as error:
-        raise UserError(f'{directory} cannot be read ({error.strerror}): data_dir must hold '
-                        'train/<class>/*.jpg and test/<class>/*.jpg') from error
+        kind = Missing if isinstance(error, FileNotFoundError) else UserError
+        raise kind(f'{directory} cannot be read ({error.strerror}): data_dir must hold '
+                   'train/<class>/*.jpg and test/<class>/*.jpg') from error
     if not found:
         raise UserError(f'{directory} has no folders: each class needs one, with its images in it')
     return found

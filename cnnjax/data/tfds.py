@@ -18,8 +18,9 @@ import scipy.io
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.data.images import Picture
-from cnnjax.data.sources import Source
+from cnnjax.data.sources import Missing, Source
 from cnnjax.errors import UserError
 
 
@@ -32,12 +33,13 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         data_dir: where tfds keeps its data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        UserError: an unknown data set or split, no labelled images, not prepared, or prepared in
-            a format without random access.
+        Missing: not prepared.
+        UserError: an unknown data set or split, no labelled images, or prepared in a format
+            without random access.
     """
     builder = _builder(name, data_dir)
     if not builder.data_path.exists():
-        raise UserError(
+        raise Missing(
             f'{name} is not prepared: there is no {builder.data_path}. Prepare it, once, with\n'
             f'  {_prepare_command(name, data_dir)}'
         )
@@ -99,6 +101,17 @@ class _Examples(Sequence):
     @property
     def undecoded(self):
         return dataclasses.replace(self, decoded=False)
+
+    def listing(self):
+        """An Entry of every file, or part of one. Only the records know the labels."""
+        info = self.records.dataset_info
+        parts = info.splits[self.records.split].file_instructions
+        sizes = file_sizes([part.filename for part in parts]).tolist()
+        return [
+            Entry(None, str(size), f'{info.full_name}/{os.path.basename(part.filename)}'
+                  f'[{part.skip}:{part.skip + part.take}]')
+            for part, size in zip(parts, sizes, strict=True)
+        ]
 
 
 def prepare(

@@ -19,6 +19,7 @@ Most objectives are functions of sums over positions, which tiles.py adds up til
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,19 @@ def missing(layers, taps):
                 f"layer '{layer}' is not in the network at this size of image"
                 + (f'; did you mean {" or ".join(close)}?' if close else '')
                 + f' It has {", ".join(taps)} (full layers exist at the size of training only)')
+
+
+def select(layer, channels, maps):
+    """These channels of a layer's maps [..., C]; () are all.
+
+    Raises UserError for one that the layer does not have.
+    """
+    if not channels:
+        return maps
+    if not 0 <= min(channels) <= max(channels) < maps.shape[-1]:
+        raise UserError(f"channels={tuple(channels)}: '{layer}' has the channels 0 to "
+                        f'{maps.shape[-1] - 1}')
+    return maps[..., np.asarray(channels)]
 
 
 def fitting(layers, taps, aux):
@@ -170,22 +184,16 @@ def dream(layer, kind='l2', channels=()):
     the mean; 'guided' the sum over positions of the best match max_q <a_p, y_q> with the codes
     y = aux['guide'][layer]. `channels`: only these; () are all.
     """
-    def select(maps):
-        if not channels:
-            return maps
-        if not 0 <= min(channels) <= max(channels) < maps.shape[-1]:
-            raise UserError(f"channels={tuple(channels)}: '{layer}' has the channels 0 to "
-                            f'{maps.shape[-1] - 1}')
-        return maps[..., np.asarray(channels)]
+    own = functools.partial(select, layer, channels)
 
     if kind == 'mean':
-        return _mean('dream', layer, lambda maps, aux: select(maps).mean(-1))
+        return _mean('dream', layer, lambda maps, aux: own(maps).mean(-1))
 
     def l2(maps, aux):
-        return (select(maps) ** 2).sum(-1) / 2
+        return (own(maps) ** 2).sum(-1) / 2
 
     def guided(maps, aux):
-        return (select(maps) @ select(aux['guide'][layer]).T).max(-1)
+        return (own(maps) @ own(aux['guide'][layer]).T).max(-1)
 
     if kind not in ('l2', 'guided'):
         raise UserError(f"the kind of a dream is 'l2', 'mean' or 'guided', not '{kind}'")
@@ -197,12 +205,13 @@ def dream(layer, kind='l2', channels=()):
     return Objective((layer,), statistics, lambda total, aux: {'dream': -total})
 
 
-def match(layer, kind='l2', term='match'):
+def match(layer, kind='l2', term='match', channels=()):
     """Comes near to the code aux['maps'][layer]['code'] (Mahendran & Vedaldi 2015, eq. 2,
     https://arxiv.org/abs/1412.0035).
 
     `kind`: 'l2' |a - code|^2 / |code|^2, 'l1' the same of absolute values, 'inner' the negative
-    inner product -<a, code> / |code|^2.
+    inner product -<a, code> / |code|^2. `channels`: only these, which are then all that the code
+    has; () are all.
     """
     values = {'l2': lambda maps, code: ((maps - code) ** 2, code**2),
               'l1': lambda maps, code: (_absolute(maps - code), jnp.abs(code)),
@@ -211,9 +220,8 @@ def match(layer, kind='l2', term='match'):
         raise UserError(f"a code is matched by {', '.join(values)}, not '{kind}'")
 
     def statistics(taps, aux, masks):
-        code = _maps(aux['maps'][layer]['code'])
-        return [_sum(value.sum(-1), _mask(masks, layer))
-                for value in values[kind](_maps(taps[layer]), code)]
+        code, maps = _maps(aux['maps'][layer]['code']), select(layer, channels, _maps(taps[layer]))
+        return [_sum(value.sum(-1), _mask(masks, layer)) for value in values[kind](maps, code)]
 
     def loss(statistics, aux):
         distance, norm = statistics

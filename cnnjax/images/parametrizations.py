@@ -74,12 +74,12 @@ def fourier(shape, deviation=0.01, decay=1.0):
         return deviation * jax.random.normal(key, (*frequencies.shape, channels, 2), jnp.float32)
 
     def decode(theta):
-        spectrum = scale * lax.complex(theta[..., 0], theta[..., 1])
+        spectrum = lax.complex(scale * theta[..., 0], scale * theta[..., 1])
         return jnp.fft.irfft2(spectrum, (height, width), axes=(0, 1))
 
     def encode(image):
-        spectrum = jnp.fft.rfft2(image, axes=(0, 1)) / scale
-        return jnp.stack([spectrum.real, spectrum.imag], -1)
+        spectrum = jnp.fft.rfft2(image, axes=(0, 1))
+        return jnp.stack([spectrum.real / scale, spectrum.imag / scale], -1)
 
     return Parametrization(init, decode, encode)
 

@@ -17,9 +17,9 @@ the devices are the places of the strongest images so far, and a few statistics.
 
 import functools
 import itertools
+import json
 import math
 import os
-import zipfile
 from concurrent import futures
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,8 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cnnjax import parallel, step
+from cnnjax import atomic, parallel, step
+from cnnjax.data.identity import Identity, differences
 from cnnjax.errors import UserError
 from cnnjax.images.objectives import missing
 from cnnjax.images.rules import with_rule
@@ -151,17 +152,18 @@ def _add(seen, taps, places, labels, real):
     would lose the last images to rounding.
     """
     counts, layers = seen
-    member = jax.nn.one_hot(labels, len(counts)) * real[:, None]
-    fresh, images = member.sum(0), real.sum()
-    share = images / jnp.maximum(counts.sum() + images, 1)  # of this batch in all images
+    number = real.astype(jnp.float32)
+    member = jax.nn.one_hot(labels, len(counts), dtype=jnp.float32) * number[:, None]
+    fresh, images = member.sum(0), number.sum()
+    # Of this batch in all images; that they are counted in float32 does not change a share.
+    share = images / jnp.maximum(counts.sum().astype(jnp.float32) + images, 1)
     counts = counts + fresh.astype(counts.dtype)
 
     def add(seen, tap):
         tap = tap.reshape(len(tap), -1, tap.shape[-1]).astype(jnp.float32)  # [B, positions, C]
         best, means = tap.max(1), tap.mean(1)
-        # The first of the largest. XLA:CPU takes a seventh of the time that argmax(tap) takes.
-        positions = jnp.arange(tap.shape[1], dtype=jnp.int32)[:, None]
-        where = jnp.where(tap == best[:, None], positions, tap.shape[1]).min(1)
+        # Not where tap == best: a compiler may compute the tap twice, with other roundings.
+        where = lax.argmax(tap, 1, jnp.int32)  # of equal ones the first
         variances = ((tap - means[:, None]) ** 2).mean(1)
         best, means, variances = (jnp.where(real[:, None], value, 0)
                                   for value in (best, means, variances))  # [B, C]
@@ -175,7 +177,7 @@ def _add(seen, taps, places, labels, real):
             return jnp.take_along_axis(jnp.concatenate([before, now], 1), order, 1)
 
         mean = means.sum(0) / jnp.maximum(images, 1)
-        spread = jnp.where(real[:, None], means - mean, 0) ** 2
+        spread = jnp.where(real[:, None], means - mean[None], 0) ** 2
         variance = (variances + spread).sum(0) / jnp.maximum(images, 1)
         change = mean - seen.mean
         sums = jnp.matmul(member.T, best, precision=lax.Precision.HIGHEST)
@@ -186,8 +188,8 @@ def _add(seen, taps, places, labels, real):
             chosen(seen.places, where.T),
             seen.mean + change * share,
             seen.variance + (variance - seen.variance) * share + change**2 * share * (1 - share),
-            seen.active + (best > 0).sum(0),
-            seen.class_means + class_change / jnp.maximum(counts, 1)[:, None])
+            seen.active + (best > 0).sum(0, dtype=jnp.int32),
+            seen.class_means + class_change / jnp.maximum(counts, 1).astype(jnp.float32)[:, None])
 
     return counts, {layer: add(layers[layer], tap) for layer, tap in taps.items()}
 
@@ -216,31 +218,93 @@ def _merge(layer, seen, class_counts, sides):
                  class_means.astype(np.float32))
 
 
-def save(path, units):
-    """Writes {layer: Units} to an .npz file of arrays 'layer/field', whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with temporary.open('wb') as file:
-        np.savez(file, **{f'{layer}/{field}': array for layer, found in units.items()
-                          for field, array in found._asdict().items()})
-    temporary.replace(path)
+class Origin(NamedTuple):
+    """What a file of units was made from: they are of no use with anything else."""
+
+    weights: str  # the network's fingerprint, see run.py
+    identity: Identity  # of the whole data set
+    fields: dict[str, str]  # what else matters, such as the layers
+
+
+def save(path, units, origin):
+    """Writes {layer: Units} and their Origin to an .npz file of arrays 'layer/field', whole or not
+    at all."""
+    text = {'weights': origin.weights, 'identity': origin.identity.summary(),
+            'fields': origin.fields}
+    listing = '\n'.join(origin.identity.listing).encode(errors='surrogateescape')
+    with atomic.replacing(path) as unfinished, unfinished.open('wb') as file:
+        np.savez_compressed(
+            file, origin=np.array(json.dumps(text)), listing=np.frombuffer(listing, np.uint8),
+            **{f'{layer}/{field}': array for layer, found in units.items()
+               for field, array in found._asdict().items()})
 
 
 def load(path):
-    """{layer: Units} that `save` wrote.
+    """({layer: Units}, their Origin) that `save` wrote.
 
     Raises:
       UserError: there is no such file, or it is another or a damaged one.
     """
     try:
         with Path(path).open('rb') as file, np.load(file, allow_pickle=False) as arrays:
-            layers = dict.fromkeys(name.rpartition('/')[0] for name in arrays.files)
-            return {layer: Units(*(arrays[f'{layer}/{field}'] for field in Units._fields))
-                    for layer in layers}
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            text = json.loads(str(arrays['origin']))
+            listing = arrays['listing'].tobytes().decode(errors='surrogateescape')
+            origin = Origin(str(text['weights']), Identity.of_summary(
+                text['identity'], listing.split('\n') if listing else ()), dict(text['fields']))
+            layers = dict.fromkeys(name.rpartition('/')[0] for name in arrays.files if '/' in name)
+            units = {layer: Units(*(arrays[f'{layer}/{field}'] for field in Units._fields))
+                     for layer in layers}
+        for layer, found in units.items():
+            _check(layer, found, origin.identity)
+    except Exception as error:  # of many kinds: numpy's, zipfile's and zlib's of what they read
         raise UserError(f'{path} does not hold the strongest images of units: {error}; delete it '
                         'to have it made anew') from error
+    return units, origin
+
+
+def _check(layer, units, identity):
+    """Raises ValueError where arrays from a file are not the Units of a layer."""
+    channels, count = units.scores.shape
+    likes = {'scores': np.zeros((channels, count), np.float32), 'images': np.zeros(
+        (channels, count), np.int32), 'positions': np.zeros((channels, count, 2), np.int32),
+        'class_means': np.zeros((len(identity.classes), channels), np.float32)}
+    for field, array in units._asdict().items():
+        like = likes.get(field, np.zeros(channels, np.float32))
+        if (array.shape, array.dtype) != (like.shape, like.dtype):
+            raise ValueError(f'{layer}/{field} is {array.dtype}{list(array.shape)}, not '
+                             f'{like.dtype}{list(like.shape)}')
+    if not (count and ((units.images >= 0) & (units.images < identity.examples)).all()
+            and (units.positions >= 0).all() and np.isfinite(units.scores).all()):
+        raise ValueError(f'{layer} has images or positions that are not in the data set')
+
+
+def kept(path, origin):
+    """{layer: Units} of the file `path`, made from the same; None where there is no such file, or a
+    damaged one, which is said.
+
+    Raises:
+      UserError: it was made from something else, with the difference.
+    """
+    if not os.path.lexists(path):
+        return None
+    if os.path.isdir(path):
+        raise UserError(f'{path} is a directory, where the strongest images of units are kept: '
+                        'move it away')
+    try:
+        units, before = load(path)
+    except UserError as error:
+        print(f'{error.args[0].rpartition(";")[0]}; it is made anew', flush=True)
+        return None
+    changed = differences(before.identity, origin.identity)
+    changed += [f'{field}: {before.fields.get(field)} then, {value} now'
+                for field, value in origin.fields.items() if before.fields.get(field) != value]
+    if before.weights != origin.weights:
+        changed.insert(0, 'the weights of the network are others')
+    if changed:
+        raise UserError('\n  '.join([
+            f'{path} holds the strongest images of another network or data set, or of one that has '
+            'changed since; take another workdir, or what was there:', *changed]))
+    return units
 
 
 def look_up(stream, places):

@@ -33,12 +33,13 @@ class Run:
     def __init__(self, directory, config, network, steps):
         self.directory = Path(directory)
         # Ours are below checkpoints/NAME/, those of a training below checkpoints/.
+        rows = self.directory / 'metrics.jsonl'
         begin(self.directory, config, network,
-              any(any(self.directory.glob(steps))
+              rows.exists() and rows.stat().st_size > 0 or any(
+                  any(self.directory.glob(steps))
                   for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*')))
-        self.every = config.report_every
+        self.config, self.every = config, config.report_every
         self.names, self.before = [], 0  # of the optimizations so far, and their steps
-        self.rows = workdir.read_metrics(self.directory)
         self.bar = tqdm(total=steps, unit='step', disable=None, dynamic_ncols=True)
         self.preemption = cluster.Preemption()
 
@@ -48,9 +49,9 @@ class Run:
 
     def __exit__(self, kind, *rest):
         self.bar.close()
-        if kind is None and self.rows:
+        if kind is None and (rows := workdir.read_metrics(self.directory)):
             figure = self.directory / 'figures' / 'loss.png'
-            plots.descent(self.rows, figure)
+            plots.descent(rows, figure)
             print(f'loss: {figure}', flush=True)
         if kind is None and self.preemption.signal:
             print('asked to stop after the last step: the same command writes the pictures',
@@ -75,9 +76,11 @@ class Run:
         [name] = pictures.distinct([name], self.names)
         self.names.append(name)
         with checkpoint.Checkpoints(self.directory / 'checkpoints' / name, keep=1) as checkpoints:
-            start = min(checkpoints.latest() or 0, steps)
+            start, past = min(checkpoints.latest() or 0, steps), {}
             if start:
+                past = checkpoints.past(start)
                 state = checkpoints.restore(start, state)
+            workdir.recover(self.directory, past, self.before, self.before + steps)
             if 0 < start < steps:
                 self._print(f'resuming after step {self.before + start} of {self.bar.total}')
             self.bar.update(start)
@@ -86,7 +89,8 @@ class Run:
                 self.before += steps
                 self._judge(name, first, optimize.decode(problem, state))
                 return state
-            with workdir.Metrics(self.directory, self.before + start) as metrics:
+            with workdir.Metrics(self.directory, self.before + start, self.config, past,
+                                 self.before) as metrics:
                 for report in optimize.iterate(problem, tx, state, steps, keys, aux, shared,
                                                every=self.every, mesh=mesh,
                                                stop=self.preemption.reached):
@@ -96,14 +100,13 @@ class Run:
                     if snapshots and not stopped:
                         self._snapshot(name, report.step, optimize.decode(problem, state))
                     # Last: what is written before it is written again where a run goes on.
-                    checkpoints.save(report.step, state)
+                    checkpoints.save(report.step, state, past=metrics.past())
             if report.step < steps:
                 checkpoints.wait()
                 self._print(f'asked to stop: saved after step {self.before + report.step} of '
                             f'{self.bar.total}; the same command goes on from there')
                 self.preemption.leave()
         self.before += steps
-        self.rows = workdir.read_metrics(self.directory)
         self._judge(name, first, optimize.decode(problem, state))
         return state
 
@@ -117,7 +120,8 @@ class Run:
         """Tells of a loss that has not fallen and of images that have not moved; where these are
         all, and not the results of an earlier optimization, they are an error."""
         stage = len(self.names)
-        complaint = optimize.unfallen([row['loss'] for row in self.rows if row['stage'] == stage])
+        complaint = optimize.unfallen([row['loss'] for row in workdir.read_metrics(self.directory)
+                                       if row['stage'] == stage])
         if complaint:
             self._print(f'{name}: {complaint}')
         complaints = [optimize.unmoved(*pair) for pair in zip(before, after, strict=True)]
@@ -161,10 +165,11 @@ def begin(directory, config, network, begun):
     saved, weights = workdir.read_config(directory), directory / 'weights.json'
     if begun and saved is not None and (changed := workdir.differences(saved, config)):
         workdir.refuse(directory, changed)
-    now = {'sha256': fingerprint(network.variables)}
-    if begun and workdir.read_json(weights) not in (None, now):
+    now, before = {'sha256': fingerprint(network.variables)}, workdir.read_json(weights)
+    if begun and before != now:
         raise UserError(f"{directory} was begun with other weights of '{config.source}', "
-                        'which have changed since: take another workdir')
+                        'which have changed since: take another workdir' if before else
+                        f'{directory} has lost its weights.json: take another workdir')
     workdir.write_config(directory, config)
     workdir.write_json(weights, now)
     workdir.write_environment(directory)

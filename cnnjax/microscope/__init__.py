@@ -14,12 +14,11 @@ that hand JSON to microscope.receive. Every file is written whole or not at all.
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
-from cnnjax import workdir
+from cnnjax import atomic, workdir
 from cnnjax.errors import UserError
 
 PAGES = ('index.html', 'style.css', 'script.js')
@@ -29,13 +28,13 @@ DIGITS = 5  # significant ones of every number: a page shows three
 def install(directory):
     """Copies the pages to the directory."""
     for name in PAGES:
-        _replace(Path(directory) / name, Path(__file__).with_name(name).read_text('utf-8'))
+        atomic.write_text(Path(directory) / name, Path(__file__).with_name(name).read_text('utf-8'))
 
 
 def write(directory, key, value):
     """Writes data/KEY.js; `value` as in `plain`."""
     text = json.dumps(plain(value), separators=(',', ':'), allow_nan=False)
-    _replace(_path(directory, key), f'microscope.receive({json.dumps(key)},{text});\n')
+    atomic.write_text(_path(directory, key), text.join(_call(key)))
 
 
 def read(directory, key):
@@ -44,14 +43,16 @@ def read(directory, key):
     Raises:
       UserError: the file is damaged.
     """
-    path = _path(directory, key)
+    path, (before, after) = _path(directory, key), _call(key)
     try:
         text = path.read_text('utf-8')
-        return json.loads(text[len(f'microscope.receive({json.dumps(key)},'):-len(');\n')])
+        if not (text.startswith(before) and text.endswith(after)):
+            raise ValueError('it does not hand over JSON')
+        return json.loads(text[len(before):-len(after)])
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
-        raise UserError(f'{path} is damaged: {error}; delete it to have it made anew') from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f'{path} is damaged: {error}') from error
 
 
 def write_manifest(directory, manifest, units):
@@ -77,12 +78,10 @@ def plain(value):
     return value
 
 
+def _call(key):
+    """What stands before and after the value in data/KEY.js."""
+    return f'microscope.receive({json.dumps(key)},', ');\n'
+
+
 def _path(directory, key):
     return Path(directory) / 'data' / f'{key}.js'
-
-
-def _replace(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(text, 'utf-8')
-    temporary.replace(path)

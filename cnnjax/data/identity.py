@@ -1,0 +1,197 @@
+"""What makes a set of labelled examples this set: their names, sizes and labels, in their order.
+
+Whoever keeps something about a set, such as positions in it, keeps its identity too, and compares:
+
+    kept = data.identity(stream).summary()  # a dict for a JSON file
+    ...
+    then = data.Identity.of_summary(kept)
+    if changed := data.differences(then, data.identity(stream)):
+        raise UserError('\\n  '.join([f'{path} is of another set:', *changed]))
+"""
+
+import hashlib
+import os
+from concurrent import futures
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnjax.errors import UserError
+
+SHOWN = 3  # names that a line of differences has at most
+THREADS = 16  # that ask a file system for sizes: one of a network is slow to answer
+
+
+class Entry(NamedTuple):
+    """An example, or a file of many; its line in a listing."""
+
+    label: int | None  # None: not known without reading the file
+    content: str  # a file's size in bytes, or the checksum of an array
+    name: str
+
+    def __str__(self):
+        label = '' if self.label is None else self.label
+        return f'{label}\t{self.content}\t{self.name}'.replace('\n', '\\n')
+
+
+class Identity(NamedTuple):
+    """A set, told from others. Two sets are the same where their digests are."""
+
+    classes: tuple[str, ...]
+    examples: int
+    counts: tuple[int, ...] | None  # examples of each class; None: the labels are not known
+    digest: str  # of the classes, the number of examples and the listing
+    listing: tuple[str, ...] = ()  # the lines of all entries; (): not kept
+
+    def summary(self):
+        """All but the listing, for a JSON file."""
+        return {name: value for name, value in self._asdict().items() if name != 'listing'}
+
+    @classmethod
+    def of_summary(cls, summary, listing=()):
+        """The identity with that summary, which may come from a JSON file.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        try:
+            found = cls(tuple(map(str, summary['classes'])), int(summary['examples']),
+                        summary['counts'] and tuple(map(int, summary['counts'])),
+                        str(summary['digest']), tuple(listing))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f'the identity of a data set is damaged: {error!r}') from None
+        return found
+
+
+def identity(loaded):
+    """The Identity of a Source, Resident or Stream.
+
+    No picture is decoded: a folder's files are asked for their sizes, tensorflow-datasets for its
+    files. Examples in memory, which have no names, are told apart by their pixels.
+
+    Raises:
+      UserError: a file has gone since it was listed.
+    """
+    listing = getattr(loaded.examples, 'listing', None)
+    entries = listing() if listing else _arrays(loaded.examples)
+    lines = tuple(map(str, entries))
+    counts = None
+    if all(entry.label is not None for entry in entries):
+        counts = np.bincount([entry.label for entry in entries], minlength=len(loaded.classes))
+        counts = tuple(counts.tolist())
+    digest = hashlib.blake2b(digest_size=16)
+    for line in (*loaded.classes, str(len(loaded.examples)), *lines):
+        digest.update(line.encode(errors='surrogateescape') + b'\n')
+    return Identity(loaded.classes, len(loaded.examples), counts, digest.hexdigest(), lines)
+
+
+def file_sizes(paths):
+    """The size of each file in bytes, an array.
+
+    Raises:
+      UserError: a file has gone.
+    """
+    sizes = np.empty(len(paths), np.int64)
+
+    def measure(first):
+        sizes[first::THREADS] = [os.path.getsize(path) for path in paths[first::THREADS]]
+
+    try:
+        with futures.ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(measure, range(THREADS)))
+    except OSError as error:
+        raise UserError(f'{error.filename} cannot be read: {error.strerror}') from error
+    return sizes
+
+
+def array_digest(array):
+    """A checksum of an array's values, shape and type."""
+    array = np.asarray(array)
+    header = f'{array.dtype.str} {array.shape} '.encode()
+    return hashlib.blake2b(header + array.tobytes(), digest_size=8).hexdigest()
+
+
+def _arrays(examples):
+    return [Entry(int(example['label']), array_digest(example['image']), f'example {i}')
+            for i, example in enumerate(examples)]
+
+
+def differences(then, now):
+    """What tells the set `now` from the set `then`, a few lines; none where they are the same."""
+    if then.digest == now.digest:
+        return []
+    lines = _of_classes(then, now) + _of_counts(then, now)
+    if then.listing and now.listing:
+        lines += _of_entries(then, now)
+    return lines or ['the names, the sizes or the labels of its files are others']
+
+
+def _of_classes(then, now):
+    gone = [name for name in then.classes if name not in now.classes]
+    new = [name for name in now.classes if name not in then.classes]
+    lines, before, after = [], _members(then), _members(now)
+    for name in list(gone):
+        same = [other for other in new if before.get(name) and before[name] == after.get(other)]
+        if same:
+            lines.append(f"class '{name}' is now '{same[0]}', with the same examples")
+            gone.remove(name)
+            new.remove(same[0])
+    lines += [f'classes {word}: {_some(names)}'
+              for word, names in (('missing', gone), ('added', new)) if names]
+    if not lines and then.classes != now.classes:
+        lines.append(f'classes in another order: {_some(then.classes)} then, '
+                     f'{_some(now.classes)} now')
+    return lines
+
+
+def _of_counts(then, now):
+    if then.counts is None or now.counts is None:
+        return ([f'{then.examples} examples then, {now.examples} now']
+                if then.examples != now.examples else [])
+    before, after = (dict(zip(each.classes, each.counts, strict=True)) for each in (then, now))
+    changed = [f'{name} {before[name]} then, {after[name]} now' for name in before
+               if name in after and before[name] != after[name]]
+    return [f'examples of a class: {_some(changed, "; ")}'] if changed else []
+
+
+def _of_entries(then, now):
+    """Without those of classes that only one of them has."""
+    before, after = (
+        {entry.name: entry for entry in _entries(each)
+         if entry.label is None or each.classes[entry.label] in shared}
+        for shared in [set(then.classes) & set(now.classes)] for each in (then, now))
+    both = [(before[name], after[name]) for name in before if name in after]
+    found = {
+        'missing': [name for name in before if name not in after],
+        'added': [name for name in after if name not in before],
+        'of another size or content': [f'{old.name} ({old.content} then, {new.content} now)'
+                                       for old, new in both if old.content != new.content],
+        'of another label': [
+            f'{old.name} ({then.classes[old.label]} then, {now.classes[new.label]} now)'
+            for old, new in both if None not in (old.label, new.label)
+            and then.classes[old.label] != now.classes[new.label]]}
+    lines = [f'{word}: {_some(names)}' for word, names in found.items() if names]
+    if not lines and then.classes == now.classes:
+        lines.append('the same files in another order')
+    return lines
+
+
+def _entries(identity):
+    for line in identity.listing:
+        label, content, name = line.split('\t', 2)
+        yield Entry(int(label) if label else None, content, name)
+
+
+def _members(identity):
+    """{class: its files, without its name}"""
+    members = {}
+    for entry in _entries(identity):
+        if entry.label is not None:
+            name = identity.classes[entry.label]
+            members.setdefault(name, set()).add((entry.name.removeprefix(name), entry.content))
+    return members
+
+
+def _some(names, separator=', '):
+    shown = separator.join(names[:SHOWN])
+    return shown + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
