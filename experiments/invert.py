@@ -198,7 +198,7 @@ def invert(config, running, network, objective, depth, codes, shape):
 def make(config, network, objective, shape, weights, margin):
     """The `Problem` of one layer; `margin`: the pixels by which the image moves."""
     mean = network.normalize.mean
-    mean = np.broadcast_to(mean.mean((0, 1)) if mean.ndim > 1 else mean, shape[-1:])
+    mean = np.broadcast_to(mean.mean((0, 1)) if mean.ndim > 1 else mean, (1, 1, shape[-1]))
     sigma = config.sigma * math.sqrt(math.prod(shape) / REFERENCE)
     canvas = (shape[0] + margin, shape[1] + margin, shape[2])
     parametrization, project = unknown(config, canvas, mean, sigma)

@@ -267,7 +267,7 @@ def first(config, network, key, contents, styles):
         config.noise / config.pixel_range)
     if config.init == 'noise':  # where the input of a network is 0, in all systems
         mean = network.normalize.mean
-        return (mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
+        return np.asarray(mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
     if config.init == 'content':
         return contents + noise
     start = (pictures.resize(styles[0], shape[1:3]) if config.init == 'style' else

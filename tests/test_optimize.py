@@ -114,6 +114,14 @@ def test_a_line_search_where_jax_has_64_bits(match, codes, loop):
     np.testing.assert_allclose(whole.images, plain.images, atol=1e-4)
 
 
+def test_strict_promotion(units, match, codes):
+    """Types and ranks are as they should be, beside those of optax's Adam, which counts its steps
+    in whole numbers."""
+    with jax.numpy_dtype_promotion('strict'), jax.numpy_rank_promotion('raise'):
+        for problem, tx, aux in (*units.values(), (match, LBFGS, codes)):
+            optimize.optimize(problem, tx, 2, KEY, aux=aux)
+
+
 def test_line_searches_of_several_images(match, codes):
     """The vmapped search of each goes its own way."""
     together = optimize.optimize(match, LBFGS, 6, KEY, images=OTHERS, aux=codes)

@@ -177,7 +177,8 @@ def grayscale(inner):
         raise UserError(f'grayscale wraps an image of 1 channel, not {channels}')
     return Parametrization(inner.init,
                            lambda theta: jnp.repeat(inner.decode(theta), 3, -1),
-                           lambda image: inner.encode((image * LUMA).sum(-1, keepdims=True)))
+                           lambda image: inner.encode(
+                               (image * LUMA[None, None]).sum(-1, keepdims=True)))
 
 
 def sigmoid(inner):
