@@ -9,17 +9,18 @@
     python launch.py --config=configs/dream.py:gordicaleksa --workdir=runs/vgg16 \\
         --config.source=timm/vgg16.tv_in1k --config.layers=relu4_3
 
-Mordvintsev et al. 2015, https://github.com/google/deepdream. The argument is a preset: 'google',
-'gordicaleksa', 'tensorflow' or 'neural-dream'. Presets set the ascent, not the layer, which belongs
-to the network. Several pictures or layers have commas between them. Writes figures/dream.png, the
-last frame at full size, the images on the way to snapshots/, and several frames to
-figures/dream.gif.
+Mordvintsev et al. 2015, https://github.com/google/deepdream. The argument is a preset: 'cnnjax',
+'google', 'gordicaleksa', 'tensorflow' or 'neural-dream'. Presets set the ascent; the layer belongs
+to the network, and where theirs has another than `embedded`, `--config.layers` names it. The first
+two ascend alike, 'cnnjax' on one channel of a layer and 'google' on all of them, as the notebook.
+Several pictures or layers have commas between them. Writes figures/dream.png, the last frame at
+full size, the images on the way to snapshots/, and several frames to figures/dream.gif.
 """
 
 import ml_collections
 
 
-def get_config(preset='google'):
+def get_config(preset='cnnjax'):
     if preset not in PRESETS:
         raise ValueError(f"there is no preset '{preset}'; there are {', '.join(PRESETS)}")
     config = ml_collections.ConfigDict()
@@ -60,24 +61,29 @@ def get_config(preset='google'):
     return config
 
 
+ALL = {'layers': 'relu4_2'}  # its channels: the other systems maximise whole layers
+
 PRESETS = {
+    'cnnjax': {},  # the fields above
     # https://github.com/google/deepdream, dream.ipynb: the fields above, at 'inception_4c' of a
     # GoogLeNet ('inception_3b' for its guided dreams). A dream that is not clipped is shown there
     # with more contrast, and cut off here.
-    'google': {},
+    'google': ALL,
     # https://github.com/gordicaleksa/pytorch-deepdream, deepdream.py, at 'relu4_3' of a VGG-16. Its
     # units are standard deviations of ImageNet's colours, here their mean. The filters mirror the
     # gradient at the borders of the image, there at those of the shifted image.
-    'gordicaleksa': {'scale': 1.8, 'step': 0.09 * 0.226, 'normalize': 'std', 'smooth': 0.5,
-                     'carry': 'image', 'zoom': 1 - 1 / 1.04, 'rotate': 3.0, 'seconds': 1 / 30},
+    'gordicaleksa': ALL | {
+        'scale': 1.8, 'step': 0.09 * 0.226, 'normalize': 'std', 'smooth': 0.5, 'carry': 'image',
+        'zoom': 1 - 1 / 1.04, 'rotate': 3.0, 'seconds': 1 / 30},
     # https://www.tensorflow.org/tutorials/generative/deepdream, its last function, at 'mixed3' and
     # 'mixed5' of an Inception v3. It shifts by up to 512 pixels and leaves out the gradient of its
     # last tiles, where ours is exact. Its sizes are cut to whole pixels, not rounded.
-    'tensorflow': {'kind': 'mean', 'octaves': 5, 'octaves_above': 2, 'scale': 1.3, 'steps': 100,
-                   'step': 0.01 / 2, 'normalize': 'std', 'jitter': 512, 'carry': 'image'},
+    'tensorflow': ALL | {
+        'kind': 'mean', 'octaves': 5, 'octaves_above': 2, 'scale': 1.3, 'steps': 100,
+        'step': 0.01 / 2, 'normalize': 'std', 'jitter': 512, 'carry': 'image'},
     # https://github.com/ProGamerGov/neural-dream, at 'inception_4d/3x3_reduce'. Its ten
     # iterations over all octaves are frames that do not move. Sizes are cut, not rounded.
-    'neural-dream': {'octaves': 2, 'scale': 1 / 0.6, 'steps': 50, 'step': 1.5 / 256,
-                     'optimizer': 'adam', 'normalize': '', 'clip': False, 'carry': 'image',
-                     'frames': 10, 'zoom': 0.0},
+    'neural-dream': ALL | {
+        'octaves': 2, 'scale': 1 / 0.6, 'steps': 50, 'step': 1.5 / 256, 'optimizer': 'adam',
+        'normalize': '', 'clip': False, 'carry': 'image', 'frames': 10, 'zoom': 0.0},
 }

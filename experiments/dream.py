@@ -206,7 +206,8 @@ def start(config, source, number, count):
         return pictures.with_channels(pictures.read(source, config.size), count)
     # Around a dark gray, as in https://github.com/tensorflow/examples, community/en/r1/deepdream.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0), number)
-    return np.asarray((100 + jax.random.uniform(key, (config.size, config.size, count))) / 255)
+    noise = jax.random.uniform(key, (config.size, config.size, count), jnp.float32)
+    return np.asarray((100 + noise) / 255)
 
 
 def problem(config, network, objective, shape):

@@ -183,7 +183,7 @@ def invert(config, running, network, objective, depth, codes, shape):
         key, noise = jax.random.split(key)
         state = optimize.init(problem(margin), tx, jax.random.split(noise, count), images)
         state = state._replace(opt_state=optax.tree_utils.tree_set(
-            state.opt_state, learning_rate=jnp.full(count, rate)))
+            state.opt_state, learning_rate=jnp.full(count, rate, jnp.float32)))
         name = layer.replace('/', '.') + (f'-{stage}' if len(config.steps) > 1 else '')
         state = running.optimize(name, problem(margin), tx, steps, key, state=state, aux=aux,
                                  mesh=parallel.data_mesh(sharing))
@@ -198,7 +198,7 @@ def invert(config, running, network, objective, depth, codes, shape):
 def make(config, network, objective, shape, weights, margin):
     """The `Problem` of one layer; `margin`: the pixels by which the image moves."""
     mean = network.normalize.mean
-    mean = np.broadcast_to(mean.mean((0, 1)) if mean.ndim > 1 else mean, shape[-1:])
+    mean = np.broadcast_to(mean.mean((0, 1)) if mean.ndim > 1 else mean, (1, 1, shape[-1]))
     sigma = config.sigma * math.sqrt(math.prod(shape) / REFERENCE)
     canvas = (shape[0] + margin, shape[1] + margin, shape[2])
     parametrization, project = unknown(config, canvas, mean, sigma)
@@ -222,9 +222,9 @@ def unknown(config, shape, mean, sigma):
     else:
         def init(key):
             if config.parametrization == 'sigma':
-                noise = jax.random.normal(key, shape)
+                noise = jax.random.normal(key, shape, jnp.float32)
                 return noise / jnp.linalg.norm(noise)
-            noise = jax.random.uniform(key, shape, minval=-1)
+            noise = jax.random.uniform(key, shape, jnp.float32, -1)
             return noise / jnp.quantile(noise, 0.95) * START
 
         found = parametrizations.Parametrization(

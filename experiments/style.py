@@ -127,8 +127,9 @@ def load(config):
         levels = np.full_like(network.normalize.std, 1 / 255)
         network = network._replace(normalize=network.normalize._replace(std=levels))
     elif config.activations in DIVISORS:
-        print(f"the network's activations count {1 / convention(config, network):.3g} times: the "
-              f"weights are for activations='{config.activations}'", flush=True)
+        print(f"the network's activations are multiplied by {1 / convention(config, network):.3g}, "
+              'to be about as large as those that the weights of this config are for '
+              f"(activations='{config.activations}')", flush=True)
     return network
 
 
@@ -219,7 +220,7 @@ def targets(config, network, contents, styles):
         found = [moments(config, network, every, style, {}) for style in styles]
         found = jax.tree.map(lambda *each: sum(share * one for share, one in
                                                zip(shares, each, strict=True)), *found)
-    scale = {layer: jnp.ones(()) for layer in every}
+    scale = dict.fromkeys(every, jnp.float32(1))
     if config.activations == 'relative':
         scale = {layer: jnp.abs(found[layer]['mean']).mean() for layer in every}
         for layer, size in scale.items():
@@ -266,7 +267,7 @@ def first(config, network, key, contents, styles):
         config.noise / config.pixel_range)
     if config.init == 'noise':  # where the input of a network is 0, in all systems
         mean = network.normalize.mean
-        return (mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
+        return np.asarray(mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
     if config.init == 'content':
         return contents + noise
     start = (pictures.resize(styles[0], shape[1:3]) if config.init == 'style' else

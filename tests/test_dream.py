@@ -91,6 +91,15 @@ def make_step(gradient, x, ox, oy, step_size=1.5):
     return np.clip(x, -bias, 255 - bias)
 
 
+def test_google_is_the_notebook_and_the_default_says_how_it_differs():
+    default, google = configs.get_config(), configs.get_config('google')
+    assert {name for name in google if google[name] != default[name]} == {'layers'}
+    assert (google.octaves, google.scale, google.steps, google.jitter) == (4, 1.4, 10, 32)
+    assert google.step == pytest.approx(1.5 / 255)
+    assert ':' not in google.layers  # the notebook's objective is of all channels
+    assert "'cnnjax' on one channel of a layer and 'google' on all" in configs.__doc__
+
+
 @pytest.mark.parametrize('steps', [1, 6])
 def test_the_update_is_googles(steps):
     trained, layer = network(), 'relu2_1'

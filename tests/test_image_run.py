@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,62 @@ def test_interrupted_twice(problem, whole, tmp_path, monkeypatch):
                 experiment(problem, tmp_path)
     np.testing.assert_array_equal(experiment(problem, tmp_path), images)
     assert (tmp_path / 'metrics.jsonl').read_text() == (directory / 'metrics.jsonl').read_text()
+
+
+@pytest.mark.parametrize(('at', 'step'), [(3, 3), (8, 8)])  # of each stage, within a report
+def test_a_signal_saves_and_the_same_command_goes_on(problem, whole, tmp_path, monkeypatch, capsys,
+                                                     at, step):
+    directory, images = whole
+    with monkeypatch.context() as patch:
+        inner, calls = optimize._step, []
+
+        def outer(*args):
+            calls.append(1)
+            if len(calls) == at:
+                signal.raise_signal(signal.SIGTERM)
+            return inner(*args)
+        patch.setattr(optimize, '_step', outer)
+        with pytest.raises(SystemExit) as ended:
+            experiment(problem, tmp_path)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert len(calls) == at
+    assert (f'asked to stop: saved after step {step} of 11; the same command goes on from there'
+            in capsys.readouterr().out)
+    assert len(workdir.read_metrics(tmp_path)) == step
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    np.testing.assert_array_equal(experiment(problem, tmp_path), images)
+    assert f'resuming after step {step} of 11' in capsys.readouterr().out
+    assert (tmp_path / 'metrics.jsonl').read_text() == (directory / 'metrics.jsonl').read_text()
+    assert files(tmp_path) == files(directory)
+
+
+def test_a_signal_after_the_last_step(problem, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended, \
+            Run(tmp_path, config(), problem.network, 3) as run:  # noqa: PT012
+        run.optimize('only', problem, ADAM, 3, KEY, aux={'unit': jnp.arange(2)})
+        signal.raise_signal(signal.SIGINT)
+    assert ended.value.code == 130
+    assert 'the same command writes the pictures' in capsys.readouterr().out
+
+
+def test_what_has_not_moved_is_an_error_again_and_again(problem, tmp_path, capsys):
+    """Of a first optimization; another one may have nothing left to do."""
+    still = optax.sgd(1e-9)
+    for _ in range(2):  # also where it was finished before
+        with pytest.raises(UserError, match='only: the image has not moved'), \
+                Run(tmp_path, config(), problem.network, 4) as run:
+            run.optimize('only', problem, still, 4, KEY, aux={'unit': jnp.arange(2)})
+    assert not (tmp_path / 'figures').exists()
+    with Run(tmp_path / 'two', config(), problem.network, 9) as run:
+        run.optimize('first', problem, ADAM, 5, KEY, aux={'unit': jnp.arange(2)})
+        run.optimize('first', problem, still, 4, KEY, aux={'unit': jnp.arange(2)})
+    assert 'first-2, image 1: the image has not moved' in capsys.readouterr().out
+
+
+def test_a_loss_that_rises_is_told(problem, tmp_path, capsys):
+    with Run(tmp_path, config(), problem.network, 8) as run:
+        run.optimize('only', problem, optax.adam(-1e-3), 8, KEY, aux={'unit': jnp.arange(2)})
+    assert 'only: the loss has not fallen' in capsys.readouterr().out
 
 
 def test_finished_stages_are_read(problem, whole, monkeypatch):

@@ -96,6 +96,32 @@ def test_a_line_search_is_resumed_too(match, codes, loop):
     assert whole.trace['loss'][-1] < 0.02 * whole.trace['loss'][0]
 
 
+@pytest.mark.parametrize('loop', ['python', 'compiled'])
+def test_a_line_search_where_jax_has_64_bits(match, codes, loop):
+    """JAX_ENABLE_X64 makes numbers of 64 bits where a type is not named: among those of 32 bits
+    of the network, the search stopped."""
+    aux = jax.tree.map(lambda x: x[:1], codes)
+    plain = optimize.optimize(match, LBFGS, 4, KEY, aux=aux, every=2, loop=loop)
+    with jax.enable_x64(True):
+        whole = optimize.optimize(match, LBFGS, 4, KEY, aux=aux, every=2, loop=loop)
+        half = optimize.optimize(match, LBFGS, 2, KEY, aux=aux, every=2, loop=loop)
+        rest = optimize.optimize(match, LBFGS, 4, KEY, aux=aux, every=2, loop=loop,
+                                 state=half.state)
+        equal(rest.images, whole.images)
+        given = optimize.optimize(match, LBFGS, 2, KEY, aux=aux, images=np.float64(OTHERS[:1]))
+    assert whole.images.dtype == np.float32
+    assert given.trace['loss'][-1] < given.trace['loss'][0]
+    np.testing.assert_allclose(whole.images, plain.images, atol=1e-4)
+
+
+def test_strict_promotion(units, match, codes):
+    """Types and ranks are as they should be, beside those of optax's Adam, which counts its steps
+    in whole numbers."""
+    with jax.numpy_dtype_promotion('strict'), jax.numpy_rank_promotion('raise'):
+        for problem, tx, aux in (*units.values(), (match, LBFGS, codes)):
+            optimize.optimize(problem, tx, 2, KEY, aux=aux)
+
+
 def test_line_searches_of_several_images(match, codes):
     """The vmapped search of each goes its own way."""
     together = optimize.optimize(match, LBFGS, 6, KEY, images=OTHERS, aux=codes)

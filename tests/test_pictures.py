@@ -412,3 +412,17 @@ print(pictures.read('skimage:astronaut', 64).shape)
     result = subprocess.run([sys.executable, '-W', 'error', '-c', script], check=True, text=True,
                             capture_output=True, env=os.environ | {'PYTHONPATH': str(root)})
     assert result.stdout == '(64, 64, 3)\n'
+
+
+def test_names_are_made_distinct():
+    assert pictures.distinct(['cat', 'Loss', 'cat', 'cat-2', 'a/b'], ('loss',)) == [
+        'cat', 'Loss-2', 'cat-2', 'cat-2-2', 'a_b']
+
+
+def test_a_network_of_two_channels_takes_no_pictures():
+    image = np.full((2, 3, 3), 0.5, np.float32)
+    assert pictures.with_channels(image, 1).shape == (2, 3, 1)
+    assert pictures.with_channels(image, 3) is image
+    pictures.check_channels(1)
+    with pytest.raises(UserError, match='images of 2 channels, a picture has 1 or 3'):
+        pictures.check_channels(2)

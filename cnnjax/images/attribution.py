@@ -47,7 +47,7 @@ def smooth_gradient(network, images, classes, *, samples=50, noise=0.15, seed=0)
     total = np.zeros(images.shape, np.float32)
     for sample in range(samples):
         key = jax.random.fold_in(jax.random.key(seed), sample)
-        noisy = images + deviation * jax.random.normal(key, images.shape)
+        noisy = images + deviation * jax.random.normal(key, images.shape, images.dtype)
         total += _gradient(network.net, network.variables, network.normalize, noisy, classes)
     return np.abs(total / samples).max(-1)
 

@@ -274,7 +274,7 @@ GRAM = {
     'tensorflow': lambda d, c, m: (d**2).mean(),  # the tutorial
     'note3': lambda d, c, m: (d**2).mean(),
     'note4': lambda d, c, m: (d**2).mean() * c * m / 2,  # its first form: / 2 H W C
-    'scaled': lambda d, c, m: (d**2).sum() / (jnp.abs(d).sum() + 1e-8),  # crowsonkb's former loss
+    'scaled': lambda d, c, m: (d**2).sum() / (_absolute(d).sum() + 1e-8),  # crowsonkb's former loss
 }
 WASSERSTEIN = 'wasserstein'  # crowsonkb's
 

@@ -119,7 +119,8 @@ def decode(problem, state):
     """The images [N, H, W, C] of a state; their average where the problem has one."""
     def one(state):
         if problem.average:
-            return state.average / (1 - problem.average ** (state.step + 1))
+            count = (state.step + 1).astype(state.average.dtype)
+            return state.average / (1 - problem.average ** count)
         return problem.parametrization.decode(state.theta)
     return jax.vmap(one)(state)
 
@@ -168,7 +169,8 @@ def loss(problem, variables, theta, key, aux, nudge=0.0):
     if problem.regularizer:
         extra = problem.regularizer(image)
         terms = terms | (extra if isinstance(extra, dict) else {'regularizer': extra})
-    return sum(terms.values()), terms
+    # A line search compares it with numbers of the type of theta.
+    return sum(terms.values()).astype(jnp.result_type(*jax.tree.leaves(theta))), terms
 
 
 def update(problem, tx, variables, state, key, aux):
@@ -194,8 +196,9 @@ def update(problem, tx, variables, state, key, aux):
             lambda theta, nudge: loss(problem, variables, theta, key, aux, nudge), (0, 1),
             has_aux=True)(state.theta, jnp.zeros(seen.shape, seen.dtype))
         values = {'loss': total, **terms, 'gradient': optax.tree.norm(own)}
-    updates, opt_state = optax.with_extra_args_support(tx).update(
-        gradient, state.opt_state, state.theta, value=total, grad=gradient, value_fn=value)
+    with jax.numpy_dtype_promotion('standard'):  # where it is strict, optax.adam raises
+        updates, opt_state = optax.with_extra_args_support(tx).update(
+            gradient, state.opt_state, state.theta, value=total, grad=gradient, value_fn=value)
     theta = optax.apply_updates(state.theta, updates)
     if problem.project:
         theta = problem.project(theta)

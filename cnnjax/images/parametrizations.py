@@ -8,7 +8,8 @@ as photographs have them, colours along the principal axes of photographs. lucid
 `sigmoid(decorrelated(fourier(shape), COLOR_MATRIX))`.
 
 An image is float [H, W, C] in [0, 1]; its parameters theta are a pytree of real arrays, so that
-every optimizer can work on them. Maps on images (`decorrelated`, `grayscale`, `sigmoid`, `masked`)
+every optimizer can work on them; float32, also where JAX_ENABLE_X64 is set, since the networks are.
+Maps on images (`decorrelated`, `grayscale`, `sigmoid`, `masked`)
 wrap a parametrization. Hard bounds, `clip` and `color_norm`, are projections theta -> theta for
 `pixels`, to be applied after every step.
 """
@@ -50,8 +51,11 @@ def pixels(shape, deviation=0.01, mean=0.0):
     """
     shape = _shape(shape)
     mean = np.broadcast_to(np.float32(mean), shape)
-    return Parametrization(lambda key: mean + deviation * jax.random.normal(key, shape),
-                           lambda theta: theta, lambda image: image)
+
+    def init(key):
+        return mean + deviation * jax.random.normal(key, shape, jnp.float32)
+
+    return Parametrization(init, lambda theta: theta, lambda image: image)
 
 
 def fourier(shape, deviation=0.01, decay=1.0):
@@ -67,15 +71,15 @@ def fourier(shape, deviation=0.01, decay=1.0):
     scale = np.float32(scale)[..., None]
 
     def init(key):
-        return deviation * jax.random.normal(key, (*frequencies.shape, channels, 2))
+        return deviation * jax.random.normal(key, (*frequencies.shape, channels, 2), jnp.float32)
 
     def decode(theta):
-        spectrum = scale * lax.complex(theta[..., 0], theta[..., 1])
+        spectrum = lax.complex(scale * theta[..., 0], scale * theta[..., 1])
         return jnp.fft.irfft2(spectrum, (height, width), axes=(0, 1))
 
     def encode(image):
-        spectrum = jnp.fft.rfft2(image, axes=(0, 1)) / scale
-        return jnp.stack([spectrum.real, spectrum.imag], -1)
+        spectrum = jnp.fft.rfft2(image, axes=(0, 1))
+        return jnp.stack([spectrum.real / scale, spectrum.imag / scale], -1)
 
     return Parametrization(init, decode, encode)
 
@@ -93,7 +97,7 @@ def laplacian(shape, levels=4, deviation=0.01):
     sizes = [(height >> level, width >> level, channels) for level in range(levels)]
 
     def init(key):
-        return tuple(deviation * jax.random.normal(level_key, size)
+        return tuple(deviation * jax.random.normal(level_key, size, jnp.float32)
                      for level_key, size in zip(jax.random.split(key, levels), sizes, strict=True))
 
     def decode(theta):
@@ -173,7 +177,8 @@ def grayscale(inner):
         raise UserError(f'grayscale wraps an image of 1 channel, not {channels}')
     return Parametrization(inner.init,
                            lambda theta: jnp.repeat(inner.decode(theta), 3, -1),
-                           lambda image: inner.encode((image * LUMA).sum(-1, keepdims=True)))
+                           lambda image: inner.encode(
+                               (image * LUMA[None, None]).sum(-1, keepdims=True)))
 
 
 def sigmoid(inner):

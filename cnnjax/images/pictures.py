@@ -71,13 +71,14 @@ def read(source, size=None):
 def distinct(names, taken=()):
     """The names, each made different from those before it and from `taken` by a number: 'cat-2'.
 
-    A slash, which a file's name cannot have, becomes '_'.
+    A slash, which a file's name cannot have, becomes '_'. Names that differ only in capitals are
+    the same on some systems, and here.
     """
     found = []
     for name in names:
         base = unique = name.replace('/', '_')
         number = 1
-        while unique in (*taken, *found):
+        while unique.lower() in map(str.lower, (*taken, *found)):
             number += 1
             unique = f'{base}-{number}'
         found.append(unique)

@@ -107,7 +107,7 @@ class Tiling:
             rows = top + down * jnp.arange(seen[layer].shape[0])
             columns = left + across * jnp.arange(seen[layer].shape[1])
             masks[layer] = (((first <= rows) & (rows < last))[:, None]
-                            & ((begin <= columns) & (columns < end)))
+                            & ((begin <= columns) & (columns < end))[None])
             corners[layer] = top // down, left // across
         return {layer: seen[layer] for layer in self.strides}, masks, corners
 
