@@ -715,7 +715,8 @@ def test_twenty_thousand_units(driver, tmp_path):
         for number in numbers:
             os.link(pixels, directory / 'images' / name / f'{number}-positive.png')
     site.write(directory, 'block3/relu/1984', [{
-        'unit': 1984 + i, 'positive': 1, 'negative': -1, 'health': {'positive': '', 'negative': 'noise'},
+        'unit': 1984 + i, 'positive': 1, 'negative': -1,
+        'health': {'positive': '', 'negative': 'noise'},
         'scores': [3.5] * 9, 'images': [7] * 9, 'labels': [999] * 9, 'mean': 0.1, 'deviation': 1,
         'active': 0.01, 'classes': list(range(1000))} for i in range(32)])
     for kind in ('negative', 'patches', 'projections'):
