@@ -44,8 +44,8 @@ def run(config, directory):
     least = max(config.perplexity, config.neighbours)
     if len(stream) <= least:
         raise UserError(f'perplexity={config.perplexity:g} and neighbours={config.neighbours} need '
-                        f'more than {least:g} images, here are {len(stream)}: take smaller numbers, '
-                        'or more images')
+                        f'more than {least:g} images, here are {len(stream)}: take smaller '
+                        'numbers, or more images')
     # Of scikit-learn's trustworthiness: the distances of all pairs, and their ranks twice, float64.
     fields.check_memory(6 * len(stream) ** 2, count=config.count)
     fields.check_memory(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
