@@ -9,15 +9,28 @@ config that takes an argument gets it after a colon: --config=configs/cifar.py:r
 --resources=timeout_min=600,nodes=2,tasks_per_node=8,gpus_per_node=8,slurm_partition=gpu.
 """
 
+import itertools
 import os
+import re
+import signal
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from cnnjax import config_file
 from cnnjax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file('config', lock_config=True, help_string='A config file.')
+
+class ConfigFile(flags.ArgumentParser):
+    """Reads a config as `parse` does; ml_collections' own knows fewer mistakes."""
+
+    def parse(self, file):
+        return config_file.load(file).lock()
+
+
+CONFIG = config_flags.DEFINE_config_file('config', help_string='A config file.')
+flags.FLAGS['config'].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: everything it writes.')
 SWEEP = flags.DEFINE_bool('sweep', False, "Run what the config's sweep() yields, each in its own "
                           'directory of the workdir, and write a table of the test errors.')
@@ -30,39 +43,94 @@ COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, 
                                   'processes train on a cluster that is not detected.')
 PROCESSES = flags.DEFINE_integer('processes', None, 'With coordinator: how many processes.')
 PROCESS = flags.DEFINE_integer('process', None, 'With coordinator: the number of this one, from 0.')
-flags.mark_flags_as_required(['config', 'workdir'])
+WAIT = flags.DEFINE_integer('wait', 120, 'With several processes: seconds that each waits for the '
+                            'others to come, and for one that falls silent.')
+
+HELP = {'--help', '-help', '-h', '--helpshort', '-?'}
+# What absl and ml_collections say of a value, and what to do.
+VALUES = {'invalid literal for int()': 'give a whole number',
+          'could not convert string to float': 'give a number',
+          "('Non-boolean argument": 'give True or False',
+          'Error while parsing string': 'give values with commas between them, as in 1,2'}
 
 
 def parse(argv):
-    """Parses the flags; a mistake in them ends in one line, which names the nearest field."""
+    """Parses the flags. A mistake in them ends in a line that says what was meant, or there is;
+    --help lists the configs or, with one, its fields."""
+    config = None
     try:
+        file = given(argv, 'config')
+        if file is not None:
+            config = config_file.load(file)
+        if len(argv) == 1 or HELP & set(argv):
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
+            print(config_file.explain(file, config) if config else usage())
+            sys.exit(len(argv) == 1)
+        for argument in argv if config else ():
+            if field := re.match(r'--?(?:no)?config\.([^=]*)', argument):
+                config_file.check_field(config, field[1])
         arguments = flags.FLAGS(argv)
-        assert CONFIG.value.experiment  # a config that could not be read raises here
+        if len(arguments) > 1:
+            raise UserError(f"'{arguments[1]}' is not a flag: all arguments start with --" + (
+                f'; did you mean --config={arguments[1]}?' if config is None else ''))
+        if config is None:
+            raise UserError('--config is missing: what to run, as in --config=configs/quickstart.py'
+                            '; python launch.py --help lists the configs')
+        if WORKDIR.value is None:
+            raise UserError('--workdir is missing: the directory for all that the run writes, as '
+                            'in --workdir=runs/quickstart')
+    except UserError as error:
+        sys.exit(f'error: {error}')
+    except flags.UnrecognizedFlagError as error:
+        near = config and config_file.did_you_mean(config, error.flagname)
+        sys.exit(f'error: {near and f"--{error.flagname} is not a flag{near}" or error}')
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = str(error.args[0] if error.args else error)
-        # What a config itself refuses, its argument for example, comes with a whole traceback.
-        _, refused, reason = message.rpartition('ValueError: ')
-        sys.exit(f'error: {reason.strip() if refused else message}')
+        for reason, remedy in VALUES.items():
+            start, found, _ = message.partition(f': {reason}')
+            message = f'{start}: {remedy}' if found else message
+        sys.exit(f'error: {message.removeprefix("flag ")}')
     return arguments
 
 
+def given(argv, name):
+    """The last value of a flag, as it stands in the arguments: '--config=x', or '--config', 'x'."""
+    values = [following if argument in (f'--{name}', f'-{name}') else argument.partition('=')[2]
+              for argument, following in itertools.zip_longest(argv, argv[1:])
+              if re.match(f'--?{name}(=|$)', argument)]
+    return values[-1] if values else None
+
+
+def usage():
+    """What --help says without a config."""
+    return f"""{__doc__}
+Configs:
+{config_file.overview()}
+
+The fields of one, its variants and examples: python launch.py --config=configs/cifar.py --help
+
+Flags:
+{flags.FLAGS.module_help(sys.modules[__name__]).strip().partition(os.linesep)[2]}"""
+
+
 def main(argv):
-    if len(argv) > 1:
-        sys.exit(f"error: '{argv[1]}' is not a flag: all arguments start with --")
+    del argv  # only flags
     verbosity = flags.FLAGS['verbosity']  # of orbax, which tells of every file it writes
+    from cnnjax import workdir
     from experiments import jobs, sweeps  # after the flags: a mistake in them is told at once
 
     try:
-        place = jobs.Place(WORKDIR.value, EXECUTOR.value, RESOURCES.value,
-                           (COORDINATOR.value, PROCESSES.value, PROCESS.value),
+        directory = workdir.located(WORKDIR.value)
+        place = jobs.Place(directory, EXECUTOR.value, RESOURCES.value,
+                           (COORDINATOR.value, PROCESSES.value, PROCESS.value, WAIT.value),
                            verbosity.value if verbosity.present else logging.ERROR)
         if SWEEP.value:
             file = flags.FLAGS['config']
             succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
                                    config_flags.get_override_values(file))
         else:
-            succeeded = place.run([jobs.Job(CONFIG.value, WORKDIR.value)])
-    except UserError as error:
+            succeeded = place.run([jobs.Job(CONFIG.value, directory)])
+    except (UserError, OSError) as error:  # the latter: a full disk, say
         sys.exit(f'error: {error}')
     return 0 if succeeded else 1
 

@@ -1,7 +1,7 @@
 """Checkpoints of a training, by orbax: asynchronous, atomic, the newest and the best are kept.
 
-Each is sealed by the checksums of its files, and one that does not match them is not resumed from:
-the one before is.
+Each holds what the run must know beside its state (see workdir.Metrics.past) and is sealed by the
+checksums of its files. One that does not match them is not resumed from: the one before is.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl.logging import get_absl_logger
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
@@ -19,13 +20,17 @@ from cnnjax import cluster, workdir
 from cnnjax.errors import UserError
 
 SEAL = 'checksums.json'  # in a checkpoint's directory: {file: its CRC-32}
+# Orbax's threads log every exception with its traceback; then it reaches us all the same.
+get_absl_logger().addFilter(lambda record: 'orbax' not in record.pathname or not record.exc_info)
 
 
 class Checkpoints:
     """The checkpoints below `directory`; a context manager, which waits for unfinished writes.
 
     `keep` is the number of newest ones that stay; the one with the lowest error stays too. Unless
-    they are only read, newest ones that are damaged or incomplete are set aside, with a message.
+    they are only read, those that are damaged or incomplete are set aside, with a message.
+
+    All methods raise UserError for a checkpoint that matches its seal and yet cannot be read.
     """
 
     def __init__(self, directory, keep=2, read_only=False):
@@ -34,18 +39,20 @@ class Checkpoints:
             if cluster.first():
                 self._set_damaged_aside()
             multihost_utils.sync_global_devices('checkpoints')
-        self._saving = None
+        self._saving = self._past = None
         latest = checkpoint_managers.LatestN(keep)
         best = checkpoint_managers.BestN(get_metric_fn=lambda metrics: -metrics['error'], n=1,
                                          keep_checkpoints_without_metrics=False)
-        self._manager = ocp.CheckpointManager(
-            self.directory.absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(
-                read_only=read_only, create=not read_only,
-                cleanup_tmp_directories=not read_only,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
-                best_fn=lambda metrics: metrics['error'], best_mode='min',
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best])))
+        options = ocp.CheckpointManagerOptions(
+            read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            best_fn=lambda metrics: float(metrics['error']), best_mode='min',
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]))
+        with self._reading('a checkpoint'):
+            self._manager = ocp.CheckpointManager(
+                self.directory.absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
+                options=options)
+            self._manager.best_step()  # which reads the errors of all
 
     def __enter__(self):
         return self
@@ -56,28 +63,46 @@ class Checkpoints:
             self._manager.close()  # which waits for the other processes too
 
     def _set_damaged_aside(self):
-        steps = (int(path.name) for path in self.directory.glob('*') if path.name.isdigit())
-        for step in sorted(steps, reverse=True):
-            if self._intact(step):
-                return
-            aside = self.directory / f'damaged-{step}'
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.directory / str(step)).rename(aside)
-            print(f'checkpoint {step} in {self.directory} is damaged or incomplete: it is now '
+        for path in sorted(self.directory.glob('[0-9]*')):
+            if not path.name.isdecimal() or self._intact(path.name):
+                continue
+            aside = path.with_name(f'damaged-{path.name}')
+            if aside.is_dir():
+                shutil.rmtree(aside)
+            else:
+                aside.unlink(missing_ok=True)
+            path.rename(aside)
+            print(f'checkpoint {path.name} in {self.directory} is damaged or incomplete: it is now '
                   f'{aside.name}, and the one before it is taken', flush=True)
 
     def _seal(self):
         """Adds the checksums to the checkpoint that is about to get its final name."""
         if cluster.first():
             directory = next(self.directory.glob(f'{self._saving}.*'))
+            past = {'step': self._saving, **(self._past or {})}
+            workdir.write_json(directory / workdir.PAST, past, indent=None)
             workdir.write_json(directory / SEAL, _checksums(directory))
 
-    def _intact(self, step):
-        directory = self.directory / str(step)
+    def _intact(self, name):
+        directory = self.directory / str(name)
         try:
-            return workdir.read_json(directory / SEAL) == _checksums(directory)
-        except (UserError, OSError):
+            # Of an older version it has no past, and may have any name.
+            past = workdir.read_json(directory / workdir.PAST) or {'step': name}
+            return (str(past['step']) == str(name)
+                    and workdir.read_json(directory / SEAL) == _checksums(directory))
+        except (UserError, OSError, KeyError, TypeError):
             return False
+
+    @contextlib.contextmanager
+    def _reading(self, what):
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # of many kinds: orbax does not check what it reads
+            reason = (str(error).splitlines() or [''])[0]
+            raise UserError(f'{what} in {self.directory} cannot be read ({type(error).__name__}: '
+                            f'{reason}): move it away, and the one before it is taken') from error
 
     def latest(self):
         """The step of the newest checkpoint, None when there is none."""
@@ -87,14 +112,15 @@ class Checkpoints:
         """The step of the checkpoint with the lowest error, None when none was evaluated."""
         return self._manager.best_step()
 
-    def save(self, step, state, error=None):
-        """Starts to write `state`; `error` is that of its evaluation, if it was evaluated.
+    def save(self, step, state, error=None, past=None):
+        """Starts to write `state` and `past`, that of workdir.Metrics; `error` is that of its
+        evaluation, if it was evaluated.
 
         Raises:
           UserError: it, or the one before, cannot be written.
         """
         self.wait()
-        self._saving = step
+        self._saving, self._past = step, past
         with self._writing():
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True,
                                metrics=None if error is None else {'error': error})
@@ -117,20 +143,26 @@ class Checkpoints:
                             f'{reason}\nThe ones before it are intact: mend that, and start again '
                             'with the same command') from error
 
+    def past(self, step):
+        """The `past` saved at `step`; {} if there was none."""
+        return workdir.read_past(self.directory / str(step))
+
     def restore(self, step, like):
         """The state saved at `step`, with the shapes and the placement on devices of `like`."""
-        return self._manager.restore(step, args=ocp.args.PyTreeRestore(
-            like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)))
+        with self._reading(f'checkpoint {step}'):
+            return self._manager.restore(step, args=ocp.args.PyTreeRestore(
+                like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)))
 
     def variables(self, step):
         """{'params', 'batch_stats'} saved at `step`, as numpy arrays, from whatever devices."""
         if not self._intact(step):
             raise UserError(f'checkpoint {step} in {self.directory} is damaged: take another one')
-        saved = self._manager.item_metadata(step).tree
-        wanted = {name: saved.get(name, {}) for name in ('params', 'batch_stats')}
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        return self._manager.restore(step, args=ocp.args.PyTreeRestore(
-            wanted, restore_args=as_numpy, partial_restore=True))
+        with self._reading(f'checkpoint {step}'):
+            saved = self._manager.item_metadata(step).tree
+            wanted = {name: saved.get(name, {}) for name in ('params', 'batch_stats')}
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            return self._manager.restore(step, args=ocp.args.PyTreeRestore(
+                wanted, restore_args=as_numpy, partial_restore=True))
 
     def resolve(self, which):
         """The step that `which` means: 'latest', 'best' or a step's number as a string."""
@@ -147,9 +179,10 @@ class Checkpoints:
 
 
 def _checksums(directory):
-    """{file: CRC-32} of a checkpoint's state and metrics; orbax has not written the rest yet."""
+    """{file: CRC-32} of a checkpoint's past, state and metrics; orbax has not written the rest
+    yet."""
     sums = {}
-    for path in sorted(directory.glob('*/**/*')):
+    for path in sorted([directory / workdir.PAST, *directory.glob('*/**/*')]):
         if path.is_file():
             total = 0
             with path.open('rb') as file:

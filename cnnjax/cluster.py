@@ -1,49 +1,68 @@
 """What clusters do to a training: start it as several processes, preempt it, kill one of them."""
 
+import atexit
 import contextlib
 import faulthandler
+import itertools
+import json
 import os
 import signal
 import sys
 import threading
+import time
 
 import jax
+from flax import traverse_util
+from jax._src import distributed  # its store of keys and values has no public name
 from jax.experimental import multihost_utils
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, check_numbers
 
 # What schedulers and people send before they kill: Slurm's --signal is often USR1 or USR2.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-HEARTBEAT = 30  # seconds of silence after which a process counts as dead, and all others end
+PERIOD = 1  # seconds between two signs of life
+SHOWN = 5  # differences between processes that a message has at most
+FAILED, ALIVE, FACTS = 'cnnjax/failed', 'cnnjax/alive', 'cnnjax/facts'  # in the store
+_meetings = itertools.count()
 
 
-def connect(coordinator=None, processes=None, process=None):
+def connect(coordinator=None, processes=None, process=None, wait=120):
     """Joins the processes of one training; to be called before all else that jax does.
 
     Without arguments Slurm, Open MPI, Kubernetes and TPU pods are detected by jax, and a process
-    that stands alone stays so. Every process must see the same working directory. Where one dies,
-    the others end too, at once or after HEARTBEAT seconds: `together` says so, or jax.
+    that stands alone stays so. Every process must see the same working directory. Where one fails,
+    the others end too, with its message; where one is killed, at once or after `wait` seconds.
 
     Args:
       coordinator: 'host:port' of process 0, a free port there.
       processes: how many there are.
       process: the number of this one, from 0.
+      wait: seconds that this one waits for the others; then it ends, with a message.
 
     Raises:
-      UserError: arguments that do not fit, or the others did not come.
+      UserError: arguments that do not fit.
     """
     given = {'coordinator': coordinator, 'processes': processes, 'process': process}
     if coordinator is None and (processes is not None or process is not None):
         raise UserError('processes and process need a coordinator: the host:port of process 0')
     if coordinator is not None and not coordinator.rpartition(':')[2].isdigit():
         raise UserError(f"coordinator='{coordinator}' is not of the form host:port")
+    check_numbers({'wait': wait}, wait=(1, 10 ** 6))
     if coordinator is None and os.environ.get('SLURM_NTASKS') == '1':
         return  # jax would take one of its devices only, that of its number on the host
     # Where a process dies, jax aborts the others: the stacks of all threads would bury its words.
     faulthandler.disable()
+    # It aborts as well where one never comes, so that this must end before its own time is over.
+    alarm = threading.Timer(wait, _end, [
+        f'error: the processes of this run did not find each other in {wait} seconds: were all '
+        f'started, and is {coordinator or "the first"} reachable from all? Where starting takes '
+        'longer, give a longer --wait'])
+    alarm.daemon = True
+    alarm.start()
     try:
         jax.distributed.initialize(coordinator, processes, process,
-                                   heartbeat_timeout_seconds=HEARTBEAT)
+                                   initialization_timeout=wait + 60,
+                                   heartbeat_timeout_seconds=wait + 60)
     except (ValueError, TypeError) as error:
         if coordinator is None and 'coordinator_address' in str(error):
             return  # no cluster
@@ -51,10 +70,107 @@ def connect(coordinator=None, processes=None, process=None):
     except RuntimeError as error:
         if coordinator is None and 'before any JAX calls' in str(error):
             return  # in a notebook, say
-        # Not reached, or not in time.
         raise UserError(f'the processes of this run did not find each other '
                         f'({str(error).splitlines()[0]}): is {coordinator} reachable from all, and '
                         'were all started?') from error
+    finally:
+        alarm.cancel()
+    _Watch(wait).start()
+
+
+class _Watch(threading.Thread):
+    """Ends this process, with a message, where another one failed or gave no sign of life for
+    `wait` seconds; until then it gives signs itself."""
+
+    def __init__(self, wait):
+        super().__init__(daemon=True)
+        self.client, self.wait = distributed.global_state.client, wait
+        self.leaving = threading.Event()
+        atexit.register(self.leave)  # before jax leaves, whose threads this one calls
+
+    def run(self):
+        seen = dict.fromkeys(range(distributed.global_state.num_processes), ('', time.monotonic()))
+        for sign in itertools.count():
+            if self.leaving.wait(PERIOD):
+                return
+            try:
+                self.give(str(sign))
+                signs = {int(key.rpartition('/')[2]): value
+                         for key, value in self.client.key_value_dir_get(f'{ALIVE}/')}
+                failed = _failure(self.client)
+            except jax.errors.JaxRuntimeError:
+                return  # the first process has gone: jax notices
+            if failed:
+                _end(failed)
+            for process, (last, when) in seen.items():
+                if signs.get(process, '') not in (last, 'left'):
+                    seen[process] = signs[process], time.monotonic()
+                elif signs.get(process) != 'left' and time.monotonic() - when > self.wait:
+                    _end(f'error: process {process} of {len(seen)} has given no sign of life for '
+                         f'{self.wait} seconds: its own output, or the system\'s log, says why. '
+                         'Start all again with the same command: they resume from the last '
+                         'checkpoint')
+
+    def give(self, sign):
+        key = f'{ALIVE}/{distributed.global_state.process_id}'
+        self.client.key_value_set(key, sign, allow_overwrite=True)
+
+    def leave(self):
+        self.leaving.set()
+        self.join(self.wait)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self.give('left')
+
+
+def _failure(client):
+    """The message of the first process that failed, None where none has."""
+    return dict(client.key_value_dir_get(f'{FAILED}/')).get(f'{FAILED}/first')
+
+
+def _end(message):
+    """Ends this process without the farewell for which jax would wait for the others."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def agree(**facts):
+    """Raises UserError in all processes of a run unless each has the same facts.
+
+    Args:
+      facts: what JSON can hold; dicts and lists are compared value by value. All processes call
+        this equally often.
+    """
+    # jax.process_count() would start the devices, together with those of the other processes.
+    processes, client = distributed.global_state.num_processes, distributed.global_state.client
+    if processes == 1:
+        return
+    meeting = f'{FACTS}/{next(_meetings)}'
+    client.key_value_set(f'{meeting}/{distributed.global_state.process_id}',
+                         json.dumps(facts, default=str))
+    # Loading the data may take one of them hours; if it dies, _Watch ends this one.
+    first, *others = (traverse_util.flatten_dict(_indexed(json.loads(
+        client.blocking_key_value_get(f'{meeting}/{process}', 2 ** 31 - 1))), sep='.')
+        for process in range(processes))
+    different = {}
+    for process, other in enumerate(others, 1):
+        for name in {**first, **other}:
+            if (mine := first.get(name)) != (theirs := other.get(name)):
+                different.setdefault(
+                    name, f'{name}: {mine!r} in process 0, {theirs!r} in process {process}')
+    if different:
+        lines = [*different.values()][:SHOWN]
+        more = [f'and {len(different) - SHOWN} more'] if len(different) > SHOWN else []
+        raise UserError('\n  '.join(['the processes of a run must be the same in all of these:',
+                                     *lines, *more]))
+
+
+def _indexed(value):
+    """Lists as dicts, so that they are compared item by item."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    return {str(name): _indexed(v) for name, v in value.items()} if isinstance(
+        value, dict) else value
 
 
 def first():
@@ -66,8 +182,7 @@ def first():
 def together():
     """Where several processes train, an error in one must not leave the others waiting for it.
 
-    It ends this process at once, with its message: without the farewell for which jax would wait
-    for the others, whose next reduction then fails because the connection is closed.
+    It ends this process at once, with its message, and through _Watch the others with the same.
     """
     try:
         yield
@@ -81,9 +196,15 @@ def together():
             message = (f'error: {who} cannot go on: {str(error).splitlines()[0]}\n'
                        'Where another process died, its own output says why. Start all again with '
                        'the same command: they resume from the last checkpoint')
-        print(message, file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(1)
+        with contextlib.suppress(Exception):  # the store has gone with the first process
+            client = distributed.global_state.client
+            if failed := _failure(client):
+                message = failed  # which is why this one cannot go on
+            else:
+                client.key_value_set(f'{FAILED}/first', message)
+                if first():  # with it the store goes
+                    time.sleep(3 * PERIOD)
+        _end(message)
 
 
 class Preemption:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from cnnjax import atomic
+
 HEIGHT, SLANT, GAP = 2.6, 0.30, 0.34  # of the largest map; depth over height; between columns
 LARGEST = 32  # more layers than that, and runs of equal ones are drawn as one
 COLORS = {'image': '#d9d9d9', 'convolution': '#f2b36b', 'block': '#e8845c', 'pool': '#7fb3d5',
@@ -100,9 +102,8 @@ def draw(summary, path):
     figure.legend(handles=[Patch(facecolor=COLORS[kind], edgecolor='0.3', label=kind)
                            for kind in kinds], loc='upper right', ncols=len(kinds), frameon=False,
                   fontsize=10, bbox_to_anchor=(1 - 0.15 / width, 1 - 0.1 / height))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomic.replacing(path) as unfinished:
+        figure.savefig(unfinished, format=Path(path).suffix[1:])
 
 
 def amount(number):

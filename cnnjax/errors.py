@@ -1,5 +1,6 @@
 """The one exception that is the user's to mend, and the test of numbers that raises it."""
 
+import difflib
 import numbers
 
 
@@ -22,3 +23,9 @@ def check_numbers(values, **limits):
                 raise UserError(f'{field}={given}: take {least} or a larger number')
             if value > most:
                 raise UserError(f'{field}={given}: take {most} or a smaller number')
+
+
+def suggest(word, words):
+    """'; did you mean a or b?': those of the words that are nearest to `word`; '' where none is."""
+    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
+    return f'; did you mean {" or ".join(close)}?' if close else ''

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cnnjax import atomic
+
 
 def curves(rows, path, title=''):
     """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl."""
@@ -283,6 +285,5 @@ def equivariance(layers, shifts, errors, invariance, path):
 
 
 def _save(figure, path):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomic.replacing(path) as unfinished:
+        figure.savefig(unfinished, format=Path(path).suffix[1:])

@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from cnnjax import (
     checkpoint,
     cluster,
     data,
+    dataset,
     models,
     optim,
     parallel,
@@ -109,12 +111,56 @@ def plan(config, examples):
 
 def load(config, split):
     """The set `split` of config.dataset, resident or streamed as the config says."""
-    source = data.load(config.dataset, split, config.data_dir, config.bad_images)
+    return prepare(config, data.load(config.dataset, split, config.data_dir, config.bad_images))
+
+
+def prepare(config, source):
+    """A Source resident or streamed, and cut, as the config says."""
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
-                       config.crop_aspect, config.test_shorter_side, config.border)
+                       config.crop_aspect, config.test_shorter_side, config.border,
+                       config.interpolation)
     if config.stream:
         return data.Stream(source, crops, config.loader_threads, config.loader_workers)
     return data.Resident(source, crops)
+
+
+def load_sets(config, directory, recorded):
+    """(training set, test set, {split: Identity}); `recorded` is the dataset.Dataset of the run in
+    `directory`, None where none has begun.
+
+    Raises:
+      data.Missing: there is no data.
+      UserError: it is not what the run was trained on, or not the same in all processes.
+    """
+    try:
+        sources = {split: data.load(config.dataset, split, config.data_dir, config.bad_images)
+                   for split in (config.train_split, config.test_split)}
+    except data.Missing:
+        cluster.agree(data='missing')
+        raise
+    splits = {split: data.identity(source) for split, source in sources.items()}
+    cluster.agree(data={split: identity.summary() for split, identity in splits.items()})
+    if recorded:
+        dataset.check(directory, recorded, splits)
+    return *(prepare(config, sources[split])
+             for split in (config.train_split, config.test_split)), splits
+
+
+def finished_without_data(config, directory, recorded, missing):
+    """The last row of a finished run; raises `missing`, the error, for any other."""
+    known = recorded and recorded.splits.get(config.train_split)
+    if not recorded or not (known or config.steps):
+        raise missing
+    lengths = plan(config, known.examples if known else config.batch_size)
+    with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
+        start = checkpoints.latest()
+    if start != lengths.steps:
+        raise missing
+    check_config(directory, config, lengths, start)
+    if cluster.first():
+        print(f'{directory}: this run is finished, after {start} steps; that its data is still the '
+              f'same cannot be told: {missing}', flush=True)
+    return workdir.read_metrics(directory)[-1]
 
 
 def evaluator(net, normalize, dataset, mesh, *, batch_size, kind='shard_map'):
@@ -148,17 +194,23 @@ def train(config, directory):
     (cluster.Preemption) saves a checkpoint and ends the process.
 
     Raises:
-      UserError: something in the config does not fit, `directory` holds another run, or the loss is
-        no longer finite; checkpoints stay as they are.
+      UserError: something in the config does not fit, `directory` holds another run or one that was
+        trained on other data, or the loss is no longer finite; checkpoints stay as they are.
     """
     directory = Path(directory)
     check(config)
+    if config.dtype == 'float16':  # a network that was trained elsewhere may compute in it
+        raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
+                        "scaled against that; take 'bfloat16', which has the range of float32")
     source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
     config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
-    train_set = load(config, config.train_split)
-    test_set = load(config, config.test_split)
+    recorded = dataset.of_run(directory)
+    try:
+        train_set, test_set, splits = load_sets(config, directory, recorded)
+    except data.Missing as error:
+        return finished_without_data(config, directory, recorded, error)
     if train_set.classes != test_set.classes:
         raise UserError('the training and the test set have different classes')
     lengths = plan(config, len(train_set))
@@ -168,7 +220,11 @@ def train(config, directory):
     else:
         normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
                                        config.std)
+    if recorded:
+        normalize = dataset.normalization(directory, recorded, train_set.image_shape, normalize)
     net = models.create(**config.model, num_classes=len(train_set.classes), dtype=config.dtype)
+    if source:
+        transfer.check_network(net, source, config.init_from)
     frozen = transfer.frozen_layers(net, config.freeze, train_set.image_shape)
     if frozen and not source:
         raise UserError(f"freeze='{config.freeze}' would freeze random weights: give init_from")
@@ -190,11 +246,13 @@ def train(config, directory):
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
-        check_config(directory, config, lengths, start)
+        past = checkpoints.past(start) if start else {}
+        check_config(directory, config, lengths, start, past)
         state = step.create(net, tx, init_key, train_set.image_shape, frozen)
         if source:  # the last layer stays only where the classes are the same
             state = state._replace(**transfer.carry_over(
-                {'params': state.params, 'batch_stats': state.batch_stats}, source.variables,
+                {'params': state.params, 'batch_stats': state.batch_stats},
+                transfer.variables(net, source),
                 () if source.classes == train_set.classes else head, config.init_from))
         state = parallel.replicate(state, mesh)
         if start:
@@ -202,13 +260,11 @@ def train(config, directory):
         if cluster.first():
             workdir.write_config(directory, config)
             workdir.write_environment(directory)
-            workdir.write_json(directory / 'dataset.json', {
-                'classes': train_set.classes, 'image_shape': train_set.image_shape,
-                'mean': normalize.mean.tolist(), 'std': normalize.std.tolist()})
+            if not (start and recorded):
+                dataset.write(directory, splits, train_set.image_shape, normalize)
+        workdir.recover(directory, past)
         if start == lengths.steps:
-            if cluster.first():
-                print(f'{directory}: this run is finished, after {start} steps', flush=True)
-            return workdir.read_metrics(directory)[-1]
+            return finished(directory, start)
 
         size = steps_per_call(config, lengths)
         update = updater(
@@ -220,7 +276,7 @@ def train(config, directory):
         key = parallel.replicate(key, mesh)
         batches = train_set.train_batches(config.batch_size, config.seed, start,
                                           (jax.process_index(), jax.process_count()))
-        with (workdir.Metrics(directory, start) as metrics,
+        with (workdir.Metrics(directory, start, config, past) as metrics,
               Progress(lengths, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             return loop(state, update, size, evaluate, resident, key, lengths, checkpoints,
@@ -297,10 +353,8 @@ def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, met
                 row |= {f'test/{name}': value for name, value in results.items() if name != 'count'}
                 error = results['error']
             metrics.write(row)
-        if stopping:
-            metrics.postpone(done, pending)
         if saving or stopping:
-            checkpoints.save(done, state, error)
+            checkpoints.save(done, state, error, metrics.past(pending))
         if reporting:
             progress.report(row)
         if stopping:
@@ -311,14 +365,37 @@ def loop(state, update, size, evaluate, resident, key, lengths, checkpoints, met
     return row
 
 
-def check_config(directory, config, lengths, start):
+def finished(directory, steps):
+    """The last row of metrics.jsonl.
+
+    Raises:
+      UserError: it is not that of the last step, and the checkpoint, of an older version, has no
+        copy of it.
+    """
+    multihost_utils.sync_global_devices('rows')  # the first process may have restored some
+    last = (workdir.read_metrics(directory) or [{'step': None}])[-1]
+    if last['step'] != steps:
+        raise UserError(f'{directory}: this run is finished, after {steps} steps, but the last row '
+                        'of metrics.jsonl is lost; configs/evaluate.py tells its error')
+    if cluster.first():
+        print(f'{directory}: this run is finished, after {steps} steps', flush=True)
+    return last
+
+
+def check_config(directory, config, lengths, start, past):
     """Raises UserError if the run in `directory`, `start` steps long, was not made with `config`.
 
-    It may get longer or shorter as long as the steps done had the same learning rates.
+    It may get longer or shorter as long as the steps done had the same learning rates. `past` is
+    that of its checkpoint.
     """
-    saved = workdir.read_config(directory)
-    if not start or saved is None:
+    rows = [] if start else workdir.read_metrics(directory)
+    if rows and cluster.first():
+        print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint', flush=True)
+    if not start and not any('test/error' in row for row in rows):  # what is evaluated is saved
         return
+    saved = past['config'] if past else workdir.read_config(directory)
+    if saved is None:
+        raise UserError(f'{directory} has lost its config.json: take another workdir')
     changed = workdir.differences(saved, config)
     extended = set(changed) <= {'epochs', 'steps'}
     if extended and changed:

@@ -1,18 +1,25 @@
 """A trained network with all it needs: load('runs/quickstart')(images in [0, 1]) -> logits."""
 
+import contextlib
 import itertools
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 
-from cnnjax import checkpoint, models, weights, workdir
+from cnnjax import checkpoint, dataset, models, weights, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
 EMBEDDED = Path(__file__).with_name('embedded.safetensors')
+# What floats may be: interpolation and optimization leave [0, 1] a little. Beyond are those of
+# 0..255, of [-1, 1] and normalized ones.
+RANGE = (-0.5, 1.5)
 
 
 class Trained(NamedTuple):
@@ -24,20 +31,32 @@ class Trained(NamedTuple):
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
     config: Any  # the run's; None for published weights
+    name: str = ''  # as `models.create` takes it
+    evaluation: dict[str, Any] = {}  # see `weights.EVALUATION`
 
     def __call__(self, images, **arguments):
-        """Logits [N, classes] of images [N, H, W, C], uint8 or floats in [0, 1]."""
-        return self.net.apply(self.variables, self.normalize(images), train=False, **arguments)[0]
+        """Logits [N, classes] of images [N, H, W, C], uint8 or floats in [0, 1].
+
+        Raises:
+          UserError: images of another rank, type, size or number of channels, or, where they are
+            not traced, of other values.
+        """
+        images = self._checked(images)
+        same = images.shape[1:] == tuple(self.image_shape)
+        with contextlib.nullcontext() if same else self._of_another_size(images):
+            return self.net.apply(self.variables, self._normalizer(images)(images), train=False,
+                                  **arguments)[0]
 
     def taps(self, images, **arguments):
         """Every activation, {name: array}, for images [N, H, W, C], uint8 or floats in [0, 1].
 
         They may have another size than those of the training: if that does not fit a full layer,
         the activations up to it are returned.
+
+        Raises:
+          UserError: as a call does.
         """
-        normalize, misfits = self.normalize, []
-        if normalize.mean.ndim > 1 and normalize.mean.shape[:2] != images.shape[1:3]:
-            normalize = normalize._replace(mean=normalize.mean.mean((0, 1)))  # of a mean image
+        images, misfits = self._checked(images), []
 
         def intercept(call, args, kwargs, context):
             layer = context.module
@@ -49,8 +68,70 @@ class Trained(NamedTuple):
             return call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
-            _, taps = self.net.apply(self.variables, normalize(images), train=False, **arguments)
+            _, taps = self.net.apply(self.variables, self._normalizer(images)(images), train=False,
+                                     **arguments)
         return dict(itertools.takewhile(lambda item: item[0] not in misfits, taps.items()))
+
+    def _normalizer(self, images):
+        """The normalization, of a mean image its mean where the images have another size."""
+        mean = self.normalize.mean
+        if np.ndim(mean) > 1 and mean.shape[:2] != images.shape[1:3]:
+            return self.normalize._replace(mean=mean.mean((0, 1)))
+        return self.normalize
+
+    def _checked(self, images):
+        """The images as one array [N, H, W, C] that the normalization takes."""
+        if isinstance(images, (list, tuple)):
+            shapes = sorted({np.shape(image) for image in images})
+            if len(shapes) != 1:
+                raise UserError(f'a list of {len(images)} images of the shapes {shapes}: bring '
+                                'them to one')
+            images = (jnp if any(isinstance(image, jax.Array) for image in images) else np).stack(
+                images)
+        elif not isinstance(images, jax.Array):
+            images = np.asarray(images)
+        channels = self.image_shape[-1]
+        taken = f'the network takes [N, H, W, {channels}]'
+        if images.ndim != 4:
+            raise UserError(f'images of shape {images.shape}: {taken}'
+                            + ('; images[None] is a batch of one' if images.ndim == 3 else ''))
+        if images.shape[-1] != channels:
+            raise UserError(f'images of shape {images.shape}: {taken}' + (
+                '; images.transpose(0, 2, 3, 1) puts the channels last'
+                if images.shape[1] == channels else ''))
+        if 0 in images.shape[1:]:
+            raise UserError(f'images of shape {images.shape} have no pixels: {taken}')
+        if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(f'images of type {images.dtype}: take uint8 for values from 0 to 255 '
+                            '(images.astype(np.uint8)), or floats in [0, 1]')
+        _check_values(images)
+        return images
+
+    @contextlib.contextmanager
+    def _of_another_size(self, images):
+        """What goes wrong is the size's fault."""
+        try:
+            yield
+        except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
+            reason = f': {error}' if isinstance(error, UserError) else ''
+            raise UserError(
+                f'images of {images.shape[1]} x {images.shape[2]} pixels do not fit this network, '
+                f'which was trained on {self.image_shape[0]} x {self.image_shape[1]}{reason}. '
+                'Resize them; `taps` gives the activations before the first full layer') from error
+
+
+def _check_values(images):
+    """Raises UserError for floats that are no image in [0, 1]; of traced arrays nothing is known.
+    """
+    if (isinstance(images, jax.core.Tracer) or not images.size or images.dtype == np.uint8
+            or not getattr(images, 'is_fully_addressable', True)):
+        return
+    low, high = float(images.min()), float(images.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError('images hold numbers that are not finite (NaN or infinity)')
+    if low < RANGE[0] or high > RANGE[1]:
+        raise UserError(f'images are floats from {low:g} to {high:g}, not in [0, 1]: give uint8, '
+                        'or divide by 255; they are normalized here, not before')
 
 
 def load(source, which='best', name=None):
@@ -61,38 +142,34 @@ def load(source, which='best', name=None):
     with this package, trained by configs/photos.py.
 
     Args:
-      source: a run's working directory, a file, a hub id or 'embedded' (a directory of that name is
-        './embedded').
+      source: a run's working directory, a file (either may begin with ~), a hub id or 'embedded' (a
+        directory of that name is './embedded').
       which: checkpoint of a run: 'best' (lowest test error), 'latest' or the number of a step.
       name: the network's, where a file does not say it.
 
     Raises:
       UserError: no run or no such checkpoint there; weights that are damaged or do not fit.
     """
-    if source == 'embedded':
-        source = EMBEDDED
+    source = EMBEDDED if source == 'embedded' else os.path.expanduser(source)
     if weights.is_weights(source):
-        found = weights.load(name, source)
+        found = weights.load(name or None, source)
         return Trained(found.net, found.variables, found.normalize, found.classes,
-                       found.image_shape, None)
+                       found.image_shape, None, found.name, found.evaluation)
     directory = Path(source)
-    config, dataset = workdir.read_config(directory), workdir.read_json(directory / 'dataset.json')
-    if config is None or dataset is None:
-        raise UserError(f"source='{source}' is not the working directory of a run: it has no "
-                        'config.json and dataset.json')
+    config, recorded = workdir.read_config(directory), dataset.read(directory)
+    if config is None or recorded is None:
+        raise UserError(f"'{source}' is not the working directory of a run: it has no config.json "
+                        f'and {dataset.FILE}')
     try:
-        classes, image_shape = tuple(map(str, dataset['classes'])), tuple(dataset['image_shape'])
-        normalize = Normalization(*(np.float32(dataset[name]) for name in ('mean', 'std')))
-        net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
-        if len(image_shape) != 3 or min(image_shape) < 1 or image_shape != np.broadcast_shapes(
-                image_shape, *(np.shape(values) for values in normalize)):
-            raise ValueError(f'image_shape {image_shape}, mean {dataset["mean"]}')
+        net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
     except Exception as error:  # of many kinds: any value may stand in a file
-        raise UserError(f'{directory}: its config.json or dataset.json is damaged, or of another '
-                        f'version: {error!r}; copy them from another run of the same config, '
-                        'or train anew') from None
+        raise UserError(f'{directory}: its config.json is damaged, or of another version: '
+                        f'{error!r}; copy it from another run of the same config, or train '
+                        'anew') from None
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         variables = checkpoints.variables(checkpoints.resolve(which))
-    return Trained(net, variables, normalize, classes, image_shape, config)
+    return Trained(net, variables, recorded.normalize, recorded.classes, recorded.image_shape,
+                   config, config.model.name,
+                   {field: config[field] for field in weights.EVALUATION if field in config})

@@ -19,8 +19,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from cnnjax import summary
+from cnnjax import models, summary
 from cnnjax.errors import UserError
+from cnnjax.models import resnet
 
 
 def head(net, image_shape):
@@ -107,27 +108,50 @@ def frozen_norms(frozen):
 
 
 def inherit(config, source):
-    """`config` with the network and the image size of `source`, a Trained, where it has none."""
+    """`config` with the network, its fields and the image size of `source`, a Trained or None,
+    where it has none."""
     model = {name: value for name, value in config.model.items() if value is not None}
-    if 'name' in model and config.image_size is not None:
-        return config
     if source is None:
+        if 'name' in model and config.image_size is not None:
+            return config
         raise UserError('model.name and image_size are not given, and neither is init_from')
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        if 'name' not in model:
-            if source.config is None:
-                raise UserError(f"init_from='{config.init_from}' is no run: say with model.name "
-                                'which network it holds')
-            config.model = type(config)({**config.model, **source.config.model, **model})
+        if model.get('name', source.name) == source.name:
+            config.model = type(config)({
+                **config.model, 'name': source.name, **models.fields(source.name, source.net),
+                **model})
         if config.image_size is None:
             config.image_size = source.image_shape[0]
     return config
 
 
+def check_network(net, source, where):
+    """Raises UserError if `net` differs from the network of `source`, a Trained, which came from
+    `where`, in a field that its weights depend on. Other families do not fit its variables."""
+    if type(net) is not type(source.net):
+        return
+    changed = [f'{field}={models.plain(field, theirs)!r} there, {models.plain(field, own)!r} here'
+               for field in models.settings(net) if field not in models.FREE
+               for own, theirs in [(getattr(net, field), getattr(source.net, field))]
+               if own != theirs]
+    if changed:
+        raise UserError(f"init_from='{where}' was trained as another network: "
+                        f'{"; ".join(changed)}. Its weights depend on that: leave out those fields '
+                        f"of model, whose values then come along, and model.name, '{source.name}'")
+
+
+def variables(net, source):
+    """The variables of `source`, a Trained, as `net` has them, which may have another `scan`."""
+    scan, theirs = (getattr(of, 'scan', False) for of in (net, source.net))
+    if scan == theirs:
+        return source.variables
+    return resnet.stack(source.variables) if scan else resnet.unstack(source.variables)
+
+
 def carry_over(variables, source, new, where):
     """Fresh variables {'params', 'batch_stats'} with all but the layers `new` replaced by those of
-    `source`, which came from `where`.
+    `source`, variables that came from `where`.
 
     Raises:
       UserError: they do not fit; lists what is missing, unexpected and mis-shaped.

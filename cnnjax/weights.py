@@ -2,16 +2,17 @@
 
     weights.load('vgg19', 'timm/vgg19.tv_in1k')  # from the Hugging Face hub, once; then its cache
     weights.load('vgg19', 'vgg19-dcbb9e9d.pth')  # a file: .safetensors, or torch's .pth
-    weights.save('vgg19', variables, 'vgg19.safetensors', normalize, classes)  # opens in timm
+    weights.save(trained.load('runs/vgg19'), 'vgg19.safetensors')  # opens in timm
 
-A network that timm or torchvision has is written with their names of its tensors, which
+A network that timm or torchvision computes alike is written with their names of its tensors, which
 `COUNTERPARTS` derives from ours; any other one with our own, the parameters' path
-('params/conv1/kernel'). Nothing is unpickled: torch's files are read by its weights_only reader.
+('params/conv1/kernel'). tensors.py reads the files.
 """
 
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -22,21 +23,32 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import models
+from cnnjax import atomic, models, tensors
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
 
-SAFETENSORS, TORCH = '.safetensors', ('.pth', '.pt', '.bin', '.tar')  # suffixes
-HUB = 'hf-hub:'  # timm's prefix of a hub id
-WRAPPERS = ('state_dict', 'model')  # what training scripts call the tensors in their checkpoints
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's mean and std
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean',
           'var': 'running_var'}  # ours: torch's
+OURS = ('params/', 'batch_stats/')  # how our own names of tensors begin
+# Fields of configs/base.py by which pictures become the images of an evaluation, and their types.
+EVALUATION = {'test_shorter_side': int, 'interpolation': str, 'border': int}
+# torchvision's, of the files that say nothing: 256 pixels where the image has 224.
+CROP = {'crop_pct': 0.875, 'interpolation': 'bilinear'}
+# Arguments of timm's networks that change no function: the rest may (see `_beside`).
+HARMLESS = {'num_classes', 'in_chans', 'img_size', 'drop_rate', 'drop_path_rate'}
+# How to know Simonyan & Zisserman's own weights, made for Caffe, in whatever file: conv1_1's first
+# biases, and the first corner of its first kernel in blue, green, red. Their images are 0..255 less
+# the mean below (https://gist.github.com/ksimonyan/211839e770f7b538e2d8).
+CAFFE = {'vgg16': ((0.73429835, 0.09340367, 0.06775674, 0.8862966),
+                   (0.42947057, 0.55037946, 0.4800154)),
+         'vgg19': ((0.7301776, 0.06493629, 0.03428847, 0.8260386),
+                   (0.34119523, 0.46418372, 0.39416704))}
+CAFFE_MEAN = (123.68, 116.779, 103.939)  # red, green, blue
 
 
 class Weights(NamedTuple):
@@ -48,6 +60,7 @@ class Weights(NamedTuple):
     normalize: Normalization  # uint8 or [0, 1] images [..., H, W, C] -> the network's input
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C]
+    evaluation: dict[str, Any] = {}  # some of EVALUATION
 
 
 class Counterpart(NamedTuple):
@@ -62,7 +75,7 @@ class Counterpart(NamedTuple):
     head: str = 'fc'  # our last layer, as wide as there are classes
     flat: dict[str, str] = {}  # a full layer: the tap of the maps it flattens (in torch: C, H, W)
     convolutions: dict[str, tuple[str, ...]] = {}  # library: the full layers that are convolutions
-    old: tuple[str, str] = ('(?!)', '')  # (pattern, replacement): names in their older files
+    old: tuple[str, Any] = ('(?!)', '')  # (pattern, replacement): names in others' files
     extra: str = '(?!)'  # pattern of their tensors that the network may have no place for
     normalize: tuple = IMAGENET  # mean and std of their files that say none
     fields: dict[str, Any] = {}  # where their network departs from the paper's
@@ -109,7 +122,10 @@ COUNTERPARTS = (
                        'vgg19_bn'),
         rules={'timm': _vgg('pre_logits.fc1', 'pre_logits.fc2', 'head.fc'),
                'torchvision': _vgg('classifier.0', 'classifier.3', 'classifier.6')},
-        head='fc8', flat={'fc6': 'pool5'}, convolutions={'timm': ('fc6', 'fc7')}),
+        head='fc8', flat={'fc6': 'pool5'}, convolutions={'timm': ('fc6', 'fc7')},
+        # The conversion of Caffe's for torch counts the full layers' dropouts otherwise.
+        old=(r'classifier\.([14])\.(.*)',
+             lambda match: f'classifier.{int(match[1]) - 1}.{match[2]}')),
     Counterpart(
         networks=_same('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152',
                        'resnext50_32x4d', 'resnext101_32x4d', 'resnext101_64x4d'),
@@ -156,7 +172,8 @@ def is_weights(source):
     """Whether `source` reads as a file of weights or a hub id, not as a run's directory."""
     source = str(source)
     return not os.path.isdir(source) and (
-        source.startswith((HUB, 'timm/')) or Path(source).suffix in (SAFETENSORS, *TORCH))
+        source.startswith((tensors.HUB, 'timm/'))
+        or Path(source).suffix in (tensors.SAFETENSORS, *tensors.TORCH))
 
 
 def load(name, source, **fields):
@@ -167,28 +184,27 @@ def load(name, source, **fields):
       source: a .safetensors file with timm's, torchvision's or our names of the tensors; a torch
         file (.pth, .pt, .bin; needs the extra 'torch'); or an id on the Hugging Face hub, such as
         'timm/vgg19.tv_in1k' (needs the extra 'hub'; downloaded once, offline from then on).
-      fields: those of `models.create`; the number of classes is the source's.
+      fields: those of `models.create`, in place of the source's; the number of classes is the
+        source's.
 
-    The normalization, image shape and class names are the source's own: in the file when `save`
-    wrote it, in the config.json that the hub has beside the file. Where there are none they are
-    torchvision's, without class names.
+    The normalization, image shape, class names and the crops of an evaluation are the source's own:
+    in the file when `save` wrote it, in the config.json that the hub has beside the file. Where
+    there are none they are torchvision's, without class names. Simonyan & Zisserman's own VGG-16
+    and VGG-19 are known by their numbers, and get Caffe's.
 
     Raises:
       UserError: no such source; a file that is damaged or holds anything but tensors of finite
-        numbers; tensors that do not fit the network.
+        numbers; tensors that do not fit the network; another network's.
     """
-    path = _find(str(source))
-    tensors, metadata = _read(path)
+    path = tensors.find(str(source))
+    given, metadata = tensors.read(path)
     ours = 'cnnjax' in metadata
-    about = _about(metadata, path) if ours else _beside(path)
-    name = name or _name(about.get('architecture'))
-    if name is None:
-        raise UserError(f"source='{source}' does not say which of our networks it is of "
-                        f'(architecture: {about.get("architecture")}): give its name')
-    counterpart = _counterpart(name)
-    if ours and about.get('architecture') == name:
+    about = _about(metadata, path, len(given)) if ours else _beside(path)
+    name = _named(name, about, ours, path)
+    counterpart = _counterpart(name) if not any(key.startswith(OURS) for key in given) else None
+    if ours:
         fields = about['fields'] | fields
-    elif counterpart and not ours:
+    elif counterpart:
         fields = counterpart.fields | fields
     scan, fields = fields.get('scan'), _without_scan(fields)
 
@@ -198,106 +214,179 @@ def load(name, source, **fields):
     library, width = None, len(classes or ()) or net.num_classes
     if counterpart:
         pattern, replacement = counterpart.old
-        tensors = {re.sub(f'^{pattern}$', replacement, key.removeprefix('module.')): tensor
-                   for key, tensor in tensors.items()}
+        given = {re.sub(f'^{pattern}$', replacement, key): tensor
+                 for key, tensor in tensors.bare(given, path).items()}
         heads = {each: f'{_rename(counterpart.head, rules(net))}.weight'
                  for each, rules in counterpart.rules.items()}
-        library = next((each for each in heads if heads[each] in tensors), next(iter(heads)))
-        head = tensors.get(heads[library], np.zeros(()))
+        library = next((each for each in heads if heads[each] in given), next(iter(heads)))
+        head = given.get(heads[library], np.zeros(()))
         width = len(head) if head.ndim else width
     if fields.get('num_classes') not in (None, width):
         raise UserError(f'{path} has {width} classes, not num_classes={fields["num_classes"]}: '
                         'load it without that field, then replace the head')
     net = net.clone(num_classes=width)
-    image_shape = about.get('image_shape') or net.image_shape
+    image_shape = tuple(about.get('image_shape') or net.image_shape)
     with _building(name, fields, path):
         places = _places(net, image_shape, counterpart, library)
     extra = rf'.*num_batches_tracked|{counterpart.extra}' if counterpart else '(?!)'
-    tensors = {key: tensor for key, tensor in tensors.items()
-               if key in places or not re.fullmatch(extra, key)}
-    _check(name, {key: place.theirs for key, place in places.items()}, tensors, path,
-           bool(counterpart))
-    if broken := [key for key in places if not np.isfinite(np.asarray(tensors[key], np.float32))
+    given = {key: tensor for key, tensor in given.items()
+             if key in places or not re.fullmatch(extra, key)}
+    _check(name, {key: place.theirs for key, place in places.items()}, given, path)
+    if broken := [key for key in places if not np.isfinite(np.asarray(given[key], np.float32))
                   .all()]:
         raise UserError(f'{path} holds numbers that are not finite (NaN or infinity), in '
                         f'{", ".join(broken[:5])}')
     variables = traverse_util.unflatten_dict({
-        place.path: place.take(np.asarray(tensors[key], np.float32))
+        place.path: place.take(np.asarray(given[key], np.float32))
         for key, place in places.items()})
+    mean, std = about.get('normalize') or (counterpart.normalize if counterpart else (0, 1))
+    normalize = Normalization(np.float32(mean), np.float32(std))
+    if found := _caffe(name, variables, path):
+        variables, normalize = found
+    _check_normalization(normalize, image_shape, path)
     if scan:
         net, variables = net.clone(scan=True), jax.tree.map(np.asarray, resnet.stack(variables))
     if classes is not None and len(classes) != width:
         raise UserError(f'{path} has {width} classes and {len(classes)} names of them')
-    mean, std = about.get('normalize') or (counterpart.normalize if counterpart else (0, 1))
-    return Weights(name, net, variables, Normalization(np.float32(mean), np.float32(std)),
-                   tuple(classes or map(str, range(width))), tuple(image_shape))
+    evaluation = about.get('evaluation', {})
+    if counterpart and not (ours or evaluation):
+        evaluation = _crop(CROP, image_shape)
+    return Weights(name, net, variables, normalize, tuple(classes or map(str, range(width))),
+                   image_shape, evaluation)
 
 
-def save(name, variables, path, normalize=None, classes=None, image_shape=None, **fields):
-    """Writes the variables of the network `name` to a .safetensors file, whole or not at all.
+def save(network, path):
+    """Writes a trained network to a .safetensors file, whole or not at all.
 
-    Where timm has the network, the tensors have timm's names and layout and the file opens there
-    (`timm.create_model('resnet50', num_classes=..., checkpoint_path=path)`); else torchvision's; of
-    other networks our own. The rest goes into the file's metadata, as JSON.
+    Where timm's network of that name computes the same, the tensors have timm's names and layout
+    and the file opens there (`timm.create_model('resnet50', num_classes=..., checkpoint_path=path)`
+    ); else where torchvision's does, its names; of other networks our own, and where only a field
+    keeps it from being theirs, a line says so. All else that `load` gives back goes into the file's
+    metadata, as JSON.
 
     Args:
-      variables: {'params': ..., 'batch_stats': ...}, of one device.
+      network: a `Weights`, or a `cnnjax.trained.Trained`.
       path: the file; its name ends in .safetensors.
-      normalize: the `Normalization` of the images; None: there is none.
-      classes: the names of the classes; None: their numbers.
-      image_shape: [H, W, C] that the network was made for; None: the paper's.
-      fields: the fields of `models.create` that the network was made with, plain values.
 
     Raises:
-      UserError: the variables do not fit that network; another suffix; a field that JSON lacks.
+      UserError: the variables do not fit the network; another suffix; a network without a name, or
+        with a function that has none.
     """
-    path = Path(path)
-    if path.suffix != SAFETENSORS:
-        raise UserError(f"path='{path}' must end in {SAFETENSORS}")
-    fields = {key: value for key, value in fields.items() if value is not None}
-    if fields.get('scan'):
-        variables = resnet.unstack(variables)
-    fields = _without_scan(fields)
+    path, name, net, variables = Path(path), network.name, network.net, network.variables
+    if path.suffix != tensors.SAFETENSORS:
+        raise UserError(f"path='{path}' must end in {tensors.SAFETENSORS}")
+    if not name:
+        raise UserError("the network has no name: give it the one that models.create takes, "
+                        "network._replace(name='resnet20')")
+    fields = _without_scan(models.fields(name, net))
+    if getattr(net, 'scan', False):
+        net, variables = net.clone(scan=False), resnet.unstack(variables)
+    classes = tuple(network.classes or map(str, range(net.num_classes)))
+    if len(classes) != net.num_classes:
+        raise UserError(f'{name} has {net.num_classes} outputs, classes has {len(classes)} names')
+    _check_normalization(network.normalize, network.image_shape, name)
     counterpart = _counterpart(name)
+    if counterpart and (other := _differences(name, net, counterpart, network.image_shape)):
+        print(f"{path}: {next(iter(counterpart.rules))}'s {counterpart.networks[name]} is another "
+              f'network than this {name} ({other}), so the tensors have our own names: cnnjax '
+              'opens the file, and no other library', flush=True)
+        counterpart = None
+    places = _places(net, network.image_shape, counterpart,
+                     next(iter(counterpart.rules)) if counterpart else None)
     given = {key: value for key, value in traverse_util.flatten_dict(variables).items()
              if key[0] in ('params', 'batch_stats')}
-    net = models.create(name, **fields)
-    library, width = None, len(classes or ()) or net.num_classes
-    if counterpart:
-        library = next(iter(counterpart.rules))
-        head = given.get(('params', counterpart.head, 'kernel'))
-        width = width if head is None else head.shape[-1]
-    classes = tuple(classes or map(str, range(width)))
-    if len(classes) != width:
-        raise UserError(f'{name} has {width} outputs, classes has {len(classes)} names')
-    image_shape = tuple(image_shape or net.image_shape)
-    places = _places(net.clone(num_classes=width), image_shape, counterpart, library)
     _check(name, {'/'.join(place.path): place.shape for place in places.values()},
-           {'/'.join(key): value for key, value in given.items()}, 'variables', bool(counterpart))
+           {'/'.join(key): value for key, value in given.items()}, 'variables')
 
-    tensors = {}
+    written = {}
     for key, place in places.items():
-        tensors[key] = place.give(np.asarray(given[place.path], np.float32))
+        written[key] = place.give(np.asarray(given[place.path], np.float32))
         if counterpart and key.endswith('running_var'):  # torch counts the batches, and asks for it
-            tensors[key.replace('running_var', 'num_batches_tracked')] = np.zeros((), np.int64)
-    normalize = normalize or Normalization(np.float32([0]), np.float32([1]))
-    height, width, channels = map(int, image_shape)
-    about = {'architecture': name, 'fields': {key: value for key, value in fields.items()
-                                              if key != 'num_classes'},
-             'mean': np.float64(normalize.mean).tolist(), 'std': np.float64(normalize.std).tolist(),
-             'input_size': (channels, height, width), 'label_names': classes}
-    try:
-        metadata = {key: json.dumps(value) for key, value in about.items()}
-    except TypeError as error:
-        raise UserError(f'fields={fields}: only plain values can be written ({error})') from None
+            written[key.replace('running_var', 'num_batches_tracked')] = np.zeros((), np.int64)
+    height, width, channels = map(int, network.image_shape)
+    metadata = {key: json.dumps(value) for key, value in {
+        'architecture': name, 'fields': fields, 'evaluation': network.evaluation,
+        'mean': np.float64(network.normalize.mean).tolist(),
+        'std': np.float64(network.normalize.std).tolist(),
+        'input_size': (channels, height, width), 'label_names': classes}.items()}
     metadata |= {'format': 'pt', 'cnnjax': importlib.metadata.version('cnnjax')}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    with atomic.replacing(path) as unfinished:
+        safetensors.numpy.save_file(written, unfinished, metadata)
+
+
+def _differences(name, net, counterpart, image_shape):
+    """In words, the fields by which `net` computes something else than their network of that name
+    although its tensors have the same shapes, so that their file could not say it; '' if none."""
+    theirs, found = models.create(name, **counterpart.fields), []
+    shapes = _shapes(net, image_shape)
+    for field in models.settings(net):
+        own, other = getattr(net, field), getattr(theirs, field)
+        if field in models.FREE or own == other:
+            continue
+        # Tensors that are missing or of another shape they would not load; nor are there tensors
+        # for fields that do not go together.
+        with contextlib.suppress(Exception):
+            if _shapes(net.clone(**{field: other}), image_shape) == shapes:
+                own, other = (models.plain(field, value) for value in (own, other))
+                found.append(f'{field}={own!r} here, {other!r} there')
+    return '; '.join(found)
+
+
+def _shapes(net, image_shape):
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(net.init, jax.random.key(0), images)
+
+
+def _named(name, about, ours, path):
+    """Our name of the network whose weights `path` holds: `name`, unless it is None or another than
+    the file or the config.json beside it says."""
+    said = about.get('architecture')
+    found = said if ours else _name(said)
+    if name is None and found is None:
+        raise UserError(f'{path} does not say which of our networks it is of (architecture: '
+                        f'{said}): give its name, as name or, in a training, as model.name')
+    if name is not None and said is not None and found != name:
+        raise UserError(f"{path} holds a '{said}', not a '{name}', as is said "
+                        + ('in it' if ours else 'in the config.json beside it; if both compute the '
+                           'same, move the file away from there'))
+    return name or found
+
+
+def _caffe(name, variables, path):
+    """(variables, normalization) where these are Simonyan & Zisserman's own weights in Caffe's
+    convention, with the kernels turned to red, green, blue; None where they are not."""
+    if name not in CAFFE:
+        return None
+    biases, corner = CAFFE[name]
+    layer = variables['params']['conv1_1']
+    bias, kernel = layer['bias'], layer['kernel']
+    if len(bias) < 4 or not np.allclose(bias[:4], biases, atol=1e-5):
+        return None
+    blue_first, red_first = (np.allclose(kernel[0, 0, :, 0], order, atol=1e-5)
+                             for order in (corner, corner[::-1]))
+    if not (blue_first or red_first):  # rescaled since, for other images
+        return None
+    print(f"{path} holds Caffe's {name}: its images are 0..255 less the mean"
+          + (', in blue, green, red, and its first kernels are turned around' if blue_first else '')
+          + '; they are normalized so, not as torchvision does', flush=True)
+    if blue_first:
+        kernel = np.ascontiguousarray(kernel[:, :, ::-1])
+    params = variables['params'] | {'conv1_1': {'kernel': kernel, 'bias': bias}}
+    return variables | {'params': params}, Normalization(
+        np.float32(CAFFE_MEAN) / np.float32(255), np.full(3, 1 / 255, np.float32))
+
+
+def _check_normalization(normalize, image_shape, path):
+    """Raises UserError unless the normalization is of images [H, W, C]."""
+    shapes = np.shape(normalize.mean), np.shape(normalize.std)
     try:
-        safetensors.numpy.save_file(tensors, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        fits = np.broadcast_shapes(image_shape, *shapes) == tuple(image_shape)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UserError(f'{path}: its images are {tuple(image_shape)}, but its mean and std are of '
+                        f'{shapes[0]} and {shapes[1]}: give one number, or one per channel (in the '
+                        'config.json beside the file, or in its metadata)')
 
 
 def layout(name, image_shape=None, **fields):
@@ -377,7 +466,7 @@ def _rename(layer, rules):
     return layer.replace('/', '.')
 
 
-def _check(name, expected, given, source, known):
+def _check(name, expected, given, source):
     """Raises UserError unless the tensors are those expected, in name and shape."""
     wrong = [f'{key} {tuple(given[key].shape)} for {tuple(shape)}'
              if jnp.issubdtype(given[key].dtype, jnp.floating) else f'{key} {given[key].dtype}'
@@ -389,8 +478,9 @@ def _check(name, expected, given, source, known):
     problems = [f'{len(keys)} {kind}: {", ".join(keys[:5])}{", ..." if len(keys) > 5 else ""}'
                 for kind, keys in lists.items() if keys]
     if problems:
-        hint = '' if known else (f'. Neither timm nor torchvision has {name}: its tensors have our '
-                                 'names, as cnnjax.weights.save writes them')
+        hint = '' if _counterpart(name) else (
+            f'. Neither timm nor torchvision has {name}: its tensors have our names, as '
+            'cnnjax.weights.save writes them')
         raise UserError(f'{source} does not fit {name} ({len(expected)} tensors): '
                         f'{"; ".join(problems)}{hint}')
 
@@ -412,81 +502,6 @@ def _without_scan(fields):
     return {key: value for key, value in fields.items() if key != 'scan'}
 
 
-def _find(source):
-    """The path of the file that `source` means, fetched from the hub if that is where it is."""
-    path = Path(source)
-    if os.path.isfile(path):  # unlike the method, False for a name that is too long
-        return path
-    match = re.fullmatch(rf'(?:{HUB})?([\w.-]+/[\w.-]+)(?:@([\w.-]+))?', source)
-    if not match or os.path.exists(path) or path.suffix in (SAFETENSORS, *TORCH):
-        raise UserError(f"source='{source}': no such file, and not an id on the Hugging Face hub "
-                        "such as 'timm/vgg19.tv_in1k'")
-    _fetch(*match.groups(), 'config.json')
-    return _fetch(*match.groups(), 'model.safetensors')
-
-
-def _fetch(repository, revision, file):
-    """The path of a file of a hub repository in the cache, downloaded if it is not there."""
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(f"source='{repository}' is on the Hugging Face hub: pip install "
-                        "'cnnjax[hub]', or download its model.safetensors and give that "
-                        'path') from None
-    for cached in (True, False):  # what is there is taken without asking the network
-        try:
-            return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision,
-                                                        local_files_only=cached))
-        except Exception as error:  # the library's, the network's and the disk's are many
-            reason = str(error).strip().partition('\n')[0]
-    raise UserError(
-        f"source='{repository}': the hub's file {file} is neither cached nor to be had ({reason}) "
-        f'On a machine that reaches the hub, download '
-        f'https://huggingface.co/{repository}/resolve/{revision or "main"}/model.safetensors and '
-        'config.json into one folder; bring it here and give the path of model.safetensors')
-
-
-def _read(path):
-    """The tensors of a file, {name: numpy array}, and its metadata, {name: str}."""
-    if path.suffix in TORCH:
-        return _read_torch(path), {}
-    if path.suffix != SAFETENSORS:
-        raise UserError(f'{path}: weights are read from {SAFETENSORS} and {", ".join(TORCH)} files')
-    try:
-        with safetensors.safe_open(path, 'numpy') as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except (safetensors.SafetensorError, OSError, TypeError, AttributeError) as error:
-        raise UserError(f'{path} is damaged or no safetensors file, and was not loaded: '
-                        f'{error}') from None
-
-
-def _read_torch(path):
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"{path} is a torch file: pip install 'cnnjax[torch]', or convert it where torch is: "
-            'safetensors.torch.save_file(torch.load(path, weights_only=True), '
-            "'weights.safetensors')") from None
-    try:
-        tensors = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # whatever the damage makes of it; torch's text advises to trust it
-        raise UserError(f'{path} is damaged or holds more than tensors, and was not loaded '
-                        f'({type(error).__name__})') from None
-    for wrapper in WRAPPERS:
-        if isinstance(tensors, dict) and isinstance(tensors.get(wrapper), dict):
-            tensors = tensors[wrapper]
-    if not isinstance(tensors, dict) or not all(
-            isinstance(key, str) and torch.is_tensor(value) for key, value in tensors.items()):
-        raise UserError(f'{path} does not hold named tensors (a state_dict), as weights do')
-    try:
-        return {key: (tensor.float() if tensor.is_floating_point() else tensor)
-                .detach().resolve_conj().resolve_neg().numpy() for key, tensor in tensors.items()}
-    except (RuntimeError, TypeError) as error:  # sparse ones, or those without data
-        raise UserError(f'{path} holds tensors that are no plain arrays: {error}') from None
-
-
 def _beside(path):
     """What the hub's config.json beside a file says of it; {} if there is none."""
     path = path.with_name('config.json')
@@ -495,32 +510,66 @@ def _beside(path):
     try:
         config = json.loads(path.read_text())
         config = config | config.get('pretrained_cfg', {})
+        changed = set(config.get('model_args') or {}) - HARMLESS
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path} is damaged: {error}') from None
+    if config.get('global_pool') not in (None, 'avg'):
+        changed.add(f'global_pool={config["global_pool"]}')
+    if changed:
+        raise UserError(f'{path}: {", ".join(sorted(map(str, changed)))} makes another network of '
+                        f"timm's {config.get('architecture')} than we have")
     return _parse(config, path)
 
 
-def _about(metadata, path):
-    """What `save` wrote into the metadata."""
+def _about(metadata, path, count):
+    """What `save` wrote into the metadata of a file of so many tensors."""
     try:
         about = {key: json.loads(metadata[key]) for key in
                  ('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')}
-        fields = {key: tuple(value) if isinstance(value, list) else value
-                  for key, value in about['fields'].items()}
-    except (KeyError, ValueError, AttributeError, RecursionError) as error:
+        evaluation = json.loads(metadata.get('evaluation', '{}'))
+        fields = {key: _tuples(value) for key, value in about['fields'].items()}
+        layers = len(jax.tree.leaves(fields)) + sum(
+            number for key in ('blocks', 'layers_per_block') for number in fields.get(key, ())
+            if isinstance(number, int))
+        if layers > 8 * count + 64:  # building them would take forever
+            raise ValueError(f'the fields {fields} make more layers than it has tensors')
+        if not all(isinstance(evaluation[field], EVALUATION[field]) for field in evaluation):
+            raise ValueError(f'evaluation {evaluation}')
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path}: its metadata are damaged: {error!r}') from None
-    return _parse(about, path) | {'fields': fields}
+    return _parse(about, path) | {'fields': fields, 'evaluation': evaluation}
+
+
+def _tuples(value):
+    """JSON has lists where the fields are tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _crop(values, image_shape):
+    """The fields EVALUATION that mean timm's crop_pct and interpolation
+    (https://github.com/huggingface/pytorch-image-models/blob/main/timm/data/transforms_factory.py).
+    """
+    share = float(values['crop_pct'])
+    if not 0 < share <= 1:
+        raise ValueError(f'crop_pct {share}')
+    return {'test_shorter_side': math.floor(image_shape[0] / share),
+            'interpolation': str(values.get('interpolation') or 'bicubic')}
 
 
 def _parse(values, path):
-    """{'architecture', 'label_names', 'image_shape', 'normalize'}, those that `values` has."""
+    """{'architecture', 'label_names', 'image_shape', 'normalize', 'evaluation'}, those that
+    `values` has."""
     about = {key: values[key] for key in ('architecture', 'label_names') if values.get(key)}
     try:
+        if not isinstance(about.get('architecture', ''), str):
+            raise ValueError(f'architecture {about["architecture"]}')
         if 'input_size' in values:
             channels, height, width = map(int, values['input_size'])
             if min(channels, height, width) < 1:
                 raise ValueError(f'input_size {values["input_size"]}')
             about['image_shape'] = (height, width, channels)
+            if values.get('crop_pct'):
+                about['evaluation'] = _crop(values, about['image_shape'])
         if 'mean' in values:
             mean, std = np.float32(values['mean']), np.float32(values['std'])
             if not (np.isfinite(mean).all() and (std > 0).all()):
@@ -528,6 +577,6 @@ def _parse(values, path):
             about['normalize'] = mean, std
         about['label_names'] = tuple(map(str, about.get('label_names', ()))) or None
     except (KeyError, OverflowError, ValueError, TypeError) as error:
-        raise UserError(f'{path}: the normalization or input size beside or in it is damaged: '
+        raise UserError(f'{path}: what it says of the network and its images is damaged: '
                         f'{error!r}') from None
     return about

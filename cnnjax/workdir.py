@@ -7,11 +7,12 @@
     tensorboard/      the same numbers as TensorBoard events
     checkpoints/      see checkpoint.py
     figures/          curves.png
-    pending.json      of a run that was asked to stop: the steps since its last row
     profile/          a trace, where config.profile asks for one
     lock              held by the process that writes all this
 
-Of several processes the first writes; all must see the same directory.
+A directory belongs to one experiment, which claims it. Every checkpoint has a copy of the config
+and of the rows so far: what is lost is restored from there. Of several processes the first writes;
+all must see the same directory.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import datetime
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
@@ -32,29 +34,100 @@ import numpy as np
 import tensorboardX
 from flax import traverse_util
 
-from cnnjax import cluster
+from cnnjax import atomic, cluster
 from cnnjax.errors import UserError
 
 # Fields that leave the trained parameters as they are: a run may be resumed with other values.
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
                        'data_dir', 'loader_threads', 'loader_workers', 'profile'})
+LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
+SHOWN = 6  # differences between two configs
+PAST = 'past.json'  # in a checkpoint's directory, see Metrics.past
+# What a run that failed at once leaves: it holds the directory no more. What runs leave.
+BARE = frozenset({'config.json', 'lock', 'submitit'})
+OURS = frozenset({'checkpoints', 'dataset.json', 'environment.json', 'figures', 'metrics.jsonl',
+                  'results.json', 'summary.json', 'tensorboard', 'weights.json'})
 PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
-@contextlib.contextmanager
-def lock(workdir):
-    """Holds the directory for this run; of several processes the first does. The system frees it
-    even where the process is killed.
+def located(workdir):
+    """The directory that the flag means: '~/runs' is in the home directory.
 
     Raises:
-      UserError: another process holds it.
+      UserError: it is empty, or there is no such user.
+    """
+    if not workdir.strip():
+        raise UserError('workdir is empty: give a directory, for example --workdir=runs/quickstart')
+    try:
+        return str(Path(workdir).expanduser())
+    except RuntimeError as error:
+        raise UserError(f'workdir={workdir}: {error}') from None
+
+
+@contextlib.contextmanager
+def claim(workdir, config):
+    """Holds the directory for the run of `config`; of several processes the first does. What a
+    killed run left unfinished is removed, and a lost config.json is written again.
+
+    Raises:
+      UserError: another experiment, or another process, has the directory.
     """
     if not cluster.first():
         yield
         return
+    check_free(workdir, config.experiment)
+    with lock(workdir):
+        atomic.remove_unfinished(workdir)
+        own, sealed = _own_config(workdir), _sealed_config(workdir)
+        if own is None and sealed is not None:
+            print(f'{Path(workdir) / "config.json"} was lost or damaged: it is restored from the '
+                  'newest checkpoint', flush=True)
+        if own is None or own.experiment != config.experiment:  # of one that wrote nothing else
+            write_config(workdir, config if sealed is None else sealed)
+        yield
+
+
+def check_free(workdir, experiment):
+    """Raises UserError unless `experiment` may write in the directory: nothing of ours is there, or
+    its own work. Sweeps, which have no config of their own, are called 'sweep'."""
+    try:
+        names = {path.name for path in Path(workdir).iterdir() if path.name[0] != '.'}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f'workdir={workdir}: {error.strerror}; take another one') from None
+    if 'sweep.json' in names:
+        holder = 'sweep'
+    elif (config := read_config(workdir)) is not None:
+        holder = config.get('experiment')
+        if holder is None:
+            raise UserError(f'{workdir} holds a config.json of another program; take another '
+                            'workdir')
+        if names <= BARE:
+            return
+    elif ours := sorted(names & OURS):
+        raise UserError(f'{workdir} holds {", ".join(ours)} of a run that has lost its '
+                        'config.json; take another workdir')
+    else:
+        return
+    if holder != experiment:
+        raise UserError(f'{workdir} holds a {holder!r} run; take another workdir')
+
+
+@contextlib.contextmanager
+def lock(workdir):
+    """Holds the directory for this process. The system frees it even where that is killed.
+
+    Raises:
+      UserError: another process holds it, or it cannot be written.
+    """
     path = Path(workdir) / 'lock'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a+') as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open('a+'))
+        except OSError as error:
+            raise UserError(f'workdir={workdir} cannot be written: {error.strerror}') from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,17 +143,12 @@ def lock(workdir):
         yield
 
 
-def write_json(path, value):
+def write_json(path, value, indent=1):
     """Writes the whole JSON file or, when interrupted, nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with temporary.open('w') as file:
-        json.dump(value, file, indent=1)
-        file.write('\n')
+    with atomic.replacing(path) as unfinished, unfinished.open('w') as file:
+        file.write(json.dumps(value, indent=indent) + '\n')
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def read_json(path):
@@ -104,14 +172,51 @@ def write_config(workdir, config):
 
 
 def read_config(workdir):
-    """The config of the run in `workdir`, None where there is none."""
-    saved = read_json(Path(workdir) / 'config.json')
-    if saved is None:
-        return None
+    """The config of the run in `workdir`, None where there is none: of config.json or, where that
+    is lost, damaged or of another run, of the newest checkpoint.
+
+    Raises:
+      UserError: config.json is damaged, and no checkpoint has a copy.
+    """
+    for config in (_own_config(workdir), _sealed_config(workdir)):
+        if config is not None:
+            return config
+    return _config_json(workdir)
+
+
+def _own_config(workdir):
+    """That of config.json, None where it is lost, damaged or not that of the checkpoints."""
     try:
-        return ml_collections.ConfigDict(_tuples(saved))
+        own = _config_json(workdir)
+    except UserError:
+        return None
+    sealed = _sealed_config(workdir)
+    if own is None or sealed is None or differences(sealed, own).keys() <= LENGTHS:
+        return own
+    return None
+
+
+def _config_json(workdir):
+    path = Path(workdir) / 'config.json'
+    saved = read_json(path)
+    try:
+        return None if saved is None else _config(saved)
     except Exception as error:  # of many kinds: any value may stand in a file
-        raise UserError(f'{Path(workdir) / "config.json"} is damaged: {error}') from None
+        raise UserError(f'{path} is damaged: {error}') from None
+
+
+def _sealed_config(workdir):
+    """That of the newest checkpoint; those of an optimization of images are one folder lower."""
+    found = [path for pattern in ('[0-9]*', '*/[0-9]*')
+             for path in Path(workdir).glob(f'checkpoints/{pattern}/{PAST}')]
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(UserError):
+            return read_past(path.parent)['config']
+    return None
+
+
+def _config(saved):
+    return ml_collections.ConfigDict(_tuples(saved))
 
 
 def _tuples(value):
@@ -131,9 +236,11 @@ def differences(saved, config):
 def refuse(workdir, changed, reason=''):
     """Raises the UserError for a working directory that holds a run with another config; `changed`
     are the `differences`."""
-    rows = '\n'.join(f'  {name}: {before!r} there, {now!r} here'
-                     for name, (before, now) in changed.items())
-    raise UserError(f'{workdir} holds a run with another config:\n{rows}\n'
+    rows = [f'\n  {name}: {before!r} there, {now!r} here'
+            for name, (before, now) in changed.items()]
+    if len(rows) > SHOWN:
+        rows[SHOWN:] = [f'\n  and {len(rows) - SHOWN} more']
+    raise UserError(f'{workdir} holds a run with another config:{"".join(rows)}\n'
                     f'Take another workdir, or the same values{reason}')
 
 
@@ -167,22 +274,76 @@ def write_environment(workdir):
 
 
 def read_metrics(workdir):
-    """The rows of metrics.jsonl, oldest first; a last row cut off by a kill is left out."""
+    """The rows of metrics.jsonl, oldest first; a last row cut off by a kill is left out.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = Path(workdir) / 'metrics.jsonl'
     try:
-        lines = (Path(workdir) / 'metrics.jsonl').read_text().splitlines(keepends=True)
+        lines = path.read_text().splitlines(keepends=True)
     except FileNotFoundError:
         return []
     except (ValueError, OSError) as error:
-        raise UserError(f'{Path(workdir) / "metrics.jsonl"} cannot be read: {error}') from None
+        raise UserError(f'{path} cannot be read: {error}') from None
     rows = []
     for number, line in enumerate((line for line in lines if line.endswith('\n')), 1):
         try:
-            rows.append({'step': None} | json.loads(line))
-            rows[-1]['step'] + 0
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f'{Path(workdir) / "metrics.jsonl"}: line {number} is damaged: '
-                            f'{error}; delete it') from None
+            rows.append(_row(json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f'{path}: line {number} is damaged: {error}; delete it') from None
     return rows
+
+
+def _row(row):
+    """Raises ValueError unless `row` is {name: number} with a whole 'step'."""
+    if not isinstance(row, dict) or type(row.get('step')) is not int:
+        raise ValueError('it is no row with a step')
+    for name, value in row.items():
+        if type(value) not in (int, float):
+            raise ValueError(f'{name} is {value!r}, no number')
+    return row
+
+
+def read_past(checkpoint):
+    """What `Metrics.past` gave the checkpoint in that directory; {} where there was none.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = Path(checkpoint) / PAST
+    past = read_json(path)
+    try:
+        return {} if not past or 'config' not in past else {
+            'config': _config(past['config']), 'rows': list(map(_row, past['rows'])),
+            # The type that they had, hence the same mean.
+            'pending': [{name: np.float32(value) for name, value in values.items()}
+                        for values in past['pending']]}
+    except Exception as error:  # of many kinds: any value may stand in a file
+        raise UserError(f'{path} is damaged: {error!r}; delete that checkpoint') from None
+
+
+def recover(workdir, past, begin=0, end=math.inf):
+    """Gives metrics.jsonl back the rows that a checkpoint's `past` has, and tells how many were
+    lost. They are all that it may have after the step `begin`, up to `end`."""
+    if not past or not cluster.first():
+        return
+    try:
+        found = read_metrics(workdir)
+    except UserError as error:
+        print(error, flush=True)
+        found = []
+    lines, kept = set(map(_line, found)), past['rows']
+    rows = [*(row for row in found if row['step'] <= begin), *kept,
+            *(row for row in found if row['step'] > end)]
+    lost = [row for row in kept if _line(row) not in lines]
+    if lost:
+        print(f'{Path(workdir) / "metrics.jsonl"}: {len(lost)} of {len(kept)} rows were lost or '
+              'damaged; they are restored from the checkpoint', flush=True)
+        with _events(workdir) as events:
+            _add(events, lost)
+    if list(map(_line, rows)) != list(map(_line, found)):
+        atomic.write_text(Path(workdir) / 'metrics.jsonl', ''.join(map(_line, rows)))
 
 
 class Metrics:
@@ -190,26 +351,27 @@ class Metrics:
     first writes.
 
     Rows after `step`, where the run resumes, are dropped: they are about to be written again.
-    `pending` are the values, of each step, that a run that stopped at `step` had not reported yet.
+
+    Args:
+      config: that of the run; its checkpoints get a copy.
+      past: that of the checkpoint from which it resumes; `recover` comes before.
+      begin: the step after which the rows belong into this run's checkpoints.
+
+    `pending` are the values, of each step, that the run had not reported yet when it was stopped.
     """
 
-    def __init__(self, workdir, step):
-        self._pending = Path(workdir) / 'pending.json'
-        pending = read_json(self._pending) or {'step': None}
-        # The same type, hence the same mean.
-        self.pending = [{name: np.float32(value) for name, value in values.items()}
-                        for values in pending['values']] if pending['step'] == step else []
+    def __init__(self, workdir, step, config=None, past=None, begin=0):
+        self.pending = past['pending'] if past else []
+        self._config = config
         self._first = cluster.first()
         if not self._first:
             return
         rows = [row for row in read_metrics(workdir) if row['step'] <= step]
+        self._rows = [row for row in rows if row['step'] > begin]
         path = Path(workdir) / 'metrics.jsonl'
-        temporary = path.with_name('.metrics.jsonl')
-        temporary.write_text(''.join(map(_line, rows)))
-        temporary.replace(path)
+        atomic.write_text(path, ''.join(map(_line, rows)))
         self._file = path.open('a')
-        self._events = tensorboardX.SummaryWriter(str(Path(workdir) / 'tensorboard'),
-                                                  purge_step=step + 1, write_to_disk=True)
+        self._events = _events(workdir, purge_step=step + 1)
 
     def write(self, *rows):
         """Adds rows, dicts of numbers with 'step'; they are on disk when this returns."""
@@ -218,16 +380,16 @@ class Metrics:
         self._file.write(''.join(map(_line, rows)))
         self._file.flush()
         os.fsync(self._file.fileno())
-        for row in rows:
-            for name, value in row.items():
-                if name != 'step':
-                    self._events.add_scalar(name, value, row['step'])
+        self._rows += rows
+        _add(self._events, rows)
 
-    def postpone(self, step, pending):
-        """Keeps the values since the last row for the run that resumes at `step`."""
-        if self._first:
-            write_json(self._pending, {'step': step, 'values': [
-                {name: float(value) for name, value in values.items()} for values in pending]})
+    def past(self, pending=()):
+        """What a checkpoint must know of the run beside its state, as JSON has it: all its rows,
+        and `pending`, the values of each step since the last one."""
+        if not self._first:
+            return None
+        return {'config': self._config.to_dict(), 'rows': list(self._rows), 'pending': [
+            {name: float(value) for name, value in values.items()} for values in pending]}
 
     def __enter__(self):
         return self
@@ -236,6 +398,18 @@ class Metrics:
         if self._first:
             self._file.close()
             self._events.close()
+
+
+def _events(workdir, **options):
+    return tensorboardX.SummaryWriter(str(Path(workdir) / 'tensorboard'), write_to_disk=True,
+                                      **options)
+
+
+def _add(events, rows):
+    for row in rows:
+        for name, value in row.items():
+            if name != 'step':
+                events.add_scalar(name, value, row['step'])
 
 
 def _line(row):

@@ -20,6 +20,7 @@ def get_config():
     model.input_dropout = placeholder(float)  # allcnn: rate at which pixels of the images drop
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of hidden full layers; () leaves none
     model.pool = placeholder(str)  # of networks with max-pools: 'average' in their place, or 'max'
+    model.relu = placeholder(str)  # 'relu', or 'relu6', which ends at 6, as in timm's MobileNet
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: alpha
     model.auxiliary_weight = placeholder(float)  # googlenet: of the auxiliary losses; 0: none
@@ -57,6 +58,7 @@ def get_config():
     config.shorter_side = (256, 256)  # its range, in pixels, before a crop of image_size
     config.crop_area = (0.08, 1.0)  # random_resized: range of the crop's share of the picture
     config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of width / height
+    config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos', 'box'
     config.test_shorter_side = 0  # evaluation, resident sets: then the middle; 0: image_size
 
     # Normalization, (image in [0, 1] - mean) / std, and augmentation, inside the compiled step.

@@ -12,13 +12,13 @@ def get_config():
     config = ml_collections.ConfigDict()
     config.experiment = 'evaluate'
     config.source = 'runs/quickstart'  # working directory of a run, weights' file or hub id
-    config.network = placeholder(str)  # its name, where a file of weights does not say it
+    config.name = placeholder(str)  # the network's, where a file of weights does not say it
     config.checkpoint = 'best'  # 'best', 'latest' or the number of a step
     config.split = placeholder(str)  # None: the run's test_split
     config.dataset = placeholder(str)  # this and the next three: None is the run's own
-    config.data_dir = placeholder(str)
-    config.stream = placeholder(bool)
-    config.bad_images = placeholder(str)
-    config.batch_size = 500
+    config.data_dir = placeholder(str)  # where the data set is
+    config.stream = placeholder(bool)  # decode as needed; False: hold the set in memory
+    config.bad_images = placeholder(str)  # 'error' at an unreadable one, or 'skip' it
+    config.batch_size = 500  # images at a time, over all devices
     config.devices = 0  # how many of the local devices; 0: all
     return config

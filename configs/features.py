@@ -15,8 +15,9 @@ from ml_collections.config_dict import placeholder
 def get_config():
     config = ml_collections.ConfigDict()
     config.experiment = 'features'
-    config.source = 'runs/quickstart'  # working directory of a run
-    config.checkpoint = 'best'  # 'best', 'latest' or the number of a step
+    config.source = 'runs/quickstart'  # or 'embedded', a weights file, a hub id
+    config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
+    config.name = placeholder(str)  # the network's, where a file of weights does not say it
     config.dataset = 'folder'  # of the images: digits, folder, or a name of tensorflow-datasets
     config.data_dir = placeholder(str)  # of the folder: train/<class>/*.jpg and test/<class>/*.jpg
     config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' it

@@ -14,9 +14,9 @@ convolutions. The file was written, from the repository's root, with
     from cnnjax.models import vgg
 
     run = trained.load('runs/embedded')
-    weights.save(variables=vgg.fold_batch_norm(run.variables), path='cnnjax/embedded.safetensors',
-                 normalize=run.normalize, classes=run.classes, image_shape=run.image_shape,
-                 **dict(run.config.model) | {'name': 'vgg16'})
+    folded = run._replace(name='vgg16', net=run.net.clone(batch_norm=False),
+                          variables=vgg.fold_batch_norm(run.variables))
+    weights.save(folded, 'cnnjax/embedded.safetensors')
 """
 
 from configs import base

@@ -6,18 +6,18 @@
 
 Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks",
 https://doi.org/10.1109/CVPR.2016.265. The argument is the name of a preset: the layers, weights,
-conventions, optimizer and first image of a system, which belong together. The authors' weights are
-those for their VGG-19 (mostly Caffe's, whose inputs are not divided by a standard deviation); with
-`--config.rescale` they mean about the same in any network. Where the presets of others differ from
-what is said of them here, their code was the source; `gatys2016` is from the paper.
+conventions, optimizer and first image of a system, which belong together, and which weights of
+VGG-19 it was made for: `activations` makes the terms of the loss about as large in any network.
+The code of each system was the source; `gatys2016` is from the paper.
 """
 
 import ml_collections
 
-ADAM = {'optimizer': 'adam', 'bound': 'none', 'average': 0.0, 'carry': False, 'rescale': False,
-        'content_layers': 'relu4_2', 'content_convention': 'mean', 'style_layer_weights': (),
-        'sizes': (512,), 'steps': (1000,)}
+ADAM = {'optimizer': 'adam', 'bound': 'none', 'average': 0.0, 'carry': False,
+        'activations': 'caffe', 'content_layers': 'relu4_2', 'content_convention': 'mean',
+        'style_layer_weights': (), 'sizes': (512,), 'steps': (1000,)}
 LBFGS = ADAM | {'optimizer': 'lbfgs'}
+TORCH = LBFGS | {'memory': 100}  # Torch7's nCorrection, torch's history_size
 EQUAL = (1.0,) * 5  # the sum over layers, not their mean
 
 PRESETS = {
@@ -25,35 +25,37 @@ PRESETS = {
     'gatys2016': LBFGS | {  # figure 3: alpha / beta = 1e-3; a VGG whose activations have mean 1
         'content_weight': 1.0, 'content_convention': 'gatys2016', 'style_weight': 1e3,
         'style_convention': 'gatys2016', 'tv_weight': 0.0, 'init': 'noise', 'noise': 0.25,
-        'pool': 'average', 'rescale': True},
-    'johnson': LBFGS | {  # https://github.com/jcjohnson/neural-style
+        'pool': 'average', 'activations': 'relative'},
+    'johnson': TORCH | {  # https://github.com/jcjohnson/neural-style
         'content_weight': 5.0, 'style_weight': 100.0, 'style_convention': 'neural-style',
         'style_layer_weights': EQUAL, 'tv_weight': 1e-3, 'tv_form': 'johnson', 'init': 'noise',
         'noise': 0.001, 'pixel_range': 255.0},
-    'neural-style-pt': LBFGS | {  # https://github.com/ProGamerGov/neural-style-pt
+    'neural-style-pt': TORCH | {  # https://github.com/ProGamerGov/neural-style-pt
         'content_weight': 5.0, 'style_weight': 100.0, 'style_convention': 'neural-style',
         'style_layer_weights': EQUAL, 'tv_weight': 1e-3, 'tv_form': 'neural-style-pt',
-        'init': 'noise', 'noise': 0.001, 'pixel_range': 255.0, 'memory': 100},
-    'anishathalye': ADAM | {  # https://github.com/anishathalye/neural-style; keeps the best
+        'init': 'noise', 'noise': 0.001, 'pixel_range': 255.0},
+    'anishathalye': ADAM | {  # https://github.com/anishathalye/neural-style; keeps the best image
         'content_weight': 5.0, 'style_weight': 500.0, 'style_convention': 'anishathalye',
         'tv_weight': 100.0, 'tv_form': 'anishathalye', 'init': 'noise', 'noise': 0.256,
-        'pixel_range': 255.0, 'learning_rate': 10.0, 'beta2': 0.999},
+        'pixel_range': 255.0, 'learning_rate': 10.0, 'beta2': 0.999, 'side': 'width'},
     'crowsonkb': ADAM | {  # https://github.com/crowsonkb/style-transfer-pytorch; conv1_1 replicates
         'content_weight': 0.015, 'style_weight': 1.0, 'style_convention': 'wasserstein',
         'style_layer_weights': (256 / 341, 64 / 341, 16 / 341, 4 / 341, 1 / 341),
         'tv_weight': 2.0, 'tv_form': 'crowsonkb', 'bound': 'clip', 'average': 0.99, 'carry': True,
-        'sizes': (128, 181, 256, 362, 512), 'steps': (1000, 500)},
-    'gordicaleksa': LBFGS | {  # https://github.com/gordicaleksa/pytorch-neural-style-transfer
+        'activations': 'torchvision', 'sizes': (128, 181, 256, 362, 512), 'steps': (1000, 500)},
+    'gordicaleksa': TORCH | {  # https://github.com/gordicaleksa/pytorch-neural-style-transfer
         'content_weight': 1e5, 'style_weight': 3e4, 'style_convention': 'gordicaleksa',
-        'tv_weight': 1.0, 'tv_form': 'gordicaleksa', 'pixel_range': 255.0},
+        'tv_weight': 1.0, 'tv_form': 'gordicaleksa', 'pixel_range': 255.0, 'side': 'height',
+        'sizes': (400,), 'activations': 'levels'},
     'gordicaleksa-adam': ADAM | {  # its weights for Adam from the content image
         'content_weight': 1e5, 'style_weight': 1e5, 'style_convention': 'gordicaleksa',
         'tv_weight': 0.1, 'tv_form': 'gordicaleksa', 'pixel_range': 255.0, 'learning_rate': 10.0,
-        'beta2': 0.999, 'steps': (3000,)},
-    'gatys-notebook': LBFGS | {  # https://github.com/leongatys/PytorchNeuralStyleTransfer
+        'beta2': 0.999, 'side': 'height', 'sizes': (400,), 'steps': (3000,),
+        'activations': 'levels'},
+    'gatys-notebook': TORCH | {  # https://github.com/leongatys/PytorchNeuralStyleTransfer
         'content_weight': 1.0, 'style_weight': 1e3, 'style_convention': 'gatys-notebook',
-        'style_layer_weights': EQUAL, 'tv_weight': 0.0, 'pixel_range': 255.0, 'sizes': (512, 800),
-        'steps': (500, 200)},
+        'style_layer_weights': EQUAL, 'tv_weight': 0.0, 'pixel_range': 255.0, 'side': 'shorter',
+        'sizes': (512, 800), 'steps': (500, 200)},
     'tensorflow': ADAM | {  # https://www.tensorflow.org/tutorials/generative/style_transfer
         'content_layers': 'relu5_2', 'content_weight': 1e4, 'style_weight': 1e-2,
         'style_convention': 'tensorflow', 'tv_weight': 30.0, 'tv_form': 'tensorflow',
@@ -74,11 +76,12 @@ def get_config(preset='cnnjax'):
     config.content = 'skimage:astronaut'  # each gets the style; equal sizes share a batch
     config.styles = 'skimage:immunohistochemistry'  # all of them at once, or one for each mask
     config.style_weights = ()  # shares of the styles; (): equal
-    config.style_scale = 1.0  # the style's longer side, in those of the content
+    config.style_scale = 1.0  # the style's side, in those of the content
     config.content_masks = ''  # regions of the content, white where they are
     config.style_masks = ''  # the region of the style that each of them takes its style from
     config.color = 'style'  # or 'luminance': keep the content's colours; 'match': give them first
-    config.sizes = (128, 256)  # longer side in pixels, from coarse to fine
+    config.sizes = (128, 256)  # of that side in pixels, from coarse to fine
+    config.side = 'longer'  # 'shorter', 'height' or 'width'
     config.steps = (150, 100)  # at each size; the last one counts for all that follow
     config.bits = 8  # per channel of the result: 8 (PNG) or 16 (TIFF)
 
@@ -94,7 +97,11 @@ def get_config(preset='cnnjax'):
     config.style_convention = 'wasserstein'  # this, or one of cnnjax.images.objectives.GRAM
     config.tv_form = 'crowsonkb'  # of cnnjax.images.regularizers.FORMS
     config.pixel_range = 1.0  # white, in the units of learning_rate, noise and tv_weight
-    config.rescale = True  # divide each layer's activations by their mean on the styles
+    # How large the network's activations count: 'own', as they are; 'relative', divided by their
+    # layer's mean on the styles; as those of the weights of 'caffe', for levels of 0 to 255 less a
+    # mean, or of 'torchvision', for [0, 1] less a mean over a standard deviation (see
+    # experiments/style.py); 'levels', as they become when the network is given such levels itself.
+    config.activations = 'relative'
 
     # How.
     config.optimizer = 'adam'  # or 'lbfgs', which needs bound 'none' or 'sigmoid'
@@ -104,9 +111,9 @@ def get_config(preset='cnnjax'):
     config.epsilon = 1e-8  # adam
     config.memory = 10  # lbfgs: pairs of vectors it remembers, each two images large
     config.init = 'content'  # or 'noise', 'style', or a picture
-    config.noise = 0.0  # its standard deviation around gray (init 'noise'), or added to the image
+    config.noise = 0.0  # its standard deviation, around the network's mean colour or on the image
     config.bound = 'clip'  # to [0, 1] after each step; 'sigmoid'; 'none': at the end
-    config.average = 0.97  # decay of the mean of the iterates that is the result; 0: the last one
+    config.average = 0.97  # decay of the mean of all images that is the result; 0: the last one
     config.carry = True  # adam: keep its moments, resized, from one size to the next
     config.tile = 0  # pixels: gradients in tiles of this side, exact, for large pictures
     config.report_every = 25  # steps between reports, snapshots and checkpoints

@@ -14,7 +14,7 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from cnnjax import models, workdir
+from cnnjax import atomic, workdir
 from cnnjax.errors import UserError
 from experiments import benchmark_images as images
 from experiments import benchmark_training as training
@@ -39,7 +39,7 @@ def run(config, directory):
     """Measures every row of config.rows and writes results.json, results.md and
     figures/benchmark.png."""
     fields.check_minimum(config, rounds=1, seconds=0, steps_per_call=0)
-    fields.check_choice(config, dtype=('', *models.DTYPES))
+    fields.check_choice(config, dtype=('', 'float32', 'bfloat16'))
     accelerator = jax.default_backend() != 'cpu'
     rows = [row for name in fields.names(config.rows) for row in parse(name, accelerator)]
     if not rows:
@@ -76,7 +76,7 @@ def run(config, directory):
         workdir.write_json(directory / 'results.json', results)
     workdir.write_json(directory / 'results.json', results)
     text = tables(results, before)
-    (directory / 'results.md').write_text(text)
+    atomic.write_text(directory / 'results.md', text)
     print(text, end='')
     if any('ratios' in row for row in results['rows'].values()):
         draw(results, directory / 'figures' / 'benchmark.png')

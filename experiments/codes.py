@@ -29,12 +29,12 @@ def chosen(network, taps):
 
 
 def training(network):
-    """The config that the network was trained with; fields it lacks, such as those younger than the
-    run, have their defaults."""
+    """The config that the network was trained with, or the little that is known of it; fields it
+    lacks, such as those younger than the run, have their defaults."""
     own = base.get_config()
     with own.unlocked():
         try:
-            own.update(network.config.to_dict() if network.config else {})
+            own.update(network.config.to_dict() if network.config else network.evaluation)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f'the config.json of the run is damaged: {error}') from None
     train.check(own)

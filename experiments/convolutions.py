@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import convolution, models, optim, step, workdir
+from cnnjax import atomic, convolution, models, optim, step, workdir
 from experiments import fields
 
 CLOCKS = {'wall': time.perf_counter, 'processor': time.process_time}
@@ -85,7 +85,7 @@ def run(config, directory):
                'sums': sums(rows), 'rows': rows}
     workdir.write_config(directory, config)
     workdir.write_json(directory / 'convolutions.json', results)
-    (directory / 'convolutions.md').write_text(table(results))
+    atomic.write_text(directory / 'convolutions.md', table(results))
     draw(results, config, directory / 'figures' / 'convolutions.png')
     print(table(results), end='')
 

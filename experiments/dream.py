@@ -18,7 +18,7 @@ from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, parametrizations, pictures, rules, transforms
 from cnnjax.images.optimize import Problem, decode, init, normalize_gradient
 from cnnjax.images.run import Run
-from cnnjax.models import POOLS
+from cnnjax.models import POOLS, with_pool
 from experiments import fields
 
 MOST = 1000  # octaves: they end at one pixel long before
@@ -133,17 +133,12 @@ def check(config):
 def load(config):
     """The network, with another backward rule of its ReLUs or other pools where the config asks."""
     network = trained.load(config.source, config.checkpoint, config.name)
-    if network.image_shape[-1] not in (1, 3):
-        raise UserError(f'{config.source} takes images of {network.image_shape[-1]} channels, a '
-                        'picture has 1 or 3')
+    pictures.check_channels(network.image_shape[-1])
     net = network.net
     if config.relu != 'gradient':
         net = rules.with_rule(net, config.relu)
     if config.pool:
-        if not hasattr(net, 'pool'):
-            raise UserError(f"pool='{config.pool}': {type(net).__name__} has no max-pools to "
-                            "replace; take pool=''")
-        net = net.clone(pool=POOLS[config.pool])
+        net = with_pool(net, config.pool)
     return network._replace(net=net)
 
 
@@ -151,9 +146,11 @@ def mixture(config, network):
     """The objective of all layers, 'relu4_2' or with some of its channels 'relu4_2:12+40'."""
     entries = fields.names(config.layers)
     weights = config.weights or (1.0,) * len(entries)
-    if len(weights) != len(entries) or not entries:
-        raise UserError(f'{len(config.weights)} weights for {len(entries)} layers: give each '
-                        'layer one, or none at all')
+    if not entries:
+        raise UserError(f"layers='{config.layers}' is empty: give at least one")
+    if len(weights) != len(entries):
+        raise UserError(f'weights={config.weights}: give each of the {len(entries)} layers one, or '
+                        'take () for equal ones')
     shapes = {name: tap.shape for name, tap in observe(network, network.image_shape).items()}
     total = None
     for entry, weight in zip(entries, weights, strict=True):
@@ -192,7 +189,8 @@ def guide(config, network, layers):
     """aux['guide']: the codes of the guide at every position, {layer: [positions, C]}."""
     if not config.guide:
         return {}
-    image = channels(pictures.read(config.guide, config.guide_size), network.image_shape[-1])
+    image = pictures.with_channels(pictures.read(config.guide, config.guide_size),
+                                   network.image_shape[-1])
     try:
         taps = network.taps(image[None])
         objectives.missing(layers, taps)
@@ -205,15 +203,10 @@ def guide(config, network, layers):
 def start(config, source, number, count):
     """The picture [H, W, count] that is dreamed about."""
     if source != 'noise':
-        return channels(pictures.read(source, config.size), count)
+        return pictures.with_channels(pictures.read(source, config.size), count)
     # Around a dark gray, as in https://github.com/tensorflow/examples, community/en/r1/deepdream.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0), number)
     return np.asarray((100 + jax.random.uniform(key, (config.size, config.size, count))) / 255)
-
-
-def channels(image, count):
-    """[H, W, 3] -> [H, W, count]"""
-    return image if count == 3 else (image @ pictures.LUMA)[..., None]
 
 
 def problem(config, network, objective, shape):

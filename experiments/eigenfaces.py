@@ -60,6 +60,7 @@ def run(config, directory):
             repairs[name].append([rms((repair(space, held, seen, k, name) - held)[:, ~seen])
                                   for k in config.components])
         if not number:
+            workdir.write_config(directory, config)
             draw_faces(Path(directory) / 'figures', config, space, held[:config.shown], seen, shape)
 
     everything = fit(flat, max(config.components))

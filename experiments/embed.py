@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from cnnjax import plots, trained, workdir
+from cnnjax import atomic, plots, trained, workdir
 from cnnjax.errors import UserError
 from experiments import codes, fields
 
@@ -54,6 +54,7 @@ def run(config, directory):
     if 'pixels' in named or not named:
         found['pixels'] = images.reshape(len(images), -1)
     directory, results = Path(directory), {}
+    workdir.write_config(directory, config)
     for tap in named or ('pixels', *taps):
         code, path = found[tap], directory / tap.replace('/', '-')
         if not np.ptp(code, 0).any():
@@ -62,9 +63,10 @@ def run(config, directory):
         reduced = reduce(code, config)
         neighbours = nearest(code, config.neighbours, config.metric)
         results[tap] = judge(code, reduced, neighbours[1], labels, config)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path.with_name(f'{path.name}.npz'), code=code, pca=reduced.pca,
-                            tsne=reduced.tsne, label=labels, index=index)
+        with (atomic.replacing(path.with_name(f'{path.name}.npz')) as unfinished,
+              unfinished.open('wb') as file):
+            np.savez_compressed(file, code=code, pca=reduced.pca, tsne=reduced.tsne, label=labels,
+                                index=index)
         figure = path.parent / 'figures' / path.name
         draw(figure, tap, reduced, neighbours, images, labels, stream.classes, config)
         error = results[tap]['nearest_neighbour_error']

@@ -35,6 +35,7 @@ def run(config, directory):
     most = config.size + 2 * config.pool_size
     pooled, kept = filters.pooling(config, filters.edges(codes.fitted(picture, (most, most), 3)))
     figures = Path(directory) / 'figures'
+    workdir.write_config(directory, config)
     plots.gallery(filters.kernel_rows(whole, filtered), figures / 'kernels.png', 1.6)
     plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6)
     draw(config, rows, alike, kept, figures / 'equivariance.png')

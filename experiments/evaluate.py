@@ -12,7 +12,7 @@ def run(config, directory):
     Raises UserError where its classes or its images do not fit the network.
     """
     fields.check_minimum(config, batch_size=1, devices=0)
-    network = trained.load(config.source, config.checkpoint, config.network)
+    network = trained.load(config.source, config.checkpoint, config.name)
     if network.config is None and config.dataset is None:
         raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
     own = codes.training(network)
@@ -42,6 +42,7 @@ def run(config, directory):
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>20}  {shown}')
+    workdir.write_config(directory, config)
     workdir.write_json(f'{directory}/results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
         'split': own.test_split, **results})

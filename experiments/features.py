@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import trained, workdir
+from cnnjax import atomic, trained, workdir
 from cnnjax.errors import UserError
 from experiments import codes, fields
 
@@ -19,7 +19,7 @@ def run(config, directory):
     if not 0 < config.inverse_regularization < float('inf'):
         raise UserError(f'inverse_regularization={config.inverse_regularization}: take a number '
                         'above 0')
-    network = trained.load(config.source, config.checkpoint)
+    network = trained.load(config.source, config.checkpoint, config.name)
     taps = codes.chosen(network, config.taps)
     extract = codes.extractor(network, taps, config)
     arrays, classes = {}, None
@@ -36,9 +36,11 @@ def run(config, directory):
             raise UserError(f"train_split='{config.train_split}' of {config.dataset} has images of "
                             f"one class, '{only}': there is nothing to tell apart")
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    workdir.write_config(directory, config)
     path = directory / 'features.npz'
-    np.savez_compressed(path, classes=np.array(classes), source=np.array(config.source), **arrays)
+    with atomic.replacing(path) as unfinished, unfinished.open('wb') as file:
+        np.savez_compressed(file, classes=np.array(classes), source=np.array(config.source),
+                            **arrays)
     print(f'features: {path}')
     results = {}
     for tap in taps:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import data, parallel, plots, summary, trained, workdir
+from cnnjax import atomic, data, parallel, plots, summary, trained, workdir
 from cnnjax.data.images import EXTENSIONS
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
@@ -153,16 +153,9 @@ def load(config, network):
             raise UserError("images='': name pictures, a folder of them, or give a dataset")
         found = [(Path(path.removeprefix(pictures.PREFIX)).stem, pictures.read(path))
                  for path in paths]
-    examples, taken = [], set()
-    for name, image in found:
-        name = unique = name.replace('/', '_')  # a class may be called anything
-        number = 1
-        while unique in taken:
-            number += 1
-            unique = f'{name}-{number}'
-        taken.add(unique)
-        examples.append(Example(unique, fitted(image, size, channels)))
-    return examples
+    labels, pixels = zip(*found, strict=True)
+    return [Example(name, fitted(image, size, channels))
+            for name, image in zip(pictures.distinct(labels), pixels, strict=True)]
 
 
 def invert(config, running, network, objective, depth, codes, shape):
@@ -343,7 +336,7 @@ def write(directory, config, names, images, best, rows):
     if any(row['class_kept'] is None for row in rows.values()):
         notes.append('class kept: not known, since the network has no scores of classes for images '
                      'of this size.')
-    (directory / 'results.md').write_text(
+    atomic.write_text(directory / 'results.md', 
         f'Reconstructions from the layers of {config.source}\n\n{table}\n\n'
         + '\n\n'.join(notes) + '\n')
     print(table)

@@ -9,7 +9,10 @@ what `Job.checkpoint` returns and calls `scontrol requeue`.
 
 import ast
 import functools
+import hashlib
+import importlib.metadata
 import os
+import platform
 import re
 import shlex
 import sys
@@ -27,6 +30,8 @@ from experiments import RUNS
 TIMEOUT = {'slurm': 24 * 60, 'local': 365 * 24 * 60, 'debug': 0}
 REQUEUES = 100  # how often its time may be over: each time it goes on where it was
 SHARED = ('train', 'evaluate', 'reproduce')  # experiments that several processes can do together
+# Fields of a config in which the processes of a run may differ: each has its own disk and cores.
+LOCAL = ('data_dir', 'loader_threads', 'loader_workers', 'profile')
 ROOT = Path(__file__).parent.parent
 
 
@@ -50,6 +55,7 @@ class Job:
         if self.label and cluster.first():
             print(self.label, flush=True)
         with cluster.together():
+            cluster.agree(**facts(self.config, self.directory))
             self.run()
 
     def run(self):
@@ -57,7 +63,7 @@ class Job:
         if jax.process_count() > 1 and self.config.experiment not in SHARED:
             raise UserError(f"experiment='{self.config.experiment}' runs in one process, on all "
                             f'of its devices; of several processes are {", ".join(SHARED)}')
-        with workdir.lock(self.directory):
+        with workdir.claim(self.directory, self.config):
             RUNS[self.config.experiment](self.config, self.directory)
 
     def checkpoint(self):
@@ -67,14 +73,33 @@ class Job:
         return helpers.DelayedSubmission(self)
 
 
+def facts(config, directory):
+    """What must be the same in all processes of a run: {name: value}, for cluster.agree."""
+    code = hashlib.sha256()
+    for path in sorted(ROOT.glob('cnnjax/**/*.py')) + sorted(ROOT.glob('experiments/**/*.py')):
+        code.update(path.read_bytes())
+    values = {name: value for name, value in config.to_dict().items() if name not in LOCAL}
+    versions = {name: importlib.metadata.version(name) for name in workdir.PACKAGES}
+    return {'workdir': os.path.abspath(directory), 'config': values, 'code': code.hexdigest()[:16],
+            'python': platform.python_version(), 'version': versions}
+
+
 @functools.cache
 def connect(processes, verbosity):
-    """cluster.connect, once in a process: a sweep runs many jobs in it."""
+    """cluster.connect, once in a process: a sweep runs many jobs in it. Raises UserError where the
+    devices that JAX_PLATFORMS names are not there."""
     logging.set_verbosity(verbosity)
     # Of optax and flax, adam and average pools do not run where the environment asks for less.
     jax.config.update('jax_numpy_dtype_promotion', 'standard')
     jax.config.update('jax_numpy_rank_promotion', 'allow')
     cluster.connect(*processes)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of a known kind, 'cuda'
+        reason = str(error).splitlines() or ['no such device is here, or jax lacks its plugin: '
+                                             'leave it out to take the devices that there are']
+        raise UserError(f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: {reason[0]}'
+                        ) from error
     parallel.cache_programs()
 
 
@@ -85,7 +110,7 @@ class Place:
       directory: the logs go to its folder `submitit`.
       executor: as above.
       resources: parameters of submitit, 'timeout_min=600,slurm_partition=gpu'.
-      processes: what cluster.connect takes: (coordinator, processes, process).
+      processes: what cluster.connect takes: (coordinator, processes, process, wait).
       verbosity: of absl's logging.
 
     Raises:
@@ -96,7 +121,7 @@ class Place:
                  verbosity=logging.ERROR):
         self.directory, self.executor = directory, executor
         self.processes, self.verbosity = processes, verbosity
-        if executor and processes != (None, None, None):
+        if executor and processes[:3] != (None, None, None):
             raise UserError(f'executor={executor} starts the processes itself: leave out '
                             'coordinator, processes and process')
         if resources and not executor:
@@ -110,6 +135,8 @@ class Place:
             job.processes, job.verbosity = self.processes, self.verbosity
         if not self.executor:
             return all([self.here(job) for job in jobs])  # a list: all are run in any case
+        for job in jobs:  # now: a queue may be long
+            workdir.check_free(job.directory, job.config.experiment)
         if self.executor == 'slurm':
             self.submit(jobs)
             return True

@@ -14,7 +14,7 @@ from cnnjax.data import images
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import patches, pictures, units
 from cnnjax.images.rules import RULES
-from cnnjax.images.run import fingerprint
+from cnnjax.images.run import begin, fingerprint
 from experiments import codes, fields
 
 PATCHES = 9  # of a unit, three by three
@@ -42,7 +42,7 @@ def run(config, directory):
     check_count(config, stream)
     mesh, directory = parallel.data_mesh(config.devices), Path(directory)
     chunk = mesh.size * math.ceil(config.chunk / mesh.size)
-    claim(config, directory, network)
+    begin(directory, config, network, (directory / 'weights.json').exists())
     microscope.install(directory)
     found = codes.strongest(config, directory / 'strongest.npz', network, tuple(chosen), stream,
                             identity, PATCHES)
@@ -92,23 +92,6 @@ def check_count(config, stream):
     if len(stream) < PATCHES:
         raise UserError(f"split='{config.split}' of dataset='{config.dataset}' has {len(stream)} "
                         f'images, of which a unit shows its {PATCHES} strongest: take a larger set')
-
-
-def claim(config, directory, network):
-    """Writes config.json, weights.json and environment.json; refuses the site of another config or
-    of other weights."""
-    now, before = {'sha256': fingerprint(network.variables)}, directory / 'weights.json'
-    if workdir.read_json(before) is not None:
-        if changed := workdir.differences(workdir.read_config(directory), config):
-            workdir.refuse(directory, changed)
-        if workdir.read_json(before) != now:
-            raise UserError(f"{directory} shows other weights of '{config.source}', which have "
-                            'changed since: take another workdir')
-    elif workdir.read_config(directory) is not None:
-        raise UserError(f'{directory} holds another run: take another workdir')
-    workdir.write_config(directory, config)
-    workdir.write_json(before, now)
-    workdir.write_environment(directory)
 
 
 def activations(rows):
@@ -181,7 +164,7 @@ def describe(config, network, whole, rows, chosen, stream, chunk):
             'output': name == list(rows)[-1] and network.classes == stream.classes}
 
     return {
-        'network': config.name or (network.config.model.name if network.config else whole.name),
+        'network': network.name or whole.name,
         'source': config.source,
         'checkpoint': config.checkpoint, 'fingerprint': fingerprint(network.variables),
         'image_shape': network.image_shape, 'parameters': whole.params,

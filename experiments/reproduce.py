@@ -8,7 +8,7 @@
 import statistics
 from pathlib import Path
 
-from cnnjax import cluster, workdir
+from cnnjax import atomic, cluster, workdir
 from cnnjax.errors import UserError
 from configs import reproduce as published
 from experiments import fields, train
@@ -25,13 +25,14 @@ def run(config, directory):
         run_directory = directory / f'seed{seed}'
         if cluster.first():
             print(run_directory, flush=True)
-        with workdir.lock(run_directory):
+        with workdir.claim(run_directory, recipe):
             train.run(recipe, run_directory)
         if cluster.first():
             rows[seed] = workdir.read_metrics(run_directory)[-1]
             results = compare(config, rows)
+            workdir.write_config(directory, config)
             workdir.write_json(directory / 'results.json', results)
-            (directory / 'results.md').write_text(markdown(results))
+            atomic.write_text(directory / 'results.md', markdown(results))
     if cluster.first():
         print(f'\n{markdown(results)}\ntable: {directory / "results.md"}')
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import collectives, data, models, optim, parallel, step, summary, workdir
+from cnnjax import atomic, collectives, data, models, optim, parallel, step, summary, workdir
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
 from experiments import fields
@@ -109,14 +109,15 @@ def run(config, directory):
                         prediction_table(config, where, [row for row in rows
                                                          if row['cluster'] == name], measured)),
                       *published_table(published)])
-    (directory / 'scaling.md').write_text(text)
+    atomic.write_text(directory / 'scaling.md', text)
     print(text, end='')
     draw(config, rows, clusters, measured, directory / 'figures' / 'scaling.png')
     print(f'picture: {directory / "figures" / "scaling.png"}')
 
 
 def check(config):
-    fields.check_choice(config, algorithm=tuple(collectives.ALGORITHMS))
+    fields.check_choice(config, algorithm=tuple(collectives.ALGORITHMS),
+                        dtype=('float32', 'bfloat16'))
     fields.check_minimum(config, batch_size=1, measured_batch=1, measured_steps=1,
                          compiled_batch=1, compiled_devices=1, devices=1, message=1,
                          own_per_node=1, own_inside_latency=0, own_between_latency=0, backward=0)

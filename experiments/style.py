@@ -13,12 +13,16 @@ from cnnjax import plots, trained
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, tiles
 from cnnjax.images.run import Run
-from cnnjax.models import POOLS
+from cnnjax.models import POOLS, with_pool
 from experiments import fields
 from experiments.fields import names
 
+OURS = ('style', 'loss')  # the names of our own figures, which no picture's may be
 LARGEST = 1e12  # of the numbers that have no other limit
 BELOW_1 = 1 - 2 ** -24  # the largest decay in float32 that forgets
+# What the inputs of each kind of weights have been divided by, in [0, 1]: those of Caffe are 0 to
+# 255, those of torchvision are divided by the standard deviations of ImageNet's colours.
+DIVISORS = {'caffe': 1 / 255, 'torchvision': (0.229 + 0.224 + 0.225) / 3}
 
 
 def run(config, directory):
@@ -27,19 +31,17 @@ def run(config, directory):
     Raises UserError for pictures, layers, weights or masks that do not fit.
     """
     check(config)
-    network = trained.load(config.source, config.checkpoint, config.name)
-    if config.pool:
-        network = network._replace(net=network.net.clone(pool=POOLS[config.pool]))
-    contents = {}  # those of one shape are optimized together
-    for path in names(config.content):
-        picture = pictures.read(path, config.sizes[-1])
-        contents.setdefault(picture.shape, []).append((path, picture))
+    network = load(config)
+    contents, smallest = {}, min(config.sizes)  # contents of one shape are optimized together
+    stems = [Path(path.removeprefix(pictures.PREFIX)).stem for path in names(config.content)]
+    for path, stem in zip(names(config.content), pictures.distinct(stems, OURS), strict=True):
+        picture = pictures.read(path)
+        check_fits(config, network, path, sized(config, picture, smallest))
+        picture = sized(config, picture, config.sizes[-1])
+        contents.setdefault(picture.shape, []).append((stem, picture))
     styles = [pictures.read(path) for path in names(config.styles)]
-    smallest = min(config.sizes)
-    for path in names(config.content):
-        check_fits(config, network, path, pictures.read(path, smallest))
     for path, style in zip(names(config.styles), styles, strict=True):
-        check_fits(config, network, path, scaled(config, style, smallest))
+        check_fits(config, network, path, sized(config, style, smallest, config.style_scale))
     for (height, width, _), group in contents.items():
         shape = (height, width, network.image_shape[-1])
         fields.check_memory(len(group) * fields.activations(network, shape, config.tile),
@@ -53,16 +55,16 @@ def run(config, directory):
         for group in contents.values():
             images = np.stack([picture for _, picture in group])
             images = transfer(config, network, images, styles, steps, session)
-            results |= zip((path for path, _ in group), images, strict=True)
+            results |= {stem: (picture, image) for (stem, picture), image
+                        in zip(group, images, strict=True)}
     figures = Path(directory) / 'figures'
     rows = []
-    for path, image in results.items():
-        stem = Path(path.removeprefix(pictures.PREFIX)).stem
+    for stem, (picture, image) in results.items():
         file = figures / f'{stem}{".png" if config.bits == 8 else ".tif"}'
         pictures.write(file, image, config.bits)
         print(f'picture: {file}')
         shown = min(config.sizes[-1], 1024)
-        rows.append([('content', pictures.read(path, shown)),
+        rows.append([('content', pictures.resize(picture, shown)),
                      *(('style', pictures.resize(style, shown)) for style in styles),
                      ('result', pictures.resize(np.asarray(image), shown))])
     plots.pictures(rows, figures / 'style.png')
@@ -73,6 +75,8 @@ def check(config):
     """Raises UserError for fields that do not fit together."""
     fields.check_choice(config, pool=('', *POOLS), color=('style', 'luminance', 'match'),
                         bits=(8, 16), optimizer=('adam', 'lbfgs'),
+                        side=('longer', 'shorter', 'height', 'width'),
+                        activations=('own', 'relative', *DIVISORS, 'levels'),
                         bound=('clip', 'sigmoid', 'none'))
     fields.check_minimum(config, content_weight=0, style_weight=0, tv_weight=0, noise=0, tile=0,
                          seed=0, sizes=1, steps=1, style_scale=0, style_weights=0, memory=1,
@@ -86,13 +90,15 @@ def check(config):
     if config.optimizer == 'lbfgs' and config.bound == 'clip':
         raise UserError("optimizer='lbfgs' searches along lines, which clipping breaks: take "
                         "bound='sigmoid' or 'none'")
-    for field in ('content', 'styles', 'sizes', 'steps'):
-        if not config[field]:
-            raise UserError(f'{field} is empty: give at least one')
-    contents = [Path(path).stem for path in names(config.content)]
-    if len(set(contents)) < len(contents) or 'style' in contents:
-        raise UserError(f"content='{config.content}': each picture is written under its own name, "
-                        "which is not 'style': rename those that share one")
+    for field in ('content', 'styles', 'content_layers', 'style_layers', 'sizes', 'steps'):
+        given = config[field]
+        if not (names(given) if isinstance(given, str) else given):
+            raise UserError(f'{field}={given!r} is empty: give at least one')
+    for field in ('content_layers', 'style_layers'):
+        weights, layers = config[f'{field[:-1]}_weights'], names(config[field])
+        if weights and len(weights) != len(layers):
+            raise UserError(f'{field[:-1]}_weights={weights}: give each of the {len(layers)} '
+                            f"{field} a weight, or take () for equal ones")
     styles, regions = names(config.styles), names(config.content_masks)
     if config.style_weights and (len(config.style_weights) != len(styles)
                                  or not sum(config.style_weights)):
@@ -106,20 +112,54 @@ def check(config):
                         'for each')
 
 
+def load(config):
+    """The network, with the pools and the inputs that the config asks for.
+
+    Raises UserError for a network that takes no pictures or has no pools.
+    """
+    network = trained.load(config.source, config.checkpoint, config.name)
+    pictures.check_channels(network.image_shape[-1])
+    if config.pool:
+        network = network._replace(net=with_pool(network.net, config.pool))
+    if config.activations == 'levels':
+        print('the network is given levels from 0 to 255 less its mean, whatever it was trained '
+              'with', flush=True)
+        levels = np.full_like(network.normalize.std, 1 / 255)
+        network = network._replace(normalize=network.normalize._replace(std=levels))
+    elif config.activations in DIVISORS:
+        print(f"the network's activations count {1 / convention(config, network):.3g} times: the "
+              f"weights are for activations='{config.activations}'", flush=True)
+    return network
+
+
+def convention(config, network):
+    """What activations are divided by, to be about as large as those of the weights that the config
+    means, 1 for such weights themselves.
+
+    Without biases a network of ReLUs is homogeneous: inputs k times as large give activations k
+    times as large. Initializations and training keep the ratio, so that two networks have
+    activations in the ratio of their inputs: torchvision's inputs are (x - mean) / 0.226, Caffe's
+    255 (x - mean), which is 57 times as much.
+    """
+    return DIVISORS[config.activations] / np.mean(network.normalize.std)
+
+
 def transfer(config, network, contents, styles, steps, session):
-    """The pictures [N, H, W, 3] of contents of one shape, from the coarsest size to the finest."""
+    """The pictures [N, H, W, 1 or 3] of contents [N, H, W, 3], from the coarsest size on."""
     if config.color == 'match':
         styles = [pictures.match_colors(style, contents) for style in styles]
+    gray = functools.partial(pictures.with_channels, count=network.image_shape[-1])
+    styles, colored, contents = [*map(gray, styles)], contents, [*map(gray, contents)]
     key = jax.random.fold_in(jax.random.key(config.seed), session.before)
     keys = jax.random.split(key, len(contents))
     images = state = None
     for size, count in zip(config.sizes, steps, strict=True):
-        seen = np.stack([pictures.resize(content, size) for content in contents])
+        seen = np.stack([sized(config, content, size) for content in contents])
         shape = seen[0].shape
-        shared, codes = targets(config, network, seen,
-                                [scaled(config, style, size) for style in styles])
+        shared, codes = targets(config, network, seen, [
+            sized(config, style, size, config.style_scale) for style in styles])
         if images is None:
-            images = first(config, key, seen, styles)
+            images = first(config, network, key, seen, styles)
         else:
             images = np.stack([pictures.resize(image, shape[:2]) for image in images])
         problem, tx = formulate(config, network, shape)
@@ -132,18 +172,28 @@ def transfer(config, network, contents, styles, steps, session):
                                  aux={'maps': codes}, shared=shared)
         images = np.asarray(optimize.decode(problem, state)).clip(0, 1)
     if config.color == 'luminance':
-        images = [pictures.keep_luminance(image, content)
-                  for image, content in zip(images, contents, strict=True)]
+        images = [pictures.keep_luminance(np.broadcast_to(image, content.shape), content)
+                  for image, content in zip(images, colored, strict=True)]
     return images
 
 
-def scaled(config, style, size):
-    """A style's picture for contents of that size."""
-    return pictures.resize(style, max(round(size * config.style_scale), 1))
+def sized(config, picture, size, scale=1.0):
+    """A picture whose side, the one of the config, has `size` times `scale` pixels."""
+    height, width = picture.shape[:2]
+    side = {'longer': max(height, width), 'shorter': min(height, width), 'height': height,
+            'width': width}[config.side]
+    scale *= size / side
+    shape = max(round(height * scale), 1), max(round(width * scale), 1)
+    try:
+        return pictures.resize(picture, shape)
+    except UserError as error:
+        raise UserError(f"sizes={config.sizes} with side='{config.side}' and style_scale="
+                        f'{config.style_scale}: {error}') from error
 
 
 def check_fits(config, network, path, image):
     """Raises UserError, with the picture's name, unless all layers exist for it."""
+    image = pictures.with_channels(image, network.image_shape[-1])
     try:
         taps = jax.eval_shape(functools.partial(tiles.taps, network, network.variables), image)
         objectives.missing(names(config.style_layers) + names(config.content_layers), taps)
@@ -170,12 +220,14 @@ def targets(config, network, contents, styles):
         found = jax.tree.map(lambda *each: sum(share * one for share, one in
                                                zip(shares, each, strict=True)), *found)
     scale = {layer: jnp.ones(()) for layer in every}
-    if config.rescale:
+    if config.activations == 'relative':
         scale = {layer: jnp.abs(found[layer]['mean']).mean() for layer in every}
         for layer, size in scale.items():
             if not size > 0:
-                raise UserError(f"'{layer}' is 0 on every style: take other layers or styles, or "
-                                '--config.rescale=False')
+                raise UserError(f"activations='relative': '{layer}' is 0 on every style: take "
+                                "other layers or styles, or activations='own'")
+    elif config.activations in DIVISORS:
+        scale = dict.fromkeys(every, jnp.float32(convention(config, network)))
     style = {layer: {'mean': found[layer]['mean'] / scale[layer],
                      'second': found[layer]['second'] / scale[layer] ** 2} for layer in layers}
     compute = jax.jit(lambda variables, image: tiles.maps(network, content_layers, config.tile,
@@ -207,16 +259,18 @@ def masks(network, layers, paths, image):
         whole, (*taps[layer].shape[:2], len(paths)), 'linear')} for layer in layers}
 
 
-def first(config, key, contents, styles):
-    """Where the optimization starts, [N, H, W, 3]."""
+def first(config, network, key, contents, styles):
+    """Where the optimization starts, [N, H, W, C]."""
     shape = contents.shape
-    noise = np.asarray(jax.random.normal(key, shape)) * config.noise / config.pixel_range
-    if config.init == 'noise':
-        return 0.5 + noise
+    noise = np.asarray(jax.random.normal(key, shape, np.float32)) * np.float32(
+        config.noise / config.pixel_range)
+    if config.init == 'noise':  # where the input of a network is 0, in all systems
+        mean = network.normalize.mean
+        return (mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
     if config.init == 'content':
         return contents + noise
-    start = (pictures.resize(styles[0], shape[1:3]) if config.init == 'style'
-             else pictures.read(config.init, shape[1:3]))
+    start = (pictures.resize(styles[0], shape[1:3]) if config.init == 'style' else
+             pictures.with_channels(pictures.read(config.init, shape[1:3]), shape[-1]))
     return start + noise
 
 

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from cnnjax import diagram, models, summary, workdir
+from cnnjax import atomic, diagram, models, summary, workdir
 from cnnjax.errors import UserError, check_numbers
 from experiments import fields
 
@@ -25,11 +25,12 @@ def run(config, directory):
     text = summary.table(summary.fold(whole, config.depth)._replace(name=config.model.name))
     print(text)
     directory = Path(directory)
+    workdir.write_config(directory, config)
     workdir.write_json(directory / 'summary.json', {
         'model': {name: value for name, value in config.model.items() if value is not None},
         'image_shape': whole.image_shape, 'parameters': whole.params,
         'multiply_adds': whole.multiply_adds, 'layers': [entry(row) for row in whole.rows]})
-    (directory / 'summary.txt').write_text(text + '\n')
+    atomic.write_text(directory / 'summary.txt', text + '\n')
     figure = directory / 'figures' / 'architecture.png'
     drawn = summary.fold(whole, config.picture_depth)
     diagram.draw(drawn._replace(name=config.model.name), figure)

@@ -15,15 +15,13 @@ import copy
 import fcntl
 import functools
 import hashlib
-import importlib.util
 import inspect
 import json
 import math
-import re
 import urllib.parse
 from pathlib import Path
 
-from cnnjax import cluster, workdir
+from cnnjax import atomic, cluster, config_file, workdir
 from cnnjax.errors import UserError
 from experiments import jobs
 
@@ -61,7 +59,7 @@ class Run(jobs.Job):
     def finished(self, entries):
         """Whether the sweep's table says so."""
         entry = entries.get(self.label, {})
-        return (entry.get('state') == 'finished' and entry['config'] == self.digest()
+        return (entry.get('state') == 'finished' and entry.get('config') == self.digest()
                 and Path(self.directory).is_dir())
 
 
@@ -79,6 +77,7 @@ def run(config, place, file, changed):
     names = [run.label for run in runs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f'sweep() yields {sorted(twice)[0]} twice')
+    workdir.check_free(directory, 'sweep')
     if not place.executor:
         jobs.connect(place.processes, place.verbosity)
     entries = read_entries(directory)
@@ -101,9 +100,7 @@ def run(config, place, file, changed):
 def read(file):
     """The dicts that the sweep() of 'configs/quickstart.py:resnet' yields."""
     path, *argument = file.split(':', 1)
-    spec = importlib.util.spec_from_file_location('swept', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = config_file.module(path)
     if not callable(getattr(module, 'sweep', None)):
         raise UserError(f'{path} has no sweep(): write in it, for example, def sweep(): return '
                         "[{'learning_rate': 0.05}, {'learning_rate': 0.1}]")
@@ -136,11 +133,11 @@ def variant(config, fields, changed):
                                 f'of {field}: leave one of them out')
     config = copy.deepcopy(config)  # which, unlike ConfigDict's own copies, keeps the types
     try:
+        for field in fields:
+            config_file.check_field(config, field)
         config.update_from_flattened_dict(fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # ml_collections lists all fields that there are.
-        told = re.sub(r' Other fields present: .*\n', ' ', str(error.args[0]), flags=re.DOTALL)
-        raise UserError(f'sweep() yields {fields}: {told}') from error
+        raise UserError(f'sweep() yields {fields}: {error.args[0]}') from error
     return config, {field: functools.reduce(getattr, field.split('.'), config) for field in fields}
 
 
@@ -169,9 +166,29 @@ def errors(directory):
 
 
 def read_entries(directory):
-    """{name: entry} of sweep.json."""
-    return {entry.pop('name'): entry
-            for entry in workdir.read_json(Path(directory) / 'sweep.json') or []}
+    """{name: entry} of sweep.json.
+
+    None, with a word, where it is damaged: it is made anew, as the runs say that they are finished.
+    """
+    path = Path(directory) / 'sweep.json'
+    if path.is_dir():
+        raise UserError(f'{path} is a directory: move it away')
+    try:
+        return dict(map(_entry, workdir.read_json(path) or []))
+    except Exception as error:  # of many kinds: any value may stand in a file
+        print(f'{path} is damaged ({error!r}): it is made anew', flush=True)
+        return {}
+
+
+def _entry(entry):
+    """An entry of sweep.json as (name, entry); raises an error unless `record` can have written
+    it."""
+    for field, kind in (('name', str), ('fields', dict), ('state', str)):
+        if not isinstance(entry[field], kind):
+            raise ValueError(f'{field}={entry[field]!r}')
+    if not math.isfinite(entry.get('error', 0)):
+        raise ValueError(f'error={entry["error"]}')
+    return entry.pop('name'), entry
 
 
 def record(directory, entries):
@@ -184,7 +201,7 @@ def record(directory, entries):
         entries = ranked(read_entries(directory) | entries)
         workdir.write_json(directory / 'sweep.json',
                            [{'name': name, **entry} for name, entry in entries.items()])
-        (directory / 'sweep.md').write_text(table(entries))
+        atomic.write_text(directory / 'sweep.md', table(entries))
 
 
 def ranked(entries):

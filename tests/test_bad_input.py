@@ -174,7 +174,7 @@ def test_a_config_trains_or_is_refused(set_up, given):
     ('learning_rate', (float('nan'), float('inf'), -0.1)), ('momentum', (-0.1, 1.0, 2.0)),
     ('label_smoothing', (-0.1, 1.1)), ('padding', (-1, 8)), ('drops', ((-1,), ('a',))),
     ('drop_factor', (-1.0, float('nan'))), ('warmup', (-1.0, 4.0)), ('warmup_rate', (-1.0,)),
-    ('weight_decay', (-1.0, float('nan'))), ('dtype', ('float17', 'int8', 'float64')),
+    ('weight_decay', (-1.0, float('nan'))), ('dtype', ('float16', 'float17', 'int8', 'float64')),
     ('parallel', ('x', '')), ('batch_size', (0, -8, 41)), ('accumulate', (0, -1, 3)),
     ('keep', (0, -1)), ('report_every', (-1,)), ('eval_every', (-1.0, float('inf'))),
     ('checkpoint_every', (-1.0,)), ('eval_batch_size', (0,)), ('image_size', (-1, 10 ** 6)),
@@ -295,7 +295,9 @@ def test_the_configs_of_the_experiments(name, tmp_path, monkeypatch):
     ('summarize', {'picture_depth': -1}), ('summarize', {'num_classes': -1}),
     ('scaling', {'step_seconds': (None,)}), ('scaling', {'models': ','}),
     ('scaling', {'own_inside': float('inf')}), ('scaling', {'devices': (1.5,)}),
-    ('scaling', {'measured_batch': 10 ** 9}), ('prepare', {'data_dir': 'a' * 300}),
+    ('scaling', {'measured_batch': 10 ** 9}), ('scaling', {'dtype': 'float16'}),
+    ('benchmark', {'dtype': 'float16'}), ('convolutions', {'dtype': 'float16'}),
+    ('prepare', {'data_dir': 'a' * 300}),
     ('reproduce', {'seeds': 2 ** 31 - 1, 'recipe.seed': 2 ** 32 - 9}),
     ('reproduce', {'name': 'cifar/x'}), ('reproduce', {'name': 'x'}),
 ])
@@ -457,7 +459,8 @@ def whole(tmp_path_factory):
     net = models.create('convnet', num_classes=2, width=2)
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), jax.eval_shape(
         net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), 'float32')))
-    weights.save('convnet', variables, path, classes=('a', 'b'), image_shape=(8, 8, 1), width=2)
+    normalize = data.Normalization(np.float32([0]), np.float32([1]))
+    weights.save(weights.Weights('convnet', net, variables, normalize, ('a', 'b'), (8, 8, 1)), path)
     content = path.read_bytes()
     length = int.from_bytes(content[:8], 'little')
     return json.loads(content[8:8 + length]), content[8 + length:], path.parent / 'b.safetensors'
@@ -475,15 +478,19 @@ def load(path, header, tensors):
 
 
 @examples(60)
-@given(st.sampled_from(('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')),
+@given(st.sampled_from(('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names',
+                        'evaluation')),
        st.one_of(st.sampled_from(VALUES), st.sampled_from(NETWORKS), st.dictionaries(
-           st.sampled_from(('width', 'num_classes', 'relu', 'dtype', 'name', 'parent', 'x')),
+           st.sampled_from(('width', 'num_classes', 'relu', 'dtype', 'name', 'parent', 'x', 'scan',
+                            'blocks', 'layers_per_block', 'test_shorter_side')),
            st.sampled_from(VALUES), max_size=2)))
 @example('fields', {'relu': 0})
 @example('fields', {'dtype': [8, 8]})
 @example('fields', {'name': 'x'})
 @example('architecture', 0)
 @example('input_size', [-1, 2, 3])
+@example('fields', {'scan': True})
+@example('evaluation', {'test_shorter_side': 'x'})
 def test_damaged_metadata(whole, key, value):
     header, tensors, path = whole
     about = header['__metadata__'] | {key: json.dumps(value)}

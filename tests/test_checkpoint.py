@@ -4,10 +4,12 @@ import multiprocessing
 import resource
 import shutil
 from concurrent import futures
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging
 
 from cnnjax import checkpoint, workdir
 from cnnjax.errors import UserError
@@ -80,6 +82,57 @@ def test_a_damaged_one_is_set_aside(checkpoints, damage, capsys):
     assert not capsys.readouterr().out
 
 
+def odd(name, make):
+    return pytest.param(name, make, id=f'{name}-{make.__name__}')
+
+
+def file(path):
+    path.write_text('a')
+
+
+def link(path):
+    path.symlink_to(path.with_name('2'))
+
+
+def dangling(path):
+    path.symlink_to('nowhere')
+
+
+@pytest.mark.parametrize(('name', 'make'), [
+    odd(name, make) for name in ('notes', '²', '0', '9', '007')
+    for make in (file, Path.mkdir, link, dangling)])
+def test_odd_entries_are_no_checkpoints(checkpoints, name, make):
+    """A link to another step's checkpoint, above all: it would be taken for that step."""
+    make(checkpoints / name)
+    file(checkpoints / 'damaged-9')
+    assert newest(checkpoints) == 2
+    with checkpoint.Checkpoints(checkpoints) as again:
+        again.save(12, state(12), error=0.1)
+    assert newest(checkpoints) == 12
+
+
+def resume(directory):
+    with checkpoint.Checkpoints(directory) as checkpoints:
+        checkpoints.past(1)
+        checkpoints.restore(1, state(0))
+
+
+@pytest.mark.parametrize(('name', 'text'), [
+    ('default/_METADATA', ''), ('default/_METADATA', '{}'), ('default/_METADATA', '[]'),
+    ('default/_METADATA', '{"tree_metadata": 5}'), ('default/manifest.ocdbt', 'x'),
+    ('_CHECKPOINT_METADATA', '[]'), ('metrics/metrics', '{"cut'), ('metrics/metrics', '[]'),
+    ('metrics/metrics', '{"error": "x"}'),
+    (workdir.PAST, '{"step": 1, "config": 5}')])
+def test_what_matches_its_seal_and_cannot_be_read(checkpoints, name, text):
+    shutil.rmtree(checkpoints / '2')
+    (checkpoints / '1' / name).write_text(text)
+    workdir.write_json(checkpoints / '1' / checkpoint.SEAL,
+                       checkpoint._checksums(checkpoints / '1'))
+    with pytest.raises(UserError, match='checkpoint') as error:
+        resume(checkpoints)
+    assert '\n' not in str(error.value)
+
+
 def test_deleted_ones_are_not_missed(checkpoints):
     shutil.rmtree(checkpoints / '2')
     assert newest(checkpoints) == 1
@@ -89,23 +142,17 @@ def test_deleted_ones_are_not_missed(checkpoints):
 
 
 def fill_the_disk(checkpoints):
+    logging.set_verbosity(logging.ERROR)  # as launch.py
     with checkpoint.Checkpoints(checkpoints) as full:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         full.save(3, state(3))
         full.wait()
 
 
-def test_a_full_disk_leaves_the_ones_before(checkpoints):
-    """In a process of its own: orbax's threads may complain after the error, whenever they end."""
+def test_a_full_disk_leaves_the_ones_before(checkpoints, capfd):
+    """One error, without those that orbax's threads log before it."""
     with (futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool,
           pytest.raises(UserError, match='checkpoint 3 cannot be written .*: File too large')):
         pool.submit(fill_the_disk, checkpoints).result()
+    assert capfd.readouterr().err == ''
     assert newest(checkpoints) == 2
-
-
-def test_the_second_run_in_a_workdir_is_refused(tmp_path):
-    with workdir.lock(tmp_path), pytest.raises(UserError, match=r'another run .*process \d+ on'), \
-            workdir.lock(tmp_path):
-        pass
-    with workdir.lock(tmp_path):
-        pass

@@ -20,6 +20,7 @@ from cnnjax import (
     train,
     trained,
     transfer,
+    weights,
     workdir,
 )
 from cnnjax.errors import UserError
@@ -104,6 +105,92 @@ def test_the_head_only(source, three, tmp_path):
     np.testing.assert_array_equal(network.normalize.mean, np.float32([0.3]))
     assert network.config.model.widths == (4, 8, 8)  # all that the source's config said
     assert network.config.model.name == 'resnet20'
+
+
+def features(network, side=16):
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), 'uint8')
+    return jax.jit(network.taps)(images)['pool']
+
+
+
+
+@pytest.fixture(scope='module')
+def odd(three, tmp_path_factory):
+    """A weights file of a network with odd fields, its layers so large that ReLU6 ends them."""
+    net = models.create('resnet20', blocks=(1, 1, 1), widths=(4, 8, 8), num_classes=3,
+                        relu='relu6', survival=0.5)
+    variables = jax.jit(net.init)(jax.random.key(0), np.zeros((1, *SHAPE), 'float32'))
+    large = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * 9 if path[-1].key == 'scale' else leaf, variables)
+    path = tmp_path_factory.mktemp('odd') / 'odd.safetensors'
+    weights.save(weights.Weights('resnet20', net, large, NORMALIZE, tuple('abc'), SHAPE), path)
+    return path
+
+
+@pytest.mark.parametrize('named', [{}, {'model__name': 'resnet20'}])
+def test_fields_that_change_no_shape_come_along(named, odd, three, tmp_path):
+    """Of a file of weights, and of the run that began with them."""
+    expected = features(trained.load(odd))
+    plain = models.create('resnet20', blocks=(1, 1, 1), widths=(4, 8, 8), num_classes=3)
+    assert not np.allclose(features(trained.load(odd)._replace(net=plain)), expected, rtol=0.1)
+    for source, directory in ((odd, tmp_path / 'first'), (tmp_path / 'first', tmp_path / 'second')):
+        config = fine(source, three, 'head', steps=1)
+        with config.unlocked():
+            config.model.name = named.get('model__name')
+        train.train(config, directory)
+        np.testing.assert_array_equal(features(trained.load(directory)), expected)
+
+
+def test_a_run_saved_gives_back_the_same(source, tmp_path):
+    network = trained.load(source)
+    weights.save(network, tmp_path / 'a.safetensors')
+    found = trained.load(tmp_path / 'a.safetensors')
+    np.testing.assert_array_equal(features(found), features(network))
+    assert found.net == network.net.clone(dtype=jnp.float32)
+    assert (found.image_shape, found.classes) == (network.image_shape, network.classes)
+    assert found.evaluation == network.evaluation
+
+
+def test_the_embedded_network_is_a_source(tmp_path, three):
+    """It knows its architecture, its widths and its average pools."""
+    train.train(fine('embedded', three, 'head', steps=1), tmp_path)
+    network = trained.load(tmp_path)
+    assert network.net.pool is models.POOLS['average']
+    images = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), 'uint8')
+    np.testing.assert_array_equal(*(jax.jit(each.taps)(images)['pool5']
+                                    for each in (network, trained.load('embedded'))))
+
+
+def test_scan_may_differ(tmp_path, three):
+    net = models.create('resnet20', blocks=(2, 3, 1), widths=(4, 4, 4), num_classes=3)
+    variables = jax.jit(net.init)(jax.random.key(0), np.zeros((1, *SHAPE), 'float32'))
+    path = tmp_path / 'a.safetensors'
+    weights.save(weights.Weights('resnet20', net, variables, NORMALIZE, tuple('abc'), SHAPE), path)
+    train.train(fine(path, three, 'head', steps=1, model__scan=True), tmp_path / 'run')
+    network = trained.load(tmp_path / 'run')
+    assert network.net.scan
+    np.testing.assert_allclose(features(network), features(trained.load(path)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(('fields', 'message'), [
+    ({'relu': 'relu'}, "relu='relu6' there, 'relu' here"),
+    ({'survival': 1.0}, 'survival=0.5 there, 1.0 here'),
+    ({'widths': (8, 8, 8)}, r'widths=\(4, 8, 8\) there, \(8, 8, 8\) here'),
+])
+def test_a_field_that_contradicts_the_weights_is_refused(fields, message, odd, three, tmp_path):
+    config = fine(odd, three)
+    with config.unlocked():
+        config.model.update(fields)
+    with pytest.raises(UserError, match=f"init_from='.*odd.safetensors' was .*{message}"):
+        train.train(config, tmp_path)
+
+
+def test_another_network_is_refused(source, odd, three, tmp_path):
+    for where, message in (
+            (source, r"blocks=\(1, 1, 1\) there, \(5, 5, 5\) here.*model.name, 'resnet20'"),
+            (odd, "holds a 'resnet20', not a 'resnet32'")):
+        with pytest.raises(UserError, match=message):
+            train.train(fine(where, three, model__name='resnet32'), tmp_path)
 
 
 def test_up_to_a_layer(source, three, tmp_path):
@@ -250,9 +337,8 @@ def test_errors(source, three, tmp_path):
     refused('leaves nothing to train', freeze='fc')
     refused('would freeze random weights', freeze='conv1', init_from='', model__name='resnet20',
             image_size=16)
-    refused('not the working directory of a run', init_from='nowhere')
+    refused("^'nowhere' is not the working directory of a run", init_from='nowhere')
     refused('neither is init_from', init_from='')
-    refused(r'(?s)does not fit the network.*of another shape: params/bn1', model__widths=(8, 8, 8))
     refused(r'(?s)does not fit.*missing there.*unexpected', model__name='vgg11', image_size=32,
             model__widths=(2,) * 5)
     refused('with model.scan', freeze='conv3_1', model__scan=True)

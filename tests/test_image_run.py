@@ -1,6 +1,7 @@
 """Optimizations in a working directory: interrupted and continued, they are as if they were not."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +141,44 @@ def test_finished_stages_are_read(problem, whole, monkeypatch):
     assert (directory / 'metrics.jsonl').read_text() == before
     assert (directory / 'figures' / 'loss.png').exists()
     assert len(json.loads((directory / 'environment.json').read_text())) >= 2
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A copy of the finished run, and the rows it must have."""
+    directory = shutil.copytree(whole[0], tmp_path / 'copy')
+    return directory, (directory / 'metrics.jsonl').read_text()
+
+
+@pytest.mark.parametrize('stage', list(STAGES))
+def test_a_damaged_stage_is_made_again_and_no_row_is_lost(problem, whole, copied, stage):
+    directory, rows = copied
+    for path in (directory / 'checkpoints' / stage).rglob('*'):
+        if path.is_file():
+            path.write_bytes(b'damaged')
+    np.testing.assert_array_equal(experiment(problem, directory), whole[1])
+    assert (directory / 'metrics.jsonl').read_text() == rows
+
+
+def test_rows_that_are_lost_come_back(problem, whole, copied, monkeypatch, capsys):
+    directory, rows = copied
+    lines = rows.splitlines(keepends=True)
+    lines[3:] = ['[]\n', *lines[4:9], lines[9][:9]]
+    (directory / 'metrics.jsonl').write_text(''.join(lines))
+    with monkeypatch.context() as patch:
+        stopping(patch, optimize, '_step', 1)  # no step is made
+        np.testing.assert_array_equal(experiment(problem, directory), whole[1])
+    assert (directory / 'metrics.jsonl').read_text() == rows
+    assert 'restored' in capsys.readouterr().out
+
+
+def test_a_lost_config_comes_back(problem, copied):
+    directory, _ = copied
+    (directory / 'config.json').unlink()
+    with pytest.raises(UserError, match='seed: 0 there, 1 here'):
+        experiment(problem, directory, config(seed=1))
+    experiment(problem, directory)
+    assert workdir.read_config(directory) == config()
 
 
 def test_another_config_is_refused(problem, whole):

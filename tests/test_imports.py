@@ -16,9 +16,9 @@ RANKS = [
     ['cnnjax.images.tiles'],
     ['cnnjax.images'],
     ['cnnjax.trained'],
-    ['cnnjax.checkpoint', 'cnnjax.weights', 'cnnjax.workdir', 'cnnjax.plots',
-     'cnnjax.microscope'],
-    ['cnnjax.step'],
+    ['cnnjax.checkpoint', 'cnnjax.dataset', 'cnnjax.weights', 'cnnjax.workdir',
+     'cnnjax.plots', 'cnnjax.microscope'],
+    ['cnnjax.step', 'cnnjax.tensors'],
     ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
      'cnnjax.collectives'],
     ['cnnjax.summary'],
@@ -26,8 +26,8 @@ RANKS = [
     ['cnnjax.models'],
     ['cnnjax.layers', 'cnnjax.losses'],
     ['cnnjax.convolution'],
-    ['cnnjax.cluster'],
-    ['cnnjax.errors'],
+    ['cnnjax.cluster', 'cnnjax.config_file'],
+    ['cnnjax.atomic', 'cnnjax.errors'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])

@@ -335,8 +335,6 @@ def test_errors(source, written, tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match=r'steps: 3 there, 4 here'):
         microscope.run(config(source, steps=4), written)
-    with pytest.raises(UserError, match='holds another run'):
-        microscope.run(config(source), source)
     shutil.copytree(written, tmp_path / 'copy')
     (tmp_path / 'copy' / 'weights.json').write_text('{"sha256": "0"}')
     with pytest.raises(UserError, match='other weights'):

@@ -656,6 +656,17 @@ def test_activations_in_bfloat16_parameters_in_float32(name, train):
     assert {array.dtype.name for array in jax.tree.leaves((variables, changed))} == {'float32'}
 
 
+def test_a_trained_network_computes_in_float16():
+    """Training refuses it, for want of loss scaling; logits need none."""
+    net = create('convnet')
+    x = images('convnet')
+    variables = net.init(jax.random.key(0), x)
+    expected, _ = net.apply(variables, x)
+    logits, _ = net.clone(dtype='float16').apply(variables, x)
+    assert logits.dtype == 'float16'
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=0.01 * abs(expected).max())
+
+
 @pytest.mark.parametrize(('name', 'side', 'message'), [
     ('vgg11', 31, 'at least 32 x 32'),
     ('fractalnet20', 3, 'at least 4 x 4'),

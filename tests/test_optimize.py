@@ -17,6 +17,7 @@ from cnnjax.trained import Trained
 SHAPE = (8, 8, 3)
 KEY = jax.random.key(0)
 PICTURES = np.float32(np.random.default_rng(0).random((3, *SHAPE)))
+OTHERS = np.roll(PICTURES, 1, 0)  # where to start: at a distance from the codes of PICTURES
 # An optimizer is compiled in, so that each is made once.
 ADAM, MOMENTUM, LBFGS = optax.adam(0.05), optax.sgd(0.01, 0.9), optax.lbfgs(memory_size=3)
 
@@ -97,10 +98,10 @@ def test_a_line_search_is_resumed_too(match, codes, loop):
 
 def test_line_searches_of_several_images(match, codes):
     """The vmapped search of each goes its own way."""
-    together = optimize.optimize(match, LBFGS, 6, KEY, images=PICTURES[::-1], aux=codes)
+    together = optimize.optimize(match, LBFGS, 6, KEY, images=OTHERS, aux=codes)
     for i in (0, 2):
         one = jax.tree.map(lambda x, i=i: x[i:i + 1], codes)
-        alone = optimize.optimize(match, LBFGS, 6, KEY, images=PICTURES[::-1][i:i + 1], aux=one)
+        alone = optimize.optimize(match, LBFGS, 6, KEY, images=OTHERS[i:i + 1], aux=one)
         np.testing.assert_allclose(alone.images[0], together.images[i], atol=1e-4)
 
 
@@ -142,25 +143,25 @@ def test_the_average_of_the_iterates(network, match, codes):
     averaged = Problem(network, match.objective, match.parametrization, average=0.7)
     iterates = optimize.optimize(match, ADAM, 5, KEY, aux=codes, every=1).snapshots
     result = optimize.optimize(averaged, ADAM, 5, KEY, aux=codes, every=1)
-    mean = 0
+    start = optimize.init(averaged, ADAM, jax.random.split(KEY, 3))
+    np.testing.assert_allclose(optimize.decode(averaged, start), start.theta, rtol=1e-6)
+    mean = 0.3 * np.asarray(start.theta)  # crowsonkb's average begins with the first image
     for step, images in iterates.items():
         mean = 0.7 * mean + 0.3 * np.asarray(images)
-        np.testing.assert_allclose(result.snapshots[step], mean / (1 - 0.7**step), rtol=1e-4,
-                                   atol=1e-6)
+        np.testing.assert_allclose(result.snapshots[step], mean / (1 - 0.7 ** (step + 1)),
+                                   rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(result.images, result.snapshots[5])
-    start = optimize.init(averaged, ADAM, jax.random.split(KEY, 3))
-    np.testing.assert_array_equal(optimize.decode(averaged, start), start.theta)
 
 
 def test_where_it_starts(match, codes, network):
     """Images are kept, the caller's arrays too; without steps they are the result."""
-    pictures = jnp.asarray(PICTURES[::-1])
+    pictures = jnp.asarray(OTHERS)
     for tx in (ADAM, LBFGS):
         result = optimize.optimize(match, tx, 0, KEY, images=pictures, aux=codes)
-        np.testing.assert_array_equal(result.images, PICTURES[::-1])
+        np.testing.assert_array_equal(result.images, OTHERS)
         assert result.trace == {}
         optimize.optimize(match, tx, 2, KEY, images=pictures, aux=codes)
-        np.testing.assert_array_equal(pictures, PICTURES[::-1])  # not donated
+        np.testing.assert_array_equal(pictures, OTHERS)  # not donated
     random = optimize.optimize(match, ADAM, 0, KEY, aux=codes).images
     assert random.shape == PICTURES.shape
     assert np.abs(random[0] - random[1]).max() > 1e-3
@@ -238,6 +239,7 @@ def test_carry_resizes_the_optimizer(network, match, codes):
     np.testing.assert_array_equal(state.step, 0)
     moments, before = state.opt_state[0], small.state.opt_state[0]
     np.testing.assert_array_equal(moments.count, 3)
+    np.testing.assert_allclose(moments.mu, jax.image.resize(before.mu, larger.shape, 'cubic'))
     np.testing.assert_allclose(moments.nu, jax.image.resize(before.nu, larger.shape, 'linear'))
     assert (moments.nu >= 0).all()
     *_, report = optimize.iterate(problem, ADAM, state, 1, keys)
@@ -246,7 +248,7 @@ def test_carry_resizes_the_optimizer(network, match, codes):
 
 def test_carry_forgets_a_line_searchs_value(network, match, codes):
     """What it remembers of the smaller image is no value of the larger one's loss."""
-    small = optimize.optimize(match, LBFGS, 2, KEY, images=PICTURES[::-1], aux=codes)
+    small = optimize.optimize(match, LBFGS, 2, KEY, images=OTHERS, aux=codes)
     larger = jax.image.resize(small.images, (3, 12, 10, 3), 'linear')[:1]
     problem = Problem(network, objectives.dream('conv1_1'), pixels((12, 10, 3)))
     state = optimize.carry(problem, LBFGS, KEY, larger,
@@ -293,13 +295,14 @@ def test_a_dead_layer_is_named(network):
         'kernel': params['conv1_1']['kernel'], 'bias': jnp.full(4, -100.0)}}})
     problem = Problem(dead, objectives.channel('relu1_1'), pixels(SHAPE, mean=0.5))
     with pytest.raises(UserError, match="exactly 0, at step 1: 'relu1_1' is 0 everywhere; take "
-                       "the layer before the ReLU, relu='redirected'"):
+                       'the layer before the ReLU, another seed'):
         optimize.optimize(problem, ADAM, 2, KEY, aux={'unit': jnp.arange(2)})
 
 
 def test_one_broken_image_leaves_the_others(network):
     problem = broken(network, lambda tap, unit: jnp.where(unit == 1, jnp.nan, 1) * tap.sum())
-    result = optimize.optimize(problem, ADAM, 4, KEY, aux={'unit': jnp.arange(3)})
+    with pytest.warns(UserWarning, match='^image 1: the loss is not finite'):
+        result = optimize.optimize(problem, ADAM, 4, KEY, aux={'unit': jnp.arange(3)})
     assert np.isfinite(result.images[jnp.array([0, 2])]).all()
     assert optimize.health(result.trace, 0) == ''
     assert optimize.health(result.trace, 1) == 'the loss is not finite'
@@ -312,6 +315,74 @@ def test_health():
     assert optimize.health(values, 1) == 'the gradient of the objective is exactly 0'
     values['gradient'][1, 0] = np.inf
     assert optimize.health(values, 0) == 'the gradient is not finite'
+
+
+@pytest.fixture(scope='module')
+def asleep(network):
+    """A problem whose unit 0 is 0 on gray and on noise around it, though not on every image."""
+    params = network.variables['params']
+    layer = params['conv1_1'] | {'bias': jnp.float32([-1, 0, 0, 0])}
+    sleepy = network._replace(variables={'params': params | {'conv1_1': layer}})
+    return Problem(sleepy, objectives.channel('relu1_1'), sigmoid(pixels(SHAPE)),
+                   transform=transforms.jitter(1), average=0.5)
+
+
+@pytest.mark.parametrize('loop', ['python', 'compiled'])
+def test_a_unit_that_is_blocked_is_woken_and_the_others_stay(asleep, loop):
+    aux = {'unit': jnp.arange(4)}
+    whole = optimize.optimize(asleep, ADAM, 12, KEY, aux=aux, every=3, loop=loop)
+    assert (whole.trace['gradient'] > 0).all()
+    assert whole.trace['loss'][-1, 0] < whole.trace['loss'][0, 0] < 0
+    half = optimize.optimize(asleep, ADAM, 6, KEY, aux=aux, every=3, loop=loop)
+    rest = optimize.optimize(asleep, ADAM, 12, KEY, aux=aux, every=3, loop=loop, state=half.state)
+    equal(rest.images, whole.images)
+    # Without the unit that sleeps: only the steps of the others.
+    others = optimize.optimize(asleep, ADAM, 12, KEY, aux={'unit': jnp.int32([1, 1, 2, 3])},
+                               loop=loop, every=3)
+    equal(others.images[1:], whole.images[1:])
+
+
+def test_a_dead_unit_is_named_beside_the_others(asleep):
+    variables = jax.tree.map(lambda x: x, asleep.network.variables)
+    layer = variables['params']['conv1_1']
+    layer['kernel'] = layer['kernel'].at[..., 0].set(0)
+    dead = Problem(asleep.network._replace(variables=variables), asleep.objective,
+                   asleep.parametrization)
+    with pytest.warns(UserWarning, match='^image 0: the gradient of the objective is exactly 0'):
+        optimize.optimize(dead, ADAM, 4, KEY, aux={'unit': jnp.arange(2)})
+
+
+def test_an_image_that_stays_what_it_was_is_named(network, match, codes):
+    held = Problem(network, match.objective, match.parametrization,
+                   regularizer=lambda image: 1e4 * ((image - 0.5) ** 2).sum())
+    one = jax.tree.map(lambda x: x[:1], codes)
+    with pytest.warns(UserWarning, match='image 0: the image has not moved.*one of them may hold'):
+        optimize.optimize(held, optax.adam(1e-4), 12, KEY, aux=one,
+                          images=np.full((1, *SHAPE), 0.5, np.float32))
+
+
+def test_a_loss_that_rises_is_named(match, codes):
+    one = jax.tree.map(lambda x: x[:1], codes)
+    with pytest.warns(UserWarning, match='the loss has not fallen: .*take a lower learning rate'):
+        optimize.optimize(match, optax.sgd(-0.1), 8, KEY, aux=one)
+
+
+def test_a_stop_ends_after_the_step(units):
+    problem, tx, aux = units['momentum']
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) == 6
+
+    keys = jax.random.split(KEY, 4)
+    *_, report = optimize.iterate(problem, tx, optimize.init(problem, tx, keys), 20, keys, aux,
+                                  every=5, stop=stop)
+    assert report.step == 7  # nothing is asked after the first step
+    rest = optimize.optimize(problem, tx, 20, KEY, aux=aux, every=5, state=report.state)
+    whole = optimize.optimize(problem, tx, 20, KEY, aux=aux, every=5)
+    assert list(rest.snapshots) == [10, 15, 20]
+    equal(rest.state, whole.state)
 
 
 def test_errors_name_the_input(network, units):

@@ -1,15 +1,18 @@
 """Style transfer from the config to the pictures, on a tiny network with random weights."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
-from cnnjax import models, weights, workdir
+from cnnjax import models, trained, weights, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
-from cnnjax.images import pictures
+from cnnjax.images import optimize, pictures
 from configs import style as configs
 from experiments import style
 
@@ -20,10 +23,12 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('style')
     fields = {'widths': (6, 8, 8, 8, 8), 'hidden': (), 'num_classes': 2, 'pool': 'average'}
     net = models.create('vgg11', **fields)
-    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    weights.save('vgg11', variables, folder / 'net.safetensors',
-                 Normalization(np.float32([0.5] * 3), np.float32([0.25] * 3)), ('a', 'b'),
-                 (32, 32, 3), **{k: v for k, v in fields.items() if k != 'num_classes'})
+    for name, mean in (('net', (0.5, 0.5, 0.5)), ('gray', (0.4,))):
+        shape = (32, 32, len(mean))
+        variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, *shape)))
+        normalize = Normalization(np.float32(mean), np.float32([0.25] * len(mean)))
+        weights.save(weights.Weights('vgg11', net, variables, normalize, ('a', 'b'), shape),
+                     folder / f'{name}.safetensors')
     rng = np.random.default_rng(0)
     for name, shape, color in (('wide', (32, 48), (0.5, 0.5, 0.5)),
                                ('other', (32, 48), (0.3, 0.5, 0.7)),
@@ -86,6 +91,125 @@ def test_presets_fit_together(preset):
     assert len(made.sizes) >= len(made.steps)
 
 
+@pytest.mark.parametrize('preset', ['johnson', 'neural-style-pt', 'anishathalye'])
+def test_presets_that_start_from_noise_leave_no_gray_square(folder, tmp_path, preset):
+    """Their weights are for activations as large as those of Caffe's VGG-19; as they were, the
+    variation won, and the picture stayed gray."""
+    layers = {'style_layers': 'relu1_1,relu2_1', 'content_layers': 'relu2_1',
+              'style_layer_weights': (1.0, 1.0)}
+    style.run(config(folder, preset, steps=(20,), report_every=20, **layers), tmp_path)
+    image = pictures.read(tmp_path / 'figures' / 'wide.png')
+    assert (image.std((0, 1)) > 10 / 255).all()
+
+
+def test_activations_count_as_in_the_convention_of_the_preset(folder):
+    """Weights without biases, for inputs over a standard deviation, and the same for Caffe's
+    inputs, whose activations are larger: each loss is the same in both."""
+    made = config(folder, 'johnson')
+    torch = trained.load(made.source)
+    torch = torch._replace(variables=jax.tree.map(
+        lambda leaf: leaf if leaf.ndim > 1 else jnp.zeros_like(leaf), torch.variables))
+    levels = torch.normalize._replace(std=np.full(3, 1 / 255, np.float32))
+    caffe = torch._replace(normalize=levels)
+    content, look = (pictures.read(folder / f'{name}.png', 48) for name in ('wide', 'red'))
+    values = {}
+    for name, network in (('torch', torch), ('caffe', caffe)):
+        shared, codes = style.targets(made, network, content[None], [look])
+        problem, _ = style.formulate(made, network, content.shape)
+        aux = shared | {'maps': {layer: {'content': maps['content'][0]}
+                                 for layer, maps in codes.items()}}
+        values[name] = optimize.loss(problem, network.variables, content[::-1], jax.random.key(0),
+                                     aux)[1]
+    assert style.convention(made, caffe) == pytest.approx(1)
+    assert style.convention(made, torch) == pytest.approx(1 / (255 * 0.25))
+    for term in ('content', 'style', 'variation'):
+        np.testing.assert_allclose(values['torch'][term], values['caffe'][term], rtol=1e-4)
+    # crowsonkb means torchvision's: the reverse.
+    made = config(folder, 'crowsonkb')
+    assert style.convention(made, torch) == pytest.approx(0.226 / 0.25)
+    assert style.convention(made, caffe) == pytest.approx(255 * 0.226)
+
+
+def test_a_network_may_be_given_levels(folder, capsys):
+    """gordicaleksa gives torchvision's VGG-19 levels less the mean, not divided by anything."""
+    made = config(folder, 'gordicaleksa')
+    image = pictures.read(folder / 'wide.png')[None]
+    plain, given = trained.load(made.source), style.load(made)
+    assert 'levels from 0 to 255' in capsys.readouterr().out
+    expected = plain.net.apply(plain.variables, 255 * (image - plain.normalize.mean))[1]
+    np.testing.assert_allclose(given.taps(image)['relu3_1'], expected['relu3_1'], rtol=1e-4)
+
+
+def test_noise_is_around_the_mean_of_the_network(folder):
+    network = trained.load(str(folder / 'gray.safetensors'))
+    image = style.first(config(folder, 'anishathalye'), network, jax.random.key(0),
+                        np.zeros((1, 40, 40, 1), np.float32), [])
+    assert image.mean() == pytest.approx(0.4, abs=1e-4)
+    assert image.std() == pytest.approx(0.256 / 255, rel=0.05)
+
+
+def test_what_the_systems_fix_besides_their_loss():
+    def fields(preset):
+        made = configs.get_config(preset)
+        return made.memory, made.side, made.sizes, made.activations
+
+    assert fields('johnson') == fields('neural-style-pt') == (100, 'longer', (512,), 'caffe')
+    assert fields('gordicaleksa') == (100, 'height', (400,), 'levels')
+    assert fields('gatys-notebook') == (100, 'shorter', (512, 800), 'caffe')
+    assert fields('anishathalye')[1:] == ('width', (512,), 'caffe')
+    assert fields('tensorflow')[1:] == ('longer', (512,), 'caffe')
+    assert fields('crowsonkb')[1::2] == ('longer', 'torchvision')
+    assert fields('gatys2016')[3] == 'relative'
+
+
+@pytest.mark.parametrize(('side', 'shape'), [
+    ('longer', (20, 30, 3)), ('width', (20, 30, 3)), ('shorter', (30, 45, 3)),
+    ('height', (30, 45, 3))])
+def test_sides(side, shape):
+    made = configs.get_config()
+    made.side = side
+    assert style.sized(made, np.zeros((40, 60, 3), np.float32), 30).shape == shape
+    assert style.sized(made, np.zeros((40, 60, 3), np.float32), 20, 1.5).shape == shape
+    turned = style.sized(made, np.zeros((60, 40, 3), np.float32), 30).shape
+    assert turned == {'longer': (30, 20, 3), 'shorter': (45, 30, 3), 'height': (30, 20, 3),
+                      'width': (45, 30, 3)}[side]
+
+
+def test_a_gray_network_has_a_style_too(folder, tmp_path):
+    fields = {'source': str(folder / 'gray.safetensors'), 'steps': (3,)}
+    style.run(config(folder, **fields), tmp_path / 'gray')
+    with Image.open(tmp_path / 'gray' / 'figures' / 'wide.png') as image:
+        assert image.mode == 'L'
+        assert image.size == (48, 32)
+    # The colours of the content come back where they are asked for.
+    image = result(folder, tmp_path / 'luminance', 'other.png', color='luminance',
+                   content=f'{folder}/other.png', init=f'{folder}/red.png', **fields)
+    assert image[..., 2].mean() > image[..., 0].mean() + 0.2
+
+
+def test_pictures_are_named_apart_from_our_figures_and_each_other(folder, tmp_path):
+    (tmp_path / 'more').mkdir()
+    for name in ('loss.png', 'style.png', 'wide.png'):
+        shutil.copy(folder / 'other.png', tmp_path / 'more' / name)
+    contents = [folder / 'wide.png', *sorted((tmp_path / 'more').iterdir())]
+    style.run(config(folder, steps=(2,), content=','.join(map(str, contents))), tmp_path / 'run')
+    assert sorted(path.name for path in (tmp_path / 'run' / 'figures').iterdir()) == [
+        'loss-2.png', 'loss.png', 'style-2.png', 'style.png', 'wide-2.png', 'wide.png']
+    figures = tmp_path / 'run' / 'figures'
+    assert pictures.read(figures / 'loss-2.png').shape == (32, 48, 3)
+    assert pictures.read(figures / 'loss.png').shape != (32, 48, 3)
+    equal = pictures.read(figures / 'wide-2.png') - pictures.read(figures / 'style-2.png')
+    assert np.abs(equal).max() < 3 / 255
+    assert np.abs(pictures.read(figures / 'wide.png') - pictures.read(figures / 'wide-2.png')
+                  ).max() > 0.1
+
+
+def test_a_size_may_come_twice(folder, tmp_path):
+    style.run(config(folder, sizes=(48, 48), steps=(2, 3)), tmp_path)
+    assert [row['step'] for row in workdir.read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    assert (tmp_path / 'snapshots' / '48-2' / '00003.png').exists()
+
+
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ValueError, match='gatys2016'):
         configs.get_config('picasso')
@@ -94,7 +218,7 @@ def test_an_unknown_preset_is_refused():
 def test_each_region_takes_its_own_style(folder, tmp_path):
     image = result(folder, tmp_path, styles=f'{folder}/red.png,{folder}/blue.png',
                    content_masks=f'{folder}/left.png,{folder}/right.png',
-                   style_masks=f'{folder}/all.png,{folder}/all.png', steps=(40,), rescale=False,
+                   style_masks=f'{folder}/all.png,{folder}/all.png', steps=(40,), activations='own',
                    content_weight=0.0, style_weight=1e3, learning_rate=0.05,
                    style_convention='gordicaleksa')
     left, right = image[:, :18].mean((0, 1)), image[:, -18:].mean((0, 1))
@@ -142,9 +266,16 @@ def test_matched_styles_take_the_colours_of_the_content(folder, tmp_path):
     ({'sizes': (96,), 'tile': 4, 'content_layers': 'relu1_1', 'style_layers': 'relu1_1'},
      'larger tile'),
     ({'content': 'nowhere.jpg'}, 'nowhere.jpg'),
-    ({'content': 'a/me.jpg,b/me.png'}, 'under its own name'),
     ({'content': 'skimage:nobody'}, 'astronaut'),
-    ({'styles': ''}, 'styles is empty'),
+    ({'styles': ' '}, "styles=' ' is empty"),
+    ({'content': ' ,'}, "content=' ,' is empty"),
+    ({'style_layers': ', '}, "style_layers=', ' is empty"),
+    ({'content_layers': ''}, "content_layers='' is empty"),
+    ({'style_layer_weights': (1.0,)}, 'style_layer_weights=.*each of the 2 style_layers a weight'),
+    ({'content_layer_weights': (1.0, 2.0)}, 'content_layer_weights=.*each of the 1 content_layers'),
+    ({'side': 'left'}, "side='left' is none of 'longer'"),
+    ({'activations': 'large'}, "activations='large' is none of 'own'"),
+    ({'style_scale': 1e4}, r'sizes=\(48,\) with .*style_scale=10000'),
     ({'style_weights': (1.0, 2.0)}, 'each of the 1 styles'),
     ({'optimizer': 'lbfgs'}, 'clipping'),
     ({'optimizer': 'sgd'}, "'adam', 'lbfgs'"),

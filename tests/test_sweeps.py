@@ -37,7 +37,7 @@ def trained(monkeypatch):
 
 
 def write(path, body, arguments=''):
-    path.write_text(f'def sweep({arguments}):\n    {body}\n')
+    path.write_text(f'def get_config({arguments}): ...\ndef sweep({arguments}):\n    {body}\n')
     return str(path)
 
 
@@ -88,10 +88,10 @@ def test_all_runs_and_their_table(trained, tmp_path, executor, capfd):
 
 
 @pytest.mark.parametrize(('body', 'message'), [
-    ("yield {'learning_rat': 1}", 'Did you mean "learning_rate" instead of "learning_rat"?'),
-    ("yield {'model.nam': 'vgg11'}", 'Did you mean "name" instead of "nam"?'),
+    ("yield {'learning_rat': 1}", 'did you mean --config.learning_rate?'),
+    ("yield {'model.nam': 'vgg11'}", 'did you mean --config.model.name?'),
     ("yield {'learning_rate': 'high'}", 'cannot be casted'),
-    ("yield {'learning_rate.x': 1}", 'not a ConfigDict'),
+    ("yield {'learning_rate.x': 1}", "'learning_rate' is a value"),
     ("yield {'model.widths': 'wide'}", 'cannot be casted'),
     ("yield {'keep': 1.5}", 'cannot be casted'),
     ("yield {'batch_size': 32}", 'batch_size is given on the command line'),
@@ -117,7 +117,7 @@ def test_a_wrong_sweep_is_told_before_it_starts(trained, tmp_path, body, message
 
 
 def test_the_function_and_its_argument(tmp_path):
-    (tmp_path / 'config.py').write_text('')
+    (tmp_path / 'config.py').write_text('def get_config(): ...')
     with pytest.raises(UserError, match=r'config.py has no sweep\(\): write in it, for example'):
         sweeps.read(str(tmp_path / 'config.py'))
     file = write(tmp_path / 'config.py', "yield {'model.name': name}", 'name')

@@ -1,6 +1,8 @@
 """A run from its config to its artefacts: resumed bit for bit, refused when it does not fit."""
 
 import json
+import re
+import shutil
 
 import jax
 import numpy as np
@@ -8,11 +10,11 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from cnnjax import checkpoint, data, train, trained, workdir
+from cnnjax import checkpoint, cluster, data, train, trained, workdir
 from cnnjax.errors import UserError
 from experiments import evaluate
 from experiments import train as experiment
-from tests import kill
+from tests import conftest, kill
 from tests.kill import assert_same_run, rows
 
 
@@ -66,9 +68,6 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, s
                      model__dropout=(0.1, 0.2))
     train.train(config, tmp_path / 'whole')
 
-    class Killed(BaseException):
-        pass
-
     write = workdir.Metrics.write
 
     def write_and_die(self, row):
@@ -82,6 +81,93 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, s
             train.train(config, tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')
     assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 6)
+
+
+class Killed(BaseException):
+    """In the place of kill -9."""
+
+
+def killed(*_, **__):
+    raise Killed
+
+
+def preempted(monkeypatch, config, directory, steps, **die):
+    """Trains so many steps until a signal comes; dies in that method of Checkpoints, if given."""
+    asked = iter([False] * (steps - 1) + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.Preemption, 'reached', lambda _: next(asked))
+        for name, function in die.items():
+            patch.setattr(checkpoint.Checkpoints, name, function)
+        with pytest.raises((SystemExit, Killed)):
+            train.train(config, directory)
+
+
+def test_preempted_twice_and_killed_while_saving(tiny, tmp_path, monkeypatch):
+    """The values since the last row belong to the checkpoint, not to the attempt to save one."""
+    config = changed(tiny, report_every=5, eval_every=0.0, checkpoint_every=0.0)
+    train.train(config, tmp_path / 'whole')
+    preempted(monkeypatch, config, tmp_path / 'parts', 2)
+    preempted(monkeypatch, config, tmp_path / 'parts', 2, save=killed)
+    preempted(monkeypatch, config, tmp_path / 'parts', 1)
+    train.train(config, tmp_path / 'parts')
+    assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 6)
+    assert [row['step'] for row in rows(tmp_path / 'parts')] == [5, 6]
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A config and the directory of its finished run."""
+    config = conftest.tiny.__wrapped__()
+    train.train(config, tmp_path_factory.mktemp('finished') / 'run')
+    return config, tmp_path_factory.getbasetemp().glob('finished*/run').__next__()
+
+
+@pytest.mark.parametrize('damage', [
+    lambda text: text[:-3],  # the last row, which has the error that is reported
+    lambda text: text[text.index('\n') + 1:],
+    lambda text: text.replace('"step": 3', '"step": 7'),
+    lambda text: text.replace('"step": 3', '"step": "x"'),
+    lambda text: text.replace('"test/error": ', '"test/error": 1'),
+    lambda text: '',
+], ids=['cut', 'lost', 'moved', 'damaged', 'changed', 'empty'])
+def test_lost_rows_come_back(finished, tmp_path, damage, capsys):
+    config, directory = finished
+    directory = shutil.copytree(directory, tmp_path / 'run')
+    path = directory / 'metrics.jsonl'
+    whole = path.read_text()
+    path.write_text(damage(whole))
+    assert train.train(config, directory) == json.loads(whole.splitlines()[-1])
+    assert path.read_text() == whole
+    assert re.search('metrics.jsonl: .* restored', capsys.readouterr().out)
+    train.train(config, directory)
+    assert 'restored' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content', [None, '{"cut', '{"model": 5}', '[]'])
+def test_a_lost_config_comes_back(finished, tmp_path, content):
+    config, directory = finished
+    directory = shutil.copytree(directory, tmp_path / 'run')
+    (directory / 'config.json').unlink()
+    if content:
+        (directory / 'config.json').write_text(content)
+    with pytest.raises(UserError, match='learning_rate: 0.05 there, 0.1 here'):
+        train.train(changed(config, learning_rate=0.1), directory)
+    assert trained.load(directory).config.to_dict() == config.to_dict()
+    train.train(config, directory)
+    assert json.loads((directory / 'config.json').read_text()) == json.loads(
+        json.dumps(config.to_dict()))
+
+
+def test_a_run_that_lost_its_checkpoints_begins_anew_with_a_word(finished, tmp_path, capsys):
+    config, directory = finished
+    directory = shutil.copytree(directory, tmp_path / 'run')
+    shutil.rmtree(directory / 'checkpoints')
+    with pytest.raises(UserError, match='learning_rate: 0.05 there, 0.1 here'):
+        train.train(changed(config, learning_rate=0.1), directory)
+    before = rows(directory)
+    train.train(config, directory)
+    assert 'no checkpoint' in capsys.readouterr().out
+    assert rows(directory) == before
 
 
 def test_many_steps_in_one_program(tiny, tmp_path):

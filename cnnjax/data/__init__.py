@@ -3,7 +3,7 @@
 from cnnjax.data.augment import Normalization, augment, normalization
 from cnnjax.data.identity import Identity, differences, identity
 from cnnjax.data.pipeline import Crops, Resident, Stream
-from cnnjax.data.sources import load
+from cnnjax.data.sources import Missing, load
 
-__all__ = ['Crops', 'Identity', 'Normalization', 'Resident', 'Stream', 'augment', 'differences',
-           'identity', 'load', 'normalization']
+__all__ = ['Crops', 'Identity', 'Missing', 'Normalization', 'Resident', 'Stream', 'augment',
+           'differences', 'identity', 'load', 'normalization']

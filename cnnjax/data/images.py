@@ -19,6 +19,9 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp',
 # pixels, on each side, that it is scaled to. Of photographs of 12 megapixels that takes a fifth of
 # the time, and pixels differ from those of the whole photograph by 0.2 levels of 255 (at most 4).
 GAP = 2
+# How pictures are scaled, all antialiased but 'nearest'; the names are also timm's.
+FILTERS = {name.lower(): getattr(Image.Resampling, name)
+           for name in ('NEAREST', 'BOX', 'BILINEAR', 'HAMMING', 'BICUBIC', 'LANCZOS')}
 # What Pillow may take a file for, whatever its suffix. Not EPS: Ghostscript would run it.
 FORMATS = ('JPEG', 'PNG', 'GIF', 'TIFF', 'WEBP', 'BMP', 'PPM', 'JPEG2000')
 # Damage that Pillow gets over (of EXIF data, say) is not told; damage of the pixels is an error.
@@ -142,23 +145,23 @@ def _flatten(image):
     return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
 
 
-def center_crop(image, shorter_side, size):
+def center_crop(image, shorter_side, size, interpolation='bilinear'):
     """The middle [size, size] of an image whose shorter side is scaled to `shorter_side` pixels."""
     height, width = image.shape[:2]
     side = size * min(height, width) / shorter_side  # of the crop, in pixels of the original
-    return _cut(image, (height - side) / 2, (width - side) / 2, side, side, size)
+    return _cut(image, ((height - side) / 2, (width - side) / 2, side, side), size, interpolation)
 
 
-def shorter_side_crop(image, rng, shorter_sides, size):
+def shorter_side_crop(image, rng, shorter_sides, size, interpolation='bilinear'):
     """A random [size, size] crop at a random scale: the shorter side is scaled to a whole number
     of pixels in the closed range `shorter_sides` (Simonyan & Zisserman 2014, section 3.1)."""
     height, width = image.shape[:2]
     side = size * min(height, width) / rng.integers(shorter_sides[0], shorter_sides[1] + 1)
-    return _cut(image, rng.uniform(0, height - side), rng.uniform(0, width - side), side, side,
-                size)
+    box = rng.uniform(0, height - side), rng.uniform(0, width - side), side, side
+    return _cut(image, box, size, interpolation)
 
 
-def random_resized_crop(image, rng, area, aspect, size):
+def random_resized_crop(image, rng, area, aspect, size, interpolation='bilinear'):
     """A random part of the image, scaled to [size, size]: its share of the area is uniform in
     `area`, its width / height log-uniform in `aspect`; after ten misfits, the middle square.
 
@@ -170,12 +173,14 @@ def random_resized_crop(image, rng, area, aspect, size):
         ratio = math.exp(rng.uniform(*np.log(aspect)))
         h, w = math.sqrt(pixels / ratio), math.sqrt(pixels * ratio)
         if h <= height and w <= width:
-            return _cut(image, rng.uniform(0, height - h), rng.uniform(0, width - w), h, w, size)
-    return center_crop(image, size, size)
+            box = rng.uniform(0, height - h), rng.uniform(0, width - w), h, w
+            return _cut(image, box, size, interpolation)
+    return center_crop(image, size, size, interpolation)
 
 
-def _cut(image, top, left, height, width, size):
-    """Cuts a box, in pixels, and scales it to [size, size] by antialiased bilinear filtering."""
+def _cut(image, box, size, interpolation):
+    """Cuts a box (top, left, height, width), in pixels, and scales it to [size, size]."""
+    top, left, height, width = box
     if image.shape[:2] == (size, size) and (height, width) == (size, size):
         return np.asarray(image)
     gray, scale, corner = image.shape[-1] == 1, 1, (0, 0)
@@ -186,5 +191,5 @@ def _cut(image, top, left, height, width, size):
     box = (max(left, 0), max(top, 0), min(left + width, image.shape[1]),
            min(top + height, image.shape[0]))
     box = [first + scale * side for first, side in zip(2 * corner, box, strict=True)]
-    scaled = np.asarray(whole.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    scaled = np.asarray(whole.resize((size, size), FILTERS[interpolation], box=box))
     return scaled[..., None] if gray else scaled

@@ -43,20 +43,24 @@ class Crops(NamedTuple):
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # for 'random_resized': width / height
     test_shorter_side: int = 0  # of the middle crop that evaluation and resident sets use; 0: size
     border: int = 0  # black pixels around every picture, before all else
+    interpolation: str = 'bilinear'  # a name of images.FILTERS: how pictures are scaled
 
     def center(self, image):
         """[H, W, C], an array or an images.Picture -> [size, size, C], always the same."""
         image = self.surround(image)
         if not self.size:
             return np.asarray(image)
-        return images.center_crop(image, self.test_shorter_side or self.size, self.size)
+        return images.center_crop(image, self.test_shorter_side or self.size, self.size,
+                                  self.interpolation)
 
     def random(self, image, rng):
         """[H, W, C] -> [size, size, C], drawn from `rng`."""
         image = self.surround(image)
         if self.kind == 'shorter_side':
-            return images.shorter_side_crop(image, rng, self.shorter_side, self.size)
-        return images.random_resized_crop(image, rng, self.area, self.aspect, self.size)
+            return images.shorter_side_crop(image, rng, self.shorter_side, self.size,
+                                            self.interpolation)
+        return images.random_resized_crop(image, rng, self.area, self.aspect, self.size,
+                                          self.interpolation)
 
     def surround(self, image):
         """The picture with its border."""
@@ -68,6 +72,9 @@ class Crops(NamedTuple):
         """Raises UserError where the fields, of a stream or of a resident set, do not fit."""
         if self.kind not in ('shorter_side', 'random_resized'):
             raise UserError(f"crop is 'shorter_side' or 'random_resized', not '{self.kind}'")
+        if self.interpolation not in images.FILTERS:
+            raise UserError(f'interpolation is one of {", ".join(images.FILTERS)}, not '
+                            f'{self.interpolation!r}')
         for name, limits in (('shorter_side', self.shorter_side), ('crop_area', self.area),
                              ('crop_aspect', self.aspect)):
             if len(limits) != 2 or not 0 < limits[0] <= limits[1]:

@@ -25,13 +25,18 @@ class Source(NamedTuple):
     # read from files have a method `listing`, which names these without reading them (identity.py).
 
 
+class Missing(UserError):
+    """The data is not there at all."""
+
+
 def load(dataset, split, data_dir=None, bad_images='error'):
     """The source `dataset`: 'digits', 'photos' (see photos.py), 'folder'
     (data_dir/split/class/*.jpg), or a name of tensorflow-datasets, prepared in `data_dir` (default:
     the usual place of tensorflow-datasets).
 
     Raises:
-      UserError: no such data, with the remedy.
+      Missing: it is not there, with the remedy.
+      UserError: it is not as it must be.
     """
     if dataset == 'digits':
         return digits(split)
@@ -132,8 +137,9 @@ def _subdirectories(directory):
         found = {path.name: path for path in sorted(directory.iterdir())
                  if path.is_dir() and not path.name.startswith('.')}
     except OSError as error:
-        raise UserError(f'{directory} cannot be read ({error.strerror}): data_dir must hold '
-                        'train/<class>/*.jpg and test/<class>/*.jpg') from error
+        kind = Missing if isinstance(error, FileNotFoundError) else UserError
+        raise kind(f'{directory} cannot be read ({error.strerror}): data_dir must hold '
+                   'train/<class>/*.jpg and test/<class>/*.jpg') from error
     if not found:
         raise UserError(f'{directory} has no folders: each class needs one, with its images in it')
     return found

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.data.images import Picture
-from cnnjax.data.sources import Source
+from cnnjax.data.sources import Missing, Source
 from cnnjax.errors import UserError
 
 
@@ -33,12 +33,13 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         data_dir: where tfds keeps its data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        UserError: an unknown data set or split, no labelled images, not prepared, or prepared in
-            a format without random access.
+        Missing: not prepared.
+        UserError: an unknown data set or split, no labelled images, or prepared in a format
+            without random access.
     """
     builder = _builder(name, data_dir)
     if not builder.data_path.exists():
-        raise UserError(
+        raise Missing(
             f'{name} is not prepared: there is no {builder.data_path}. Prepare it, once, with\n'
             f'  {_prepare_command(name, data_dir)}'
         )

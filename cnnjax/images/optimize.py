@@ -8,10 +8,14 @@
 A problem is about one image. The loop runs many of them at once: everything has a leading axis of
 images, which is mapped (vmap) in one compiled program and split over devices. The state resumes
 exactly: 20 and 20 steps are 40 steps, bit for bit, with the same number of images and `loop`.
+
+An image on which ReLUs block the whole gradient would stay as it is. Where that is so at the first
+step, AWAKENING steps come before it, with the rule 'redirected' of rules.py, for that image alone.
 """
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -28,7 +32,10 @@ from cnnjax import parallel
 from cnnjax.errors import UserError
 from cnnjax.images import tiles
 from cnnjax.images.parametrizations import Parametrization
+from cnnjax.images.rules import RULES, RULES6, with_rule
 from cnnjax.trained import Trained
+
+AWAKENING = 16  # lucid's number of steps with the rule 'redirected'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +48,7 @@ class Problem:
     regularizer: Callable | None = None  # image -> a scalar or {term: value}
     transform: Callable | None = None  # (key, image) -> what the network sees
     project: Callable | None = None  # theta -> theta, after every step
-    average: float = 0.0  # the images are a bias-corrected mean of the iterates with this decay
+    average: float = 0.0  # decay of a mean of the first image and all iterates, the result; 0: none
     tile: int = 0  # side of the tiles in which the gradient is computed; 0: all at once
 
 
@@ -93,14 +100,18 @@ def _init(problem, tx, keys, images):
             theta = problem.parametrization.encode(image)
         if problem.project:
             theta = problem.project(theta)
-        average = None
-        if problem.average:
-            average = jnp.zeros_like(problem.parametrization.decode(theta))
-        return State(jnp.int32(0), theta, tx.init(theta), average)
+        return State(jnp.int32(0), theta, tx.init(theta), _first_average(problem, theta))
 
     if images is None:
         return jax.vmap(lambda key: one(key, None))(keys)
     return jax.vmap(one)(keys, images)
+
+
+def _first_average(problem, theta):
+    """The average of the first image alone; it counts in all that follow, as in crowsonkb's."""
+    if not problem.average:
+        return None
+    return (1 - problem.average) * problem.parametrization.decode(theta)
 
 
 @functools.partial(jax.jit, static_argnames='problem')
@@ -108,24 +119,28 @@ def decode(problem, state):
     """The images [N, H, W, C] of a state; their average where the problem has one."""
     def one(state):
         if problem.average:
-            corrected = state.average / (1 - problem.average ** state.step)
-            return jnp.where(state.step > 0, corrected,
-                             problem.parametrization.decode(state.theta))
+            return state.average / (1 - problem.average ** (state.step + 1))
         return problem.parametrization.decode(state.theta)
     return jax.vmap(one)(state)
 
 
 def carry(problem, tx, keys, images, opt_state):
     """The first `State` of another size: from `images` [N, H, W, C], with an optimizer's state of
-    the size before, resized; that of a line search starts anew
-    (https://github.com/crowsonkb/style-transfer-pytorch)."""
+    the size before, resized; that of a line search starts anew. As in
+    https://github.com/crowsonkb/style-transfer-pytorch the mean of gradients is resized by cubic
+    interpolation (Keys's a is -1/2 here, -3/4 in torch) and that of squares, which must not become
+    negative, linearly."""
     state = init(problem, tx, keys, images)
     if _searches(state.opt_state):  # what it remembers is the loss of another image
         return state
-    resized = jax.tree.map(
-        lambda old, new: old if old.shape == new.shape else
-        jax.image.resize(old, new.shape, 'linear'), opt_state, state.opt_state)
-    return state._replace(opt_state=resized)
+
+    def resize(path, old, new):
+        squares = jax.tree_util.GetAttrKey('nu') in path
+        return old if old.shape == new.shape else jax.image.resize(
+            old, new.shape, 'linear' if squares else 'cubic')
+
+    return state._replace(
+        opt_state=jax.tree_util.tree_map_with_path(resize, opt_state, state.opt_state))
 
 
 def normalize_gradient(kind='mean_abs'):
@@ -234,8 +249,57 @@ def _steps(problem, tx, mesh, variables, state, keys, aux, shared, count, size):
     return lax.fori_loop(0, count, body, (state, rows))
 
 
+class _Descent(NamedTuple):
+    """The programs that descend, with what stays the same between their calls."""
+
+    tx: Any
+    mesh: Any
+    variables: Any
+    keys: jax.Array
+    aux: Any
+    shared: Any
+    every: int
+    loop: str
+
+    def advance(self, problem, state, count, stop=None):
+        """(`state`, which is donated, `count` steps further; the values of these steps; whether
+        to stop): `stop` is asked after every program, and there may be fewer steps."""
+        fixed, given = (self.tx, self.mesh, self.variables), (self.keys, self.aux, self.shared)
+        if self.loop == 'compiled':
+            state, values = _steps(problem, *fixed, state, *given, count, self.every)
+            values = {name: value[:count] for name, value in jax.device_get(values).items()}
+            return state, values, bool(stop and stop())
+        rows, stopped = [], False
+        while len(rows) < count and not stopped:
+            state, row = _step(problem, *fixed, state, *given)
+            jax.block_until_ready(rows[-1:])  # at most one step ahead, so as to stop in time
+            rows.append(row)
+            stopped = bool(stop and stop())
+        rows = jax.device_get(rows)
+        return state, {name: np.stack([row[name] for row in rows]) for name in rows[0]}, stopped
+
+    def awaken(self, redirected, state, asleep):
+        """`state`, at step 0, where the images that are `asleep` [N] have made AWAKENING steps on
+        the `redirected` problem. They do not count, and the optimizer forgets them."""
+        moved, *_ = self.advance(redirected, jax.tree.map(jnp.copy, state), AWAKENING)
+        theta = jax.tree.map(lambda new, old: jnp.where(
+            asleep.reshape(-1, *[1] * (new.ndim - 1)), new, old), moved.theta, state.theta)
+        average = jax.vmap(functools.partial(_first_average, redirected))(theta)
+        return state._replace(theta=theta, average=average)
+
+
+@functools.lru_cache(8)
+def _redirected(problem):
+    """The same problem with the rule 'redirected'; None for a network without the plain ReLU."""
+    net = problem.network.net
+    if getattr(net, 'relu', None) not in (RULES['gradient'], RULES6['gradient']):
+        return None
+    return dataclasses.replace(problem, network=problem.network._replace(
+        net=with_rule(net, 'redirected')))
+
+
 def iterate(problem, tx, state, steps, keys, aux=None, shared=None, *, every=50, mesh=None,
-            loop='auto', strict=True) -> Iterator[Report]:
+            loop='auto', strict=True, stop=None) -> Iterator[Report]:
     """Descends up to step number `steps`, with a `Report` at every multiple of `every` steps.
 
     Args:
@@ -246,6 +310,8 @@ def iterate(problem, tx, state, steps, keys, aux=None, shared=None, *, every=50,
       loop: 'python' calls the compiled step; 'compiled' runs all steps between two reports in one
         program, where XLA:CPU's convolutions are slow; 'auto' takes the better one.
       strict: False leaves it to the caller to ask for the `health` of reports.
+      stop: called between two programs; once it returns True, a report of the steps so far is the
+        last.
 
     Raises:
       UserError: the gradient of every image is blocked or not finite; the message says where.
@@ -264,25 +330,31 @@ def iterate(problem, tx, state, steps, keys, aux=None, shared=None, *, every=50,
         split, same = (NamedSharding(mesh, spec) for spec in (P(parallel.AXIS), P()))
         state, keys, aux = jax.device_put((state, keys, aux), split)
         variables, shared = jax.device_put((variables, shared), same)
-    done = int(state.step[0])
-    while done < steps:
-        count = min(every - done % every, steps - done)
-        if loop == 'compiled':
-            state, values = _steps(problem, tx, mesh, variables, state, keys, aux, shared, count,
-                                   every)
-            values = {name: value[:count] for name, value in jax.device_get(values).items()}
-        else:
-            rows = []
-            for _ in range(count):
-                state, row = _step(problem, tx, mesh, variables, state, keys, aux, shared)
-                rows.append(row)
-            rows = jax.device_get(rows)
-            values = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        done += count
+    descent = _Descent(tx, mesh, variables, keys, aux, shared, every, loop)
+    done = reported = int(state.step[0])
+    parts, stopped = [], False
+    # A line search would find no descent along a redirected gradient.
+    redirected = None if done or _searches(state.opt_state) else _redirected(problem)
+    if redirected and steps:
+        first = jax.tree.map(jnp.copy, state)
+        state, values, _ = descent.advance(problem, state, 1)
+        asleep = values['gradient'][0] == 0
+        if asleep.any():
+            state, values, _ = descent.advance(
+                problem, descent.awaken(redirected, first, asleep), 1)
+        done, parts = 1, [values]
+    while reported < steps and not stopped:
+        end = min(reported - reported % every + every, steps)
+        if done < end:
+            state, values, stopped = descent.advance(problem, state, end - done, stop)
+            done += len(values['loss'])
+            parts.append(values)
+        values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         complaints = [health(values, i) for i in range(len(keys))]
         if strict and all(complaints):
             raise UserError(_diagnosis(problem, state, complaints[0], done, values))
         yield Report(done, state, values)
+        reported, parts = done, []
 
 
 def optimize(problem, tx, steps, key, *, images=None, count=None, aux=None, shared=None,
@@ -298,11 +370,13 @@ def optimize(problem, tx, steps, key, *, images=None, count=None, aux=None, shar
       aux, shared, mesh, loop: as in `iterate`.
 
     Returns:
-      A `Result`.
+      A `Result`. A warning names the images that are not what was asked for: their gradient is
+      blocked or not finite, they have not moved, or their loss has not fallen.
     """
     leaves = jax.tree.leaves(state) or jax.tree.leaves(aux if images is None else images)
     keys = jax.random.split(key, count or (len(leaves[0]) if leaves else 1))
     state = init(problem, tx, keys, images) if state is None else jax.tree.map(jnp.copy, state)
+    first = decode(problem, state)
     rows, snapshots = [], {}
     for report in iterate(problem, tx, state, steps, keys, aux, shared, every=every or steps or 1,
                           mesh=mesh, loop=loop):
@@ -311,7 +385,11 @@ def optimize(problem, tx, steps, key, *, images=None, count=None, aux=None, shar
         if every:
             snapshots[report.step] = decode(problem, state)
     trace = {name: np.concatenate([row[name] for row in rows]) for name in (rows or [{}])[0]}
-    return Result(decode(problem, state), state, trace, snapshots)
+    images = decode(problem, state)
+    for i in range(len(keys) if rows else 0):
+        if complaint := verdict(trace, i, first[i], images[i]):
+            warnings.warn(f'image {i}: {complaint}{remedy(complaint)}', stacklevel=2)
+    return Result(images, state, trace, snapshots)
 
 
 def health(values, image=0):
@@ -328,30 +406,61 @@ def health(values, image=0):
     return ''
 
 
+def remedy(complaint):
+    """What to do about a complaint of `health`, to be written behind it."""
+    if 'exactly 0' in complaint:
+        return '; take the layer before the ReLU, another seed, or start from another image'
+    return '; take a lower learning rate' if 'not finite' in complaint else ''
+
+
+def verdict(values, image, before, after):
+    """What is wrong with all steps of an image, that was `before` and is `after` [H, W, C]."""
+    return (health(values, image) or unmoved(before, after)
+            or unfallen(values['loss'][:, image]))
+
+
+def unmoved(before, after):
+    """Whether an image has stayed what it was, [H, W, C] in [0, 1]: then a sentence, else ''."""
+    if np.abs(np.asarray(after) - np.asarray(before)).max() * 255 >= 1:  # or nan: see `health`
+        return ''
+    return ('the image has not moved: no value has changed by a level of 255; take a higher '
+            'learning rate or more steps, or give the terms of the loss other weights: one of '
+            'them may hold it where it is')
+
+
+def unfallen(losses):
+    """Whether the loss [steps] is nowhere in its last quarter below the first: then a sentence,
+    else ''. Less than four steps say nothing."""
+    last = min(losses[-(len(losses) // 4):], default=-np.inf) if len(losses) >= 4 else -np.inf
+    if not last >= losses[0]:
+        return ''
+    return (f'the loss has not fallen: {losses[0]:.4g} at the first step, at best {last:.4g} in '
+            'the last quarter of the steps; take a lower learning rate')
+
+
 def _diagnosis(problem, state, complaint, done, values):
     """The message of a failed optimization: since when, and which layer shows it first."""
     first = done - len(values['loss']) + 1
     where = 'no activation is 0 everywhere or not finite'
-    remedy = ("take the layer before the ReLU, relu='redirected', another seed, or start from an "
-              'image')
+    advice = remedy(complaint)
     if 'finite' in complaint:
         first += int(np.argmin(np.isfinite(values[complaint.split()[1]]).all(1)))
         where = 'all activations are finite'
-        remedy = ("check what the objective is given: a loss is nan if aux['unit'] is no channel "
+        advice = ("; check what the objective is given: a loss is nan if aux['unit'] is no channel "
                   'of the layer')
     image, whose = decode(problem, state)[0], ''
     if not np.isfinite(image).all():  # the step that followed has spread it everywhere
         image, whose = jnp.full_like(image, 0.5), ' of a gray image'
-        where, remedy = 'the image itself is not finite', 'take a lower learning rate'
+        where, advice = 'the image itself is not finite', remedy(complaint)
     for name, tap in tiles.taps(problem.network, problem.network.variables, image).items():
         if not (sound := np.isfinite(tap)).all():
             where = f"'{name}'{whose} is not finite at {np.mean(~sound):.0%} of its positions"
-            remedy = "check the network's weights, or take a lower learning rate"
+            advice = "; check the network's weights, or take a lower learning rate"
             break
         if not whose and not np.any(tap):
             where = f"'{name}' is 0 everywhere"
             break
-    return f'{complaint}, at step {first}: {where}; {remedy}'
+    return f'{complaint}, at step {first}: {where}{advice}'
 
 
 def merge(shared, aux):

@@ -31,7 +31,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cnnjax import parallel, step
+from cnnjax import atomic, parallel, step
 from cnnjax.data.identity import Identity, differences
 from cnnjax.errors import UserError
 from cnnjax.images.objectives import missing
@@ -229,18 +229,14 @@ class Origin(NamedTuple):
 def save(path, units, origin):
     """Writes {layer: Units} and their Origin to an .npz file of arrays 'layer/field', whole or not
     at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     text = {'weights': origin.weights, 'identity': origin.identity.summary(),
             'fields': origin.fields}
     listing = '\n'.join(origin.identity.listing).encode(errors='surrogateescape')
-    with temporary.open('wb') as file:
+    with atomic.replacing(path) as unfinished, unfinished.open('wb') as file:
         np.savez_compressed(
             file, origin=np.array(json.dumps(text)), listing=np.frombuffer(listing, np.uint8),
             **{f'{layer}/{field}': array for layer, found in units.items()
                for field, array in found._asdict().items()})
-    temporary.replace(path)
 
 
 def load(path):

@@ -17,6 +17,7 @@ import skimage.data
 import tifffile
 from PIL import Image, ImageOps
 
+from cnnjax import atomic
 from cnnjax.data import images
 from cnnjax.data.pipeline import MEMORY
 from cnnjax.errors import UserError
@@ -67,6 +68,34 @@ def read(source, size=None):
     return picture if size is None else resize(picture, size)
 
 
+def distinct(names, taken=()):
+    """The names, each made different from those before it and from `taken` by a number: 'cat-2'.
+
+    A slash, which a file's name cannot have, becomes '_'.
+    """
+    found = []
+    for name in names:
+        base = unique = name.replace('/', '_')
+        number = 1
+        while unique in (*taken, *found):
+            number += 1
+            unique = f'{base}-{number}'
+        found.append(unique)
+    return found
+
+
+def check_channels(count):
+    """Raises UserError unless a network that takes images of `count` channels takes pictures."""
+    if count not in (1, 3):
+        raise UserError(f'source: its network takes images of {count} channels, a picture has 1 or '
+                        '3: take another one')
+
+
+def with_channels(image, count):
+    """[H, W, 3] as a network of `count` channels takes it: for one, the luma [H, W, 1]."""
+    return image if count == 3 else (image @ LUMA)[..., None]
+
+
 def read_mask(source, shape):
     """A picture as weights: float32 [H, W] of that `shape`, 0 where black and 1 where white.
 
@@ -107,13 +136,13 @@ def write(path, image, bits=8):
     if path.suffix.lower() not in suffixes:
         raise UserError(f'{path}: with {bits} bits a picture is written to {", ".join(suffixes)}')
     levels = _levels(path, image, bits)
-    if bits == 16:
-        _replace(path, lambda temporary: tifffile.imwrite(
-            temporary, levels, photometric='rgb' if levels.ndim == 3 else 'minisblack',
-            compression='zlib', metadata=None))
-    else:
-        _replace(path, lambda temporary: Image.fromarray(levels).save(
-            temporary, _format(path), **STILL[path.suffix.lower()]))
+    with atomic.replacing(path) as unfinished:
+        if bits == 16:
+            tifffile.imwrite(
+                unfinished, levels, photometric='rgb' if levels.ndim == 3 else 'minisblack',
+                compression='zlib', metadata=None)
+        else:
+            Image.fromarray(levels).save(unfinished, _format(path), **STILL[path.suffix.lower()])
 
 
 def animate(path, frames, seconds_per_frame):
@@ -135,9 +164,9 @@ def animate(path, frames, seconds_per_frame):
     if len(shapes) != 1:
         raise UserError(f'{path}: an animation has frames of one shape, these have {shapes}')
     first, *others = map(Image.fromarray, frames)
-    _replace(path, lambda temporary: first.save(
-        temporary, _format(path), save_all=True, append_images=others, loop=0,
-        duration=round(1000 * seconds_per_frame), **MOVING[path.suffix.lower()]))
+    with atomic.replacing(path) as unfinished:
+        first.save(unfinished, _format(path), save_all=True, append_images=others, loop=0,
+                   duration=round(1000 * seconds_per_frame), **MOVING[path.suffix.lower()])
 
 
 def keep_luminance(result, content):
@@ -277,13 +306,3 @@ def _levels(path, image, bits):
 
 def _format(path):
     return Image.registered_extensions()[path.suffix.lower()]
-
-
-def _replace(path, save):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        save(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

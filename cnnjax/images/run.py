@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import checkpoint, plots, workdir
+from cnnjax import checkpoint, cluster, plots, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import optimize, pictures
 
@@ -23,7 +23,8 @@ class Run:
     """A context manager: `run.optimize(name, ...)` for each of its optimizations.
 
     The same config in the same directory goes on where it was stopped, bit for bit; optimizations
-    that are finished are read. `steps` is the number of steps of all of them together.
+    that are finished are read. `steps` is the number of steps of all of them together. A signal
+    (cluster.Preemption) saves a checkpoint after the current step and ends the process.
 
     Raises:
       UserError: the directory holds the work of another config, or of other weights.
@@ -32,57 +33,103 @@ class Run:
     def __init__(self, directory, config, network, steps):
         self.directory = Path(directory)
         # Ours are below checkpoints/NAME/, those of a training below checkpoints/.
+        rows = self.directory / 'metrics.jsonl'
         begin(self.directory, config, network,
-              any(any(self.directory.glob(steps))
+              rows.exists() and rows.stat().st_size > 0 or any(
+                  any(self.directory.glob(steps))
                   for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*')))
-        self.every = config.report_every
+        self.config, self.every = config, config.report_every
         self.names, self.before = [], 0  # of the optimizations so far, and their steps
-        self.rows = workdir.read_metrics(self.directory)
         self.bar = tqdm(total=steps, unit='step', disable=None, dynamic_ncols=True)
+        self.preemption = cluster.Preemption()
 
     def __enter__(self):
+        self.preemption.__enter__()
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, *rest):
         self.bar.close()
-        if kind is None and self.rows:
+        if kind is None and (rows := workdir.read_metrics(self.directory)):
             figure = self.directory / 'figures' / 'loss.png'
-            plots.descent(self.rows, figure)
+            plots.descent(rows, figure)
             print(f'loss: {figure}', flush=True)
+        if kind is None and self.preemption.signal:
+            print('asked to stop after the last step: the same command writes the pictures',
+                  flush=True)
+        self.preemption.__exit__(kind, *rest)
 
     def optimize(self, name, problem, tx, steps, key, *, images=None, state=None, aux=None,
                  shared=None, mesh=None, snapshots=True):
         """The final `State` of `steps` steps; arguments as in `cnnjax.images.optimize`.
 
         Where it begins are `images` or, prepared by the caller, `state`; aux and images have a
-        leading axis [N].
+        leading axis [N]. A name that was used before gets a number.
+
+        Raises:
+          UserError: the gradient is blocked or not finite, or the first optimization moved nothing.
         """
         leaves = jax.tree.leaves(images if state is None else state) or jax.tree.leaves(aux)
         keys = jax.random.split(key, len(leaves[0]) if leaves else 1)
         if state is None:
             state = optimize.init(problem, tx, keys, images)
+        first = np.asarray(optimize.decode(problem, state))
+        [name] = pictures.distinct([name], self.names)
         self.names.append(name)
         with checkpoint.Checkpoints(self.directory / 'checkpoints' / name, keep=1) as checkpoints:
-            start = min(checkpoints.latest() or 0, steps)
+            start, past = min(checkpoints.latest() or 0, steps), {}
             if start:
+                past = checkpoints.past(start)
                 state = checkpoints.restore(start, state)
+            workdir.recover(self.directory, past, self.before, self.before + steps)
+            if 0 < start < steps:
+                self._print(f'resuming after step {self.before + start} of {self.bar.total}')
             self.bar.update(start)
             self.bar.set_description(name)
             if start == steps:  # finished before: the rows that follow its own stay
                 self.before += steps
+                self._judge(name, first, optimize.decode(problem, state))
                 return state
-            with workdir.Metrics(self.directory, self.before + start) as metrics:
+            with workdir.Metrics(self.directory, self.before + start, self.config, past,
+                                 self.before) as metrics:
                 for report in optimize.iterate(problem, tx, state, steps, keys, aux, shared,
-                                               every=self.every, mesh=mesh):
+                                               every=self.every, mesh=mesh,
+                                               stop=self.preemption.reached):
                     state = report.state
                     self._report(name, report, steps, metrics)
-                    if snapshots:
+                    stopped = report.step % self.every and report.step < steps
+                    if snapshots and not stopped:
                         self._snapshot(name, report.step, optimize.decode(problem, state))
                     # Last: what is written before it is written again where a run goes on.
-                    checkpoints.save(report.step, state)
+                    checkpoints.save(report.step, state, past=metrics.past())
+            if report.step < steps:
+                checkpoints.wait()
+                self._print(f'asked to stop: saved after step {self.before + report.step} of '
+                            f'{self.bar.total}; the same command goes on from there')
+                self.preemption.leave()
         self.before += steps
-        self.rows = workdir.read_metrics(self.directory)
+        self._judge(name, first, optimize.decode(problem, state))
         return state
+
+    def _print(self, line):
+        if self.bar.disable:
+            print(line, flush=True)
+        else:
+            self.bar.write(line)
+
+    def _judge(self, name, before, after):
+        """Tells of a loss that has not fallen and of images that have not moved; where these are
+        all, and not the results of an earlier optimization, they are an error."""
+        stage = len(self.names)
+        complaint = optimize.unfallen([row['loss'] for row in workdir.read_metrics(self.directory)
+                                       if row['stage'] == stage])
+        if complaint:
+            self._print(f'{name}: {complaint}')
+        complaints = [optimize.unmoved(*pair) for pair in zip(before, after, strict=True)]
+        if all(complaints) and stage == 1:
+            raise UserError(f'{name}: {complaints[0]}')
+        for i, complaint in enumerate(complaints):
+            if complaint:
+                self._print(f'{name}, image {i}: {complaint}')
 
     def _report(self, name, report, steps, metrics):
         count = len(report.values['loss'])
@@ -96,13 +143,11 @@ class Run:
                         sorted(means, key=lambda term: (term != 'loss', term)))
         line = f'{name}: step {report.step} of {steps}: {last}'
         for i, complaint in enumerate(complaints):
-            line += f'\n  image {i}: {complaint}' if complaint else ''
+            line += f'\n  image {i}: {complaint}{optimize.remedy(complaint)}' if complaint else ''
         self.bar.update(count)
         self.bar.set_postfix_str(last, refresh=False)
-        if self.bar.disable:
-            print(line, flush=True)
-        elif any(complaints):
-            self.bar.write(line)
+        if self.bar.disable or any(complaints):
+            self._print(line)
 
     def _snapshot(self, name, step, images):
         for i, image in enumerate(np.asarray(images)):
@@ -120,10 +165,11 @@ def begin(directory, config, network, begun):
     saved, weights = workdir.read_config(directory), directory / 'weights.json'
     if begun and saved is not None and (changed := workdir.differences(saved, config)):
         workdir.refuse(directory, changed)
-    now = {'sha256': fingerprint(network.variables)}
-    if begun and workdir.read_json(weights) not in (None, now):
+    now, before = {'sha256': fingerprint(network.variables)}, workdir.read_json(weights)
+    if begun and before != now:
         raise UserError(f"{directory} was begun with other weights of '{config.source}', "
-                        'which have changed since: take another workdir')
+                        'which have changed since: take another workdir' if before else
+                        f'{directory} has lost its weights.json: take another workdir')
     workdir.write_config(directory, config)
     workdir.write_json(weights, now)
     workdir.write_environment(directory)

@@ -8,13 +8,11 @@ https://arxiv.org/abs/1312.6034; Olah et al. 2017, https://distill.pub/2017/feat
 Many units are one program: a chunk of images, each for its own unit, descends at once.
 """
 
-import dataclasses
 import functools
 import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,13 +20,11 @@ from cnnjax import summary
 from cnnjax.errors import UserError
 from cnnjax.images import objectives, optimize, transforms
 from cnnjax.images.parametrizations import COLOR_MATRIX, decorrelated, fourier, pixels, sigmoid
-from cnnjax.images.rules import with_rule
 
 CHUNK = 32  # units at a time
 LEAST = 32  # pixels: in a smaller image, a unit of the first layers is a few squares of colour
 PHOTOGRAPHS = 48  # pixels of the training images, from which on they are taken for photographs
 JITTER = 16  # pixels of an image for each by which it moves
-REDIRECTED = 16  # first steps of a unit that is dead in noise, with lucid's rule of the ReLU
 
 
 class Maximized(NamedTuple):
@@ -45,8 +41,8 @@ def maximize(network, layer, units, *, size=None, steps=128, learning_rate=0.05,
 
     Networks of photographs, in colour and of 48 x 48 pixels or more, get Fourier coefficients of
     decorrelated colours, others pixels; the image is bounded by a sigmoid and moves before every
-    step by up to a 16th of its side. A unit that is dead in the noise where it starts gets its
-    first steps from the rule 'redirected' (see rules.py).
+    step by up to a 16th of its side. A unit that is dead in the noise where it starts is woken
+    first (see optimize.py).
 
     An image depends on its unit and the seed, not on the other units: in whatever order and chunks
     they are asked for, it is the same, up to the rounding of programs of other chunks.
@@ -97,7 +93,6 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
     if not 0 <= units.min() <= units.max() < channels:
         raise UserError(f"units={units.tolist()}: '{layer}' has the channels 0 to {channels - 1}")
     problem, tx = _problem(network, layer, shape, sign), optax.adam(learning_rate)
-    awake = _awake(problem)
     best = jax.jit(functools.partial(_best, network, layer, sign))
     devices = mesh.size if mesh else 1
     chunk = devices * math.ceil(min(chunk, len(units)) / devices)
@@ -105,31 +100,15 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
     for start in range(0, len(units), chunk):
         part = np.arange(start, start + chunk) % len(units)  # the last one is filled up
         real = len(units[start:start + chunk])
-
-        def descend(problem, state, steps, part=part):
-            """(the state after step number `steps`, the values of the steps before)"""
-            rows = []
-            for report in optimize.iterate(problem, tx, state, steps, keys[part],
-                                           {'unit': units[part]}, every=REDIRECTED, mesh=mesh,
-                                           strict=False):
-                state = report.state
-                rows.append(report.values)
-            values = {name: np.concatenate([row[name] for row in rows])
-                      for name in ('loss', 'gradient')}
-            return state, values
-
-        first = min(REDIRECTED, steps)
-        state, values = descend(problem, optimize.init(problem, tx, keys[part]), first)
-        dead = values['gradient'][-1] == 0
-        if awake and dead.any():
-            other, values = descend(awake, optimize.init(problem, tx, keys[part]), first)
-            state = jax.tree.map(functools.partial(_choose, dead), other, state)
-        if first < steps:
-            state, values = descend(problem, state, steps)
-        found = optimize.decode(problem, state)
+        state = optimize.init(problem, tx, keys[part])
+        first = optimize.decode(problem, state)
+        [report] = optimize.iterate(problem, tx, state, steps, keys[part], {'unit': units[part]},
+                                    every=steps, mesh=mesh, strict=False)
+        found = optimize.decode(problem, report.state)
         scores = best(network.variables, found, units[part])
         yield Maximized(np.asarray(found)[:real].clip(0, 1), np.asarray(scores)[:real],
-                        [optimize.health(values, i) for i in range(real)])
+                        [optimize.verdict(report.values, i, first[i], found[i])
+                         for i in range(real)])
 
 
 def image_size(network, layer):
@@ -178,20 +157,6 @@ def _problem(network, layer, shape, sign):
     jitter = min(shape[:2]) // JITTER
     return optimize.Problem(network, objective, sigmoid(parametrization),
                             transform=transforms.jitter(jitter) if jitter else None)
-
-
-def _awake(problem):
-    """The same problem with the rule 'redirected'; None if the network has no ReLUs for it."""
-    try:
-        net = with_rule(problem.network.net, 'redirected')
-    except UserError:
-        return None
-    return dataclasses.replace(problem, network=problem.network._replace(net=net))
-
-
-def _choose(condition, first, second):
-    """Of two arrays [N, ...], the first where the condition [N] holds."""
-    return jnp.where(condition.reshape(-1, *[1] * (first.ndim - 1)), first, second)
 
 
 def _best(network, layer, sign, variables, images, units):

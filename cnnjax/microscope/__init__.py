@@ -14,12 +14,11 @@ that hand JSON to microscope.receive. Every file is written whole or not at all.
 
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
-from cnnjax import workdir
+from cnnjax import atomic, workdir
 from cnnjax.errors import UserError
 
 PAGES = ('index.html', 'style.css', 'script.js')
@@ -29,13 +28,13 @@ DIGITS = 5  # significant ones of every number: a page shows three
 def install(directory):
     """Copies the pages to the directory."""
     for name in PAGES:
-        _replace(Path(directory) / name, Path(__file__).with_name(name).read_text('utf-8'))
+        atomic.write_text(Path(directory) / name, Path(__file__).with_name(name).read_text('utf-8'))
 
 
 def write(directory, key, value):
     """Writes data/KEY.js; `value` as in `plain`."""
     text = json.dumps(plain(value), separators=(',', ':'), allow_nan=False)
-    _replace(_path(directory, key), text.join(_call(key)))
+    atomic.write_text(_path(directory, key), text.join(_call(key)))
 
 
 def read(directory, key):
@@ -86,10 +85,3 @@ def _call(key):
 
 def _path(directory, key):
     return Path(directory) / 'data' / f'{key}.js'
-
-
-def _replace(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(text, 'utf-8')
-    temporary.replace(path)

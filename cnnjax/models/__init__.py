@@ -7,19 +7,20 @@ A network is a flax.linen module:
 
 Images are float [N, H, W, C], already normalized. `taps` holds, in forward order, the outputs of
 convolutions, activations, pools and blocks under the names of the parameters' path; under jit an
-unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without touching the weights.
+unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without touching the weights
+(but weights that were trained with one may mean nothing with another).
 `net.image_shape` is the paper's input [H, W, C].
 """
 
 import dataclasses
-import difflib
 import numbers
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError, check_numbers
+from cnnjax.errors import UserError, check_numbers, suggest
 from cnnjax.models import (
     alexnet,
     allcnn,
@@ -41,16 +42,37 @@ FAMILIES = (
     convnet, lenet, alexnet, nin, allcnn, vgg, resnet, preact_resnet, densenet, fractalnet,
     googlenet, mobilenet, unet, fractional,
 )
-POOLS = {'max': layers.max_pool, 'average': layers.average_pool}  # what configs call them
+# What configs and files of weights call the functions that are fields of a network.
+POOLS = {'max': layers.max_pool, 'average': layers.average_pool}
+RELUS = {'relu': layers.relu, 'relu6': nn.relu6}
+FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
+# Fields that the trained weights do not depend on: how a training computes and regularizes, and
+# what an evaluation averages. (With stochastic depth, `survival` scales the branches: not here.)
+FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
+                  'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution'})
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 WIDEST = 2 ** 16
 # What the numbers of a field may be, the least and the most; in a tuple, each of them.
 WHOLE = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'base_width',
                        'cardinality', 'tests'), (1, WIDEST)) | {
-    'num_classes': (1, 2 ** 24), 'columns': (1, 8), 'stem': (0, 31), 'canvas': (1, 4096)}
+    'num_classes': (1, 2 ** 24), 'columns': (1, 8), 'stem': (0, 31), 'canvas': (1, 4096),
+    'blocks': (1, 4096), 'layers_per_block': (1, 4096), 'depth': (1, 32), 'last_pool': (1, 31),
+    'largest': (1, 31), 'resolution': (1, 8192)}
 LIMITS = WHOLE | {'width_multiplier': (0, 64), 'auxiliary_weight': (0, 1e6)} | dict.fromkeys(
     ('dropout', 'input_dropout', 'survival', 'local_drop_path', 'global_drop_path'), (0, 1))
+
+
+def with_pool(net, name):
+    """The network with the pool of that name in POOLS in place of its max-pools; weights stay.
+
+    Raises:
+      UserError: a network that has none.
+    """
+    if not hasattr(net, 'pool'):
+        raise UserError(f"pool='{name}': {type(net).__name__} has no max-pools to replace; take "
+                        "pool=''")
+    return net.clone(pool=POOLS[name])
 
 
 def names():
@@ -63,7 +85,8 @@ def create(name, **fields):
 
     `fields` override those of the variant: `num_classes=100` (default: the paper's),
     `dtype='bfloat16'` (of activations; parameters are float32), `shortcut='A'`, `dropout=0.2`,
-    `pool='average'` (or 'max', or a function) ...; each module lists its own. A field that is None
+    `pool='average'`, `relu='relu6'` (a name of POOLS or RELUS, or a function) ...; each module
+    lists its own. A field that is None
     keeps the variant's value.
 
     Raises:
@@ -73,19 +96,19 @@ def create(name, **fields):
     family = next((family for family in FAMILIES if name in family.TABLE), densenet)
     row = family.TABLE.get(name) or densenet.row(name)
     if row is None:
-        raise UserError(f"there is no network '{name}'{_suggest(name, names())}")
+        raise UserError(f"there is no network '{name}'{suggest(name, names())}")
     own = dict(zip(family.COLUMNS, row, strict=True))
     fields = {field: value for field, value in fields.items() if value is not None}
-    known = [field.name for field in dataclasses.fields(family.MODULE)
-             if field.name not in ('parent', 'name')]
+    known = settings(family.MODULE)
     for field in fields:
         if field not in known:
-            raise UserError(f"{name} has no field '{field}'{_suggest(field, known)}; "
+            raise UserError(f"{name} has no field '{field}'{suggest(field, known)}; "
                             f'it has {", ".join(known)}')
-    if isinstance(pool := fields.get('pool'), str):
-        if pool not in POOLS:
-            raise UserError(f"pool is 'max' or 'average', not '{pool}'")
-        fields['pool'] = POOLS[pool]
+    for field, known in FUNCTIONS.items():
+        if isinstance(given := fields.get(field), str):
+            if given not in known:
+                raise UserError(f"{field} is {' or '.join(map(repr, known))}, not '{given}'")
+            fields[field] = known[given]
     net, variant = family.MODULE(**own | fields), family.MODULE(**own)
     for field, value in fields.items():
         _check(name, field, value, getattr(variant, field))
@@ -94,6 +117,38 @@ def create(name, **fields):
         if count and hasattr(net, 'widths') and len(net.widths) != count:
             raise UserError(f'{name}: {len(net.widths)} widths for {count} {parts}')
     return net
+
+
+def fields(name, net):
+    """The fields with which `create(name, **fields)` gives the network `net`, {field: plain value}:
+    those in which it differs from the variant, but for the number of classes and the type.
+
+    Raises:
+      UserError: `net` is of another family, or holds a function that has no name here.
+    """
+    own, found = create(name), {}
+    if type(net) is not type(own):
+        raise UserError(f'{name} is a {type(own).__name__}, not a {type(net).__name__}')
+    for field in settings(net):
+        value = getattr(net, field)
+        if field in ('num_classes', 'dtype') or value == getattr(own, field):
+            continue
+        found[field] = plain(field, value)
+        if callable(found[field]):
+            raise UserError(f'{name}: its {field} is {value}, which has no name that could be '
+                            'written down; those in models.FUNCTIONS have one')
+    return found
+
+
+def plain(field, value):
+    """The value of a field, or the name of a function in FUNCTIONS."""
+    return next((key for key, function in FUNCTIONS.get(field, {}).items() if function is value),
+                value)
+
+
+def settings(net):
+    """The names of the fields of a network, or of its class."""
+    return [field.name for field in dataclasses.fields(net) if field.name not in ('parent', 'name')]
 
 
 def _check(name, field, value, own):
@@ -123,8 +178,3 @@ def _check(name, field, value, own):
         raise UserError(f'{name}: {field}={value}: give whole numbers')
     if field in ('dropout', 'input_dropout') and 1 in values:
         raise UserError(f'{name}: {field}={value} leaves nothing: take a rate below 1')
-
-
-def _suggest(word, words):
-    close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
-    return f'; did you mean {" or ".join(close)}?' if close else ''

@@ -1,0 +1,151 @@
+"""What a run was trained on, which belongs to the run: written once, when it begins.
+
+    dataset.json        class names, image shape, mean and std; of each split the number of
+                        examples, of all and of each class, and a digest (see data/identity.py)
+    dataset.listing.gz  split, label, size and name of every example, to name those that differ
+"""
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnjax import cluster, data, workdir
+from cnnjax.errors import UserError
+
+FILE, LISTING = 'dataset.json', 'dataset.listing.gz'
+ROUNDING = 1e-5  # between the means that two machines compute of the same pixels
+
+
+class Dataset(NamedTuple):
+    """What dataset.json holds."""
+
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # [H, W, C] of the training images
+    normalize: data.Normalization
+    splits: dict[str, data.Identity]  # of the training and the test set; {}: of an older run
+
+
+def write(directory, splits, image_shape, normalize):
+    """Writes both files, dataset.json last.
+
+    Args:
+      splits: {split: Identity} of the training and the test set.
+    """
+    with gzip.open(Path(directory) / LISTING, 'wb', compresslevel=5) as file:
+        for split, identity in splits.items():
+            for line in identity.listing:
+                file.write(f'{split}\t{line}\n'.encode(errors='surrogateescape'))
+    classes = next(iter(splits.values())).classes
+    workdir.write_json(Path(directory) / FILE, {
+        'classes': classes, 'image_shape': image_shape,
+        'mean': normalize.mean.tolist(), 'std': normalize.std.tolist(),
+        'splits': {split: {name: value for name, value in identity.summary().items()
+                           if name != 'classes'} for split, identity in splits.items()}})
+
+
+def read(directory):
+    """The Dataset of the run in `directory`, without the listings; None where there is none.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = Path(directory) / FILE
+    values = workdir.read_json(path)
+    if values is None:
+        return None
+    try:
+        classes, image_shape = tuple(map(str, values['classes'])), tuple(values['image_shape'])
+        normalize = data.Normalization(*(np.float32(values[name]) for name in ('mean', 'std')))
+        splits = {split: data.Identity.of_summary({**summary, 'classes': classes})
+                  for split, summary in values.get('splits', {}).items()}
+        if len(image_shape) != 3 or min(image_shape) < 1 or image_shape != np.broadcast_shapes(
+                image_shape, *(np.shape(values) for values in normalize)):
+            raise ValueError(f'image_shape {image_shape}, mean {values["mean"]}')
+        if not (np.isfinite(normalize.mean).all() and np.isfinite(normalize.std).all()
+                and (normalize.std > 0).all()):
+            raise ValueError(f'mean {values["mean"]}, std {values["std"]}')
+    except Exception as error:  # of many kinds: any value may stand in a file
+        raise UserError(f'{path} is damaged, or of another version: {error!r}; copy it from '
+                        'another run of the same config, or train anew') from None
+    return Dataset(classes, image_shape, normalize, splits)
+
+
+def of_run(directory):
+    """The Dataset of the run in `directory`, None where none has begun: it has no checkpoint."""
+    checkpoints = (Path(directory) / 'checkpoints').glob('*')
+    if not any(path.name.isdigit() for path in checkpoints):
+        return None
+    found = read(directory)
+    if found is None and cluster.first():
+        print(f'{directory} has no {FILE}: whether its data is still the same cannot be told',
+              flush=True)
+    return found
+
+
+def check(directory, recorded, splits):
+    """Raises UserError, with the differences, unless the run in `directory` was trained on these.
+
+    Args:
+      recorded: its Dataset.
+      splits: {split: Identity} of today's sets; those that the run did not use are not compared.
+    """
+    if not recorded.splits and cluster.first():
+        print(f'{directory}: its {FILE} is of an older version: of its data only the classes, mean '
+              'and std can be compared', flush=True)
+    lines, listings = [], {}
+    for split, now in splits.items():
+        then = recorded.splits.get(split)
+        if then is None:
+            if recorded.splits or recorded.classes == now.classes:
+                continue
+            then = data.Identity(recorded.classes, now.examples, counts=None, digest='')
+        elif then.digest != now.digest:
+            listings = listings or _listings(directory)
+            then = then._replace(listing=tuple(listings.get(split, ())))
+        lines += [f'{split}: {line}' for line in data.differences(then, now)]
+    _refuse(directory, lines)
+
+
+def normalization(directory, recorded, image_shape, normalize):
+    """The normalization of the run in `directory`.
+
+    Raises:
+      UserError: today's data has another one, or images of another shape.
+    """
+    lines = []
+    if tuple(image_shape) != recorded.image_shape:
+        lines.append(f'images of {recorded.image_shape} then, {tuple(image_shape)} now')
+    else:
+        for name in ('mean', 'std'):
+            then, now = (getattr(each, name) for each in (recorded.normalize, normalize))
+            if then.shape != now.shape or not np.allclose(then, now, rtol=ROUNDING, atol=ROUNDING):
+                lines.append(f'{name}: {_shown(then)} then, {_shown(now)} now')
+    _refuse(directory, lines)
+    return recorded.normalize
+
+
+def _shown(array):
+    return f'{np.mean(array):.6g} on average' if array.ndim > 1 else array.tolist()
+
+
+def _refuse(directory, lines):
+    if lines:
+        raise UserError('\n  '.join([
+            f'{directory}: this is not the data that its run was trained on:', *lines,
+            'Restore it, or take another workdir for a new run']))
+
+
+def _listings(directory):
+    """{split: lines} of the listing, {} where it is missing or damaged."""
+    found = {}
+    try:
+        with gzip.open(Path(directory) / LISTING) as file:
+            for line in file:
+                split, _, entry = line.decode(errors='surrogateescape').rstrip('\n').partition('\t')
+                found.setdefault(split, []).append(entry)
+    except (OSError, EOFError, zlib.error):
+        return {}
+    return found
