@@ -97,6 +97,10 @@ def extractor(network, taps, config):
         found = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         assert len(found['label']) == len(stream), (
             f'{len(found["label"])} of {len(stream)} examples')
+        for tap in taps:
+            if broken := (~np.isfinite(found[tap]).all(-1)).sum():
+                raise UserError(f"taps: '{tap}' is not finite for {broken} of {len(stream)} images "
+                                f"of '{title}': check the network's weights, or take another tap")
         return found
 
     return extract

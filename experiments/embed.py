@@ -44,7 +44,8 @@ def run(config, directory):
     least = max(config.perplexity, config.neighbours)
     if len(stream) <= least:
         raise UserError(f'perplexity={config.perplexity:g} and neighbours={config.neighbours} need '
-                        f'more than {least:g} images, here are {len(stream)}')
+                        f'more than {least:g} images, here are {len(stream)}: take smaller '
+                        'numbers, or more images')
     # Of scikit-learn's trustworthiness: the distances of all pairs, and their ranks twice, float64.
     fields.check_memory(6 * len(stream) ** 2, count=config.count)
     fields.check_memory(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
@@ -56,8 +57,8 @@ def run(config, directory):
     workdir.write_config(directory, config)
     for tap in named or ('pixels', *taps):
         code, path = found[tap], directory / tap.replace('/', '-')
-        if not np.isfinite(code).all() or not np.ptp(code, 0).any():
-            raise UserError(f"taps: '{tap}' is not finite, or the same for every image")
+        if not np.ptp(code, 0).any():
+            raise UserError(f"taps: '{tap}' is the same for every image: take another one")
         print(f'{tap}: t-SNE of {len(code)} codes of {code.shape[1]:,} numbers', flush=True)
         reduced = reduce(code, config)
         neighbours = nearest(code, config.neighbours, config.metric)
@@ -96,7 +97,9 @@ def reduce(code, config):
                          metric=config.metric, verbose=2 * (len(code) > 2000))  # its own progress
     # Its threads wait for one another: on a busy machine two are many times slower than one.
     with threadpoolctl.threadpool_limits(None if len(code) > 2000 else 1, 'openmp'):
-        points = tsne.fit_transform(principal if config.metric == 'euclidean' else code)
+        given = principal if config.metric == 'euclidean' else code
+        # It begins with two components. A second number of 0 changes no distance.
+        points = tsne.fit_transform(np.pad(given, ((0, 0), (0, max(0, 2 - given.shape[1])))))
     variance = np.pad(pca.explained_variance_ratio_[:2], (0, max(0, 2 - pca.n_components_)))
     plane = np.pad(principal[:, :2], ((0, 0), (0, max(0, 2 - principal.shape[1]))))
     return Reduced(plane, points, variance.tolist(), float(tsne.kl_divergence_))

@@ -53,6 +53,8 @@ def check(config):
                          batch_size=1)
     if not config.shifts:
         raise UserError('shifts=(): give one or more numbers of pixels')
+    if not config.image:
+        raise UserError("image='': name a picture, such as 'skimage:astronaut'")
     fields.check_whole(config, 'shifts', 'size', 'farthest', 'pool_size')
 
 
@@ -62,10 +64,11 @@ def check_size(config, network, picture):
     windows = max(network.image_shape[:2]) + 2 * config.farthest if not config.dataset else 0
     shifts = config.size + max(config.shifts)
     if min(picture.shape[:2]) < max(windows, shifts):
+        own = windows and (f', the images of the network with farthest={config.farthest} need '
+                           f'{windows}')
         raise UserError(
             f'image={config.image} has {picture.shape[0]} x {picture.shape[1]} pixels: size='
-            f'{config.size} with shifts up to {max(config.shifts)} needs {shifts}, the images of '
-            f'the network with farthest={config.farthest} {windows}')
+            f'{config.size} with shifts up to {max(config.shifts)} needs {shifts}{own or ""}')
     if config.farthest > min(network.image_shape[:2]):
         raise UserError(f'farthest={config.farthest}: nothing of the images of '
                         f'{network.image_shape[0]} x {network.image_shape[1]} would be left')

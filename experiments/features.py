@@ -26,7 +26,9 @@ def run(config, directory):
     for name in ('train', 'test'):
         stream = codes.load(config, config[f'{name}_split'], network)
         if classes not in (None, stream.classes):
-            raise UserError('the training and the test set have different classes')
+            raise UserError(f"train_split='{config.train_split}' has the classes "
+                            f"{', '.join(classes)}, test_split='{config.test_split}' has "
+                            f"{', '.join(stream.classes)}: give both the same, in the same order")
         classes = stream.classes
         arrays |= {f'{name}/{key}': value for key, value in extract(stream, name).items()}
         if name == 'train' and np.ptp(arrays['train/label']) == 0:

@@ -89,6 +89,9 @@ def connect(processes, verbosity):
     """cluster.connect, once in a process: a sweep runs many jobs in it. Raises UserError where the
     devices that JAX_PLATFORMS names are not there."""
     logging.set_verbosity(verbosity)
+    # Of optax and flax, adam and average pools do not run where the environment asks for less.
+    jax.config.update('jax_numpy_dtype_promotion', 'standard')
+    jax.config.update('jax_numpy_rank_promotion', 'allow')
     cluster.connect(*processes)
     try:
         jax.devices()

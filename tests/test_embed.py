@@ -145,8 +145,26 @@ def test_a_dead_code_is_refused(network, tmp_path, monkeypatch):
     params['conv2_1']['bias'] = params['conv2_1']['bias'] - 1e9
     monkeypatch.setattr(embed.trained, 'load',
                         lambda *_: network._replace(variables={'params': params}))
-    with pytest.raises(UserError, match="'relu2_1' is not finite, or the same"):
+    with pytest.raises(UserError, match="'relu2_1' is the same for every image"):
         embed.run(config(taps='relu2_1'), tmp_path)
+    params['conv2_1']['bias'] = params['conv2_1']['bias'] * np.float32(np.nan)
+    with pytest.raises(UserError, match="taps: 'relu2_1' is not finite for 60 of 60 images"):
+        embed.run(config(taps='relu2_1'), tmp_path)
+
+
+def test_a_code_of_one_number(network, tmp_path):
+    """A line has a map too: t-SNE begins with two components."""
+    embed.run(config(taps='relu2_1:3'), tmp_path)
+    found = np.load(tmp_path / 'relu2_1:3.npz')
+    assert found['code'].shape == (60, 1)
+    np.testing.assert_allclose(np.abs(found['pca'][:, 0]),
+                               np.abs(found['code'][:, 0] - found['code'].mean()), atol=1e-5)
+    assert not found['pca'][:, 1].any()
+    assert np.isfinite(found['tsne']).all()
+    error = (found['label'][distances(found['code']).argmin(1)] != found['label']).mean()
+    row = json.loads((tmp_path / 'results.json').read_text())['taps']['relu2_1:3']
+    assert row['features'] == 1
+    assert row['nearest_neighbour_error']['code'] == pytest.approx(error, abs=0.05)
 
 
 # ---- Eigenfaces

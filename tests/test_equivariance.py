@@ -221,8 +221,9 @@ def test_the_files(network, tmp_path, dataset):
     ({'shifts': (0,)}, 'shifts'), ({'shifts': (1.5, 2.0)}, 'shifts'), ({'farthest': 0}, 'farthest'),
     ({'count': 0}, 'count'), ({'pool_size': 1}, 'pool_size'), ({'seed': -1}, 'seed'),
     ({'batch_size': 0}, 'batch_size'), ({'size': 300}, r'300 x 451 pixels.*304'),
-    ({'farthest': 143}, 'farthest=143 302'), ({'size': 8, 'pool_size': 9}, 'pool_size=9'),
+    ({'farthest': 143}, 'farthest=143 need 302'), ({'size': 8, 'pool_size': 9}, 'pool_size=9'),
     ({'layers': 'relu9'}, 'relu9'), ({'image': 'skimage:dog'}, 'skimage:dog'),
+    ({'image': ''}, "image=''"),
 ])
 def test_what_makes_no_sense_is_refused_by_name(network, tmp_path, fields, message):
     made = configs.get_config()

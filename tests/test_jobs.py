@@ -8,8 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import flax.linen as nn
 import hypothesis
+import jax
+import jax.numpy as jnp
 import ml_collections
+import optax
 import pytest
 import submitit
 from hypothesis import strategies
@@ -79,6 +83,28 @@ def experiment(monkeypatch):
 
 def noted(**fields):
     return ml_collections.ConfigDict({'experiment': 'noted', **fields})
+
+
+def test_optax_and_flax_run_whatever_promotion_the_environment_asks_for(experiment, tmp_path):
+    """JAX_NUMPY_DTYPE_PROMOTION=strict and JAX_NUMPY_RANK_PROMOTION=raise: flax's average pool and
+    optax's adam cannot do with these."""
+    def steps():
+        image, tx = jnp.ones((1, 4, 4, 1)), optax.adam(0.1)
+        nn.avg_pool(image, (2, 2)) + jnp.ones(2)
+        tx.update(image, tx.init(image))
+
+    names = ('jax_numpy_dtype_promotion', 'jax_numpy_rank_promotion')
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        jax.config.update(names[0], 'strict')
+        jax.config.update(names[1], 'raise')
+        with pytest.raises(jax.dtypes.TypePromotionError):
+            steps()
+        assert jobs.Place(str(tmp_path)).run([jobs.Job(noted(), str(tmp_path))])
+        steps()
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_here_and_debug_run_the_same_job(experiment, alone, tmp_path, capfd):

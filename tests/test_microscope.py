@@ -301,18 +301,25 @@ def hand_over(directory, key, text):
     (directory / 'data' / f'{key}.js').write_text(f'microscope.receive("{key}",{text});\n')
 
 
-def test_the_channels_that_are_named(source, tmp_path):
-    microscope.run(config(source, layers='fc:7+2,relu1:3'), tmp_path)
-    manifest = json.loads((tmp_path / 'manifest.json').read_text())
+@pytest.fixture(scope='module')
+def named(source, tmp_path_factory):
+    """A site of three units that are named."""
+    directory = tmp_path_factory.mktemp('named')
+    microscope.run(config(source, layers='fc:7+2,relu1:3'), directory)
+    return directory
+
+
+def test_the_channels_that_are_named(named):
+    manifest = json.loads((named / 'manifest.json').read_text())
     assert [(layer['name'], layer['channels'], [unit['unit'] for unit in layer['units']])
             for layer in manifest['layers']] == [('fc', [2, 7], [2, 7]), ('relu1', [3], [3])]
-    found, _ = patches.load(tmp_path / 'strongest.npz')
-    np.testing.assert_allclose(site.read(tmp_path, 'fc/units')['maximum'],
+    found, _ = patches.load(named / 'strongest.npz')
+    np.testing.assert_allclose(site.read(named, 'fc/units')['maximum'],
                                found['fc'].maximum[[2, 7]], rtol=1e-4)
-    assert {path.name for path in (tmp_path / 'images' / 'fc').iterdir()} == {
+    assert {path.name for path in (named / 'images' / 'fc').iterdir()} == {
         f'{unit}-{kind}.png' for unit in (2, 7)
         for kind in ('positive', 'negative', 'patches', 'projections')}
-    shown = {unit for i in range(10) for unit, _ in site.read(tmp_path, f'classes/{i}')['fc']}
+    shown = {unit for i in range(10) for unit, _ in site.read(named, f'classes/{i}')['fc']}
     assert shown == {2, 7}
 
 
@@ -585,6 +592,107 @@ def test_what_is_not_there_is_said(browser):
     assert browser.errors() == []
 
 
+@pytest.mark.parametrize('page', ['#/%', '#/unit/%E0%A4%A', '#/unit', '#/class/1/2/3', '#nothing',
+                                  '#/__proto__', '#/layer'])
+def test_a_bad_address_is_the_first_page_with_a_word(browser, page):
+    browser.open(page)
+    assert browser.title() == 'resnet20'
+    assert f'There is no page {page}' in browser.one('.note').text
+    assert browser.errors() == []
+
+
+def test_what_is_missing_or_damaged_is_said_in_the_browser(driver, written, tmp_path):
+    directory = tmp_path / 'site'
+    shutil.copytree(written, directory)
+    shutil.rmtree(directory / 'images' / 'relu1')
+    (directory / 'data' / 'fc' / 'units.js').unlink()
+    for key, text in (('pool/0', '[]'), ('pool/4', '{"a":'), ('classes/3', 'null'),
+                      ('conv2_1/units', '{"maximum":[1]}')):
+        hand_over(directory, key, text)
+    pages = Pages(driver, directory)
+    for page, word in (('#/unit/pool/0', 'data/pool/0.js is damaged'),
+                       ('#/unit/pool/4', 'data/pool/4.js is damaged'),
+                       ('#/layer/fc', 'data/fc/units.js is missing'),
+                       ('#/layer/conv2_1', 'data/conv2_1/units.js is damaged'),
+                       ('#/class/3', 'data/classes/3.js is damaged')):
+        pages.open(page)
+        assert pages.title() == 'Cannot be shown'
+        assert word in pages.one('#main').text
+        pages.one('#main a').click()
+        pages.wait('#/')
+        assert pages.title() == 'resnet20'
+    pages.open('#/layer/relu1')
+    pages.until("document.querySelectorAll('.grid .none').length === 4")
+    assert pages.one('.grid .none').text == 'missing or damaged'
+    pages.open('#/unit/relu1/2')
+    pages.until("document.querySelectorAll('.patches .none').length === 18")
+    pages.until("document.querySelectorAll('.extremes .none').length === 2")
+    for text in ('', 'microscope.receive("manifest",[]);', 'microscope.receive("manifest",{"a"',
+                 'microscope.receive("manifest",{"layers":[{}],"rows":[]});'):
+        (directory / 'data' / 'manifest.js').write_text(text)
+        pages.driver.get('about:blank')
+        pages.driver.get((directory / 'index.html').as_uri())
+        pages.until("document.querySelector('h1')?.textContent === 'Cannot be shown'")
+        assert 'data/manifest.js is missing or damaged' in pages.one('#main').text
+    pages.errors()  # of the browser, for the files that are missing
+
+
+def test_names_of_classes_are_text(driver, written, tmp_path):
+    """Whatever they hold: markup, the end of a script, bytes that are no UTF-8."""
+    directory = tmp_path / 'site'
+    shutil.copytree(written, directory)
+    manifest = site.read(written, 'manifest')
+    names = ['<b>bold</b>', 'a & b &lt;', '"quotes" \'single\'', 'back\\slash\nline \u2028',
+             '</script><script>document.body.remove()</script>', '<img src=x onerror=alert(1)>',
+             'caf\udce9', '$5_$10', '%', 'constructor']
+    site.write(directory, 'manifest', manifest | {'classes': names})
+    pages = Pages(driver, directory)
+    for index, name in enumerate(names):
+        pages.open(f'#/class/{index}')
+        shown = name.replace('\udce9', '\ufffd')
+        text = pages.run("return document.querySelector('h1').textContent.toWellFormed()")
+        assert text == shown
+        assert not pages.all('#main h1 *')
+    pages.open('#/unit/fc/4')
+    assert len(pages.all('.bars li')) == 10
+    assert not pages.all('#main b > b, #main img[src=x], #main script')
+    assert names[4] in pages.one('.lead').text
+    pages.press('/')
+    pages.press('</script>')
+    assert [option.text.split('\n')[0] for option in pages.all('#results [role=option]')] == [
+        names[4]]
+    pages.press(Keys.ENTER)
+    pages.wait('#/class/4')
+    assert pages.errors() == []
+
+
+def test_named_channels_have_pages(driver, named):
+    pages = Pages(driver, named)
+    pages.open('#/layer/fc')
+    assert pages.one('output').text == '2 units of 10'
+    assert [tile.text.split()[0] for tile in pages.all('.grid .tile')] == ['2', '7']
+    pages.all('.grid .tile')[1].click()
+    pages.wait('#/unit/fc/7')
+    assert pages.title() == 'Unit 7'
+    assert not pages.all('[aria-label="Next unit"]')
+    pages.one('[aria-label="Previous unit"]').click()
+    pages.wait('#/unit/fc/2')
+    assert 'the class 2' in pages.one('.lead').text
+    pages.open('#/unit/fc/3')
+    assert pages.title() == 'Not here'
+    pages.open('#/class/7')
+    assert 'Its own unit is fc 7' in pages.one('.lead').text
+    pages.open('#/class/3')
+    assert 'Its own unit' not in pages.one('.lead').text
+    pages.press('/')
+    pages.press('7')
+    assert [option.text.split('\n')[0] for option in pages.all('#results [role=option]')][:2] == [
+        '7', 'fc unit 7']
+    pages.press(Keys.ESCAPE)
+    pages.until('[...document.images].every(image => image.complete && image.naturalWidth)')
+    assert pages.errors() == []
+
+
 def test_twenty_thousand_units(driver, tmp_path):
     """The pages of a network as large as a ResNet-50: only what is seen is on the page."""
     layers, pixels = [], tmp_path / 'pixels.png'
@@ -605,9 +713,10 @@ def test_twenty_thousand_units(driver, tmp_path):
         for number in numbers:
             os.link(pixels, directory / 'images' / name / f'{number}-positive.png')
     site.write(directory, 'block3/relu/1984', [{
-        'positive': 1, 'negative': -1, 'health': {'positive': '', 'negative': 'noise'},
+        'unit': 1984 + i, 'positive': 1, 'negative': -1,
+        'health': {'positive': '', 'negative': 'noise'},
         'scores': [3.5] * 9, 'images': [7] * 9, 'labels': [999] * 9, 'mean': 0.1, 'deviation': 1,
-        'active': 0.01, 'classes': list(range(1000))}] * 32)
+        'active': 0.01, 'classes': list(range(1000))} for i in range(32)])
     for kind in ('negative', 'patches', 'projections'):
         os.link(pixels, directory / 'images' / 'block3' / 'relu' / f'1999-{kind}.png')
     site.install(directory)

@@ -256,6 +256,19 @@ def test_places_are_not_found_by_comparing_what_is_computed_twice():
         assert any(value.shape == () or value.dtype.kind in 'iub' for value in values), values
 
 
+def test_the_pass_keeps_its_types_where_the_environment_asks_for_strict_ones(network):
+    """JAX_ENABLE_X64, JAX_NUMPY_DTYPE_PROMOTION=strict, JAX_NUMPY_RANK_PROMOTION=raise."""
+    seen = (np.zeros(4, np.int32), {'fc8': patches._nothing(4, 2, 4)})
+    with (jax.enable_x64(True), jax.numpy_dtype_promotion('strict'),
+          jax.numpy_rank_promotion('raise')):
+        found = jax.eval_shape(lambda images, seen: patches._add(
+            seen, {'fc8': network.taps(images)['fc8']}, jnp.arange(5, dtype='int32'),
+            jnp.zeros(5, 'int32'), jnp.ones(5, bool)),
+            jax.ShapeDtypeStruct((5, *SHAPE), 'uint8'), seen)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), seen)
+
+
 def linear(network):
     """The same without maxima: everything that a unit sees counts."""
     return network._replace(net=network.net.clone(relu=lambda x: x, pool=layers.average_pool))

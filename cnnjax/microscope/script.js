@@ -50,22 +50,36 @@ function amount(number) {
   return `${Number((number / 1000 ** power).toPrecision(4))} ${' KMGT'[power]}`.trim();
 }
 
-function load(key) {
-  if (microscope.store[key]) return Promise.resolve(microscope.store[key]);
+// The value of a file of data, of which `sound(value)` must hold.
+function load(key, sound) {
+  const file = `data/${key}.js`;
+  const checked = (value) => {
+    if (value && sound(value)) return value;
+    throw new Error(`${file} is damaged`);
+  };
+  if (key in microscope.store) return Promise.resolve(microscope.store[key]).then(checked);
   return new Promise((resolve, reject) => {
     const script = h('script', { src: `data/${escaped(key)}.js` });
     script.onload = () => { script.remove(); resolve(microscope.store[key]); };
-    script.onerror = () => { script.remove(); reject(new Error(`data/${key}.js is missing`)); };
+    script.onerror = () => { script.remove(); reject(new Error(`${file} is missing`)); };
     document.head.append(script);
-  });
+  }).then(checked);
 }
 
-const columns = (layer) => load(`${layer.name}/units`);
-const record = async (layer, unit) =>
-  (await load(`${layer.name}/${unit - unit % site.chunk}`))[unit % site.chunk];
+const columns = (layer) => load(`${layer.name}/units`, (data) =>
+  ['maximum', 'mean', 'active', 'best'].every((name) => data[name]?.length >= layer.done));
+const record = async (layer, place) => {
+  const [first, own] = [place - place % site.chunk, place % site.chunk];
+  return (await load(`${layer.name}/${first}`, (data) =>
+    data[own]?.unit === layer.channels[place] && Array.isArray(data[own].classes)))[own];
+};
 const escaped = (name) => name.split('/').map(encodeURIComponent).join('/');
 const file = (layer, unit, kind) =>
   `images/${escaped(layer.name)}/${unit}-${kind}.${layer.suffix}`;
+
+// A layer shows some of its channels, in their order: a unit is the channel, its place is here.
+const placeOf = (layer, unit) => (layer.channels[unit] === unit ? unit
+  : layer.channels.indexOf(unit));
 
 // ---- Pieces that several pages share
 
@@ -96,12 +110,13 @@ const views = {
 };
 
 function picture(layer, unit, kind, attributes = {}) {
-  if (unit >= layer.done) return h('span', { class: 'none' }, 'not made yet');
-  if (kind === 'negative' && !layer.negative) return h('span', { class: 'none' }, 'never below 0');
+  const none = (why) => h('span', { class: 'none' }, why);
+  if (placeOf(layer, unit) >= layer.done) return none('not made yet');
+  if (kind === 'negative' && !layer.negative) return none('never below 0');
   const [side] = kind === 'positive' || kind === 'negative' ? layer.side : layer.patch;
   return h('img', { src: file(layer, unit, kind), loading: 'lazy', decoding: 'async',
     alt: `${views[kind][1]} ${layer.name} unit ${unit}`, class: pixelated(side),
-    ...attributes });
+    onerror: (event) => event.target.replaceWith(none('missing or damaged')), ...attributes });
 }
 
 function tile(layer, unit, kind, note) {
@@ -148,8 +163,8 @@ function home() {
     h('header', {}, h('div', {}, h('b', {}, layer.name),
       h('p', {}, `${shaped(layer.shape)}, ${sees(layer)}`)), field(layer)),
     h('div', { class: 'mosaic' }, Array.from({ length: Math.min(8, layer.done) }, (_, i) =>
-      picture(layer, Math.floor(i * layer.done / Math.min(8, layer.done)), 'positive',
-        { alt: '' }))))))),
+      picture(layer, layer.channels[Math.floor(i * layer.done / Math.min(8, layer.done))],
+        'positive', { alt: '' }))))))),
   ];
 }
 
@@ -211,18 +226,21 @@ async function layerPage(name) {
   const data = layer.done ? await columns(layer) : null;
   const link = (i) => (layers[i] ? url.layer(layers[i].name) : null);
   const orders = { number: ['number', null, () => null],
-    maximum: ['strongest activation', data?.maximum, (u) => short(data.maximum[u])],
-    mean: ['mean activation', data?.mean, (u) => short(data.mean[u])],
+    maximum: ['strongest activation', data?.maximum, (place) => short(data.maximum[place])],
+    mean: ['mean activation', data?.mean, (place) => short(data.mean[place])],
     active: ['rarely active first', data?.active.map((x) => -x),
-      (u) => `${(100 * data.active[u]).toFixed(0)} %`] };
+      (place) => `${(100 * data.active[place]).toFixed(0)} %`] };
   const holder = h('div', { class: 'grid', role: 'group', 'aria-label': `Units of ${name}` });
   const show = () => {
-    const order = Array.from({ length: layer.units }, (_, unit) => unit);
+    const order = layer.channels.map((_, place) => place);
     const [, value, note] = orders[page.order];
     if (value) order.sort((a, b) => (value[b] ?? -Infinity) - (value[a] ?? -Infinity) || a - b);
-    const best = (u) => (data && data.best[u] !== null ? site.classes[data.best[u]] : '');
-    grid(holder, order, (unit) => tile(layer, unit, page.view,
-      unit < layer.done ? note(unit) ?? best(unit) : ''));
+    const best = (place) => (data && data.best[place] !== null
+      ? site.classes[data.best[place]] : '');
+    grid(holder, order.map((place) => layer.channels[place]), (unit) => {
+      const place = placeOf(layer, unit);
+      return tile(layer, unit, page.view, place < layer.done ? note(place) ?? best(place) : '');
+    });
   };
   holder.ready = () => {
     show();
@@ -331,18 +349,19 @@ function grid(holder, order, make) {
 
 async function unitPage(name, unit) {
   const layer = layers.find((one) => one.name === name);
-  if (!layer || !(unit >= 0 && unit < layer.units)) return missing(`no unit ${unit} in ${name}`);
+  const place = layer ? placeOf(layer, unit) : -1;
+  if (place < 0) return missing(`no unit ${unit} in ${name}`);
   page.from = { layer: name, unit };
-  const link = (i) => (i >= 0 && i < layer.units ? url.unit(name, i) : null);
+  const link = (i) => (layer.channels[i] !== undefined ? url.unit(name, layer.channels[i]) : null);
   const head = h('div', { class: 'head' }, field(layer), h('div', {}, h('h1', {}, `Unit ${unit}`),
     h('p', { class: 'lead' }, 'of ', h('a', { href: url.layer(name), class: 'name' }, name),
       layer.output ? [', the class ', h('a', { href: url.class(unit) }, site.classes[unit])] : null,
-      `: ${shaped(layer.shape)}, ${sees(layer)}`)), steps(link(unit - 1), link(unit + 1), 'unit'));
-  if (unit >= layer.done) {
+      `: ${shaped(layer.shape)}, ${sees(layer)}`)), steps(link(place - 1), link(place + 1), 'unit'));
+  if (place >= layer.done) {
     return [head, h('p', { class: 'note' },
       'This unit is not made yet: the same command continues.')];
   }
-  const [own, all] = await Promise.all([record(layer, unit), columns(layer)]);
+  const [own, all] = await Promise.all([record(layer, place), columns(layer)]);
   const extreme = (kind, title) => h('figure', {}, picture(layer, unit, kind),
     h('figcaption', {}, h('b', {}, title), kind === 'negative' && !layer.negative
       ? ' · its activations are rectified' : ` · ${layer.target} ${short(own[kind])}`,
@@ -356,6 +375,8 @@ async function unitPage(name, unit) {
     const [height, top] = part(Math.floor(i / 3), rows);
     return h('span', { class: 'crop', style: `--ratio: ${across} / ${rows}` },
       h('img', { src: file(layer, unit, kind), alt, class: pixelated(rows),
+        onerror: (event) => event.target.replaceWith(
+          h('span', { class: 'none' }, 'missing or damaged')),
         style: `width: ${width}%; height: ${height}%; left: ${left}%; top: ${top}%` }));
   };
   return [
@@ -369,7 +390,7 @@ async function unitPage(name, unit) {
           ['Mean', short(own.mean), `± ${short(own.deviation)}`],
           ['Active in', `${(100 * own.active).toFixed(own.active && own.active < 0.1 ? 1 : 0)} %`,
             'of the images']]),
-        swarm(layer, all.maximum, unit))),
+        swarm(layer, all.maximum, place))),
     h('h2', {}, 'Strongest patches', h('small', {},
       `below each what in it activates the unit: its ${site.rule} projection`)),
     h('ol', { class: 'patches' }, own.scores.map((score, i) => h('li', {}, h('figure', {},
@@ -382,18 +403,18 @@ async function unitPage(name, unit) {
   ];
 }
 
-function swarm({ name }, values, own) {
+function swarm(layer, values, own) {
   const [width, most, radius] = [460, 110, 3.2];
-  const known = values.map((value, unit) => [value, unit]).filter(([value]) => value !== null);
+  const known = values.map((value, place) => [value, place]).filter(([value]) => value !== null);
   const low = Math.min(0, ...known.map(([value]) => value));
   const high = Math.max(...known.map(([value]) => value), low + 1e-9);
   const bins = new Map();
-  const spots = known.sort((a, b) => (a[1] === own) - (b[1] === own)).map(([value, unit]) => {
+  const spots = known.sort((a, b) => (a[1] === own) - (b[1] === own)).map(([value, place]) => {
     const x = 6 + (width - 12) * (value - low) / (high - low);
     const bin = Math.round(x / (2 * radius));
     const rank = bins.get(bin) ?? 0;
     bins.set(bin, rank + 1);
-    return [x, rank, unit];
+    return [x, rank, place];
   });
   const highest = Math.max(...bins.values());
   const room = Math.min(2 * radius, (most - 2 * radius) / highest);
@@ -401,14 +422,15 @@ function swarm({ name }, values, own) {
   // Of a large layer every so many: the picture is the same.
   const every = Math.ceil(spots.length / 600);
   return h('svg', { class: 'beeswarm', viewBox: `0 0 ${width} ${height + 20}`, role: 'img',
-    'aria-label': `The maximum of unit ${own} is ${short(values[own])}; those of ${name} are `
+    'aria-label': `The maximum of unit ${layer.channels[own]} is ${short(values[own])}; those of `
+      + `${layer.name} are `
       + `between ${short(low)} and ${short(high)}` },
   h('line', { x1: 0, x2: width, y1: height + 1, y2: height + 1 }),
-  spots.filter(([, , unit], i) => unit === own || i % every === 0).map(([x, rank, unit]) =>
-    h('circle', { cx: x, cy: height - radius - rank * room, r: unit === own ? 5 : radius - 0.4,
-      class: unit === own ? 'own' : null })),
+  spots.filter(([, , place], i) => place === own || i % every === 0).map(([x, rank, place]) =>
+    h('circle', { cx: x, cy: height - radius - rank * room, r: place === own ? 5 : radius - 0.4,
+      class: place === own ? 'own' : null })),
   h('text', { x: 0, y: height + 16 }, short(low)),
-  h('text', { x: width / 2, y: height + 16, 'text-anchor': 'middle' }, `maxima of ${name}`),
+  h('text', { x: width / 2, y: height + 16, 'text-anchor': 'middle' }, `maxima of ${layer.name}`),
   h('text', { x: width, y: height + 16, 'text-anchor': 'end' }, short(high)));
 }
 
@@ -439,10 +461,10 @@ function bars(values) {
 // ---- A class
 
 async function classPage(index) {
-  if (!site.classes[index]) return missing(`no class ${index}`);
-  const found = await load(`classes/${index}`);
+  if (site.classes[index] === undefined) return missing(`no class ${index}`);
+  const found = await load(`classes/${index}`, (data) => layers.every(({ name }) => name in data));
   const link = (i) => (site.classes[i] !== undefined ? url.class(i) : null);
-  const logit = layers.find((layer) => layer.output && index < layer.units);
+  const logit = layers.find((layer) => layer.output && placeOf(layer, index) >= 0);
   return [
     h('div', { class: 'head' }, h('div', {}, h('h1', {}, site.classes[index]),
       h('p', { class: 'lead' }, `Class ${index} of ${count(site.classes.length)}: in every layer `
@@ -460,30 +482,50 @@ async function classPage(index) {
 
 const missing = (what) => [h('h1', {}, 'Not here'), h('p', {}, `This microscope has ${what}. `,
   h('a', { href: '#/' }, 'All layers'))];
+const broken = (what) => [h('h1', {}, 'Cannot be shown'), h('p', {}, `${what}. The command that `
+  + 'made this site, given again, mends it. ', site && h('a', { href: '#/' }, 'All layers'))];
 
 // ---- Going from page to page
 
 let turn = 0;
 
+// How many parts the address of each kind of page has.
+const lengths = new Map([['', 1], ['layer', 2], ['unit', 3], ['class', 2]]);
+
+// The parts of an address; null where no page has it.
+function parsed(hash) {
+  const parts = hash.slice(2).split('/');
+  if (hash && !hash.startsWith('#/') || lengths.get(parts[0]) !== parts.length) return null;
+  try {
+    return parts.map(decodeURIComponent);
+  } catch {
+    return null; // '%', of which nothing follows
+  }
+}
+
 async function route() {
   const own = ++turn;
-  const [kind, name, number] = location.hash.slice(2).split('/').map(decodeURIComponent);
+  const address = parsed(location.hash);
+  const [kind, name, number] = address ?? [''];
   page.cleanup();
   page.up = kind ? '#/' : null;
   page.layer = kind === 'layer' || kind === 'unit' ? name : null;
   const trail = [['#/', site.network]];
+  if (!address) trail.push([null, 'not here']);
   if (kind === 'layer' || kind === 'unit') trail.push([url.layer(name), name]);
   if (kind === 'unit') {
     trail.push([null, `unit ${number}`]);
     page.up = url.layer(name);
   }
-  if (kind === 'class') trail.push([null, site.classes[name] ?? name]);
+  if (kind === 'class') trail.push([null, site.classes[Number(name)] ?? name]);
   let content;
   try {
     content = await (kind === 'layer' ? layerPage(name) : kind === 'unit'
-      ? unitPage(name, Number(number)) : kind === 'class' ? classPage(Number(name)) : home());
+      ? unitPage(name, Number(number)) : kind === 'class' ? classPage(Number(name))
+        : address ? home() : [h('p', { class: 'note', role: 'status' },
+          `There is no page ${location.hash}: this is the first.`), ...home()]);
   } catch (error) {
-    content = missing(`a page that cannot be shown: ${error.message}.`);
+    content = broken(error.message);
   }
   if (own !== turn) return; // another page was asked for meanwhile
   if (kind !== 'layer' && kind !== 'unit') page.from = null;
@@ -535,7 +577,7 @@ function find(text) {
     const wanted = words.slice(0, -1);
     const here = (layer) => layer.name !== page.layer; // the layer of this page first
     [...layers].sort((a, b) => here(a) - here(b)).forEach((layer) => {
-      if (unit < layer.units && named(layer.name, wanted)) {
+      if (placeOf(layer, unit) >= 0 && named(layer.name, wanted)) {
         found.push([url.unit(layer.name, unit), `${layer.name} unit ${unit}`, 'unit']);
       }
     });
@@ -623,8 +665,16 @@ $('theme').addEventListener('click', () => {
   paint();
 });
 
+// Without its manifest, the site has no page.
+addEventListener('load', () => {
+  if (!layers) $('main').replaceChildren(...broken('data/manifest.js is missing or damaged'));
+});
+
 function start() {
-  site = microscope.store.manifest;
+  const found = microscope.store.manifest;
+  if (![found?.layers, found?.rows, found?.classes, found?.image_shape].every(Array.isArray)
+      || !found.layers.every((layer) => Array.isArray(layer.channels))) return;
+  site = found;
   layers = site.layers;
   $('made').textContent = `cnnjax ${site.versions.cnnjax}, `
     + `weights ${site.fingerprint.slice(0, 12)}`;
