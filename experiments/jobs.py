@@ -72,6 +72,7 @@ def connect(processes, verbosity):
     """cluster.connect, once in a process: a sweep runs many jobs in it. Raises UserError where the
     devices that JAX_PLATFORMS names are not there."""
     logging.set_verbosity(verbosity)
+    sys.stdout.reconfigure(errors='backslashreplace')  # a job's may know no other than ASCII
     cluster.connect(*processes)
     try:
         jax.devices()

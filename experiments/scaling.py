@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import collectives, data, models, optim, parallel, step, summary, workdir
+from cnnjax import collectives, data, models, optim, parallel, plots, step, summary, workdir
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
 from experiments import fields
@@ -371,5 +371,4 @@ def draw(config, rows, clusters, measured, path):
     figure.legend(handles=[Line2D([], [], color=f'C{i}', linewidth=2, label=name)
                            for i, name in enumerate(names)], ncols=len(names), frameon=False,
                   loc='outside lower center')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    plots.save(figure, path)
