@@ -151,6 +151,7 @@ def ask_for_huge_pages():
 
 if __name__ == '__main__':
     ask_for_huge_pages()
+    sys.stdout.reconfigure(errors='backslashreplace')  # a terminal may know no other than ASCII
     try:
         app.run(main, flags_parser=parse)
     except KeyboardInterrupt:

@@ -46,6 +46,10 @@ class Checkpoints:
 
     def __init__(self, directory, keep=2, read_only=False):
         self.directory = Path(directory)
+        path = str(self.directory.absolute())
+        if path.encode(errors='ignore').decode() != path:  # orbax would fail with a cast
+            raise UserError(f'{path}: checkpoints need a path in UTF-8, which this is not: take '
+                            'another workdir, or rename the directory')
         if not read_only:
             if cluster.first():
                 self._set_damaged_aside()

@@ -4,10 +4,9 @@ they have channels, with arrows from each to those that read it."""
 import itertools
 import math
 import re
-from pathlib import Path
 from typing import NamedTuple
 
-from cnnjax import atomic
+from cnnjax import plots
 
 HEIGHT, SLANT, GAP = 2.6, 0.30, 0.34  # of the largest map; depth over height; between columns
 LARGEST = 32  # more layers than that, and runs of equal ones are drawn as one
@@ -102,8 +101,7 @@ def draw(summary, path):
     figure.legend(handles=[Patch(facecolor=COLORS[kind], edgecolor='0.3', label=kind)
                            for kind in kinds], loc='upper right', ncols=len(kinds), frameon=False,
                   fontsize=10, bbox_to_anchor=(1 - 0.15 / width, 1 - 0.1 / height))
-    with atomic.replacing(path) as unfinished:
-        figure.savefig(unfinished, format=Path(path).suffix[1:])
+    plots.save(figure, path)
 
 
 def amount(number):

@@ -32,11 +32,12 @@ KINDS = ('shard_map', 'pmap', 'jit')
 def cache_programs():
     """Keeps compiled programs, so that a second start need not compile them again.
 
-    In the user's cache, at most 10 GiB; $JAX_COMPILATION_CACHE_DIR names another place.
+    In the user's cache, at most 10 GiB; $JAX_COMPILATION_CACHE_DIR names another place. A user
+    without a home, as containers have them, has none.
     """
-    if jax.config.jax_compilation_cache_dir is None:
-        home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-        directory = Path(home).expanduser() / 'cnnjax' / 'programs'
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
+    if jax.config.jax_compilation_cache_dir is None and cache.is_absolute():
+        directory = cache / 'cnnjax' / 'programs'
         jax.config.update('jax_compilation_cache_dir', str(directory))
         jax.config.update('jax_compilation_cache_max_size', 10 * 2 ** 30)
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)

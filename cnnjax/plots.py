@@ -47,7 +47,7 @@ def curves(rows, path, title=''):
     rate.set(ylabel='learning rate (dotted)', yscale='log', ylim=(highest * 1e-4, highest * 2))
     rate.spines[['top']].set_visible(False)
     figure.suptitle(title)
-    _save(figure, path)
+    save(figure, path)
 
 
 def descent(rows, path):
@@ -72,7 +72,7 @@ def descent(rows, path):
     axes.spines[['top', 'right']].set_visible(False)
     if len(terms) > 2:
         axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def inversions(path, names, images, reconstructions, errors):
@@ -113,7 +113,7 @@ def inversions(path, names, images, reconstructions, errors):
             draw(row[0], images[i], '' if i else 'image', names[i])
             for cell, layer in zip(row[1:], layers, strict=False):
                 draw(cell, reconstructions[layer][i], '' if i else layer, f'{errors[layer][i]:.2g}')
-    _save(figure, path)
+    save(figure, path)
 
 
 def pictures(rows, path):
@@ -134,7 +134,7 @@ def pictures(rows, path):
             axes.set_axis_off()
             axes.set_title(name, fontsize=9, pad=3)
             left += width + gap
-    _save(figure, path)
+    save(figure, path)
 
 
 def embeddings(panels, images, labels, classes, path):
@@ -173,7 +173,7 @@ def embeddings(panels, images, labels, classes, path):
     if len(classes) <= 20:
         figure.legend([Patch(color=color) for color in colors], classes, frameon=False, ncols=10,
                       loc='outside lower center')
-    _save(figure, path)
+    save(figure, path)
 
 
 def class_colors(count):
@@ -211,7 +211,7 @@ def gallery(rows, path, side=0.95):
             if color is not None:
                 axes.spines[:].set_color(color)
             axes.set_title(text, fontsize=7.5, pad=2.5)
-    _save(figure, path)
+    save(figure, path)
 
 
 def lines(panels, path):
@@ -226,7 +226,7 @@ def lines(panels, path):
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout='constrained', dpi=200)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _lines(axes, **panel)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _lines(axes, lines, dashed=(), **settings):
@@ -281,9 +281,19 @@ def equivariance(layers, shifts, errors, invariance, path):
     for axes, panel in zip(right.subplots(len(invariance), 1, squeeze=False)[:, 0], invariance,
                            strict=True):
         _lines(axes, **panel)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure, path):
+def save(figure, path):
+    """Writes a figure to a file, whole or not at all. Its text, such as names of classes and files,
+    is drawn as it stands: '$5_$10' is no formula, and what is not UTF-8 is spelled out."""
+    from matplotlib.text import Text
+
+    # Formatters, such as that of a logarithmic axis, write formulas.
+    ticks = {text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
+             for text in axis.findobj(Text) if text is not axis.label}
+    for text in set(figure.findobj(Text)) - ticks:
+        text.set_text(text.get_text().encode('utf-8', 'backslashreplace').decode())
+        text.set_parse_math(False)
     with atomic.replacing(path) as unfinished:
         figure.savefig(unfinished, format=Path(path).suffix[1:])

@@ -14,7 +14,7 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from cnnjax import atomic, workdir
+from cnnjax import atomic, plots, workdir
 from cnnjax.errors import UserError
 from experiments import benchmark_images as images
 from experiments import benchmark_training as training
@@ -320,5 +320,4 @@ def draw(results, path):
     about = results['machine']
     figure.legend(used.values(), used.keys(), loc='outside upper center', ncols=3, frameon=False,
                   title=f'{about["device"]}, {about["cores"]} cores, {about["dtype"]}')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    plots.save(figure, path)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, convolution, models, optim, step, workdir
+from cnnjax import atomic, convolution, models, optim, plots, step, workdir
 from experiments import fields
 
 CLOCKS = {'wall': time.perf_counter, 'processor': time.process_time}
@@ -310,5 +310,4 @@ def draw(results, config, path):
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    plots.save(figure, path)

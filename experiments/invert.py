@@ -7,6 +7,7 @@ Natural Pre-Images", https://arxiv.org/abs/1512.02017.
 
 import functools
 import math
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,7 +142,7 @@ def load(config, network):
         found = [source.examples[i] for i in spread(len(source.examples), config.count)]
         found = [(source.classes[example['label']], example['image'] / np.float32(255))
                  for example in found]
-    elif (folder := Path(config.images).expanduser()).is_dir():
+    elif (folder := Path(os.path.expanduser(config.images))).is_dir():
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
         if not files:
             raise UserError(f'images={config.images}: no picture there ({", ".join(EXTENSIONS)})')

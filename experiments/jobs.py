@@ -92,6 +92,7 @@ def connect(processes, verbosity):
     # Of optax and flax, adam and average pools do not run where the environment asks for less.
     jax.config.update('jax_numpy_dtype_promotion', 'standard')
     jax.config.update('jax_numpy_rank_promotion', 'allow')
+    sys.stdout.reconfigure(errors='backslashreplace')  # a job's may know no other than ASCII
     cluster.connect(*processes)
     try:
         jax.devices()

@@ -13,7 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, collectives, data, models, optim, parallel, step, summary, workdir
+from cnnjax import (
+    atomic,
+    collectives,
+    data,
+    models,
+    optim,
+    parallel,
+    plots,
+    step,
+    summary,
+    workdir,
+)
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
 from experiments import fields
@@ -371,5 +382,4 @@ def draw(config, rows, clusters, measured, path):
     figure.legend(handles=[Line2D([], [], color=f'C{i}', linewidth=2, label=name)
                            for i, name in enumerate(names)], ncols=len(names), frameon=False,
                   loc='outside lower center')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    plots.save(figure, path)

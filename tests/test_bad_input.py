@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import pwd
 import random
 import struct
 import zlib
@@ -584,8 +585,10 @@ def test_fields_that_an_older_run_lacks_have_their_defaults():
 
 def test_a_run_in_a_place_with_an_odd_name(tmp_path, tiny, monkeypatch):
     """Folders, classes and working directories may be called anything that a file system takes."""
-    root = tmp_path / "my 'photos' 100% é😀"
-    classes = ('.hidden', 'a b', "it's", 'new\nline', 'é😀', 'x' * 255)
+    latin = os.fsdecode(b'caf\xe9')
+    root = tmp_path / f"my 'photos' 100% é😀 {latin}"
+    classes = ('.hidden', 'a b', "it's", 'new\nline', 'é😀', 'x' * 255, '$5_$10', '$x^{\\frac{$',
+               latin)
     for split in ('train', 'test'):
         for name in classes:
             (root / split / name).mkdir(parents=True)
@@ -594,12 +597,23 @@ def test_a_run_in_a_place_with_an_odd_name(tmp_path, tiny, monkeypatch):
     config = tiny.copy_and_resolve_references()
     config.update({'dataset': 'folder', 'data_dir': f'{root}/', 'image_size': 8, 'batch_size': 5,
                    'steps': 1, 'model': {'name': 'convnet', 'widths': None}})
-    directory = root / ('%s {} ' + 'y' * 200)
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match='checkpoints need a path in UTF-8'):
+        experiments.RUNS['train'](config, str(root / 'run'))
+    directory = tmp_path / "my 'runs' 100% é😀" / ('%s {} ' + 'y' * 200)
     experiments.RUNS['train'](config, str(directory.relative_to(tmp_path)) + '/')
     network = trained.load(directory)
-    assert network.classes == tuple(sorted(classes[1:]))
-    assert network(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 5)
+    assert network.classes == tuple(sorted([*classes[1:-1], r'caf\xe9']))
+    assert network(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 8)
+    assert network.config.data_dir == f'{root}/'
+
+
+@pytest.mark.parametrize('text', [os.fsdecode(b'caf\xe9'), 'é😀', '\ud83d', r'\udce9', r'\\udce9',
+                                  r'\u005c', '\\\udce9', r'\xe9', r'C:\users\udo'])
+def test_any_name_is_written_as_json_that_all_read(tmp_path, text):
+    workdir.write_json(tmp_path / 'a.json', {text: [text, (text, 1, None)]})
+    json.dumps(json.loads((tmp_path / 'a.json').read_text()), ensure_ascii=False).encode()  # UTF-8
+    assert workdir.read_json(tmp_path / 'a.json') == {text: [text, [text, 1, None]]}
 
 
 def test_labels_out_of_range():
@@ -625,6 +639,36 @@ def test_one_class_and_empty_classes(tmp_path, set_up):
     assert not set_up(training(own))
     with pytest.raises(UserError, match='dog has no image'):
         data.load('folder', 'train', str(tmp_path))
+
+
+# Users.
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """As in a container: a user id that the system does not know, and no $HOME."""
+    def unknown(number):
+        raise KeyError(f'getpwuid(): uid not found: {number}')
+
+    for name in ('HOME', 'XDG_CACHE_HOME', 'TFDS_DATA_DIR'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, 'getpwuid', unknown)
+
+
+def test_a_user_without_a_home_keeps_no_compiled_programs(homeless):
+    cache = jax.config.jax_compilation_cache_dir
+    jax.config.update('jax_compilation_cache_dir', None)
+    try:
+        parallel.cache_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update('jax_compilation_cache_dir', cache)
+
+
+def test_a_user_without_a_home_is_told_to_name_directories(homeless):
+    with pytest.raises(UserError, match='^~/photos/train cannot be read'):
+        data.load('folder', 'train', '~/photos')
+    with pytest.raises(UserError, match='data_dir=~/sets: this user has no home directory'):
+        data.load('cifar10', 'train', '~/sets')
 
 
 class Malicious:

@@ -105,7 +105,7 @@ def folder(root, split, bad_images='error'):
                         'train/<class>/*.jpg and test/<class>/*.jpg')
     if bad_images not in ('error', 'skip'):
         raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     directories = {name: _subdirectories(root / name) for name in {'train', split}}
     classes = tuple(directories['train'])
     if unknown := sorted(set(directories[split]) - set(classes)):
@@ -171,7 +171,7 @@ def matched(source, classes):
 
 def _subdirectories(directory):
     try:
-        found = {path.name: path for path in sorted(directory.iterdir())
+        found = {_readable(path.name): path for path in sorted(directory.iterdir())
                  if path.is_dir() and not path.name.startswith('.')}
     except OSError as error:
         kind = Missing if isinstance(error, FileNotFoundError) else UserError
@@ -180,6 +180,11 @@ def _subdirectories(directory):
     if not found:
         raise UserError(f'{directory} has no folders: each class needs one, with its images in it')
     return found
+
+
+def _readable(name):
+    """The name of a file; bytes in it that are not UTF-8 are spelled out: 'caf\\xe9'."""
+    return os.fsencode(name).decode(errors='backslashreplace')
 
 
 def _image_files(directory):

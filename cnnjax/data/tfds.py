@@ -138,7 +138,7 @@ def prepare(
     if path.exists():
         _prepared(builder, name)
         return path
-    manual_dir = manual_dir and pathlib.Path(manual_dir).expanduser()
+    manual_dir = manual_dir and pathlib.Path(os.path.expanduser(manual_dir))
     if name not in _BUILDERS:
         raise UserError(_tensorflow_commands(builder, name, manual_dir))
 
@@ -167,12 +167,16 @@ def prepare(
 
 def _builder(name, data_dir):
     try:
-        return tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
+        builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
     except (ValueError, AssertionError) as error:  # the latter: an unknown version
         known = [*_BUILDERS, 'imagenet2012']
         close = difflib.get_close_matches(name, known)
         hint = f'did you mean {" or ".join(close)}?' if close else f'try {", ".join(known)}'
         raise UserError(f'tensorflow-datasets has no {name!r}; {hint}') from error
+    if str(builder.data_dir).startswith('~'):
+        raise UserError(f'data_dir={data_dir}: this user has no home directory; give a path '
+                        'without ~, as in --config.data_dir=data')
+    return builder
 
 
 def _prepare_command(name, data_dir):
