@@ -151,8 +151,8 @@ def _canonical_forward(x, kernel, *static):
     # XLA:CPU repeats cheap operations in each loop that reads them: the transposition of x for the
     # kernel's gradient would compute whole stages of residual blocks again, pixel by pixel (over a
     # quarter of a ResNet-20 step; docs/cpu.md). It stops at a choice between two arrays, which is
-    # always x (NaN too); an optimization_barrier it removes before.
-    x = jnp.where(x == x, x, jnp.nan)
+    # always x (NaN too) whatever the rounding; an optimization_barrier it removes before.
+    x = jnp.where(x <= jnp.inf, x, jnp.nan)
     return _canonical(x, kernel, *static), (x, kernel)
 
 

@@ -26,8 +26,9 @@ class BatchNorm(nn.BatchNorm):
 
     Ioffe & Szegedy 2015, algorithm 1, https://arxiv.org/abs/1502.03167. Running statistics keep 0.9
     of their old value, as in torch (whose "momentum" is the other 0.1); they are not
-    differentiated. With other axes, statistics of several devices or the slow variance it is
-    flax's entirely.
+    differentiated. The running variance is unbiased, of n values n / (n - 1) times that of the
+    batch, as in algorithm 2, torch and Caffe; flax keeps the batch's. With other axes, statistics
+    of several devices or the slow variance it is flax's entirely.
     """
 
     momentum: float = 0.9
@@ -39,10 +40,12 @@ class BatchNorm(nn.BatchNorm):
             return super().__call__(x, use_running_average)
         scale, bias = (self.get_variable('params', name) for name in ('scale', 'bias'))
         y, statistics = _batch_norm(x, scale, bias, self.epsilon)
+        count = x.size // x.shape[-1]
+        statistics['var'] *= count / max(count - 1, 1)  # of a single value 0
         for name, value in statistics.items():
             old = self.get_variable('batch_stats', name)
-            self.put_variable('batch_stats', name,
-                              self.momentum * old + (1 - self.momentum) * value)
+            value = self.momentum * old + (1 - self.momentum) * value
+            self.put_variable('batch_stats', name, value.astype(old.dtype))
         return y.astype(self.dtype or y.dtype)
 
 
@@ -57,7 +60,7 @@ def _batch_norm(x, scale, bias, epsilon):
 
 
 def _batch_norm_forward(x, scale, bias, epsilon):
-    wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), range(x.ndim - 1)
+    wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(x.ndim - 1))
     mean = wide.mean(axes)
     var = jnp.maximum((wide ** 2).mean(axes) - mean ** 2, 0)  # not below: rounding
     factor = lax.rsqrt(var + epsilon)
@@ -92,7 +95,9 @@ _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 @jax.custom_jvp
 def relu(x):
     """max(x, 0). Its gradient, 1 above 0 and 0 elsewhere, looks at the result, not at x as that of
-    `flax.linen.relu` does: x need not be kept, nor be computed on its own."""
+    `flax.linen.relu` does: x need not be kept, nor be computed on its own. To compare with the
+    constant 0 is safe: a result computed twice, with other rounding, changes sides only where it is
+    next to 0. Between two computed values it would not be, see `_max_pool_forward`."""
     return jnp.maximum(x, 0)
 
 
@@ -131,25 +136,39 @@ def _max_pool(x, size, stride, sides):
 
 
 def _max_pool_forward(x, size, stride, sides):
-    y = _max_pool(x, size, stride, sides)
+    """The winner of each window is remembered while the maximum is found. Sought afterwards, as the
+    pixel that equals the maximum, there may be none: within a program the compiler may compute x
+    twice, with other rounding."""
     padded = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
-    spans = [(n - 1) * stride + 1 for n in y.shape[1:3]]
-    index = np.min_scalar_type(size ** 2)
-    chosen = jnp.full(y.shape, size ** 2, index)  # the first of the window's largest
-    for place in reversed(range(size ** 2)):
-        rows, columns = (slice(start, start + span, stride)
-                         for start, span in zip(divmod(place, size), spans, strict=True))
-        chosen = jnp.where(padded[:, rows, columns] == y, index.type(place), chosen)
-    return y, (lax.optimization_barrier(chosen), x.shape)
+    begins = [np.arange(0, n - size + 1, stride) for n in padded.shape[1:3]]
+    # At first the first pixel that is no padding wins: all may be -infinity.
+    down, across = (np.maximum(low - begin, 0)
+                    for (low, _), begin in zip(sides, begins, strict=True))
+    shape, index = (len(x), len(down), len(across), x.shape[3]), np.min_scalar_type(size ** 2 - 1)
+    winner = jnp.broadcast_to(index.type(size * down[:, None] + across)[..., None], shape)
+    best = jnp.full(shape, -jnp.inf, x.dtype)
+    for place in range(size ** 2):
+        rows, columns = (slice(start, start + begin[-1] + 1, stride)
+                         for start, begin in zip(divmod(place, size), begins, strict=True))
+        value = padded[:, rows, columns]
+        better = beats(value, best)
+        best, winner = jnp.where(better, value, best), jnp.where(better, index.type(place), winner)
+    return best, (lax.optimization_barrier(winner), x.shape)
+
+
+def beats(value, best):
+    """Whether a value takes the place of the best before it: the larger one does, or the first NaN.
+    No rounding of either makes both lose."""
+    return ~(value <= best) & (best <= jnp.inf)
 
 
 def _max_pool_backward(size, stride, sides, saved, g):
-    chosen, shape = saved
+    winner, shape = saved
     back = (size - 1) // stride  # windows that begin before a pixel's own and reach it
     counts = [-(-(n + sum(side)) // stride) for n, side in zip(shape[1:3], sides, strict=True)]
     edges = [(back, count - n, 0) for count, n in zip(counts, g.shape[1:3], strict=True)]
-    g, chosen = (lax.pad(array, jnp.zeros((), array.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-                 for array in (g, chosen))
+    g, winner = (lax.pad(array, jnp.zeros((), array.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+                 for array in (g, winner))
 
     def pixels(*offset):
         """The gradient of the pixels so far from the beginning of a window."""
@@ -157,7 +176,7 @@ def _max_pool_backward(size, stride, sides, saved, g):
         for place in itertools.product(*(range(start, size, stride) for start in offset)):
             rows, columns = (slice(back - at // stride, back - at // stride + count)
                              for at, count in zip(place, counts, strict=True))
-            won = chosen[:, rows, columns] == place[0] * size + place[1]
+            won = winner[:, rows, columns] == place[0] * size + place[1]
             total += jnp.where(won, g[:, rows, columns], 0)
         return jnp.broadcast_to(total, (shape[0], *counts, shape[3])).astype(g.dtype)
 
@@ -227,7 +246,9 @@ def fractional_max_pool(x, ratio, key, order='random', overlapping=True):
         boundaries = pooling_boundaries(axis_key, span, count, order)
         first, last = boundaries[:-1], boundaries[1:] - 1 + shared
         picks = (first, first + 1, last) if overlapping else (first, last)
-        x = functools.reduce(jnp.maximum, [jnp.take(x, pick, axis) for pick in picks])
+        # Not jnp.maximum, whose gradient asks which of the two equals the result.
+        x = functools.reduce(lambda best, value: jnp.where(beats(value, best), value, best),
+                             [jnp.take(x, pick, axis) for pick in picks])
     return x
 
 
@@ -264,7 +285,8 @@ def local_response_normalization(x, k=2.0, alpha=1e-4, beta=0.75, n=5):
     this one. Where the denominator is zero (k = 0 and an all-zero window), the result is zero.
     """
     half = n // 2
-    squares = jnp.pad(x.astype(jnp.float32) ** 2, ((0, 0),) * (x.ndim - 1) + ((half, half),))
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    squares = jnp.pad(wide ** 2, ((0, 0),) * (x.ndim - 1) + ((half, half),))
     window = (1,) * (x.ndim - 1) + (2 * half + 1,)
     sums = lax.reduce_window(squares, 0.0, lax.add, window, (1,) * x.ndim, 'VALID')
     denominator = k + alpha * sums

@@ -50,16 +50,18 @@ def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay=
     """Momentum SGD with L2 weight decay; `rate` is a number or a schedule.
 
     Args:
-      decay: the parameters that decay: 'all', or 'kernels' (no bias, no batch normalization).
+      decay: the parameters that decay: 'all'; 'kernels' (no bias, no batch normalization); or
+        'kernels_except_depthwise', of layers named so (MobileNet's have 9 weights per channel).
       order: 'torch', v = momentum v + g, w -= rate v; or 'caffe', v = momentum v + rate g,
         w -= v. They differ in the steps after the rate has changed.
       bias_rate: multiplies the learning rate of the biases (2 in Caffe's examples).
       head_rate: multiplies that of the layers `head`, paths of modules.
     """
-    if decay not in ('all', 'kernels'):
-        raise UserError(f"decay is 'all' or 'kernels', not '{decay}'")
-    kernels = None if decay == 'all' else _named('kernel')
-    parts = [optax.add_decayed_weights(weight_decay, kernels)]
+    masks = {'all': None, 'kernels': _named('kernel'),
+             'kernels_except_depthwise': _named('kernel', outside='depthwise')}
+    if decay not in masks:
+        raise UserError(f"decay is one of {', '.join(masks)}, not '{decay}'")
+    parts = [optax.add_decayed_weights(weight_decay, masks[decay])]
     if bias_rate != 1:
         parts.append(optax.masked(optax.scale(bias_rate), _named('bias')))
     if head_rate != 1:
@@ -71,10 +73,11 @@ def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay=
     return optax.chain(*parts)
 
 
-def _named(name):
-    """A mask: True for the parameters whose own name is `name`."""
+def _named(name, outside=None):
+    """A mask: True for the parameters whose own name is `name`, unless their layer's is `outside`.
+    """
     return lambda params: jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key == name, params)
+        lambda path, _: path[-1].key == name and outside not in {part.key for part in path}, params)
 
 
 def _within(layers):

@@ -85,7 +85,7 @@ def get_config():
     config.momentum = 0.9  # of SGD: the share of the velocity that stays
     config.nesterov = False  # Nesterov's momentum
     config.weight_decay = 1e-4  # times the parameter is added to its gradient
-    config.decay = 'all'  # which parameters decay: 'all' or 'kernels'
+    config.decay = 'all'  # which decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe': the learning rate inside the velocity
     config.bias_rate = 1.0  # multiplies the learning rate of biases
     config.label_smoothing = 0.0  # share of the target spread over all classes

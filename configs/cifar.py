@@ -12,8 +12,7 @@ example, are in no table.
 
 CIFAR-100: --config.dataset=cifar100. Without augmentation: --config.flip=False --config.padding=0;
 DenseNets then also --config.model.dropout=0.2. "++" (reflection): --config.padding_mode=reflect.
-SVHN: --config.dataset=svhn_cropped --config.train_split=train+extra --config.flip=False
---config.padding=0 and --config.epochs=40 --config.drops=20,30 (DenseNet).
+SVHN, for DenseNets, FractalNets and NIN: --config=configs/cifar.py:densenet_bc_l100_k12_svhn.
 """
 
 from configs import base
@@ -90,6 +89,7 @@ PAPER = {
 def get_config(network='resnet20'):
     config = base.get_config()
     config.dataset = 'cifar10'
+    network, svhn = network.removesuffix('_svhn'), network.endswith('_svhn')
     config.model.name = network.removesuffix('_stochastic')
     config.flip = True
     config.padding = 4
@@ -115,7 +115,28 @@ def get_config(network='resnet20'):
                          'resnet110_stochastic, preact_resnet110 ..., resnext29_8x64d, '
                          'fractalnet20, fractalnet40, densenet_l40_k12 ... densenet_bc_l100_k12, '
                          'nin, allcnn_a ... allcnn_c_convpool, convnet')
+    if svhn:
+        street_view(config)
     return config
+
+
+def street_view(config):
+    """SVHN: 604,388 images without augmentation. DenseNet divides them by 255 only, drops out and
+    takes 40 epochs (section 4.2); FractalNet takes 20 (section 4.1), its rate falling as on CIFAR.
+    NIN's paper gives no length."""
+    config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
+    config.flip, config.padding = False, 0
+    if config.model.name.startswith('densenet'):
+        config.mean, config.std = '0', '1'
+        config.model.dropout = 0.2
+        config.epochs = 40.0
+        config.drops = (20, 30)
+    elif config.model.name.startswith('fractalnet'):
+        config.epochs = 20.0
+        config.drops = (10, 15, 17.5, 18.75)
+    elif config.model.name != 'nin':
+        raise ValueError(f"no recipe for '{config.model.name}' on SVHN: densenet_..., fractalnet20 "
+                         'or nin')
 
 
 def resnet(config):
@@ -155,11 +176,13 @@ def stochastic_depth(config):
 
 
 def resnext(config):
-    """Xie et al. 2016, section 5.3; batch as recommended in github.com/facebookresearch/ResNeXt."""
+    """Xie et al. 2016, section 5.3; batch and Nesterov's momentum as in the authors' code,
+    https://github.com/facebookresearch/ResNeXt."""
     config.batch_size = 128
     config.epochs = 300.0
     config.learning_rate = 0.1
     config.drops = (150, 225)
+    config.nesterov = True
     config.weight_decay = 5e-4
 
 

@@ -92,8 +92,7 @@ def get_config(network='resnet50'):
     elif network.startswith(('resnet', 'preact_resnet')):
         resnet(config)
     elif network.startswith('resnext'):
-        resnet(config)
-        config.order, config.model.stride_in = 'torch', '3x3'
+        resnext(config)
     elif network.startswith('densenet'):
         densenet(config)
     elif network.startswith('googlenet'):
@@ -151,8 +150,22 @@ def resnet(config):
     config.model.stride_in = '1x1'
 
 
+def resnext(config):
+    """The authors' code, https://github.com/facebookresearch/ResNeXt (opts.lua, train.lua): 100
+    epochs and Nesterov's momentum, with the crops and the colours of facebookarchive/
+    fb.resnet.torch; of its colours the random brightness, contrast and saturation are missing."""
+    config.crop = 'random_resized'
+    config.epochs = 100.0
+    config.learning_rate = 0.1
+    config.drops = (30, 60, 90)
+    config.nesterov = True
+    config.weight_decay = 1e-4
+    config.model.stride_in = '3x3'
+
+
 def densenet(config):
-    """Huang et al. 2016, section 4.2, with the crops of facebookarchive/fb.resnet.torch."""
+    """Huang et al. 2016, section 4.2, with the crops of facebookarchive/fb.resnet.torch; of its
+    colours the random brightness, contrast and saturation are missing."""
     config.crop = 'random_resized'
     config.epochs = 90.0
     config.learning_rate = 0.1
@@ -163,8 +176,9 @@ def densenet(config):
 
 def googlenet(config):
     """Szegedy et al. 2014, sections 5 and 6: the crops and the rate's fall by 4 % every 8 epochs;
-    the rest as in Caffe's replica (BVLC/caffe, models/bvlc_googlenet). googlenet_bn is trained as
-    densenet is."""
+    the rest as in Caffe's replica (BVLC/caffe, models/bvlc_googlenet). The paper tests the mean of
+    the iterates (Polyak & Juditsky 1992, section 6), which is not done yet. googlenet_bn is trained
+    as densenet is."""
     if config.model.name == 'googlenet_bn':
         densenet(config)
         return
@@ -183,15 +197,15 @@ def googlenet(config):
 
 def mobilenet(config):
     """Not the paper's asynchronous RMSprop: momentum SGD, with the weight decay of the authors'
-    TF-slim code. For the resolution multiplier, --config.image_size=192, 160 or 128 (and
-    --config.test_shorter_side in proportion)."""
+    TF-slim code, which leaves out depthwise kernels. For the resolution multiplier,
+    --config.image_size=192, 160 or 128 (and --config.test_shorter_side in proportion)."""
     config.crop = 'random_resized'
     config.color = 0.0  # "less regularization and data augmentation", section 3
     config.epochs = 90.0
     config.learning_rate = 0.1
     config.drops = (30, 60, 80)
     config.weight_decay = 4e-5
-    config.decay = 'kernels'
+    config.decay = 'kernels_except_depthwise'
 
 
 def fractalnet(config):

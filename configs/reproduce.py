@@ -33,5 +33,5 @@ def get_config(recipe='cifar/resnet20'):
     config.recipe = module.get_config(*filter(None, [argument]))  # every field of a training
     # What was published: source, how it was measured, and {error: {setting: value in %}}.
     config.paper = ml_collections.ConfigDict(
-        module.PAPER.get(argument or config.recipe.model.name, {}))
+        module.PAPER.get(argument.removesuffix('_svhn') or config.recipe.model.name, {}))
     return config

@@ -112,3 +112,36 @@ def test_the_published_lengths():
 def test_an_unknown_argument_is_refused(family):
     with pytest.raises(ValueError, match='lenet99'):
         load(family, 'lenet99')
+
+
+@pytest.mark.parametrize(('family', 'argument', 'expected'), [
+    ('imagenet', 'resnext50_32x4d', {
+        'crop': 'random_resized', 'color': 0.1, 'epochs': 100, 'drops': (30, 60, 90),
+        'nesterov': True, 'order': 'torch', 'weight_decay': 1e-4, 'batch_size': 256}),
+    ('cifar', 'resnext29_8x64d', {
+        'nesterov': True, 'epochs': 300, 'drops': (150, 225), 'weight_decay': 5e-4}),
+    ('imagenet', 'mobilenet_v1', {'decay': 'kernels_except_depthwise', 'weight_decay': 4e-5}),
+    ('cifar', 'densenet_bc_l100_k12_svhn', {
+        'dataset': 'svhn_cropped', 'train_split': 'train+extra', 'mean': '0', 'std': '1',
+        'flip': False, 'padding': 0, 'epochs': 40, 'drops': (20, 30), 'nesterov': True}),
+    ('cifar', 'fractalnet20_svhn', {
+        'dataset': 'svhn_cropped', 'padding': 0, 'epochs': 20, 'drops': (10, 15, 17.5, 18.75)}),
+    ('cifar', 'nin_svhn', {'dataset': 'svhn_cropped', 'flip': False})])
+def test_what_the_authors_code_has(family, argument, expected):
+    config = load(family, argument)
+    assert {field: config[field] for field in expected} == expected
+
+
+def test_svhn_has_recipes_of_its_papers_only_and_is_compared_with_them():
+    with pytest.raises(ValueError, match="no recipe for 'resnet20' on SVHN"):
+        load('cifar', 'resnet20_svhn')
+    config = load('reproduce', 'cifar/densenet_l40_k12_svhn')
+    assert config.paper.error.svhn_cropped == 1.79
+    assert config.recipe.model.dropout == 0.2
+
+
+@pytest.mark.parametrize('module', ['configs.imagenet', 'cnnjax.models.googlenet'])
+def test_that_googlenet_averages_no_iterates_is_said(module):
+    module = importlib.import_module(module)
+    text = module.__doc__ + (module.googlenet.__doc__ if hasattr(module, 'googlenet') else '')
+    assert re.search(r'mean of\s+the iterates', text)

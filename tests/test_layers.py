@@ -438,7 +438,7 @@ def test_local_response_normalization_of_zeros_is_zero():
 
 
 def test_batch_norm_keeps_nine_tenths_of_its_statistics():
-    """torch's momentum of 0.1, but the variance of the batch itself: 21.25, not 340 / 15."""
+    """torch's momentum of 0.1 and its unbiased variance, 340 / 15; what normalizes is 340 / 16."""
     x = jnp.arange(16.0).reshape(16, 1)
     y, variables = layers.BatchNorm(use_running_average=False).init_with_output(
         jax.random.key(0), x)
@@ -446,7 +446,7 @@ def test_batch_norm_keeps_nine_tenths_of_its_statistics():
     _, changed = layers.BatchNorm(use_running_average=False).apply(
         variables, x, mutable=['batch_stats'])
     assert changed['batch_stats']['mean'] == pytest.approx(0.1 * 7.5, rel=1e-6)
-    assert changed['batch_stats']['var'] == pytest.approx(0.9 + 0.1 * 21.25, rel=1e-6)
+    assert changed['batch_stats']['var'] == pytest.approx(0.9 + 0.1 * 340 / 15, rel=1e-6)
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])  # which sum in other ways
@@ -470,6 +470,9 @@ def test_the_gradient_of_batch_norm_is_that_of_flax(monkeypatch, backend, affine
             return jax.grad(weighed, (0, 1), has_aux=True)(x, variables.get('params', {}))
 
         expected = normalize(flax)
+        running = expected[1][1]['batch_stats']  # flax keeps the biased variance
+        old = variables['batch_stats']['var']
+        running['var'] = 0.9 * old + (running['var'] - 0.9 * old) * 120 / 119
         monkeypatch.setattr(jax, 'default_backend', lambda: backend)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12),
                      normalize(ours), expected)
@@ -550,3 +553,22 @@ def test_the_gradient_of_max_pooling_is_that_of_jax(size, stride, padding, ceil)
     ours = gradient(lambda x: layers.max_pool(x, size, stride, padding, ceil))
     expected = gradient(lambda x: nn.max_pool(x, (size, size), (stride, stride), sides))
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_max_pooling_of_what_is_not_finite():
+    """The padding wins against nothing, NaN against everything: as in torch the first has the
+    gradient."""
+    x = image([[-np.inf, -np.inf, 1, 2], [-np.inf, -np.inf, np.nan, 3]])
+    y, pull = jax.vjp(lambda x: layers.max_pool(x, 2, 2), x)
+    np.testing.assert_array_equal(y, image([[-np.inf, np.nan]]))
+    np.testing.assert_array_equal(pull(jnp.ones_like(y))[0], image([[1, 0, 0, 0], [0, 0, 1, 0]]))
+    y, pull = jax.vjp(lambda x: layers.max_pool(x, 3, 2, 1), x[:, :, :2])
+    np.testing.assert_array_equal(pull(jnp.ones_like(y))[0], image([[1, 0], [0, 0]]))
+
+
+def test_fractional_max_pooling_keeps_nan_and_gives_ties_to_the_first():
+    x = jnp.ones((1, 6, 6, 1)).at[0, 2, 3].set(jnp.nan)
+    y, pull = jax.vjp(lambda x: layers.fractional_max_pool(x, 1.5, jax.random.key(0)), x)
+    assert 0 < jnp.isnan(y).sum() < y.size
+    assert {*pull(jnp.ones_like(y))[0].ravel().tolist()} <= {0, 1, 2, 4}
+    assert pull(jnp.ones_like(y))[0].sum() == y.size

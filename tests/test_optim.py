@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
-from cnnjax import optim
+from cnnjax import models, optim
 from cnnjax.errors import UserError
 
 PARAMS = {'conv1': {'kernel': jnp.array(2.0), 'bias': jnp.array(3.0)},
@@ -157,3 +158,16 @@ def test_cosine_after_a_warm_up_still_ends_with_the_training():
 def test_an_unknown_choice_is_named(make):
     with pytest.raises(UserError, match="not 'stepp'"):
         make()
+
+
+def test_depthwise_kernels_may_go_without_decay():
+    """As in TF-slim's MobileNet: of its parameters only full kernels decay."""
+    net = models.create('mobilenet_v1_025', blocks=((1, 8), (2, 8)))
+    params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
+    tx = optim.momentum_sgd(1.0, weight_decay=0.5, decay='kernels_except_depthwise')
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    decayed = {path for path, update in traverse_util.flatten_dict(updates, sep='/').items()
+               if (update == -0.5).all()}
+    assert decayed == {'conv1/kernel', 'block1/pointwise/kernel', 'block2/pointwise/kernel',
+                       'fc/kernel'}

@@ -172,7 +172,8 @@ def direction(layer, cosine_power=0.0):
         if not cosine_power:
             return dot
         lengths = jnp.sqrt(1e-12 + (maps**2).sum(-1)) * jnp.linalg.norm(aux['direction'])
-        return dot * jnp.maximum(0.1, dot / lengths) ** cosine_power
+        cosine = dot / lengths  # the gradient of jnp.maximum would ask which of the two it equals
+        return dot * jnp.where(cosine < 0.1, 0.1, cosine) ** cosine_power
     return _mean('direction', layer, values)
 
 
@@ -193,7 +194,8 @@ def dream(layer, kind='l2', channels=()):
         return (own(maps) ** 2).sum(-1) / 2
 
     def guided(maps, aux):
-        return (own(maps) @ own(aux['guide'][layer]).T).max(-1)
+        maps, guide = own(maps), own(aux['guide'][layer])
+        return (maps * jnp.take(guide, (maps @ guide.T).argmax(-1), axis=0)).sum(-1)
 
     if kind not in ('l2', 'guided'):
         raise UserError(f"the kind of a dream is 'l2', 'mean' or 'guided', not '{kind}'")
@@ -235,8 +237,8 @@ CONTENT = {
     'gatys2016': lambda s, a, n: s / 2,  # equation 1; also lecture notes 1 and 4
     'mean': lambda s, a, n: s / n,  # neural-style, neural-style-pt, TensorFlow's tutorial ...
     'scaled': lambda s, a, n: s / (a + 1e-8),  # crowsonkb's former loss: its gradient is of size 1
-    'distance': lambda s, a, n: jnp.sqrt(jnp.maximum(s, 1e-24)),  # lecture note 2
-    'half_distance': lambda s, a, n: jnp.sqrt(jnp.maximum(s, 1e-24)) / 2,  # as note 3 prints it
+    'distance': lambda s, a, n: jnp.sqrt(jnp.where(s < 1e-24, 1e-24, s)),  # lecture note 2
+    'half_distance': lambda s, a, n: jnp.sqrt(jnp.where(s < 1e-24, 1e-24, s)) / 2,  # note 3's
 }
 
 

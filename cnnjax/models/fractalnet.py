@@ -168,17 +168,17 @@ class FractalNet(nn.Module):
         if not train:
             return sum(inputs) / len(inputs)
         keep = local_drop_path(self.make_rng('drop_path'), len(inputs), self.local_drop_path)
-        weights = (keep / keep.sum()).astype(self.dtype)
-        return sum(weight * x for weight, x in zip(weights, inputs, strict=True))
+        keep = keep.astype(self.dtype)
+        return sum(weight * x for weight, x in zip(keep / keep.sum(), inputs, strict=True))
 
 
 def local_drop_path(key, n, rate):
-    """Which of a join's n inputs stay, [n] of 0.0 and 1.0: each is dropped with probability `rate`;
+    """Which of a join's n inputs stay, bool [n]: each is dropped with probability `rate`;
     if all would be, one of them, drawn evenly, stays."""
     drop, survivor = jax.random.split(key)
     keep = jax.random.bernoulli(drop, 1 - rate, (n,))
     one = jnp.arange(n) == jax.random.randint(survivor, (), 0, n)
-    return jnp.where(keep.any(), keep, one).astype(jnp.float32)
+    return jnp.where(keep.any(), keep, one)
 
 
 SLIM = (16, 32, 64, 128, 128)

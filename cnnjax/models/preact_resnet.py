@@ -6,8 +6,11 @@ first unit and those that change the shape activate their input once, for the br
 shortcut; a projection has no batch normalization; bottlenecks stride in their first 1x1.
 
 That code has bottlenecks on CIFAR only. The shortcuts of the 110-layer network are those of the
-network that it is compared with (A, without parameters); in ResNet-200, the stem's max-pool comes
-between the bare convolution and the first activation.
+network that it is compared with (A, without parameters). In ResNet-200 the stem's max-pool comes
+between the bare convolution and the first activation, and bottlenecks stride in their first 1x1:
+64,666,152 parameters. fb.resnet.torch's preresnet.lua, as published with it, has BN-ReLU before
+that pool and strides in the 3x3; the paper (appendix) puts the first activation after the bare
+convolution.
 """
 
 import flax.linen as nn

@@ -1,0 +1,141 @@
+"""Gradients and running statistics of a training, against torch's in float64.
+
+The reference values were computed by tests/golden/gradients.py.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from jax.extend.core import Literal, Var
+from jax.sharding import PartitionSpec as P
+from jaxlib import version
+
+from cnnjax import layers, models, parallel
+from tests.golden import gradients
+
+# As optimized as a user's programs: the other tests' are not, and so do not round differently.
+OPTIMIZED = {'xla_backend_optimization_level': 1}
+if version.__version__.startswith('0.10.'):
+    OPTIMIZED['xla_cpu_use_fusion_emitters'] = True
+
+
+@pytest.fixture(scope='module')
+def golden():
+    with np.load(gradients.GOLDEN) as file:
+        return dict(file)
+
+
+def without_dropout(method, arguments, options, context):
+    dropout = isinstance(context.module, nn.Dropout)
+    return arguments[0] if dropout else method(*arguments, **options)
+
+
+def gradient(case):
+    """({parameter: gradient} of the compiled program, its jaxpr)."""
+    net, variables = gradients.network(case)
+
+    def total(params, images):
+        with nn.intercept_methods(without_dropout):
+            if case == 'fractional':  # has no batch statistics, and the same regions each time
+                logits, taps = net.apply({'params': params}, images, train=False)
+            else:
+                (logits, taps), _ = net.apply(
+                    variables | {'params': params}, images, train=True, mutable=['batch_stats'],
+                    rngs={'drop_path': jax.random.key(0)})
+        outputs = [logits, *(taps[name] for name in getattr(net, 'auxiliary', {}))]
+        return sum((output * gradients.weights(output, i)).sum()
+                   for i, output in enumerate(outputs))
+
+    inputs = variables['params'], gradients.inputs(case)
+    traced = jax.jit(jax.grad(total, (0, 1))).trace(*inputs)
+    of_params, of_images = traced.lower().compile(compiler_options=OPTIMIZED)(*inputs)
+    return (traverse_util.flatten_dict(of_params, sep='/') | {'images': of_images},
+            traced.jaxpr.jaxpr)
+
+
+def comparisons(jaxpr):
+    """The equations, at any depth, that ask whether two computed floats are equal."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in ('eq', 'ne') and all(
+                jnp.issubdtype(var.aval.dtype, jnp.floating) and not isinstance(var, Literal)
+                for var in eqn.invars):
+            yield eqn
+        for inner in jax.tree.leaves(eqn.params, is_leaf=lambda leaf: hasattr(leaf, 'eqns')
+                                     or hasattr(leaf, 'jaxpr')):
+            inner = getattr(inner, 'jaxpr', inner)
+            if hasattr(inner, 'eqns'):
+                yield from comparisons(inner)
+
+
+def test_every_family_is_here():
+    names = {name for name, _, _ in gradients.CASES.values()}
+    assert all(names & set(family.TABLE) for family in models.FAMILIES)
+
+
+@pytest.mark.parametrize('case', gradients.CASES)
+def test_gradients_of_a_training_are_torchs(case, golden):
+    """With respect to the images and every parameter. Where a compiler computes one value twice,
+    with other rounding, no equality of the two may decide where a gradient goes."""
+    with jax.enable_x64(True):
+        found, jaxpr = gradient(case)
+    assert not list(comparisons(jaxpr))
+    ours, theirs = gradients.numbers(found), golden[case]
+    norms = theirs[:, :1]  # of a bias before batch normalization 0, but for rounding
+    errors = np.abs(ours - theirs) / np.maximum(norms, 1e-3 * norms.max())
+    assert errors.max() < 1e-10, sorted(found)[errors.max(1).argmax()]
+
+
+def test_a_comparison_of_computed_floats_is_found():
+    def lost(x):
+        return jnp.where(jnp.sin(x) == jnp.cos(x), x, 0).sum()
+
+    found = list(comparisons(jax.make_jaxpr(jax.jit(jax.grad(lost)))(jnp.ones(3))))
+    assert len(found) == 1
+    assert all(isinstance(var, Var) for var in found[0].invars)
+
+
+def updated(norm, batches, **options):
+    """The running mean and variance after each batch, [updates, 2, channels]."""
+    def update(variables, batch):
+        _, changed = norm.apply(variables, batch, mutable=['batch_stats'])
+        return variables | changed
+
+    if options:
+        update = jax.jit(jax.shard_map(update, check_vma=False, **options))
+    variables, rows = norm.init(jax.random.key(0), batches[0]), []
+    variables = jax.tree.map(lambda leaf: leaf.astype(batches.dtype), variables)
+    for batch in batches:
+        variables = update(variables, batch)
+        rows.append([variables['batch_stats'][name] for name in ('mean', 'var')])
+    return np.array(rows)
+
+
+def test_running_statistics_are_torchs(golden):
+    """After one and after ten updates; their variance is the unbiased one, n / (n - 1) times that
+    of the n values."""
+    with jax.enable_x64(True):
+        norm = layers.BatchNorm(use_running_average=False, dtype='float64')
+        found = updated(norm, gradients.batches())
+    assert len(found) == 10
+    np.testing.assert_allclose(found[[0, 9]], golden['running'][[0, 9]], rtol=1e-12)
+
+
+@pytest.mark.parametrize('devices', [1, 3])
+def test_running_statistics_are_of_a_devices_share_under_shard_map(devices):
+    """n is the number of values that the device has, as those that the mean is of; under jit, where
+    a batch is global, it is the batch's."""
+    mesh = parallel.data_mesh(devices)
+    norm = layers.BatchNorm(use_running_average=False)
+    batches = np.float32(gradients.batches())[:, :3]
+    found = updated(norm, batches, mesh=mesh, in_specs=(P(), P(parallel.AXIS)), out_specs=P())
+    share = updated(norm, batches[:, :3 // devices])
+    np.testing.assert_allclose(found, share, rtol=1e-5)
+
+
+def test_a_single_value_has_no_variance():
+    norm = layers.BatchNorm(use_running_average=False)
+    found = updated(norm, jnp.full((1, 1, 1, 1, 2), 3.0))
+    np.testing.assert_allclose(found[0], [[0.3, 0.3], [0.9, 0.9]], rtol=1e-6)
