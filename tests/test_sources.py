@@ -182,7 +182,8 @@ def test_where_all_are_good_none_is_skipped(photos, capsys):
 
 
 @pytest.mark.parametrize(('split', 'images', 'reasons'), [
-    ('train', '4 images of 2 classes', {'2 hidden or of the system', '1 .csv', '1 .txt', '1 .json'}),
+    ('train', '4 images of 2 classes', {'2 hidden or of the system', '1 .csv', '1 .txt',
+                                        '1 .json'}),
     ('test', '1 image of 1 class', {'3 hidden or of the system', '1 without suffix',
                                     '1 outside of the folders of the classes'}),
 ])
