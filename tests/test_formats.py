@@ -291,6 +291,34 @@ def test_a_transparent_number_of_gray_png(tmp_path):
     np.testing.assert_allclose(read(tmp_path / 'a.png'), expected, atol=1e-6)
 
 
+TURNED = [lambda x: x, lambda x: x[:, ::-1], lambda x: x[::-1, ::-1], lambda x: x[::-1],
+          lambda x: x.swapaxes(0, 1), lambda x: np.rot90(x, -1),
+          lambda x: x[::-1, ::-1].swapaxes(0, 1), np.rot90]
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('kind', ['rgb.png', 'deep.png', 'rgb.tif', 'deep.tif', 'lzw.tif', 'a.webp',
+                                  'a.jpg', 'a.mpo'])
+def test_orientation(tmp_path, kind, orientation):
+    y, x = np.ogrid[0:200:40j, 0:240:56j]
+    smooth = np.rint(np.broadcast_to(y + x / 6, (40, 56))).astype(np.uint8)
+    exif, path = Image.Exif(), tmp_path / kind
+    exif[0x0112] = orientation
+    deep = kind in ('deep.png', 'deep.tif', 'lzw.tif')
+    image = Image.fromarray(np.uint16(257) * smooth if deep else np.stack([smooth] * 3, -1))
+    options = {'compression': 'tiff_lzw'} if kind == 'lzw.tif' else (
+        {} if path.suffix in ('.png', '.tif') else {'quality': 100})
+    image.save(path, exif=exif, **options)
+    np.testing.assert_allclose(read(path), TURNED[orientation - 1](gray(smooth / 255)), atol=0.02)
+
+
+def test_colours_of_fewer_pixels_are_refused_where_no_decoder_knows_them(tmp_path):
+    Image.fromarray(RGB).convert('YCbCr').save(tmp_path / 'a.tif')
+    with tifffile.TiffFile(tmp_path / 'a.tif', mode='r+b') as file:
+        file.pages[0].tags['YCbCrSubSampling'].overwrite((2, 2))
+    assert_refused(tmp_path / 'a.tif', 'colours have fewer pixels')
+
+
 # Kinds of files.
 
 WRITTEN = sorted(suffix for suffix, kind in Image.registered_extensions().items()

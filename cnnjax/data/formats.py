@@ -13,6 +13,7 @@ import lzma
 import math
 import os
 import stat
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import tifffile
 from PIL import Image, ImageOps, ImagePalette, UnidentifiedImageError
+from PIL import TiffImagePlugin as Tags
 
 from cnnjax.errors import UserError
 
@@ -44,6 +46,7 @@ FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           if kind in Image.registered_extensions().values()
                           and kind not in (*CERTAIN, *NO_PICTURES))
 
+MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE = 281, 341  # tags of TIFF, the second for any kind of number
 DARK = 1 / 4  # of white: what has more than 8 bits and is nowhere brighter may have another white
 # The codecs that tifffile decodes by itself without an end to what may come out.
 BOUNDED = {8: zlib.decompressobj, 32946: zlib.decompressobj,
@@ -160,7 +163,12 @@ def flat(image):
         image = image.convert('RGBA')
         white = Image.new('RGBA', image.size, 'white')
         return Image.alpha_composite(white, image).convert('RGB')
-    return image.convert('L' if image.mode in ('1', 'L') else 'RGB')
+    return in_mode(image, 'L' if image.mode in ('1', 'L') else 'RGB')
+
+
+def in_mode(image, mode):
+    """Pillow's image converted, without a copy where it is of that mode."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 class _Bits(NamedTuple):
@@ -182,8 +190,10 @@ def _bits(image, file):
     if image.format == 'TIFF':
         tags = image.tag_v2
         kinds = {1: 'u', 2: 'i', 3: 'f'}
-        return _Bits(tags.get(258, (1,))[0], kinds.get(tags.get(339, (1,))[0], 'u'),
-                     tags.get(262) == 0, _first(tags.get(341)) or _first(tags.get(281)))
+        return _Bits(tags.get(Tags.BITSPERSAMPLE, (1,))[0],
+                     kinds.get(tags.get(Tags.SAMPLEFORMAT, (1,))[0], 'u'),
+                     tags.get(Tags.PHOTOMETRIC_INTERPRETATION) == 0,
+                     _first(tags.get(SMAX_SAMPLE_VALUE)) or _first(tags.get(MAX_SAMPLE_VALUE)))
     if image.format == 'PNG':
         return _png_bits(file)
     if image.mode == 'F':
@@ -253,12 +263,17 @@ def _white(numbers, high, bits):
     return 2 ** bits.depth - 1 if bits.kind == 'u' and bits.depth <= 16 else None
 
 
-_dark = []  # names of pictures that may be read too dark; one is told in a process
+_dark = []  # the picture that was told to be dark: one in a process
+_telling = threading.Lock()
 
 
 def _check_dark(brightest, name):
     """Tells of the first picture of more than 8 bits that is nearly black."""
-    if 0 < brightest <= DARK and not _dark:
+    if not 0 < brightest <= DARK:
+        return
+    with _telling:
+        if _dark:
+            return
         _dark.append(name)
         print(f'note: {name} has more than 8 bits, and its largest number is {brightest:.1%} of '
               'its white: it is read as a dark picture. If it holds 8, 10, 12 or 14 bits of each '
@@ -274,9 +289,10 @@ def _extrema(image):
 def _mend(image):
     """What Pillow would read otherwise than TIFF means it."""
     tags = image.tag_v2
-    if image.mode in ('P', 'PA') and max(tags[320]) < 256:  # colours of 8 bits, as libtiff has it
-        image.palette = ImagePalette.raw('RGB;L', bytes(tags[320]))
-    if tags.get(262) == 6 and tags.get(259, 1) == 1 and tuple(tags.get(530, (1, 1))) != (1, 1):
+    if image.mode in ('P', 'PA') and max(tags[Tags.COLORMAP]) < 256:  # 8 bits, as to libtiff
+        image.palette = ImagePalette.raw('RGB;L', bytes(tags[Tags.COLORMAP]))
+    if (tags.get(Tags.PHOTOMETRIC_INTERPRETATION) == 6 and tags.get(Tags.COMPRESSION, 1) == 1
+            and tuple(tags.get(Tags.YCBCRSUBSAMPLING, (1, 1))) != (1, 1)):
         raise OSError('its colours have fewer pixels than its brightness, without compression: '
                       'save it as PNG')
 
@@ -300,10 +316,11 @@ def _deep_tiff(file, name):
             array = array.reshape(page.imagelength, page.imagewidth, -1)
             array = _turned(array, page.tags.valueof('Orientation', 1))
             alpha = page.extrasamples[:1] if array.shape[-1] in (2, 4) else ()
-            largest = [_first(page.tags.valueof(tag)) for tag in (341, 281)]
+            largest, of_any_kind = (_first(page.tags.valueof(tag))
+                                    for tag in (MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE))
             bits = _Bits(page.bitspersample, page.dtype.kind,
                          page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
-                         largest[0] or largest[1])
+                         of_any_kind or largest)
     except _Inflated:
         raise
     except Exception as error:  # of many kinds, as Pillow's; and then Pillow says what is wrong
@@ -358,8 +375,9 @@ def _check_inflated(page):
     columns = page.tilewidth if page.is_tiled else page.imagewidth
     samples = page.samplesperpixel if page.planarconfig == 1 else 1
     room = rows * columns * samples * max(page.tiledepth, 1) * page.dtype.itemsize
-    for data, _ in page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts,
-                                                        flat=True):
+    count = math.prod(page.chunked)  # there may be more, which are not decoded
+    for data, _ in page.parent.filehandle.read_segments(page.dataoffsets[:count],
+                                                        page.databytecounts[:count]):
         if data and len(BOUNDED[page.compression]().decompress(data, room + 1)) > room:
             raise _Inflated(f'a part of it inflates to more than the {room:,} bytes that its size '
                             'has room for')

@@ -23,7 +23,7 @@ def read(path):
     Raises:
       UserError: the file is not a readable image, with its path and the decoder's reason.
     """
-    return np.asarray(_in_mode(_load(path, path), 'RGB'))
+    return np.asarray(formats.in_mode(_load(path, path), 'RGB'))
 
 
 class Picture:
@@ -61,7 +61,7 @@ class Picture:
         the decoder completes a last one, which may since have been turned there."""
         image, self.image = self.image, None
         if not self.data.startswith(JPEG):
-            return _in_mode(image or _load(self.data, self.name), self.mode), 1, (0, 0)
+            return formats.in_mode(image or _load(self.data, self.name), self.mode), 1, (0, 0)
         with formats.reading(self.name):
             image = image or formats.open_(io.BytesIO(self.data))
             width = image.size[0]
@@ -69,7 +69,7 @@ class Picture:
             scale = drafted[1][2] / width if drafted else 1
             image.load()
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            image = _in_mode(formats.flat(ImageOps.exif_transpose(image)), self.mode)
+            image = formats.in_mode(formats.flat(ImageOps.exif_transpose(image)), self.mode)
         left = image.size[0] - scale * self.shape[1] if orientation in (2, 3, 6, 7) else 0
         top = image.size[1] - scale * self.shape[0] if orientation in (3, 4, 7, 8) else 0
         return image, scale, (left, top)
@@ -79,10 +79,6 @@ def _load(file, name):
     """Pillow's image of 8 bits, upright; see formats.decode."""
     image = formats.decode(file, name)
     return image.reduced() if isinstance(image, formats.Deep) else image
-
-
-def _in_mode(image, mode):
-    return image if image.mode == mode else image.convert(mode)
 
 
 def center_crop(image, shorter_side, size):
