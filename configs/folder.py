@@ -4,6 +4,9 @@
 
     python launch.py --config=configs/folder.py --config.data_dir=photos --workdir=runs/photos
 
+A picture may be a file of any kind that Pillow reads, also in folders below that of its class and
+behind links. One line tells how many were found and what was left out.
+
 By default every picture is scaled and cut to 64 x 64 pixels once and kept in memory, and a
 ResNet-20 is trained from random weights. A larger network on larger pictures,
 decoded and cropped at random as needed:

@@ -1,5 +1,6 @@
 """The errors of a trained network over every example of a set, each exactly once."""
 
+import os
 from pathlib import Path
 
 from cnnjax import cluster, data, dataset, parallel, train, trained, workdir
@@ -29,7 +30,7 @@ def run(config, directory):
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=trained.digest(network))
     if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
-        trained_in = Path(config.source).expanduser()
+        trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     examples = train.prepare(own, by_name(source, network, config, own.dataset))
     if tuple(examples.image_shape) != network.image_shape:
@@ -82,7 +83,7 @@ def by_name(source, network, config, name):
 
 def given(text):
     """The names of 'cat,dog' or of a file with a name a line."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if ',' in text or not path.is_file():
         return tuple(name.strip() for name in text.split(','))
     try:

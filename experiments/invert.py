@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from cnnjax import atomic, data, parallel, plots, summary, trained, workdir
-from cnnjax.data.images import EXTENSIONS
+from cnnjax.data import folders
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
 from cnnjax.images.run import Run
@@ -143,11 +143,14 @@ def load(config, network):
         found = [(source.classes[example['label']], example['image'] / np.float32(255))
                  for example in found]
     elif (folder := Path(os.path.expanduser(config.images))).is_dir():
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+        files, left_out = folders.find(folder)
         if not files:
-            raise UserError(f'images={config.images}: no picture there ({", ".join(EXTENSIONS)})')
-        found = [(files[i].stem, pictures.read(files[i]))
-                 for i in spread(len(files), config.count)]
+            raise UserError(f'images={config.images}: no picture there'
+                            f'{folders.described(left_out)}')
+        chosen = spread(len(files), config.count)
+        print(f'{folder}: {len(files):,} pictures, {len(chosen)} of them inverted'
+              f'{folders.described(left_out)}', flush=True)
+        found = [(Path(files[i]).stem, pictures.read(files[i])) for i in chosen]
     else:
         paths = fields.names(config.images)
         if not paths:

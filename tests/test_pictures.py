@@ -114,28 +114,6 @@ def test_a_missing_codec_of_float_tiff_is_named(tmp_path, monkeypatch):
         pictures.read(path)
 
 
-@pytest.mark.parametrize('shape', [(6, 8), (6, 8, 3)], ids=['gray', 'rgb'])
-@pytest.mark.parametrize(('value', 'message'), [
-    (np.nan, 'not finite'), (np.inf, 'not finite'), (-0.25, 'from -0.25 to 0.5, not from 0 to 1'),
-    (255, 'from 0.5 to 255, not from 0 to 1'),
-])
-def test_floats_that_are_no_picture_are_named(tmp_path, shape, value, message):
-    numbers = np.full(shape, 0.5, np.float32)
-    numbers[2, 3] = value
-    path = tmp_path / 'my photo é.tif'
-    tifffile.imwrite(path, numbers, photometric='rgb' if len(shape) == 3 else 'minisblack')
-    with pytest.raises(UserError) as error:
-        pictures.read(path)
-    assert str(error.value).startswith(f'{path} holds numbers')
-    assert message in str(error.value)
-
-
-def test_integers_beyond_16_bits_are_named(tmp_path):
-    Image.fromarray(np.full((6, 8), 70000, np.int32)).save(tmp_path / 'a.tif')
-    with pytest.raises(UserError, match='a.tif holds numbers from 70000 to 70000, .* to 65535'):
-        pictures.read(tmp_path / 'a.tif')
-
-
 def encoded(tmp_path, suffix):
     path = tmp_path / f'whole{suffix}'
     if suffix == '.tif':

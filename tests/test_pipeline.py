@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.data import images
+from cnnjax.data import images, threads
 from cnnjax.data.pipeline import Crops, Resident, Stream
 from cnnjax.data.sources import Source, folder
 from cnnjax.errors import UserError
@@ -48,6 +48,23 @@ def assert_equal(ours, theirs):
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
             assert a[name].dtype == b[name].dtype
+
+
+@pytest.mark.parametrize('least', [1, 5, 16])
+def test_a_resident_set_is_the_same_by_any_number_of_threads(tmp_path, monkeypatch, least):
+    """Of files of every size and kind, in the order of the folder."""
+    rng = np.random.default_rng(0)
+    for i in range(90):
+        path = tmp_path / 'train' / 'abc'[i % 3] / f'{i:02}{(".png", ".jpg", ".tif")[i % 7 % 3]}'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*rng.integers(4, 40, 2), 3), np.uint8)).save(path)
+    files = folder(tmp_path, 'train')
+    monkeypatch.setattr(threads, 'LEAST', least)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 1)
+    data = Resident(files, CROPS).data
+    for i, example in enumerate(files.examples.undecoded):
+        np.testing.assert_array_equal(data['image'][i], CROPS.center(example['image']))
+        assert data['label'][i] == example['label']
 
 
 @pytest.fixture(params=[Resident, Stream])

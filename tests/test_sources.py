@@ -126,8 +126,8 @@ def test_links_are_followed(photos, tmp_path):
      '{root}/test has classes that {root}/train does not have: dogs'),
     (lambda root: (root / 'train/dogs').mkdir(), 'train', '{root}/train/dogs has no image'),
     (lambda root: (root / 'test/Space').mkdir(), 'test', '{root}/test/Space has no image'),
-    (lambda root: None, 'validation', '{root}/validation cannot be read (No such file'),
-    (lambda root: (root / 'val').touch(), 'val', '{root}/val cannot be read (Not a directory'),
+    (lambda root: None, 'validation', '{root}/validation cannot be read: No such file'),
+    (lambda root: (root / 'val').touch(), 'val', '{root}/val cannot be read: Not a directory'),
     (lambda root: (root / 'val').mkdir(), 'val', '{root}/val has no folders'),
     (lambda root: (root / 'train').rename(root / 'Train'), 'test', '{root}/train cannot be read'),
     (lambda root: shutil.rmtree(root), 'train', '{root}/train cannot be read'),
@@ -167,15 +167,50 @@ def test_bad_images_are_skipped_counted_and_listed(photos, capsys):
     assert source.examples.paths == (f'{photos}/train/Space/Rocket.JPEG',
                                      f'{photos}/train/cats/a/deep er/chélsea.PNG')
     assert source.examples.labels == (0, 1)
-    *skipped, count = capsys.readouterr().out.splitlines()
+    skipped = capsys.readouterr().out.splitlines()
     assert [line.partition(' is not a readable image: ')[0] for line in skipped] == [
         f'skipped: {path}' for path in bad]
-    assert count == f'{photos}/train: 2 of 4 images skipped'
+    assert source.about.startswith(f'{photos}/train: 2 images of 2 classes; left out: ')
+    assert '2 unreadable' in source.about
 
 
 def test_where_all_are_good_none_is_skipped(photos, capsys):
-    assert len(sources.folder(photos, 'train', 'skip').examples) == 4
-    assert capsys.readouterr().out == f'{photos}/train: 0 of 4 images skipped\n'
+    source = sources.folder(photos, 'train', 'skip')
+    assert len(source.examples) == 4
+    assert not capsys.readouterr().out
+    assert 'unreadable' not in source.about
+
+
+@pytest.mark.parametrize(('split', 'images', 'reasons'), [
+    ('train', '4 images of 2 classes', {'2 hidden or of the system', '1 .csv', '1 .txt',
+                                        '1 .json'}),
+    ('test', '1 image of 1 class', {'3 hidden or of the system', '1 without suffix',
+                                    '1 outside of the folders of the classes'}),
+])
+def test_one_line_tells_what_was_found_and_left_out(photos, capsys, split, images, reasons):
+    sources.load('folder', split, photos)
+    line, = capsys.readouterr().out.splitlines()
+    start, left_out = line.split('; left out: ')
+    assert start == f'{photos}/{split}: {images}'
+    assert set(left_out.split(', ')) == reasons
+
+
+def test_one_line_tells_of_other_sources(capsys):
+    sources.load('digits', 'test')
+    assert capsys.readouterr().out == 'digits, test: 450 images of 10 classes\n'
+
+
+def test_folders_of_the_system_are_no_classes(photos):
+    for name in ('__MACOSX', '@eaDir', '$RECYCLE.BIN', 'lost+found'):
+        shutil.copytree(photos / 'train' / 'cats', photos / 'train' / name)
+    assert sources.folder(photos, 'train').classes == ('Space', 'cats')
+
+
+def test_a_class_without_images_tells_what_it_has(photos):
+    (photos / 'train/dogs').mkdir()
+    (photos / 'train/dogs/a.heic').touch()
+    with pytest.raises(UserError, match='train/dogs has no image; left out: 1 .heic: give it'):
+        sources.folder(photos, 'train')
 
 
 def test_a_split_of_bad_images(photos):

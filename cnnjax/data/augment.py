@@ -1,5 +1,7 @@
 """Normalization and augmentation of uint8 images [N, H, W, C], inside the compiled step."""
 
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -56,11 +58,16 @@ def normalization(images, mean, std):
         raise UserError('a streamed data set needs its mean and std in numbers, such as '
                         "mean='0.485,0.456,0.406', std='0.229,0.224,0.225'")
 
+    @functools.cache
+    def histograms():
+        """Of every channel: [C, 256], of some images at a time, for each pixel takes 8 bytes."""
+        some = max(2 ** 20 // math.prod(images.shape[1:3]), 1)
+        return np.stack([sum(np.bincount(images[i:i + some, ..., c].ravel(), minlength=256)
+                             for i in range(0, len(images), some)) for c in range(channels)])
+
     def moments(axis):
         """Mean and variance over all pixels, exactly and without a float copy of the set."""
-        counts = np.stack([sum(np.bincount(image[..., c].ravel(), minlength=256)
-                               for image in images)
-                           for c in range(channels)]).sum(axis, keepdims=True)
+        counts = histograms().sum(axis, keepdims=True)
         counts = counts.reshape(-1, 256) / counts.reshape(-1, 256).sum(-1, keepdims=True)
         levels = np.arange(256) / 255
         center = counts @ levels

@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent import futures
 from typing import Any, NamedTuple
 
 import grain
@@ -26,7 +25,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from cnnjax.data import images
+from cnnjax.data import images, threads
 from cnnjax.errors import UserError
 
 # Bytes that a resident set may take: half of the machine's memory.
@@ -117,9 +116,7 @@ class Resident:
                                 'image_size')
             self.data['image'][i], self.data['label'][i] = image, example['label']
 
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(decode, range(count)):
-                pass
+        threads.mapped(decode, count, 'reading')
 
     def __len__(self):
         return len(self.data['label'])

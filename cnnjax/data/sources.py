@@ -4,13 +4,13 @@ import collections
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from concurrent import futures
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax.data import images, photos
+from cnnjax import cluster
+from cnnjax.data import folders, images, photos, threads
 from cnnjax.data.identity import Entry, file_sizes, some
 from cnnjax.errors import UserError
 
@@ -20,6 +20,7 @@ class Source(NamedTuple):
 
     examples: Sequence  # examples[i] -> {'image': uint8 [H, W, C], 'label': int}; sizes may differ
     classes: tuple[str, ...]  # the names of the labels 0, 1, ...
+    about: str = ''  # one line: how many were found where, and what was left out
     # Examples that are encoded have an attribute `undecoded`, the same examples with a Picture (see
     # images.py) each in place of the array: crops are cut from it in less time. Examples that are
     # read from files have a method `listing`, which names these without reading them (identity.py).
@@ -32,20 +33,31 @@ class Missing(UserError):
 def load(dataset, split, data_dir=None, bad_images='error'):
     """The source `dataset`: 'digits', 'photos' (see photos.py), 'folder'
     (data_dir/split/class/*.jpg), or a name of tensorflow-datasets, prepared in `data_dir` (default:
-    the usual place of tensorflow-datasets).
+    the usual place of tensorflow-datasets). Prints one line about what was found.
 
     Raises:
       Missing: it is not there, with the remedy.
       UserError: it is not as it must be.
     """
     if dataset == 'digits':
-        return digits(split)
-    if dataset == 'photos':
-        return Source(*photos.load(split))
-    if dataset == 'folder':
-        return folder(data_dir, split, bad_images)
-    from cnnjax.data import tfds  # here, because it takes a second that others need not pay
-    return tfds.load(dataset, split, data_dir)
+        source = digits(split)
+    elif dataset == 'photos':
+        source = Source(*photos.load(split))
+    elif dataset == 'folder':
+        source = folder(data_dir, split, bad_images)
+    else:
+        from cnnjax.data import tfds  # here, because it takes a second that others need not pay
+        source = tfds.load(dataset, split, data_dir)
+    if cluster.first():
+        print(source.about or counted(f'{dataset}, {split}', len(source.examples),
+                                      len(source.classes)), flush=True)
+    return source
+
+
+def counted(where, examples, classes):
+    """'photos/train: 1,200 images of 10 classes'"""
+    return (f'{where}: {examples:,} image{"s" * (examples != 1)} of {classes:,} '
+            f'class{"es" * (classes != 1)}')
 
 
 def digits(split):
@@ -106,30 +118,34 @@ def folder(root, split, bad_images='error'):
     if bad_images not in ('error', 'skip'):
         raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
     root = Path(os.path.expanduser(root))
-    directories = {name: _subdirectories(root / name) for name in {'train', split}}
+    left_out = {name: collections.Counter() for name in ('train', split)}
+    directories = {name: _classes(root / name, left_out[name]) for name in left_out}
     classes = tuple(directories['train'])
     if unknown := sorted(set(directories[split]) - set(classes)):
         raise UserError(f'{root / split} has classes that {root / "train"} does not '
                         f'have: {", ".join(unknown)}')
-    files = [(path, label) for label, name in enumerate(classes) if name in directories[split]
-             for path in _image_files(directories[split][name])]
-    counts = collections.Counter(label for _, label in files)
+    files, left_out = [], left_out[split]
     for label, name in enumerate(classes):
-        if name in directories[split] and not counts[label]:
-            raise UserError(f'{directories[split][name]} has no image: give it some '
-                            f'({", ".join(images.EXTENSIONS)}) or remove the folder')
+        if name not in directories[split]:
+            continue
+        paths, others = folders.find(directories[split][name])
+        if not paths:
+            raise UserError(f'{directories[split][name]} has no image'
+                            f'{folders.described(others)}: give it some (.jpg, .png or any kind '
+                            'that Pillow reads) or remove the folder')
+        files += [(path, label) for path in paths]
+        left_out += others
     if bad_images == 'skip':
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            errors = list(pool.map(_error, (path for path, _ in files)))
-        for error in filter(None, errors):
+        errors = threads.mapped(lambda i: _error(files[i][0]), len(files), f'checking {split}')
+        for error in filter(None, errors) if cluster.first() else ():
             print(f'skipped: {error}', flush=True)
-        print(f'{root / split}: {len(files) - errors.count(None)} of {len(files)} images '
-              'skipped', flush=True)
         files = [file for file, error in zip(files, errors, strict=True) if not error]
+        left_out['unreadable'] = len(errors) - len(files)
         if not files:
             raise UserError(f'{root / split}: none of its images can be read')
     paths, labels = zip(*files, strict=True)
-    return Source(Files(paths, labels, root=str(root / split)), classes)
+    about = counted(root / split, len(files), len(set(labels))) + folders.described(left_out)
+    return Source(Files(paths, labels, root=str(root / split)), classes, about)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,17 +182,23 @@ def matched(source, classes):
                         f'{len(source.classes)} classes of the data; its own {len(classes)} are '
                         f'{some(classes)}')
     labels = tuple(places[name] for name in source.classes)
-    return Source(Relabelled(source.examples, labels), tuple(classes))
+    return source._replace(examples=Relabelled(source.examples, labels), classes=tuple(classes))
 
 
-def _subdirectories(directory):
+def _classes(directory, left_out):
+    """The folders in a folder, {name: path}, sorted by name; counts what else is there."""
     try:
-        found = {_readable(path.name): path for path in sorted(directory.iterdir())
-                 if path.is_dir() and not path.name.startswith('.')}
-    except OSError as error:
-        kind = Missing if isinstance(error, FileNotFoundError) else UserError
-        raise kind(f'{directory} cannot be read ({error.strerror}): data_dir must hold '
-                   'train/<class>/*.jpg and test/<class>/*.jpg') from error
+        entries = folders.scan(directory, left_out)
+    except UserError as error:
+        kind = Missing if isinstance(error.__cause__, FileNotFoundError) else UserError
+        raise kind(f'{error}: data_dir must hold train/<class>/*.jpg and '
+                   'test/<class>/*.jpg') from error
+    found = {}
+    for entry in entries:
+        if folders.is_folder(entry):
+            found[_readable(entry.name)] = entry.path
+        else:
+            left_out[folders.unusable(entry) or 'outside of the folders of the classes'] += 1
     if not found:
         raise UserError(f'{directory} has no folders: each class needs one, with its images in it')
     return found
@@ -185,21 +207,6 @@ def _subdirectories(directory):
 def _readable(name):
     """The name of a file; bytes in it that are not UTF-8 are spelled out: 'caf\\xe9'."""
     return os.fsencode(name).decode(errors='backslashreplace')
-
-
-def _image_files(directory):
-    """The paths of all images in and below it, hidden ones apart, in pathlib's order, of which a
-    million would take six times as long."""
-    found = []
-    for folder, folders, names in os.walk(directory, onerror=_unreadable):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        found += [os.path.join(folder, name) for name in names
-                  if not name.startswith('.') and name.lower().endswith(images.EXTENSIONS)]
-    return sorted(found, key=lambda path: path.split(os.sep))
-
-
-def _unreadable(error):
-    raise UserError(f'{error.filename} cannot be read: {error.strerror}') from error
 
 
 def _error(path):

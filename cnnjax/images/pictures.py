@@ -6,23 +6,19 @@ The colours kept in style transfer are those of Gatys et al. 2016, "Preserving C
 Artistic Style Transfer": https://arxiv.org/abs/1606.05897
 """
 
-import logging
 import math
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 import skimage.data
 import tifffile
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cnnjax import atomic
-from cnnjax.data import images
+from cnnjax.data import formats
 from cnnjax.data.pipeline import MEMORY
 from cnnjax.errors import UserError
-
-logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # Pillow then says what is wrong
 
 PREFIX = 'skimage:'  # then the name of one of these, which come with scikit-image
 SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'coins', 'grass',
@@ -42,10 +38,7 @@ MOVING = {'.gif': {}, '.webp': {'quality': 90}, '.png': {}, '.apng': {}}
 def read(source, size=None):
     """A picture -> float32 [H, W, 3] in [0, 1], upright.
 
-    EXIF rotation is applied, gray becomes RGB, transparency is laid on white, and of an animation
-    the first frame is taken. More than 8 bits are kept in gray PNG and PGM files and in TIFF files.
-    Pillow reduces colour PNG files of 16 bits to 8; so it does with colour TIFF files whose
-    compression (LZW is one) needs the package imagecodecs, where that is not installed.
+    The numbers are those of formats.decode, divided by white; gray becomes RGB.
 
     Args:
       source: a path; or 'skimage:astronaut', a photograph that comes with scikit-image (the others:
@@ -60,11 +53,14 @@ def read(source, size=None):
         name = str(source).removeprefix(PREFIX)
         if name not in SHIPPED:
             raise UserError(f"'{source}': the pictures of scikit-image are {', '.join(SHIPPED)}")
-        picture = _divided(source, images.rgb(Image.fromarray(getattr(skimage.data, name)())), 255)
+        image = formats.flat(Image.fromarray(getattr(skimage.data, name)()))
     else:
-        picture = _read_deep_tiff(source)
-        if picture is None:
-            picture = _read_with_pillow(source)
+        image = formats.decode(source, source)
+    if not isinstance(image, formats.Deep):
+        image = formats.Deep(np.asarray(image), 255)
+    picture = np.divide(image.numbers, image.white, dtype=np.float32)
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, -1)
     return picture if size is None else resize(picture, size)
 
 
@@ -200,66 +196,6 @@ def match_colors(style, content):
     means = [np.float64(image).mean((0, 1)) for image in (style, content)]
     mapped = (style - means[0]) @ (roots[0] @ roots[1]).T + means[1]
     return np.clip(mapped, 0, 1).astype(np.float32)
-
-
-def _read_with_pillow(path):
-    image = images.load(path)
-    if image.mode == 'F' or image.mode.startswith('I'):  # of the integers only 16 bits are usual
-        picture = _divided(path, np.asarray(image), 1 if image.mode == 'F' else 65535)
-        return np.repeat(picture[..., None], 3, -1)
-    return _divided(path, images.rgb(image), 255)
-
-
-def _read_deep_tiff(path):
-    """The first page of a TIFF file of more than 8 bits; None for all else, and for what Pillow
-    must try, or refuse: other codecs, damaged files, and sizes beyond its limit."""
-    if not os.path.isfile(path):
-        return None
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
-            known = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
-            limit = Image.MAX_IMAGE_PIXELS or np.inf
-            if not known or page.bitspersample <= 8 or page.dtype.kind not in 'fu' or (
-                    page.dtype.kind == 'u' and page.bitspersample > 16) or (
-                    page.imagelength * page.imagewidth > limit
-                    or math.prod(page.shape) > 4 * limit):
-                return None
-            array = page.asarray()
-            array = np.moveaxis(array, 0, -1) if page.axes[0] == 'S' else array
-            array = array.reshape(page.imagelength, page.imagewidth, -1)
-            orientation = page.tags.valueof('Orientation', 1)
-            alpha = page.extrasamples[:1] if array.shape[-1] in (2, 4) else ()
-            white = 1 if page.dtype.kind == 'f' else 2 ** page.bitspersample - 1
-    except Exception as error:  # of many kinds, as Pillow's; and then Pillow says what is wrong
-        if 'imagecodecs' in str(error) and page.dtype.kind == 'f' and page.samplesperpixel > 1:
-            # Pillow could not even say that much.
-            raise UserError(f'{path}: {error}: install it, or save it with deflate (zip) '
-                            'compression or none') from error
-        return None
-    picture = _divided(path, array, white)
-    # Where each pixel comes from is itself a picture that Pillow can turn.
-    places = Image.fromarray(np.arange(picture[..., 0].size, dtype=np.int32)
-                             .reshape(picture.shape[:2]))
-    places.getexif()[0x0112] = orientation
-    picture = picture.reshape(-1, picture.shape[-1])[np.asarray(ImageOps.exif_transpose(places))]
-    colors = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1]
-    if alpha == (tifffile.EXTRASAMPLE.UNASSALPHA,):
-        colors = colors * picture[..., -1:]
-    if alpha in ((tifffile.EXTRASAMPLE.UNASSALPHA,), (tifffile.EXTRASAMPLE.ASSOCALPHA,)):
-        colors = np.minimum(colors + (1 - picture[..., -1:]), 1)
-    return np.ascontiguousarray(np.broadcast_to(colors, (*colors.shape[:2], 3)))
-
-
-def _divided(path, array, white):
-    """The numbers of a file -> float32, 1 where they are `white`."""
-    if not np.isfinite(array).all():
-        raise UserError(f'{path} holds numbers that are not finite (NaN or infinity)')
-    if array.min() < 0 or array.max() > white:
-        raise UserError(f'{path} holds numbers from {array.min():g} to {array.max():g}, not from 0 '
-                        f'to {white}: which are black and white? Scale them to [0, 1], or save the '
-                        'picture with 8 or 16 bits')
-    return np.divide(array, white, dtype=np.float32)
 
 
 def _height_width(size, image):

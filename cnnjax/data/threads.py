@@ -1,0 +1,32 @@
+"""Many small things done at the same time, with a progress bar."""
+
+import os
+from concurrent import futures
+
+from tqdm import tqdm
+
+from cnnjax import cluster
+
+LEAST = 16  # threads: more than processors, because they wait for the disk or the network
+LONGEST = 64  # items that a thread takes at a time, because handing them over takes time too
+
+
+def mapped(function, count, title):
+    """[function(0), ..., function(count - 1)], the same by any number of threads.
+
+    The first error in that order is raised. The bar counts images, on a terminal.
+    """
+    threads = max(os.cpu_count() or 1, LEAST)
+    length = min(max(count // (8 * threads), 1), LONGEST)
+
+    def part(first):
+        return [function(i) for i in range(first, min(first + length, count))]
+
+    found = []
+    with (futures.ThreadPoolExecutor(threads) as pool,
+          tqdm(total=count, unit='image', desc=title, leave=False,
+               disable=None if cluster.first() else True) as progress):
+        for results in pool.map(part, range(0, count, length)):
+            found += results
+            progress.update(len(results))
+    return found
