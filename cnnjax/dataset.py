@@ -136,7 +136,7 @@ def _refuse(directory, lines):
     if lines:
         raise UserError('\n  '.join([
             f'{directory}: this is not the data that its run was trained on:', *lines,
-            'Restore it, or take another workdir for a new run']))
+            'Restore it; train on this data in another workdir; or evaluate on it by data_dir']))
 
 
 def _listings(directory):

@@ -117,7 +117,7 @@ def test_a_run_whose_data_changed_is_refused(config, finished, capsys, change, l
         told = str(error.value).splitlines()
         assert told[0] == f'{finished}: this is not the data that its run was trained on:'
         assert [line.strip() for line in told[1:-1]] == lines
-        assert told[-1].strip() == 'Restore it, or take another workdir for a new run'
+        assert told[-1].strip().startswith('Restore it; train on this data in another workdir;')
     assert 'finished' not in capsys.readouterr().out
     assert contents(finished) == before
     shutil.rmtree(root)
