@@ -118,8 +118,8 @@ def test_strict_promotion(units, match, codes):
     """Types and ranks are as they should be, beside those of optax's Adam, which counts its steps
     in whole numbers."""
     with jax.numpy_dtype_promotion('strict'), jax.numpy_rank_promotion('raise'):
-        for problem, tx, aux in (*units.values(), (match, LBFGS, codes)):
-            optimize.optimize(problem, tx, 2, KEY, aux=aux)
+        for problem, tx, aux in (*units.values(), (match, LBFGS, codes)):  # enough steps to move
+            optimize.optimize(problem, tx, 12, KEY, aux=aux)
 
 
 def test_line_searches_of_several_images(match, codes):
