@@ -217,7 +217,7 @@ def check_records(directory, layer, records, expected, classes):
               for known in expected for kind, size in sizes.items()]
 
     def check_picture(path, size):
-        width, height = images.load(path).size
+        height, width, _ = images.read(path).shape
         if [height, width] != list(size):
             raise UserError(f'{path} has {height} x {width} pixels, not {size[0]} x {size[1]}')
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cnnjax import data, parallel, plots, summary, trained, workdir
 from cnnjax.data.identity import array_digest
-from cnnjax.data.images import load as read_image
+from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import attribution, patches, pictures, rules, units
 from cnnjax.images.run import begin

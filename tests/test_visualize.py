@@ -1,6 +1,7 @@
 """The command that looks inside a network: figures, numbers, an interrupted run, errors."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,29 @@ def test_an_interrupted_run_goes_on(finished, network, tmp_path, monkeypatch):
         variables=jax.tree.map(lambda x: x + 1, network.variables)))
     with pytest.raises(UserError, match='other weights'):
         visualize.run(settings(), tmp_path)
+
+
+def test_what_is_damaged_or_of_another_set_is_not_taken(finished, tmp_path, monkeypatch, capsys):
+    directory = tmp_path / 'run'
+    shutil.copytree(finished, directory)
+    numbers, figure = directory / 'parts' / 'relu1_1.json', directory / 'figures' / 'relu1_1.png'
+    made_from = json.loads(numbers.read_text())['made_from']
+    assert visualize.finished(numbers, figure, made_from)
+    assert visualize.finished(numbers, figure, 'other') is None
+    assert 'is of another data set or picture: the part is made anew' in capsys.readouterr().out
+    image = directory / 'maximized' / 'relu1_1' / '0.png'
+    for path, content in ((image, image.read_bytes()[:50]), (figure, b''), (numbers, b'[]'),
+                          (numbers, b'{"numbers": []}'), (numbers, b'{')):
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        assert visualize.finished(numbers, figure, made_from) is None
+        assert str(path) in capsys.readouterr().out
+        path.write_bytes(whole)
+    whole = data.load('digits', 'test')
+    monkeypatch.setattr(data.sources, 'digits', lambda split: whole._replace(
+        examples=[whole.examples[i] for i in range(len(whole.examples))][::-1]))
+    with pytest.raises(UserError, match='(?s)patches.npz holds .* another network or data set'):
+        visualize.run(settings(), directory)
 
 
 def changed(**fields):
