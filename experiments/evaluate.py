@@ -23,6 +23,9 @@ def run(config, directory):
     for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
         if config[field] is not None:
             own[field] = config[field]
+    if own.stream and not own.image_size:
+        raise UserError('stream=True: the run took its images as large as they are, and such are '
+                        'not streamed: leave stream out')
     dataset = train.load(own, own.test_split)
     numbers = tuple(map(str, range(len(dataset.classes))))  # all that a file of weights may know
     if network.classes not in (dataset.classes, numbers):
