@@ -26,6 +26,9 @@ def run(config, directory):
     for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
         if config[field] is not None:
             own[field] = config[field]
+    if own.stream and not own.image_size:
+        raise UserError('stream=True: the run took its images as large as they are, and such are '
+                        'not streamed: leave stream out')
     source = data.load(own.dataset, own.test_split, own.data_dir, own.bad_images)
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=trained.digest(network))

@@ -1,5 +1,6 @@
 """The launcher: one line for every mistake that a user can make in a command."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,7 @@ def test_values_have_the_type_of_their_field(monkeypatch, given, field, expected
 ])
 def test_help_lists_configs_and_fields(parse, arguments, code, lines, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '100')
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)  # of the process of the tests
     with pytest.raises(SystemExit) as stopped:
         parse(*arguments)
     assert stopped.value.code == code

@@ -658,8 +658,8 @@ def test_activations_in_bfloat16_parameters_in_float32(name, train):
 
 def test_a_trained_network_computes_in_float16():
     """Training refuses it, for want of loss scaling; logits need none."""
-    net = create('lenet5')
-    x = images('lenet5')
+    net = create('resnet20')
+    x = images('resnet20')
     variables = net.init(jax.random.key(0), x)
     expected, _ = net.apply(variables, x)
     logits, _ = net.clone(dtype='float16').apply(variables, x)

@@ -16,7 +16,7 @@ def test_text_is_drawn_as_it_stands(tmp_path, name):
     """Names of classes and files, in every figure that has them."""
     plots.gallery([[(name, GRAY, 'black')]], tmp_path / 'gallery.png')
     plots.pictures([[(name, GRAY)]], tmp_path / 'pictures.png')
-    plots.inversions([name], GRAY[None], {name: GRAY[None]}, {name: [1.0]}, tmp_path / 'inv.png')
+    plots.inversions(tmp_path / 'inv.png', [name], GRAY[None], {name: GRAY[None]}, {name: [1.0]})
     plots.embeddings({name: CELLS}, np.stack([GRAY, GRAY]), np.array([0, 1]), (name, 'b'),
                      tmp_path / 'embeddings.png')
     rows = [{'step': 1, 'epoch': 1.0, 'learning_rate': 0.1, 'train/loss': 1.0, 'train/error': 0.5}]

@@ -50,6 +50,9 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys):
 
     results = tmp_path / 'evaluation'
     from configs import evaluate as evaluate_config
+    with pytest.raises(UserError, match='^stream=True: .* leave stream out$'):
+        evaluate.run(changed(evaluate_config.get_config(), source=str(tmp_path), stream=True),
+                     tmp_path / 'evaluation')
     evaluate.run(changed(evaluate_config.get_config(), source=str(tmp_path), checkpoint='latest'),
                  results)
     values = json.loads((results / 'results.json').read_text())
