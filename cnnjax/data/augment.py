@@ -26,8 +26,10 @@ class Normalization(NamedTuple):
     def __call__(self, images):
         """uint8 or [0, 1] float images [..., H, W, C] -> normalized float32."""
         if images.dtype == jnp.uint8:
-            images = images / np.float32(255)
-        return (images - self.mean) / self.std
+            images = images.astype(np.float32) / 255
+        mean, std = (array.reshape((1,) * (images.ndim - array.ndim) + array.shape)
+                     for array in (self.mean, self.std))
+        return (images - mean) / std
 
 
 def normalization(images, mean, std):
@@ -114,9 +116,10 @@ def augment(key, positions, images, *, normalize, flip=False, padding=0, padding
 
     def one(position, image):
         color_key, crop_key, flip_key = jax.random.split(jax.random.fold_in(key, position), 3)
-        image = image / np.float32(255)
+        image = image.astype(np.float32) / 255
         if color:
-            image += EIGENVECTORS @ (EIGENVALUES * color * jax.random.normal(color_key, (3,)))
+            draws = color * jax.random.normal(color_key, (3,), np.float32)
+            image += (EIGENVECTORS @ (EIGENVALUES * draws))[None, None]
         image = normalize(image)
         if padding:
             sides = ((padding, padding), (padding, padding), (0, 0))
