@@ -65,17 +65,22 @@ def _batch_norm_forward(x, scale, bias, epsilon):
     var = jnp.maximum((wide ** 2).mean(axes) - mean ** 2, 0)  # not below: rounding
     factor = lax.rsqrt(var + epsilon)
     weight = factor if scale is None else factor * scale
-    y = (wide - mean) * weight
-    return (y if bias is None else y + bias, {'mean': mean, 'var': var}), (
+    y = (wide - _along(mean, x)) * _along(weight, x)
+    return (y if bias is None else y + _along(bias, x), {'mean': mean, 'var': var}), (
         x, scale, bias, mean, factor, weight)
+
+
+def _along(values, x):
+    """Of the last axis of x, with axes of size 1 in place of the others."""
+    return lax.expand_dims(values, range(x.ndim - 1))
 
 
 def _batch_norm_backward(epsilon, saved, gradients):
     x, scale, bias, mean, factor, weight = saved
     g, count = gradients[0], x.size // x.shape[-1]  # gradients[1], of the statistics, is not used
-    normalized = (x - mean) * factor
+    normalized = (x.astype(mean.dtype) - _along(mean, x)) * _along(factor, x)
     dbias, dscale = _sums(g, g * normalized, axes=tuple(range(x.ndim - 1)))
-    dx = (g - dbias / count - normalized * (dscale / count)) * weight
+    dx = (g - _along(dbias / count, x) - normalized * _along(dscale / count, x)) * _along(weight, x)
     return (dx.astype(x.dtype), None if scale is None else dscale.astype(scale.dtype),
             None if bias is None else dbias.astype(bias.dtype))
 
@@ -197,8 +202,12 @@ def average_pool(x, size, stride, padding=0, ceil=False, count_padding=True):
     if ceil and count_padding:
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         sides = [(0, high - padding) for _, high in sides]
-    return nn.avg_pool(x, (size, size), (stride, stride), sides,
-                       count_include_pad=count_padding and not ceil).astype(x.dtype)
+
+    def sums(x):
+        return nn.pool(x, 0.0, lax.add, (size, size), (stride, stride), sides)
+
+    counted = count_padding and not ceil
+    return sums(x) / (size ** 2 if counted else sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype)))
 
 
 def _sides(x, size, stride, padding, ceil):

@@ -11,7 +11,8 @@ def cross_entropy(logits, labels, smoothing=0.0):
     `smoothing` moves that much of the target's mass to the uniform distribution (Szegedy et al.
     2015, section 7, https://arxiv.org/abs/1512.00567).
     """
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    targets = optax.smooth_labels(targets, smoothing)
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
 

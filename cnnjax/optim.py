@@ -4,6 +4,7 @@ import collections
 import math
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cnnjax.errors import UserError
@@ -66,6 +67,10 @@ def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay=
         parts.append(optax.masked(optax.scale(bias_rate), _named('bias')))
     if head_rate != 1:
         parts.append(optax.masked(optax.scale(head_rate), _within(head)))
+    if callable(schedule := rate):  # which divides by floats; strict promotion wants one
+        def rate(step):
+            return schedule(step.astype(jnp.float32))
+
     trace, scale = optax.trace(momentum, nesterov), optax.scale_by_learning_rate(rate)
     if order not in ('torch', 'caffe'):
         raise UserError(f"order is 'torch' or 'caffe', not '{order}'")

@@ -139,3 +139,25 @@ def test_a_single_value_has_no_variance():
     norm = layers.BatchNorm(use_running_average=False)
     found = updated(norm, jnp.full((1, 1, 1, 1, 2), 3.0))
     np.testing.assert_allclose(found[0], [[0.3, 0.3], [0.9, 0.9]], rtol=1e-6)
+
+
+@pytest.mark.parametrize('case', gradients.CASES)
+def test_networks_under_strict_promotion_of_types_and_ranks(case):
+    name, fields, shape = gradients.CASES[case]
+    net = models.create(name, num_classes=gradients.CLASSES, **fields)
+
+    def gradient(images):
+        rngs = {name: jax.random.key(0) for name in ('params', 'dropout', 'drop_path')}
+        variables = net.init(rngs, images)
+
+        def total(params):
+            (logits, _), _ = net.apply(variables | {'params': params}, images, train=True,
+                                       mutable=['batch_stats'], rngs=rngs)
+            return logits.sum()
+
+        return net.apply(variables, images)[0], jax.grad(total)(variables['params'])
+
+    with (jax.enable_x64(True), jax.numpy_dtype_promotion('strict'),
+          jax.numpy_rank_promotion('raise')):
+        logits, _ = jax.eval_shape(gradient, jax.ShapeDtypeStruct(shape, 'float32'))
+    assert logits.dtype == 'float32'

@@ -301,3 +301,11 @@ def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
 def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     """Three times, anywhere: start-up, compilation, steps, evaluation, saving."""
     kill.check(tmp_path, 3)
+
+
+def test_training_and_evaluation_under_strict_promotion_of_types_and_ranks(tiny, tmp_path):
+    with (jax.enable_x64(True), jax.numpy_dtype_promotion('strict'),
+          jax.numpy_rank_promotion('raise')):
+        row = train.train(tiny, tmp_path)
+    assert row['step'] == 6
+    assert np.isfinite(row['train/loss'])

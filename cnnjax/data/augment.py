@@ -123,9 +123,10 @@ def augment(key, positions, images, *, normalize, flip=False, padding=0, padding
 
     def one(position, image):
         color_key, crop_key, flip_key = jax.random.split(jax.random.fold_in(key, position), 3)
-        image = image / np.float32(255)
+        image = image.astype(np.float32) / 255
         if color:
-            image += EIGENVECTORS @ (EIGENVALUES * color * jax.random.normal(color_key, (3,)))
+            draws = color * jax.random.normal(color_key, (3,), np.float32)
+            image += (EIGENVECTORS @ (EIGENVALUES * draws))[None, None]
         image = normalize(image)
         if padding:
             sides = ((padding, padding), (padding, padding), (0, 0))

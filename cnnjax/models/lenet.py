@@ -7,6 +7,7 @@ sub-sampling layers have a coefficient and a bias per map, a scaled tanh follows
 every map sees all, max-pools, ReLU, and a full layer of scores.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,7 @@ def uniform(key, shape, fan_in, dtype=jnp.float32):
 
 def by_fan_in(key, shape, dtype=jnp.float32):
     """`uniform` for the kernel of a full or convolutional layer."""
-    return uniform(key, shape, np.prod(shape[:-1]), dtype)
+    return uniform(key, shape, math.prod(shape[:-1]), dtype)
 
 
 class SparseConv(nn.Module):
@@ -79,13 +80,14 @@ class SparseConv(nn.Module):
         before = np.concatenate(self.table)
         after = np.repeat(np.arange(len(self.table)), [len(row) for row in self.table])
         fan_in = self.size ** 2 * np.float32([len(self.table[i]) for i in after])
-        kernel = self.param('kernel', uniform, (self.size, self.size, len(before)), fan_in)
+        kernel = self.param('kernel', uniform, (self.size, self.size, len(before)),
+                            fan_in[None, None])
         bias = self.param('bias', nn.initializers.zeros, (len(self.table),))
         dense = jnp.zeros((self.size, self.size, x.shape[-1], len(self.table)), self.dtype)
         dense = dense.at[:, :, before, after].set(kernel.astype(self.dtype))
         return convolution.conv_general_dilated(
             x, dense, (1, 1), ((0, 0), (0, 0)),
-            dimension_numbers=convolution.LAYOUT) + bias.astype(self.dtype)
+            dimension_numbers=convolution.LAYOUT) + bias.astype(self.dtype)[None, None, None]
 
 
 class SubSampling(nn.Module):
@@ -98,7 +100,9 @@ class SubSampling(nn.Module):
         coefficient = self.param('coefficient', uniform, x.shape[-1:], 4)
         bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
         sums = 4 * layers.average_pool(x, 2, 2)
-        return sums * coefficient.astype(self.dtype) + bias.astype(self.dtype)
+        coefficient, bias = (values.astype(self.dtype)[None, None, None]
+                             for values in (coefficient, bias))
+        return sums * coefficient + bias
 
 
 class LeNet5(nn.Module):
@@ -149,7 +153,7 @@ class LeNet5(nn.Module):
         x = taps['f6'] = nn.Dense(84, kernel_init=initial, dtype=self.dtype, name='f6')(x)
         x = taps['relu6'] = self.relu(x)
         if self.rbf:
-            distances = x[:, None] - digit_codes()[:self.num_classes].astype(self.dtype)
+            distances = x[:, None] - digit_codes()[None, :self.num_classes].astype(self.dtype)
             logits = -(distances ** 2).sum(-1)
         else:
             logits = nn.Dense(self.num_classes, kernel_init=initial, dtype=self.dtype,
