@@ -52,9 +52,9 @@ def is_image(file):
 
 def decode(file, name):
     """A path, or the bytes of a file -> Pillow's image, of mode 'L' or 'RGB', or `levels.Deep`
-    where the file holds more than 8 bits that can be read: gray PNG and PGM files and TIFF files. Pillow
-    reduces colour PNG files of 16 bits to 8; so it does with colour TIFF files whose compression
-    (LZW is one) needs the package imagecodecs, where that is not installed.
+    where the file holds more than 8 bits that can be read: gray PNG and PGM files and TIFF files.
+    Pillow reduces colour PNG files of 16 bits to 8; so it does with colour TIFF files whose
+    compression (LZW is one) needs the package imagecodecs, where that is not installed.
 
     White is 1 in floating-point numbers, else the largest number of as many bits as the file says
     that it uses (TIFF's BitsPerSample and MaxSampleValue, PNG's sBIT).
