@@ -14,6 +14,7 @@ from PIL import Image
 from skimage import color
 
 from cnnjax.data import formats, images
+from cnnjax.data import levels as levels_
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
 
@@ -25,7 +26,7 @@ MAX_SAMPLE = 281  # the tag MaxSampleValue
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):
-    monkeypatch.setattr(formats, '_dark', [])
+    monkeypatch.setattr(levels_, '_dark', [])
 
 
 def read(path):

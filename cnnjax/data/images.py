@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from cnnjax.data import formats
+from cnnjax.data import formats, levels
 
 # JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where a crop then still has this many times the
 # pixels, on each side, that it is scaled to. Of photographs of 12 megapixels that takes a fifth of
@@ -81,7 +81,7 @@ class Picture:
 def _load(file, name):
     """Pillow's image of 8 bits, upright; see formats.decode."""
     image = formats.decode(file, name)
-    return image.reduced() if isinstance(image, formats.Deep) else image
+    return image.reduced() if isinstance(image, levels.Deep) else image
 
 
 def center_crop(image, shorter_side, size, interpolation='bilinear'):

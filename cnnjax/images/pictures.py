@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 
 from cnnjax import atomic
-from cnnjax.data import formats
+from cnnjax.data import formats, levels
 from cnnjax.data.pipeline import MEMORY
 from cnnjax.errors import UserError
 
@@ -56,8 +56,8 @@ def read(source, size=None):
         image = formats.flat(Image.fromarray(getattr(skimage.data, name)()))
     else:
         image = formats.decode(source, source)
-    if not isinstance(image, formats.Deep):
-        image = formats.Deep(np.asarray(image), 255)
+    if not isinstance(image, levels.Deep):
+        image = levels.Deep(np.asarray(image), 255)
     picture = np.divide(image.numbers, image.white, dtype=np.float32)
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, -1)
