@@ -40,8 +40,9 @@ LIMITS = {
     'test_shorter_side': (0, SIDE), 'padding': (0, SIDE // 4), 'color': (0, LARGEST),
     'color_jitter': (0, 1), 'batch_size': (1, 2 ** 31 - 1), 'accumulate': (1, 2 ** 31 - 1),
     'epochs': (0, LARGEST), 'steps': (0, 2 ** 31 - 1), 'learning_rate': (0, LARGEST),
-    'drops': (0, LARGEST), 'drop_factor': (0, 1e300), 'warmup': (0, LARGEST), 'warmup_rate': (0, LARGEST),
-    'momentum': (0, 1), 'weight_decay': (0, LARGEST), 'bias_rate': (0, LARGEST),
+    'drops': (0, LARGEST), 'drop_factor': (0, 1e300), 'warmup': (0, LARGEST),
+    'warmup_rate': (0, LARGEST), 'momentum': (0, 1), 'weight_decay': (0, LARGEST),
+    'bias_rate': (0, LARGEST),
     'label_smoothing': (0, 1), 'report_every': (0, 2 ** 31 - 1), 'eval_every': (0, LARGEST),
     'checkpoint_every': (0, LARGEST), 'keep': (1, 2 ** 31 - 1), 'eval_batch_size': (1, 2 ** 31 - 1),
     'steps_per_call': (0, 2 ** 16), 'profile': (0, 2 ** 31 - 1)}
