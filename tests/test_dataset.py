@@ -152,8 +152,7 @@ def test_a_finished_run_without_its_data_is_finished(config, finished, capsys):
     row = train.train(config, finished)
     assert row == workdir.read_metrics(finished)[-1]
     said = capsys.readouterr().out
-    assert 'this run is finished, after 6 steps\n' in said
-    assert 'data is still the same cannot be told: ' in said
+    assert 'this run is finished, after 6 steps; that its data is still the same cannot' in said
     assert 'photos/train cannot be read' in said
     with pytest.raises(UserError, match='photos/train cannot be read'):
         train.train(changed(config, epochs=4.0), finished)
@@ -186,6 +185,17 @@ def test_lost_files_are_told(config, finished, capsys):
     train.train(changed(config, steps=6), finished)
     assert 'has no dataset.json' in capsys.readouterr().out
     assert dataset.read(finished).splits['train'].counts == (18, 10)
+
+
+@pytest.mark.parametrize('text', [
+    b'garbage', b'train\tno\n', b'train\t0\t246\tcats/0.bmp\n', b'train\t7\t246\tcats/0.bmp\n',
+    b'\xff\xfe'])
+def test_a_listing_of_something_else_is_not_compared(config, finished, text):
+    with gzip.open(finished / 'dataset.listing.gz', 'wb') as file:
+        file.write(text)
+    more(finished.parent / 'photos')
+    with pytest.raises(UserError, match='train: examples of a class: cats 10 then, 18 now\n  Rest'):
+        train.train(config, finished)
 
 
 def test_a_run_that_left_no_checkpoint_begins_anew(config, finished):
