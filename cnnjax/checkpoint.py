@@ -21,7 +21,8 @@ from cnnjax import cluster, workdir
 from cnnjax.errors import UserError
 
 SEAL = 'checksums.json'  # in a checkpoint's directory: {file: its CRC-32}
-ROOM, LEAST = 1.2, 1 << 18  # of a checkpoint on the disk: times the bytes of its arrays, plus bytes
+# A checkpoint takes up to ROOM times the bytes of its arrays on the disk, plus LEAST bytes.
+ROOM, LEAST = 1.2, 1 << 18
 
 
 def _is_news(record):
@@ -87,8 +88,8 @@ class Checkpoints:
             else:
                 aside.unlink(missing_ok=True)
             path.rename(aside)
-            print(f'checkpoint {path.name} in {self.directory} is damaged or incomplete: it is now '
-                  f'{aside.name}, and the one before it is taken', flush=True)
+            print(f'checkpoint {path.name} in {self.directory} is damaged or incomplete: it is not '
+                  f'used, and is now called {aside.name}', flush=True)
 
     def _seal(self):
         """Adds the checksums to the checkpoint that is about to get its final name."""
@@ -114,10 +115,10 @@ class Checkpoints:
             yield
         except UserError:
             raise
-        except Exception as error:  # of many kinds: orbax does not check what it reads
-            reason = (str(error).splitlines() or [''])[0]
-            raise UserError(f'{what} in {self.directory} cannot be read ({type(error).__name__}: '
-                            f'{reason}): move it away, and the one before it is taken') from error
+        except Exception as error:  # orbax does not check what it reads, and raises many kinds
+            reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+            raise UserError(f'{what} in {self.directory} cannot be read ({reason}): move it away, '
+                            'and the one before it is taken') from error
 
     def latest(self):
         """The step of the newest checkpoint, None when there is none."""

@@ -197,7 +197,8 @@ def together():
         if isinstance(error, UserError):
             message = f'error: {who}: {error}'
         else:
-            message = (f'error: {who} cannot go on: {str(error).splitlines()[0]}\n'
+            reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+            message = (f'error: {who} cannot go on: {reason}\n'
                        'Where another process died, its own output says why. Start all again with '
                        'the same command: they resume from the last checkpoint')
         with contextlib.suppress(Exception):  # the store has gone with the first process

@@ -397,7 +397,8 @@ def check_config(directory, config, lengths, start, past):
     """
     rows = [] if start else workdir.read_metrics(directory)
     if rows and cluster.first():
-        print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint', flush=True)
+        print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint: the training '
+              'begins anew', flush=True)
     if not start and not any('test/error' in row for row in rows):  # what is evaluated is saved
         return
     saved = past['config'] if past else workdir.read_config(directory)
@@ -414,6 +415,10 @@ def check_config(directory, config, lengths, start, past):
     if changed and not extended:
         workdir.refuse(directory, changed, ': the learning rates of the steps done would differ'
                        if set(changed) <= {'epochs', 'steps'} else '')
+    if start > lengths.steps:  # the data has changed, and dataset.json, which would say how, is lost
+        raise UserError(f'{directory}: its run has made {start} steps, but {config.epochs:g} epochs '
+                        f'of the data as it is now are only {lengths.steps}: restore the data, or '
+                        'take another workdir')
 
 
 class Profile:

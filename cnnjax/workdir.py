@@ -46,9 +46,11 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
                        'data_dir', 'loader_threads', 'loader_workers', 'profile'})
 LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
 SHOWN = 6  # differences between two configs
-PAST = 'past.json'  # in a checkpoint's directory, see Metrics.past
-# What a run leaves that was killed at once: it holds the directory no more. What others leave.
-BARE = frozenset({'config.json', 'lock', 'submitit'})
+PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns
+LOCK = 'lock'
+# A run that was killed at once leaves no more than BARE, and holds its directory no longer. Any of
+# OURS shows that a run holds it.
+BARE = frozenset({'config.json', LOCK, 'submitit'})
 OURS = frozenset({'checkpoints', 'dataset.json', 'environment.json', 'figures', 'metrics.jsonl',
                   'results.json', 'summary.json', 'tensorboard', 'weights.json'})
 PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -81,7 +83,7 @@ def claim(workdir, config):
         return
     check_free(workdir, config.experiment)
     with lock(workdir):
-        atomic.remove_unfinished(workdir)
+        atomic.remove_unfinished(workdir, LOCK)
         own, sealed = _own_config(workdir), _sealed_config(workdir)
         if own is None and sealed is not None:
             print(f'{Path(workdir) / "config.json"} was lost or damaged: it is restored from the '
@@ -134,7 +136,7 @@ def lock(workdir):
     Raises:
       UserError: another process holds it, or it cannot be written.
     """
-    path = Path(workdir) / 'lock'
+    path = Path(workdir) / LOCK
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +252,8 @@ def _sealed_config(workdir):
         return None
     for path in found:
         with contextlib.suppress(UserError):
-            return read_past(path.parent)['config']
+            if past := read_past(path.parent):
+                return past['config']
     return None
 
 

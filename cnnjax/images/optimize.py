@@ -424,7 +424,7 @@ def verdict(values, image, before, after):
 
 def unmoved(before, after):
     """Whether an image has stayed what it was, [H, W, C] in [0, 1]: then a sentence, else ''."""
-    if np.abs(np.asarray(after) - np.asarray(before)).max() * 255 >= 1:  # or nan: see `health`
+    if not np.abs(np.asarray(after) - np.asarray(before)).max() * 255 < 1:  # nan: see `health`
         return ''
     return ('the image has not moved: no value has changed by a level of 255; take a higher '
             'learning rate or more steps, or give the terms of the loss other weights: one of '
@@ -434,7 +434,9 @@ def unmoved(before, after):
 def unfallen(losses):
     """Whether the loss [steps] is nowhere in its last quarter below the first: then a sentence,
     else ''. Less than four steps say nothing."""
-    last = min(losses[-(len(losses) // 4):], default=-np.inf) if len(losses) >= 4 else -np.inf
+    if len(losses) < 4:
+        return ''
+    last = min(losses[-(len(losses) // 4):])
     if not last >= losses[0]:
         return ''
     return (f'the loss has not fallen: {losses[0]:.4g} at the first step, at best {last:.4g} in '
