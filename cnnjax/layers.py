@@ -255,10 +255,19 @@ def fractional_max_pool(x, ratio, key, order='random', overlapping=True):
         boundaries = pooling_boundaries(axis_key, span, count, order)
         first, last = boundaries[:-1], boundaries[1:] - 1 + shared
         picks = (first, first + 1, last) if overlapping else (first, last)
-        # Not jnp.maximum, whose gradient asks which of the two equals the result.
-        x = functools.reduce(lambda best, value: jnp.where(beats(value, best), value, best),
-                             [jnp.take(x, pick, axis) for pick in picks])
+        x = functools.reduce(_larger, [jnp.take(x, pick, axis) for pick in picks])
     return x
+
+
+@jax.custom_jvp
+def _larger(best, value):
+    """jnp.maximum, but its gradient does not ask which of the two equals the result."""
+    return jnp.maximum(best, value)
+
+
+@_larger.defjvp
+def _larger_jvp(primals, tangents):
+    return _larger(*primals), lax.select(beats(*primals[::-1]), *tangents[::-1])
 
 
 def pooling_boundaries(key, span, count, order):

@@ -38,10 +38,11 @@ LIMITS = {
     'border': (0, SIDE // 4), 'loader_threads': (1, 1024), 'loader_workers': (0, 1024),
     'shorter_side': (1, SIDE), 'crop_area': (0, 1), 'crop_aspect': (0, LARGEST),
     'test_shorter_side': (0, SIDE), 'padding': (0, SIDE // 4), 'color': (0, LARGEST),
-    'batch_size': (1, 2 ** 31 - 1), 'accumulate': (1, 2 ** 31 - 1), 'epochs': (0, LARGEST),
-    'steps': (0, 2 ** 31 - 1), 'learning_rate': (0, LARGEST), 'drops': (0, LARGEST),
-    'drop_factor': (0, 1e300), 'warmup': (0, LARGEST), 'warmup_rate': (0, LARGEST),
-    'momentum': (0, 1), 'weight_decay': (0, LARGEST), 'bias_rate': (0, LARGEST),
+    'color_jitter': (0, 1), 'batch_size': (1, 2 ** 31 - 1), 'accumulate': (1, 2 ** 31 - 1),
+    'epochs': (0, LARGEST), 'steps': (0, 2 ** 31 - 1), 'learning_rate': (0, LARGEST),
+    'drops': (0, LARGEST), 'drop_factor': (0, 1e300), 'warmup': (0, LARGEST),
+    'warmup_rate': (0, LARGEST), 'momentum': (0, 1), 'weight_decay': (0, LARGEST),
+    'bias_rate': (0, LARGEST),
     'label_smoothing': (0, 1), 'report_every': (0, 2 ** 31 - 1), 'eval_every': (0, LARGEST),
     'checkpoint_every': (0, LARGEST), 'keep': (1, 2 ** 31 - 1), 'eval_batch_size': (1, 2 ** 31 - 1),
     'steps_per_call': (0, 2 ** 16), 'profile': (0, 2 ** 31 - 1)}
@@ -238,7 +239,8 @@ def train(config, directory):
         bias_rate=config.bias_rate, head_rate=config.head_rate, head=head)
     augment = functools.partial(
         data.augment, normalize=normalize, flip=config.flip, padding=config.padding,
-        padding_mode=config.padding_mode, color=config.color)
+        padding_mode=config.padding_mode, color=config.color,
+        color_jitter=config.color_jitter)
     init_key, key = jax.random.split(jax.random.key(config.seed))
     # What does not fit the images is told before anything is written.
     jax.eval_shape(augment, key, np.zeros(1, np.int32), jax.ShapeDtypeStruct(

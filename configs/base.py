@@ -68,6 +68,7 @@ def get_config():
     config.padding = 0  # pixels around the image before a random crop back to its size
     config.padding_mode = 'zero'  # 'zero' (the mean) or 'reflect'
     config.color = 0.0  # AlexNet's random colour shift: its standard deviation there is 0.1
+    config.color_jitter = 0.0  # brightness, contrast and saturation change by up to this share
 
     # Optimization. Lengths (epochs, drops, warmup, ..._every) are in epochs, but in steps where
     # `steps` is set.

@@ -153,8 +153,9 @@ def resnet(config):
 def resnext(config):
     """The authors' code, https://github.com/facebookresearch/ResNeXt (opts.lua, train.lua): 100
     epochs and Nesterov's momentum, with the crops and the colours of facebookarchive/
-    fb.resnet.torch; of its colours the random brightness, contrast and saturation are missing."""
+    fb.resnet.torch."""
     config.crop = 'random_resized'
+    config.color_jitter = 0.4
     config.epochs = 100.0
     config.learning_rate = 0.1
     config.drops = (30, 60, 90)
@@ -164,9 +165,10 @@ def resnext(config):
 
 
 def densenet(config):
-    """Huang et al. 2016, section 4.2, with the crops of facebookarchive/fb.resnet.torch; of its
-    colours the random brightness, contrast and saturation are missing."""
+    """Huang et al. 2016, section 4.2, with the crops and the colours of facebookarchive/
+    fb.resnet.torch."""
     config.crop = 'random_resized'
+    config.color_jitter = 0.4
     config.epochs = 90.0
     config.learning_rate = 0.1
     config.drops = (30, 60)

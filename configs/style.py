@@ -97,11 +97,11 @@ def get_config(preset='cnnjax'):
     config.style_convention = 'wasserstein'  # this, or one of cnnjax.images.objectives.GRAM
     config.tv_form = 'crowsonkb'  # of cnnjax.images.regularizers.FORMS
     config.pixel_range = 1.0  # white, in the units of learning_rate, noise and tv_weight
-    # How large the network's activations count: 'own', as they are; 'relative', divided by their
-    # layer's mean on the styles; as those of the weights of 'caffe', for levels of 0 to 255 less a
-    # mean, or of 'torchvision', for [0, 1] less a mean over a standard deviation (see
-    # experiments/style.py); 'levels', as they become when the network is given such levels itself.
-    config.activations = 'relative'
+    # 'own': as they are. 'relative': divided by their layer's mean on the styles. 'caffe': as those
+    # of Caffe's weights, for levels of 0 to 255 less a mean. 'torchvision': as those of
+    # torchvision's, for [0, 1] less a mean, over a standard deviation. 'levels': as they become
+    # when the network itself is given levels (see experiments/style.py).
+    config.activations = 'relative'  # how large the network's activations count, see above
 
     # How.
     config.optimizer = 'adam'  # or 'lbfgs', which needs bound 'none' or 'sigmoid'

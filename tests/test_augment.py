@@ -1,6 +1,7 @@
 """Normalization against numpy; augmentation against all that chance may give."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnnjax.data.augment import Normalization, augment, normalization
+from cnnjax.data.augment import Normalization, augment, jittered, normalization
 from cnnjax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -16,7 +17,8 @@ GRAY = RNG.integers(0, 256, (7, 5, 4, 1), np.uint8)
 RGB = np.uint8(RNG.integers(0, 256, (7, 5, 4, 3)) * (0.2, 0.5, 1.0))
 IDENTITY = Normalization(np.float32([0]), np.float32([1]))
 NORMALIZE = Normalization(np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3]))
-EVERYTHING = {'normalize': NORMALIZE, 'flip': True, 'padding': 2, 'color': 0.1}
+EVERYTHING = {'normalize': NORMALIZE, 'flip': True, 'padding': 2, 'color': 0.1,
+              'color_jitter': 0.4}
 
 
 def positions(images):
@@ -154,6 +156,33 @@ def test_colour_shifts_are_the_published_components():
     np.testing.assert_allclose(np.corrcoef(multiples), np.eye(3), atol=4 / np.sqrt(count))
 
 
+@pytest.mark.parametrize('order', list(itertools.permutations(range(3))))
+def test_colour_jitter_is_that_of_fb_resnet_torch_in_any_order(order):
+    """Its datasets/transforms.lua blends the image with black, with its mean gray and with its
+    grays, one after the other."""
+    key, image = jax.random.key(5), RGB[0] / 255
+    factors = np.asarray(jax.random.uniform(key, (3,), np.float32, 0.6, 1.4))
+
+    def gray(image):
+        return np.sum(image * (0.299, 0.587, 0.114), -1, keepdims=True)
+
+    others = (np.zeros_like, lambda image: gray(image).mean(), gray)
+    expected = image
+    for i in order:
+        expected = factors[i] * expected + (1 - factors[i]) * others[i](expected)
+    np.testing.assert_allclose(jittered(key, np.float32(image), 0.4), expected, atol=1e-6)
+
+
+def test_colour_jitter_stays_within_its_range_and_differs_between_examples():
+    count = 500
+    images = np.full((count, 2, 2, 3), 100, np.uint8)  # gray and flat: brightness alone changes it
+    out = np.asarray(augment(jax.random.key(0), positions(images), images, normalize=IDENTITY,
+                             color_jitter=0.4))
+    factors = out[:, 0, 0, 0] / (100 / 255)
+    np.testing.assert_allclose(out, np.broadcast_to(out[:, :1, :1, :1], out.shape), atol=1e-6)
+    assert stats.kstest(factors, stats.uniform(0.6, 0.8).cdf).pvalue > 1e-3
+
+
 def test_colour_is_shifted_before_the_normalization():
     key = jax.random.key(0)
     shifted = augment(key, positions(RGB), RGB, normalize=IDENTITY, color=0.5)
@@ -191,6 +220,7 @@ def test_float32_under_jit(images):
      'padding=4 by reflection needs larger images than 5 x 4'),
     (RGB, {'padding_mode': 'mirror'}, "padding_mode is 'zero' or 'reflect', not 'mirror'"),
     (GRAY, {'color': 0.1}, r'color=0.1 needs RGB images, not 1 channel\(s\)'),
+    (GRAY, {'color_jitter': 0.4}, r'color_jitter=0.4 needs RGB images, not 1 channel\(s\)'),
 ])
 def test_what_does_not_fit_is_said(images, options, message):
     with pytest.raises(UserError, match=message):

@@ -116,8 +116,10 @@ def test_an_unknown_argument_is_refused(family):
 
 @pytest.mark.parametrize(('family', 'argument', 'expected'), [
     ('imagenet', 'resnext50_32x4d', {
-        'crop': 'random_resized', 'color': 0.1, 'epochs': 100, 'drops': (30, 60, 90),
+        'crop': 'random_resized', 'color': 0.1, 'color_jitter': 0.4, 'epochs': 100,
+        'drops': (30, 60, 90),
         'nesterov': True, 'order': 'torch', 'weight_decay': 1e-4, 'batch_size': 256}),
+    ('imagenet', 'densenet121', {'crop': 'random_resized', 'color': 0.1, 'color_jitter': 0.4}),
     ('cifar', 'resnext29_8x64d', {
         'nesterov': True, 'epochs': 300, 'drops': (150, 225), 'weight_decay': 5e-4}),
     ('imagenet', 'mobilenet_v1', {'decay': 'kernels_except_depthwise', 'weight_decay': 4e-5}),

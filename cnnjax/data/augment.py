@@ -19,6 +19,9 @@ EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009],
                          [-0.5836, -0.6948, 0.4203]], np.float32)
 
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green, blue: BT.601
+
+
 class Normalization(NamedTuple):
     """What a network's input is made with: (image in [0, 1] - mean) / std."""
 
@@ -98,7 +101,7 @@ def _numbers(field, value):
 
 
 def augment(key, positions, images, *, normalize, flip=False, padding=0, padding_mode='zero',
-            color=0.0):
+            color=0.0, color_jitter=0.0):
     """Normalizes uint8 [N, H, W, C] and changes each example at random, in the papers' order.
 
     Colour, normalization, padding, crop, flip: padding with zeros is padding with the mean.
@@ -110,6 +113,8 @@ def augment(key, positions, images, *, normalize, flip=False, padding=0, padding
       padding_mode: 'zero' or 'reflect'.
       color: standard deviation of the multiples of the colours' principal components that are
         added (Krizhevsky et al. 2012, section 4.1: 0.1); RGB only.
+      color_jitter: brightness, contrast and saturation are multiplied by numbers that differ from 1
+        by at most this; RGB only.
     """
     modes = {'zero': 'constant', 'reflect': 'reflect'}
     if padding_mode not in modes:
@@ -118,12 +123,15 @@ def augment(key, positions, images, *, normalize, flip=False, padding=0, padding
         by = ' by reflection' if padding_mode == 'reflect' else ''
         raise UserError(f'padding={padding}{by} needs larger images than '
                         f'{images.shape[1]} x {images.shape[2]}')
-    if color and images.shape[-1] != 3:
-        raise UserError(f'color={color} needs RGB images, not {images.shape[-1]} channel(s)')
+    for field, value in (('color', color), ('color_jitter', color_jitter)):
+        if value and images.shape[-1] != 3:
+            raise UserError(f'{field}={value} needs RGB images, not {images.shape[-1]} channel(s)')
 
     def one(position, image):
         color_key, crop_key, flip_key = jax.random.split(jax.random.fold_in(key, position), 3)
         image = image.astype(np.float32) / 255
+        if color_jitter:
+            image = jittered(jax.random.fold_in(color_key, 0), image, color_jitter)
         if color:
             draws = color * jax.random.normal(color_key, (3,), np.float32)
             image += (EIGENVECTORS @ (EIGENVALUES * draws))[None, None]
@@ -138,3 +146,17 @@ def augment(key, positions, images, *, normalize, flip=False, padding=0, padding
         return image
 
     return jax.vmap(one)(positions, images)
+
+
+def jittered(key, image, most):
+    """An RGB image [H, W, 3] whose brightness, contrast and saturation are multiplied by factors
+    from 1 - most to 1 + most, not clipped.
+
+    `ColorJitter` of https://github.com/facebookarchive/fb.resnet.torch, which changes the three in
+    random order: the result is the same in any.
+    """
+    brightness, contrast, saturation = jax.random.uniform(
+        key, (3,), np.float32, 1 - most, 1 + most)
+    gray = (image @ LUMA)[..., None]
+    image = saturation * image + (1 - saturation) * gray
+    return brightness * (contrast * image + (1 - contrast) * gray.mean())

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.data.augment import LUMA
 from cnnjax.errors import UserError
 
 # Columns: the principal axes of the colours of ImageNet's photographs, each as long as the standard
@@ -31,7 +32,6 @@ COLOR_MATRIX = np.array([[0.26, 0.09, 0.02],
                          [0.27, -0.09, 0.03]], np.float32)
 COLOR_MATRIX /= np.linalg.norm(COLOR_MATRIX, axis=0).max()
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's mode L
 HALF_A_LEVEL = 0.5 / 256  # rounds to the same 8-bit level: black stays black, white stays white
 
 

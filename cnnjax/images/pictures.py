@@ -17,6 +17,7 @@ from PIL import Image
 
 from cnnjax import atomic
 from cnnjax.data import formats, levels
+from cnnjax.data.augment import LUMA
 from cnnjax.data.pipeline import MEMORY
 from cnnjax.errors import UserError
 
@@ -25,7 +26,6 @@ SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'co
            'gravel', 'horse', 'hubble_deep_field', 'immunohistochemistry', 'logo', 'moon', 'page',
            'retina', 'rocket', 'text')
 LARGEST = 32768  # pixels of a side that `resize` makes
-LUMA = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601: the Y of YIQ and YCbCr
 
 # How Pillow writes each suffix; JPEG at a quality whose losses are below what the eye sees.
 STILL = {'.png': {}, '.jpg': {'quality': 95, 'subsampling': 0},
