@@ -62,8 +62,7 @@ def read(directory):
         normalize = data.Normalization(*(np.float32(values[name]) for name in ('mean', 'std')))
         splits = {split: data.Identity.of_summary({**summary, 'classes': classes})
                   for split, summary in values.get('splits', {}).items()}
-        if len(image_shape) != 3 or min(image_shape) < 1 or image_shape != np.broadcast_shapes(
-                image_shape, *(np.shape(values) for values in normalize)):
+        if len(image_shape) != 3 or min(image_shape) < 1 or not normalize.fits(image_shape):
             raise ValueError(f'image_shape {image_shape}, mean {values["mean"]}')
         if not (np.isfinite(normalize.mean).all() and np.isfinite(normalize.std).all()
                 and (normalize.std > 0).all()):

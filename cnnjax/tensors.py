@@ -19,7 +19,7 @@ HUB = 'hf-hub:'  # timm's prefix of a hub id
 WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'net')
 AVERAGES = ('state_dict_ema', 'model_ema')
 # What torch.compile, data parallelism and wrapping modules put before the names.
-PREFIXES = re.compile(r'(?:(?:_orig_mod|module|model|backbone)\.)+')
+PREFIXES = re.compile(r'^(?:(?:_orig_mod|module|model|backbone)\.)+')
 
 
 def find(source):
@@ -53,7 +53,7 @@ def _fetch(repository, revision, file):
         except Exception as error:  # the library's, the network's and the disk's are many
             reason = str(error).strip().partition('\n')[0]
     raise UserError(
-        f"'{repository}': the hub's file {file} is neither cached nor to be had ({reason}) "
+        f"'{repository}': the hub's file {file} is neither cached nor to be had ({reason}). "
         f'On a machine that reaches the hub, download '
         f'https://huggingface.co/{repository}/resolve/{revision or "main"}/model.safetensors and '
         'config.json into one folder; bring it here and give the path of model.safetensors')
@@ -86,7 +86,7 @@ def bare(tensors, path):
     """
     found = {}
     for key, tensor in tensors.items():
-        short = PREFIXES.sub('', key, count=1) if PREFIXES.match(key) else key
+        short = PREFIXES.sub('', key)
         if short in found:
             raise UserError(f"{path} holds two tensors '{short}' under different prefixes, as of "
                             'two networks: save those of one in a file of their own')

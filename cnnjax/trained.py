@@ -135,12 +135,12 @@ def _check_values(images):
                         'or divide by 255; they are normalized here, not before')
 
 
-def digest(network):
-    """A checksum of a Trained's variables."""
-    total = hashlib.blake2b(digest_size=8)
-    for value in jax.tree.leaves(network.variables):
-        total.update(np.ascontiguousarray(value).data)
-    return total.hexdigest()
+def fingerprint(network):
+    """The SHA-256 of all arrays of a Trained's variables."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(network.variables):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
 
 
 def load(source, which='best', name=None):

@@ -378,15 +378,11 @@ def _caffe(name, variables, path):
 
 def _check_normalization(normalize, image_shape, path):
     """Raises UserError unless the normalization is of images [H, W, C]."""
-    shapes = np.shape(normalize.mean), np.shape(normalize.std)
-    try:
-        fits = np.broadcast_shapes(image_shape, *shapes) == tuple(image_shape)
-    except ValueError:
-        fits = False
-    if not fits:
+    if not normalize.fits(image_shape):
         raise UserError(f'{path}: its images are {tuple(image_shape)}, but its mean and std are of '
-                        f'{shapes[0]} and {shapes[1]}: give one number, or one per channel (in the '
-                        'config.json beside the file, or in its metadata)')
+                        f'{np.shape(normalize.mean)} and {np.shape(normalize.std)}: give one '
+                        'number, or one per channel (in the config.json beside the file, or in its '
+                        'metadata)')
 
 
 def layout(name, image_shape=None, **fields):

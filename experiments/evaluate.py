@@ -31,7 +31,7 @@ def run(config, directory):
                         'not streamed: leave stream out')
     source = data.load(own.dataset, own.test_split, own.data_dir, own.bad_images)
     told = data.identity(source)
-    cluster.agree(data=told.summary(), weights=trained.digest(network))
+    cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
     if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
         trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})

@@ -195,7 +195,8 @@ def test_what_killed_writers_leave_is_removed(tmp_path):
     with workdir.claim(tmp_path, config()):
         assert list(path.parent.iterdir()) == [path]
     assert path.read_text() == 'whole'
-    assert (tmp_path / '.notes.part').exists() and other.exists()
+    assert (tmp_path / '.notes.part').exists()
+    assert other.exists()
 
 
 def test_what_raises_leaves_the_file_before(tmp_path):

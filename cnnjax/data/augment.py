@@ -36,6 +36,14 @@ class Normalization(NamedTuple):
                      for values in (self.mean, self.std))
         return (images - mean) / std
 
+    def fits(self, image_shape):
+        """Whether it is one of images [H, W, C]."""
+        try:
+            return tuple(image_shape) == np.broadcast_shapes(
+                image_shape, np.shape(self.mean), np.shape(self.std))
+        except ValueError:  # shapes that do not go together
+            return False
+
 
 def normalization(images, mean, std):
     """The normalization that a training set, uint8 [N, H, W, C], asks for.

@@ -39,7 +39,6 @@ FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           and kind not in (*CERTAIN, *NO_PICTURES))
 
 
-
 def is_image(file):
     """Whether the first bytes of a file, which may have any name, are those of an image."""
     try:

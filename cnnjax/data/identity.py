@@ -156,10 +156,10 @@ def _of_counts(then, now):
 
 def _of_entries(then, now):
     """Without those of classes that only one of them has."""
-    before, after = (
-        {entry.name: entry for entry in _entries(each)
-         if entry.label is None or each.classes[entry.label] in shared}
-        for shared in [set(then.classes) & set(now.classes)] for each in (then, now))
+    shared = set(then.classes) & set(now.classes)
+    before, after = ({entry.name: entry for entry in _entries(each)
+                      if entry.label is None or each.classes[entry.label] in shared}
+                     for each in (then, now))
     both = [(before[name], after[name]) for name in before if name in after]
     found = {
         'missing': [name for name in before if name not in after],

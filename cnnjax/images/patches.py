@@ -221,8 +221,8 @@ def _merge(layer, seen, class_counts, sides):
 class Origin(NamedTuple):
     """What a file of units was made from: they are of no use with anything else."""
 
-    weights: str  # the network's fingerprint, see run.py
-    identity: Identity  # of the whole data set
+    weights: str  # trained.fingerprint of the network
+    identity: Identity  # that of the whole data set
     fields: dict[str, str]  # what else matters, such as the layers
 
 

@@ -7,14 +7,13 @@
     figures/loss.png      the loss and its terms
 """
 
-import hashlib
 from pathlib import Path
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import checkpoint, cluster, plots, workdir
+from cnnjax import checkpoint, cluster, plots, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import optimize, pictures
 
@@ -165,7 +164,7 @@ def begin(directory, config, network, begun):
     saved, weights = workdir.read_config(directory), directory / 'weights.json'
     if begun and saved is not None and (changed := workdir.differences(saved, config)):
         workdir.refuse(directory, changed)
-    now, before = {'sha256': fingerprint(network.variables)}, workdir.read_json(weights)
+    now, before = {'sha256': trained.fingerprint(network)}, workdir.read_json(weights)
     if begun and before != now:
         raise UserError(f"{directory} was begun with other weights of '{config.source}', "
                         'which have changed since: take another workdir' if before else
@@ -173,11 +172,3 @@ def begin(directory, config, network, begun):
     workdir.write_config(directory, config)
     workdir.write_json(weights, now)
     workdir.write_environment(directory)
-
-
-def fingerprint(variables):
-    """The SHA-256 of all arrays."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(variables):
-        digest.update(np.ascontiguousarray(leaf))
-    return digest.hexdigest()
