@@ -68,7 +68,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.directory.absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
                 options=options)
-            self._manager.best_step()  # which reads the errors of all
+            self._manager.best_step()  # reads the errors of all of them
 
     def __enter__(self):
         return self

@@ -173,7 +173,7 @@ def load(source, which='best', name=None):
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
-    except Exception as error:  # of many kinds: any value may stand in a file
+    except Exception as error:  # any value may stand in a file and raise anything
         raise UserError(f'{directory}: its config.json is damaged, or of another version: '
                         f'{error!r}; copy it from another run of the same config, or train '
                         'anew') from None

@@ -88,7 +88,7 @@ def claim(workdir, config):
         if own is None and sealed is not None:
             print(f'{Path(workdir) / "config.json"} was lost or damaged: it is restored from the '
                   'newest checkpoint', flush=True)
-        if own is None or own.experiment != config.experiment:  # of one that wrote nothing else
+        if own is None or own.experiment != config.experiment:  # a run that wrote nothing else
             write_config(workdir, config if sealed is None else sealed)
         try:
             yield
@@ -238,7 +238,7 @@ def _config_json(workdir):
     saved = read_json(path)
     try:
         return None if saved is None else _config(saved)
-    except Exception as error:  # of many kinds: any value may stand in a file
+    except Exception as error:  # any value may stand in a file and raise anything
         raise UserError(f'{path} is damaged: {error}') from None
 
 
@@ -361,7 +361,7 @@ def read_past(checkpoint):
             # The type that they had, hence the same mean.
             'pending': [{name: np.float32(value) for name, value in values.items()}
                         for values in past['pending']]}
-    except Exception as error:  # of many kinds: any value may stand in a file
+    except Exception as error:  # any value may stand in a file and raise anything
         raise UserError(f'{path} is damaged: {error!r}; delete that checkpoint') from None
 
 

@@ -265,7 +265,7 @@ def first(config, network, key, contents, styles):
     shape = contents.shape
     noise = np.asarray(jax.random.normal(key, shape, np.float32)) * np.float32(
         config.noise / config.pixel_range)
-    if config.init == 'noise':  # where the input of a network is 0, in all systems
+    if config.init == 'noise':  # around the colour that is 0 to the network, as in all systems
         mean = network.normalize.mean
         return np.asarray(mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
     if config.init == 'content':

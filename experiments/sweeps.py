@@ -200,7 +200,7 @@ def read_entries(directory):
         raise UserError(f'{path} is a directory: move it away')
     try:
         return dict(map(_entry, workdir.read_json(path) or []))
-    except Exception as error:  # of many kinds: any value may stand in a file
+    except Exception as error:  # any value may stand in a file and raise anything
         print(f'{path} is damaged ({error!r}): it is made anew', flush=True)
         return {}
 

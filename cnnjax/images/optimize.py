@@ -196,7 +196,7 @@ def update(problem, tx, variables, state, key, aux):
             lambda theta, nudge: loss(problem, variables, theta, key, aux, nudge), (0, 1),
             has_aux=True)(state.theta, jnp.zeros(seen.shape, seen.dtype))
         values = {'loss': total, **terms, 'gradient': optax.tree.norm(own)}
-    with jax.numpy_dtype_promotion('standard'):  # where it is strict, optax.adam raises
+    with jax.numpy_dtype_promotion('standard'):  # optax.adam raises under strict promotion
         updates, opt_state = optax.with_extra_args_support(tx).update(
             gradient, state.opt_state, state.theta, value=total, grad=gradient, value_fn=value)
     theta = optax.apply_updates(state.theta, updates)
@@ -275,7 +275,7 @@ class _Descent(NamedTuple):
         rows, stopped = [], False
         while len(rows) < count and not stopped:
             state, row = _step(problem, *fixed, state, *given)
-            jax.block_until_ready(rows[-1:])  # at most one step ahead, so as to stop in time
+            jax.block_until_ready(rows[-1:])  # one step ahead at most, to stop in time
             rows.append(row)
             stopped = bool(stop and stop())
         rows = jax.device_get(rows)

@@ -163,7 +163,7 @@ def _add(seen, taps, places, labels, real):
         tap = tap.reshape(len(tap), -1, tap.shape[-1]).astype(jnp.float32)  # [B, positions, C]
         best, means = tap.max(1), tap.mean(1)
         # Not where tap == best: a compiler may compute the tap twice, with other roundings.
-        where = lax.argmax(tap, 1, jnp.int32)  # of equal ones the first
+        where = lax.argmax(tap, 1, jnp.int32)  # the first among equal ones
         variances = ((tap - means[:, None]) ** 2).mean(1)
         best, means, variances = (jnp.where(real[:, None], value, 0)
                                   for value in (best, means, variances))  # [B, C]
@@ -256,7 +256,7 @@ def load(path):
                      for layer in layers}
         for layer, found in units.items():
             _check(layer, found, origin.identity)
-    except Exception as error:  # of many kinds: numpy's, zipfile's and zlib's of what they read
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds
         raise UserError(f'{path} does not hold the strongest images of units: {error}; delete it '
                         'to have it made anew') from error
     return units, origin
