@@ -11,6 +11,7 @@ from pathlib import Path
 
 import safetensors
 
+from cnnjax import cluster
 from cnnjax.errors import UserError
 
 SAFETENSORS, TORCH = '.safetensors', ('.pth', '.pt', '.bin', '.tar')  # suffixes
@@ -132,7 +133,7 @@ def _unwrapped(saved, path):
     while isinstance(saved, dict):
         averages, raw = ([key for key in keys if isinstance(saved.get(key), dict)]
                          for keys in (AVERAGES, WRAPPERS))
-        if averages and raw:
+        if averages and raw and cluster.first():
             print(f"{path} holds '{raw[0]}' and '{averages[0]}': the averaged weights, "
                   f"'{averages[0]}', are taken, as timm does. For the others, save them alone: "
                   f"torch.save(torch.load(path)['{raw[0]}'], 'raw.pth')", flush=True)

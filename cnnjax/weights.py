@@ -26,7 +26,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import atomic, models, tensors
+from cnnjax import atomic, cluster, models, tensors
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
@@ -366,9 +366,10 @@ def _caffe(name, variables, path):
                              for order in (corner, corner[::-1]))
     if not (blue_first or red_first):  # rescaled since, for other images
         return None
-    print(f"{path} holds Caffe's {name}: its images are 0..255 less the mean"
-          + (', in blue, green, red, and its first kernels are turned around' if blue_first else '')
-          + '; they are normalized so, not as torchvision does', flush=True)
+    if cluster.first():
+        print(f"{path} holds Caffe's {name}: its images are 0..255 less the mean"
+              + (', in blue, green, red, and its first kernels are turned around' if blue_first
+                 else '') + '; they are normalized so, not as torchvision does', flush=True)
     if blue_first:
         kernel = np.ascontiguousarray(kernel[:, :, ::-1])
     params = variables['params'] | {'conv1_1': {'kernel': kernel, 'bias': bias}}

@@ -84,7 +84,8 @@ def claim(workdir, config):
     check_free(workdir, config.experiment)
     with lock(workdir):
         atomic.remove_unfinished(workdir, LOCK)
-        own, sealed = _own_config(workdir), _sealed_config(workdir)
+        sealed = _sealed_config(workdir)
+        own = _own_config(workdir, sealed)
         if own is None and sealed is not None:
             print(f'{Path(workdir) / "config.json"} was lost or damaged: it is restored from the '
                   'newest checkpoint', flush=True)
@@ -215,19 +216,19 @@ def read_config(workdir):
     Raises:
       UserError: config.json is damaged, and no checkpoint has a copy.
     """
-    for config in (_own_config(workdir), _sealed_config(workdir)):
+    sealed = _sealed_config(workdir)
+    for config in (_own_config(workdir, sealed), sealed):
         if config is not None:
             return config
     return _config_json(workdir)
 
 
-def _own_config(workdir):
-    """That of config.json, None where it is lost, damaged or not that of the checkpoints."""
+def _own_config(workdir, sealed):
+    """That of config.json, None where it is lost, damaged or not `sealed`, the checkpoints' own."""
     try:
         own = _config_json(workdir)
     except UserError:
         return None
-    sealed = _sealed_config(workdir)
     if own is None or sealed is None or differences(sealed, own).keys() <= LENGTHS:
         return own
     return None
@@ -243,7 +244,8 @@ def _config_json(workdir):
 
 
 def _sealed_config(workdir):
-    """That of the newest checkpoint; those of an optimization of images are one folder lower."""
+    """The copy in the newest checkpoint, None where there is none; the checkpoints of images that
+    are optimized are one folder lower."""
     try:
         found = [path for pattern in ('[0-9]*', '*/[0-9]*')
                  for path in Path(workdir).glob(f'checkpoints/{pattern}/{PAST}')]
