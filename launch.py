@@ -82,8 +82,8 @@ def parse(argv):
     except UserError as error:
         sys.exit(f'error: {error}')
     except flags.UnrecognizedFlagError as error:
-        near = config and config_file.did_you_mean(config, error.flagname)
-        sys.exit(f'error: {near and f"--{error.flagname} is not a flag{near}" or error}')
+        near = config_file.did_you_mean(config, error.flagname) if config else ''
+        sys.exit(f'error: --{error.flagname} is not a flag{near}' if near else f'error: {error}')
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = str(error.args[0] if error.args else error)
         for reason, remedy in VALUES.items():

@@ -26,8 +26,8 @@ ROOM, LEAST = 1.2, 1 << 18
 
 
 def _is_news(record):
-    """Whether a message is more than the traceback of an exception of orbax's or tensorstore's
-    threads: the first of them reaches us, and is told in one line."""
+    """False for a log record that brings the traceback of an exception in a thread of orbax or
+    tensorstore: the exception itself reaches us as well, and is told in one line."""
     return not record.exc_info or (
         'orbax' not in record.pathname and 'os_error_code' not in str(record.exc_info[1]))
 

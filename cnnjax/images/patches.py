@@ -257,8 +257,7 @@ def load(path):
         for layer, found in units.items():
             _check(layer, found, origin.identity)
     except Exception as error:  # numpy, zipfile and zlib raise many kinds
-        raise UserError(f'{path} does not hold the strongest images of units: {error}; delete it '
-                        'to have it made anew') from error
+        raise UserError(f'{path} does not hold the strongest images of units: {error}') from error
     return units, origin
 
 
@@ -293,7 +292,7 @@ def kept(path, origin):
     try:
         units, before = load(path)
     except UserError as error:
-        print(f'{error.args[0].rpartition(";")[0]}; it is made anew', flush=True)
+        print(f'{error}; it is made anew', flush=True)
         return None
     changed = differences(before.identity, origin.identity)
     changed += [f'{field}: {before.fields.get(field)} then, {value} now'
