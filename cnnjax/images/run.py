@@ -86,7 +86,7 @@ class Run:
             self.bar.set_description(name)
             if start == steps:  # finished before: the rows that follow its own stay
                 self.before += steps
-                self._judge(name, first, optimize.decode(problem, state))
+                self._judge(name, first, optimize.decode(problem, state), past.get('rows', ()))
                 return state
             with workdir.Metrics(self.directory, self.before + start, self.config, past,
                                  self.before) as metrics:
@@ -106,7 +106,7 @@ class Run:
                             f'{self.bar.total}; the same command goes on from there')
                 self.preemption.leave()
         self.before += steps
-        self._judge(name, first, optimize.decode(problem, state))
+        self._judge(name, first, optimize.decode(problem, state), metrics.past()['rows'])
         return state
 
     def _print(self, line):
@@ -115,16 +115,14 @@ class Run:
         else:
             self.bar.write(line)
 
-    def _judge(self, name, before, after):
-        """Tells of a loss that has not fallen and of images that have not moved; where these are
-        all, and not the results of an earlier optimization, they are an error."""
-        stage = len(self.names)
-        complaint = optimize.unfallen([row['loss'] for row in workdir.read_metrics(self.directory)
-                                       if row['stage'] == stage])
-        if complaint:
+    def _judge(self, name, before, after, rows):
+        """Tells of a loss that has not fallen in the `rows` of this optimization, and of images
+        that have not moved; where these are all, and not the results of an earlier optimization,
+        they are an error."""
+        if complaint := optimize.unfallen([row['loss'] for row in rows]):
             self._print(f'{name}: {complaint}')
         complaints = [optimize.unmoved(*pair) for pair in zip(before, after, strict=True)]
-        if all(complaints) and stage == 1:
+        if all(complaints) and len(self.names) == 1:
             raise UserError(f'{name}: {complaints[0]}')
         for i, complaint in enumerate(complaints):
             if complaint:
