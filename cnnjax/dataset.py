@@ -104,7 +104,7 @@ def check(directory, recorded, splits):
             then = data.Identity(recorded.classes, now.examples, counts=None, digest='')
         elif then.digest != now.digest:
             listings = listings or _listings(directory)
-            then = then._replace(listing=tuple(listings.get(split, ())))
+            then = then.with_listing(listings.get(split, ()))
         lines += [f'{split}: {line}' for line in data.differences(then, now)]
     _refuse(directory, lines)
 

@@ -6,6 +6,7 @@ what the papers (or Caffe, or torch) compute.
 
 import functools
 import itertools
+import math
 
 import flax.linen as nn
 import jax
@@ -293,7 +294,7 @@ def global_average_pool(x):
 
 def flatten(x):
     """[N, H, W, C] -> [N, H * W * C], the channel running fastest (torch's runs slowest)."""
-    return x.reshape(len(x), -1)
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def local_response_normalization(x, k=2.0, alpha=1e-4, beta=0.75, n=5):

@@ -45,6 +45,7 @@ from cnnjax.errors import UserError
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
                        'data_dir', 'loader_threads', 'loader_workers', 'profile'})
 LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
+YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0}  # fields that older runs lack: theirs
 SHOWN = 6  # differences between two configs
 PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns
 LOCK = 'lock'
@@ -273,8 +274,9 @@ def _tuples(value):
 def differences(saved, config):
     """{field: (saved value, new value)} of the fields that may change the trained parameters."""
     before, now = (traverse_util.flatten_dict(c.to_dict(), sep='.') for c in (saved, config))
-    return {name: (before.get(name), now.get(name)) for name in {**before, **now}
-            if before.get(name) != now.get(name) and name not in REPORTING}
+    pairs = {name: (before.get(name, YOUNGER.get(name)), now.get(name))
+             for name in {**before, **now} if name not in REPORTING}
+    return {name: (then, value) for name, (then, value) in pairs.items() if then != value}
 
 
 def refuse(workdir, changed, reason=''):

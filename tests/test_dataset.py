@@ -194,6 +194,17 @@ def test_fewer_steps_than_it_has_made(config, finished):
         train.train(config, finished)
 
 
+@pytest.mark.parametrize('text', [
+    b'garbage', b'train\tno\n', b'train\t0\t246\tcats/0.bmp\n', b'train\t7\t246\tcats/0.bmp\n',
+    b'\xff\xfe'])
+def test_a_listing_of_something_else_is_not_compared(config, finished, text):
+    with gzip.open(finished / 'dataset.listing.gz', 'wb') as file:
+        file.write(text)
+    more(finished.parent / 'photos')
+    with pytest.raises(UserError, match='train: examples of a class: cats 10 then, 18 now\n  Rest'):
+        train.train(config, finished)
+
+
 def test_a_run_that_left_no_checkpoint_begins_anew(config, finished):
     shutil.rmtree(finished / 'checkpoints')
     more(finished.parent / 'photos')

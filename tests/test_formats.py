@@ -391,7 +391,8 @@ def test_pictures_below_home(tmp_path, monkeypatch):
 @pytest.mark.parametrize(('compression', 'compress'), [
     (8, lambda data: zlib.compress(data, 9)), (32946, lambda data: zlib.compress(data, 9)),
     (34925, lambda data: lzma.compress(data)),
-], ids=['deflate', 'old deflate', 'lzma'])
+    (34925, lambda data: lzma.compress(bytes(100)) + lzma.compress(data)),
+], ids=['deflate', 'old deflate', 'lzma', 'lzma, two streams'])
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32])
 def test_no_more_is_decoded_than_a_picture_has_room_for(tmp_path, compression, compress, dtype):
     """A TIFF of 100 x 100 pixels, whose strip inflates to 64 MiB."""

@@ -196,6 +196,24 @@ def test_another_config_is_refused_and_reporting_is_not(tiny, tmp_path):
     train.train(changed(tiny, report_every=3, keep=5), tmp_path)
 
 
+def test_a_run_that_is_older_than_a_field_goes_on(finished, tmp_path):
+    """As it was trained: with another value of the field it is refused."""
+    config, directory = finished
+    directory = shutil.copytree(directory, tmp_path / 'run')
+    for path in directory.glob('checkpoints/*/past.json'):
+        path.unlink()
+        seals = path.with_name(checkpoint.SEAL)
+        workdir.write_json(seals, checkpoint._checksums(path.parent))
+    values = json.loads((directory / 'config.json').read_text())
+    for field in ('interpolation', 'color_jitter'):
+        del values[field]
+    workdir.write_json(directory / 'config.json', values)
+    with pytest.raises(UserError, match=r"interpolation: 'bilinear' there, 'box' here\nTake"):
+        train.train(changed(config, interpolation='box'), directory)
+    train.train(config, directory)
+    assert workdir.read_config(directory).interpolation == 'bilinear'
+
+
 def test_more_steps_continue_where_the_schedule_allows_it(tiny, tmp_path):
     train.train(tiny, tmp_path / 'parts')
     longer = changed(tiny, steps=9)

@@ -56,8 +56,9 @@ def test_the_right_answer(given, network, images):
     np.testing.assert_allclose(taps['fc'], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_no_images_have_no_logits(network, images):
-    assert network(images[:0]).shape == (0, 4)
+def test_no_images_have_no_logits(network, sized, images):
+    for each in (network, sized):
+        assert each(images[:0]).shape == each.taps(images[:0])['fc'].shape == (0, 4)
 
 
 def nan(images):

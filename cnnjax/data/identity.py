@@ -47,9 +47,15 @@ class Identity(NamedTuple):
         """All but the listing, for a JSON file."""
         return {name: value for name, value in self._asdict().items() if name != 'listing'}
 
+    def with_listing(self, lines):
+        """The same with the lines of its listing; without, where they are not those of the digest.
+        """
+        same = _digest(self.classes, self.examples, lines) == self.digest
+        return self._replace(listing=tuple(lines) if same else ())
+
     @classmethod
-    def of_summary(cls, summary, listing=()):
-        """The identity with that summary, which may come from a JSON file.
+    def of_summary(cls, summary):
+        """The identity with that summary, which may come from a JSON file, without the listing.
 
         Raises:
           UserError: it is damaged.
@@ -57,7 +63,7 @@ class Identity(NamedTuple):
         try:
             found = cls(tuple(map(str, summary['classes'])), int(summary['examples']),
                         summary['counts'] and tuple(map(int, summary['counts'])),
-                        str(summary['digest']), tuple(listing))
+                        str(summary['digest']))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f'the identity of a data set is damaged: {error!r}') from None
         return found
@@ -79,10 +85,15 @@ def identity(loaded):
     if all(entry.label is not None for entry in entries):
         counts = np.bincount([entry.label for entry in entries], minlength=len(loaded.classes))
         counts = tuple(counts.tolist())
+    digest = _digest(loaded.classes, len(loaded.examples), lines)
+    return Identity(loaded.classes, len(loaded.examples), counts, digest, lines)
+
+
+def _digest(classes, examples, lines):
     digest = hashlib.blake2b(digest_size=16)
-    for line in (*loaded.classes, str(len(loaded.examples)), *lines):
+    for line in (*classes, str(examples), *lines):
         digest.update(line.encode(errors='surrogateescape') + b'\n')
-    return Identity(loaded.classes, len(loaded.examples), counts, digest.hexdigest(), lines)
+    return digest.hexdigest()
 
 
 def file_sizes(paths):

@@ -128,9 +128,23 @@ def _check_inflated(page):
     count = math.prod(page.chunked)  # there may be more, which are not decoded
     for data, _ in page.parent.filehandle.read_segments(page.dataoffsets[:count],
                                                         page.databytecounts[:count]):
-        if data and len(BOUNDED[page.compression]().decompress(data, room + 1)) > room:
+        if data and _inflated(data, BOUNDED[page.compression], room + 1) > room:
             raise _Inflated(f'a part of it inflates to more than the {room:,} bytes that its size '
                             'has room for')
+
+
+def _inflated(data, codec, limit):
+    """How many bytes come out of `data`, at most `limit`: of all its streams, which LZMA and zstd
+    decode one after the other."""
+    decoder = codec()
+    size = len(decoder.decompress(data, limit))
+    while size < limit and decoder.unused_data:
+        data, decoder = decoder.unused_data, codec()
+        try:
+            size += len(decoder.decompress(data, limit - size))
+        except Exception:  # of a kind for each codec: what follows is no stream
+            break
+    return size
 
 
 def _first(value):

@@ -249,8 +249,9 @@ def load(path):
         with Path(path).open('rb') as file, np.load(file, allow_pickle=False) as arrays:
             text = json.loads(str(arrays['origin']))
             listing = arrays['listing'].tobytes().decode(errors='surrogateescape')
-            origin = Origin(str(text['weights']), Identity.of_summary(
-                text['identity'], listing.split('\n') if listing else ()), dict(text['fields']))
+            identity = Identity.of_summary(text['identity']).with_listing(
+                listing.split('\n') if listing else ())
+            origin = Origin(str(text['weights']), identity, dict(text['fields']))
             layers = dict.fromkeys(name.rpartition('/')[0] for name in arrays.files if '/' in name)
             units = {layer: Units(*(arrays[f'{layer}/{field}'] for field in Units._fields))
                      for layer in layers}
