@@ -12,15 +12,13 @@ users call .eval()). Dropout stays as it is in training.
 A layer is the path of its module: 'conv1', 'conv2_1/bn1'.
 """
 
-import difflib
-
 import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
 
 from cnnjax import models, summary
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, suggest
 from cnnjax.models import resnet
 
 
@@ -55,10 +53,8 @@ def frozen_layers(net, freeze, image_shape):
     if freeze == 'all':
         frozen = layers - head(net, image_shape)
     elif freeze not in rows:
-        close = difflib.get_close_matches(freeze, ['all', *rows], n=3, cutoff=0.5)
-        raise UserError(f"freeze='{freeze}' is no layer of this network"
-                        + (f'; did you mean {" or ".join(close)}?' if close else '')
-                        + " It is 'all', or one of the names that configs/summarize.py prints")
+        raise UserError(f"freeze='{freeze}' is no layer of this network: take 'all', or one of the "
+                        f'names that configs/summarize.py prints{suggest(freeze, ["all", *rows])}')
     elif getattr(net, 'scan', False):
         raise UserError(f"freeze='{freeze}': with model.scan the repeated blocks' parameters are "
                         "one array, which cannot be frozen in part: set model.scan=False, or "
