@@ -53,9 +53,8 @@ def frozen_layers(net, freeze, image_shape):
     if freeze == 'all':
         frozen = layers - head(net, image_shape)
     elif freeze not in rows:
-        raise UserError(f"freeze='{freeze}' is no layer of this network"
-                        f"{suggest(freeze, ['all', *rows]) or '.'} It is 'all', or one of the "
-                        'names that configs/summarize.py prints')
+        raise UserError(f"freeze='{freeze}' is no layer of this network: take 'all', or one of the "
+                        f'names that configs/summarize.py prints{suggest(freeze, ["all", *rows])}')
     elif getattr(net, 'scan', False):
         raise UserError(f"freeze='{freeze}': with model.scan the repeated blocks' parameters are "
                         "one array, which cannot be frozen in part: set model.scan=False, or "

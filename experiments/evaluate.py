@@ -26,6 +26,11 @@ def run(config, directory):
     for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
         if config[field] is not None:
             own[field] = config[field]
+    # Those of the run's own set, where this one is another, which does not use them.
+    if config.data_dir is None and own.dataset in ('digits', 'photos'):
+        own.data_dir = None
+    if config.bad_images is None and own.dataset != 'folder':
+        own.bad_images = 'error'
     if own.stream and not own.image_size:
         raise UserError('stream=True: the run took its images as large as they are, and such are '
                         'not streamed: leave stream out')

@@ -220,6 +220,16 @@ def test_a_split_of_bad_images(photos):
     assert str(error.value) == f'{photos}/test: none of its images can be read'
 
 
+@pytest.mark.parametrize(('dataset', 'given', 'message'), [
+    ('digits', {'data_dir': 'photos'}, 'data_dir=photos: digits come with a library'),
+    ('photos', {'data_dir': 'photos'}, 'data_dir=photos: photos come with a library'),
+    ('digits', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder"),
+    ('cifar10', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder")])
+def test_what_a_set_does_not_use_is_refused(dataset, given, message):
+    with pytest.raises(UserError, match=message):
+        sources.load(dataset, 'test', **given)
+
+
 def test_load_finds_the_source(photos, tmp_path):
     assert len(sources.load('digits', 'test').examples) == 450
     damage(photos / 'train/cats/b.png')

@@ -169,8 +169,8 @@ def _builder(name, data_dir):
         builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
     except (ValueError, AssertionError) as error:  # the latter: an unknown version
         known = [*_BUILDERS, 'imagenet2012']
-        raise UserError(f'tensorflow-datasets has no {name!r}'
-                        f'{suggest(name, known) or "; try " + ", ".join(known)}') from error
+        hint = suggest(name, known) or f'; try {", ".join(known)}'
+        raise UserError(f'tensorflow-datasets has no {name!r}{hint}') from error
     if str(builder.data_dir).startswith('~'):
         raise UserError(f'data_dir={data_dir}: this user has no home directory; give a path '
                         'without ~, as in --config.data_dir=data')

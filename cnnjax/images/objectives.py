@@ -72,9 +72,9 @@ def missing(layers, taps):
     for layer in layers:
         if layer not in taps:
             raise UserError(
-                f"layer '{layer}' is not in the network at this size of image"
-                f"{suggest(layer, taps) or '.'} It has {', '.join(taps)} (full layers exist at the "
-                'size of training only)')
+                f"layer '{layer}' is not in the network at this size of image: it has "
+                f'{", ".join(taps)} (full layers exist at the size of training only)'
+                f'{suggest(layer, taps)}')
 
 
 def select(layer, channels, maps):
