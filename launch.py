@@ -29,7 +29,10 @@ class ConfigFile(flags.ArgumentParser):
         return config_file.load(file).lock()
 
 
-CONFIG = config_flags.DEFINE_config_file('config', help_string='A config file.')
+try:
+    CONFIG = config_flags.DEFINE_config_file('config', help_string='A config file.')
+except flags.Error as error:  # it reads the file that --flagfile names at once
+    sys.exit(f'error: {str(error).removeprefix("ERROR:: ")}')
 flags.FLAGS['config'].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: everything it writes.')
 SWEEP = flags.DEFINE_bool('sweep', False, "Run what the config's sweep() yields, each in its own "
@@ -59,6 +62,7 @@ def parse(argv):
     --help lists the configs or, with one, its fields."""
     config = None
     try:
+        argv[:] = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
         file = given(argv, 'config')
         if file is not None:
             config = config_file.load(file)
@@ -69,6 +73,8 @@ def parse(argv):
         for argument in argv if config else ():
             if field := re.match(r'--?(?:no)?config\.([^=]*)', argument):
                 config_file.check_field(config, field[1])
+        if config:
+            leave_out_none(argv, config_file.flat(config))
         arguments = flags.FLAGS(argv)
         if len(arguments) > 1:
             raise UserError(f"'{arguments[1]}' is not a flag: all arguments start with --" + (
@@ -82,14 +88,14 @@ def parse(argv):
     except UserError as error:
         sys.exit(f'error: {error}')
     except flags.UnrecognizedFlagError as error:
-        near = config and config_file.did_you_mean(config, error.flagname)
-        sys.exit(f'error: {near and f"--{error.flagname} is not a flag{near}" or error}')
+        near = config_file.did_you_mean(config, error.flagname) if config else ''
+        sys.exit(f'error: --{error.flagname} is not a flag{near}' if near else f'error: {error}')
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         message = str(error.args[0] if error.args else error)
         for reason, remedy in VALUES.items():
             start, found, _ = message.partition(f': {reason}')
             message = f'{start}: {remedy}' if found else message
-        sys.exit(f'error: {message.removeprefix("flag ")}')
+        sys.exit(f'error: {message.removeprefix("ERROR:: ").removeprefix("flag ")}')
     return arguments
 
 
@@ -99,6 +105,17 @@ def given(argv, name):
               for argument, following in itertools.zip_longest(argv, argv[1:])
               if re.match(f'--?{name}(=|$)', argument)]
     return values[-1] if values else None
+
+
+def leave_out_none(argv, values):
+    """Takes '--config.data_dir=None' out of `argv` where `values`, {field: value}, has None anyway:
+    the parser of the field would read a string, or miss a number."""
+    for i in reversed(range(len(argv))):
+        name, equals, value = argv[i].partition('=')
+        following = argv[i + 1:i + 2] if not equals else []
+        field = re.fullmatch(r'--?config\.(.+)', name)
+        if field and ''.join([value, *following]) == 'None' and values.get(field[1], '') is None:
+            del argv[i:i + 1 + len(following)]
 
 
 def usage():

@@ -30,8 +30,11 @@ def write_text(path, text):
         unfinished.write_text(text, 'utf-8')
 
 
-def remove_unfinished(directory):
-    """Deletes what killed writers left in a directory and below, where nobody else writes now."""
-    for path in Path(directory).rglob('.*.part'):
-        if UNFINISHED.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+def remove_unfinished(directory, mark):
+    """Deletes what killed writers left in a directory and below, where nobody else writes now. A
+    folder below that holds a file named `mark` is left alone: others may be writing there."""
+    for folder, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders
+                      if not os.path.exists(os.path.join(folder, name, mark))]
+        for name in filter(UNFINISHED.fullmatch, files):
+            Path(folder, name).unlink(missing_ok=True)

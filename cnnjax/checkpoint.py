@@ -21,12 +21,13 @@ from cnnjax import cluster, workdir
 from cnnjax.errors import UserError
 
 SEAL = 'checksums.json'  # in a checkpoint's directory: {file: its CRC-32}
-ROOM, LEAST = 1.2, 1 << 18  # of a checkpoint on the disk: times the bytes of its arrays, plus bytes
+# A checkpoint takes up to ROOM times the bytes of its arrays on the disk, plus LEAST bytes.
+ROOM, LEAST = 1.2, 1 << 18
 
 
 def _is_news(record):
-    """Whether a message is more than the traceback of an exception of orbax's or tensorstore's
-    threads: the first of them reaches us, and is told in one line."""
+    """False for a log record that brings the traceback of an exception in a thread of orbax or
+    tensorstore: the exception itself reaches us as well, and is told in one line."""
     return not record.exc_info or (
         'orbax' not in record.pathname and 'os_error_code' not in str(record.exc_info[1]))
 
@@ -69,7 +70,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.directory.absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
                 options=options)
-            self._manager.best_step()  # which reads the errors of all
+            self._manager.best_step()  # reads the errors of all of them
 
     def __enter__(self):
         return self
@@ -89,8 +90,8 @@ class Checkpoints:
             else:
                 aside.unlink(missing_ok=True)
             path.rename(aside)
-            print(f'checkpoint {path.name} in {self.directory} is damaged or incomplete: it is now '
-                  f'{aside.name}, and the one before it is taken', flush=True)
+            print(f'checkpoint {path.name} in {self.directory} is damaged or incomplete: it is not '
+                  f'used, and is now called {aside.name}', flush=True)
 
     def _seal(self):
         """Adds the checksums to the checkpoint that is about to get its final name."""
@@ -116,10 +117,10 @@ class Checkpoints:
             yield
         except UserError:
             raise
-        except Exception as error:  # of many kinds: orbax does not check what it reads
-            reason = (str(error).splitlines() or [''])[0]
-            raise UserError(f'{what} in {self.directory} cannot be read ({type(error).__name__}: '
-                            f'{reason}): move it away, and the one before it is taken') from error
+        except Exception as error:  # orbax does not check what it reads, and raises many kinds
+            reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+            raise UserError(f'{what} in {self.directory} cannot be read ({reason}): move it away, '
+                            'and the one before it is taken') from error
 
     def latest(self):
         """The step of the newest checkpoint, None when there is none."""

@@ -13,7 +13,7 @@ import time
 
 import jax
 from flax import traverse_util
-from jax._src import distributed  # its store of keys and values has no public name
+from jax._src import distributed  # the service's store of keys and values has no public name
 from jax.experimental import multihost_utils
 
 from cnnjax.errors import UserError, check_numbers
@@ -22,7 +22,8 @@ from cnnjax.errors import UserError, check_numbers
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 PERIOD = 1  # seconds between two signs of life
 SHOWN = 5  # differences between processes that a message has at most
-FAILED, ALIVE, FACTS = 'cnnjax/failed', 'cnnjax/alive', 'cnnjax/facts'  # in the store
+# Keys in the store of jax's coordination service, which the first process holds.
+FAILED, ALIVE, FACTS = 'cnnjax/failed', 'cnnjax/alive', 'cnnjax/facts'
 _meetings = itertools.count()
 _ending = threading.Lock()
 
@@ -131,10 +132,10 @@ def _failure(client):
 
 def _end(message):
     """Ends this process without the farewell for which jax would wait for the others."""
-    _ending.acquire()  # for ever: the first thread to come has the word
+    _ending.acquire()  # it is never released: only the first thread that comes here prints
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    if distributed.global_state.process_id == 0:  # with it the store goes, which others must read
+    if distributed.global_state.process_id == 0:  # it holds the store, which others must read
         time.sleep(3 * PERIOD)
     os._exit(1)
 
@@ -197,12 +198,13 @@ def together():
         if isinstance(error, UserError):
             message = f'error: {who}: {error}'
         else:
-            message = (f'error: {who} cannot go on: {str(error).splitlines()[0]}\n'
+            reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+            message = (f'error: {who} cannot go on: {reason}\n'
                        'Where another process died, its own output says why. Start all again with '
                        'the same command: they resume from the last checkpoint')
         with contextlib.suppress(Exception):  # the store has gone with the first process
             if failed := _failure(run.client):
-                message = failed  # which is why this one cannot go on
+                message = failed  # the reason why this one cannot go on
             else:
                 run.client.key_value_set(f'{FAILED}/first', message)
         _end(message)

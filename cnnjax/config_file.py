@@ -60,7 +60,7 @@ def load(file):
         config = found.get_config(*arguments)
     except ValueError as error:  # an argument that it refuses
         raise UserError(str(error)) from error
-    except Exception as error:  # of any kind: the file is the user's
+    except Exception as error:  # the file is the user's and may raise anything
         raise UserError(f'{_where(path, error)}: {_told(error)}') from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f'{path}: get_config() returns {config!r}, not an '
@@ -88,7 +88,7 @@ def module(path):
         loader.exec_module(found)
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # of any kind: the file is the user's
+    except (Exception, SystemExit) as error:  # the file is the user's and may raise anything
         raise UserError(f'{_where(path, error)}: {_told(error)}') from error
     if not callable(getattr(found, 'get_config', None)):
         raise UserError(f'{path} is no config file: it has no function get_config')
@@ -100,7 +100,7 @@ def check_field(config, field):
     which may have been meant or, where none is like it, which there are."""
     group, parts = config, field.split('.')
     for i, part in enumerate(parts):
-        before, (part, index, _) = '.'.join(parts[:i]), part.partition('[')  # of a list's entry
+        before, (part, index, _) = '.'.join(parts[:i]), part.partition('[')  # 'drops[0]'
         if not isinstance(group, ml_collections.ConfigDict):
             raise UserError(f"config.{field}: '{before}' is a value and has no fields")
         if part not in group:
@@ -119,7 +119,7 @@ def did_you_mean(config, word):
     names = list(flat(config))
     group, _, word = word.replace('-', '_').lower().rpartition('.')
     if isinstance(config.get(word), ml_collections.ConfigDict):
-        group, word = word, 'name'  # of the network: the field that they most likely mean
+        group, word = word, 'name'  # 'model' alone most likely means the network's name
     last = {name: name.rpartition('.')[2] for name in names}
     found = [name for name in names if word in (last[name], _initials(last[name]))]
     if not found:
@@ -153,7 +153,8 @@ def explain(file, config):
     """What the config file says of itself, and every field: its value and what it does."""
     path = file.partition(':')[0]
     own, shared = fields(_source(path)), fields(_source(BASE))
-    recipe = 'experiment' not in {field.name for field in own}  # of a training
+    # A recipe of a training takes the field from base.py.
+    recipe = 'experiment' not in {field.name for field in own}
     order = [field.name for field in ((*shared, *own) if recipe else (*own, *shared))]
     found = [(value, _explained(name, value, own, shared, recipe)._replace(name=name))
              for name, value in flat(config).items()]
@@ -191,7 +192,7 @@ def fields(source):
         comment, above = (' '.join(comments[line].strip() for line in lines if line in comments)
                           for lines in (range(node.lineno, last + 1), range(first, node.lineno)))
         value = ast.unparse(node.value)
-        if 'ConfigDict(' in value:  # of a group: stands above its first field
+        if 'ConfigDict(' in value:  # a group: its comment goes to its first field
             heading = above
             continue
         found += [Field(name, value, comment, above or heading) for name in filter(None, names)]
@@ -265,7 +266,7 @@ def _told(error):
 
 
 def _source(path):
-    with tokenize.open(path) as file:  # in the encoding that it declares
+    with tokenize.open(path) as file:  # heeds the encoding that the file declares
         return file.read()
 
 

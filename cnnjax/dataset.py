@@ -25,7 +25,7 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
     normalize: data.Normalization
-    splits: dict[str, data.Identity]  # of the training and the test set; {}: of an older run
+    splits: dict[str, data.Identity]  # the training and the test set; {} in an older run
 
 
 def write(directory, splits, image_shape, normalize):
@@ -62,13 +62,12 @@ def read(directory):
         normalize = data.Normalization(*(np.float32(values[name]) for name in ('mean', 'std')))
         splits = {split: data.Identity.of_summary({**summary, 'classes': classes})
                   for split, summary in values.get('splits', {}).items()}
-        if len(image_shape) != 3 or min(image_shape) < 1 or image_shape != np.broadcast_shapes(
-                image_shape, *(np.shape(values) for values in normalize)):
+        if len(image_shape) != 3 or min(image_shape) < 1 or not normalize.fits(image_shape):
             raise ValueError(f'image_shape {image_shape}, mean {values["mean"]}')
         if not (np.isfinite(normalize.mean).all() and np.isfinite(normalize.std).all()
                 and (normalize.std > 0).all()):
             raise ValueError(f'mean {values["mean"]}, std {values["std"]}')
-    except Exception as error:  # of many kinds: any value may stand in a file
+    except Exception as error:  # any value may stand in a file and raise anything
         raise UserError(f'{path} is damaged, or of another version: {error!r}; copy it from '
                         'another run of the same config, or train anew') from None
     return Dataset(classes, image_shape, normalize, splits)

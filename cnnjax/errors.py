@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend, and the test of numbers that raises it."""
+"""The one exception that is the user's to mend, the test of numbers that raises it, near names."""
 
 import difflib
 import numbers

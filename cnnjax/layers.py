@@ -42,7 +42,7 @@ class BatchNorm(nn.BatchNorm):
         scale, bias = (self.get_variable('params', name) for name in ('scale', 'bias'))
         y, statistics = _batch_norm(x, scale, bias, self.epsilon)
         count = x.size // x.shape[-1]
-        statistics['var'] *= count / max(count - 1, 1)  # of a single value 0
+        statistics['var'] *= count / max(count - 1, 1)  # a single value has variance 0
         for name, value in statistics.items():
             old = self.get_variable('batch_stats', name)
             value = self.momentum * old + (1 - self.momentum) * value

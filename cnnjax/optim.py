@@ -67,7 +67,7 @@ def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay=
         parts.append(optax.masked(optax.scale(bias_rate), _named('bias')))
     if head_rate != 1:
         parts.append(optax.masked(optax.scale(head_rate), _within(head)))
-    if callable(schedule := rate):  # which divides by floats; strict promotion wants one
+    if callable(schedule := rate):  # it divides the step, a float under strict promotion
         def rate(step):
             return schedule(step.astype(jnp.float32))
 

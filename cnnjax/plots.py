@@ -286,14 +286,19 @@ def equivariance(layers, shifts, errors, invariance, path):
 
 def save(figure, path):
     """Writes a figure to a file, whole or not at all. Its text, such as names of classes and files,
-    is drawn as it stands: '$5_$10' is no formula, and what is not UTF-8 is spelled out."""
+    is drawn as it stands: '$5_$10' is no formula, and what the font lacks is spelled out."""
+    from matplotlib import font_manager
     from matplotlib.text import Text
 
     # Formatters, such as that of a logarithmic axis, write formulas.
     ticks = {text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
              for text in axis.findobj(Text) if text is not axis.label}
     for text in set(figure.findobj(Text)) - ticks:
-        text.set_text(text.get_text().encode('utf-8', 'backslashreplace').decode())
+        font = font_manager.get_font(font_manager.findfont(text.get_fontproperties()))
+        text.set_text(''.join(
+            character if character == '\n' or font.get_char_index(ord(character))
+            else character.encode('ascii', 'backslashreplace').decode()
+            for character in text.get_text()))
         text.set_parse_math(False)
     with atomic.replacing(path) as unfinished:
         figure.savefig(unfinished, format=Path(path).suffix[1:])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import safetensors
 
+from cnnjax import cluster
 from cnnjax.errors import UserError
 
 SAFETENSORS, TORCH = '.safetensors', ('.pth', '.pt', '.bin', '.tar')  # suffixes
@@ -19,7 +20,7 @@ HUB = 'hf-hub:'  # timm's prefix of a hub id
 WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'net')
 AVERAGES = ('state_dict_ema', 'model_ema')
 # What torch.compile, data parallelism and wrapping modules put before the names.
-PREFIXES = re.compile(r'(?:(?:_orig_mod|module|model|backbone)\.)+')
+PREFIXES = re.compile(r'^(?:(?:_orig_mod|module|model|backbone)\.)+')
 
 
 def find(source):
@@ -53,7 +54,7 @@ def _fetch(repository, revision, file):
         except Exception as error:  # the library's, the network's and the disk's are many
             reason = str(error).strip().partition('\n')[0]
     raise UserError(
-        f"'{repository}': the hub's file {file} is neither cached nor to be had ({reason}) "
+        f"'{repository}': the hub's file {file} is neither cached nor to be had ({reason}). "
         f'On a machine that reaches the hub, download '
         f'https://huggingface.co/{repository}/resolve/{revision or "main"}/model.safetensors and '
         'config.json into one folder; bring it here and give the path of model.safetensors')
@@ -86,7 +87,7 @@ def bare(tensors, path):
     """
     found = {}
     for key, tensor in tensors.items():
-        short = PREFIXES.sub('', key, count=1) if PREFIXES.match(key) else key
+        short = PREFIXES.sub('', key)
         if short in found:
             raise UserError(f"{path} holds two tensors '{short}' under different prefixes, as of "
                             'two networks: save those of one in a file of their own')
@@ -132,7 +133,7 @@ def _unwrapped(saved, path):
     while isinstance(saved, dict):
         averages, raw = ([key for key in keys if isinstance(saved.get(key), dict)]
                          for keys in (AVERAGES, WRAPPERS))
-        if averages and raw:
+        if averages and raw and cluster.first():
             print(f"{path} holds '{raw[0]}' and '{averages[0]}': the averaged weights, "
                   f"'{averages[0]}', are taken, as timm does. For the others, save them alone: "
                   f"torch.save(torch.load(path)['{raw[0]}'], 'raw.pth')", flush=True)

@@ -30,8 +30,8 @@ from cnnjax import (
 )
 from cnnjax.errors import UserError, check_numbers
 
-LARGEST = 1e12  # of the numbers that have no other limit: not infinity, nor what overflows
-SIDE = 8192  # pixels: an image of more would take gigabytes of itself
+LARGEST = 1e12  # the largest value of fields without a limit of their own: larger ones overflow
+SIDE = 8192  # pixels: a single image with longer sides would take gigabytes
 # What the numbers of a config may be, the least and the most.
 LIMITS = {
     'seed': (0, 2 ** 32 - 1), 'head_rate': (0, LARGEST), 'image_size': (0, SIDE),
@@ -42,10 +42,10 @@ LIMITS = {
     'epochs': (0, LARGEST), 'steps': (0, 2 ** 31 - 1), 'learning_rate': (0, LARGEST),
     'drops': (0, LARGEST), 'drop_factor': (0, 1e300), 'warmup': (0, LARGEST),
     'warmup_rate': (0, LARGEST), 'momentum': (0, 1), 'weight_decay': (0, LARGEST),
-    'bias_rate': (0, LARGEST),
-    'label_smoothing': (0, 1), 'report_every': (0, 2 ** 31 - 1), 'eval_every': (0, LARGEST),
-    'checkpoint_every': (0, LARGEST), 'keep': (1, 2 ** 31 - 1), 'eval_batch_size': (1, 2 ** 31 - 1),
-    'steps_per_call': (0, 2 ** 16), 'profile': (0, 2 ** 31 - 1)}
+    'bias_rate': (0, LARGEST), 'label_smoothing': (0, 1), 'report_every': (0, 2 ** 31 - 1),
+    'eval_every': (0, LARGEST), 'checkpoint_every': (0, LARGEST), 'keep': (1, 2 ** 31 - 1),
+    'eval_batch_size': (1, 2 ** 31 - 1), 'steps_per_call': (0, 2 ** 16),
+    'profile': (0, 2 ** 31 - 1)}
 
 
 def check(config):
@@ -164,24 +164,24 @@ def finished_without_data(config, directory, recorded, missing):
                     f'; that its data is still the same cannot be told: {missing}')
 
 
-def evaluator(net, normalize, dataset, mesh, *, batch_size, kind='shard_map'):
-    """A function of the variables that evaluates them on every example of `dataset`, each exactly
+def evaluator(net, normalize, examples, mesh, *, batch_size, kind='shard_map'):
+    """A function of the variables that evaluates them on every one of the examples, each exactly
     once: {'count', 'loss', 'error', 'top5_error' (above five classes), 'column1/error', ...}."""
     if batch_size < 1:
         raise UserError(f'a batch of an evaluation has at least one image, not {batch_size}')
-    batch_size = mesh.size * math.ceil(min(batch_size, len(dataset)) / mesh.size)
+    batch_size = mesh.size * math.ceil(min(batch_size, len(examples)) / mesh.size)
     share = jax.process_index(), jax.process_count()
     compiled = parallel.parallelize(
         functools.partial(step.eval_step, net=net, normalize=normalize), mesh, kind, donate=False)
-    resident = parallel.replicate(dataset.data or {}, mesh)
+    resident = parallel.replicate(examples.data or {}, mesh)
     key = jax.random.key(0)  # nothing is random
 
     def evaluate(variables):
         sums = [compiled(variables, resident, batch, key)[1]
-                for batch in dataset.test_batches(batch_size, share)]
+                for batch in examples.test_batches(batch_size, share)]
         totals = {name: float(sum(float(s[name]) for s in sums)) for name in sums[0]}
         count = round(totals.pop('count'))
-        assert count == len(dataset), f'{count} examples evaluated of {len(dataset)}'
+        assert count == len(examples), f'{count} examples evaluated of {len(examples)}'
         return {'count': count, **{name: total / count for name, total in totals.items()}}
 
     return evaluate
@@ -204,7 +204,7 @@ def train(config, directory):
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
                         "scaled against that; take 'bfloat16', which has the range of float32")
     source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
-    cluster.agree(weights=source and trained.digest(source))
+    cluster.agree(weights=source and trained.fingerprint(source))
     config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
@@ -399,7 +399,8 @@ def check_config(directory, config, lengths, start, past):
     """
     rows = [] if start else workdir.read_metrics(directory)
     if rows and cluster.first():
-        print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint', flush=True)
+        print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint: the training '
+              'begins anew', flush=True)
     if not start and not any('test/error' in row for row in rows):  # what is evaluated is saved
         return
     saved = past['config'] if past else workdir.read_config(directory)
@@ -416,6 +417,10 @@ def check_config(directory, config, lengths, start, past):
     if changed and not extended:
         workdir.refuse(directory, changed, ': the learning rates of the steps done would differ'
                        if set(changed) <= {'epochs', 'steps'} else '')
+    if start > lengths.steps:  # the data has changed, and dataset.json, which would tell, is lost
+        raise UserError(f'{directory}: its run has made {start} steps, but {config.epochs:g} '
+                        f'epochs of the data as it is now are only {lengths.steps}: restore the '
+                        'data, or take another workdir')
 
 
 class Profile:

@@ -135,12 +135,12 @@ def _check_values(images):
                         'or divide by 255; they are normalized here, not before')
 
 
-def digest(network):
-    """A checksum of a Trained's variables."""
-    total = hashlib.blake2b(digest_size=8)
-    for value in jax.tree.leaves(network.variables):
-        total.update(np.ascontiguousarray(value).data)
-    return total.hexdigest()
+def fingerprint(network):
+    """The SHA-256 of all arrays of a Trained's variables."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(network.variables):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
 
 
 def load(source, which='best', name=None):
@@ -173,7 +173,7 @@ def load(source, which='best', name=None):
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
-    except Exception as error:  # of many kinds: any value may stand in a file
+    except Exception as error:  # any value may stand in a file and raise anything
         raise UserError(f'{directory}: its config.json is damaged, or of another version: '
                         f'{error!r}; copy it from another run of the same config, or train '
                         'anew') from None

@@ -12,15 +12,13 @@ users call .eval()). Dropout stays as it is in training.
 A layer is the path of its module: 'conv1', 'conv2_1/bn1'.
 """
 
-import difflib
-
 import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
 
 from cnnjax import models, summary
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, suggest
 from cnnjax.models import resnet
 
 
@@ -55,10 +53,8 @@ def frozen_layers(net, freeze, image_shape):
     if freeze == 'all':
         frozen = layers - head(net, image_shape)
     elif freeze not in rows:
-        close = difflib.get_close_matches(freeze, ['all', *rows], n=3, cutoff=0.5)
-        raise UserError(f"freeze='{freeze}' is no layer of this network"
-                        + (f'; did you mean {" or ".join(close)}?' if close else '')
-                        + " It is 'all', or one of the names that configs/summarize.py prints")
+        raise UserError(f"freeze='{freeze}' is no layer of this network: take 'all', or one of the "
+                        f'names that configs/summarize.py prints{suggest(freeze, ["all", *rows])}')
     elif getattr(net, 'scan', False):
         raise UserError(f"freeze='{freeze}': with model.scan the repeated blocks' parameters are "
                         "one array, which cannot be frozen in part: set model.scan=False, or "
@@ -156,8 +152,7 @@ def carry_over(variables, source, new, where):
     Raises:
       UserError: they do not fit; lists what is missing, unexpected and mis-shaped.
     """
-    fresh, theirs = ({path: value for path, value in traverse_util.flatten_dict(tree).items()}
-                     for tree in (variables, source))
+    fresh, theirs = _flat(variables), _flat(source)
     mine, kept = ({path for path in tree if _layer(path[1:]) not in new}
                   for tree in (fresh, theirs))
     wrong = [('missing there', mine - kept), ('unexpected', kept - mine), ('of another shape', {
@@ -177,11 +172,10 @@ def carry_over(variables, source, new, where):
 
 def check_images(normalize, image_shape, where):
     """Raises UserError if the normalization of `where` is not for images [H, W, C]."""
-    for array in (np.asarray(normalize.mean), np.asarray(normalize.std)):
-        trailing = tuple(image_shape)[len(image_shape) - array.ndim:]
-        if array.ndim and any(n not in (1, m) for n, m in zip(array.shape, trailing, strict=True)):
-            raise UserError(f"init_from='{where}' normalizes images of {array.shape}, the data has "
-                            f'{tuple(image_shape)}: set image_size, or take colour for colour')
+    if not normalize.fits(image_shape):
+        shape = np.broadcast_shapes(np.shape(normalize.mean), np.shape(normalize.std))
+        raise UserError(f"init_from='{where}' normalizes images of {shape}, the data has "
+                        f'{tuple(image_shape)}: set image_size, or take colour for colour')
 
 
 def _flat(tree):

@@ -26,7 +26,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import atomic, models, tensors
+from cnnjax import atomic, cluster, models, tensors
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
@@ -366,9 +366,10 @@ def _caffe(name, variables, path):
                              for order in (corner, corner[::-1]))
     if not (blue_first or red_first):  # rescaled since, for other images
         return None
-    print(f"{path} holds Caffe's {name}: its images are 0..255 less the mean"
-          + (', in blue, green, red, and its first kernels are turned around' if blue_first else '')
-          + '; they are normalized so, not as torchvision does', flush=True)
+    if cluster.first():
+        print(f"{path} holds Caffe's {name}: its images are 0..255 less the mean"
+              + (', in blue, green, red, and its first kernels are turned around' if blue_first
+                 else '') + '; they are normalized so, not as torchvision does', flush=True)
     if blue_first:
         kernel = np.ascontiguousarray(kernel[:, :, ::-1])
     params = variables['params'] | {'conv1_1': {'kernel': kernel, 'bias': bias}}
@@ -378,15 +379,11 @@ def _caffe(name, variables, path):
 
 def _check_normalization(normalize, image_shape, path):
     """Raises UserError unless the normalization is of images [H, W, C]."""
-    shapes = np.shape(normalize.mean), np.shape(normalize.std)
-    try:
-        fits = np.broadcast_shapes(image_shape, *shapes) == tuple(image_shape)
-    except ValueError:
-        fits = False
-    if not fits:
+    if not normalize.fits(image_shape):
         raise UserError(f'{path}: its images are {tuple(image_shape)}, but its mean and std are of '
-                        f'{shapes[0]} and {shapes[1]}: give one number, or one per channel (in the '
-                        'config.json beside the file, or in its metadata)')
+                        f'{np.shape(normalize.mean)} and {np.shape(normalize.std)}: give one '
+                        'number, or one per channel (in the config.json beside the file, or in its '
+                        'metadata)')
 
 
 def layout(name, image_shape=None, **fields):

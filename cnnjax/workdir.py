@@ -47,9 +47,11 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
 LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
 YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0}  # fields that older runs lack: theirs
 SHOWN = 6  # differences between two configs
-PAST = 'past.json'  # in a checkpoint's directory, see Metrics.past
-# What a run leaves that was killed at once: it holds the directory no more. What others leave.
-BARE = frozenset({'config.json', 'lock', 'submitit'})
+PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns
+LOCK = 'lock'
+# A run that was killed at once leaves no more than BARE, and holds its directory no longer. Any of
+# OURS shows that a run holds it.
+BARE = frozenset({'config.json', LOCK, 'submitit'})
 OURS = frozenset({'checkpoints', 'dataset.json', 'environment.json', 'figures', 'metrics.jsonl',
                   'results.json', 'summary.json', 'tensorboard', 'weights.json'})
 PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -82,12 +84,13 @@ def claim(workdir, config):
         return
     check_free(workdir, config.experiment)
     with lock(workdir):
-        atomic.remove_unfinished(workdir)
-        own, sealed = _own_config(workdir), _sealed_config(workdir)
+        atomic.remove_unfinished(workdir, LOCK)
+        sealed = _sealed_config(workdir)
+        own = _own_config(workdir, sealed)
         if own is None and sealed is not None:
             print(f'{Path(workdir) / "config.json"} was lost or damaged: it is restored from the '
                   'newest checkpoint', flush=True)
-        if own is None or own.experiment != config.experiment:  # of one that wrote nothing else
+        if own is None or own.experiment != config.experiment:  # a run that wrote nothing else
             write_config(workdir, config if sealed is None else sealed)
         try:
             yield
@@ -135,7 +138,7 @@ def lock(workdir):
     Raises:
       UserError: another process holds it, or it cannot be written.
     """
-    path = Path(workdir) / 'lock'
+    path = Path(workdir) / LOCK
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,19 +217,19 @@ def read_config(workdir):
     Raises:
       UserError: config.json is damaged, and no checkpoint has a copy.
     """
-    for config in (_own_config(workdir), _sealed_config(workdir)):
+    sealed = _sealed_config(workdir)
+    for config in (_own_config(workdir, sealed), sealed):
         if config is not None:
             return config
     return _config_json(workdir)
 
 
-def _own_config(workdir):
-    """That of config.json, None where it is lost, damaged or not that of the checkpoints."""
+def _own_config(workdir, sealed):
+    """That of config.json, None where it is lost, damaged or not `sealed`, the checkpoints' own."""
     try:
         own = _config_json(workdir)
     except UserError:
         return None
-    sealed = _sealed_config(workdir)
     if own is None or sealed is None or differences(sealed, own).keys() <= LENGTHS:
         return own
     return None
@@ -237,12 +240,13 @@ def _config_json(workdir):
     saved = read_json(path)
     try:
         return None if saved is None else _config(saved)
-    except Exception as error:  # of many kinds: any value may stand in a file
+    except Exception as error:  # any value may stand in a file and raise anything
         raise UserError(f'{path} is damaged: {error}') from None
 
 
 def _sealed_config(workdir):
-    """That of the newest checkpoint; those of an optimization of images are one folder lower."""
+    """The copy in the newest checkpoint, None where there is none; the checkpoints of images that
+    are optimized are one folder lower."""
     try:
         found = [path for pattern in ('[0-9]*', '*/[0-9]*')
                  for path in Path(workdir).glob(f'checkpoints/{pattern}/{PAST}')]
@@ -251,7 +255,8 @@ def _sealed_config(workdir):
         return None
     for path in found:
         with contextlib.suppress(UserError):
-            return read_past(path.parent)['config']
+            if past := read_past(path.parent):
+                return past['config']
     return None
 
 
@@ -360,7 +365,7 @@ def read_past(checkpoint):
             # The type that they had, hence the same mean.
             'pending': [{name: np.float32(value) for name, value in values.items()}
                         for values in past['pending']]}
-    except Exception as error:  # of many kinds: any value may stand in a file
+    except Exception as error:  # any value may stand in a file and raise anything
         raise UserError(f'{path} is damaged: {error!r}; delete that checkpoint') from None
 
 

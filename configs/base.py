@@ -39,13 +39,13 @@ def get_config():
     model.global_drop_path = placeholder(float)  # fractalnet: share of single-column mini-batches
 
     # Transfer: see configs/finetune.py.
-    config.init_from = ''  # weights to start from, a run's workdir; their mean and std come along
+    config.init_from = ''  # weights to start from: a run's workdir, 'embedded', a file or a hub id
     config.freeze = ''  # layers that stay: '', 'all' but the head, or all up to the one named
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
     # Data.
     config.dataset = 'digits'  # digits, photos, folder, or a name of tensorflow-datasets
-    config.data_dir = placeholder(str)  # of the folder; tensorflow-datasets: None is the usual
+    config.data_dir = placeholder(str)  # where the data is; tensorflow-datasets: None is the usual
     config.train_split = 'train'  # tensorflow-datasets: also 'train[:45000]', 'train+extra'
     config.test_split = 'test'  # what the error is measured on
     config.image_size = 0  # side of the square images in pixels; 0 leaves them as they are
@@ -86,7 +86,7 @@ def get_config():
     config.momentum = 0.9  # of SGD: the share of the velocity that stays
     config.nesterov = False  # Nesterov's momentum
     config.weight_decay = 1e-4  # times the parameter is added to its gradient
-    config.decay = 'all'  # which decay: 'all', 'kernels' or 'kernels_except_depthwise'
+    config.decay = 'all'  # what decays: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe': the learning rate inside the velocity
     config.bias_rate = 1.0  # multiplies the learning rate of biases
     config.label_smoothing = 0.0  # share of the target spread over all classes

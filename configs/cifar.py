@@ -15,6 +15,7 @@ DenseNets then also --config.model.dropout=0.2. "++" (reflection): --config.padd
 SVHN, for DenseNets, FractalNets and NIN: --config=configs/cifar.py:densenet_bc_l100_k12_svhn.
 """
 
+from cnnjax.errors import UserError, suggest
 from configs import base
 
 # Data set, "+" with flips and translations, "++" where these reflect the borders.
@@ -84,12 +85,19 @@ PAPER = {
     'allcnn_c_strided':     row(   X,  X,    10.19, source=ALL),
     'allcnn_c_convpool':    row(   X,  X,     9.31, source=ALL),
 }
+# The networks that have a recipe, beside any densenet_... and resnet..._stochastic.
+RECIPES = (*PAPER, 'fractalnet40', 'fractalnet_slim5', 'fractalnet_slim10', 'fractalnet_slim20',
+           'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'convnet')
 
 
 def get_config(network='resnet20'):
     config = base.get_config()
     config.dataset = 'cifar10'
     network, svhn = network.removesuffix('_svhn'), network.endswith('_svhn')
+    known = network.removesuffix('_stochastic' if network.startswith('resnet') else '') in RECIPES
+    if not (known or network.startswith('densenet_')):
+        raise UserError(f"no recipe for '{network}' on CIFAR: take {', '.join(RECIPES)}, another "
+                        f'densenet_... or resnet..._stochastic{suggest(network, RECIPES)}')
     config.model.name = network.removesuffix('_stochastic')
     config.flip = True
     config.padding = 4
@@ -108,13 +116,8 @@ def get_config(network='resnet20'):
         nin(config)
     elif network.startswith('allcnn'):
         allcnn(config)
-    elif network == 'convnet':
-        convnet(config)
     else:
-        raise ValueError(f"no recipe for '{network}' on CIFAR: resnet20 ... resnet1202, "
-                         'resnet110_stochastic, preact_resnet110 ..., resnext29_8x64d, '
-                         'fractalnet20, fractalnet40, densenet_l40_k12 ... densenet_bc_l100_k12, '
-                         'nin, allcnn_a ... allcnn_c_convpool, convnet')
+        convnet(config)
     if svhn:
         street_view(config)
     return config

@@ -44,7 +44,7 @@ def get_config(kind='codes'):
     config.neighbours = 8  # shown of every query
     config.queries = 10  # rows of neighbours, each of another class while there are
     config.drawn = 600  # at most so many images in a map, spread over them
-    config.seed = 0  # of the solvers of PCA and t-SNE
+    config.seed = 0  # what PCA and t-SNE draw at random
     config.batch_size = 64  # over all devices
     config.loader_threads = 16  # that decode images
     config.devices = 0  # how many of the local devices; 0: all
@@ -60,5 +60,5 @@ def eigenfaces():
     config.repair = 10  # components of the pictures of repaired faces
     config.hidden = (14, 4, 8, 17)  # top, left, height, width of what is hidden of every face
     config.shown = 8  # faces in the pictures
-    config.seed = 0  # of the folds
+    config.seed = 0  # which faces are in which fold
     return config

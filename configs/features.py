@@ -15,7 +15,7 @@ from ml_collections.config_dict import placeholder
 def get_config():
     config = ml_collections.ConfigDict()
     config.experiment = 'features'
-    config.source = 'runs/quickstart'  # or 'embedded', a weights file, a hub id
+    config.source = 'runs/quickstart'  # a run's workdir, 'embedded', a weights file or a hub id
     config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
     config.name = placeholder(str)  # the network's, where a file of weights does not say it
     config.dataset = 'folder'  # of the images: digits, folder, or a name of tensorflow-datasets

@@ -13,6 +13,7 @@ torchvision's networks, not the papers'. MobileNet at 192 pixels has an error of
 the rate when the error stalls, these recipes do so at fixed epochs.
 """
 
+from cnnjax.errors import UserError, suggest
 from configs import base
 
 
@@ -69,9 +70,13 @@ PAPER = {
     'fractalnet34':     row(24.12, 7.39,  '10 crops',
                             'Larsson et al. 2016, Table 2, https://arxiv.org/abs/1605.07648'),
 }
+RECIPES = (*PAPER, 'alexnet_ungrouped', 'vgg11_bn', 'vgg13_bn', 'vgg16c_bn', 'vgg16_bn', 'vgg19_bn')
 
 
 def get_config(network='resnet50'):
+    if network not in RECIPES:
+        raise UserError(f"no recipe for '{network}' on ImageNet: take {', '.join(RECIPES)}"
+                        f'{suggest(network, RECIPES)}')
     config = base.get_config()
     config.dataset = 'imagenet2012'
     config.test_split = 'validation'
@@ -99,12 +104,8 @@ def get_config(network='resnet50'):
         googlenet(config)
     elif network.startswith('mobilenet'):
         mobilenet(config)
-    elif network == 'fractalnet34':
-        fractalnet(config)
     else:
-        raise ValueError(f"no recipe for '{network}' on ImageNet: alexnet, vgg11 ... vgg19, "
-                         'resnet18 ... resnet152, densenet121 ... densenet201, googlenet, '
-                         'mobilenet_v1, fractalnet34')
+        fractalnet(config)
     return config
 
 

@@ -5,10 +5,10 @@
         --config.content=me.jpg --config.styles=starry-night.jpg --workdir=runs/me
 
 Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks",
-https://doi.org/10.1109/CVPR.2016.265. The argument is the name of a preset: the layers, weights,
-conventions, optimizer and first image of a system, which belong together, and which weights of
-VGG-19 it was made for: `activations` makes the terms of the loss about as large in any network.
-The code of each system was the source; `gatys2016` is from the paper.
+https://doi.org/10.1109/CVPR.2016.265. The argument is a preset, the name of a system: it sets the
+layers, weights, conventions, optimizer and first image that belong together. Each system was made
+for certain weights of VGG-19; `activations` makes the terms of the loss about as large in any
+network. The source of each preset is the system's code, that of `gatys2016` the paper.
 """
 
 import ml_collections
@@ -66,36 +66,36 @@ PRESETS = {
 def get_config(preset='cnnjax'):
     config = ml_collections.ConfigDict()
     config.experiment = 'style'
-    config.seed = 0  # of the noise
+    config.seed = 0  # the seed of the noise
     config.source = 'embedded'  # network: 'embedded', a run's workdir, a weights file, a hub id
-    config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
-    config.name = ''  # the network's, where a weights file does not say it: 'vgg19'
+    config.checkpoint = 'best'  # a run's: 'best', 'latest' or the number of a step
+    config.name = ''  # the network's name, where a weights file does not say it: 'vgg19'
     config.pool = ''  # 'max' or 'average' in place of the network's own pools; '': as they are
 
     # Pictures: paths, with commas between them, or 'skimage:NAME' for those of scikit-image.
-    config.content = 'skimage:astronaut'  # each gets the style; equal sizes share a batch
-    config.styles = 'skimage:immunohistochemistry'  # all of them at once, or one for each mask
+    config.content = 'skimage:astronaut'  # pictures that get the style; equal sizes share a batch
+    config.styles = 'skimage:immunohistochemistry'  # styles to mix, or one for each mask
     config.style_weights = ()  # shares of the styles; (): equal
-    config.style_scale = 1.0  # the style's side, in those of the content
+    config.style_scale = 1.0  # how large the styles are; 1: their side as long as the content's
     config.content_masks = ''  # regions of the content, white where they are
     config.style_masks = ''  # the region of the style that each of them takes its style from
-    config.color = 'style'  # or 'luminance': keep the content's colours; 'match': give them first
-    config.sizes = (128, 256)  # of that side in pixels, from coarse to fine
-    config.side = 'longer'  # 'shorter', 'height' or 'width'
-    config.steps = (150, 100)  # at each size; the last one counts for all that follow
-    config.bits = 8  # per channel of the result: 8 (PNG) or 16 (TIFF)
+    config.color = 'style'  # 'luminance': the content's colours; 'match': give them to the style
+    config.sizes = (128, 256)  # pixels of the side below, from coarse to fine
+    config.side = 'longer'  # the side that has these sizes: also 'shorter', 'height' or 'width'
+    config.steps = (150, 100)  # steps at each size; the last number counts for all further sizes
+    config.bits = 8  # bits of each channel of the result: 8 (PNG) or 16 (TIFF)
 
     # What is minimised: content_weight * content + style_weight * style + tv_weight * variation.
-    config.content_layers = 'relu3_3'  # names, with commas between them
-    config.content_layer_weights = ()  # (): equal, sum 1
+    config.content_layers = 'relu3_3'  # names that configs/summarize.py prints, with commas
+    config.content_layer_weights = ()  # one for each layer; (): equal, with the sum 1
     config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'  # likewise
-    config.style_layer_weights = (0.5, 0.2, 0.1, 0.1, 0.1)  # (): equal, sum 1
-    config.content_weight = 1.0  # of the content
-    config.style_weight = 10.0  # of the style
-    config.tv_weight = 8.0  # of total variation, which smooths
-    config.content_convention = 'mean'  # of cnnjax.images.objectives.CONTENT
+    config.style_layer_weights = (0.5, 0.2, 0.1, 0.1, 0.1)  # likewise
+    config.content_weight = 1.0  # how much the content counts
+    config.style_weight = 10.0  # how much the style counts
+    config.tv_weight = 8.0  # how much the total variation counts, which smooths
+    config.content_convention = 'mean'  # one of cnnjax.images.objectives.CONTENT
     config.style_convention = 'wasserstein'  # this, or one of cnnjax.images.objectives.GRAM
-    config.tv_form = 'crowsonkb'  # of cnnjax.images.regularizers.FORMS
+    config.tv_form = 'crowsonkb'  # one of cnnjax.images.regularizers.FORMS
     config.pixel_range = 1.0  # white, in the units of learning_rate, noise and tv_weight
     # 'own': as they are. 'relative': divided by their layer's mean on the styles. 'caffe': as those
     # of Caffe's weights, for levels of 0 to 255 less a mean. 'torchvision': as those of
@@ -105,16 +105,16 @@ def get_config(preset='cnnjax'):
 
     # How.
     config.optimizer = 'adam'  # or 'lbfgs', which needs bound 'none' or 'sigmoid'
-    config.learning_rate = 0.02  # adam
-    config.beta1 = 0.9  # adam
-    config.beta2 = 0.99  # adam
-    config.epsilon = 1e-8  # adam
+    config.learning_rate = 0.02  # Adam's
+    config.beta1 = 0.9  # Adam's decay of the mean of gradients
+    config.beta2 = 0.99  # Adam's decay of the mean of their squares
+    config.epsilon = 1e-8  # Adam's
     config.memory = 10  # lbfgs: pairs of vectors it remembers, each two images large
-    config.init = 'content'  # or 'noise', 'style', or a picture
-    config.noise = 0.0  # its standard deviation, around the network's mean colour or on the image
-    config.bound = 'clip'  # to [0, 1] after each step; 'sigmoid'; 'none': at the end
+    config.init = 'content'  # the first image: also 'noise', 'style' or a picture
+    config.noise = 0.0  # standard deviation of the noise, alone or added to the first image
+    config.bound = 'clip'  # clip to [0, 1] after each step; 'sigmoid'; 'none': clip at the end
     config.average = 0.97  # decay of the mean of all images that is the result; 0: the last one
-    config.carry = True  # adam: keep its moments, resized, from one size to the next
+    config.carry = True  # keep Adam's moments, resized, from one size to the next
     config.tile = 0  # pixels: gradients in tiles of this side, exact, for large pictures
     config.report_every = 25  # steps between reports, snapshots and checkpoints
 

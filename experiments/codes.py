@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import parallel, summary, train, transfer
+from cnnjax import parallel, summary, train, trained, transfer
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, patches, pictures, run
+from cnnjax.images import objectives, patches, pictures
 from configs import base
 from experiments import fields
 
@@ -118,7 +118,7 @@ def strongest(config, path, network, layers, stream, identity, count):
     Raises UserError where the file was made from other weights, or another set: `identity` is that
     of the whole, of which `stream` may have a part.
     """
-    origin = patches.Origin(run.fingerprint(network.variables), identity, {
+    origin = patches.Origin(trained.fingerprint(network), identity, {
         'layers': ','.join(layers), 'images of a unit': str(count), 'images': str(len(stream)),
         'crops': str(stream.crops)})
     found = patches.kept(path, origin)
@@ -157,7 +157,7 @@ def fitted(image, size, channels):
     top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
     image = pictures.resize(image[top:top + cut[0], left:left + cut[1]], size)
     if image.shape[-1] == 3 and channels == 1:
-        image = (image @ pictures.LUMA)[..., None]
+        image = pictures.with_channels(image, channels)
     elif image.shape[-1] == 1 and channels == 3:
         image = np.repeat(image, 3, -1)
     elif image.shape[-1] != channels:

@@ -19,10 +19,10 @@ from cnnjax.images import objectives, parametrizations, pictures, rules, transfo
 from cnnjax.images.optimize import Problem, decode, init, normalize_gradient
 from cnnjax.images.run import Run
 from cnnjax.models import POOLS, with_pool
-from experiments import fields
+from experiments import codes, fields
 
 MOST = 1000  # octaves: they end at one pixel long before
-LARGEST = 1e6  # of the numbers that have no other limit
+LARGEST = 1e6  # the largest value of fields without a limit of their own
 NARROWEST = 5  # of a picture whose gradient is smoothed: its border is mirrored by 4 pixels
 
 
@@ -151,7 +151,7 @@ def mixture(config, network):
     if len(weights) != len(entries):
         raise UserError(f'weights={config.weights}: give each of the {len(entries)} layers one, or '
                         'take () for equal ones')
-    shapes = {name: tap.shape for name, tap in observe(network, network.image_shape).items()}
+    shapes = codes.tap_shapes(network, network.image_shape)
     total = None
     for entry, weight in zip(entries, weights, strict=True):
         layer, channels = fields.layer(entry, shapes)
@@ -160,19 +160,13 @@ def mixture(config, network):
     return total
 
 
-def observe(network, shape):
-    """{name: shape} of the taps for an image of this shape; nothing is computed."""
-    taps = jax.eval_shape(network.taps, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    return {name: jax.ShapeDtypeStruct(tap.shape[1:], tap.dtype) for name, tap in taps.items()}
-
-
 def fits(config, network, layers, shape, octave, source):
     """Raises UserError if a picture of this shape is too small for the network or a layer."""
     try:
-        taps = observe(network, shape)
-        objectives.missing(layers, taps)
+        found = codes.tap_shapes(network, shape)
+        objectives.missing(layers, found)
         reason = next((f"'{layer}' has no position left" for layer in layers
-                       if 0 in taps[layer].shape), '')
+                       if 0 in found[layer]), '')
     except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
         reason = str(error)
     if not reason and config.smooth and min(shape[:2]) < NARROWEST:

@@ -26,12 +26,17 @@ def run(config, directory):
     for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
         if config[field] is not None:
             own[field] = config[field]
+    # Those of the run's own set, where this one is another, which does not use them.
+    if config.data_dir is None and own.dataset in ('digits', 'photos'):
+        own.data_dir = None
+    if config.bad_images is None and own.dataset != 'folder':
+        own.bad_images = 'error'
     if own.stream and not own.image_size:
         raise UserError('stream=True: the run took its images as large as they are, and such are '
                         'not streamed: leave stream out')
     source = data.load(own.dataset, own.test_split, own.data_dir, own.bad_images)
     told = data.identity(source)
-    cluster.agree(data=told.summary(), weights=trained.digest(network))
+    cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
     if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
         trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})

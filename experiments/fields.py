@@ -8,8 +8,8 @@ from cnnjax.data.pipeline import MEMORY
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives
 
-LARGEST = 2 ** 31 - 1  # of every number: those on the devices have 32 bits
-# The fields that have other limits; the values of `report_every` steps are on the devices.
+LARGEST = 2 ** 31 - 1  # the largest value of a field: numbers on the devices have 32 bits
+# Fields with another limit. The values of `report_every` steps are kept on the devices.
 LIMITS = {'seed': 2 ** 32 - 1, 'loader_threads': 1024, 'report_every': 2 ** 16}
 
 

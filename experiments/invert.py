@@ -340,9 +340,8 @@ def write(directory, config, names, images, best, rows):
     if any(row['class_kept'] is None for row in rows.values()):
         notes.append('class kept: not known, since the network has no scores of classes for images '
                      'of this size.')
-    atomic.write_text(directory / 'results.md', 
-        f'Reconstructions from the layers of {config.source}\n\n{table}\n\n'
-        + '\n\n'.join(notes) + '\n')
+    atomic.write_text(directory / 'results.md', '\n\n'.join([
+        f'Reconstructions from the layers of {config.source}', table, *notes]) + '\n')
     print(table)
     print(*notes[1:], f'figure: {figure}', f'table: {directory / "results.md"}', sep='\n')
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 from absl import logging
 
-from cnnjax import cluster, parallel, workdir
+from cnnjax import cluster, config_file, parallel, workdir
 from cnnjax.errors import UserError
 from experiments import RUNS
 
@@ -78,7 +78,8 @@ def facts(config, directory):
     code = hashlib.sha256()
     for path in sorted(ROOT.glob('cnnjax/**/*.py')) + sorted(ROOT.glob('experiments/**/*.py')):
         code.update(path.read_bytes())
-    values = {name: value for name, value in config.to_dict().items() if name not in LOCAL}
+    values = {name: value for name, value in config_file.flat(config).items()
+              if name.rpartition('.')[2] not in LOCAL}
     versions = {name: importlib.metadata.version(name) for name in workdir.PACKAGES}
     return {'workdir': os.path.abspath(directory), 'config': values, 'code': code.hexdigest()[:16],
             'python': platform.python_version(), 'version': versions}

@@ -10,11 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from cnnjax import data, diagram, microscope, parallel, summary, trained, workdir
-from cnnjax.data import images
+from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import patches, pictures, units
 from cnnjax.images.rules import RULES
-from cnnjax.images.run import begin, fingerprint
+from cnnjax.images.run import begin
 from experiments import codes, fields
 
 PATCHES = 9  # of a unit, three by three
@@ -166,7 +166,7 @@ def describe(config, network, whole, rows, chosen, stream, chunk):
     return {
         'network': network.name or whole.name,
         'source': config.source,
-        'checkpoint': config.checkpoint, 'fingerprint': fingerprint(network.variables),
+        'checkpoint': config.checkpoint, 'fingerprint': trained.fingerprint(network),
         'image_shape': network.image_shape, 'parameters': whole.params,
         'multiply_adds': whole.multiply_adds, 'classes': stream.classes,
         'dataset': config.dataset, 'split': config.split, 'images': len(stream),
@@ -217,7 +217,7 @@ def check_records(directory, layer, records, expected, classes):
               for known in expected for kind, size in sizes.items()]
 
     def check_picture(path, size):
-        height, width, _ = images.read(path).shape
+        height, width, _ = read_image(path).shape
         if [height, width] != list(size):
             raise UserError(f'{path} has {height} x {width} pixels, not {size[0]} x {size[1]}')
 

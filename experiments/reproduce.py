@@ -40,6 +40,9 @@ def run(config, directory):
 def check(config):
     """Raises UserError for what would be found only after a training."""
     fields.check_minimum(config, seeds=1)
+    if config.recipe.experiment != 'train':
+        raise UserError(f"recipe.experiment='{config.recipe.experiment}': only a training has "
+                        'errors to compare; leave it out')
     try:
         published.get_config(config.name)
     except ValueError as error:

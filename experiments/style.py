@@ -18,7 +18,7 @@ from experiments import fields
 from experiments.fields import names
 
 OURS = ('style', 'loss')  # the names of our own figures, which no picture's may be
-LARGEST = 1e12  # of the numbers that have no other limit
+LARGEST = 1e12  # the largest value of fields without a limit of their own
 BELOW_1 = 1 - 2 ** -24  # the largest decay in float32 that forgets
 # What the inputs of each kind of weights have been divided by, in [0, 1]: those of Caffe are 0 to
 # 255, those of torchvision are divided by the standard deviations of ImageNet's colours.
@@ -265,7 +265,7 @@ def first(config, network, key, contents, styles):
     shape = contents.shape
     noise = np.asarray(jax.random.normal(key, shape, np.float32)) * np.float32(
         config.noise / config.pixel_range)
-    if config.init == 'noise':  # where the input of a network is 0, in all systems
+    if config.init == 'noise':  # around the colour that is 0 to the network, as in all systems
         mean = network.normalize.mean
         return np.asarray(mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
     if config.init == 'content':

@@ -191,17 +191,16 @@ def errors(directory):
 
 
 def read_entries(directory):
-    """{name: entry} of sweep.json.
-
-    None, with a word, where it is damaged: it is made anew, as the runs say that they are finished.
-    """
+    """{name: entry} of sweep.json; {}, with a message, where it is damaged: it is made anew, as
+    the runs say that they are finished."""
     path = Path(directory) / 'sweep.json'
     if path.is_dir():
         raise UserError(f'{path} is a directory: move it away')
     try:
         return dict(map(_entry, workdir.read_json(path) or []))
-    except Exception as error:  # of many kinds: any value may stand in a file
-        print(f'{path} is damaged ({error!r}): it is made anew', flush=True)
+    except Exception as error:  # any value may stand in a file and raise anything
+        if cluster.first():
+            print(f'{path} is damaged ({error!r}): it is made anew', flush=True)
         return {}
 
 

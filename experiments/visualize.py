@@ -36,9 +36,7 @@ def run(config, directory):
     check(config)
     directory = Path(directory)
     network = trained.load(config.source, config.checkpoint, config.name)
-    if network.image_shape[-1] not in (1, 3):
-        raise UserError(f'{config.source} takes images of {network.image_shape[-1]} channels, a '
-                        'picture has 1 or 3')
+    pictures.check_channels(network.image_shape[-1])
     layers, scores = chosen(config, network), last(config, network)
     stream = codes.load(config, config.split, network)
     identity = data.identity(stream)
@@ -101,9 +99,9 @@ def finished(numbers, figure, made_from):
         if saved.get('made_from') != made_from:
             raise UserError(f'{numbers} is of another data set or picture')
         rows = saved['numbers'] if isinstance(saved['numbers'], list) else []
-        units = [row['unit'] for row in rows if isinstance(row, dict) and 'unit' in row]
         maximized = figure.parent.parent / 'maximized' / figure.stem
-        for path in [figure, *(maximized / f'{unit}.png' for unit in units)]:
+        for path in [figure, *(maximized / f'{row["unit"]}.png' for row in rows
+                               if isinstance(row, dict) and 'unit' in row)]:
             read_image(path)
     except UserError as error:
         print(f'{error}: the part is made anew', flush=True)

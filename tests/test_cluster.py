@@ -201,6 +201,12 @@ def test_a_process_that_fails_ends_the_others_with_its_words(store):
     assert str(second.value) == str(watched.value) == str(first.value)
 
 
+def test_an_error_without_words_ends_the_others_too(store):
+    with pytest.raises(Ended, match='process 0 of 2 cannot go on: AssertionError'), \
+            cluster.together():
+        raise AssertionError
+
+
 def test_a_process_that_is_silent_is_not_waited_for(store, monkeypatch):
     store['cnnjax/alive/1'] = '7'
     begun = time.monotonic()

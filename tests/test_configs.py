@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnnjax import models, train
+from cnnjax.errors import UserError
 from configs import base
 
 ROOT = Path(__file__).parent.parent
@@ -112,6 +113,18 @@ def test_the_published_lengths():
 def test_an_unknown_argument_is_refused(family):
     with pytest.raises(ValueError, match='lenet99'):
         load(family, 'lenet99')
+
+
+@pytest.mark.parametrize(('family', 'network', 'near'), [
+    ('cifar', 'resnet21', 'resnet20'), ('cifar', 'resnet50', 'resnet56'),
+    ('cifar', 'resnet50_stochastic', 'resnet110_stochastic'),
+    ('cifar', 'densenet121', 'densenet_'),
+    ('cifar', 'fractalnet34', 'fractalnet40'), ('cifar', 'allcnn_d', 'allcnn_'),
+    ('imagenet', 'resnet20', 'resnet50'), ('imagenet', 'vgg12', 'vgg1'),
+    ('imagenet', 'densenet_l40_k12', 'densenet'), ('imagenet', 'mobilenet_v2', 'mobilenet_v1')])
+def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network, near):
+    with pytest.raises(UserError, match=f"no recipe for '{network}' .*take .*did you mean.*{near}"):
+        load(family, network)
 
 
 @pytest.mark.parametrize(('family', 'argument', 'expected'), [

@@ -152,7 +152,7 @@ def test_a_finished_run_without_its_data_is_finished(config, finished, capsys):
     row = train.train(config, finished)
     assert row == workdir.read_metrics(finished)[-1]
     said = capsys.readouterr().out
-    assert 'this run is finished, after 6 steps; that its data is still the same cannot' in said
+    assert 'this run is finished, after 6 steps; that its data is still the same cannot be' in said
     assert 'photos/train cannot be read' in said
     with pytest.raises(UserError, match='photos/train cannot be read'):
         train.train(changed(config, epochs=4.0), finished)
@@ -185,6 +185,13 @@ def test_lost_files_are_told(config, finished, capsys):
     train.train(changed(config, steps=6), finished)
     assert 'has no dataset.json' in capsys.readouterr().out
     assert dataset.read(finished).splits['train'].counts == (18, 10)
+
+
+def test_fewer_steps_than_it_has_made(config, finished):
+    (finished / 'dataset.json').unlink()
+    fewer(finished.parent / 'photos')
+    with pytest.raises(UserError, match='has made 6 steps, but 3 epochs of the data .* only 3'):
+        train.train(config, finished)
 
 
 @pytest.mark.parametrize('text', [

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cnnjax import data, models, trained, weights
 from cnnjax.errors import UserError
+from configs import base
 from configs import evaluate as recipe
 from configs import features as features_recipe
 from experiments import codes, evaluate
@@ -133,6 +134,21 @@ def test_the_same_classes_in_another_order_are_matched_by_name(network, photos, 
     found = network(NUMERIC)
     assert run(photos, photos) == pytest.approx(expected(found, photos, NUMERIC))
     assert 'folder has the classes of the network in another order' in capsys.readouterr().out
+
+
+def test_another_set_is_not_looked_for_where_that_of_the_run_was(network, tmp_path, monkeypatch):
+    found = network(tuple('0123456789'))
+    config = base.get_config()
+    config.update(dataset='folder', data_dir='gone', bad_images='skip', image_size=8)
+    monkeypatch.setattr(trained, 'load', lambda *_: found._replace(
+        config=config, net=found.net, image_shape=(8, 8, 1), variables=found.net.init(
+            jax.random.key(0), np.zeros((1, 8, 8, 1)), train=False)))
+    values = recipe.get_config()
+    values.update(source='run', dataset='digits', devices=1)
+    evaluate.run(values, tmp_path)
+    values.data_dir = 'photos'
+    with pytest.raises(UserError, match='data_dir=photos: digits'):
+        evaluate.run(values, tmp_path)
 
 
 def test_some_of_the_classes(network, photos, capsys):

@@ -232,8 +232,11 @@ def test_rows_that_are_lost_come_back(problem, whole, copied, monkeypatch, capsy
 def test_a_lost_config_comes_back(problem, copied):
     directory, _ = copied
     (directory / 'config.json').unlink()
+    newer = directory / 'checkpoints' / 'last' / '99' / workdir.PAST
+    workdir.write_json(newer, {'step': 99})  # of another program: it has no copy of the config
     with pytest.raises(UserError, match='seed: 0 there, 1 here'):
         experiment(problem, directory, config(seed=1))
+    newer.unlink()
     experiment(problem, directory)
     assert workdir.read_config(directory) == config()
 

@@ -317,9 +317,9 @@ def test_another_size_has_no_class(use, tmp_path, capsys):
 
 def test_layers_by_name_and_depth():
     shapes = tap_shapes(network(), (8, 8, 3))
-    assert by_depth('', shapes) == ('relu1_1', 'relu2_1', 'relu3_1', 'pool3', 'fc8')
-    assert by_depth('all', shapes) == tuple(shapes)
-    assert by_depth('fc8, relu1_1', shapes) == ('relu1_1', 'fc8')
+    assert tuple(by_depth('', shapes)) == ('relu1_1', 'relu2_1', 'relu3_1', 'pool3', 'fc8')
+    assert tuple(by_depth('all', shapes)) == tuple(shapes)
+    assert by_depth('fc8, relu1_1:2+0', shapes) == {'relu1_1': (2, 0), 'fc8': ()}
     with pytest.raises(UserError, match='did you mean relu3_1'):
         by_depth('relu3_2', shapes)
 

@@ -268,3 +268,11 @@ def test_the_reason_of_a_failure():
     told = submitit.core.utils.UncompletedJobError('Job 1 has not produced any output\n---\nKilled')
     assert jobs.reason(told) == 'Job 1 has not produced any output ... Killed'
     assert jobs.reason(OSError(17, 'File exists', 'x')) == "[Errno 17] File exists: 'x'"
+
+
+def test_processes_may_have_their_data_in_different_places():
+    here, there = reproduce.get_config(), reproduce.get_config()
+    there.recipe.data_dir = '/scratch'
+    assert jobs.facts(here, 'run') == jobs.facts(there, 'run')
+    there.recipe.seed = 5
+    assert jobs.facts(here, 'run') != jobs.facts(there, 'run')

@@ -9,6 +9,7 @@ import pytest
 from absl.testing import flagsaver
 
 import launch as launcher
+from cnnjax import config_file
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART, WORKDIR = '--config=configs/quickstart.py', '--workdir=runs/none'
@@ -25,11 +26,11 @@ def parse(monkeypatch):
     def run(*arguments):
         argv = ['launch.py', *arguments]
         monkeypatch.setattr(sys, 'argv', argv)  # which ml_collections reads
-        with flagsaver.flagsaver():
-            return launcher.parse(argv)
+        return launcher.parse(argv)
 
     monkeypatch.chdir(ROOT)
-    return run
+    with flagsaver.flagsaver():
+        yield run
 
 
 ALL = 'configs has base.py, benchmark.py, cifar.py'
@@ -84,6 +85,9 @@ ALL = 'configs has base.py, benchmark.py, cifar.py'
     ([QUICKSTART, '--config.model.widths=1 2'], ['widths=1 2: give values with commas']),
     ([QUICKSTART, '--sweep=maybe'], ['--sweep=maybe: give True or False']),
     ([QUICKSTART, '--processes=x'], ['--processes=x: give a whole number']),
+    # Files of flags.
+    (['--flagfile=none.txt'], ["Unable to open flagfile", 'none.txt']),
+    ([QUICKSTART, '--flagfile'], ['--flagfile with no argument']),
 ])
 def test_a_mistake_in_the_flags_is_told_in_a_line(parse, arguments, messages):
     with pytest.raises(SystemExit) as stopped:
@@ -98,16 +102,32 @@ def test_a_mistake_in_the_flags_is_told_in_a_line(parse, arguments, messages):
 @pytest.mark.parametrize(('given', 'field', 'expected'), [
     ('--config.drops=60', 'drops', (60,)), ('--config.drops=1,2', 'drops', (1, 2)),
     ('--config.seed=7', 'seed', 7), ('--config.epochs=2', 'epochs', 2.0),
-    ('--noconfig.nesterov', 'nesterov', False), ('--config.stream', 'stream', True)])
-def test_values_have_the_type_of_their_field(monkeypatch, given, field, expected):
-    argv = ['launch.py', QUICKSTART, WORKDIR, given]
-    monkeypatch.setattr(sys, 'argv', argv)
-    monkeypatch.chdir(ROOT)
-    with flagsaver.flagsaver():
-        launcher.parse(argv)
-        value = launcher.CONFIG.value[field]
+    ('--noconfig.nesterov', 'nesterov', False), ('--config.stream', 'stream', True),
+    ('--config.data_dir=None', 'data_dir', None), ('--config.data_dir None', 'data_dir', None),
+    ('--config.model.stem=None', 'model.stem', None),
+    ('--config.model.dropout=None', 'model.dropout', None)])
+def test_values_have_the_type_of_their_field(parse, given, field, expected):
+    parse(QUICKSTART, WORKDIR, *given.split())
+    value = config_file.flat(launcher.CONFIG.value)[field]
     assert value == expected
     assert type(value) is type(expected)
+
+
+def test_a_file_of_flags_is_checked_as_they_are(parse, tmp_path):
+    file = tmp_path / 'flags.txt'
+    file.write_text(f'{QUICKSTART}\n--config.data_dir=None\n--config.epochs=2\n')
+    parse(f'--flagfile={file}', WORKDIR)
+    assert (launcher.CONFIG.value.epochs, launcher.CONFIG.value.data_dir) == (2, None)
+    file.write_text(f'{QUICKSTART}\n--config.epoch=2\n')
+    with pytest.raises(SystemExit, match='did you mean --config.epochs?'):
+        parse(f'--flagfile={file}', WORKDIR)
+
+
+def test_a_file_of_flags_that_is_missing_is_told_also_before_they_are_parsed():
+    done = launch('--flagfile=none.txt')
+    assert done.returncode == 1
+    assert done.stderr.startswith('error: Unable to open flagfile')
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(('arguments', 'code', 'lines'), [

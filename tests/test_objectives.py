@@ -365,7 +365,7 @@ def test_relative():
 def test_errors_name_the_input():
     with pytest.raises(UserError, match="layer 'conv3' is not in the network.*did you mean conv"):
         dream('conv3')(TAPS)
-    with pytest.raises(UserError, match='It has conv1, conv2, fc '):
+    with pytest.raises(UserError, match='it has conv1, conv2, fc '):
         dream('zzz')(TAPS)
     with pytest.raises(UserError, match='3 weights for 2 layers: conv1, conv2'):
         style(['conv1', 'conv2'], [1, 2, 3])

@@ -393,6 +393,14 @@ def test_a_loss_that_rises_is_named(match, codes):
         optimize.optimize(match, optax.sgd(-0.1), 8, KEY, aux=one)
 
 
+def test_what_says_nothing_of_the_descent():
+    gray, broken = np.full((2, 2, 3), 0.5), np.full((2, 2, 3), np.nan)
+    assert optimize.unfallen([]) == optimize.unfallen([1, 2, 3]) == ''
+    assert 'not fallen' in optimize.unfallen([1, 2, 3, 4])
+    assert 'not moved' in optimize.unmoved(gray, gray)
+    assert optimize.unmoved(gray, broken) == ''  # its loss or its gradient is what is broken
+
+
 def test_a_stop_ends_after_the_step(units):
     problem, tx, aux = units['momentum']
     asked = []

@@ -21,7 +21,7 @@ def source(split):
 
 def test_examples():
     for split, count in (('train', 64), ('test', 8)):
-        examples, classes = source(split)
+        examples, classes, _ = source(split)
         assert 100 < len(classes) == len(set(classes))
         assert len(examples) == count * len(classes)
         some = [examples[i] for i in range(0, len(examples), 97)]

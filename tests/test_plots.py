@@ -11,7 +11,7 @@ GRAY = np.full((4, 4, 3), 0.5)
 CELLS = np.array([[0, 0], [1, 1]])
 
 
-@pytest.mark.parametrize('name', ['$5_$10', r'$x^{\frac{$', 'caf\udce9', '_a', r'\$', '%s{}'])
+@pytest.mark.parametrize('name', ['$5_$10', r'$x^{\frac{$', 'caf\udce9', '_a', r'\$', '%s{}', '猫'])
 def test_text_is_drawn_as_it_stands(tmp_path, name):
     """Names of classes and files, in every figure that has them."""
     plots.gallery([[(name, GRAY, 'black')]], tmp_path / 'gallery.png')
@@ -21,6 +21,13 @@ def test_text_is_drawn_as_it_stands(tmp_path, name):
                      tmp_path / 'embeddings.png')
     rows = [{'step': 1, 'epoch': 1.0, 'learning_rate': 0.1, 'train/loss': 1.0, 'train/error': 0.5}]
     plots.curves(rows, tmp_path / 'curves.png', name)
+
+
+def test_what_the_font_lacks_is_spelled_out(tmp_path):
+    figure = Figure()
+    title = figure.suptitle('é 猫\n\U00020bb7 \udce9')
+    plots.save(figure, tmp_path / 'figure.png')
+    assert title.get_text() == 'é \\u732b\n\\U00020bb7 \\udce9'
 
 
 def test_a_dollar_is_no_formula_and_a_logarithmic_axis_is_one(tmp_path):

@@ -70,6 +70,8 @@ def test_seeds_one_after_another_also_when_killed_between_them(tmp_path, monkeyp
     assert 'Not the recipe: epochs=1.0.' in text
     with pytest.raises(UserError, match='seeds=0'):
         reproduce.run(load('quickstart', seeds=0), tmp_path)
+    with pytest.raises(UserError, match="recipe.experiment='dream': only a training has"):
+        reproduce.run(load('quickstart', recipe__experiment='dream'), tmp_path)
 
 
 def test_the_table_of_a_fractalnet():

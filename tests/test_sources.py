@@ -37,6 +37,14 @@ def photos(tmp_path):
     return root
 
 
+def test_two_classes_of_one_name_are_refused(photos):
+    """The second one spells out the byte in the name of the first, as we do."""
+    for name in (b'caf\xe9', rb'caf\xe9'):
+        shutil.copytree(photos / 'train/cats', photos / 'train' / os.fsdecode(name))
+    with pytest.raises(UserError, match=r'two folders of the name caf\\xe9: rename one'):
+        sources.load('folder', 'train', str(photos))
+
+
 def damage(path):
     path.write_bytes(path.read_bytes()[:3000])
 
@@ -218,6 +226,16 @@ def test_a_split_of_bad_images(photos):
     with pytest.raises(UserError) as error:
         sources.folder(photos, 'test', 'skip')
     assert str(error.value) == f'{photos}/test: none of its images can be read'
+
+
+@pytest.mark.parametrize(('dataset', 'given', 'message'), [
+    ('digits', {'data_dir': 'photos'}, 'data_dir=photos: digits come with a library'),
+    ('photos', {'data_dir': 'photos'}, 'data_dir=photos: photos come with a library'),
+    ('digits', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder"),
+    ('cifar10', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder")])
+def test_what_a_set_does_not_use_is_refused(dataset, given, message):
+    with pytest.raises(UserError, match=message):
+        sources.load(dataset, 'test', **given)
 
 
 def test_load_finds_the_source(photos, tmp_path):

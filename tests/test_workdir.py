@@ -187,12 +187,16 @@ def test_what_killed_writers_leave_is_removed(tmp_path):
     atomic.write_text(path, 'whole')
     workdir.write_config(tmp_path, config())
     (tmp_path / '.notes.part').write_text('of somebody else')
+    other = tmp_path / 'another run' / '.config.json.1.part'  # which may be writing it now
+    with workdir.claim(other.parent, config()):
+        other.write_text('half')
     assert subprocess.run([sys.executable, '-c', KILLED, path]).returncode == -9
     assert len(list(path.parent.iterdir())) == 2
     with workdir.claim(tmp_path, config()):
         assert list(path.parent.iterdir()) == [path]
     assert path.read_text() == 'whole'
     assert (tmp_path / '.notes.part').exists()
+    assert other.exists()
 
 
 def test_what_raises_leaves_the_file_before(tmp_path):

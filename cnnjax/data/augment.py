@@ -17,9 +17,8 @@ EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
 EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009],
                          [-0.5808, -0.0045, -0.8140],
                          [-0.5836, -0.6948, 0.4203]], np.float32)
-
-
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green, blue: BT.601
+# The share of each colour in a gray image, ITU-R BT.601: Y of YIQ and YCbCr, Pillow's mode L.
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Normalization(NamedTuple):
@@ -35,6 +34,14 @@ class Normalization(NamedTuple):
         mean, std = (jnp.expand_dims(values, range(images.ndim - values.ndim))
                      for values in (self.mean, self.std))
         return (images - mean) / std
+
+    def fits(self, image_shape):
+        """Whether it is one of images [H, W, C]."""
+        try:
+            return tuple(image_shape) == np.broadcast_shapes(
+                image_shape, np.shape(self.mean), np.shape(self.std))
+        except ValueError:  # shapes that do not go together
+            return False
 
 
 def normalization(images, mean, std):

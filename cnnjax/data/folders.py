@@ -9,7 +9,7 @@ from cnnjax.errors import UserError
 # What systems put beside the user's files, in lower case.
 SYSTEM = frozenset(('thumbs.db', 'ehthumbs.db', 'desktop.ini', '__macosx', '@eadir',
                     '$recycle.bin', 'system volume information', 'lost+found'))
-KINDS = 6  # that are named of what was left out
+KINDS = 6  # kinds of files left out that a line names at most
 
 
 def find(directory):

@@ -39,7 +39,6 @@ FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           and kind not in (*CERTAIN, *NO_PICTURES))
 
 
-
 def is_image(file):
     """Whether the first bytes of a file, which may have any name, are those of an image."""
     try:
@@ -80,7 +79,7 @@ def decode(file, name):
                 image = ImageOps.exif_transpose(image)
             if image.mode == 'F' or image.mode.startswith('I'):
                 deep = levels.deep(np.asarray(image), bits, name)
-                clear = image.info.get('transparency')  # of a gray PNG file, the number that is
+                clear = image.info.get('transparency')  # a gray PNG file's number that is clear
                 return deep if clear is None else deep._replace(
                     numbers=np.where(deep.numbers == clear, deep.white, deep.numbers))
             image = flat(image)
@@ -126,7 +125,7 @@ def regular(path):
 
 def flat(image):
     """Pillow's image of 8 bits -> one of mode 'L' or 'RGB', transparency laid on white."""
-    if image.mode == 'La':  # which Pillow converts to nothing else
+    if image.mode == 'La':  # Pillow converts it to nothing else
         image = image.convert('LA')
     if image.has_transparency_data:
         image = image.convert('RGBA')
@@ -152,7 +151,7 @@ def _bits(image, file):
         return _png_bits(file)
     if image.mode == 'F':
         return levels.Bits(32, 'f')
-    if image.mode == 'I' and image.format != 'PPM':  # of which Pillow scales the numbers
+    if image.mode == 'I' and image.format != 'PPM':  # Pillow scales a PPM file's to 16 bits
         return levels.Bits(32, 'i')
     return levels.Bits(16 if image.mode.startswith('I') else 8)
 

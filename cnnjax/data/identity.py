@@ -19,7 +19,7 @@ import numpy as np
 from cnnjax.errors import UserError
 
 SHOWN = 3  # names that a line of differences has at most
-THREADS = 16  # that ask a file system for sizes: one of a network is slow to answer
+THREADS = 16  # threads that ask for sizes of files: those on a network answer slowly
 
 
 class Entry(NamedTuple):
@@ -40,7 +40,7 @@ class Identity(NamedTuple):
     classes: tuple[str, ...]
     examples: int
     counts: tuple[int, ...] | None  # examples of each class; None: the labels are not known
-    digest: str  # of the classes, the number of examples and the listing
+    digest: str  # a checksum of the classes, the number of examples and the listing
     listing: tuple[str, ...] = ()  # the lines of all entries; (): not kept
 
     def summary(self):
@@ -167,10 +167,10 @@ def _of_counts(then, now):
 
 def _of_entries(then, now):
     """Without those of classes that only one of them has."""
-    before, after = (
-        {entry.name: entry for entry in _entries(each)
-         if entry.label is None or each.classes[entry.label] in shared}
-        for shared in [set(then.classes) & set(now.classes)] for each in (then, now))
+    shared = set(then.classes) & set(now.classes)
+    before, after = ({entry.name: entry for entry in _entries(each)
+                      if entry.label is None or each.classes[entry.label] in shared}
+                     for each in (then, now))
     both = [(before[name], after[name]) for name in before if name in after]
     found = {
         'missing': [name for name in before if name not in after],

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cnnjax.errors import UserError
 
-DARK = 1 / 4  # of white: what has more than 8 bits and is nowhere brighter may have another white
+DARK = 1 / 4  # share of white: a deep picture that is nowhere brighter may have another white
 
 
 class Deep(NamedTuple):

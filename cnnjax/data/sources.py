@@ -37,8 +37,15 @@ def load(dataset, split, data_dir=None, bad_images='error'):
 
     Raises:
       Missing: it is not there, with the remedy.
-      UserError: it is not as it must be.
+      UserError: it is not as it must be, or does not use what is given.
     """
+    if data_dir and dataset in ('digits', 'photos'):
+        raise UserError(f'data_dir={data_dir}: {dataset} come with a library and are read from no '
+                        'directory; leave it out, or name the data set that is there, as in '
+                        '--config.dataset=folder')
+    if bad_images != 'error' and dataset != 'folder':
+        raise UserError(f'bad_images={bad_images}: only of dataset=folder are images left out, not '
+                        f'of {dataset}; leave it out')
     if dataset == 'digits':
         source = digits(split)
     elif dataset == 'photos':
@@ -196,7 +203,10 @@ def _classes(directory, left_out):
     found = {}
     for entry in entries:
         if folders.is_folder(entry):
-            found[_readable(entry.name)] = entry.path
+            name = _readable(entry.name)
+            if name in found:
+                raise UserError(f'{directory} has two folders of the name {name}: rename one')
+            found[name] = entry.path
         else:
             left_out[folders.unusable(entry) or 'outside of the folders of the classes'] += 1
     if not found:

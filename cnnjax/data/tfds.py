@@ -4,7 +4,6 @@ https://www.tensorflow.org/datasets
 """
 
 import dataclasses
-import difflib
 import gzip
 import os
 import pathlib
@@ -21,7 +20,7 @@ from PIL import Image
 from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.data.images import Picture
 from cnnjax.data.sources import Missing, Source
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, suggest
 
 
 def load(name: str, split: str, data_dir: str | None = None) -> Source:
@@ -170,9 +169,8 @@ def _builder(name, data_dir):
         builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
     except (ValueError, AssertionError) as error:  # the latter: an unknown version
         known = [*_BUILDERS, 'imagenet2012']
-        close = difflib.get_close_matches(name, known)
-        hint = f'did you mean {" or ".join(close)}?' if close else f'try {", ".join(known)}'
-        raise UserError(f'tensorflow-datasets has no {name!r}; {hint}') from error
+        hint = suggest(name, known) or f'; try {", ".join(known)}'
+        raise UserError(f'tensorflow-datasets has no {name!r}{hint}') from error
     if str(builder.data_dir).startswith('~'):
         raise UserError(f'data_dir={data_dir}: this user has no home directory; give a path '
                         'without ~, as in --config.data_dir=data')

@@ -73,7 +73,7 @@ def deep(file, name):
                                of_any_kind or largest)
     except _Inflated:
         raise
-    except Exception as error:  # of many kinds, as Pillow's; and then Pillow says what is wrong
+    except Exception as error:  # tifffile raises many kinds; Pillow then says what is wrong
         if 'imagecodecs' in str(error) and page.dtype.kind == 'f' and page.samplesperpixel > 1:
             # Pillow could not even say that much.
             raise UserError(f'{name}: {error}: install it, or save it with deflate (zip) '

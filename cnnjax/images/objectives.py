@@ -18,7 +18,6 @@ Most objectives are functions of sums over positions, which tiles.py adds up til
 """
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, suggest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,11 +71,10 @@ def missing(layers, taps):
     """Raises UserError if one of `layers` is not among `taps`."""
     for layer in layers:
         if layer not in taps:
-            close = difflib.get_close_matches(layer, taps, n=3, cutoff=0.5)
             raise UserError(
-                f"layer '{layer}' is not in the network at this size of image"
-                + (f'; did you mean {" or ".join(close)}?' if close else '')
-                + f' It has {", ".join(taps)} (full layers exist at the size of training only)')
+                f"layer '{layer}' is not in the network at this size of image: it has "
+                f'{", ".join(taps)} (full layers exist at the size of training only)'
+                f'{suggest(layer, taps)}')
 
 
 def select(layer, channels, maps):

@@ -196,7 +196,7 @@ def update(problem, tx, variables, state, key, aux):
             lambda theta, nudge: loss(problem, variables, theta, key, aux, nudge), (0, 1),
             has_aux=True)(state.theta, jnp.zeros(seen.shape, seen.dtype))
         values = {'loss': total, **terms, 'gradient': optax.tree.norm(own)}
-    with jax.numpy_dtype_promotion('standard'):  # where it is strict, optax.adam raises
+    with jax.numpy_dtype_promotion('standard'):  # optax.adam raises under strict promotion
         updates, opt_state = optax.with_extra_args_support(tx).update(
             gradient, state.opt_state, state.theta, value=total, grad=gradient, value_fn=value)
     theta = optax.apply_updates(state.theta, updates)
@@ -275,7 +275,7 @@ class _Descent(NamedTuple):
         rows, stopped = [], False
         while len(rows) < count and not stopped:
             state, row = _step(problem, *fixed, state, *given)
-            jax.block_until_ready(rows[-1:])  # at most one step ahead, so as to stop in time
+            jax.block_until_ready(rows[-1:])  # one step ahead at most, to stop in time
             rows.append(row)
             stopped = bool(stop and stop())
         rows = jax.device_get(rows)
@@ -424,7 +424,7 @@ def verdict(values, image, before, after):
 
 def unmoved(before, after):
     """Whether an image has stayed what it was, [H, W, C] in [0, 1]: then a sentence, else ''."""
-    if np.abs(np.asarray(after) - np.asarray(before)).max() * 255 >= 1:  # or nan: see `health`
+    if not np.abs(np.asarray(after) - np.asarray(before)).max() * 255 < 1:  # nan: see `health`
         return ''
     return ('the image has not moved: no value has changed by a level of 255; take a higher '
             'learning rate or more steps, or give the terms of the loss other weights: one of '
@@ -434,7 +434,9 @@ def unmoved(before, after):
 def unfallen(losses):
     """Whether the loss [steps] is nowhere in its last quarter below the first: then a sentence,
     else ''. Less than four steps say nothing."""
-    last = min(losses[-(len(losses) // 4):], default=-np.inf) if len(losses) >= 4 else -np.inf
+    if len(losses) < 4:
+        return ''
+    last = min(losses[-(len(losses) // 4):])
     if not last >= losses[0]:
         return ''
     return (f'the loss has not fallen: {losses[0]:.4g} at the first step, at best {last:.4g} in '

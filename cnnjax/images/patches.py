@@ -163,7 +163,7 @@ def _add(seen, taps, places, labels, real):
         tap = tap.reshape(len(tap), -1, tap.shape[-1]).astype(jnp.float32)  # [B, positions, C]
         best, means = tap.max(1), tap.mean(1)
         # Not where tap == best: a compiler may compute the tap twice, with other roundings.
-        where = lax.argmax(tap, 1, jnp.int32)  # of equal ones the first
+        where = lax.argmax(tap, 1, jnp.int32)  # the first among equal ones
         variances = ((tap - means[:, None]) ** 2).mean(1)
         best, means, variances = (jnp.where(real[:, None], value, 0)
                                   for value in (best, means, variances))  # [B, C]
@@ -221,8 +221,8 @@ def _merge(layer, seen, class_counts, sides):
 class Origin(NamedTuple):
     """What a file of units was made from: they are of no use with anything else."""
 
-    weights: str  # the network's fingerprint, see run.py
-    identity: Identity  # of the whole data set
+    weights: str  # trained.fingerprint of the network
+    identity: Identity  # that of the whole data set
     fields: dict[str, str]  # what else matters, such as the layers
 
 
@@ -257,9 +257,8 @@ def load(path):
                      for layer in layers}
         for layer, found in units.items():
             _check(layer, found, origin.identity)
-    except Exception as error:  # of many kinds: numpy's, zipfile's and zlib's of what they read
-        raise UserError(f'{path} does not hold the strongest images of units: {error}; delete it '
-                        'to have it made anew') from error
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds
+        raise UserError(f'{path} does not hold the strongest images of units: {error}') from error
     return units, origin
 
 
@@ -294,7 +293,7 @@ def kept(path, origin):
     try:
         units, before = load(path)
     except UserError as error:
-        print(f'{error.args[0].rpartition(";")[0]}; it is made anew', flush=True)
+        print(f'{error}; it is made anew', flush=True)
         return None
     changed = differences(before.identity, origin.identity)
     changed += [f'{field}: {before.fields.get(field)} then, {value} now'

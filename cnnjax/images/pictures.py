@@ -132,14 +132,14 @@ def write(path, image, bits=8):
     suffixes = tuple(STILL) if bits == 8 else DEEP
     if path.suffix.lower() not in suffixes:
         raise UserError(f'{path}: with {bits} bits a picture is written to {", ".join(suffixes)}')
-    levels = _levels(path, image, bits)
+    numbers = _levels(path, image, bits)
     with atomic.replacing(path) as unfinished:
         if bits == 16:
             tifffile.imwrite(
-                unfinished, levels, photometric='rgb' if levels.ndim == 3 else 'minisblack',
+                unfinished, numbers, photometric='rgb' if numbers.ndim == 3 else 'minisblack',
                 compression='zlib', metadata=None)
         else:
-            Image.fromarray(levels).save(unfinished, _format(path), **STILL[path.suffix.lower()])
+            Image.fromarray(numbers).save(unfinished, _format(path), **STILL[path.suffix.lower()])
 
 
 def animate(path, frames, seconds_per_frame):

@@ -21,7 +21,6 @@ ReLU, the first in row-major order takes all, as in Caffe and torch. A rule is n
 has no forward mode: jvp, jacfwd and hessian raise TypeError.
 """
 
-import difflib
 import math
 
 import flax.linen as nn
@@ -29,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, suggest
 
 
 def _rules(relu, ceiling):
@@ -76,9 +75,8 @@ def with_rule(net, name):
       UserError: no rule of that name; a network without ReLUs, or with another activation.
     """
     if name not in RULES:
-        close = difflib.get_close_matches(str(name), RULES, 1)
-        hint = f" (did you mean '{close[0]}'?)" if close else ''
-        raise UserError(f"no backward rule is named '{name}'; there are {', '.join(RULES)}{hint}")
+        raise UserError(f"no backward rule is named '{name}', only {', '.join(RULES)}"
+                        f'{suggest(str(name), RULES)}')
     if not hasattr(net, 'relu'):
         raise UserError(f'{type(net).__name__} has no ReLUs (no field `relu`), so no rule for them')
     for rules in (RULES, RULES6):

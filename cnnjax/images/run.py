@@ -7,14 +7,13 @@
     figures/loss.png      the loss and its terms
 """
 
-import hashlib
 from pathlib import Path
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import checkpoint, cluster, plots, workdir
+from cnnjax import checkpoint, cluster, plots, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import optimize, pictures
 
@@ -87,7 +86,7 @@ class Run:
             self.bar.set_description(name)
             if start == steps:  # finished before: the rows that follow its own stay
                 self.before += steps
-                self._judge(name, first, optimize.decode(problem, state))
+                self._judge(name, first, optimize.decode(problem, state), past.get('rows', ()))
                 return state
             with workdir.Metrics(self.directory, self.before + start, self.config, past,
                                  self.before) as metrics:
@@ -107,7 +106,7 @@ class Run:
                             f'{self.bar.total}; the same command goes on from there')
                 self.preemption.leave()
         self.before += steps
-        self._judge(name, first, optimize.decode(problem, state))
+        self._judge(name, first, optimize.decode(problem, state), metrics.past()['rows'])
         return state
 
     def _print(self, line):
@@ -116,16 +115,14 @@ class Run:
         else:
             self.bar.write(line)
 
-    def _judge(self, name, before, after):
-        """Tells of a loss that has not fallen and of images that have not moved; where these are
-        all, and not the results of an earlier optimization, they are an error."""
-        stage = len(self.names)
-        complaint = optimize.unfallen([row['loss'] for row in workdir.read_metrics(self.directory)
-                                       if row['stage'] == stage])
-        if complaint:
+    def _judge(self, name, before, after, rows):
+        """Tells of a loss that has not fallen in the `rows` of this optimization, and of images
+        that have not moved; where these are all, and not the results of an earlier optimization,
+        they are an error."""
+        if complaint := optimize.unfallen([row['loss'] for row in rows]):
             self._print(f'{name}: {complaint}')
         complaints = [optimize.unmoved(*pair) for pair in zip(before, after, strict=True)]
-        if all(complaints) and stage == 1:
+        if all(complaints) and len(self.names) == 1:
             raise UserError(f'{name}: {complaints[0]}')
         for i, complaint in enumerate(complaints):
             if complaint:
@@ -165,7 +162,7 @@ def begin(directory, config, network, begun):
     saved, weights = workdir.read_config(directory), directory / 'weights.json'
     if begun and saved is not None and (changed := workdir.differences(saved, config)):
         workdir.refuse(directory, changed)
-    now, before = {'sha256': fingerprint(network.variables)}, workdir.read_json(weights)
+    now, before = {'sha256': trained.fingerprint(network)}, workdir.read_json(weights)
     if begun and before != now:
         raise UserError(f"{directory} was begun with other weights of '{config.source}', "
                         'which have changed since: take another workdir' if before else
@@ -173,11 +170,3 @@ def begin(directory, config, network, begun):
     workdir.write_config(directory, config)
     workdir.write_json(weights, now)
     workdir.write_environment(directory)
-
-
-def fingerprint(variables):
-    """The SHA-256 of all arrays."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(variables):
-        digest.update(np.ascontiguousarray(leaf))
-    return digest.hexdigest()

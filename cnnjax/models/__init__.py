@@ -86,8 +86,7 @@ def create(name, **fields):
     `fields` override those of the variant: `num_classes=100` (default: the paper's),
     `dtype='bfloat16'` (of activations; parameters are float32), `shortcut='A'`, `dropout=0.2`,
     `pool='average'`, `relu='relu6'` (a name of POOLS or RELUS, or a function) ...; each module
-    lists its own. A field that is None
-    keeps the variant's value.
+    lists its own. A field that is None keeps the variant's value.
 
     Raises:
       UserError (a ValueError): an unknown name, field, pool or type; the message lists what there
@@ -104,11 +103,11 @@ def create(name, **fields):
         if field not in known:
             raise UserError(f"{name} has no field '{field}'{suggest(field, known)}; "
                             f'it has {", ".join(known)}')
-    for field, known in FUNCTIONS.items():
+    for field, functions in FUNCTIONS.items():
         if isinstance(given := fields.get(field), str):
-            if given not in known:
-                raise UserError(f"{field} is {' or '.join(map(repr, known))}, not '{given}'")
-            fields[field] = known[given]
+            if given not in functions:
+                raise UserError(f"{field} is {' or '.join(map(repr, functions))}, not '{given}'")
+            fields[field] = functions[given]
     net, variant = family.MODULE(**own | fields), family.MODULE(**own)
     for field, value in fields.items():
         _check(name, field, value, getattr(variant, field))
