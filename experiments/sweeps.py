@@ -84,8 +84,8 @@ def run(config, place, file, changed):
     left = [run for run in runs if not run.finished(entries)]
     told = functools.cache(identity)  # mostly all have the same data
     for run in runs:
-        if run not in left and run.config.experiment == 'train':
-            check_data(run, told)
+        if run.config.experiment == 'train':
+            check_data(run, told, dataset.of_run if run in left else dataset.read)
     if not place.executor:
         cluster.agree(sweep=[run.label for run in left])
     # What failed is tried last: of several processes it would end them all.
@@ -111,10 +111,10 @@ def identity(*what):
         return None
 
 
-def check_data(run, identity):
-    """Raises UserError where a finished run was trained on other data than the others would be: a
-    table of both would compare what cannot be compared."""
-    recorded, config = dataset.read(run.directory), run.config
+def check_data(run, identity, read):
+    """Raises UserError where a run, which may be an interrupted one, was trained on other data than
+    the others would be: a table of both would compare what cannot be compared."""
+    recorded, config = read(run.directory), run.config
     if recorded:
         splits = {split: identity(config.dataset, split, config.data_dir, config.bad_images)
                   for split in (config.train_split, config.test_split)}

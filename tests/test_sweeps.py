@@ -102,7 +102,15 @@ def test_a_finished_run_of_other_data_is_refused(trained, tmp_path):
     dataset.write(run, digits | {'test': digits['train']}, (8, 8, 1), normalize)
     with pytest.raises(UserError, match=r'0\.25: this is not the data .*\n  test: examples of a'):
         sweeps.run(config, place, file, {})
+    # So is one that was interrupted, before others are begun; without a checkpoint it begins anew.
+    workdir.write_json(tmp_path / 'sweep' / 'sweep.json', [])
+    (run / 'checkpoints' / '4').mkdir(parents=True)
+    with pytest.raises(UserError, match=r'0\.25: this is not the data .*\n  test: examples of a'):
+        sweeps.run(config, place, file, {})
     assert len(trained) == 2
+    (run / 'checkpoints' / '4').rmdir()
+    assert sweeps.run(config, place, file, {})
+    assert len(trained) == 4
 
 
 @pytest.mark.parametrize(('body', 'message'), [
