@@ -51,6 +51,8 @@ class Checkpoints:
         if path.encode(errors='ignore').decode() != path:  # orbax would fail with a cast
             raise UserError(f'{path}: checkpoints need a path in UTF-8, which this is not: take '
                             'another workdir, or rename the directory')
+        if self.directory.is_file():
+            raise UserError(f'{path} is a file, where checkpoints are kept: move it away')
         if not read_only:
             if cluster.first():
                 self._set_damaged_aside()

@@ -201,7 +201,9 @@ def reason(error):
     if told:
         return message.strip()
     lines = [line for line in trace.splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1].strip() if 'with trace:' in text else f'{lines[0]} ... {lines[-1].strip()}'
+    if 'with trace:' in text or len(lines) == 1:
+        return lines[-1].strip()
+    return f'{lines[0]} ... {lines[-1].strip()}'
 
 
 def parse(resources):

@@ -134,6 +134,12 @@ def test_what_matches_its_seal_and_cannot_be_read(checkpoints, name, text):
     assert '\n' not in str(error.value)
 
 
+def test_a_file_where_they_belong(tmp_path):
+    (tmp_path / 'checkpoints').write_text('')
+    with pytest.raises(UserError, match='checkpoints is a file, where checkpoints are kept: move'):
+        checkpoint.Checkpoints(tmp_path / 'checkpoints')
+
+
 def test_deleted_ones_are_not_missed(checkpoints):
     shutil.rmtree(checkpoints / '2')
     assert newest(checkpoints) == 1

@@ -267,6 +267,7 @@ def test_the_reason_of_a_failure():
     assert jobs.reason(told) == 'OSError: full'
     told = submitit.core.utils.UncompletedJobError('Job 1 has not produced any output\n---\nKilled')
     assert jobs.reason(told) == 'Job 1 has not produced any output ... Killed'
+    assert jobs.reason(OSError(17, 'File exists', 'x')) == "[Errno 17] File exists: 'x'"
 
 
 def test_processes_may_have_their_data_in_different_places():

@@ -37,6 +37,14 @@ def photos(tmp_path):
     return root
 
 
+def test_two_classes_of_one_name_are_refused(photos):
+    """The second one spells out the byte in the name of the first, as we do."""
+    for name in (b'caf\xe9', rb'caf\xe9'):
+        shutil.copytree(photos / 'train/cats', photos / 'train' / os.fsdecode(name))
+    with pytest.raises(UserError, match=r'two folders of the name caf\\xe9: rename one'):
+        sources.load('folder', 'train', str(photos))
+
+
 def damage(path):
     path.write_bytes(path.read_bytes()[:3000])
 

@@ -203,7 +203,10 @@ def _classes(directory, left_out):
     found = {}
     for entry in entries:
         if folders.is_folder(entry):
-            found[_readable(entry.name)] = entry.path
+            name = _readable(entry.name)
+            if name in found:
+                raise UserError(f'{directory} has two folders of the name {name}: rename one')
+            found[name] = entry.path
         else:
             left_out[folders.unusable(entry) or 'outside of the folders of the classes'] += 1
     if not found:
