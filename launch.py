@@ -47,7 +47,7 @@ COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, 
 PROCESSES = flags.DEFINE_integer('processes', None, 'With coordinator: how many processes.')
 PROCESS = flags.DEFINE_integer('process', None, 'With coordinator: the number of this one, from 0.')
 WAIT = flags.DEFINE_integer('wait', 120, 'With several processes: seconds that each waits for the '
-                            'others to come, and for one that falls silent.')
+                            'others to come.')
 
 HELP = {'--help', '-help', '-h', '--helpshort', '-?'}
 # What absl and ml_collections say of a value, and what to do.

@@ -21,6 +21,7 @@ from cnnjax.errors import UserError, check_numbers
 # What schedulers and people send before they kill: Slurm's --signal is often USR1 or USR2.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 PERIOD = 1  # seconds between two signs of life
+SILENCE = 30  # seconds without one, after which a process counts as dead
 SHOWN = 5  # differences between processes that a message has at most
 # Keys in the store of jax's coordination service, which the first process holds.
 FAILED, ALIVE, FACTS = 'cnnjax/failed', 'cnnjax/alive', 'cnnjax/facts'
@@ -33,8 +34,8 @@ def connect(coordinator=None, processes=None, process=None, wait=120):
 
     Without arguments Slurm, Open MPI, Kubernetes and TPU pods are detected by jax, and a process
     that stands alone stays so. Every process must see the same working directory. Where one fails,
-    the others end too, with its message; where one is killed, at the next reduction or after `wait`
-    seconds. Where the first is killed, jax aborts the others at once, in its own words.
+    the others end too, with its message; where one is killed, at the next reduction or after
+    SILENCE seconds. Where the first is killed, jax aborts the others at once, in its own words.
 
     Args:
       coordinator: 'host:port' of process 0, a free port there.
@@ -78,7 +79,7 @@ def connect(coordinator=None, processes=None, process=None, wait=120):
                         'were all started?') from error
     finally:
         alarm.cancel()
-    _Watch(wait).start()
+    _Watch(min(wait, SILENCE)).start()
 
 
 class _Watch(threading.Thread):

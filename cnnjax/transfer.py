@@ -110,7 +110,8 @@ def inherit(config, source):
     if source is None:
         if 'name' in model and config.image_size is not None:
             return config
-        raise UserError('model.name and image_size are not given, and neither is init_from')
+        raise UserError('model.name and image_size are not given, and neither is init_from: give '
+                        'the weights to start from, as in --config.init_from=embedded')
     config = config.copy_and_resolve_references()
     with config.unlocked():
         if model.get('name', source.name) == source.name:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import parallel, summary, train, trained, transfer
+from cnnjax import data, parallel, summary, train, trained, transfer
 from cnnjax.errors import UserError
 from cnnjax.images import objectives, patches, pictures
 from configs import base
@@ -54,6 +54,14 @@ def load(config, split, network):
         raise UserError(f'{config.dataset} has images of {tuple(stream.image_shape)}, the network '
                         f'was trained on {tuple(network.image_shape)}')
     return stream
+
+
+def source(config):
+    """The source of config.dataset; None where it is '', and the pictures are others."""
+    if config.data_dir and not config.dataset:
+        raise UserError(f'data_dir={config.data_dir} is that of a data set: give dataset too, as '
+                        'in --config.dataset=folder')
+    return data.load(config.dataset, config.split, config.data_dir) if config.dataset else None
 
 
 def feature(activation, pool):

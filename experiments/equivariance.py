@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, plots, summary, trained, workdir
+from cnnjax import plots, summary, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import objectives, pictures
 from experiments import codes, fields, filters
@@ -24,12 +24,13 @@ def run(config, directory):
     Raises UserError for numbers that make no sense, and a picture too small for them.
     """
     check(config)
+    source = codes.source(config)
     network = trained.load(config.source, config.checkpoint, config.name)
     picture = pictures.read(config.image)
     own = codes.fitted(picture, picture.shape[:2], network.image_shape[-1])  # gray if it is
     check_size(config, network, picture)
     rows = equivariance(config, network, own)
-    alike = invariance(config, network, own)
+    alike = invariance(config, network, own, source)
     whole = codes.fitted(picture, (config.size, config.size), 3)
     filtered, responses = filters.kernels(whole)
     most = config.size + 2 * config.pool_size
@@ -148,7 +149,7 @@ def moved_error(seen, still, moved, shift, size):
     return float(np.linalg.norm(moved - expected) / norm) if norm else None
 
 
-def invariance(config, network, picture):
+def invariance(config, network, picture, source=None):
     """How much of what a network says of images survives when they move by 1 ... farthest pixels,
     up, down, left or right, drawn for every image:
 
@@ -160,7 +161,7 @@ def invariance(config, network, picture):
     wanted = {*codes.by_depth('', shapes), *(codes.chosen(network, '') if classifies else ())}
     names = [name for name in shapes if name in wanted]  # maps of every size, and the last layers
     rng = np.random.default_rng(config.seed)
-    images, margin = surrounded(config, network, picture, rng), config.farthest
+    images, margin = surrounded(config, network, picture, source, rng), config.farthest
     height, width = network.image_shape[:2]
 
     @jax.jit
@@ -192,11 +193,10 @@ def invariance(config, network, picture):
             'class_kept': kept if classifies else None}
 
 
-def surrounded(config, network, picture, rng):
+def surrounded(config, network, picture, source, rng):
     """[N, H + 2 * farthest, W + 2 * farthest, C]: what the images of the network are cut from."""
     margin, (height, width, count) = config.farthest, network.image_shape
-    if config.dataset:
-        source = data.load(config.dataset, config.split, config.data_dir)
+    if source:
         found = [source.examples[i]['image'] / np.float32(255)
                  for i in codes.spread(len(source.examples), config.count)]
         found = [codes.fitted(image, (height, width), count) for image in found]

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import atomic, data, parallel, plots, summary, trained, workdir
+from cnnjax import atomic, parallel, plots, summary, trained, workdir
 from cnnjax.data import folders
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
 from cnnjax.images.run import Run
 from experiments import fields
-from experiments.codes import by_depth, fitted, spread, tap_shapes
+from experiments.codes import by_depth, fitted, source, spread, tap_shapes
 
 REFERENCE = 227 * 227 * 3  # numbers in the images of which config.sigma is the norm
 LARGEST = 100  # strides by which images move
@@ -105,8 +105,8 @@ def check(config):
             raise UserError(f'{field}=(): give one or more numbers')
     fields.check_whole(config, 'steps')
     if len(config.steps) != len(config.learning_rate):
-        raise UserError(f'steps={config.steps} and learning_rate={config.learning_rate}: one '
-                        'number for every stage')
+        raise UserError(f'steps={config.steps} and learning_rate={config.learning_rate}: give as '
+                        'many of one as of the other, a number for every stage')
     if not config.momentum < 1:
         raise UserError(f'momentum={config.momentum}: take a number from 0 to less than 1')
     if not config.sigma > 0:
@@ -137,10 +137,9 @@ def load(config, network):
     """A list of `Example`, all of one shape."""
     *size, channels = network.image_shape
     size = (config.size, config.size) if config.size else tuple(size)
-    if config.dataset:
-        source = data.load(config.dataset, config.split, config.data_dir)
-        found = [source.examples[i] for i in spread(len(source.examples), config.count)]
-        found = [(source.classes[example['label']], example['image'] / np.float32(255))
+    if given := source(config):
+        found = [given.examples[i] for i in spread(len(given.examples), config.count)]
+        found = [(given.classes[example['label']], example['image'] / np.float32(255))
                  for example in found]
     elif (folder := Path(os.path.expanduser(config.images))).is_dir():
         files, left_out = folders.find(folder)

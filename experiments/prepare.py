@@ -14,6 +14,8 @@ from cnnjax.errors import UserError
 def run(config, workdir):
     """Prints where the data is, the sizes of its splits and the command that trains on it."""
     del workdir  # the data goes where every run finds it
+    if config.dataset in ('digits', 'photos', 'folder'):
+        raise UserError(f'dataset={config.dataset} needs no preparing: train on it')
     try:
         path = tfds.prepare(config.dataset, config.data_dir, config.manual_dir)
     except OSError as error:
@@ -23,13 +25,12 @@ def run(config, workdir):
     sizes = ', '.join(f'{name} {split.num_examples:,}' for name, split in splits.items())
     print(f'{config.dataset} is ready in {path}: {sizes} images. To train on it:')
 
-    family, network = 'cifar', 'resnet20'
-    if config.dataset == 'imagenet2012':
-        family, network = 'imagenet', 'resnet50'
+    family, network = {'imagenet2012': ('imagenet', 'resnet50'), 'mnist': ('mnist', 'lenet5')}.get(
+        config.dataset, ('cifar', 'resnet20'))
     command = ['python', 'launch.py', f'--config=configs/{family}.py:{network}']
-    if config.dataset not in ('cifar10', 'imagenet2012'):
+    if config.dataset not in ('cifar10', 'imagenet2012', 'mnist'):
         command.append(f'--config.dataset={config.dataset}')
-    if config.dataset in ('svhn_cropped', 'mnist'):
+    if config.dataset == 'svhn_cropped':
         command.append('--config.flip=False')  # mirrored, a digit is no digit
     if config.data_dir:
         command.append(f'--config.data_dir={config.data_dir}')

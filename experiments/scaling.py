@@ -140,10 +140,19 @@ def check(config):
         values = config[field] if isinstance(config[field], (tuple, list)) else (config[field],)
         if not all(isinstance(value, numbers.Real) and 0 < value <= LARGEST for value in values):
             raise UserError(f'{field}={config[field]}: take more than 0, at most {LARGEST:g}')
-    for field in ('models', 'devices', 'clusters', 'step_seconds'):
+    for field in ('compiled', 'compiled_devices', 'parallel', 'models', 'devices', 'clusters',
+                  'step_seconds'):
         given = config[field]
         if not (fields.names(given) if isinstance(given, str) else given):
             raise UserError(f'{field} is empty: give at least one')
+    for field in ('compiled', 'models', 'measured'):
+        try:
+            for name in fields.names(config[field]):
+                models.create(name)
+        except UserError as error:
+            raise UserError(f'{field}: {error}') from None
+    for kind in fields.names(config.parallel):
+        fields.check_choice({'parallel': kind}, parallel=parallel.KINDS)
 
 
 def cluster(config, name):

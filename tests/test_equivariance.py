@@ -223,7 +223,8 @@ def test_the_files(network, tmp_path, dataset):
     ({'batch_size': 0}, 'batch_size'), ({'size': 300}, r'300 x 451 pixels.*304'),
     ({'farthest': 143}, 'farthest=143 need 302'), ({'size': 8, 'pool_size': 9}, 'pool_size=9'),
     ({'layers': 'relu9'}, 'relu9'), ({'image': 'skimage:dog'}, 'skimage:dog'),
-    ({'image': ''}, "image=''"),
+    ({'image': ''}, "image=''"), ({'dataset': 'flours'}, "no 'flours'"),
+    ({'data_dir': 'photos'}, 'data_dir=photos .*give dataset too'),
 ])
 def test_what_makes_no_sense_is_refused_by_name(network, tmp_path, fields, message):
     made = configs.get_config()

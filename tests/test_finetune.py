@@ -340,7 +340,7 @@ def test_errors(source, three, tmp_path):
     refused('would freeze random weights', freeze='conv1', init_from='', model__name='resnet20',
             image_size=16)
     refused("^'nowhere' is not the working directory of a run", init_from='nowhere')
-    refused('neither is init_from', init_from='')
+    refused('neither is init_from: give .*=embedded', init_from='')
     refused(r'(?s)does not fit.*missing there.*unexpected', model__name='vgg11', image_size=32,
             model__widths=(2,) * 5)
     refused('with model.scan', freeze='conv3_1', model__scan=True)

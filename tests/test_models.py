@@ -355,7 +355,7 @@ def test_the_papers_names_and_sizes(name, side, expected):
     ('resnet51', "no network 'resnet51'; did you mean .*resnet50"),
     ('vgg_16', "no network 'vgg_16'; did you mean vgg16"),
     ('densenet_l40', "no network 'densenet_l40'; did you mean densenet_l40_k12"),
-    ('xyz', "no network 'xyz'$"),
+    ('xyz', r"no network 'xyz'; models.names\(\) lists"),
 ])
 def test_an_unknown_name(name, message):
     with pytest.raises(UserError, match=message):

@@ -222,8 +222,8 @@ def test_with_rule_takes_the_networks_own_relu():
 @pytest.mark.parametrize(('net', 'name', 'message'), [
     (nn.Dense(3), 'guided', 'Dense has no ReLUs'),
     (models.create('vgg11', relu=nn.tanh), 'guided', 'VGG has the activation .*tanh'),
-    (models.create('vgg11'), 'deconv', "'deconv', only gradient, .*; did you mean deconvnet"),
-    (models.create('vgg11'), None, "'None', only gradient, deconvnet"),
+    (models.create('vgg11'), 'deconv', "'deconv'; there are gradient, .* mean deconvnet"),
+    (models.create('vgg11'), None, "'None'; there are gradient, deconvnet"),
 ])
 def test_what_has_no_rule_is_refused(net, name, message):
     with pytest.raises(UserError, match=message):

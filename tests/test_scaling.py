@@ -190,10 +190,13 @@ def test_the_own_cluster_and_the_utilization(config):
     ('utilization', 1.5, 'is a share'), ('utilization', 0.0, 'more than 0'),
     ('own_between', -1.0, 'more than 0'), ('step_seconds', (0.1, float('nan')), 'more than 0'),
     ('devices', (0, 8), 'take 1'), ('models', '', 'models is empty'),
-    ('models', 'resnet51', 'resnet50'), ('measured', 'resnet51', 'resnet50'),
-    ('parallel', 'threads', "'threads'")])
-def test_what_does_not_fit_is_refused(config, tmp_path, field, value, message):
-    config.measured, config.compiled_devices = '', (1,)
+    ('models', 'resnet51', 'models: .*resnet50'), ('measured', 'resnet51', 'measured: .*resnet50'),
+    ('compiled', 'resnet51', 'compiled: .*resnet50'), ('compiled', '', 'compiled is empty'),
+    ('compiled_devices', (), 'compiled_devices is empty'), ('parallel', '', 'parallel is empty'),
+    ('parallel', 'jit,threads', "parallel='threads' is none of 'shard_map', 'pmap', 'jit'")])
+def test_what_does_not_fit_is_refused_at_once(config, tmp_path, monkeypatch, field, value, message):
+    config.measured = ''
+    monkeypatch.setattr(scaling, 'compiled', None)  # which takes long
     config[field] = value
     with pytest.raises(UserError, match=message):
         scaling.run(config, tmp_path)

@@ -231,6 +231,7 @@ def test_a_split_of_bad_images(photos):
 @pytest.mark.parametrize(('dataset', 'given', 'message'), [
     ('digits', {'data_dir': 'photos'}, 'data_dir=photos: digits come with a library'),
     ('photos', {'data_dir': 'photos'}, 'data_dir=photos: photos come with a library'),
+    ('digit', {}, "no 'digit'; did you mean digits"),
     ('digits', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder"),
     ('cifar10', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder")])
 def test_what_a_set_does_not_use_is_refused(dataset, given, message):

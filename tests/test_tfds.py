@@ -253,7 +253,7 @@ def test_not_prepared(tmp_path):
 def test_unknown_data_set(tmp_path, function):
     with pytest.raises(UserError, match="no 'cifra10'; did you mean cifar10"):
         function('cifra10', tmp_path)
-    with pytest.raises(UserError, match="no 'my pictures'; try cifar10, cifar100, svhn_cropped"):
+    with pytest.raises(UserError, match="no 'my pictures'; try .*cifar10, cifar100, svhn_cropped"):
         function('my pictures', tmp_path)
 
 
@@ -364,6 +364,10 @@ def test_the_experiment_says_what_is_there_and_what_is_next(prepared, monkeypatc
         'python', 'launch.py', '--config=configs/cifar.py:resnet20',
         '--config.dataset=svhn_cropped', '--config.flip=False', f'--config.data_dir={prepared}',
         '--workdir=runs/resnet20']
+    with fields.unlocked():
+        fields.dataset = 'digits'
+    with pytest.raises(UserError, match='dataset=digits needs no preparing'):
+        experiment.run(fields, None)
 
 
 def test_the_recipe_trains_on_a_prepared_set(prepared, tmp_path):

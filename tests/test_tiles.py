@@ -33,8 +33,8 @@ LAYERS = {'vgg': ['relu1_1', 'relu2_1', 'conv3_1'], 'vgg_average': ['relu1_1', '
 @functools.cache
 def network(name, mean=(0.4, 0.5, 0.6)):
     """With random parameters, biases and batch statistics included; float64 under enable_x64."""
-    net, shape = NETS[name](), SHAPES[name]
     with jax.enable_x64(True):
+        net, shape = NETS[name](), SHAPES[name]
         shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))
         random = np.random.default_rng(0)
 

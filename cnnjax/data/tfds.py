@@ -36,7 +36,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         UserError: an unknown data set or split, no labelled images, or prepared in a format
             without random access.
     """
-    builder = _builder(name, data_dir)
+    builder = _builder(name, data_dir, others=('digits', 'photos', 'folder'))
     if not builder.data_path.exists():
         raise Missing(
             f'{name} is not prepared: there is no {builder.data_path}. Prepare it, once, with\n'
@@ -164,11 +164,11 @@ def prepare(
     return path
 
 
-def _builder(name, data_dir):
+def _builder(name, data_dir, others=()):
     try:
         builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
     except (ValueError, AssertionError) as error:  # the latter: an unknown version
-        known = [*_BUILDERS, 'imagenet2012']
+        known = [*others, *_BUILDERS, 'imagenet2012']
         hint = suggest(name, known) or f'; try {", ".join(known)}'
         raise UserError(f'tensorflow-datasets has no {name!r}{hint}') from error
     if str(builder.data_dir).startswith('~'):

@@ -75,7 +75,7 @@ def with_rule(net, name):
       UserError: no rule of that name; a network without ReLUs, or with another activation.
     """
     if name not in RULES:
-        raise UserError(f"no backward rule is named '{name}', only {', '.join(RULES)}"
+        raise UserError(f"no backward rule is named '{name}'; there are {', '.join(RULES)}"
                         f'{suggest(str(name), RULES)}')
     if not hasattr(net, 'relu'):
         raise UserError(f'{type(net).__name__} has no ReLUs (no field `relu`), so no rule for them')

@@ -95,7 +95,8 @@ def create(name, **fields):
     family = next((family for family in FAMILIES if name in family.TABLE), densenet)
     row = family.TABLE.get(name) or densenet.row(name)
     if row is None:
-        raise UserError(f"there is no network '{name}'{suggest(name, names())}")
+        near = suggest(name, names()) or '; models.names() lists them all'
+        raise UserError(f"there is no network '{name}'{near}")
     own = dict(zip(family.COLUMNS, row, strict=True))
     fields = {field: value for field, value in fields.items() if value is not None}
     known = settings(family.MODULE)
