@@ -15,7 +15,7 @@ import numpy as np
 from cnnjax import atomic, cluster, data, workdir
 from cnnjax.errors import UserError
 
-FILE, LISTING = 'dataset.json', 'dataset.listing.gz'
+FILE, LISTING = workdir.DATASET, 'dataset.listing.gz'
 ROUNDING = 1e-5  # between the means that two machines compute of the same pixels
 
 
@@ -48,13 +48,16 @@ def write(directory, splits, image_shape, normalize):
 
 
 def read(directory):
-    """The Dataset of the run in `directory`, without the listings; None where there is none.
+    """The Dataset of the run in `directory`, without the listings; None where there is none. Where
+    dataset.json is lost it is that of the newest checkpoint.
 
     Raises:
       UserError: it is damaged.
     """
     path = Path(directory) / FILE
     values = workdir.read_json(path)
+    if values is None:
+        values = workdir.sealed(directory).get('dataset')
     if values is None:
         return None
     try:
@@ -68,20 +71,25 @@ def read(directory):
                 and (normalize.std > 0).all()):
             raise ValueError(f'mean {values["mean"]}, std {values["std"]}')
     except Exception as error:  # any value may stand in a file and raise anything
-        raise UserError(f'{path} is damaged, or of another version: {error!r}; copy it from '
-                        'another run of the same config, or train anew') from None
+        raise UserError(f'{path} is damaged, or of another version: {error!r}; delete it, '
+                        'and the copy in the newest checkpoint takes its place') from None
     return Dataset(classes, image_shape, normalize, splits)
 
 
 def of_run(directory):
-    """The Dataset of the run in `directory`, None where none has begun: it has no checkpoint."""
+    """The Dataset of the run in `directory`, None where none has begun: it has no checkpoint. A
+    lost dataset.json is written again."""
     checkpoints = (Path(directory) / 'checkpoints').glob('*')
     if not any(path.name.isdigit() for path in checkpoints):
         return None
-    found = read(directory)
-    if found is None and cluster.first():
-        print(f'{directory} has no {FILE}: whether its data is still the same cannot be told',
-              flush=True)
+    path, found = Path(directory) / FILE, read(directory)
+    if cluster.first() and not path.exists():
+        if found:
+            print(f'{path} was lost: it is restored from the newest checkpoint', flush=True)
+            workdir.write_json(path, workdir.sealed(directory)['dataset'])
+        else:
+            print(f'{directory} has no {FILE}: whether its data is still the same cannot be told',
+                  flush=True)
     return found
 
 

@@ -10,9 +10,9 @@
     profile/          a trace, where config.profile asks for one
     lock              held by the process that writes all this
 
-A directory belongs to one experiment, which claims it. Every checkpoint has a copy of the config
-and of the rows so far: what is lost is restored from there. Of several processes the first writes;
-all must see the same directory.
+A directory belongs to one experiment, which claims it. Every checkpoint has a copy of the config,
+of dataset.json and of the rows so far: what is lost is restored from there. Of several processes
+the first writes; all must see the same directory.
 """
 
 import contextlib
@@ -47,6 +47,7 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
 LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
 YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0}  # fields that older runs lack: theirs
 SHOWN = 6  # differences between two configs
+DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns
 LOCK = 'lock'
 # A run that was killed at once leaves no more than BARE, and holds its directory no longer. Any of
@@ -85,13 +86,13 @@ def claim(workdir, config):
     check_free(workdir, config.experiment)
     with lock(workdir):
         atomic.remove_unfinished(workdir, LOCK)
-        sealed = _sealed_config(workdir)
-        own = _own_config(workdir, sealed)
-        if own is None and sealed is not None:
+        copy = sealed(workdir).get('config')
+        own = _own_config(workdir, copy)
+        if own is None and copy is not None:
             print(f'{Path(workdir) / "config.json"} was lost or damaged: it is restored from the '
                   'newest checkpoint', flush=True)
         if own is None or own.experiment != config.experiment:  # a run that wrote nothing else
-            write_config(workdir, config if sealed is None else sealed)
+            write_config(workdir, config if copy is None else copy)
         try:
             yield
         finally:
@@ -217,20 +218,20 @@ def read_config(workdir):
     Raises:
       UserError: config.json is damaged, and no checkpoint has a copy.
     """
-    sealed = _sealed_config(workdir)
-    for config in (_own_config(workdir, sealed), sealed):
+    copy = sealed(workdir).get('config')
+    for config in (_own_config(workdir, copy), copy):
         if config is not None:
             return config
     return _config_json(workdir)
 
 
-def _own_config(workdir, sealed):
-    """That of config.json, None where it is lost, damaged or not `sealed`, the checkpoints' own."""
+def _own_config(workdir, copy):
+    """That of config.json, None where it is lost, damaged or not the checkpoint's `copy`."""
     try:
         own = _config_json(workdir)
     except UserError:
         return None
-    if own is None or sealed is None or differences(sealed, own).keys() <= LENGTHS:
+    if own is None or copy is None or differences(copy, own).keys() <= LENGTHS:
         return own
     return None
 
@@ -244,20 +245,20 @@ def _config_json(workdir):
         raise UserError(f'{path} is damaged: {error}') from None
 
 
-def _sealed_config(workdir):
-    """The copy in the newest checkpoint, None where there is none; the checkpoints of images that
-    are optimized are one folder lower."""
+def sealed(workdir):
+    """What the newest checkpoint knows of the run, see `Metrics.past`; {} where there is none. The
+    checkpoints of images that are optimized are one folder lower."""
     try:
         found = [path for pattern in ('[0-9]*', '*/[0-9]*')
                  for path in Path(workdir).glob(f'checkpoints/{pattern}/{PAST}')]
         found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     except (OSError, ValueError):  # there can be no such directory
-        return None
+        return {}
     for path in found:
         with contextlib.suppress(UserError):
             if past := read_past(path.parent):
-                return past['config']
-    return None
+                return past
+    return {}
 
 
 def _config(saved):
@@ -361,7 +362,8 @@ def read_past(checkpoint):
     past = read_json(path)
     try:
         return {} if not past or 'config' not in past else {
-            'config': _config(past['config']), 'rows': list(map(_row, past['rows'])),
+            'config': _config(past['config']), 'dataset': past.get('dataset'),
+            'rows': list(map(_row, past['rows'])),
             # The type that they had, hence the same mean.
             'pending': [{name: np.float32(value) for name, value in values.items()}
                         for values in past['pending']]}
@@ -408,7 +410,7 @@ class Metrics:
 
     def __init__(self, workdir, step, config=None, past=None, begin=0):
         self.pending = past['pending'] if past else []
-        self._config = config
+        self._config, self._dataset = config, read_json(Path(workdir) / DATASET)
         self._first = cluster.first()
         if not self._first:
             return
@@ -430,12 +432,13 @@ class Metrics:
         self._events.add(rows)
 
     def past(self, pending=()):
-        """What a checkpoint must know of the run beside its state, as JSON has it: all its rows,
-        and `pending`, the values of each step since the last one."""
+        """What a checkpoint must know of the run beside its state, as JSON has it: the config, what
+        dataset.json holds, all rows, and `pending`, the values of each step since the last one."""
         if not self._first:
             return None
-        return {'config': self._config.to_dict(), 'rows': list(self._rows), 'pending': [
-            {name: float(value) for name, value in values.items()} for values in pending]}
+        return {'config': self._config.to_dict(), 'dataset': self._dataset,
+                'rows': list(self._rows), 'pending': [
+                    {name: float(value) for name, value in values.items()} for values in pending]}
 
     def __enter__(self):
         return self

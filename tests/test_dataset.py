@@ -181,13 +181,27 @@ def test_lost_files_are_told(config, finished, capsys):
     more(finished.parent / 'photos')
     with pytest.raises(UserError, match='train: examples of a class: cats 10 then, 18 now\n  Rest'):
         train.train(config, finished)
+    before = (finished / 'dataset.json').read_text()
+    (finished / 'dataset.json').unlink()
+    assert dataset.read(finished).splits['train'].counts == (10, 10)
+    with pytest.raises(UserError, match='train: examples of a class: cats 10 then, 18 now\n  Rest'):
+        train.train(config, finished)
+    assert 'dataset.json was lost: it is restored from the newest checkpoint' in (
+        capsys.readouterr().out)
+    assert (finished / 'dataset.json').read_text() == before
+
+
+def test_a_lost_file_that_no_checkpoint_has(config, finished, capsys, monkeypatch):
+    monkeypatch.setattr(workdir, 'read_past', lambda checkpoint: {})  # of an older version
+    more(finished.parent / 'photos')
     (finished / 'dataset.json').unlink()
     train.train(changed(config, steps=6), finished)
     assert 'has no dataset.json' in capsys.readouterr().out
     assert dataset.read(finished).splits['train'].counts == (18, 10)
 
 
-def test_fewer_steps_than_it_has_made(config, finished):
+def test_fewer_steps_than_it_has_made(config, finished, monkeypatch):
+    monkeypatch.setattr(workdir, 'read_past', lambda checkpoint: {})
     (finished / 'dataset.json').unlink()
     fewer(finished.parent / 'photos')
     with pytest.raises(UserError, match='has made 6 steps, but 3 epochs of the data .* only 3'):
