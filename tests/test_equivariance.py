@@ -16,7 +16,7 @@ from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.trained import Trained
 from configs import equivariance as configs
-from experiments import equivariance, filters
+from experiments import codes, equivariance, filters
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_gray_networks_get_gray_pictures(network, monkeypatch, tmp_path):
 
 
 def test_every_field_is_explained_and_read():
-    source = ''.join(Path(module.__file__).read_text() for module in (equivariance, filters))
+    source = ''.join(Path(module.__file__).read_text() for module in (equivariance, filters, codes))
     comments = re.findall(r'    config\.(\w+) = .*  # ', Path(configs.__file__).read_text())
     for field in configs.get_config():
         if field != 'experiment':

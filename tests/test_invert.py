@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.images import objectives, optimize, pictures, run
 from cnnjax.trained import Trained
 from configs import invert as configs
-from experiments import invert
+from experiments import codes, invert
 from experiments.codes import by_depth, tap_shapes
 
 
@@ -365,7 +365,7 @@ def test_what_makes_no_sense_is_refused_by_name(use, tmp_path, fields, message):
 
 
 def test_every_field_is_explained_and_read():
-    source = Path(invert.__file__).read_text()
+    source = ''.join(Path(module.__file__).read_text() for module in (invert, codes))
     comments = re.findall(r'    config\.(\w+) = .*  # ', Path(configs.__file__).read_text())
     for field in configs.get_config():
         if field not in ('experiment', 'report_every'):

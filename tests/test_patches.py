@@ -168,7 +168,7 @@ def test_saved_and_loaded(found, origin, tmp_path):
     np.save(tmp_path / 'array.npy', np.zeros(3))
     for broken in (path, *(tmp_path / name for name in ('nothing.npz', 'empty.npz', 'other.npz',
                                                         'array.npy'))):
-        with pytest.raises(UserError, match=f'{broken.name} does not hold .* delete it'):
+        with pytest.raises(UserError, match=f'{broken.name} does not hold the strongest images'):
             patches.load(broken)
 
 
