@@ -27,9 +27,11 @@ ROOM, LEAST = 1.2, 1 << 18
 
 def _is_news(record):
     """False for a log record that brings the traceback of an exception in a thread of orbax or
-    tensorstore: the exception itself reaches us as well, and is told in one line."""
-    return not record.exc_info or (
-        'orbax' not in record.pathname and 'os_error_code' not in str(record.exc_info[1]))
+    tensorstore: the exception itself reaches us as well, and is told in one line. False for orbax's
+    warnings too: it warns of every directory that is only read."""
+    if 'orbax' in record.pathname:
+        return not record.exc_info and record.levelno != logging.WARNING
+    return not record.exc_info or 'os_error_code' not in str(record.exc_info[1])
 
 
 get_absl_logger().addFilter(_is_news)
