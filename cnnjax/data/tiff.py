@@ -142,7 +142,7 @@ def _inflated(data, codec, limit):
         data, decoder = decoder.unused_data, codec()
         try:
             size += len(decoder.decompress(data, limit - size))
-        except Exception:  # of a kind for each codec: what follows is no stream
+        except Exception:  # each codec raises its own kind where what follows is no stream
             break
     return size
 
