@@ -47,7 +47,7 @@ def _fetch(repository, revision, file):
     except ImportError:
         raise UserError(f"'{repository}' is on the Hugging Face hub: pip install 'cnnjax[hub]', or "
                         'download its model.safetensors and give that path') from None
-    for cached in (True, False):  # what is there is taken without asking the network
+    for cached in (True, False):  # the cache first, without asking the network
         try:
             return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision,
                                                         local_files_only=cached))

@@ -45,7 +45,8 @@ from cnnjax.errors import UserError
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
                        'data_dir', 'loader_threads', 'loader_workers', 'profile'})
 LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
-YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0}  # fields that older runs lack: theirs
+# Fields that older runs lack, with the values that those were trained with.
+YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0}
 SHOWN = 6  # differences between two configs
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns

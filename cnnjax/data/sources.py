@@ -90,7 +90,7 @@ class Files(Sequence):
     paths: tuple[str, ...]  # not pathlib's: a million take seconds to send to a worker process
     labels: tuple[int, ...]
     read: Callable = images.read
-    root: str = ''  # what the names of a listing leave out of the paths
+    root: str = ''  # the beginning of the paths that a listing's names leave out
 
     def __len__(self):
         return len(self.paths)

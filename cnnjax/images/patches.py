@@ -222,8 +222,8 @@ class Origin(NamedTuple):
     """What a file of units was made from: they are of no use with anything else."""
 
     weights: str  # trained.fingerprint of the network
-    identity: Identity  # that of the whole data set
-    fields: dict[str, str]  # what else matters, such as the layers
+    identity: Identity  # of the whole data set, see data/identity.py
+    fields: dict[str, str]  # the other choices that count, such as the layers
 
 
 def save(path, units, origin):

@@ -46,8 +46,8 @@ FAMILIES = (
 POOLS = {'max': layers.max_pool, 'average': layers.average_pool}
 RELUS = {'relu': layers.relu, 'relu6': nn.relu6}
 FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
-# Fields that the trained weights do not depend on: how a training computes and regularizes, and
-# what an evaluation averages. (With stochastic depth, `survival` scales the branches: not here.)
+# Fields that the trained weights do not depend on: they say how a training computes and
+# regularizes, and what an evaluation averages. (With stochastic depth, `survival` scales the branches: not here.)
 FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
                   'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution'})
 
