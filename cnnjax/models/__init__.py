@@ -47,7 +47,8 @@ POOLS = {'max': layers.max_pool, 'average': layers.average_pool}
 RELUS = {'relu': layers.relu, 'relu6': nn.relu6}
 FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 # Fields that the trained weights do not depend on: they say how a training computes and
-# regularizes, and what an evaluation averages. (With stochastic depth, `survival` scales the branches: not here.)
+# regularizes, and what an evaluation averages. `survival` is none of them: stochastic depth scales
+# the branches by it.
 FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
                   'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution'})
 
