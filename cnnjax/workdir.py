@@ -46,7 +46,7 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
                        'data_dir', 'loader_threads', 'loader_workers', 'profile'})
 LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
 # Fields that older runs lack, with the values that those were trained with.
-YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0}
+YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify'}
 SHOWN = 6  # differences between two configs
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns
@@ -263,6 +263,8 @@ def sealed(workdir):
 
 
 def _config(saved):
+    if saved.get('experiment') == 'train':
+        saved = YOUNGER | saved
     return ml_collections.ConfigDict(_tuples(saved))
 
 
@@ -276,7 +278,7 @@ def _tuples(value):
 def differences(saved, config):
     """{field: (saved value, new value)} of the fields that may change the trained parameters."""
     before, now = (traverse_util.flatten_dict(c.to_dict(), sep='.') for c in (saved, config))
-    pairs = {name: (before.get(name, YOUNGER.get(name)), now.get(name))
+    pairs = {name: (before.get(name), now.get(name))
              for name in {**before, **now} if name not in REPORTING}
     return {name: (then, value) for name, (then, value) in pairs.items() if then != value}
 

@@ -2,7 +2,6 @@
 time that a training takes to its first step."""
 
 import contextlib
-import functools
 import importlib
 import io
 import math
@@ -23,7 +22,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from PIL import Image
 
-from cnnjax import data, losses, models, optim, parallel, step, summary, train, workdir
+from cnnjax import data, losses, parallel, summary, train, workdir
 from experiments.benchmark_timing import Unmeasured, advance, timed
 
 ROOT = Path(__file__).parent.parent
@@ -88,27 +87,21 @@ def recipe(name, batch, dtype, changes):
     return config
 
 
-class Parts(NamedTuple):
-    """What train.train makes of a config."""
+class Made(NamedTuple):
+    """What train.train makes of a config, and the config."""
 
     config: object
-    net: object
-    tx: object
-    augment: object
+    training: train.Training
     normalize: data.Normalization
 
 
-def parts(name, batch, dtype, images, changes=()):
+def made_of(name, batch, dtype, arrays, changes=()):
+    """A recipe put together for examples, {'image': [N, H, W, C], 'label': [N]}."""
     config = recipe(name, batch, dtype, dict(changes))
-    normalize = data.normalization(images, config.mean, config.std)
-    net = models.create(**config.model, num_classes=NETWORKS[name].classes, dtype=dtype)
-    tx = optim.momentum_sgd(
-        train.plan(config, 50_000).rate, momentum=config.momentum, nesterov=config.nesterov,
-        weight_decay=config.weight_decay, decay=config.decay, order=config.order,
-        bias_rate=config.bias_rate)
-    augment = functools.partial(data.augment, normalize=normalize, flip=config.flip,
-                                padding=config.padding, padding_mode=config.padding_mode)
-    return Parts(config, net, tx, augment, normalize)
+    normalize = data.normalization(arrays['image'], config.mean, config.std)
+    shapes = {field: array[:1] for field, array in arrays.items()}
+    return Made(config, train.build(config, range(NETWORKS[name].classes), shapes, normalize,
+                                    50_000), normalize)
 
 
 def examples(name, batch):
@@ -127,9 +120,8 @@ class Step:
         self.state = parallel.replicate(jax.tree.map(jnp.copy, state), self.mesh)
         self.resident = resident
         self.key = parallel.replicate(jax.random.key(1), self.mesh)
-        kernel = step.train_step if size == 1 else step.train_steps
         self.mapped = parallel.parallelize(
-            functools.partial(kernel, net=made.net, tx=made.tx, augment=made.augment), self.mesh)
+            made.training.step if size == 1 else made.training.steps, self.mesh)
         self.rng = np.random.default_rng(1)
 
     def indices(self, *shape):
@@ -184,16 +176,16 @@ def training(name, batch, setting):
     PyTorch's, and compiled."""
     network = NETWORKS[name]
     arrays = examples(name, batch)
-    made = parts(name, batch, setting.dtype, arrays['image'])
+    made = made_of(name, batch, setting.dtype, arrays)
     shape = arrays['image'].shape[1:]
-    state = step.create(made.net, made.tx, jax.random.key(0), shape)
+    state = made.training.init(jax.random.key(0))
     resident = parallel.replicate(arrays, parallel.data_mesh(1))
     sides = {'cnnjax': Step(made, state, resident, setting.steps_per_call)}
     program = sides['cnnjax'].program()
     check_memory(program, f'train_{name}')
     facts = {'memory': {'cnnjax': memory(program)}}
     if network.plain:
-        plain = parts(name, batch, setting.dtype, arrays['image'], network.plain)
+        plain = made_of(name, batch, setting.dtype, arrays, network.plain)
         sides['cnnjax_plain'] = Step(plain, state, resident, setting.steps_per_call)
         facts['memory']['cnnjax_plain'] = memory(sides['cnnjax_plain'].program())
     with torch_side(name, made, state, arrays, setting, facts) as theirs:
@@ -206,7 +198,8 @@ def training(name, batch, setting):
                                                                   setting.compile_mode))
         result = setting.measure(sides, f'train_{name}', chance=network.chance)
     if not network.chance:
-        facts |= roofline(made.net, shape, batch, program, setting, result['cnnjax']['seconds'])
+        facts |= roofline(made.training.net, shape, batch, program, setting,
+                          result['cnnjax']['seconds'])
     return result | {'batch': batch} | facts
 
 
@@ -220,7 +213,7 @@ def torch_side(name, made, state, arrays, setting, facts):
     side = arrays['image'].shape[1]
     try:
         variables = jax.device_get({'params': state.params})
-        network = setting.torch.build(made.config.model.name, made.net, variables, side)
+        network = setting.torch.build(made.config.model.name, made.training.net, variables, side)
         there = setting.torch.Data(arrays, made.normalize)
         if name not in setting.checked:
             compare_losses(name, made, state, arrays, network, there, setting)
@@ -247,11 +240,12 @@ def compare_losses(name, made, state, arrays, network, there, setting):
     """Raises AssertionError unless the losses of both agree, with the same weights, on the same
     images, in training but without chance."""
     count = min(CHECKED, len(arrays['label']))
-    rates = getattr(made.net, 'dropout', 0.0)
+    rates = getattr(made.training.net, 'dropout', 0.0)
     certain = {'dropout': (0.0,) * len(rates) if isinstance(rates, tuple) else 0.0, 'survival': 1.0,
                'local_drop_path': 0.0, 'global_drop_path': 0.0, 'remat': False}
-    net = made.net.clone(dtype='float32', **{field: value for field, value in certain.items()
-                                             if hasattr(made.net, field)})
+    net = made.training.net
+    net = net.clone(dtype='float32', **{field: value for field, value in certain.items()
+                                        if hasattr(net, field)})
 
     @jax.jit
     def loss(params, batch_stats, images, labels):
@@ -289,14 +283,13 @@ def roofline(net, shape, batch, program, setting, seconds):
 def inference(name, batch, setting):
     """Logits of images that lie on the device."""
     arrays = examples(name, batch)
-    made = parts(name, batch, setting.dtype, arrays['image'])
-    shape = arrays['image'].shape[1:]
-    state = step.create(made.net, made.tx, jax.random.key(0), shape)
+    made = made_of(name, batch, setting.dtype, arrays)
+    state = made.training.init(jax.random.key(0))
     images = jax.device_put(arrays['image'][:batch])
 
     @jax.jit
     def logits(params, batch_stats, images):
-        return made.net.apply({'params': params, 'batch_stats': batch_stats},
+        return made.training.net.apply({'params': params, 'batch_stats': batch_stats},
                               made.normalize(images), train=False)[0]
 
     facts = {'batch': batch}
@@ -323,8 +316,8 @@ def pictures(directory, side, classes, train_images, test_images):
 def loop(name, batch, setting):
     """A whole short training, by train.train, beside its bare step: what the loop costs."""
     network, arrays = NETWORKS[name], examples(name, batch)
-    made = parts(name, batch, setting.dtype, arrays['image'])
-    state = step.create(made.net, made.tx, jax.random.key(0), arrays['image'].shape[1:])
+    made = made_of(name, batch, setting.dtype, arrays)
+    state = made.training.init(jax.random.key(0))
     resident = parallel.replicate(arrays, parallel.data_mesh(1))
     bare = Step(made, state, resident, setting.steps_per_call)
     result = setting.measure({'cnnjax': bare}, f'loop_{name}', chance=network.chance)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, convolution, models, optim, plots, step, workdir
+from cnnjax import atomic, convolution, data, models, plots, train, workdir
+from configs import base
 from experiments import fields
 
 CLOCKS = {'wall': time.perf_counter, 'processor': time.process_time}
@@ -79,7 +80,7 @@ def run(config, directory):
             sides['torch'] = theirs(torch, conv, config.dtype)
         rows.append({**dataclasses.asdict(conv), 'title': conv.title(), 'count': count,
                      'flops': conv.flops(), **measure(sides, config)})
-    whole = training_step(net, images, config) if config.step_rounds else None
+    whole = training_step(images, config) if config.step_rounds else None
     results = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__,
                'torch': torch and torch.__version__, 'clock': config.clock, 'step': whole,
                'sums': sums(rows), 'rows': rows}
@@ -210,16 +211,21 @@ def statistic(seconds):
             'quartiles': np.percentile(seconds, (25, 75)).tolist()}
 
 
-def training_step(net, images, config):
-    """Seconds of the whole step with momentum SGD, on one device."""
-    tx = optim.momentum_sgd(lambda step: 0.1, momentum=0.9, weight_decay=1e-4)
-    update = jax.jit(functools.partial(step.train_step, axis=None, net=net, tx=tx,
-                                       augment=lambda key, positions, images: images),
-                     donate_argnums=0)
+def training_step(images, config):
+    """Seconds of the whole step with momentum SGD, on one device, for images [N, H, W, C]."""
+    recipe = base.get_config()
+    recipe.update_from_flattened_dict({
+        'model.name': config.network, 'dtype': config.dtype, 'batch_size': images[0], 'steps': 1,
+        'schedule': 'constant'})
     rng = np.random.default_rng(0)
-    state = step.create(net, tx, jax.random.key(0), images[1:])
-    batch = {'image': jnp.asarray(rng.normal(size=images), jnp.float32),
-             'label': jnp.arange(images[0]) % 2, 'position': jnp.arange(images[0])}
+    batch = {'image': rng.integers(0, 256, images, np.uint8),
+             'label': np.arange(images[0], dtype=np.int32) % 2}
+    made = train.build(recipe, range(models.create(config.network).num_classes),
+                       {field: array[:1] for field, array in batch.items()},
+                       data.Normalization(np.float32([0.5]), np.float32([0.25])), images[0])
+    update = jax.jit(functools.partial(made.step, axis=None), donate_argnums=0)
+    state = made.init(jax.random.key(0))
+    batch = jax.device_put(batch | {'position': np.arange(images[0], dtype=np.int32)})
     clock, seconds = CLOCKS[config.clock], []
     for _ in range(1 + config.step_rounds):
         start = clock()

@@ -1,6 +1,5 @@
 """How a training scales: the collectives of the compiled step, and a model of their time."""
 
-import functools
 import math
 import numbers
 import statistics
@@ -18,15 +17,15 @@ from cnnjax import (
     collectives,
     data,
     models,
-    optim,
     parallel,
     plots,
-    step,
     summary,
+    train,
     workdir,
 )
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
+from configs import base
 from experiments import fields
 
 
@@ -171,21 +170,25 @@ def cluster(config, name):
     return found._replace(inside=inside, between=between)
 
 
-def training(net, images, **options):
+def training(name, images, **fields):
     """The step of a training, and the shapes of what it takes: (step, state, {'image', ...}).
 
-    The images, so many, stream: they come with the batch. `options` are those of step.train_step.
+    The network, its images and classes are the paper's; the images, so many, stream: they come with
+    the batch. `fields` are those of configs/base.py.
     """
-    shape = tuple(net.image_shape)
-    tx = optim.momentum_sgd(lambda step: 0.1, momentum=0.9, weight_decay=1e-4)
-    normalize = data.Normalization(np.full(shape[-1:], 0.5, np.float32), np.ones(1, np.float32))
-    augment = functools.partial(data.augment, normalize=normalize, flip=True, padding=4)
-    one = functools.partial(step.train_step, **{'net': net, 'tx': tx, 'augment': augment} | options)
-    state = jax.eval_shape(lambda: step.create(net, tx, jax.random.key(0), shape))
-    batch = {'image': jax.ShapeDtypeStruct((images, *shape), jnp.uint8),
-             **{field: jax.ShapeDtypeStruct((images,), jnp.int32)
-                for field in ('label', 'position')}}
-    return one, state, batch
+    config = base.get_config()
+    config.update_from_flattened_dict({
+        'model.name': name, 'batch_size': images, 'steps': 1, 'schedule': 'constant', 'flip': True,
+        'padding': 4, **fields})
+    net = models.create(**config.model)
+    batch = {'image': jax.ShapeDtypeStruct((images, *net.image_shape), jnp.uint8),
+             'label': jax.ShapeDtypeStruct((images,), jnp.int32)}
+    shapes = {field: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype)
+              for field, array in batch.items()}
+    normalize = data.Normalization(np.float32([0.5]), np.float32([1]))
+    made = train.build(config, range(net.num_classes), shapes, normalize, images)
+    state = jax.eval_shape(made.init, jax.random.key(0))
+    return made.step, state, batch | {'position': jax.ShapeDtypeStruct((images,), jnp.int32)}
 
 
 def compile_step(one, state, batch, mesh, kind):
@@ -205,10 +208,10 @@ def compiled(config):
     if left := [count for count in config.compiled_devices if count not in counts]:
         print(f'{", ".join(map(str, left))} devices are not there: set XLA_FLAGS='
               f'--xla_force_host_platform_device_count={max(left)} to pretend them')
-    net, result = models.create(config.compiled), []
+    result = []
     for kind in fields.names(config.parallel):
         for count in counts:
-            one, state, batch = training(net, count * config.compiled_batch)
+            one, state, batch = training(config.compiled, count * config.compiled_batch)
             program = compile_step(one, state, batch, parallel.data_mesh(count), kind)
             found = collectives.read(program)
             costs, memory = program.cost_analysis(), program.memory_analysis()
@@ -223,7 +226,7 @@ def compiled(config):
 
 def load(name):
     """What a step of this network reduces, from the shapes of its state alone."""
-    _, state, _ = training(models.create(name), 1)
+    _, state, _ = training(name, 1)
     parts = {field: jax.tree.leaves(getattr(state, field)) for field in ('params', 'batch_stats')}
     counts = {field: sum(math.prod(leaf.shape) for leaf in leaves)
               for field, leaves in parts.items()}
@@ -237,7 +240,7 @@ def measure(config, name):
     fields.check_memory(config.measured_batch * sum(
         math.prod(row.shape) for row in summary.summarize(net).rows if row.shape),
         measured_batch=config.measured_batch)
-    one, state, batch = training(net, config.measured_batch)
+    one, state, batch = training(name, config.measured_batch, dtype=config.dtype)
     mesh = parallel.data_mesh(1)
     update = parallel.parallelize(one, mesh)
     rng = np.random.default_rng(0)

@@ -12,13 +12,14 @@ RANKS = [
     ['experiments'],
     ['configs'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
+    ['cnnjax.evaluate', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
     ['cnnjax.images.tiles'],
     ['cnnjax.images'],
     ['cnnjax.trained'],
     ['cnnjax.checkpoint', 'cnnjax.dataset', 'cnnjax.weights', 'cnnjax.workdir',
      'cnnjax.microscope'],
-    ['cnnjax.step', 'cnnjax.tensors'],
+    ['cnnjax.step', 'cnnjax.tasks', 'cnnjax.tensors'],
     ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
      'cnnjax.collectives', 'cnnjax.plots'],
     ['cnnjax.summary'],
@@ -27,7 +28,7 @@ RANKS = [
     ['cnnjax.layers', 'cnnjax.losses'],
     ['cnnjax.convolution'],
     ['cnnjax.cluster', 'cnnjax.config_file'],
-    ['cnnjax.atomic', 'cnnjax.errors'],
+    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.memory'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])

@@ -10,7 +10,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from cnnjax import checkpoint, cluster, data, train, trained, workdir
+from cnnjax import checkpoint, cluster, data, dataset, memory, train, trained, workdir
 from cnnjax.errors import UserError
 from experiments import evaluate
 from experiments import train as experiment
@@ -258,7 +258,7 @@ def test_it_learns(tiny, tmp_path):
     config = changed(tiny, padding=0, steps=100, eval_every=0.0, checkpoint_every=0.0,
                      model__widths=(8, 8, 8))
     source = data.load('digits', 'train')
-    few = data.sources.Source(source.examples[:32], source.classes)
+    few = data.Source(source.examples[:32], source.classes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, 'load', lambda *_: few)
         last = train.train(config, tmp_path)
@@ -297,7 +297,7 @@ def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
     assert network.classes == ('chelsea', 'coffee')
     files = data.load('folder', 'test', photos).examples
     crops = data.Crops(24)
-    logits = network(np.stack([crops.center(example['image']) for example in files]))
+    logits = network(np.stack([crops.center(example)['image'] for example in files]))
     error = (np.argmax(logits, -1) != np.array([example['label'] for example in files])).mean()
     assert rows(tmp_path / 'whole')[-1]['test/error'] == pytest.approx(error)
 
@@ -311,9 +311,9 @@ def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
 
 
 def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
-    monkeypatch.setattr(data.pipeline, 'MEMORY', 1000)
+    monkeypatch.setattr(memory, 'HOST', 1000)
     with pytest.raises(UserError, match='stream=True'):
-        train.load(tiny, 'train')
+        dataset.load(tiny, 'train')
 
 
 def test_killed_at_random_moments_nothing_is_lost(tmp_path):
