@@ -67,6 +67,8 @@ def load_sets(config, directory, recorded, sources=None):
       UserError: it is not what the run was trained on, or not the same in all processes.
     """
     splits = config.train_split, config.test_split
+    if sources and (missing := [split for split in splits if split not in sources]):
+        raise UserError(f'sources has no {missing[0]!r}: give a data.Source for each of {splits}')
     try:
         sources = sources or {split: source(config, split) for split in splits}
     except data.Missing:

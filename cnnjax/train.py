@@ -156,14 +156,17 @@ def train(config, directory, sources=None):
     (cluster.Preemption) saves a checkpoint and ends the process.
 
     Args:
-      sources: data of your own, {split: data.Source} for config.train_split and config.test_split,
-        in the place of config.dataset.
+      sources: data of your own in the place of config.dataset, {split: data.Source} for
+        config.train_split and config.test_split; see data.from_arrays.
 
     Raises:
       UserError: something in the config does not fit, `directory` holds another run or one that was
         trained on other data, or the loss is no longer finite; checkpoints stay as they are.
     """
     directory = Path(directory)
+    if sources:
+        config = config.copy_and_resolve_references()
+        config.dataset = data.FROM_PYTHON
     check(config)
     if config.dtype == 'float16':  # a network that was trained elsewhere may compute in it
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "

@@ -4,7 +4,8 @@ from cnnjax.data.augment import Normalization, augment, normalization
 from cnnjax.data.examples import Missing, Source, from_arrays, matched
 from cnnjax.data.identity import Identity, differences, identity
 from cnnjax.data.pipeline import Crops, Resident, Stream
-from cnnjax.data.sources import load
+from cnnjax.data.sources import FROM_PYTHON, load
 
-__all__ = ['Crops', 'Identity', 'Missing', 'Normalization', 'Resident', 'Source', 'Stream',
-           'augment', 'differences', 'from_arrays', 'identity', 'load', 'matched', 'normalization']
+__all__ = ['FROM_PYTHON', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident', 'Source',
+           'Stream', 'augment', 'differences', 'from_arrays', 'identity', 'load', 'matched',
+           'normalization']

@@ -11,6 +11,8 @@ from cnnjax.data import folders, images, masks, photos, threads
 from cnnjax.data.examples import Files, Missing, Source
 from cnnjax.errors import UserError
 
+FROM_PYTHON = 'python'  # what a config calls data that was given as a Source
+
 
 def load(dataset, split, data_dir=None, bad_images='error', target='label'):
     """The source `dataset`: 'digits', 'photos' (see photos.py), 'folder'
@@ -38,6 +40,9 @@ def load(dataset, split, data_dir=None, bad_images='error', target='label'):
                         '--config.data_dir=scenes')
     if bad_images not in ('error', 'skip'):
         raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
+    if dataset == FROM_PYTHON:
+        raise Missing('the data was given in Python, to train.train: give it there again, or name '
+                      'a data set, as in --config.dataset=folder')
     if dataset == 'digits':
         source = digits(split)
     elif dataset == 'photos':
