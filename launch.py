@@ -134,8 +134,8 @@ def main(argv):
     del argv  # only flags
     verbosity = flags.FLAGS['verbosity']  # of orbax, which tells of every file it writes
     # After the flags: a mistake in them is told at once.
-    from cnnjax import cluster, workdir
-    from experiments import jobs, sweeps
+    import experiments
+    from cnnjax import cluster, jobs, sweeps, workdir
 
     try:
         with cluster.together():
@@ -146,9 +146,10 @@ def main(argv):
             if SWEEP.value:
                 file = flags.FLAGS['config']
                 succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
-                                       config_flags.get_override_values(file))
+                                       config_flags.get_override_values(file), experiments.find)
             else:
-                succeeded = place.run([jobs.Job(CONFIG.value, directory)])
+                experiment = experiments.find(CONFIG.value.experiment)
+                succeeded = place.run([jobs.Job(CONFIG.value, directory, experiment)])
     except (UserError, OSError) as error:  # the latter: a full disk, say
         sys.exit(f'error: {error}')
     return 0 if succeeded else 1

@@ -265,7 +265,7 @@ def test_the_configs_of_the_experiments(name, tmp_path, monkeypatch):
         except (TypeError, ValueError):
             return
         with contextlib.suppress(Compiles, UserError):
-            experiments.RUNS[config.experiment](config, tmp_path)
+            experiments.find(config.experiment)(config, tmp_path)
 
     run()
 
@@ -308,7 +308,7 @@ def test_the_experiments_name_the_field(name, given, tmp_path):
     if name == 'embed':
         config.source = 'embedded'
     with pytest.raises(UserError, match='|'.join(field.split('.')[-1] for field in given)):
-        experiments.RUNS[name](config, tmp_path / 'run')
+        experiments.find(name)(config, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
 
 
@@ -318,7 +318,7 @@ def test_eigenfaces_name_the_field(field, bad, tmp_path):
     config = importlib.import_module('configs.embed').get_config('eigenfaces')
     config[field] = bad
     with pytest.raises(UserError, match=field):
-        experiments.RUNS['eigenfaces'](config, tmp_path)
+        experiments.find('eigenfaces')(config, tmp_path)
 
 
 # Image files.
@@ -599,9 +599,9 @@ def test_a_run_in_a_place_with_an_odd_name(tmp_path, tiny, monkeypatch):
                    'steps': 1, 'model': {'name': 'convnet', 'widths': None}})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match='checkpoints need a path in UTF-8'):
-        experiments.RUNS['train'](config, str(root / 'run'))
+        experiments.find('train')(config, str(root / 'run'))
     directory = tmp_path / "my 'runs' 100% é😀" / ('%s {} ' + 'y' * 200)
-    experiments.RUNS['train'](config, str(directory.relative_to(tmp_path)) + '/')
+    experiments.find('train')(config, str(directory.relative_to(tmp_path)) + '/')
     network = trained.load(directory)
     assert network.classes == tuple(sorted([*classes[1:-1], r'caf\xe9']))
     assert network(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 8)
@@ -633,7 +633,7 @@ def test_one_class_and_empty_classes(tmp_path, set_up):
     config = importlib.import_module('configs.features').get_config()
     config.update(source='embedded', data_dir=str(tmp_path), devices=1)
     with pytest.raises(UserError, match="images of one class, 'cat'"):
-        experiments.RUNS['features'](config, tmp_path / 'run')
+        experiments.find('features')(config, tmp_path / 'run')
     for split in ('train', 'test'):
         (tmp_path / split / 'dog').mkdir()
     assert not set_up(training(own))

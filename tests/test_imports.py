@@ -11,6 +11,8 @@ RANKS = [
     ['launch'],
     ['experiments'],
     ['configs'],
+    ['cnnjax.sweeps'],
+    ['cnnjax.jobs'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.images.optimize'],
     ['cnnjax.images.tiles'],

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils import checkpoint
 
 from cnnjax import weights
-from experiments import benchmark_timing as timing
+from experiments.benchmark import timing
 
 version = torch.__version__
 

@@ -21,9 +21,8 @@ import math
 import urllib.parse
 from pathlib import Path
 
-from cnnjax import atomic, cluster, config_file, data, dataset, workdir
+from cnnjax import atomic, cluster, config_file, data, dataset, jobs, workdir
 from cnnjax.errors import UserError
-from experiments import jobs
 
 LONGEST = 200  # characters of a directory's name; file systems take 255 bytes
 
@@ -31,9 +30,9 @@ LONGEST = 200  # characters of a directory's name; file systems take 255 bytes
 class Run(jobs.Job):
     """One run of a sweep, which notes how it ended in the sweep's table."""
 
-    def __init__(self, config, fields, sweep):
+    def __init__(self, config, fields, sweep, find):
         self.label = name(fields)
-        super().__init__(config, str(sweep / self.label))
+        super().__init__(config, str(sweep / self.label), find(config.experiment))
         self.fields, self.sweep = fields, sweep
 
     def run(self):
@@ -63,17 +62,18 @@ class Run(jobs.Job):
                 and Path(self.directory).is_dir())
 
 
-def run(config, place, file, changed):
+def run(config, place, file, changed, find):
     """Runs at `place` (a jobs.Place) all that the config's file yields and that is not finished.
 
     Args:
       config: with what is `changed`, {field: value}, on the command line.
       file: 'configs/quickstart.py:resnet', what it was read from.
+      find: the name of an experiment -> the function of config and directory that runs it.
 
     Returns whether none failed. Raises UserError, before anything runs, for a wrong sweep.
     """
     directory = Path(place.directory)
-    runs = [Run(*variant(config, fields, changed), directory) for fields in read(file)]
+    runs = [Run(*variant(config, fields, changed), directory, find) for fields in read(file)]
     names = [run.label for run in runs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f'sweep() yields {sorted(twice)[0]} twice')

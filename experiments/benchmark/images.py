@@ -23,7 +23,7 @@ from cnnjax.images import (
     transforms,
 )
 from cnnjax.trained import Trained
-from experiments.benchmark_timing import Unmeasured, advance
+from experiments.benchmark.timing import Unmeasured, advance
 
 UNITS = 32  # visualized at once by us, one after the other in PyTorch, as the tools there do
 LAYERS = ('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1')

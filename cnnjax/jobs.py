@@ -24,7 +24,6 @@ from absl import logging
 
 from cnnjax import cluster, config_file, parallel, workdir
 from cnnjax.errors import UserError
-from experiments import RUNS
 
 # Minutes after which a job must make room, where resources has no timeout_min.
 TIMEOUT = {'slurm': 24 * 60, 'local': 365 * 24 * 60, 'debug': 0}
@@ -36,18 +35,16 @@ ROOT = Path(__file__).parent.parent
 
 
 class Job:
-    """An experiment in its directory: a function without arguments that can be pickled.
+    """An experiment, the function `experiment` of config and directory, in its directory: itself a
+    function without arguments that can be pickled.
 
-    Called again, in another process, it resumes. `label` precedes what is said about it. Raises
-    UserError where there is no such experiment.
+    Called again, in another process, it resumes. `label` precedes what is said about it.
     """
 
     label = ''
 
-    def __init__(self, config, directory):
-        if config.experiment not in RUNS:
-            raise UserError(f"experiment='{config.experiment}' is none of {', '.join(RUNS)}")
-        self.config, self.directory = config, directory
+    def __init__(self, config, directory, experiment):
+        self.config, self.directory, self.experiment = config, directory, experiment
         self.processes, self.verbosity = (None, None, None), logging.ERROR
 
     def __call__(self):
@@ -64,7 +61,7 @@ class Job:
             raise UserError(f"experiment='{self.config.experiment}' runs in one process, on all "
                             f'of its devices; of several processes are {", ".join(SHARED)}')
         with workdir.claim(self.directory, self.config):
-            RUNS[self.config.experiment](self.config, self.directory)
+            self.experiment(self.config, self.directory)
 
     def checkpoint(self):
         """What submitit calls when this process must end: the job that takes its place."""

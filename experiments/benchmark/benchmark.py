@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from cnnjax import atomic, plots, workdir
 from cnnjax.errors import UserError
-from experiments import benchmark_images as images
-from experiments import benchmark_training as training
 from experiments import fields
-from experiments.benchmark_timing import SIZES, Setting, Unmeasured, best, compare, cores
+from experiments.benchmark import images, training
+from experiments.benchmark.timing import SIZES, Setting, Unmeasured, best, compare, cores
 
 # {kind: what measures a row of it}: (network, batch, setting) -> results, or (size, batch, setting)
 NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': training.loop,

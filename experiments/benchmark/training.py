@@ -24,9 +24,9 @@ from jax.sharding import PartitionSpec as P
 from PIL import Image
 
 from cnnjax import data, losses, models, optim, parallel, step, summary, train, workdir
-from experiments.benchmark_timing import Unmeasured, advance, timed
+from experiments.benchmark.timing import Unmeasured, advance, timed
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 IMAGES = {32: 4096, 224: 512}  # random ones, of each size, from which batches are drawn
 CHECKED = 8  # images whose loss must be the same in both
 
