@@ -22,6 +22,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
+from cnnjax import tables
+
 COLLECTIONS = ('params', 'batch_stats')
 
 
@@ -634,11 +636,8 @@ def table(summary):
                       f'{row.params:,}' if row.params else '',
                       f'{row.multiply_adds:,}' if row.multiply_adds else ''))
     lines.append(('total', '', '', '', '', f'{summary.params:,}', f'{summary.multiply_adds:,}'))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ['  '.join(cell.ljust(width) if i < 2 else cell.rjust(width)
-                      for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-            for line in lines]
-    rule = '-' * (sum(widths) + 2 * (len(widths) - 1))
+    text = ['  '.join(line).rstrip() for line in tables.aligned(lines, left=2)]
+    rule = '-' * max(map(len, text))
     image = ' x '.join(map(str, summary.image_shape))
     return '\n'.join([f'{summary.name}, images {image}', rule, text[0], rule, *text[1:-1], rule,
                       text[-1]])

@@ -29,7 +29,7 @@ RANKS = [
     ['cnnjax.layers', 'cnnjax.losses'],
     ['cnnjax.convolution'],
     ['cnnjax.cluster', 'cnnjax.config_file'],
-    ['cnnjax.atomic', 'cnnjax.errors'],
+    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.tables'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])
