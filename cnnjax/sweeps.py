@@ -21,7 +21,7 @@ import math
 import urllib.parse
 from pathlib import Path
 
-from cnnjax import atomic, cluster, config_file, data, dataset, jobs, workdir
+from cnnjax import atomic, cluster, config_file, data, dataset, jobs, tables, workdir
 from cnnjax.errors import UserError
 
 LONGEST = 200  # characters of a directory's name; file systems take 255 bytes
@@ -235,16 +235,12 @@ def ranked(entries):
 
 
 def table(entries):
-    """The entries in Markdown."""
+    """The entries in Markdown, aligned."""
     fields = list(dict.fromkeys(field for entry in entries.values() for field in entry['fields']))
-    rows = [['test error, %', *fields, 'state']]
+    header, rows = ['test error, %', *fields, 'state'], []
     for entry in entries.values():
         state = entry['state']
         rows.append([f'{100 * entry["error"]:.2f}' if 'error' in entry else '',
                      *(str(entry['fields'].get(field, '')) for field in fields),
                      f'{state}: {entry["message"]}' if 'message' in entry else state])
-    rows = [[cell.replace('|', r'\|') for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ['| ' + ' | '.join(map(str.ljust, row, widths)) + ' |' for row in rows]
-    return '\n'.join([lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|',
-                      *lines[1:]]) + '\n'
+    return tables.markdown(header, rows, left=len(header))

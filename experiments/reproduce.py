@@ -8,7 +8,7 @@
 import statistics
 from pathlib import Path
 
-from cnnjax import atomic, cluster, workdir
+from cnnjax import atomic, cluster, tables, workdir
 from cnnjax.errors import UserError
 from configs import reproduce as published
 from experiments import fields, train
@@ -88,8 +88,7 @@ def compare(config, rows):
 
 def markdown(results):
     """The table, of the errors that are the main one or published, and how they were measured."""
-    lines = [f'# {results["recipe"]}: test error on {results["setting"]}, in %', '',
-             '| | paper | ours | difference | seeds |', '|---|---|---|---|---|']
+    rows = []
     for name, error in results['errors'].items():
         if name != 'error' and error['paper'] is None:
             continue
@@ -100,9 +99,11 @@ def markdown(results):
         if error['standard_deviation'] is not None:
             ours += f' ± {error["standard_deviation"]:.2f}'
         seeds = ', '.join(f'{value:.2f}' for value in error['seeds'].values())
-        lines.append(f'| {name} | {paper} | {ours} | {difference} | {seeds} |')
+        rows.append((name, paper, ours, difference, seeds))
+    lines = [f'# {results["recipe"]}: test error on {results["setting"]}, in %', '',
+             tables.markdown(('', 'paper', 'ours', 'difference', 'seeds'), rows)]
     seeds = list(results['errors']['error']['seeds'])
-    lines += ['', f'Ours: the error after the last step ({results["steps"]}, '
+    lines += [f'Ours: the error after the last step ({results["steps"]}, '
               f'{results["epochs"]:.4g} epochs), not that of the best epoch, with '
               + (f'the seeds {seeds[0]} to {seeds[-1]}: mean ± standard deviation of {len(seeds)} '
                  f'runs (its denominator is {len(seeds)} - 1).' if len(seeds) > 1

@@ -14,7 +14,7 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from cnnjax import atomic, plots, workdir
+from cnnjax import atomic, plots, tables, workdir
 from cnnjax.errors import UserError
 from experiments import fields
 from experiments.benchmark import images, training
@@ -74,7 +74,7 @@ def run(config, directory):
         # After every row: a run that is interrupted keeps what it has measured.
         workdir.write_json(directory / 'results.json', results)
     workdir.write_json(directory / 'results.json', results)
-    text = tables(results, before)
+    text = report(results, before)
     atomic.write_text(directory / 'results.md', text)
     print(text, end='')
     if any('ratios' in row for row in results['rows'].values()):
@@ -184,11 +184,10 @@ def milliseconds(times):
 
 
 def markdown(heads, rows):
-    """A table without the columns that are empty in all rows."""
+    """A table without the columns that are empty in all rows, and an empty line."""
     kept = [i for i, _ in enumerate(heads) if any(row[i] for row in rows)]
-    lines = [[heads[i] for i in kept], ['---'] * len(kept), *([row[i] for i in kept]
-                                                             for row in rows)]
-    return '\n'.join([*(f'| {" | ".join(cells)} |' for cells in lines), '', '']) if rows else ''
+    lines = [[row[i] for i in kept] for row in (heads, *rows)]
+    return tables.markdown(lines[0], lines[1:]) + '\n' if rows else ''
 
 
 def ratio(row, side, digits=2):
@@ -203,7 +202,7 @@ def gain(name, row, before):
     return f'{old["cnnjax"]["seconds"] / row["cnnjax"]["seconds"]:.2f}'
 
 
-def tables(results, before):
+def report(results, before):
     """Markdown: the machine, times beside PyTorch's, what a step needs, and the rest."""
     about, rows = results['machine'], results['rows']
     head = [f'{about["device"]}, {about["cores"]} cores ({about["processor"]}'

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, convolution, models, optim, plots, step, workdir
+from cnnjax import atomic, convolution, models, optim, plots, step, tables, workdir
 from experiments import fields
 
 CLOCKS = {'wall': time.perf_counter, 'processor': time.process_time}
@@ -242,7 +242,7 @@ def table(results):
     for title in PARTS.values():
         header += [f'{title}, ms', 'GFLOP/s']
         header += ['PyTorch, ms', 'ratio'] if 'torch' in sides else []
-    lines = [header, ['---'] * len(header)]
+    lines = []
     for row in results['rows']:
         cells = [row['title'], str(row['count']), f'{row["flops"] / 1e9:.3g}']
         for part in PARTS:
@@ -257,8 +257,7 @@ def table(results):
                 other = row['torch'][part]['median']
                 cells += [f'{1e3 * other:.2f}', f'{times["median"] / other:.2f}']
         lines.append(cells)
-    text = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n'
-    return text + '\n' + shares(results)
+    return tables.markdown(header, lines) + '\n' + shares(results)
 
 
 def shares(results):
@@ -280,8 +279,7 @@ def shares(results):
             line += [f'{1e3 * seconds:.1f}', f'{float(line[1]) - 1e3 * seconds:.1f}']
         for line in lines[4:]:
             line += ['', '']
-    rows = [header, ['---'] * len(header), *lines]
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in rows) + '\n'
+    return tables.markdown(header, lines)
 
 
 def draw(results, config, path):

@@ -23,6 +23,7 @@ from cnnjax import (
     plots,
     step,
     summary,
+    tables,
     workdir,
 )
 from cnnjax.collectives import Link
@@ -294,25 +295,20 @@ def compare(config, row, reduced):
     return {**row._asdict(), 'reduction_seconds': after, **efficiencies}
 
 
-def table(header, rows):
-    """Lines of Markdown, an empty one at the end."""
-    return [f'| {" | ".join(map(str, cells))} |' for cells in
-            (header, ['---'] * len(header), *rows)] + ['']
-
-
 def program_table(config, programs):
     return [f'## The compiled step of {config.compiled}, {config.compiled_batch} images per device',
-            '', *table(('parallel', 'devices', 'collectives', 'bytes', 'in loops',
-                        'Mflop per device', 'temporary MB per device'),
-                       [(row['parallel'], row['devices'],
-                         ' '.join([str(row['collectives']), *row['kinds']]), f'{row["bytes"]:,}',
-                         row['in_loops'], f'{row["flops"] / 1e6:,.1f}',
-                         f'{row["temporary_bytes"] / 1e6:.1f}') for row in programs])]
+            '', tables.markdown(
+                ('parallel', 'devices', 'collectives', 'bytes', 'in loops', 'Mflop per device',
+                 'temporary MB per device'),
+                [(row['parallel'], row['devices'],
+                  ' '.join([str(row['collectives']), *row['kinds']]), f'{row["bytes"]:,}',
+                  row['in_loops'], f'{row["flops"] / 1e6:,.1f}',
+                  f'{row["temporary_bytes"] / 1e6:.1f}') for row in programs])]
 
 
 def load_table(config, loads, measured):
     names = dict.fromkeys((*fields.names(config.models), *measured))
-    return ['## What a step reduces', '', *table(
+    return ['## What a step reduces', '', tables.markdown(
         ('network', 'parameters', 'batch statistics', 'metrics', 'arrays', 'MB',
          'ms on one device'),
         [(name, f'{loads[name]["parameters"]:,}', f'{loads[name]["statistics"]:,}',
@@ -336,11 +332,11 @@ def prediction_table(config, where, rows, measured):
         lines.append((name, f'{1e3 * alone:.0f}' + (' (measured)' if name in measured else ''),
                       *(own[devices] for devices in counts)))
     return [f'## {where.title}', '', 'Efficiency in %: without overlap - with all that fits.', '',
-            *table(('network', 'ms on one device', *counts), lines)]
+            tables.markdown(('network', 'ms on one device', *counts), lines)]
 
 
 def published_table(published):
-    return ['## Predicted and measured efficiency', '', *table(
+    return ['## Predicted and measured efficiency', '', tables.markdown(
         ('measurement', 'devices', 'without overlap', 'with overlap', 'measured'),
         [(row['what'], f'{row["before"]} -> {row["devices"]}', f'{100 * row["sequential"]:.0f} %',
           f'{100 * row["overlapped"]:.0f} %', f'{100 * row["efficiency"]:.0f} %')
