@@ -7,7 +7,7 @@ import pytest
 
 from cnnjax.errors import UserError
 from configs import benchmark as configs
-from experiments.benchmark import benchmark, images, timing, training
+from experiments.benchmark import benchmark, images, runs, timing, training
 from experiments.benchmark.timing import Unmeasured
 
 TINY = {'model.widths': (4, 4), 'model.blocks': (1, 1), 'padding': 1}
@@ -48,7 +48,7 @@ def test_images_are_timed_and_written(config, tmp_path, monkeypatch):
 
 def test_a_network_is_timed_and_written(config, tmp_path, monkeypatch):
     """Its training, several steps in a program, inference, the loop, the start."""
-    monkeypatch.setattr(training, 'first_step', lambda command, programs: len(programs))
+    monkeypatch.setattr(runs, 'first_step', lambda command, programs: len(programs))
     config.rows, config.steps_per_call = 'train_tiny,infer_tiny:2,loop_tiny,compile_tiny', 2
     benchmark.run(config, tmp_path)
     found, text = results(tmp_path), (tmp_path / 'results.md').read_text()
@@ -121,9 +121,9 @@ def test_a_row_that_cannot_be_measured_says_why_and_the_others_go_on(config, tmp
 
 def test_the_first_step_is_waited_for():
     said = "print('digits'); print('first step after 2.0 s (compilation)')"
-    assert 0 < training.first_step([sys.executable, '-c', said], 'programs') < 60
+    assert 0 < runs.first_step([sys.executable, '-c', said], 'programs') < 60
     with pytest.raises(Unmeasured, match='the training ended: no data'):
-        training.first_step([sys.executable, '-c', "print('no data')"], 'programs')
+        runs.first_step([sys.executable, '-c', "print('no data')"], 'programs')
 
 
 def test_the_best_of_a_device():

@@ -1,7 +1,7 @@
 """The speed of this library, beside the same in PyTorch where that is installed.
 
-Here are the rows, the tables and the picture. benchmark_training.py and benchmark_images.py have
-what is measured, benchmark_torch.py the PyTorch side, benchmark_timing.py how times are taken.
+Here are the rows, the tables and the picture. training.py, runs.py and images.py have what is
+measured, torch_steps.py and torch_networks.py the PyTorch side, timing.py how times are taken.
 """
 
 import functools
@@ -17,12 +17,12 @@ from tqdm import tqdm
 from cnnjax import atomic, plots, tables, workdir
 from cnnjax.errors import UserError
 from experiments import fields
-from experiments.benchmark import images, training
+from experiments.benchmark import images, runs, training
 from experiments.benchmark.timing import SIZES, Setting, Unmeasured, best, compare, cores
 
 # {kind: what measures a row of it}: (network, batch, setting) -> results, or (size, batch, setting)
-NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': training.loop,
-            'compile': training.compilation}
+NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': runs.loop,
+            'compile': runs.compilation}
 IMAGES = {'style': images.optimization(images.style),
           'visualization': images.optimization(images.visualization),
           'units': images.optimization(images.units), 'input': images.reading}
@@ -121,17 +121,17 @@ def attempt(measure):
 
 
 def load_torch(config):
-    """benchmark_torch.py, None where torch is not installed."""
+    """The module torch_steps, None where torch is not installed."""
     if not config.torch:
         return None
     try:
-        from experiments import benchmark_torch
+        from experiments.benchmark import torch_steps
     except ImportError:
         print('torch is not installed: cnnjax alone is measured (pip install torch==2.13.0)')
         return None
     accelerator = jax.default_backend() != 'cpu'
     if accelerator and not (jax.default_backend() == 'gpu'
-                            and benchmark_torch.torch.cuda.is_available()):
+                            and torch_steps.torch.cuda.is_available()):
         print(f'torch does not run on {jax.devices()[0].device_kind} here: cnnjax alone is '
               'measured')
         return None
@@ -139,8 +139,8 @@ def load_torch(config):
                        'XLA_PYTHON_CLIENT_MEM_FRACTION'} & os.environ.keys():
         raise UserError('jax takes three quarters of the memory at its start, and torch needs '
                         'some: set XLA_PYTHON_CLIENT_PREALLOCATE=false')
-    benchmark_torch.prepare()
-    return benchmark_torch
+    torch_steps.prepare()
+    return torch_steps
 
 
 def machine(torch, dtype):

@@ -92,9 +92,9 @@ def units(size):
 class Torch:
     """The same computations with the same weights in PyTorch, channels last."""
 
-    def __init__(self, module, network):  # benchmark_torch.py
+    def __init__(self, module, network):  # the module is torch_steps
         torch = self.torch = module.torch
-        self.device = module.device()
+        self.device = module.networks.device()
         params, self.layers = network.variables['params'], {}
         pools = {models.POOLS['max']: torch.nn.MaxPool2d,
                  models.POOLS['average']: torch.nn.AvgPool2d}
@@ -226,9 +226,9 @@ def photographs(directory):
 
 
 def torch_reading(module, directory, size, batch):
-    """A step that reads a batch as torchvision's examples do. `module` is benchmark_torch.py."""
+    """A step that reads a batch as torchvision's examples do. `module` is torch_steps."""
     torch = module.torch
-    datasets, vision = module.torchvision('datasets'), module.torchvision('transforms')
+    datasets, vision = map(module.networks.torchvision, ('datasets', 'transforms'))
     folder = datasets.ImageFolder(directory, vision.Compose([
         vision.RandomResizedCrop(size), vision.RandomHorizontalFlip(), vision.ToTensor(),
         vision.Normalize(*IMAGENET.tolist())]))

@@ -22,7 +22,7 @@ class Unmeasured(Exception):
 class Setting(NamedTuple):
     """What the rows have in common."""
 
-    torch: Any  # benchmark_torch.py, None where torch is not installed
+    torch: Any  # the module torch_steps, None where torch is not installed
     dtype: str
     steps_per_call: int  # of a training on an accelerator
     compile_mode: str  # of torch.compile; '': not measured

@@ -1,0 +1,254 @@
+"""The networks of the benchmark in PyTorch. Needs torch.
+
+resnet50, densenet121 and VGG-16 are torchvision's. Nobody ships the others in PyTorch's usual
+packages; here they are as one writes them there, with our names of the layers.
+"""
+
+import importlib
+import random
+import re
+from collections import OrderedDict
+
+import jax
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flax import traverse_util
+from torch import nn
+from torch.utils import checkpoint
+
+from cnnjax import weights
+from experiments.benchmark.timing import Unmeasured
+
+
+def conv3x3(inputs, outputs, stride=1):
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+class Block(nn.Module):
+    """He et al. 2015, figure 5, left, with shortcut A."""
+
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        self.conv1, self.bn1 = conv3x3(inputs, width, stride), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv3x3(width, width), nn.BatchNorm2d(width)
+        self.stride, self.more = stride, width - inputs
+
+    def shortcut(self, x):
+        if self.stride == 1 and not self.more:
+            return x
+        return F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, 0, self.more))
+
+    def forward(self, x, keep=1.0):
+        if keep is False:
+            return F.relu(self.shortcut(x))
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(self.shortcut(x) + (y if keep in (1.0, True) else keep * y))
+
+
+class ResNet(nn.Module):
+    """He et al. 2015, section 4.2; with stochastic depth, Huang et al. 2016, closed blocks are
+    skipped by Python."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.conv1 = conv3x3(3, net.widths[0])
+        self.bn1 = nn.BatchNorm2d(net.widths[0])
+        self.survival, self.names, inputs = net.survival, [], net.widths[0]
+        for i, (width, count) in enumerate(zip(net.widths, net.blocks, strict=True), 2):
+            for j in range(1, count + 1):
+                self.names.append(f'conv{i}_{j}')
+                setattr(self, self.names[-1], Block(inputs, width, 2 if i > 2 and j == 1 else 1))
+                inputs = width
+        self.fc = nn.Linear(inputs, net.num_classes)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        for i, name in enumerate(self.names, 1):
+            keep = 1 - i / len(self.names) * (1 - self.survival)
+            if self.training and self.survival < 1:
+                keep = random.random() < keep
+            x = getattr(self, name)(x, keep)
+        return self.fc(x.mean((2, 3)))
+
+
+class Bottleneck(nn.Module):
+    """Huang et al. 2016, section 3: BN-ReLU-conv1x1, BN-ReLU-conv3x3."""
+
+    def __init__(self, inputs, growth):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, 4 * growth, 1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(4 * growth), conv3x3(4 * growth, growth)
+
+    def forward(self, *features):
+        x = self.conv1(F.relu(self.bn1(torch.cat(features, 1))))
+        return self.conv2(F.relu(self.bn2(x)))
+
+
+class Transition(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.bn, self.conv = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x):
+        return F.avg_pool2d(self.conv(F.relu(self.bn(x))), 2)
+
+
+class DenseNet(nn.Module):
+    """DenseNet-BC for 32 x 32 images; with `remat`, layers are computed again for the gradient."""
+
+    def __init__(self, net):
+        super().__init__()
+        width, growth = net.stem_width, net.growth
+        self.conv0, self.depths, self.remat = conv3x3(3, width), net.layers_per_block, net.remat
+        for i, depth in enumerate(self.depths, 1):
+            for j in range(1, depth + 1):
+                setattr(self, f'block{i}_layer{j}', Bottleneck(width, growth))
+                width += growth
+            if i < len(self.depths):
+                before, width = width, int(net.compression * width)
+                setattr(self, f'transition{i}', Transition(before, width))
+        self.bn, self.fc = nn.BatchNorm2d(width), nn.Linear(width, net.num_classes)
+
+    def forward(self, x):
+        x = self.conv0(x)
+        for i, depth in enumerate(self.depths, 1):
+            features = [x]
+            for j in range(1, depth + 1):
+                layer = getattr(self, f'block{i}_layer{j}')
+                features.append(checkpoint.checkpoint(layer, *features, use_reentrant=False)
+                                if self.remat and self.training else layer(*features))
+            x = torch.cat(features, 1)
+            if i < len(self.depths):
+                x = getattr(self, f'transition{i}')(x)
+        return self.fc(F.relu(self.bn(x)).mean((2, 3)))
+
+
+class Unit(nn.Module):
+    """Larsson et al. 2016: convolution, dropout, batch normalization, ReLU."""
+
+    def __init__(self, inputs, width, dropout):
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(inputs, width, 3, padding=1), nn.Dropout(dropout)
+        self.bn, self.bn_column = (nn.BatchNorm2d(width, affine=False) for _ in range(2))
+
+    def forward(self, x, alone=False):
+        return F.relu((self.bn_column if alone else self.bn)(self.drop(self.conv(x))))
+
+
+class FractalNet(nn.Module):
+    """Local drop-path by weights, as ours; global drop-path skips by Python."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.columns, self.blocks, inputs = net.columns, len(net.widths), 3
+        self.local_rate, self.global_rate = net.local_drop_path, net.global_drop_path
+        for b, (width, rate) in enumerate(zip(net.widths, net.dropout, strict=True), 1):
+            for c in range(1, net.columns + 1):
+                for i in range(1, 2 ** (c - 1) + 1):
+                    setattr(self, f'block{b}_column{c}_unit{i}',
+                            Unit(inputs if i == 1 else width, width, rate))
+            inputs = width
+        self.fc = nn.Linear(inputs, net.num_classes)
+
+    def forward(self, x):
+        alone = self.training and self.global_rate and random.random() < self.global_rate
+        x = self.column(x, random.randint(1, self.columns)) if alone else self.fractal(x)
+        return self.fc(x.flatten(1))
+
+    def column(self, x, c):
+        for b in range(1, self.blocks + 1):
+            for i in range(1, 2 ** (c - 1) + 1):
+                x = getattr(self, f'block{b}_column{c}_unit{i}')(x, alone=True)
+            x = F.max_pool2d(x, 2)
+        return x
+
+    def fractal(self, x):
+        depth = 2 ** (self.columns - 1)
+        for b in range(1, self.blocks + 1):
+            values = dict.fromkeys(range(1, self.columns + 1), x)
+            for t in range(1, depth + 1):
+                ending = [c for c in values if t * 2 ** (c - 1) % depth == 0]
+                for c in ending:
+                    unit = getattr(self, f'block{b}_column{c}_unit{t * 2 ** (c - 1) // depth}')
+                    values[c] = unit(values[c])
+                    if t == depth:
+                        values[c] = F.max_pool2d(values[c], 2)
+                x = self.join([values[c] for c in ending])
+                values |= dict.fromkeys(ending, x)
+        return x
+
+    def join(self, inputs):
+        if len(inputs) == 1:
+            return inputs[0]
+        if not (self.training and self.local_rate):
+            return sum(inputs) / len(inputs)
+        device = inputs[0].device
+        keep = torch.rand(len(inputs), device=device) >= self.local_rate
+        one = torch.arange(len(inputs), device=device) == torch.randint(len(inputs), (),
+                                                                        device=device)
+        keep = torch.where(keep.any(), keep, one).to(inputs[0].dtype)
+        return sum(weight * x for weight, x in zip(keep / keep.sum(), inputs, strict=True))
+
+
+def torchvision(part):
+    """torchvision's module of this name. Raises Unmeasured where it cannot be imported."""
+    try:
+        return importlib.import_module(f'torchvision.{part}')
+    except (ImportError, RuntimeError) as error:  # the latter: made for another torch
+        raise Unmeasured(f'torchvision cannot be imported ({error}): pip install '
+                                'torchvision, of the release that goes with torch') from None
+
+
+def published(name, net):
+    """torchvision's network; of VGG without hidden layers a single full one remains."""
+    network = getattr(torchvision('models'), name)(num_classes=net.num_classes)
+    if name.startswith('vgg') and not net.hidden:
+        network.avgpool = nn.Identity()
+        network.classifier = nn.Sequential(OrderedDict(
+            {'6': nn.Linear(net.widths[-1], net.num_classes)}))
+    return network
+
+
+FAMILIES = {'ResNet': ResNet, 'DenseNet': DenseNet, 'FractalNet': FractalNet}
+
+
+def build(name, net, variables, side):
+    """The PyTorch network that `net`, our `name`, is, with a copy of our parameters, in training.
+
+    Raises Unmeasured without torchvision where it is torchvision's; AssertionError where the two
+    have other parameters.
+    """
+    known = next((each for each in weights.COUNTERPARTS if name in each.networks), None)
+    network = published(name, net) if known else FAMILIES[type(net).__name__](net)
+    rules = (known.rules.get('torchvision') or known.rules['timm'])(net) if known else []
+    parameters = dict(network.named_parameters())
+    with torch.no_grad():
+        for path, leaf in traverse_util.flatten_dict(variables['params']).items():
+            layer, array = '/'.join(path[:-1]), np.array(leaf)
+            if array.ndim == 4:
+                array = array.transpose(3, 2, 0, 1)
+            elif array.ndim == 2 and known and layer in known.flat:  # torch flattens [C, H, W]
+                array = array.reshape(side // 32, side // 32, -1, array.shape[-1])
+                array = array.transpose(3, 2, 0, 1).reshape(array.shape[-1], -1)
+            elif array.ndim == 2:
+                array = array.T
+            theirs = parameters.pop(f'{renamed(layer, rules)}.{weights.LEAVES[path[-1]]}')
+            assert theirs.shape == array.shape, f'{name}: {layer} is {tuple(theirs.shape)} there'
+            theirs.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+    assert not parameters, f'{name} has more parameters in PyTorch: {", ".join(parameters)}'
+    return network.to(device(), memory_format=torch.channels_last).train()
+
+
+def renamed(layer, rules):
+    for pattern, replacement in rules:
+        if match := re.fullmatch(pattern, layer):
+            return replacement(match) if callable(replacement) else match.expand(replacement)
+    return layer.replace('/', '.')
+
+
+def device():
+    """PyTorch's name of the device that jax runs on."""
+    return 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
