@@ -10,9 +10,7 @@ The function stands beside get_config, takes the same argument, and yields {fiel
             yield {'learning_rate': learning_rate, 'model.name': 'resnet32'}
 """
 
-import contextlib
 import copy
-import fcntl
 import functools
 import hashlib
 import inspect
@@ -218,10 +216,7 @@ def _entry(entry):
 def record(directory, entries):
     """Adds entries to sweep.json and sweep.md; the runs of an array do so at the same time."""
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / 'sweep.lock').open('a') as file:
-        with contextlib.suppress(OSError):  # a file system that has no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with workdir.lock(directory, 'sweep.lock', wait=True):
         entries = ranked(read_entries(directory) | entries)
         workdir.write_json(directory / 'sweep.json',
                            [{'name': name, **entry} for name, entry in entries.items()])

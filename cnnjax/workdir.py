@@ -131,13 +131,14 @@ def _names(workdir):
 
 
 @contextlib.contextmanager
-def lock(workdir):
-    """Holds the directory for this process. The system frees it even where that is killed.
+def lock(workdir, name=LOCK, wait=False):
+    """Holds the directory, or what the file `name` in it stands for, for this process; with `wait`
+    after the others. The system frees it even where the process is killed.
 
     Raises:
       UserError: another process holds it, or it cannot be written.
     """
-    path = Path(workdir) / LOCK
+    path = Path(workdir) / name
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +146,7 @@ def lock(workdir):
         except OSError as error:
             raise UserError(f'workdir={workdir} cannot be written: {error.strerror}') from None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise UserError(f'another run writes in {workdir} ({file.read().strip()}): wait for '
