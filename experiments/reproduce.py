@@ -15,7 +15,8 @@ from experiments import fields, train
 
 
 def run(config, directory):
-    """Trains what is not finished yet, one seed after another, and writes both after each."""
+    """Trains the seeds that are not finished, one after another, and writes the results after each.
+    """
     check(config)
     directory = Path(directory)
     rows = {}
@@ -53,7 +54,7 @@ def check(config):
 
 
 def setting(recipe):
-    """'cifar10', 'cifar10+' with flips or translations, 'cifar10++' where these reflect."""
+    """'cifar10'; 'cifar10+' with flips or translations; 'cifar10++' with reflecting borders."""
     augmented = bool(recipe.flip or recipe.padding)
     reflected = bool(recipe.padding and recipe.padding_mode == 'reflect')
     return recipe.dataset + '+' * (augmented + reflected)
@@ -87,7 +88,7 @@ def compare(config, rows):
 
 
 def markdown(results):
-    """The table, of the errors that are the main one or published, and how they were measured."""
+    """The table of the main error and of those that were published, and how they were measured."""
     rows = []
     for name, error in results['errors'].items():
         if name != 'error' and error['paper'] is None:

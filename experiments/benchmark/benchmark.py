@@ -1,7 +1,7 @@
-"""The speed of this library, beside the same in PyTorch where that is installed.
+"""The speed of this library, beside that of PyTorch where it is installed.
 
-Here are the rows, the tables and the picture. training.py, runs.py and images.py have what is
-measured, torch_steps.py and torch_networks.py the PyTorch side, timing.py how times are taken.
+This file has the rows, the tables and the picture. training.py, runs.py and images.py measure our
+side, torch_steps.py and torch_networks.py are PyTorch's side, and timing.py takes the times.
 """
 
 import functools
@@ -20,7 +20,8 @@ from experiments import fields
 from experiments.benchmark import images, runs, training
 from experiments.benchmark.timing import SIZES, Setting, Unmeasured, best, compare, cores
 
-# {kind: what measures a row of it}: (network, batch, setting) -> results, or (size, batch, setting)
+# The function that measures a row of each kind: of (network, batch, setting) in NETWORKS, and of
+# (size, batch, setting) in IMAGES.
 NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': runs.loop,
             'compile': runs.compilation}
 IMAGES = {'style': images.optimization(images.style),
@@ -29,9 +30,11 @@ IMAGES = {'style': images.optimization(images.style),
 TITLES = {'train': 'Training steps', 'infer': 'Inference', 'loop': "The training's loop",
           'compile': 'Time to the first step', 'style': 'Optimizing images', 'visualization':
           'Optimizing images', 'units': 'Optimizing images', 'input': 'Reading images'}
-INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the first that the processor has
+INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the first that it has is shown
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.I)
-LARGE = {False: 8, True: 256}  # images of an inference beside single ones, on an accelerator
+# Inference is measured with single images and with batches of this size, by whether there is an
+# accelerator.
+LARGE = {False: 8, True: 256}
 
 
 def run(config, directory):
@@ -70,8 +73,8 @@ def run(config, directory):
         if setting.best.cache_info().currsize:
             results['best'] = setting.best()
         peak = (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
-        results['peak_bytes_in_use'] = peak  # of the whole run so far
-        # After every row: a run that is interrupted keeps what it has measured.
+        results['peak_bytes_in_use'] = peak  # the peak of the whole run so far
+        # Written after every row, so that an interrupted run keeps what it has measured.
         workdir.write_json(directory / 'results.json', results)
     workdir.write_json(directory / 'results.json', results)
     text = report(results, before)
@@ -85,7 +88,8 @@ def run(config, directory):
 def parse(row, accelerator):
     """'train_resnet20:64' -> [(name, what measures it, network or size, batch)].
 
-    Without a batch it is the one of NETWORKS; inference then has two rows, one with single images.
+    Without a batch, the row takes the network's usual one; inference then has two rows, one of them
+    with single images.
     """
     name, colon, number = row.partition(':')
     kind, _, what = name.partition('_')
@@ -108,12 +112,12 @@ def parse(row, accelerator):
 
 
 def attempt(measure):
-    """What `measure` returns, or, where it cannot, why."""
+    """What `measure` returns or, if it fails, the reason in words."""
     try:
         return measure()
     except (Unmeasured, UserError) as error:
         return str(error)
-    except (MemoryError, RuntimeError) as error:  # jax's and torch's errors are of the latter kind
+    except (MemoryError, RuntimeError) as error:  # jax and torch raise the latter
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, MemoryError) or EXHAUSTED.search(str(error)):
             return f'out of memory: take a smaller batch ({reason})'
@@ -144,7 +148,7 @@ def load_torch(config):
 
 
 def machine(torch, dtype):
-    """What was measured on, in words that name no host."""
+    """A description of the machine that does not name the host."""
     try:
         known = Path('/proc/cpuinfo').read_text().split()
     except OSError:
@@ -157,7 +161,7 @@ def machine(torch, dtype):
 
 
 def earlier(path):
-    """The results of an earlier run, {} for ''."""
+    """The results of an earlier run; {} if no path is given."""
     if not path:
         return {}
     found = workdir.read_json(path)
@@ -167,7 +171,7 @@ def earlier(path):
 
 
 def line(name, row):
-    """A row in short, told when it is measured."""
+    """The line that is printed when a row has been measured."""
     if 'cold' in row:
         return f'{name}: {row["cold"]:.1f} s, with the programs kept {row["warm"]:.1f} s'
     ratios = ''.join(f'  {side} {ratio:.2f}x' for side, ratio in row['ratios'].items())
@@ -195,7 +199,7 @@ def ratio(row, side, digits=2):
 
 
 def gain(name, row, before):
-    """Before / after: above 1, it became faster."""
+    """The time before divided by the time now: above 1, the step became faster."""
     old = before.get('rows', {}).get(name, {})
     if 'cnnjax' not in old or old.get('batch') != row.get('batch'):
         return ''
@@ -203,7 +207,8 @@ def gain(name, row, before):
 
 
 def report(results, before):
-    """Markdown: the machine, times beside PyTorch's, what a step needs, and the rest."""
+    """The report in Markdown: the machine, the times beside PyTorch's, what a step needs, and the
+    rest."""
     about, rows = results['machine'], results['rows']
     head = [f'{about["device"]}, {about["cores"]} cores ({about["processor"]}'
             + (f', {about["instructions"]}' if about['instructions'] else '') + ')',
@@ -236,7 +241,8 @@ def report(results, before):
 
 
 def needs(results):
-    """What training steps need: memory, operations, and how near they are to the best."""
+    """The tables of what training steps need: memory, operations, and how near they come to the
+    best that the device can do."""
     def size(row, side):
         found = row['memory'].get(side)
         return f'{found / 2**20:.0f}' if found else ''
@@ -268,8 +274,8 @@ SIDES = {'torch': ('PyTorch', 'tab:orange'), 'torch_compile': ('torch.compile', 
 
 
 def draw(results, path):
-    """Bars: the time of each other side over ours, grouped."""
-    from matplotlib.figure import Figure  # here: half a second that others need not pay
+    """Draws bars, in groups: the time of each other side divided by ours."""
+    from matplotlib.figure import Figure  # imported here because it takes half a second
 
     groups = {}
     for name, row in results['rows'].items():

@@ -1,4 +1,5 @@
-"""What the scaling model knows of clusters: their links, and efficiencies that others measured."""
+"""Clusters for the scaling model: the speeds of their links, and efficiencies measured by others.
+"""
 
 from typing import NamedTuple
 
@@ -6,16 +7,18 @@ from cnnjax.collectives import Link
 
 
 class Cluster(NamedTuple):
-    """Devices in nodes. Bandwidths are one way, in bytes/s: vendors often add up both ways."""
+    """Devices in nodes. Bandwidths are those of one direction, in bytes/s: vendors often give the
+    sum of both directions."""
 
     title: str
     per_node: int
-    inside: Link | None  # of a device; None where a node has one device
-    between: Link  # of a node, over all of its network cards
-    most: int  # devices that such a cluster can have
+    inside: Link | None  # the link of a device to others in its node; None for nodes of one device
+    between: Link  # the link of a node to others, all of its network cards together
+    most: int  # the largest number of devices that such a cluster can have
 
 
-# Speeds are the vendors', latencies assumptions of the usual order; nccl-tests measures both.
+# The speeds are those that vendors publish; the latencies are assumptions of the usual order.
+# nccl-tests measures both.
 NVLINK_1, NVLINK_2, NVLINK_3, NVLINK_4 = (Link(bandwidth, 2e-6) for bandwidth in (
     80e9, 150e9, 300e9, 450e9))  # P100, V100, A100 and H100: 160, 300, 600, 900 GB/s both ways
 UNLIMITED = 2 ** 20
@@ -39,14 +42,15 @@ CLUSTERS = {
 
 
 class Published(NamedTuple):
-    """A measured efficiency: images/s per device with `devices`, over that with `before`."""
+    """A measured efficiency: images/s per device on `devices` devices, divided by images/s per
+    device on `before` devices."""
 
     what: str
     model: str
     cluster: str
     before: int
     devices: int
-    seconds: float  # of a step with `before` devices
+    seconds: float  # how long a step takes on `before` devices
     efficiency: float
 
 

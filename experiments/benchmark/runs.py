@@ -33,7 +33,7 @@ def pictures(directory, side, classes, train_images, test_images):
 
 
 def loop(name, batch, setting):
-    """A whole short training, by train.train, beside its bare step: what the loop costs."""
+    """What the loop costs: a whole short training, by train.train, beside its bare step."""
     network, arrays = training.NETWORKS[name], training.examples(name, batch)
     made = training.parts(name, batch, setting.dtype, arrays['image'])
     state = step.create(made.net, made.tx, jax.random.key(0), arrays['image'].shape[1:])
@@ -48,7 +48,7 @@ def loop(name, batch, setting):
             'test_split': 'test', 'image_size': network.side, 'steps': 4 * every, 'drops': (),
             'warmup': 0.0, 'report_every': every, 'eval_every': 0.0, 'checkpoint_every': 0.0,
             'eval_batch_size': 2})
-        with contextlib.redirect_stdout(io.StringIO()):  # its reports
+        with contextlib.redirect_stdout(io.StringIO()):  # hides its reports
             train.train(config, Path(directory) / 'run')
         rows = workdir.read_metrics(Path(directory) / 'run')
     taken = [batch / row['images_per_second'] for row in rows[1:]]
@@ -59,8 +59,8 @@ def loop(name, batch, setting):
 
 
 def compilation(name, batch, setting):
-    """Seconds from the command to the end of a training's first step, without any programs of
-    earlier starts and with them."""
+    """Seconds from the command to the end of a training's first step: without the compiled programs
+    of an earlier start, and with them."""
     network, result = training.NETWORKS[name], {'batch': batch}
     file, argument = network.config.split(':')
     with tempfile.TemporaryDirectory() as directory:

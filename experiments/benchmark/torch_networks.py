@@ -1,7 +1,7 @@
 """The networks of the benchmark in PyTorch. Needs torch.
 
-resnet50, densenet121 and VGG-16 are torchvision's. Nobody ships the others in PyTorch's usual
-packages; here they are as one writes them there, with our names of the layers.
+resnet50, densenet121 and VGG-16 are torchvision's. No usual package of PyTorch has the others: they
+are written here as is usual in PyTorch, with our names for the layers.
 """
 
 import importlib
@@ -197,7 +197,7 @@ def torchvision(part):
     """torchvision's module of this name. Raises Unmeasured where it cannot be imported."""
     try:
         return importlib.import_module(f'torchvision.{part}')
-    except (ImportError, RuntimeError) as error:  # the latter: made for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it was made for another torch
         raise Unmeasured(f'torchvision cannot be imported ({error}): pip install '
                                 'torchvision, of the release that goes with torch') from None
 
@@ -216,10 +216,11 @@ FAMILIES = {'ResNet': ResNet, 'DenseNet': DenseNet, 'FractalNet': FractalNet}
 
 
 def build(name, net, variables, side):
-    """The PyTorch network that `net`, our `name`, is, with a copy of our parameters, in training.
+    """The network `net`, whose name is `name`, in PyTorch, with a copy of our parameters, in
+    training mode.
 
-    Raises Unmeasured without torchvision where it is torchvision's; AssertionError where the two
-    have other parameters.
+    Raises Unmeasured if it is torchvision's and that is not installed; AssertionError if the two
+    have different parameters.
     """
     known = next((each for each in weights.COUNTERPARTS if name in each.networks), None)
     network = published(name, net) if known else FAMILIES[type(net).__name__](net)

@@ -1,4 +1,4 @@
-"""The PyTorch side of the benchmark: a training step, inference. Needs torch."""
+"""PyTorch's side of the benchmark: training steps and inference. Needs torch."""
 
 import contextlib
 import functools
@@ -71,9 +71,10 @@ class Data:
 
 
 def training(network, data, recipe, compile_mode=''):
-    """A side of `compare`: a function that does so many steps of SGD and waits for the last.
+    """A side of `compare`: a function that takes a number, does as many steps of SGD and waits for
+    the last.
 
-    `recipe` is the config of ours. With `compile_mode`, augmentation, network and loss are
+    `recipe` is the config of our side. With `compile_mode`, augmentation, network and loss are
     compiled; the optimizer is one fused operation in any case.
     """
     kernels = [p for p in network.parameters() if p.ndim > 1]
@@ -90,8 +91,8 @@ def training(network, data, recipe, compile_mode=''):
         [group for group in groups if group['params']], recipe.learning_rate, recipe.momentum,
         nesterov=recipe.nesterov, fused=True)
 
-    # What chance leaves out has zeros for gradients, not none: it decays, as in ours, and the fused
-    # SGD of torch 2.13 fails where only some parameters have gone before.
+    # Parameters that chance leaves out of a step get gradients of zero, not none: they then decay,
+    # as on our side, and the fused SGD of torch 2.13 fails where only some have momentum already.
     skips = getattr(network, 'survival', 1) < 1 or getattr(network, 'global_rate', 0) > 0
     if skips:
         for parameter in network.parameters():
@@ -140,7 +141,7 @@ def inference(network, data, batch, dtype, compile_mode=''):
 
 
 def loss_of(network, data, count):
-    """The loss of the first images, in training, but nothing dropped and nothing rounded."""
+    """The loss of the first images in training mode, without dropout and without rounding."""
     chances = {module: module.p for module in network.modules() if isinstance(module, nn.Dropout)}
     rates = {name: getattr(network, name) for name in ('survival', 'local_rate', 'global_rate')
              if hasattr(network, name)}
@@ -163,7 +164,7 @@ def loss_of(network, data, count):
 
 
 def peak_memory(steps):
-    """Bytes of the device that tensors took at most during a step; None on CPUs, where PyTorch
+    """The most bytes that tensors took on the device during a step; None on CPUs, where PyTorch
     does not count them."""
     if networks.device() != 'cuda':
         return None
@@ -174,6 +175,6 @@ def peak_memory(steps):
 
 
 def release():
-    """Gives memory that is not used back to the device, for the other side."""
+    """Gives unused memory back to the device, for our side."""
     if networks.device() == 'cuda':
         torch.cuda.empty_cache()

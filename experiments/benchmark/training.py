@@ -17,21 +17,21 @@ from jax.sharding import PartitionSpec as P
 from cnnjax import data, losses, models, optim, parallel, step, summary, train
 from experiments.benchmark.timing import Unmeasured, advance, timed
 
-IMAGES = {32: 4096, 224: 512}  # random ones, of each size, from which batches are drawn
-CHECKED = 8  # images whose loss must be the same in both
+IMAGES = {32: 4096, 224: 512}  # {side: how many random images there are to draw batches from}
+CHECKED = 8  # the loss of so many images must be the same in both
 
 
 class Network(NamedTuple):
     """A recipe, and what the benchmark changes in it."""
 
-    config: str  # its file and argument
-    side: int  # of the images
+    config: str  # the recipe's file and argument
+    side: int  # the side of its images
     classes: int
-    batch: int  # on a CPU
+    batch: int  # the batch on a CPU
     large: int  # the batch on an accelerator
     changes: dict = {}
-    plain: dict = {}  # the other side of ours: the same network without what is measured
-    chance: bool = False  # decides how much of the network runs
+    plain: dict = {}  # the changes of another side: our network without what is measured
+    chance: bool = False  # whether chance decides how much of the network runs
 
 
 # CIFAR's recipes, at the papers' batch sizes on accelerators. There is none for VGG-16 on CIFAR:
@@ -47,7 +47,7 @@ NETWORKS = {
     'densenet_bc_l100_k12_remat': Network(
         'cifar:densenet_bc_l100_k12', 32, 10, 16, 64, {'model.remat': True},
         {'model.remat': False}),
-    # Always the fractal, never a column: the two sides would draw other ones.
+    # Always the whole fractal, never one column: the two sides would draw different columns.
     'fractalnet20':         Network('cifar:fractalnet20', 32, 10, 32, 100,
                                     {'model.global_drop_path': 0.0}),
     'fractalnet20_columns': Network('cifar:fractalnet20', 32, 10, 32, 100,
@@ -191,7 +191,7 @@ def training(name, batch, setting):
             sides['torch'] = setting.torch.training(*theirs, made.config)
             if (peak := setting.torch.peak_memory(sides['torch'])) is not None:
                 facts['memory']['torch'] = peak
-            if setting.compile_mode and not network.chance:  # it would compile every combination
+            if setting.compile_mode and not network.chance:  # each combination would compile
                 add_compiled(sides, facts, setting.torch.training(*theirs, made.config,
                                                                   setting.compile_mode))
         result = setting.measure(sides, f'train_{name}', chance=network.chance)
@@ -250,7 +250,8 @@ def compare_losses(name, made, state, arrays, network, there, setting):
                                    rngs={'drop_path': jax.random.key(0)})
         return losses.cross_entropy(logits, labels).mean()
 
-    # A GPU would round the products of float32 to TF32. A CPU does not, and checks what is timed.
+    # A GPU would round products of float32 to TF32. A CPU does not: the program that is checked is
+    # the one that is timed.
     precision = None if jax.default_backend() == 'cpu' else 'highest'
     with jax.default_matmul_precision(precision):
         ours = float(loss(state.params, state.batch_stats, arrays['image'][:count],
