@@ -73,8 +73,8 @@ def run(config, directory):
         peak = (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
         results['peak_bytes_in_use'] = peak  # of the whole run so far
         # After every row: a run that is interrupted keeps what it has measured.
-        workdir.write_json(directory / 'results.json', results)
-    workdir.write_json(directory / 'results.json', results)
+        atomic.write_json(directory / 'results.json', results)
+    atomic.write_json(directory / 'results.json', results)
     text = tables(results, before)
     atomic.write_text(directory / 'results.md', text)
     print(text, end='')
@@ -161,7 +161,7 @@ def earlier(path):
     """The results of an earlier run, {} for ''."""
     if not path:
         return {}
-    found = workdir.read_json(path)
+    found = atomic.read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get('rows'), dict):
         raise UserError(f"compare_to='{path}' is no results.json of this benchmark")
     return found

@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from PIL import Image
 
-from cnnjax import data, losses, models, optim, parallel, step, summary, train, workdir
+from cnnjax import data, losses, models, optim, parallel, reports, step, summary, train
 from experiments.benchmark_timing import Unmeasured, advance, timed
 
 ROOT = Path(__file__).parent.parent
@@ -338,7 +338,7 @@ def loop(name, batch, setting):
             'eval_batch_size': 2})
         with contextlib.redirect_stdout(io.StringIO()):  # its reports
             train.train(config, Path(directory) / 'run')
-        rows = workdir.read_metrics(Path(directory) / 'run')
+        rows = reports.read_metrics(Path(directory) / 'run')
     taken = [batch / row['images_per_second'] for row in rows[1:]]
     result['loop'] = {'seconds': statistics.median(taken), 'steps': every,
                       'quartiles': np.percentile(taken, (25, 75)).tolist()}
