@@ -9,7 +9,6 @@ import functools
 import importlib
 import math
 import random
-import re
 from collections import OrderedDict
 
 import jax
@@ -20,7 +19,7 @@ from flax import traverse_util
 from torch import nn
 from torch.utils import checkpoint
 
-from cnnjax import weights
+from cnnjax import counterparts
 from experiments import benchmark_timing as timing
 
 version = torch.__version__
@@ -226,7 +225,7 @@ def build(name, net, variables, side):
     Raises Unmeasured without torchvision where it is torchvision's; AssertionError where the two
     have other parameters.
     """
-    known = next((each for each in weights.COUNTERPARTS if name in each.networks), None)
+    known = counterparts.find(name)
     network = published(name, net) if known else FAMILIES[type(net).__name__](net)
     rules = (known.rules.get('torchvision') or known.rules['timm'])(net) if known else []
     parameters = dict(network.named_parameters())
@@ -240,18 +239,12 @@ def build(name, net, variables, side):
                 array = array.transpose(3, 2, 0, 1).reshape(array.shape[-1], -1)
             elif array.ndim == 2:
                 array = array.T
-            theirs = parameters.pop(f'{renamed(layer, rules)}.{weights.LEAVES[path[-1]]}')
+            leaf = counterparts.LEAVES[path[-1]]
+            theirs = parameters.pop(f'{counterparts.rename(layer, rules)}.{leaf}')
             assert theirs.shape == array.shape, f'{name}: {layer} is {tuple(theirs.shape)} there'
             theirs.copy_(torch.from_numpy(np.ascontiguousarray(array)))
     assert not parameters, f'{name} has more parameters in PyTorch: {", ".join(parameters)}'
     return network.to(device(), memory_format=torch.channels_last).train()
-
-
-def renamed(layer, rules):
-    for pattern, replacement in rules:
-        if match := re.fullmatch(pattern, layer):
-            return replacement(match) if callable(replacement) else match.expand(replacement)
-    return layer.replace('/', '.')
 
 
 def device():

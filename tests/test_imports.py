@@ -18,7 +18,7 @@ RANKS = [
     ['cnnjax.trained'],
     ['cnnjax.checkpoint', 'cnnjax.dataset', 'cnnjax.weights', 'cnnjax.reports',
      'cnnjax.microscope'],
-    ['cnnjax.workdir'],
+    ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata'],
     ['cnnjax.step', 'cnnjax.tensors'],
     ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
      'cnnjax.collectives', 'cnnjax.plots'],
