@@ -19,7 +19,7 @@ import math
 import urllib.parse
 from pathlib import Path
 
-from cnnjax import atomic, cluster, config_file, data, dataset, jobs, tables, workdir
+from cnnjax import atomic, cluster, config_file, data, dataset, jobs, reports, tables, workdir
 from cnnjax.errors import UserError
 
 LONGEST = 200  # the most characters in the name of a directory; file systems allow 255 bytes
@@ -182,11 +182,11 @@ def name(fields):
 
 def errors(directory):
     """{'error': ..., 'top5_error': ...}: the last test errors of the run in `directory`."""
-    rows = [row for row in workdir.read_metrics(directory) if 'test/error' in row]
+    rows = [row for row in reports.read_metrics(directory) if 'test/error' in row]
     if rows:
         return {key.removeprefix('test/'): value for key, value in rows[-1].items()
                 if key.startswith('test/') and key.endswith('error')}
-    results = workdir.read_json(Path(directory) / 'results.json')
+    results = atomic.read_json(Path(directory) / 'results.json')
     found = results.get('error') if isinstance(results, dict) else None
     return {} if found is None else {'error': found}
 
@@ -198,7 +198,7 @@ def read_entries(directory):
     if path.is_dir():
         raise UserError(f'{path} is a directory: move it away')
     try:
-        return dict(map(_entry, workdir.read_json(path) or []))
+        return dict(map(_entry, atomic.read_json(path) or []))
     except Exception as error:  # a damaged file can hold any value, which can raise anything
         if cluster.first():
             print(f'{path} is damaged ({error!r}): it is made anew', flush=True)
@@ -221,7 +221,7 @@ def record(directory, entries):
     directory = Path(directory)
     with workdir.lock(directory, 'sweep.lock', wait=True):
         entries = ranked(read_entries(directory) | entries)
-        workdir.write_json(directory / 'sweep.json',
+        atomic.write_json(directory / 'sweep.json',
                            [{'name': name, **entry} for name, entry in entries.items()])
         atomic.write_text(directory / 'sweep.md', table(entries))
 

@@ -23,6 +23,7 @@ from cnnjax import (
     models,
     optim,
     parallel,
+    reports,
     step,
     trained,
     transfer,
@@ -159,7 +160,7 @@ def finished_without_data(config, directory, recorded, missing):
             raise missing
         past = checkpoints.past(start)
     check_config(directory, config, lengths, start, past)
-    workdir.recover(directory, past)
+    reports.recover(directory, past)
     return finished(directory, start,
                     f'; that its data is still the same cannot be told: {missing}')
 
@@ -271,7 +272,7 @@ def train(config, directory):
             workdir.write_environment(directory)
             if not (start and recorded):
                 dataset.write(directory, splits, train_set.image_shape, normalize)
-        workdir.recover(directory, past)
+        reports.recover(directory, past)
         if start == lengths.steps:
             return finished(directory, start)
 
@@ -285,7 +286,7 @@ def train(config, directory):
         key = parallel.replicate(key, mesh)
         batches = train_set.train_batches(config.batch_size, config.seed, start,
                                           (jax.process_index(), jax.process_count()))
-        with (workdir.Metrics(directory, start, config, past) as metrics,
+        with (reports.Metrics(directory, start, config, past) as metrics,
               Progress(lengths, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             return loop(state, update, size, evaluate, resident, key, lengths, checkpoints,
@@ -382,7 +383,7 @@ def finished(directory, steps, remark=''):
         copy of it.
     """
     multihost_utils.sync_global_devices('rows')  # the first process may have restored some
-    last = (workdir.read_metrics(directory) or [{'step': None}])[-1]
+    last = (reports.read_metrics(directory) or [{'step': None}])[-1]
     if last['step'] != steps:
         raise UserError(f'{directory}: this run is finished, after {steps} steps, but the last row '
                         'of metrics.jsonl is lost; configs/evaluate.py tells its error')
@@ -397,7 +398,7 @@ def check_config(directory, config, lengths, start, past):
     It may get longer or shorter as long as the steps done had the same learning rates. `past` is
     that of its checkpoint.
     """
-    rows = [] if start else workdir.read_metrics(directory)
+    rows = [] if start else reports.read_metrics(directory)
     if rows and cluster.first():
         print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint: the training '
               'begins anew', flush=True)

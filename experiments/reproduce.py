@@ -8,7 +8,7 @@
 import statistics
 from pathlib import Path
 
-from cnnjax import atomic, cluster, tables, workdir
+from cnnjax import atomic, cluster, reports, tables, workdir
 from cnnjax.errors import UserError
 from configs import reproduce as published
 from experiments import fields, train
@@ -29,10 +29,10 @@ def run(config, directory):
         with workdir.claim(run_directory, recipe):
             train.run(recipe, run_directory)
         if cluster.first():
-            rows[seed] = workdir.read_metrics(run_directory)[-1]
+            rows[seed] = reports.read_metrics(run_directory)[-1]
             results = compare(config, rows)
             workdir.write_config(directory, config)
-            workdir.write_json(directory / 'results.json', results)
+            atomic.write_json(directory / 'results.json', results)
             atomic.write_text(directory / 'results.md', markdown(results))
     if cluster.first():
         print(f'\n{markdown(results)}\ntable: {directory / "results.md"}')

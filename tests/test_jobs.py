@@ -18,7 +18,7 @@ import pytest
 import submitit
 from hypothesis import strategies
 
-from cnnjax import cluster, jobs, workdir
+from cnnjax import cluster, jobs, reports, workdir
 from cnnjax.errors import UserError
 from configs import reproduce
 from experiments import reproduce as reproduction
@@ -175,7 +175,7 @@ def test_preempted_by_slurm_a_job_goes_on_where_it_was(slurm, tmp_path, capsys):
             **os.environ, 'SLURM_JOB_ID': '4242', 'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'})
 
     first = start()
-    while not workdir.read_metrics(seed) and first.poll() is None:
+    while not reports.read_metrics(seed) and first.poll() is None:
         time.sleep(0.002)
     os.kill(int((slurm / 'pid').read_text()), signal.SIGUSR2)
     first.wait()
@@ -187,7 +187,7 @@ def test_preempted_by_slurm_a_job_goes_on_where_it_was(slurm, tmp_path, capsys):
 
     assert start().wait() == 0, log.with_suffix('.err').read_text()
     assert f'resuming after step {saved} of {STEPS}' in log.read_text()
-    assert [row['step'] for row in workdir.read_metrics(seed)] == list(range(20, STEPS + 1, 20))
+    assert [row['step'] for row in reports.read_metrics(seed)] == list(range(20, STEPS + 1, 20))
     assert 'with the seed 0 alone' in (directory / 'results.md').read_text()
     assert (directory / 'submitit' / '4242_0_result.pkl').exists()
 

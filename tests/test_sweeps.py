@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from cnnjax import cluster, data, dataset, jobs, sweeps, workdir
+from cnnjax import atomic, cluster, data, dataset, jobs, reports, sweeps
 from cnnjax.errors import UserError
 from configs import base, quickstart
 
@@ -28,7 +28,7 @@ def trained():
         made.append(directory)
         if config.learning_rate > 1:
             raise UserError('too fast\nby far')
-        with workdir.Metrics(directory, 0) as metrics:
+        with reports.Metrics(directory, 0) as metrics:
             metrics.write({'step': 1, 'test/error': config.learning_rate, 'test/loss': 1.0},
                           {'step': 2, 'train/error': 0.0})
 
@@ -103,7 +103,7 @@ def test_a_finished_run_of_other_data_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match=r'0\.25: this is not the data .*\n  test: examples of a'):
         sweeps.run(config, place, file, {}, lambda name: trained)
     # So is one that was interrupted, before others are begun; without a checkpoint it begins anew.
-    workdir.write_json(tmp_path / 'sweep' / 'sweep.json', [])
+    atomic.write_json(tmp_path / 'sweep' / 'sweep.json', [])
     (run / 'checkpoints' / '4').mkdir(parents=True)
     with pytest.raises(UserError, match=r'0\.25: this is not the data .*\n  test: examples of a'):
         sweeps.run(config, place, file, {}, lambda name: trained)
@@ -189,7 +189,7 @@ def test_names_are_safe_and_differ(first, second):
 
 def test_the_error_of_other_experiments(tmp_path):
     assert sweeps.errors(tmp_path) == {}
-    workdir.write_json(tmp_path / 'results.json', {'error': 0.25, 'count': 4})
+    atomic.write_json(tmp_path / 'results.json', {'error': 0.25, 'count': 4})
     assert sweeps.errors(tmp_path) == {'error': 0.25}
 
 

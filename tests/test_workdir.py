@@ -200,35 +200,6 @@ def test_what_killed_writers_leave_is_removed(tmp_path):
     assert other.exists()
 
 
-def test_what_raises_leaves_the_file_before(tmp_path):
-    path = tmp_path / 'a.txt'
-    atomic.write_text(path, 'before')
-    with pytest.raises(IsADirectoryError), atomic.replacing(path) as unfinished:
-        unfinished.write_text('half') and tmp_path.read_bytes()
-    assert os.listdir(tmp_path) == ['a.txt']
-    assert path.read_text() == 'before'
-
-
-def test_events_do_not_wait_for_the_end(tmp_path):
-    with workdir.Metrics(tmp_path, 0) as metrics:
-        metrics.write({'step': 1, 'train/loss': 2.5})
-        file, = (tmp_path / 'tensorboard').iterdir()
-        assert b'train/loss' in file.read_bytes()
-
-
-# Damaged files.
-
-@pytest.mark.parametrize('line', [
-    '5', '[]', 'null', '"step"', '{}', '{"step": null}', '{"step": 1.5}', '{"step": true}',
-    '{"step": 1e999}', '{"step": "1"}', '{"step": 1, "test/error": "x"}', '{"step": 1, "a": null}',
-    '{"step": 1, "a": [1]}', '{"step": 1', '\x00', '{"step": 1, "a": true}'])
-def test_odd_rows(line, tmp_path):
-    (tmp_path / 'metrics.jsonl').write_text(f'{{"step": 1}}\n{line}\n')
-    with pytest.raises(UserError, match='metrics.jsonl: line 2 is damaged: .*; delete it') as error:
-        workdir.read_metrics(tmp_path)
-    assert '\n' not in str(error.value)
-
-
 @pytest.mark.parametrize('content', ['{"cut', '5', '{}', '[5]', '[{"name": 3}]', '[{"name": "a"}]',
                                      '[{"name": "a", "fields": 5, "state": "finished"}]',
                                      '[{"name": "a", "fields": {}, "state": 0}]',
@@ -248,7 +219,7 @@ def test_a_damaged_sweep_is_made_anew(experiment, content, tmp_path, capsys):
                                     {'mean': [np.nan]}, {'std': ['x']}])
 def test_a_damaged_dataset_is_refused(values, tmp_path):
     workdir.write_config(tmp_path, base.get_config())
-    workdir.write_json(tmp_path / 'dataset.json', {
+    atomic.write_json(tmp_path / 'dataset.json', {
         'classes': ['a', 'b'], 'image_shape': [8, 8, 1], 'mean': [0.5], 'std': [1], **values})
     with pytest.raises(UserError, match='dataset.json is damaged'):
         trained.load(tmp_path)

@@ -75,8 +75,8 @@ def run(config, directory):
         peak = (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
         results['peak_bytes_in_use'] = peak  # the peak of the whole run so far
         # Written after every row, so that an interrupted run keeps what it has measured.
-        workdir.write_json(directory / 'results.json', results)
-    workdir.write_json(directory / 'results.json', results)
+        atomic.write_json(directory / 'results.json', results)
+    atomic.write_json(directory / 'results.json', results)
     text = report(results, before)
     atomic.write_text(directory / 'results.md', text)
     print(text, end='')
@@ -164,7 +164,7 @@ def earlier(path):
     """The results of an earlier run; {} if no path is given."""
     if not path:
         return {}
-    found = workdir.read_json(path)
+    found = atomic.read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get('rows'), dict):
         raise UserError(f"compare_to='{path}' is no results.json of this benchmark")
     return found

@@ -84,7 +84,7 @@ def run(config, directory):
                'torch': torch and torch.__version__, 'clock': config.clock, 'step': whole,
                'sums': sums(rows), 'rows': rows}
     workdir.write_config(directory, config)
-    workdir.write_json(directory / 'convolutions.json', results)
+    atomic.write_json(directory / 'convolutions.json', results)
     atomic.write_text(directory / 'convolutions.md', table(results))
     draw(results, config, directory / 'figures' / 'convolutions.png')
     print(table(results), end='')

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cnnjax import parallel, step, train, workdir
+from cnnjax import parallel, reports, step, train
 from experiments.benchmark import training
 from experiments.benchmark.timing import Unmeasured
 
@@ -50,7 +50,7 @@ def loop(name, batch, setting):
             'eval_batch_size': 2})
         with contextlib.redirect_stdout(io.StringIO()):  # hides its reports
             train.train(config, Path(directory) / 'run')
-        rows = workdir.read_metrics(Path(directory) / 'run')
+        rows = reports.read_metrics(Path(directory) / 'run')
     taken = [batch / row['images_per_second'] for row in rows[1:]]
     result['loop'] = {'seconds': statistics.median(taken), 'steps': every,
                       'quartiles': np.percentile(taken, (25, 75)).tolist()}

@@ -51,7 +51,7 @@ def run(config, directory):
     published = [compare(config, row, loads[row.model]) for row in PUBLISHED]
     directory = Path(directory)
     workdir.write_config(directory, config)
-    workdir.write_json(directory / 'scaling.json', {
+    atomic.write_json(directory / 'scaling.json', {
         'device': jax.devices()[0].device_kind, 'jax': jax.__version__, 'programs': programs,
         'loads': loads, 'measured': measured,
         'clusters': {name: where._asdict() for name, where in clusters.items()},

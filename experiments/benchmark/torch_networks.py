@@ -6,7 +6,6 @@ are written here as is usual in PyTorch, with our names for the layers.
 
 import importlib
 import random
-import re
 from collections import OrderedDict
 
 import jax
@@ -17,7 +16,7 @@ from flax import traverse_util
 from torch import nn
 from torch.utils import checkpoint
 
-from cnnjax import weights
+from cnnjax import counterparts
 from experiments.benchmark.timing import Unmeasured
 
 
@@ -222,7 +221,7 @@ def build(name, net, variables, side):
     Raises Unmeasured if it is torchvision's and that is not installed; AssertionError if the two
     have different parameters.
     """
-    known = next((each for each in weights.COUNTERPARTS if name in each.networks), None)
+    known = counterparts.find(name)
     network = published(name, net) if known else FAMILIES[type(net).__name__](net)
     rules = (known.rules.get('torchvision') or known.rules['timm'])(net) if known else []
     parameters = dict(network.named_parameters())
@@ -236,18 +235,12 @@ def build(name, net, variables, side):
                 array = array.transpose(3, 2, 0, 1).reshape(array.shape[-1], -1)
             elif array.ndim == 2:
                 array = array.T
-            theirs = parameters.pop(f'{renamed(layer, rules)}.{weights.LEAVES[path[-1]]}')
+            leaf = counterparts.LEAVES[path[-1]]
+            theirs = parameters.pop(f'{counterparts.rename(layer, rules)}.{leaf}')
             assert theirs.shape == array.shape, f'{name}: {layer} is {tuple(theirs.shape)} there'
             theirs.copy_(torch.from_numpy(np.ascontiguousarray(array)))
     assert not parameters, f'{name} has more parameters in PyTorch: {", ".join(parameters)}'
     return network.to(device(), memory_format=torch.channels_last).train()
-
-
-def renamed(layer, rules):
-    for pattern, replacement in rules:
-        if match := re.fullmatch(pattern, layer):
-            return replacement(match) if callable(replacement) else match.expand(replacement)
-    return layer.replace('/', '.')
 
 
 def device():
