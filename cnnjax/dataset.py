@@ -96,7 +96,7 @@ def write(directory, splits, image_shape, normalize):
             for line in identity.listing:
                 file.write(f'{split}\t{line}\n'.encode(errors='surrogateescape'))
     classes = next(iter(splits.values())).classes
-    workdir.write_json(Path(directory) / FILE, {
+    atomic.write_json(Path(directory) / FILE, {
         'classes': classes, 'image_shape': image_shape,
         'mean': normalize.mean.tolist(), 'std': normalize.std.tolist(),
         'splits': {split: {name: value for name, value in identity.summary().items()
@@ -111,7 +111,7 @@ def read(directory):
       UserError: it is damaged.
     """
     path = Path(directory) / FILE
-    values = workdir.read_json(path)
+    values = atomic.read_json(path)
     if values is None:
         values = workdir.sealed(directory).get('dataset')
     if values is None:
@@ -142,7 +142,7 @@ def of_run(directory):
     if cluster.first() and not path.exists():
         if found:
             print(f'{path} was lost: it is restored from the newest checkpoint', flush=True)
-            workdir.write_json(path, workdir.sealed(directory)['dataset'])
+            atomic.write_json(path, workdir.sealed(directory)['dataset'])
         else:
             print(f'{directory} has no {FILE}: whether its data is still the same cannot be told',
                   flush=True)

@@ -3,7 +3,7 @@
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cnnjax import checkpoint, cluster, workdir
+from cnnjax import checkpoint, cluster, reports, workdir
 from cnnjax.errors import UserError
 from cnnjax.plan import plan
 
@@ -20,7 +20,7 @@ def finished_without_data(config, directory, recorded, missing):
             raise missing
         past = checkpoints.past(start)
     check_config(directory, config, lengths, start, past)
-    workdir.recover(directory, past)
+    reports.recover(directory, past)
     return finished(directory, start,
                     f'; that its data is still the same cannot be told: {missing}')
 
@@ -33,7 +33,7 @@ def finished(directory, steps, remark=''):
         copy of it.
     """
     multihost_utils.sync_global_devices('rows')  # the first process may have restored some
-    last = (workdir.read_metrics(directory) or [{'step': None}])[-1]
+    last = (reports.read_metrics(directory) or [{'step': None}])[-1]
     if last['step'] != steps:
         raise UserError(f'{directory}: this run is finished, after {steps} steps, but the last row '
                         'of metrics.jsonl is lost; configs/evaluate.py tells its error')
@@ -48,7 +48,7 @@ def check_config(directory, config, lengths, start, past):
     It may get longer or shorter as long as the steps done had the same learning rates. `past` is
     that of its checkpoint.
     """
-    rows = [] if start else workdir.read_metrics(directory)
+    rows = [] if start else reports.read_metrics(directory)
     if rows and cluster.first():
         print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint: the training '
               'begins anew', flush=True)

@@ -18,6 +18,7 @@ from cnnjax import (
     models,
     optim,
     parallel,
+    reports,
     resume,
     step,
     tasks,
@@ -198,7 +199,7 @@ def train(config, directory, sources=None):
             workdir.write_environment(directory)
             if not (start and recorded):
                 dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
-        workdir.recover(directory, past)
+        reports.recover(directory, past)
         if start == training.plan.steps:
             return resume.finished(directory, start)
         batches = sets.train.train_batches(config.batch_size, config.seed, start,
@@ -206,7 +207,7 @@ def train(config, directory, sources=None):
         update = updater(config, training, sets.train, mesh)
         evaluate = evaluator(training.task, training.net, normalize, sets.test, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
-        with (workdir.Metrics(directory, start, config, past) as metrics,
+        with (reports.Metrics(directory, start, config, past) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             watch = Watch(checkpoints, metrics, progress, profile, preemption)
@@ -270,7 +271,7 @@ class Watch(NamedTuple):
     """What keeps, shows and stops a training."""
 
     checkpoints: checkpoint.Checkpoints
-    metrics: workdir.Metrics
+    metrics: reports.Metrics
     progress: Progress
     profile: Profile
     preemption: cluster.Preemption

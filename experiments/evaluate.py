@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cnnjax import cluster, data, dataset, evaluate, parallel, tasks, trained, workdir
+from cnnjax import atomic, cluster, data, dataset, evaluate, parallel, tasks, trained, workdir
 from cnnjax.errors import UserError
 from experiments import codes, fields
 
@@ -57,7 +57,7 @@ def run(config, directory):
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>20}  {shown}')
     workdir.write_config(directory, config)
-    workdir.write_json(f'{directory}/results.json', {
+    atomic.write_json(f'{directory}/results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
         'split': own.test_split, **results})
 

@@ -16,13 +16,13 @@ from cnnjax import (
     models,
     optim,
     parallel,
+    reports,
     step,
     tasks,
     train,
     trained,
     transfer,
     weights,
-    workdir,
 )
 from cnnjax.errors import UserError
 from configs import base, finetune
@@ -222,7 +222,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(source, three, tmp_path):
     train.train(fine(source, three, **same, steps=2), tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')
     assert not changes(saved(tmp_path / 'whole', 4), saved(tmp_path / 'parts', 4))
-    losses = [[row['train/loss'] for row in workdir.read_metrics(tmp_path / name)]
+    losses = [[row['train/loss'] for row in reports.read_metrics(tmp_path / name)]
               for name in ('whole', 'parts')]
     assert losses[0] == losses[1]
 

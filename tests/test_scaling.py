@@ -13,7 +13,7 @@ from cnnjax import collectives, models, parallel, step, tasks
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
 from configs import scaling as configs
-from experiments import scaling
+from experiments.benchmark import scaling
 
 ROOT = Path(__file__).parent.parent
 WAYS = ('shard_map', 'pmap', 'jit')

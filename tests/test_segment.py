@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import data, evaluate, parallel, step, tasks, train, trained, workdir
+from cnnjax import data, evaluate, parallel, reports, step, tasks, train, trained
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from configs import base
@@ -174,13 +174,13 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     class Killed(BaseException):
         pass
 
-    def write(self, row, real=workdir.Metrics.write):
+    def write(self, row, real=reports.Metrics.write):
         real(self, row)
         if row['step'] == 5:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(workdir.Metrics, 'write', write)
+        patch.setattr(reports.Metrics, 'write', write)
         with pytest.raises(Killed):
             train.train(config, tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')

@@ -10,7 +10,18 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from cnnjax import checkpoint, cluster, data, dataset, memory, train, trained, workdir
+from cnnjax import (
+    atomic,
+    checkpoint,
+    cluster,
+    data,
+    dataset,
+    memory,
+    reports,
+    train,
+    trained,
+    workdir,
+)
 from cnnjax import evaluate as evaluation
 from cnnjax.errors import UserError
 from experiments import evaluate
@@ -72,7 +83,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, s
                      model__dropout=(0.1, 0.2))
     train.train(config, tmp_path / 'whole')
 
-    write = workdir.Metrics.write
+    write = reports.Metrics.write
 
     def write_and_die(self, row):
         write(self, row)
@@ -80,7 +91,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, s
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(workdir.Metrics, 'write', write_and_die)
+        patch.setattr(reports.Metrics, 'write', write_and_die)
         with pytest.raises(Killed):
             train.train(config, tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')
@@ -204,11 +215,11 @@ def test_a_run_that_is_older_than_a_field_goes_on(finished, tmp_path):
     for path in directory.glob('checkpoints/*/past.json'):
         path.unlink()
         seals = path.with_name(checkpoint.SEAL)
-        workdir.write_json(seals, checkpoint._checksums(path.parent))
+        atomic.write_json(seals, checkpoint._checksums(path.parent))
     values = json.loads((directory / 'config.json').read_text())
     for field in ('interpolation', 'color_jitter'):
         del values[field]
-    workdir.write_json(directory / 'config.json', values)
+    atomic.write_json(directory / 'config.json', values)
     with pytest.raises(UserError, match=r"interpolation: 'bilinear' there, 'box' here\nTake"):
         train.train(changed(config, interpolation='box'), directory)
     train.train(config, directory)

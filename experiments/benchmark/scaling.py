@@ -5,7 +5,6 @@ import numbers
 import statistics
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from cnnjax import (
     parallel,
     plots,
     summary,
+    tables,
     train,
     workdir,
 )
@@ -27,68 +27,9 @@ from cnnjax.collectives import Link
 from cnnjax.errors import UserError
 from configs import base
 from experiments import fields
+from experiments.benchmark.interconnects import CLUSTERS, PUBLISHED, UNLIMITED, Cluster
 
-
-class Cluster(NamedTuple):
-    """Devices in nodes. Bandwidths are one way, in bytes/s: vendors often add up both ways."""
-
-    title: str
-    per_node: int
-    inside: Link | None  # of a device; None where a node has one device
-    between: Link  # of a node, over all of its network cards
-    most: int  # devices that such a cluster can have
-
-
-# Speeds are the vendors', latencies assumptions of the usual order; nccl-tests measures both.
-NVLINK_1, NVLINK_2, NVLINK_3, NVLINK_4 = (Link(bandwidth, 2e-6) for bandwidth in (
-    80e9, 150e9, 300e9, 450e9))  # P100, V100, A100 and H100: 160, 300, 600, 900 GB/s both ways
-UNLIMITED = 2 ** 20
 LARGEST = 1e12  # seconds, and GB/s
-CLUSTERS = {
-    'ethernet_100': Cluster('8 GPUs a node, 100 Gb/s Ethernet', 8, NVLINK_4, Link(12.5e9, 20e-6),
-                            UNLIMITED),
-    'infiniband_400': Cluster('8 GPUs a node, 400 Gb/s InfiniBand', 8, NVLINK_4, Link(50e9, 5e-6),
-                              UNLIMITED),
-    # One card per GPU: https://docs.nvidia.com/dgx/dgxh100-user-guide/introduction-to-dgxh100.html
-    'infiniband_8x400': Cluster('8 GPUs a node, 8 x 400 Gb/s InfiniBand', 8, NVLINK_4,
-                                Link(400e9, 5e-6), UNLIMITED),
-    # Up to 256 H100: https://developer.nvidia.com/blog/nvidia-hopper-architecture-in-depth/
-    'nvlink_900': Cluster('NVLink throughout, 900 GB/s both ways', 1, None, NVLINK_4, 256),
-    # 1200 GB/s both ways: https://cloud.google.com/tpu/docs/v5p; 6144 chips in the largest job
-    'tpu_v5p': Cluster('TPU v5p, ICI of 1200 GB/s both ways', 1, None, Link(600e9, 1e-6), 6144),
-    'ethernet_50': Cluster('8 P100 a node, 50 Gb/s Ethernet', 8, NVLINK_1, Link(6.25e9, 20e-6),
-                           UNLIMITED),
-    'dgx1': Cluster('one node of 8 V100', 8, NVLINK_2, Link(6.25e9, 20e-6), 8),
-    'dgx_a100': Cluster('one node of 8 A100', 8, NVLINK_3, Link(50e9, 5e-6), 8),
-}
-
-
-class Published(NamedTuple):
-    """A measured efficiency: images/s per device with `devices`, over that with `before`."""
-
-    what: str
-    model: str
-    cluster: str
-    before: int
-    devices: int
-    seconds: float  # of a step with `before` devices
-    efficiency: float
-
-
-NVIDIA = 'NVIDIA DeepLearningExamples, ResNet-50 v1.5 for PyTorch, '
-PUBLISHED = (
-    # https://arxiv.org/abs/1706.02677, abstract: 256 GPUs, batches of 8192, 90 epochs in one hour,
-    # hence 0.26 s a step, at about 90 % of the speed of 8, hence 0.23 s there. Section 4: 50 Gb/s.
-    Published('Goyal et al. 2017, P100', 'resnet50', 'ethernet_50', 8, 256,
-              0.9 * 3600 / (90 * 1_281_167 / 8192), 0.9),
-    # https://github.com/NVIDIA/DeepLearningExamples/tree/master/PyTorch/Classification/ConvNets/
-    # resnet50v1.5, training performance, images/s of 1 and of 8 GPUs; batches of 256 and, in FP32
-    # on V100, of 112 a GPU (configs.yml).
-    Published(NVIDIA + 'V100, FP32', 'resnet50', 'dgx1', 1, 8, 112 / 367, 2855 / 8 / 367),
-    Published(NVIDIA + 'V100, mixed', 'resnet50', 'dgx1', 1, 8, 256 / 1200, 8322 / 8 / 1200),
-    Published(NVIDIA + 'A100, TF32', 'resnet50', 'dgx_a100', 1, 8, 256 / 938, 7248 / 8 / 938),
-    Published(NVIDIA + 'A100, mixed', 'resnet50', 'dgx_a100', 1, 8, 256 / 2470, 16621 / 8 / 2470),
-)
 
 
 def run(config, directory):
@@ -109,7 +50,7 @@ def run(config, directory):
     published = [compare(config, row, loads[row.model]) for row in PUBLISHED]
     directory = Path(directory)
     workdir.write_config(directory, config)
-    workdir.write_json(directory / 'scaling.json', {
+    atomic.write_json(directory / 'scaling.json', {
         'device': jax.devices()[0].device_kind, 'jax': jax.__version__, 'programs': programs,
         'loads': loads, 'measured': measured,
         'clusters': {name: where._asdict() for name, where in clusters.items()},
@@ -297,25 +238,20 @@ def compare(config, row, reduced):
     return {**row._asdict(), 'reduction_seconds': after, **efficiencies}
 
 
-def table(header, rows):
-    """Lines of Markdown, an empty one at the end."""
-    return [f'| {" | ".join(map(str, cells))} |' for cells in
-            (header, ['---'] * len(header), *rows)] + ['']
-
-
 def program_table(config, programs):
     return [f'## The compiled step of {config.compiled}, {config.compiled_batch} images per device',
-            '', *table(('parallel', 'devices', 'collectives', 'bytes', 'in loops',
-                        'Mflop per device', 'temporary MB per device'),
-                       [(row['parallel'], row['devices'],
-                         ' '.join([str(row['collectives']), *row['kinds']]), f'{row["bytes"]:,}',
-                         row['in_loops'], f'{row["flops"] / 1e6:,.1f}',
-                         f'{row["temporary_bytes"] / 1e6:.1f}') for row in programs])]
+            '', tables.markdown(
+                ('parallel', 'devices', 'collectives', 'bytes', 'in loops', 'Mflop per device',
+                 'temporary MB per device'),
+                [(row['parallel'], row['devices'],
+                  ' '.join([str(row['collectives']), *row['kinds']]), f'{row["bytes"]:,}',
+                  row['in_loops'], f'{row["flops"] / 1e6:,.1f}',
+                  f'{row["temporary_bytes"] / 1e6:.1f}') for row in programs])]
 
 
 def load_table(config, loads, measured):
     names = dict.fromkeys((*fields.names(config.models), *measured))
-    return ['## What a step reduces', '', *table(
+    return ['## What a step reduces', '', tables.markdown(
         ('network', 'parameters', 'batch statistics', 'metrics', 'arrays', 'MB',
          'ms on one device'),
         [(name, f'{loads[name]["parameters"]:,}', f'{loads[name]["statistics"]:,}',
@@ -339,11 +275,11 @@ def prediction_table(config, where, rows, measured):
         lines.append((name, f'{1e3 * alone:.0f}' + (' (measured)' if name in measured else ''),
                       *(own[devices] for devices in counts)))
     return [f'## {where.title}', '', 'Efficiency in %: without overlap - with all that fits.', '',
-            *table(('network', 'ms on one device', *counts), lines)]
+            tables.markdown(('network', 'ms on one device', *counts), lines)]
 
 
 def published_table(published):
-    return ['## Predicted and measured efficiency', '', *table(
+    return ['## Predicted and measured efficiency', '', tables.markdown(
         ('measurement', 'devices', 'without overlap', 'with overlap', 'measured'),
         [(row['what'], f'{row["before"]} -> {row["devices"]}', f'{100 * row["sequential"]:.0f} %',
           f'{100 * row["overlapped"]:.0f} %', f'{100 * row["efficiency"]:.0f} %')
