@@ -22,6 +22,20 @@ caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caf
 torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's nn.Linear
 
 
+def check_size(images, smallest, network, remedy=''):
+    """Raises UserError for images [N, H, W, C] of fewer than `smallest` pixels a side; `network`
+    names what needs them, and `remedy` says what helps, or why."""
+    if min(images.shape[1:3]) < smallest:
+        raise UserError(f'{network} needs images of at least {smallest} x {smallest}, got '
+                        f'{images.shape[1:3]}{remedy and ": "}{remedy}')
+
+
+def nested(name, inner, output):
+    """The taps of the block `name`, as a network adds them to its own: those inside the block, by
+    paths such as 'block1/conv1', then its output."""
+    return {**{f'{name}/{tap}': value for tap, value in inner.items()}, name: output}
+
+
 class BatchNorm(nn.BatchNorm):
     """flax's batch normalization, [N, ..., C] over all axes but the last, with a faster gradient.
 
@@ -150,7 +164,8 @@ def _max_pool_forward(x, size, stride, sides):
     # At first the first pixel that is no padding wins: all may be -infinity.
     down, across = (np.maximum(low - begin, 0)
                     for (low, _), begin in zip(sides, begins, strict=True))
-    shape, index = (len(x), len(down), len(across), x.shape[3]), np.min_scalar_type(size ** 2 - 1)
+    shape = x.shape[0], len(down), len(across), x.shape[3]
+    index = np.min_scalar_type(size ** 2 - 1)
     winner = jnp.broadcast_to(index.type(size * down[:, None] + across)[..., None], shape)
     best = jnp.full(shape, -jnp.inf, x.dtype)
     for place in range(size ** 2):
@@ -294,7 +309,7 @@ def global_average_pool(x):
 
 def flatten(x):
     """[N, H, W, C] -> [N, H * W * C], the channel running fastest (torch's runs slowest)."""
-    return x.reshape(len(x), math.prod(x.shape[1:]))
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def local_response_normalization(x, k=2.0, alpha=1e-4, beta=0.75, n=5):

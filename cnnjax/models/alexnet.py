@@ -47,10 +47,7 @@ class AlexNet(nn.Module):
             if groups > 1 and (before % groups or width % groups):
                 raise UserError(f'AlexNet: widths={self.widths}: {before} and {width} maps are no '
                                 f'{groups} equal groups; alexnet_ungrouped has none')
-        smallest = 67 - 2 * self.padding
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'AlexNet needs images of at least {smallest} x {smallest}, got '
-                            f'{images.shape[1:3]}')
+        layers.check_size(images, 67 - 2 * self.padding, 'AlexNet')
         taps, x = {}, images.astype(self.dtype)
         for i, (width, size, groups) in enumerate(
                 zip(self.widths, SIZES, self.groups, strict=True), 1):

@@ -40,10 +40,7 @@ class AllCNN(nn.Module):
     def __call__(self, images, train=False):
         if self.form not in FORMS:
             raise UserError(f'AllCNN: form is one of {", ".join(FORMS)}, not {self.form!r}')
-        smallest = 3 * 2 ** len(self.sizes)
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'AllCNN needs images of at least {smallest} x {smallest}, got '
-                            f'{images.shape[1:3]}')
+        layers.check_size(images, 3 * 2 ** len(self.sizes), 'AllCNN')
         # The paper does not state its initial weights: these are He's.
         make = partial(layers.conv, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
         taps, count = {}, 0

@@ -137,10 +137,8 @@ class DenseNet(nn.Module):
             raise UserError(f'DenseNet: stem is one of 3, 7, not {self.stem!r}')
         # What is left when the stem has quartered the image must halve once per transition.
         halvings = len(self.layers_per_block) - 1
-        smallest = 2 ** halvings if self.stem == 3 else 2 ** (halvings + 2) - 3
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'DenseNet shrinks its images: they must be at least {smallest} x '
-                            f'{smallest}, got {images.shape[1:3]}')
+        layers.check_size(images, 2 ** halvings if self.stem == 3 else 2 ** (halvings + 2) - 3,
+                          'DenseNet')
         conv = partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=self.dtype)
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
@@ -160,15 +158,13 @@ class DenseNet(nn.Module):
             else:
                 for layer in block:
                     new, inner = layer(features)
-                    taps |= {f'{layer.name}/{tap}': value for tap, value in inner.items()}
-                    taps[layer.name] = new
+                    taps |= layers.nested(layer.name, inner, new)
                     features.append(new)
             x = taps[f'block{i}'] = jnp.concatenate(features, -1)
             if i < len(self.layers_per_block):
                 name, width = f'transition{i}', int(self.compression * x.shape[-1])
                 x, inner = Transition(width, self.relu, conv, norm, drop, name=name)(x)
-                taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-                taps[name] = x
+                taps |= layers.nested(name, inner, x)
         x = taps['relu'] = self.relu(norm(name='bn')(x))
         x = taps['pool'] = layers.global_average_pool(x)
         logits = taps['fc'] = nn.Dense(self.num_classes, kernel_init=layers.torch_linear,

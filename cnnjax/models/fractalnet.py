@@ -92,11 +92,8 @@ class FractalNet(nn.Module):
 
     def __call__(self, images, train=False, column=None):
         halvings = len(self.widths) + bool(self.stem)  # two in the stem, none in the last block
-        smallest = 2 ** halvings
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'FractalNet halves its images {halvings} times: they must be '
-                            f'at least {smallest} x {smallest}, got {images.shape[1:3]}; give '
-                            f'fewer widths or larger images')
+        layers.check_size(images, 2 ** halvings, 'FractalNet', f'it halves them {halvings} times; '
+                          'give fewer widths or larger images')
         if column is not None and not 1 <= column <= self.columns:
             raise UserError(f'FractalNet: there is no column {column}; the columns are 1 to '
                             f'{self.columns}')

@@ -15,7 +15,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError
 
 #    1x1  3x3 reduce  3x3  5x5 reduce  5x5  pool proj
 INCEPTIONS = (
@@ -118,11 +117,9 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def __call__(self, images, train=False):
         # The auxiliary classifiers pool 5 x 5 pixels at a sixteenth of the resolution.
-        smallest = 79 if self.auxiliary and (train or self.is_initializing()) else 31
-        if min(images.shape[1:3]) < smallest:
-            hint = '; auxiliary_weight=0 allows 31 x 31' if smallest == 79 else ''
-            raise UserError(f'GoogLeNet: images must be at least {smallest} x {smallest}, got '
-                            f'{images.shape[1:3]}{hint}')
+        if self.auxiliary and (train or self.is_initializing()):
+            layers.check_size(images, 79, 'GoogLeNet', 'auxiliary_weight=0 allows 31 x 31')
+        layers.check_size(images, 31, 'GoogLeNet')
         conv = partial(layers.conv, kernel_init=layers.caffe_xavier, dtype=self.dtype,
                        bias_init=nn.initializers.constant(0.2))
         dense = partial(nn.Dense, kernel_init=layers.caffe_xavier, dtype=self.dtype)
@@ -153,15 +150,13 @@ class GoogLeNet(nn.Module):
             name = f'inception_{module}'
             x, inner = Inception(tuple(widths), self.largest, self.relu, self.pool, conv, norm,
                                  name=name)(x)
-            taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-            taps[name] = x
+            taps |= layers.nested(name, inner, x)
             head = AUXILIARY.get(module)
             if head in self.auxiliary and (train or self.is_initializing()):
                 side, inner = Auxiliary(self.num_classes, self.relu, side_pool, conv, norm, dense,
                                         train, name=head)(x)
                 if train:
-                    taps |= {f'{head}/{tap}': value for tap, value in inner.items()}
-                    taps[head] = side
+                    taps |= layers.nested(head, inner, side)
         x = taps['pool'] = layers.global_average_pool(x)
         x = nn.Dropout(self.dropout, deterministic=not train, name='drop')(x)
         logits = taps['fc'] = dense(self.num_classes, name='fc')(x)

@@ -125,9 +125,8 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        if min(images.shape[1:3]) < 32:
-            raise UserError(f'LeNet-5 needs images of at least 32 x 32, got {images.shape[1:3]}: '
-                            'border=2 surrounds images of 28 x 28 by the background')
+        layers.check_size(images, 32, 'LeNet-5',
+                          'border=2 surrounds images of 28 x 28 by the background')
         if self.rbf and self.num_classes > 10:
             raise UserError(f'num_classes={self.num_classes}: LeNet-5 of 1998 has codes for 10 '
                             'classes; lenet5 has any number')

@@ -67,8 +67,7 @@ class MobileNet(nn.Module):
         for i, (stride, width) in enumerate(self.blocks, 1):
             name = f'block{i}'
             x, inner = Separable(self.width(width), stride, self.relu, conv, norm, name=name)(x)
-            taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-            taps[name] = x
+            taps |= layers.nested(name, inner, x)
         x = taps['pool'] = layers.global_average_pool(x)
         logits = taps['fc'] = nn.Dense(self.num_classes, kernel_init=layers.torch_linear,
                                        dtype=self.dtype, name='fc')(x)

@@ -12,7 +12,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError
 
 
 class NIN(nn.Module):
@@ -31,8 +30,7 @@ class NIN(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        if min(images.shape[1:3]) < 4:
-            raise UserError(f'NIN needs images of at least 4 x 4, got {images.shape[1:3]}')
+        layers.check_size(images, 4, 'NIN')
         conv = partial(layers.conv, kernel_init=nn.initializers.normal(0.05), dtype=self.dtype)
         taps, x, cccp = {}, images.astype(self.dtype), 0
         for i, (widths, size) in enumerate(zip(self.widths, self.sizes, strict=True), 1):

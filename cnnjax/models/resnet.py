@@ -215,8 +215,7 @@ def stages(net, conv, norm, x, train, taps):
         for j in range(1, (1 if net.scan else blocks) + 1):
             name, stride = f'conv{i}_{j}', 2 if i > 2 and j == 1 else 1
             x, inner = block(width, stride, first=not done, name=name)(x, gates[j - 1])
-            taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-            taps[name] = x
+            taps |= layers.nested(name, inner, x)
             done += 1
         if net.scan and blocks > 1:
             x, outputs = repeat(block(width, 1, name=f'conv{i}_x'), blocks - 1, x,

@@ -33,10 +33,8 @@ class VGG(nn.Module):
             raise UserError(f'VGG: {len(self.widths)} widths for {len(self.groups)} groups')
         if len(self.hidden) > 2:
             raise UserError(f'VGG has at most two hidden full layers, fc6 and fc7: {self.hidden}')
-        smallest = 2 ** len(self.groups)
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'VGG halves its images {len(self.groups)} times: they must be at '
-                            f'least {smallest} x {smallest}, got {images.shape[1:3]}')
+        layers.check_size(images, 2 ** len(self.groups), 'VGG',
+                          f'it halves them {len(self.groups)} times')
         # The paper starts the deep nets from net A's weights; its later footnote replaces that by
         # the initialization of Glorot & Bengio 2010, used here.
         conv = partial(layers.conv, kernel_init=nn.initializers.glorot_normal(), dtype=self.dtype)
