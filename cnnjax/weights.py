@@ -26,7 +26,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import atomic, cluster, models, tensors
+from cnnjax import atomic, cluster, models, tensors, user_network
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
@@ -305,7 +305,8 @@ def save(network, path):
             written[key.replace('running_var', 'num_batches_tracked')] = np.zeros((), np.int64)
     height, width, channels = map(int, network.image_shape)
     metadata = {key: json.dumps(value) for key, value in {
-        'architecture': name, 'fields': fields, 'evaluation': network.evaluation,
+        'architecture': user_network.short(name), 'fields': fields,
+        'evaluation': network.evaluation,
         'mean': np.float64(network.normalize.mean).tolist(),
         'std': np.float64(network.normalize.std).tolist(),
         'input_size': (channels, height, width), 'label_names': classes}.items()}
@@ -342,6 +343,11 @@ def _named(name, about, ours, path):
     the file or the config.json beside it says."""
     said = about.get('architecture')
     found = said if ours else _name(said)
+    if found and user_network.is_named(found):  # no file says which Python is run, only the user
+        if not name or not user_network.is_named(name):
+            raise UserError(f"{path} holds a network of the user's own, {found}: give the place of "
+                            f"that file and its class, as in name='{found}'")
+        return user_network.located(name)
     if name is None and found is None:
         raise UserError(f'{path} does not say which of our networks it is of (architecture: '
                         f'{said}): give its name, as name or, in a training, as model.name')
@@ -525,8 +531,9 @@ def _about(metadata, path, count):
                  ('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')}
         evaluation = json.loads(metadata.get('evaluation', '{}'))
         fields = {key: _tuples(value) for key, value in about['fields'].items()}
+        repeated = [fields.get(key, ()) for key in ('blocks', 'layers_per_block')]
         layers = len(jax.tree.leaves(fields)) + sum(
-            number for key in ('blocks', 'layers_per_block') for number in fields.get(key, ())
+            number for numbers in repeated if isinstance(numbers, tuple) for number in numbers
             if isinstance(number, int))
         if layers > 8 * count + 64:  # building them would take forever
             raise ValueError(f'the fields {fields} make more layers than it has tensors')

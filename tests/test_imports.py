@@ -26,7 +26,8 @@ RANKS = [
     ['cnnjax.models'],
     ['cnnjax.layers', 'cnnjax.losses'],
     ['cnnjax.convolution'],
-    ['cnnjax.cluster', 'cnnjax.config_file'],
+    ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
+    ['cnnjax.python_file'],
     ['cnnjax.atomic', 'cnnjax.errors'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')

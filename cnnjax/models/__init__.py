@@ -13,35 +13,21 @@ unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without to
 """
 
 import dataclasses
+import importlib
 import numbers
+import pkgutil
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax import layers
+from cnnjax import layers, user_network
 from cnnjax.errors import UserError, check_numbers, suggest
-from cnnjax.models import (
-    alexnet,
-    allcnn,
-    convnet,
-    densenet,
-    fractalnet,
-    fractional,
-    googlenet,
-    lenet,
-    mobilenet,
-    nin,
-    preact_resnet,
-    resnet,
-    unet,
-    vgg,
-)
+from cnnjax.models import densenet
 
-FAMILIES = (
-    convnet, lenet, alexnet, nin, allcnn, vgg, resnet, preact_resnet, densenet, fractalnet,
-    googlenet, mobilenet, unet, fractional,
-)
+# The modules of this folder, one for each paper: a new file in it is a new family.
+FAMILIES = tuple(importlib.import_module(f'{__name__}.{found.name}')
+                 for found in pkgutil.iter_modules(__path__))
 # What configs and files of weights call the functions that are fields of a network.
 POOLS = {'max': layers.max_pool, 'average': layers.average_pool}
 RELUS = {'relu': layers.relu, 'relu6': nn.relu6}
@@ -93,14 +79,11 @@ def create(name, **fields):
       UserError (a ValueError): an unknown name, field, pool or type; the message lists what there
         is. A value that no network has: a negative width, a dropout of 1.
     """
-    family = next((family for family in FAMILIES if name in family.TABLE), densenet)
-    row = family.TABLE.get(name) or densenet.row(name)
-    if row is None:
-        near = suggest(name, names()) or '; models.names() lists them all'
-        raise UserError(f"there is no network '{name}'{near}")
-    own = dict(zip(family.COLUMNS, row, strict=True))
+    module, row = _variant(name)
     fields = {field: value for field, value in fields.items() if value is not None}
-    known = settings(family.MODULE)
+    known = settings(module)
+    if 'dtype' not in known and fields.get('dtype') == 'float32':  # what all compute in at first
+        del fields['dtype']
     for field in fields:
         if field not in known:
             raise UserError(f"{name} has no field '{field}'{suggest(field, known)}; "
@@ -110,14 +93,43 @@ def create(name, **fields):
             if given not in functions:
                 raise UserError(f"{field} is {' or '.join(map(repr, functions))}, not '{given}'")
             fields[field] = functions[given]
-    net, variant = family.MODULE(**own | fields), family.MODULE(**own)
+    own = _values(module, row)
+    if 'num_classes' not in own:  # the user's network, of which no paper says a number
+        fields.setdefault('num_classes', 10)
+    if missing := [field for field in known if field not in own | fields]:
+        raise UserError(f'{name}: give {", ".join(missing)}, which has no value of its own')
+    ours = not user_network.is_named(name)
     for field, value in fields.items():
-        _check(name, field, value, getattr(variant, field))
-    for parts in ('blocks', 'groups', 'sizes'):  # each has a width
+        if ours or field in ('num_classes', 'dtype'):
+            _check(name, field, value, own.get(field))
+    net = module(**row | fields)
+    for parts in ('blocks', 'groups', 'sizes') if ours else ():  # each has a width
         count = len(getattr(net, parts, ()))
         if count and hasattr(net, 'widths') and len(net.widths) != count:
             raise UserError(f'{name}: {len(net.widths)} widths for {count} {parts}')
     return net
+
+
+def _variant(name):
+    """The class of the network `name`, and the fields that its row of the paper's table sets."""
+    if user_network.is_named(name):
+        return user_network.load(name), {}
+    family = next((family for family in FAMILIES if name in family.TABLE), densenet)
+    row = family.TABLE.get(name) or densenet.row(name)
+    if row is None:
+        near = suggest(name, names()) or '; models.names() lists them all'
+        raise UserError(f"there is no network '{name}'{near}")
+    return family.MODULE, dict(zip(family.COLUMNS, row, strict=True))
+
+
+def _values(module, row):
+    """{field: value} of a variant, without the fields that have no value until one is given."""
+    values, none = {}, dataclasses.MISSING
+    for field in dataclasses.fields(module):
+        if field.default is not none or field.default_factory is not none:
+            values[field.name] = (field.default if field.default_factory is none
+                                  else field.default_factory())
+    return values | row
 
 
 def fields(name, net):
@@ -127,12 +139,13 @@ def fields(name, net):
     Raises:
       UserError: `net` is of another family, or holds a function that has no name here.
     """
-    own, found = create(name), {}
-    if type(net) is not type(own):
-        raise UserError(f'{name} is a {type(own).__name__}, not a {type(net).__name__}')
+    (module, row), found = _variant(name), {}
+    if type(net) is not module:
+        raise UserError(f'{name} is a {module.__name__}, not a {type(net).__name__}')
+    own = _values(module, row)
     for field in settings(net):
         value = getattr(net, field)
-        if field in ('num_classes', 'dtype') or value == getattr(own, field):
+        if field in ('num_classes', 'dtype') or (field in own and value == own[field]):
             continue
         found[field] = plain(field, value)
         if callable(found[field]):
