@@ -5,11 +5,47 @@ A network is a flax.linen module:
     variables = net.init(key, images, train=False)  # {'params': ..., 'batch_stats': ...}
     outputs, taps = net.apply(variables, images, train=False)  # logits [N, classes]; {name: array}
 
-Images are float [N, H, W, C], already normalized. `taps` holds, in forward order, the outputs of
-convolutions, activations, pools and blocks under the names of the parameters' path; under jit an
-unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without touching the weights
-(but weights that were trained with one may mean nothing with another).
-`net.image_shape` is the paper's input [H, W, C].
+The name may also be that of a user's own module in a Python file, 'my_nets.py:MyNet': it trains,
+resumes, loads and is looked at like ours if it keeps the contract.
+
+The contract. A network must have:
+
+- `__call__(images, train=False) -> (outputs, taps)`. `images` are float [N, H, W, C], already
+  normalized; N may be symbolic (`jax.export`). `outputs` are logits [N, classes], or maps of them
+  [N, H', W', classes]. `taps` is a dict {name: array [N, ...]} in forward order, of the outputs of
+  convolutions, activations, pools and blocks, and of the logits last. A layer with parameters has
+  the path of the parameters as its tap's name, 'conv2_1/conv1'; under jit an unused tap costs
+  nothing.
+- `num_classes: int`, a field: how many outputs there are. Everything that makes a network sets it;
+  where nothing does, a user's module without a default has 10. Of the layers' shapes only those of
+  the head may depend on it: transfer.py finds the head so.
+- Fields that are numbers, strings, functions and tuples of these: they can be compared, hashed and,
+  but for functions, written in a config. None stands for the field's default.
+- Variables in the collections 'params' and 'batch_stats' alone: no other is saved.
+- No random numbers but in training, from the rngs that the training step gives: 'dropout', which
+  differs between devices, and 'drop_path', which is the same on all of them, so that all skip the
+  same work. A network may use either, both or none.
+- Batch normalization by `flax.linen.BatchNorm`, a subclass of it, or `layers.BatchNorm`: frozen
+  layers are switched to inference by that type.
+
+It may have, as a field, a property or an attribute of the class:
+
+- `dtype`: 'float32', 'bfloat16' or 'float16', in which activations are computed; parameters are
+  float32. Without it, a config with another dtype than 'float32' is refused.
+- `image_shape: (H, W, C)`: the paper's images. Without it, whatever is not given other images (a
+  summary) asks for `image_shape`.
+- `relu: Callable`: the activation, `layers.relu` or `flax.linen.relu6`, which attributions and
+  pictures replace by one with another backward rule (images/rules.py), and `pool: Callable`, the
+  function of the max-pools, called like `layers.max_pool`, which may become an average. The weights
+  stay, but those trained with one function may mean nothing with another. Without these fields the
+  other backward rules and pools are refused.
+- `auxiliary: {tap: weight}`: taps that are logits in training; the loss adds their losses, so
+  weighted. Without it there are none. These taps may be absent in evaluation.
+- `subnetworks: {name: arguments of __call__}`: what an evaluation reports beside the network
+  itself, as 'name/error'. Without it, nothing.
+- `scan: bool`: whether the blocks of a stage are one loop over stacked parameters, named as by
+  `resnet.stack`. Files of weights hold them apart, and no layer of the loop can be frozen alone.
+  Without it, False.
 """
 
 import dataclasses
