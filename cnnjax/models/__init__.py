@@ -64,13 +64,13 @@ from cnnjax.models import densenet
 # The modules of this folder, one for each paper: a new file in it is a new family.
 FAMILIES = tuple(importlib.import_module(f'{__name__}.{found.name}')
                  for found in pkgutil.iter_modules(__path__))
-# What configs and files of weights call the functions that are fields of a network.
+# The names that configs and files of weights give to functions that are fields of a network.
 POOLS = {'max': layers.max_pool, 'average': layers.average_pool}
 RELUS = {'relu': layers.relu, 'relu6': nn.relu6}
 FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 # Fields that the trained weights do not depend on: they say how a training computes and
-# regularizes, and what an evaluation averages. `survival` is none of them: stochastic depth scales
-# the branches by it.
+# regularizes, and what an evaluation averages. `survival` is not among them: an evaluation under
+# stochastic depth scales the branches by it.
 FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
                   'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution'})
 
@@ -118,7 +118,7 @@ def create(name, **fields):
     module, row = _variant(name)
     fields = {field: value for field, value in fields.items() if value is not None}
     known = settings(module)
-    if 'dtype' not in known and fields.get('dtype') == 'float32':  # what all compute in at first
+    if 'dtype' not in known and fields.get('dtype') == 'float32':  # the default of all networks
         del fields['dtype']
     for field in fields:
         if field not in known:
@@ -130,7 +130,7 @@ def create(name, **fields):
                 raise UserError(f"{field} is {' or '.join(map(repr, functions))}, not '{given}'")
             fields[field] = functions[given]
     own = _values(module, row)
-    if 'num_classes' not in own:  # the user's network, of which no paper says a number
+    if 'num_classes' not in own:  # a user's network has no paper to say it
         fields.setdefault('num_classes', 10)
     if missing := [field for field in known if field not in own | fields]:
         raise UserError(f'{name}: give {", ".join(missing)}, which has no value of its own')
@@ -139,7 +139,7 @@ def create(name, **fields):
         if ours or field in ('num_classes', 'dtype'):
             _check(name, field, value, own.get(field))
     net = module(**row | fields)
-    for parts in ('blocks', 'groups', 'sizes') if ours else ():  # each has a width
+    for parts in ('blocks', 'groups', 'sizes') if ours else ():  # each of them has a width
         count = len(getattr(net, parts, ()))
         if count and hasattr(net, 'widths') and len(net.widths) != count:
             raise UserError(f'{name}: {len(net.widths)} widths for {count} {parts}')
@@ -215,7 +215,7 @@ def _check(name, field, value, own):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
     if not value and field == 'widths':
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
-    if several and own and isinstance(own[0], tuple):  # as in Network in Network
+    if several and own and isinstance(own[0], tuple):  # Network in Network's widths
         for part in value:
             _check(name, field, part, own[0])
         return

@@ -38,7 +38,7 @@ class ConvNet(nn.Module):
         return logits, taps
 
 
-#             maps
+#             width
 COLUMNS = ('width',)
 TABLE = {
     'convnet': (12,),

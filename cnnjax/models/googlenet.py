@@ -28,7 +28,7 @@ INCEPTIONS = (
     ('5a', 256, 160, 320, 32, 128, 128),
     ('5b', 384, 192, 384, 48, 128, 128),
 )
-AUXILIARY = {'4a': 'aux1', '4d': 'aux2'}  # the auxiliary classifiers, by the module they read
+AUXILIARY = {'4a': 'aux1', '4d': 'aux2'}  # the auxiliary classifiers, by the module that they read
 
 
 def unit(taps, conv, norm, relu, x, name, width, size, stride=1):
@@ -45,7 +45,7 @@ class Inception(nn.Module):
     """Figure 2 (b): four branches, concatenated."""
 
     widths: tuple[int, ...]  # 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj
-    largest: int
+    largest: int  # the size of the "5x5" kernels
     relu: Callable
     pool: Callable
     conv: Callable
@@ -95,11 +95,11 @@ class GoogLeNet(nn.Module):
     training step adds their losses by the weights in `auxiliary`. Evaluation skips them.
     """
 
-    largest: int = 5  # side of the "5x5" kernels
-    batch_norm: bool = False  # after every convolution, in place of biases and the LRN
-    last_pool: int = 3  # side of the max-pool before 5a
+    largest: int = 5  # the size of the "5x5" kernels
+    batch_norm: bool = False  # True: after every convolution, in place of the biases and the LRN
+    last_pool: int = 3  # the size of the max-pool before 5a
     dropout: float = 0.4
-    auxiliary_weight: float = 0.3  # of the auxiliary losses; 0: the network has none
+    auxiliary_weight: float = 0.3  # the factor of the auxiliary losses; 0: the network has none
     inceptions: tuple[tuple, ...] = INCEPTIONS
     num_classes: int = 1000
     relu: Callable = layers.relu
@@ -134,7 +134,7 @@ class GoogLeNet(nn.Module):
         x = layer(x, 'conv1', 64, 7, 2)
         x = taps['pool1'] = self.pool(x, 3, 2, ceil=True)
         if norm is None:
-            # Caffe's alpha of 1e-4 is divided by the five channels.
+            # Caffe divides its alpha, 1e-4, by the five channels.
             lrn = partial(layers.local_response_normalization, k=1.0, alpha=2e-5)
             x = taps['norm1'] = lrn(x)
         x = layer(x, 'conv2_reduce', 64, 1)

@@ -15,12 +15,12 @@ class VGG(nn.Module):
     """3x3 convolutions in five groups, each ended by a max-pool, then three full layers."""
 
     groups: tuple[tuple[int, ...], ...]  # the kernels' sizes, group by group
-    widths: tuple[int, ...] = (64, 128, 256, 512, 512)  # "conv3-64" ... "conv3-512"
-    lrn: bool = False  # local response normalization after the first convolution (A-LRN)
-    batch_norm: bool = False  # not in the paper: torchvision's _bn variants (the bias stays)
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)  # one per group: "conv3-64" ... "conv3-512"
+    lrn: bool = False  # True: local response normalization after the first convolution (A-LRN)
+    batch_norm: bool = False  # True: torchvision's _bn variants, not the paper's; the biases stay
     num_classes: int = 1000
-    hidden: tuple[int, ...] = (4096, 4096)  # widths of the full layers; () for 32 x 32 images
-    dropout: float = 0.5  # after each hidden full layer
+    hidden: tuple[int, ...] = (4096, 4096)  # the widths of the hidden full layers; () has none
+    dropout: float = 0.5  # the rate after each hidden full layer
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
