@@ -87,8 +87,13 @@ def _checked(network, path):
         with python_file.blamed(path):
             result = network.__call__(self, *arguments, **options)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-            raise UserError(f'{name}.__call__ returns {type(result).__name__}: write {CALL}, the '
-                            'latter a dict {name: activation}')
+            what = 'an array' if hasattr(result, 'shape') else f'a {type(result).__name__}'
+            raise UserError(f'{name}.__call__ returns {what}: write {CALL}, the latter a dict '
+                            '{name: activation}')
+        width = getattr(result[0], 'shape', (None,))[-1]
+        if width not in (None, self.num_classes):
+            raise UserError(f'{name} has {width} outputs for num_classes={self.num_classes}: make '
+                            'its last layer as wide as that field')
         return result
 
     def image_shape(self):

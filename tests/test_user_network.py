@@ -79,6 +79,12 @@ class WithoutTaps(WithoutTrain):
         return nn.Dense(10)(images.mean((1, 2)))
 
 
+class Fixed(WithoutTrain):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(10)(images.mean((1, 2))), {}
+
+
 class Misfit(WithoutTrain):
     @nn.compact
     def __call__(self, images, train=False):
@@ -222,10 +228,11 @@ def test_a_mistake_in_the_file_is_told_with_its_line(config, tmp_path, source, m
 
 
 @pytest.mark.parametrize(('name', 'message'), [
-    ('WithoutTaps', r'WithoutTaps.__call__ returns \w+: write `def __call__.*activation}'),
+    ('WithoutTaps', r'WithoutTaps.__call__ returns an array: write `def __call__.*activation}'),
+    ('Fixed', 'Fixed has 10 outputs for num_classes=7: make its last layer as wide'),
     ('Misfit', r'my_nets.py, line \d+: TypeError: '),
 ])
 def test_a_call_that_breaks_the_contract(config, name, message):
-    net = models.create(f'my_nets.py:{name}')
+    net = models.create(f'my_nets.py:{name}', num_classes=7)
     with pytest.raises(UserError, match=message):
         jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), 'float32'))
