@@ -679,8 +679,8 @@ def test_too_small_images(name, side, message):
             jax.eval_shape(create(name).init, jax.random.key(0), jnp.zeros(shape))
 
 
-# One narrow network of each family: fields, and its images.
-SYMBOLIC = {
+# One narrow network of each family: its fields, and the shape of its images.
+NARROW = {
     'convnet': ({}, (8, 8, 3)),
     'lenet5_1998': ({}, (32, 32, 1)),
     'alexnet': ({'widths': (4, 6, 4, 8, 6), 'hidden': (5, 4)}, (67, 67, 3)),
@@ -700,12 +700,12 @@ SYMBOLIC = {
 
 
 def test_every_family_is_exported():
-    assert all(set(family.TABLE) & set(SYMBOLIC) for family in models.FAMILIES)
+    assert all(set(family.TABLE) & set(NARROW) for family in models.FAMILIES)
 
 
-@pytest.mark.parametrize('name', SYMBOLIC)
+@pytest.mark.parametrize('name', NARROW)
 def test_a_network_works_at_a_symbolic_batch_size(name):
-    fields, shape = SYMBOLIC[name]
+    fields, shape = NARROW[name]
     net, (batch,) = models.create(name, **fields), export.symbolic_shape('batch')
     variables = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0),
                                jax.ShapeDtypeStruct((1, *shape), 'float32'))
