@@ -171,8 +171,8 @@ def load(source, which='best', name=None):
     if config is None or recorded is None:
         raise UserError(f"'{source}' is not the working directory of a run: it has no config.json "
                         f'and {dataset.FILE}')
-    _locate(config, name, directory)
     try:
+        _locate(config, name, directory)
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
