@@ -104,7 +104,8 @@ def names():
 
 
 def create(name, **fields):
-    """The network `name` as a flax.linen module.
+    """The network `name` as a flax.linen module: one of `names`, or the class of a Python file, as
+    in 'my_nets.py:MyNet' (see `cnnjax.user_network`).
 
     `fields` override those of the variant: `num_classes=100` (default: the paper's),
     `dtype='bfloat16'` (of activations; parameters are float32), `shortcut='A'`, `dropout=0.2`,
@@ -113,7 +114,8 @@ def create(name, **fields):
 
     Raises:
       UserError (a ValueError): an unknown name, field, pool or type; the message lists what there
-        is. A value that no network has: a negative width, a dropout of 1.
+        is. A value that no network has: a negative width, a dropout of 1. A field without a value;
+        a Python file that is not there, that fails or breaks the contract.
     """
     module, row = _variant(name)
     fields = {field: value for field, value in fields.items() if value is not None}
@@ -160,11 +162,12 @@ def _variant(name):
 
 def _values(module, row):
     """{field: value} of a variant, without the fields that have no value until one is given."""
-    values, none = {}, dataclasses.MISSING
+    values = {}
     for field in dataclasses.fields(module):
-        if field.default is not none or field.default_factory is not none:
-            values[field.name] = (field.default if field.default_factory is none
-                                  else field.default_factory())
+        if field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
     return values | row
 
 
