@@ -9,7 +9,16 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, diagram, microscope, parallel, summary, trained, workdir
+from cnnjax import (
+    data,
+    diagram,
+    microscope,
+    parallel,
+    summary,
+    trained,
+    user_network,
+    workdir,
+)
 from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import patches, pictures, units
@@ -164,7 +173,7 @@ def describe(config, network, whole, rows, chosen, stream, chunk):
             'output': name == list(rows)[-1] and network.classes == stream.classes}
 
     return {
-        'network': network.name or whole.name,
+        'network': user_network.short(network.name) or whole.name,
         'source': config.source,
         'checkpoint': config.checkpoint, 'fingerprint': trained.fingerprint(network),
         'image_shape': network.image_shape, 'parameters': whole.params,

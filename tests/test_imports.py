@@ -32,7 +32,8 @@ RANKS = [
     ['cnnjax.layers', 'cnnjax.losses'],
     ['cnnjax.convolution'],
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
-    ['cnnjax.cluster', 'cnnjax.config_file'],
+    ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
+    ['cnnjax.python_file'],
     ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.memory', 'cnnjax.tables'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
