@@ -23,6 +23,7 @@ import jax
 from absl import logging
 
 from cnnjax import cluster, config_file, parallel, workdir
+from cnnjax.data import formats
 from cnnjax.errors import UserError
 from experiments import RUNS
 
@@ -90,6 +91,7 @@ def connect(processes, verbosity):
     """cluster.connect, once in a process: a sweep runs many jobs in it. Raises UserError where the
     devices that JAX_PLATFORMS names are not there."""
     logging.set_verbosity(verbosity)
+    formats.quiet()
     # Of optax and flax, adam and average pools do not run where the environment asks for less.
     jax.config.update('jax_numpy_dtype_promotion', 'standard')
     jax.config.update('jax_numpy_rank_promotion', 'allow')

@@ -8,6 +8,7 @@ colour profiles count.
 import contextlib
 import io
 import logging
+import math
 import os
 import stat
 import warnings
@@ -18,11 +19,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cnnjax.data import levels, tiff
 from cnnjax.errors import UserError
-
-# Damage that Pillow gets over (of EXIF data, say) is not told; damage of the pixels is an error.
-warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
-logging.getLogger('PIL').setLevel(logging.CRITICAL)
-warnings.simplefilter('error', Image.DecompressionBombWarning)  # reading() says which file it is
 
 Image.init()
 # Of what Pillow opens: not drawings (Ghostscript would run an EPS file), films, nor the tables of
@@ -37,6 +33,16 @@ CERTAIN = tuple(kind for kind in ('JPEG', 'PNG', 'GIF', 'TIFF', 'WEBP', 'AVIF', 
 FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           if kind in Image.registered_extensions().values()
                           and kind not in (*CERTAIN, *NO_PICTURES))
+
+
+def quiet():
+    """Keeps this process from telling what Pillow and tifffile say of damage that they get over (of
+    EXIF data, say). Damage of the pixels is an error in any case. This is for a program: warnings
+    belong to the process, not to a library."""
+    warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # see _check_size
+    for name in ('PIL', 'tifffile'):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def is_image(file):
@@ -75,6 +81,7 @@ def decode(file, name):
             opened.seek(0)
             with open_(opened) as image:
                 image.load()  # truncated files fail here
+                _check_size(image)  # an icon's file holds several
                 bits = _bits(image, opened)
                 image = ImageOps.exif_transpose(image)
             if image.mode == 'F' or image.mode.startswith('I'):
@@ -91,9 +98,18 @@ def decode(file, name):
 def open_(file):
     """Pillow's image of an open file, not yet decoded."""
     image = Image.open(file, formats=FORMATS)
+    _check_size(image)
     if image.format == 'TIFF':
         tiff.mend(image)
     return image
+
+
+def _check_size(image):
+    """Raises OSError beyond Pillow's limit, of which Pillow only warns up to twice the limit."""
+    pixels, limit = math.prod(image.size), Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:
+        raise OSError(f'Image size ({pixels} pixels) exceeds limit of {limit} pixels, could be '
+                      'decompression bomb DOS attack.')
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from cnnjax.data import images, threads
+from cnnjax.data import formats, images, threads
 from cnnjax.errors import UserError
 
 # Bytes that a resident set may take: half of the machine's memory.
@@ -289,6 +289,7 @@ def _begin_worker(index, count):
     """What grain calls in each worker process before all else."""
     del index, count
     jax.config.update('jax_platforms', 'cpu')  # the accelerator is the parent's
+    formats.quiet()
     # Ctrl-C and a cluster's signal to stop reach all processes: while the parent saves its state,
     # it may need one more batch.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
