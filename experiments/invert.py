@@ -19,7 +19,15 @@ import optax
 from cnnjax import atomic, parallel, plots, summary, tables, trained
 from cnnjax.data import folders
 from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
+from cnnjax.images import (
+    descent,
+    objectives,
+    optimize,
+    parametrizations,
+    pictures,
+    regularizers,
+    transforms,
+)
 from cnnjax.images.run import Run
 from experiments import fields
 from experiments.codes import by_depth, fitted, source, spread, tap_shapes
@@ -191,7 +199,7 @@ def invert(config, running, network, objective, depth, codes, shape):
         state = running.optimize(name, problem(margin), tx, steps, key, state=state, aux=aux,
                                  mesh=parallel.data_mesh(sharing))
         images = optimize.decode(problem(margin), state)
-    losses = jax.jit(jax.vmap(lambda theta, aux: optimize.loss(
+    losses = jax.jit(jax.vmap(lambda theta, aux: descent.loss(
         problem(0), network.variables, theta, key, aux)[0]))(state.theta, aux)
     images = np.asarray(images).clip(0, 1)
     return (images.reshape(len(codes), config.restarts, *shape),

@@ -15,6 +15,7 @@ RANKS = [
     ['configs'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.images.optimize'],
+    ['cnnjax.images.descent', 'cnnjax.images.diagnosis'],
     ['cnnjax.images.tiles'],
     ['cnnjax.images'],
     ['cnnjax.trained'],
