@@ -116,7 +116,7 @@ class Checkpoints:
     def _intact(self, name):
         directory = self.directory / str(name)
         try:
-            # Of an older version it has no past, and may have any name.
+            # A checkpoint of an older version has no past, and may have any name.
             past = atomic.read_json(directory / workdir.PAST) or {'step': name}
             return (str(past['step']) == str(name)
                     and atomic.read_json(directory / SEAL) == _checksums(directory))

@@ -21,15 +21,15 @@ from cnnjax.data import levels, tiff
 from cnnjax.errors import UserError
 
 Image.init()
-# Of what Pillow opens: not drawings (Ghostscript would run an EPS file), films, nor the tables of
-# the sciences, which have no white.
+# Formats of Pillow that are not read: drawings (Ghostscript would run an EPS file), films, and the
+# tables of the sciences, which have no white.
 NO_PICTURES = ('EPS', 'WMF', 'MPEG', 'FITS', 'HDF5', 'GRIB', 'BUFR', 'IPTC')
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items()
                      if kind in (*Image.OPEN, 'MPO') and kind not in NO_PICTURES)  # MPO: as JPEG
-# Known for certain by their first bytes; the first that Pillow takes a file for.
+# Formats that the first bytes of a file tell for certain: Pillow tries these first.
 CERTAIN = tuple(kind for kind in ('JPEG', 'PNG', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'JPEG2000', 'BMP')
                 if kind in Image.OPEN)
-# What Pillow may take a file for, whatever its suffix: all that have one.
+# All formats in which Pillow may open a file, whatever the file's suffix.
 FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           if kind in Image.registered_extensions().values()
                           and kind not in (*CERTAIN, *NO_PICTURES))
@@ -160,7 +160,7 @@ def _opened(file):
 
 
 def _bits(image, file):
-    """Of Pillow's image, decoded, and its file."""
+    """The `levels.Bits` of Pillow's image, decoded, and its file."""
     if image.format == 'TIFF':
         return tiff.bits(image)
     if image.format == 'PNG':

@@ -55,7 +55,7 @@ class State(NamedTuple):
     step: jax.Array  # int32
     theta: Any
     opt_state: Any
-    average: Any  # of decoded images, before its bias is corrected; None where it is not used
+    average: Any  # the mean of decoded images, its bias not yet corrected; None: not used
 
 
 class Report(NamedTuple):
