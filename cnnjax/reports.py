@@ -11,10 +11,6 @@ import os
 import time
 from pathlib import Path
 
-from tensorboardX import event_file_writer
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
-
 from cnnjax import atomic, cluster, workdir
 from cnnjax.errors import UserError
 
@@ -120,22 +116,35 @@ class Metrics:
 
 
 class _Events:
-    """A file of TensorBoard events, which replace those from step `begin` on.
+    """A file of TensorBoard events, which replace those from step `begin` on. The first rows make
+    it.
 
     What is added is on disk at once. SummaryWriter leaves it to a thread, which loses two minutes
     where the process is killed, and stops with a traceback where the disk is full.
     """
 
     def __init__(self, directory, suffix, begin=None):
-        folder = Path(directory) / 'tensorboard'
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = event_file_writer.EventsWriter(str(folder / 'events'), suffix)
-        if begin is not None:
+        self._folder, self._suffix, self._begin = Path(directory) / 'tensorboard', suffix, begin
+        self._file = None
+
+    def _open(self):
+        from tensorboardX import event_file_writer
+        from tensorboardX.proto import event_pb2
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = event_file_writer.EventsWriter(str(self._folder / 'events'), self._suffix)
+        if self._begin is not None:
             self._file.write_event(event_pb2.Event(
-                wall_time=time.time(), step=begin,
+                wall_time=time.time(), step=self._begin,
                 session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
 
     def add(self, rows):
+        # Not above: it imports PyTorch where that is installed, which takes more than a second.
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        if self._file is None:
+            self._open()
         for row in rows:
             for name, value in row.items():
                 if name != 'step':
@@ -144,7 +153,8 @@ class _Events:
         self._file.flush()
 
     def close(self):
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _line(row):

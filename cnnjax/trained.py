@@ -73,6 +73,11 @@ class Trained(NamedTuple):
                                      **arguments)
         return dict(itertools.takewhile(lambda item: item[0] not in misfits, taps.items()))
 
+    @property
+    def task(self):
+        """What it was trained for; published weights tell images apart."""
+        return 'classify' if self.config is None else self.config.task
+
     def _normalizer(self, images):
         """The normalization, of a mean image its mean where the images have another size."""
         mean = self.normalize.mean

@@ -40,7 +40,7 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
 # A run may be resumed with another length, if that keeps the learning rates of the steps done.
 LENGTHS = frozenset({'epochs', 'steps'})
 # Fields that older runs lack, with the values that those were trained with.
-YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0}
+YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify'}
 SHOWN = 6  # a message names at most so many differences between two configs
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns
@@ -128,13 +128,14 @@ def _names(workdir):
 
 
 @contextlib.contextmanager
-def lock(workdir):
-    """Holds the directory for this process. The system frees it even where that is killed.
+def lock(workdir, name=LOCK, wait=False):
+    """Holds the directory, or what the file `name` in it stands for, for this process; with `wait`
+    after the others. The system frees it even where the process is killed.
 
     Raises:
       UserError: another process holds it, or it cannot be written.
     """
-    path = Path(workdir) / LOCK
+    path = Path(workdir) / name
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def lock(workdir):
         except OSError as error:
             raise UserError(f'workdir={workdir} cannot be written: {error.strerror}') from None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise UserError(f'another run writes in {workdir} ({file.read().strip()}): wait for '
@@ -212,6 +213,8 @@ def sealed(workdir):
 
 
 def _config(saved):
+    if saved.get('experiment') == 'train':
+        saved = YOUNGER | saved
     return ml_collections.ConfigDict(_tuples(saved))
 
 
@@ -225,7 +228,7 @@ def _tuples(value):
 def differences(saved, config):
     """{field: (saved value, new value)} of the fields that may change the trained parameters."""
     before, now = (traverse_util.flatten_dict(c.to_dict(), sep='.') for c in (saved, config))
-    pairs = {name: (before.get(name, YOUNGER.get(name)), now.get(name))
+    pairs = {name: (before.get(name), now.get(name))
              for name in {**before, **now} if name not in REPORTING}
     return {name: (then, value) for name, (then, value) in pairs.items() if then != value}
 

@@ -255,5 +255,5 @@ def test_all_processes_must_have_the_same_data(config, finished, monkeypatch):
     """What they compare; test_cluster.py has the comparison itself."""
     told = []
     monkeypatch.setattr(cluster, 'agree', lambda **facts: told.append(facts))
-    *_, splits = train.load_sets(config, '', None)
+    *_, splits = dataset.load_sets(config, '', None)
     assert told == [{'data': {split: splits[split].summary() for split in ('train', 'test')}}]

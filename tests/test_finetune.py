@@ -18,6 +18,7 @@ from cnnjax import (
     parallel,
     reports,
     step,
+    tasks,
     train,
     trained,
     transfer,
@@ -238,8 +239,10 @@ def one_step(net, freeze, devices=1, **options):
     batch = {'image': np.random.default_rng(0).integers(0, 256, (12, *SHAPE)).astype(np.uint8),
              'label': np.arange(12, dtype=np.int32) % net.num_classes,
              'position': np.arange(12, dtype=np.int32)}
-    update = functools.partial(step.train_step, net=net, tx=tx, frozen=frozen,
-                               augment=lambda key, positions, images: NORMALIZE(images))
+    update = functools.partial(
+        step.train_step, task=tasks.create('classify', net), net=net, tx=tx, frozen=frozen,
+        augment=lambda key, positions, examples: {
+            **examples, 'image': NORMALIZE(examples['image'])})
     run = parallel.parallelize(update, parallel.data_mesh(devices), donate=False)
     mesh_state = parallel.replicate(state, parallel.data_mesh(devices))
     after, _ = run(mesh_state, {}, batch, jax.random.key(1))

@@ -13,7 +13,10 @@ RANKS = [
     ['launch'],
     ['experiments'],
     ['configs'],
+    ['cnnjax.sweeps'],
+    ['cnnjax.jobs'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
+    ['cnnjax.evaluate', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
     ['cnnjax.images.descent', 'cnnjax.images.diagnosis'],
     ['cnnjax.images.tiles'],
@@ -22,7 +25,7 @@ RANKS = [
     ['cnnjax.checkpoint', 'cnnjax.dataset', 'cnnjax.weights', 'cnnjax.reports',
      'cnnjax.microscope'],
     ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata'],
-    ['cnnjax.step', 'cnnjax.tensors'],
+    ['cnnjax.step', 'cnnjax.tasks', 'cnnjax.tensors'],
     ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
      'cnnjax.collectives', 'cnnjax.plots'],
     ['cnnjax.summary'],
@@ -33,7 +36,7 @@ RANKS = [
     ['cnnjax.convolution'],
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
     ['cnnjax.cluster', 'cnnjax.config_file'],
-    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.tables'],
+    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.quiet', 'cnnjax.memory', 'cnnjax.tables'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])

@@ -7,11 +7,9 @@ colour profiles count.
 
 import contextlib
 import io
-import logging
 import math
 import os
 import stat
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +31,6 @@ CERTAIN = tuple(kind for kind in ('JPEG', 'PNG', 'GIF', 'TIFF', 'WEBP', 'AVIF', 
 FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           if kind in Image.registered_extensions().values()
                           and kind not in (*CERTAIN, *NO_PICTURES))
-
-
-def quiet():
-    """Keeps this process from telling what Pillow and tifffile say of damage that they get over (of
-    EXIF data, say). Damage of the pixels is an error in any case. This is for a program: warnings
-    belong to the process, not to a library."""
-    warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
-    warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # see _check_size
-    for name in ('PIL', 'tifffile'):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def is_image(file):
