@@ -42,7 +42,8 @@ def to_write(network, fields, classes):
     """The metadata of the file of a network, made with `fields`; `inside` reads them."""
     height, width, channels = map(int, network.image_shape)
     values = {
-        'architecture': user_network.short(network.name), 'fields': fields, 'evaluation': network.evaluation,
+        'architecture': user_network.short(network.name), 'fields': fields,
+        'evaluation': network.evaluation,
         'mean': np.float64(network.normalize.mean).tolist(),
         'std': np.float64(network.normalize.std).tolist(),
         'input_size': (channels, height, width), 'label_names': classes}

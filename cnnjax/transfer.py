@@ -29,7 +29,7 @@ def head(net, image_shape):
         params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
         return {path: array.shape for path, array in _flat(params['params']).items()}
 
-    fewer = net.num_classes - 1 or 2  # more may be too many: LeNet-5 of 1998 has ten codes
+    fewer = net.num_classes - 1 or 2  # not more: LeNet-5 of 1998 has codes for ten
     own, other = shapes(net), shapes(net.clone(num_classes=fewer))
     return frozenset(_layer(path) for path in own if own[path] != other[path])
 

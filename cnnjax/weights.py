@@ -202,8 +202,8 @@ def _differences(name, net, counterpart, image_shape):
         own, other = getattr(net, field), getattr(theirs, field)
         if field in models.FREE or own == other:
             continue
-        # Tensors that are missing or of another shape they would not load; nor are there tensors
-        # for fields that do not go together.
+        # Where tensors are missing or of another shape their library refuses the file, and fields
+        # that do not go together make no network.
         with contextlib.suppress(Exception):
             if _shapes(net.clone(**{field: other}), image_shape) == shapes:
                 own, other = (models.plain(field, value) for value in (own, other))

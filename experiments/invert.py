@@ -16,10 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import atomic, parallel, plots, summary, trained
+from cnnjax import atomic, parallel, plots, summary, tables, trained
 from cnnjax.data import folders
 from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
+from cnnjax.images import (
+    descent,
+    objectives,
+    optimize,
+    parametrizations,
+    pictures,
+    regularizers,
+    transforms,
+)
 from cnnjax.images.run import Run
 from experiments import fields
 from experiments.codes import by_depth, fitted, source, spread, tap_shapes
@@ -191,7 +199,7 @@ def invert(config, running, network, objective, depth, codes, shape):
         state = running.optimize(name, problem(margin), tx, steps, key, state=state, aux=aux,
                                  mesh=parallel.data_mesh(sharing))
         images = optimize.decode(problem(margin), state)
-    losses = jax.jit(jax.vmap(lambda theta, aux: optimize.loss(
+    losses = jax.jit(jax.vmap(lambda theta, aux: descent.loss(
         problem(0), network.variables, theta, key, aux)[0]))(state.theta, aux)
     images = np.asarray(images).clip(0, 1)
     return (images.reshape(len(codes), config.restarts, *shape),
@@ -352,16 +360,11 @@ def text(rows):
             return '-'
         return f'{mean:.3g}' + (f' ± {deviation:.1g}' if deviation is not None else '')
 
-    lines = [('layer', 'code', 'error', 'error by pairs', 'spread of restarts', 'class kept')]
-    for layer, row in rows.items():
-        lines.append((layer, ' x '.join(map(str, row['code'])),
-                      number(row['error'], row['error_standard_error']),
-                      number(row['pair_error'], row['pair_error_standard_error']),
-                      number(row['restart_spread']),
-                      '-' if row['class_kept'] is None else f'{row["class_kept"]:.0%}'))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ['-' * width if i < 2 else '-' * (width - 1) + ':' for i, width in enumerate(widths)]
-    return '\n'.join('| ' + ' | '.join(
-        cell.ljust(width) if i < 2 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(line, widths, strict=True))) + ' |'
-        for line in [lines[0], rule, *lines[1:]])
+    header = ('layer', 'code', 'error', 'error by pairs', 'spread of restarts', 'class kept')
+    return tables.markdown(header, [(
+        layer, ' x '.join(map(str, row['code'])),
+        number(row['error'], row['error_standard_error']),
+        number(row['pair_error'], row['pair_error_standard_error']),
+        number(row['restart_spread']),
+        '-' if row['class_kept'] is None else f'{row["class_kept"]:.0%}')
+        for layer, row in rows.items()], left=2).rstrip()

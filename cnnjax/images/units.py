@@ -18,7 +18,7 @@ import optax
 
 from cnnjax import summary
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, optimize, transforms
+from cnnjax.images import diagnosis, objectives, optimize, transforms
 from cnnjax.images.parametrizations import COLOR_MATRIX, decorrelated, fourier, pixels, sigmoid
 
 CHUNK = 32  # units at a time
@@ -107,7 +107,7 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
         found = optimize.decode(problem, report.state)
         scores = best(network.variables, found, units[part])
         yield Maximized(np.asarray(found)[:real].clip(0, 1), np.asarray(scores)[:real],
-                        [optimize.verdict(report.values, i, first[i], found[i])
+                        [diagnosis.verdict(report.values, i, first[i], found[i])
                          for i in range(real)])
 
 
