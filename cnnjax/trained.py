@@ -1,6 +1,7 @@
 """A trained network with all it needs: load('runs/quickstart')(images in [0, 1]) -> logits."""
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import os
@@ -72,6 +73,35 @@ class Trained(NamedTuple):
             _, taps = self.net.apply(self.variables, self._normalizer(images)(images), train=False,
                                      **arguments)
         return dict(itertools.takewhile(lambda item: item[0] not in misfits, taps.items()))
+
+    def tap_shapes(self, shape=None):
+        """{name: shape of the activation} of one image [H, W, C], in forward order; computes none.
+
+        `shape` is that of the image; None: of those of the training. Raises UserError as `taps`.
+        """
+        found = {}
+
+        def collect(variables, images):  # jax would sort the names of what is returned
+            taps = self._replace(variables=variables).taps(images)
+            found.update((name, tap.shape[1:]) for name, tap in taps.items())
+
+        images = jax.ShapeDtypeStruct((1, *(shape or self.image_shape)), 'float32')
+        jax.eval_shape(collect, self.variables, images)
+        return found
+
+    def training(self, defaults):
+        """The config that the network was trained with, or the little that is known of it.
+
+        Fields that it lacks, such as those younger than the run, are those of `defaults`, the
+        config of a training. Raises UserError where what is known fits no such config.
+        """
+        own = copy.deepcopy(defaults)
+        with own.unlocked():
+            try:
+                own.update(self.config.to_dict() if self.config else self.evaluation)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(f'the config.json of the run is damaged: {error}') from None
+        return own
 
     def _normalizer(self, images):
         """The normalization, of a mean image its mean where the images have another size."""

@@ -14,11 +14,10 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from cnnjax import atomic, plots, workdir
+from cnnjax import atomic, limits, plots, workdir
 from cnnjax.errors import UserError
 from experiments import benchmark_images as images
 from experiments import benchmark_training as training
-from experiments import fields
 from experiments.benchmark_timing import SIZES, Setting, Unmeasured, best, compare, cores
 
 # {kind: what measures a row of it}: (network, batch, setting) -> results, or (size, batch, setting)
@@ -33,15 +32,16 @@ TITLES = {'train': 'Training steps', 'infer': 'Inference', 'loop': "The training
 INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the first that the processor has
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.I)
 LARGE = {False: 8, True: 256}  # images of an inference beside single ones, on an accelerator
+LIMITS = {'rounds': limits.Whole(1), 'seconds': limits.Number(0), 'steps_per_call': limits.Whole(),
+          'dtype': ('', 'float32', 'bfloat16')}
 
 
 def run(config, directory):
     """Measures every row of config.rows and writes results.json, results.md and
     figures/benchmark.png."""
-    fields.check_minimum(config, rounds=1, seconds=0, steps_per_call=0)
-    fields.check_choice(config, dtype=('', 'float32', 'bfloat16'))
+    limits.check(config, LIMITS)
     accelerator = jax.default_backend() != 'cpu'
-    rows = [row for name in fields.names(config.rows) for row in parse(name, accelerator)]
+    rows = [row for name in limits.names(config.rows) for row in parse(name, accelerator)]
     if not rows:
         raise UserError('rows is empty: give at least one, such as train_resnet20')
     before = earlier(config.compare_to)

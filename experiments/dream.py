@@ -4,6 +4,7 @@ Mordvintsev et al. 2015, https://github.com/google/deepdream: gradient ascent wi
 normalized size on a randomly shifted image, first on a small one, then on larger ones.
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -13,17 +14,36 @@ import numpy as np
 import optax
 from scipy import ndimage
 
-from cnnjax import trained
-from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import objectives, parametrizations, pictures, rules, transforms
+from cnnjax import limits, trained
+from cnnjax.errors import UserError
+from cnnjax.images import (
+    objectives,
+    parametrizations,
+    pictures,
+    rules,
+    selection,
+    tiles,
+    transforms,
+)
 from cnnjax.images.optimize import Problem, decode, init, normalize_gradient
 from cnnjax.images.run import Run
+from cnnjax.limits import Names, Number, Whole, check_memory, names
 from cnnjax.models import POOLS, with_pool
-from experiments import codes, fields
 
 MOST = 1000  # octaves: they end at one pixel long before
-LARGEST = 1e6  # the largest value of fields without a limit of their own
+LARGEST = 1e6  # The largest value for fields without a limit of their own.
 NARROWEST = 5  # of a picture whose gradient is smoothed: its border is mirrored by 4 pixels
+LIMITS = Run.LIMITS | {
+    'size': Whole(1), 'guide_size': Whole(1), 'layers': Names(),
+    'weights': Number(-LARGEST, LARGEST), 'kind': ('l2', 'mean', 'guided'),
+    'octaves': Whole(1, MOST), 'octaves_above': Whole(), 'scale': Number(1, pictures.LARGEST),
+    'carry': ('detail', 'image'), 'steps': Whole(1), 'step': Number(above=0, most=LARGEST),
+    'optimizer': ('sgd', 'adam'), 'normalize': ('', 'mean_abs', 'std', 'l2'), 'smooth': Number(0),
+    'jitter': Whole(), 'tile': Whole(), 'pool': ('', *POOLS), 'relu': tuple(rules.RULES),
+    'frames': Whole(1), 'zoom': Number(above=-1, below=1), 'rotate': Number(-LARGEST, LARGEST),
+    'translate': Number(-pictures.LARGEST, pictures.LARGEST),
+    'seconds': Number(0.02, 655),  # viewers show no frame for less
+    'animation': ('gif', 'webp', 'apng')}
 
 
 def run(config, directory):
@@ -37,80 +57,37 @@ def run(config, directory):
     network = load(config)
     objective = mixture(config, network)
     shared = guide(config, network, objective.layers)
-    groups = {}  # pictures of one shape dream together
-    for i, source in enumerate(fields.names(config.images)):
-        if source == 'noise':
-            fields.check_memory(4 * config.size ** 2 * network.image_shape[-1], size=config.size)
-        image = start(config, source, i, network.image_shape[-1])
-        for octave, shape in list(enumerate(shapes(config, image.shape), 1))[::-1]:
-            fits(config, network, objective.layers, shape, octave, source)
-        groups.setdefault(image.shape, []).append((i, image))
-    for shape, members in groups.items():
-        largest = shapes(config, shape)[-1]
-        fields.check_memory(len(members) * fields.activations(network, largest, config.tile),
-                            size=config.size, tile=config.tile)
-        fields.check_memory(4 * len(members) * math.prod(largest), size=config.size,
-                            octaves_above=config.octaves_above)
-        fields.check_memory(len(members) * config.frames * math.prod(shape), frames=config.frames)
-    tx, problems = optimizer(config), {}
-    root, stages = jax.random.key(config.seed), 0
+    groups = grouped(config, network, objective.layers)
+    tx = optimizer(config)
+    # A program is compiled once for each octave, for all frames.
+    problem_of = functools.cache(functools.partial(problem, config, network, objective))
 
-    def ascend(images, name):
+    def ascend(group, frame, octave, images):
         """The images [N, H, W, C] after `config.steps` steps."""
-        nonlocal stages
-        stages += 1
-        shape = images.shape[1:]
-        if shape not in problems:  # a program is compiled once for each octave, for all frames
-            problems[shape] = problem(config, network, objective, shape)
-        key = jax.random.fold_in(root, stages)
+        own, key = problem_of(images.shape[1:]), stage_key(config, group, frame, octave)
         # What an octave begins with is not clipped; see `octaves`.
-        state = init(problems[shape], tx, jax.random.split(key, len(images)), images)
+        state = init(own, tx, jax.random.split(key, len(images)), images)
         state = state._replace(theta=jnp.array(images))
-        state = session.optimize(name, problems[shape], tx, config.steps, key, state=state,
-                                 shared=shared, snapshots=config.frames == 1)
-        return np.asarray(decode(problems[shape], state))
+        name = f'group{group + 1}-' if len(groups) > 1 else ''
+        name += f'frame{frame:04d}-' if config.frames > 1 else ''
+        state = session.optimize(f'{name}octave{octave + 1}', own, tx, config.steps, key,
+                                 state=state, shared=shared, snapshots=config.frames == 1)
+        return np.asarray(decode(own, state))
 
     with Run(directory, config, network,
              len(groups) * config.frames * config.octaves * config.steps) as session:
-        for group, members in enumerate(groups.values(), 1):
-            numbers, images = zip(*members, strict=True)
-            images, films = np.stack(images), [[] for _ in members]
-            for frame in range(config.frames):
-                if frame:
-                    images = np.stack([move(config, image) for image in images])
-                prefix = f'group{group}-' if len(groups) > 1 else ''
-                prefix += f'frame{frame:04d}-' if config.frames > 1 else ''
-                images = octaves(config, images, ascend, prefix)
-                for number, image, film in zip(numbers, images, films, strict=True):
-                    film.append(image.clip(0, 1))
-                    path = figure(config, directory, number, 'png')
-                    pictures.write(path, film[-1])
-            for number, film in zip(numbers, films, strict=True):
-                path = figure(config, directory, number, 'png')
-                if config.frames > 1:
-                    path = figure(config, directory, number, config.animation)
-                    pictures.animate(path, film, config.seconds)
-                print(f'{fields.names(config.images)[number]}: {path}', flush=True)
+        for group, members in enumerate(groups):
+            film(config, directory, members, functools.partial(ascend, group))
 
 
 def check(config):
     """Raises UserError for a value that makes no sense."""
-    fields.check_minimum(config, seed=0, octaves=1, octaves_above=0, steps=1, jitter=0, frames=1,
-                         tile=0, size=1, guide_size=1, report_every=1, smooth=0)
-    check_numbers(config, octaves=(1, MOST), scale=(1, pictures.LARGEST), step=(0, LARGEST),
-                  weights=(-LARGEST, LARGEST), rotate=(-LARGEST, LARGEST), seconds=(0, 655),
-                  translate=(-pictures.LARGEST, pictures.LARGEST))
-    fields.check_choice(config, kind=('l2', 'mean', 'guided'), carry=('detail', 'image'),
-                        optimizer=('sgd', 'adam'), normalize=('', 'mean_abs', 'std', 'l2'),
-                        pool=('', *POOLS), relu=tuple(rules.RULES),
-                        animation=('gif', 'webp', 'apng'))
-    if not fields.names(config.images):
+    limits.check(config, LIMITS)
+    if not names(config.images):
         raise UserError("images: name a picture, or 'noise'")
     if not config.scale > 1:
         raise UserError(f'scale={config.scale}: an octave is larger than the one before it; take a '
                         'number above 1')
-    if not config.step > 0:
-        raise UserError(f'step={config.step}: take a number above 0, such as 1.5 / 255 = 0.0059')
     if config.octaves_above * math.log(config.scale) > math.log(pictures.LARGEST):
         raise UserError(f'octaves_above={config.octaves_above} with scale={config.scale}: the '
                         'pictures would be too large')
@@ -118,13 +95,8 @@ def check(config):
                                  config.octaves_above >= config.octaves):
         raise UserError(f'octaves_above={config.octaves_above}: octaves larger than the picture '
                         "need carry='image', and are fewer than all octaves")
-    if not -1 < config.zoom < 1:
-        raise UserError(f'zoom={config.zoom}: a share of the picture between -1 and 1, '
-                        'such as 0.05')
     if len(config.translate) != 2:
         raise UserError(f'translate={config.translate}: pixels down and right, such as (0, 5)')
-    if not config.seconds >= 0.02:
-        raise UserError(f'seconds={config.seconds}: viewers show a frame for 0.02 seconds or more')
     if (config.kind == 'guided') != bool(config.guide):
         raise UserError(f"kind='{config.kind}' with guide='{config.guide}': a dream of kind "
                         "'guided' needs a guide, and only this kind does")
@@ -144,26 +116,73 @@ def load(config):
 
 def mixture(config, network):
     """The objective of all layers, 'relu4_2' or with some of its channels 'relu4_2:12+40'."""
-    entries = fields.names(config.layers)
+    entries = names(config.layers)
     weights = config.weights or (1.0,) * len(entries)
-    if not entries:
-        raise UserError(f"layers='{config.layers}' is empty: give at least one")
     if len(weights) != len(entries):
         raise UserError(f'weights={config.weights}: give each of the {len(entries)} layers one, or '
                         'take () for equal ones')
-    shapes = codes.tap_shapes(network, network.image_shape)
+    shapes = network.tap_shapes()
     total = None
     for entry, weight in zip(entries, weights, strict=True):
-        layer, channels = fields.layer(entry, shapes)
+        layer, channels = selection.layer(entry, shapes)
         term = float(weight) * objectives.dream(layer, config.kind, channels)
         total = term if total is None else total + term
     return total
 
 
+def grouped(config, network, layers):
+    """The pictures in groups of one shape, which dream together: [[(number, image [H, W, C])]].
+
+    Raises UserError where one is too small, or a group fills the memory.
+    """
+    groups = {}
+    for i, source in enumerate(names(config.images)):
+        if source == 'noise':
+            check_memory(4 * config.size ** 2 * network.image_shape[-1], size=config.size)
+        image = start(config, source, i, network.image_shape[-1])
+        for octave, shape in list(enumerate(shapes(config, image.shape), 1))[::-1]:
+            fits(config, network, layers, shape, octave, source)
+        groups.setdefault(image.shape, []).append((i, image))
+    for shape, members in groups.items():
+        largest = shapes(config, shape)[-1]
+        check_memory(len(members) * tiles.activations(network, largest, config.tile),
+                     size=config.size, tile=config.tile)
+        check_memory(4 * len(members) * math.prod(largest), size=config.size,
+                     octaves_above=config.octaves_above)
+        check_memory(len(members) * config.frames * math.prod(shape), frames=config.frames)
+    return list(groups.values())
+
+
+def stage_key(config, group, frame, octave):
+    """The random key of an octave of a frame of a group of pictures, all counted from 0."""
+    stage = (group * config.frames + frame) * config.octaves + octave
+    return jax.random.fold_in(jax.random.key(config.seed), stage + 1)  # 0 is that of `start`
+
+
+def film(config, directory, members, ascend):
+    """Dreams about a group, [(number, image)], frame after frame, and writes it; see `octaves` for
+    ascend(frame, octave, images)."""
+    numbers, images = zip(*members, strict=True)
+    images, films = np.stack(images), [[] for _ in members]
+    for frame in range(config.frames):
+        if frame:
+            images = np.stack([move(config, image) for image in images])
+        images = octaves(config, images, functools.partial(ascend, frame))
+        for number, image, frames in zip(numbers, images, films, strict=True):
+            frames.append(image.clip(0, 1))
+            pictures.write(figure(config, directory, number, 'png'), frames[-1])
+    for number, frames in zip(numbers, films, strict=True):
+        path = figure(config, directory, number, 'png')
+        if config.frames > 1:
+            path = figure(config, directory, number, config.animation)
+            pictures.animate(path, frames, config.seconds)
+        print(f'{names(config.images)[number]}: {path}', flush=True)
+
+
 def fits(config, network, layers, shape, octave, source):
     """Raises UserError if a picture of this shape is too small for the network or a layer."""
     try:
-        found = codes.tap_shapes(network, shape)
+        found = network.tap_shapes(shape)
         objectives.missing(layers, found)
         reason = next((f"'{layer}' has no position left" for layer in layers
                        if 0 in found[layer]), '')
@@ -259,8 +278,9 @@ def shapes(config, shape):
     return found
 
 
-def octaves(config, images, ascend, prefix=''):
-    """The dream of images [N, H, W, C]; `ascend(images, name)` dreams at one size.
+def octaves(config, images, ascend):
+    """The dream of images [N, H, W, C]; `ascend(octave, images)` dreams at one size, the
+    first octave is 0.
 
     With carry='detail' an octave begins with the picture at its size plus what the octave before
     has added to it, enlarged; with carry='image' with the result of the octave before, enlarged.
@@ -274,12 +294,11 @@ def octaves(config, images, ascend, prefix=''):
         for shape in sizes[-2::-1]:
             bases.insert(0, zoom(bases[0], shape))
     for octave, shape in enumerate(sizes):
-        name = f'{prefix}octave{octave + 1}'
         if config.carry == 'image':
-            result = ascend(resize(result, shape), name)
+            result = ascend(octave, resize(result, shape))
             continue
         base = bases[octave]
-        result = ascend(base if detail is None else base + zoom(detail, shape), name)
+        result = ascend(octave, base if detail is None else base + zoom(detail, shape))
         detail = result - base
     return resize(result, images.shape[1:])
 
@@ -313,5 +332,5 @@ def move(config, image):
 
 def figure(config, directory, number, suffix):
     """The path of what is written of a picture."""
-    label = f'-{number}' if len(fields.names(config.images)) > 1 else ''
+    label = f'-{number}' if len(names(config.images)) > 1 else ''
     return Path(directory) / 'figures' / f'dream{label}.{suffix}'

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import plots, workdir
+from cnnjax import limits, plots, workdir
 from cnnjax.errors import UserError
-from experiments import fields
+from cnnjax.limits import Whole
 
 FACES = 100  # of the pictures of scikit-image, the first so many
+LIMITS = {'components': Whole(1, some=True), 'folds': Whole(2, FACES), 'detect': Whole(1),
+          'repair': Whole(1), 'shown': Whole(1), 'seed': limits.SEED, 'hidden': Whole()}
 MEASURES = {
     'distance': 'norm of what projection into face space leaves of a picture: Turk & Pentland',
     'standardized': 'the same of pictures less their mean, divided by their norm, in a face space '
@@ -95,19 +97,13 @@ def load():
 
 def check(config, shape):
     """Raises UserError for values of the config that make no sense."""
-    fields.check_minimum(config, components=1, folds=2, detect=1, repair=1, shown=1, seed=0,
-                         hidden=0)
-    fields.check_whole(config, 'components', 'hidden')
-    if not config.components:
-        raise UserError('components=(): give one or more numbers')
-    if config.folds > FACES:
-        raise UserError(f'folds={config.folds}: there are {FACES} faces')
+    limits.check(config, LIMITS)
     most = FACES - -(-FACES // config.folds) - 1  # so many differences of faces are independent
     for field in ('components', 'detect', 'repair'):
         if np.max(config[field]) > most:
             raise UserError(f'{field}={config[field]}: with folds={config.folds} a face space has '
                             f'at most {most} components')
-    if len(config.hidden) != 4 or min(config.hidden) < 0 or not all(config.hidden[2:]) or any(
+    if len(config.hidden) != 4 or not all(config.hidden[2:]) or any(
             first + length > side for first, length, side in
             zip(config.hidden[:2], config.hidden[2:], shape, strict=True)) or (
             tuple(config.hidden[2:]) == tuple(shape)):

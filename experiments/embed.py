@@ -11,11 +11,17 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from cnnjax import atomic, plots, trained, workdir
+from cnnjax import atomic, data, features, limits, plots, trained, workdir
 from cnnjax.errors import UserError
-from experiments import codes, fields
+from cnnjax.images import selection
+from cnnjax.limits import Number, Whole
+from configs import base
 
 ROOM = 2.5  # cells of a map for every image: the empty ones let its shape be seen
+LIMITS = features.LIMITS | {
+    'metric': ('euclidean', 'cosine'), 'count': Whole(), 'components': Whole(2),
+    'perplexity': Number(1), 'neighbours': Whole(1), 'queries': Whole(1), 'drawn': Whole(1),
+    'seed': limits.SEED}
 
 
 class Reduced(NamedTuple):
@@ -33,23 +39,23 @@ def run(config, directory):
     Raises UserError where the images do not fit the network, a tap does not exist, or its code says
     nothing about the images.
     """
-    check(config)
+    limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name)
-    named = tuple(dict.fromkeys(fields.names(config.taps)))
+    named = tuple(dict.fromkeys(limits.names(config.taps)))
     own = [tap for tap in named if tap != 'pixels']
-    taps = codes.chosen(network, ','.join(own)) if own or not named else {}
-    stream = codes.load(config, config.split, network)
-    index = codes.spread(len(stream), config.count)
-    stream.examples = codes.Part(stream.examples, index)
+    taps = selection.entries(network, ','.join(own)) if own or not named else {}
+    whole_set = features.load(config, config.split, network, base.get_config())
+    index = data.spread(len(whole_set), config.count)
+    stream = whole_set.subset(index)
     least = max(config.perplexity, config.neighbours)
     if len(stream) <= least:
         raise UserError(f'perplexity={config.perplexity:g} and neighbours={config.neighbours} need '
                         f'more than {least:g} images, here are {len(stream)}: take smaller '
                         'numbers, or more images')
     # Of scikit-learn's trustworthiness: the distances of all pairs, and their ranks twice, float64.
-    fields.check_memory(6 * len(stream) ** 2, count=config.count)
-    fields.check_memory(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
-    found = codes.extractor(network, taps, config)(stream, config.dataset, images=True)
+    limits.check_memory(6 * len(stream) ** 2, count=config.count)
+    limits.check_memory(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
+    found = features.extractor(network, taps, config)(stream, config.dataset, images=True)
     labels, images = found['label'], found['image'] / np.float32(255)
     if 'pixels' in named or not named:
         found['pixels'] = images.reshape(len(images), -1)
@@ -77,13 +83,6 @@ def run(config, directory):
         'source': config.source, 'checkpoint': config.checkpoint, 'dataset': config.dataset,
         'split': config.split, 'images': len(labels), 'metric': config.metric, 'taps': results})
     print(f'figures: {directory / "figures"}')
-
-
-def check(config):
-    """Raises UserError for values of the config that make no sense."""
-    fields.check_choice(config, metric=('euclidean', 'cosine'))
-    fields.check_minimum(config, count=0, components=2, perplexity=1, neighbours=1, queries=1,
-                         drawn=1, seed=0, batch_size=1, loader_threads=1, devices=0)
 
 
 def reduce(code, config):
@@ -152,13 +151,13 @@ def queries(labels, count):
     order = np.lexsort((labels, rank))
     classes = len(np.unique(labels))
     if count < classes:  # spread over the classes
-        return order[codes.spread(classes, count)]
+        return order[data.spread(classes, count)]
     return order[:count]
 
 
 def draw(path, tap, reduced, neighbours, images, labels, classes, config):
     """The two maps, and rows of a query and its neighbours, green where they are of its class."""
-    some = codes.spread(len(labels), config.drawn)
+    some = data.spread(len(labels), config.drawn)
     share = 100 * sum(reduced.variance)
     plots.embeddings({f'{tap}: PCA, {share:.0f} % of the variance': cells(reduced.pca[some]),
                       f'{tap}: t-SNE': cells(reduced.tsne[some])},

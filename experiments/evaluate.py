@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
-from cnnjax import cluster, data, dataset, parallel, train, trained, workdir
+from cnnjax import cluster, data, dataset, features, limits, parallel, train, trained, workdir
 from cnnjax.errors import UserError
-from experiments import codes, fields
+from configs import base
+
+LIMITS = {field: features.LIMITS[field] for field in ('batch_size', 'devices')}
 
 
 def run(config, directory):
@@ -14,11 +16,43 @@ def run(config, directory):
     The data is that of the run, and still the same, unless the config names another; published
     weights have none. Raises UserError where its classes or its images do not fit the network.
     """
-    fields.check_minimum(config, batch_size=1, devices=0)
+    limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name)
     if network.config is None and config.dataset is None:
         raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
-    own = codes.training(network)
+    own = training(config, network)
+    source = data.load(own.dataset, own.test_split, own.data_dir, own.bad_images)
+    told = data.identity(source)
+    cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
+    if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
+        trained_in = Path(os.path.expanduser(config.source))
+        dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
+    examples = train.prepare(own, by_name(source, network, config, own.dataset))
+    if tuple(examples.image_shape) != network.image_shape:
+        raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
+                        f'was trained on {network.image_shape}')
+    limits.check_memory(min(config.batch_size, len(examples)) * features.largest(network),
+                        batch_size=config.batch_size)
+    mesh = parallel.data_mesh(config.devices)
+    evaluate = train.evaluator(network.net, network.normalize, examples, mesh,
+                               batch_size=config.batch_size)
+    results = evaluate(parallel.replicate(network.variables, mesh))
+    if not cluster.first():
+        return
+    for name, value in results.items():
+        shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
+        print(f'{name:>20}  {shown}')
+    workdir.write_config(directory, config)
+    workdir.write_json(f'{directory}/results.json', {
+        'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
+        'split': own.test_split, **results})
+
+
+def training(config, network):
+    """The config of the training whose test set is evaluated: the network's own, with what the
+    config of this evaluation names in its place."""
+    own = network.training(base.get_config())
+    train.check(own)
     own.unlock()
     if network.config is None:
         own.image_size = network.image_shape[0]
@@ -34,31 +68,7 @@ def run(config, directory):
     if own.stream and not own.image_size:
         raise UserError('stream=True: the run took its images as large as they are, and such are '
                         'not streamed: leave stream out')
-    source = data.load(own.dataset, own.test_split, own.data_dir, own.bad_images)
-    told = data.identity(source)
-    cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
-    if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
-        trained_in = Path(os.path.expanduser(config.source))
-        dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
-    examples = train.prepare(own, by_name(source, network, config, own.dataset))
-    if tuple(examples.image_shape) != network.image_shape:
-        raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
-                        f'was trained on {network.image_shape}')
-    fields.check_memory(min(config.batch_size, len(examples)) * codes.widest(network),
-                        batch_size=config.batch_size)
-    mesh = parallel.data_mesh(config.devices)
-    evaluate = train.evaluator(network.net, network.normalize, examples, mesh,
-                               batch_size=config.batch_size)
-    results = evaluate(parallel.replicate(network.variables, mesh))
-    if not cluster.first():
-        return
-    for name, value in results.items():
-        shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
-        print(f'{name:>20}  {shown}')
-    workdir.write_config(directory, config)
-    workdir.write_json(f'{directory}/results.json', {
-        'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
-        'split': own.test_split, **results})
+    return own
 
 
 def by_name(source, network, config, name):

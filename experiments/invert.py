@@ -16,17 +16,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import atomic, parallel, plots, summary, trained, workdir
+from cnnjax import atomic, data, limits, parallel, plots, summary, trained, workdir
 from cnnjax.data import folders
-from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
+from cnnjax.errors import UserError
+from cnnjax.images import (
+    objectives,
+    optimize,
+    parametrizations,
+    pictures,
+    regularizers,
+    selection,
+    tiles,
+    transforms,
+)
 from cnnjax.images.run import Run
-from experiments import fields
-from experiments.codes import by_depth, fitted, source, spread, tap_shapes
+from cnnjax.limits import Number, Whole, check_memory
 
 REFERENCE = 227 * 227 * 3  # numbers in the images of which config.sigma is the norm
-LARGEST = 100  # strides by which images move
+FARTHEST = 100  # strides by which images move
 START = 80 / math.sqrt(3)  # nnpreimage's x0_sigma: the 95 % quantile of the first levels
+LIMITS = Run.LIMITS | {
+    'count': Whole(), 'size': Whole(), 'devices': Whole(), 'restarts': Whole(1),
+    'parametrization': ('pixels', 'levels', 'sigma', 'fourier'), 'deviation': Number(0),
+    'sigma': Number(above=0), 'bound': Number(0), 'match': ('l2', 'l1', 'inner'),
+    'match_weight': Number(0, some=True), 'penalties': ('nnpreimage', 'deep-goggle'),
+    'tv_weight': Number(0, some=True), 'tv_beta': Number(1, 1e3),
+    'alpha_weight': Number(0, some=True), 'alpha': Number(1, 1e3), 'jitter': Number(0, FARTHEST),
+    'optimizer': ('adam', 'momentum', 'adagrad'), 'steps': Whole(1, some=True),
+    'learning_rate': Number(0, some=True), 'momentum': Number(0, below=1)}
 NORMALIZATION = {
     'error': '|code(reconstruction) - code(image)|^2 / |code(image)|^2, Euclidean norms',
     'pair_error': 'the same over the mean of |code(image i) - code(image j)|^2, all pairs i != j '
@@ -51,13 +68,11 @@ def run(config, directory):
     parallel.data_mesh(config.devices)  # refuses what there is not
     network = trained.load(config.source, config.checkpoint, config.name)
     if config.size:  # before pictures are made so large
-        shape = (config.size, config.size, network.image_shape[-1])
-        check_size(config, network, shape)
+        check_size(config, network, (config.size, config.size, network.image_shape[-1]))
     names, images = zip(*load(config, network), strict=True)
     images = np.stack(images)
-    shapes = tap_shapes(network, images.shape[1:])
-    depth = list(tap_shapes(network, network.image_shape))
-    layers, last = by_depth(config.layers, shapes), list(shapes)[-1]
+    shapes, depth = network.tap_shapes(images.shape[1:]), list(network.tap_shapes())
+    layers, last = selection.by_depth(config.layers, shapes), list(shapes)[-1]
     classifies = list(shapes) == depth and len(shapes[last]) == 1
 
     @jax.jit
@@ -66,7 +81,7 @@ def run(config, directory):
         return {name: objectives.select(name, channels, found[name])
                 for name, channels in layers.items()}, found[last]
 
-    check_memory(config, network, images, layers, depth)
+    check_images(config, network, images, layers, depth)
     codes, scores = jax.device_get(taps(images))
     for layer in layers:
         for name, code in zip(names, codes[layer], strict=True):
@@ -93,24 +108,10 @@ def run(config, directory):
 
 def check(config):
     """Raises UserError for values of the config that make no sense."""
-    fields.check_choice(config, parametrization=('pixels', 'levels', 'sigma', 'fourier'),
-                        optimizer=('adam', 'momentum', 'adagrad'), match=('l2', 'l1', 'inner'),
-                        penalties=('nnpreimage', 'deep-goggle'))
-    fields.check_minimum(config, restarts=1, count=0, size=0, seed=0, report_every=1, devices=0,
-                         bound=0, jitter=0, deviation=0, momentum=0, steps=1, learning_rate=0,
-                         match_weight=0, tv_weight=0, alpha_weight=0)
-    check_numbers(config, jitter=(0, LARGEST), sigma=(0, 1e12), alpha=(1, 1e3), tv_beta=(1, 1e3))
-    for field in ('steps', 'learning_rate', 'match_weight', 'tv_weight', 'alpha_weight'):
-        if not config[field]:
-            raise UserError(f'{field}=(): give one or more numbers')
-    fields.check_whole(config, 'steps')
+    limits.check(config, LIMITS)
     if len(config.steps) != len(config.learning_rate):
         raise UserError(f'steps={config.steps} and learning_rate={config.learning_rate}: give as '
                         'many of one as of the other, a number for every stage')
-    if not config.momentum < 1:
-        raise UserError(f'momentum={config.momentum}: take a number from 0 to less than 1')
-    if not config.sigma > 0:
-        raise UserError(f'sigma={config.sigma}: the norm of a photograph is positive')
     if config.bound and config.parametrization == 'fourier':
         raise UserError(f"bound={config.bound} bounds pixels: take parametrization='levels', or "
                         'bound=0')
@@ -118,18 +119,18 @@ def check(config):
 
 def check_size(config, network, shape, count=1):
     """Raises UserError where the activations of so many images fill the memory."""
-    fields.check_memory(count * config.restarts * fields.activations(network, shape),
-                        size=config.size, count=config.count, restarts=config.restarts)
+    check_memory(count * config.restarts * tiles.activations(network, shape),
+                 size=config.size, count=config.count, restarts=config.restarts)
 
 
-def check_memory(config, network, images, layers, depth):
+def check_images(config, network, images, layers, depth):
     """Raises UserError where the largest images of one layer fill the memory."""
     count, *shape = images.shape
     if config.jitter and len(config.steps) > 1:
         margin = max(round(config.jitter * stride(network, layer, depth)) for layer in layers)
         shape = (shape[0] + margin, shape[1] + margin, shape[2])
-        fields.check_memory(4 * count * config.restarts * math.prod(shape), jitter=config.jitter,
-                            restarts=config.restarts)
+        check_memory(4 * count * config.restarts * math.prod(shape), jitter=config.jitter,
+                     restarts=config.restarts)
     check_size(config, network, images.shape[1:], count)
 
 
@@ -137,8 +138,8 @@ def load(config, network):
     """A list of `Example`, all of one shape."""
     *size, channels = network.image_shape
     size = (config.size, config.size) if config.size else tuple(size)
-    if given := source(config):
-        found = [given.examples[i] for i in spread(len(given.examples), config.count)]
+    if given := data.load_if_named(config.dataset, config.split, config.data_dir):
+        found = [given.examples[i] for i in data.spread(len(given.examples), config.count)]
         found = [(given.classes[example['label']], example['image'] / np.float32(255))
                  for example in found]
     elif (folder := Path(os.path.expanduser(config.images))).is_dir():
@@ -146,18 +147,18 @@ def load(config, network):
         if not files:
             raise UserError(f'images={config.images}: no picture there'
                             f'{folders.described(left_out)}')
-        chosen = spread(len(files), config.count)
+        chosen = data.spread(len(files), config.count)
         print(f'{folder}: {len(files):,} pictures, {len(chosen)} of them inverted'
               f'{folders.described(left_out)}', flush=True)
         found = [(Path(files[i]).stem, pictures.read(files[i])) for i in chosen]
     else:
-        paths = fields.names(config.images)
+        paths = limits.names(config.images)
         if not paths:
             raise UserError("images='': name pictures, a folder of them, or give a dataset")
         found = [(Path(path.removeprefix(pictures.PREFIX)).stem, pictures.read(path))
                  for path in paths]
     labels, pixels = zip(*found, strict=True)
-    return [Example(name, fitted(image, size, channels))
+    return [Example(name, pictures.fitted(image, size, channels))
             for name, image in zip(pictures.distinct(labels), pixels, strict=True)]
 
 

@@ -9,19 +9,23 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, diagram, microscope, parallel, summary, trained, workdir
+from cnnjax import data, diagram, features, limits, microscope, parallel, summary, trained, workdir
 from cnnjax.data.images import read as read_image
-from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import patches, pictures, units
+from cnnjax.errors import UserError
+from cnnjax.images import patches, pictures, selection, strongest, units
 from cnnjax.images.rules import RULES
 from cnnjax.images.run import begin
-from experiments import codes, fields
+from cnnjax.limits import Number, Whole
+from configs import base
 
 PATCHES = 9  # of a unit, three by three
 LARGEST = 112  # pixels of the side of a patch on its page
 SMALL = 64  # pixels up to which pictures are written without loss
 OF_A_CLASS = 8  # units of a layer on the page of a class, at most
 LEAST = 0.1  # standard deviations by which they stand out
+LIMITS = features.LIMITS | {
+    'rule': tuple(RULES), 'units_per_layer': Whole(), 'count': Whole(), 'steps': Whole(1),
+    'learning_rate': Number(above=0), 'chunk': Whole(1), 'seed': limits.SEED}
 
 
 def run(config, directory):
@@ -34,18 +38,19 @@ def run(config, directory):
     network = trained.load(config.source, config.checkpoint, config.name)
     whole = summary.summarize(network.net, network.image_shape)
     rows = {row.name: row for row in whole.rows if row.shape is not None}
-    chosen = fields.layers(config.layers, {name: row.shape for name, row in rows.items()})
+    chosen = selection.layers(config.layers, {name: row.shape for name, row in rows.items()})
     chosen = chosen or dict.fromkeys(activations(rows), ())
-    stream = codes.load(config, config.split, network)
-    identity = data.identity(stream)
-    stream.examples = codes.Part(stream.examples, codes.spread(len(stream), config.count))
+    whole_set = features.load(config, config.split, network, base.get_config())
+    identity = data.identity(whole_set)
+    stream = whole_set.subset(data.spread(len(whole_set), config.count))
     check_count(config, stream)
     mesh, directory = parallel.data_mesh(config.devices), Path(directory)
     chunk = mesh.size * math.ceil(config.chunk / mesh.size)
     begin(directory, config, network, (directory / 'weights.json').exists())
     microscope.install(directory)
-    found = codes.strongest(config, directory / 'strongest.npz', network, tuple(chosen), stream,
-                            identity, PATCHES)
+    found = strongest.search_once(
+        directory / 'strongest.npz', network, tuple(chosen), stream, identity, PATCHES,
+        batch_size=config.batch_size, mesh=mesh)
     manifest = describe(config, network, whole, rows, chosen, stream, chunk)
     write_classes(directory, manifest, found)
     records = {}  # {layer: {the place of the first unit of a chunk: the chunk's records}}
@@ -76,12 +81,7 @@ def run(config, directory):
 
 def check(config):
     """Raises UserError for values of the config that make no sense."""
-    fields.check_choice(config, rule=tuple(RULES))
-    fields.check_minimum(config, units_per_layer=0, count=0, steps=1, chunk=1, seed=0,
-                         batch_size=1, loader_threads=1, devices=0)
-    check_numbers(config, learning_rate=(0, 1e12))
-    if not config.learning_rate:
-        raise UserError(f'learning_rate={config.learning_rate}: take a number above 0')
+    limits.check(config, LIMITS)
     if 0 < config.count < PATCHES:
         raise UserError(f'count={config.count}: a unit has {PATCHES} strongest images; take at '
                         'least so many')
@@ -140,7 +140,7 @@ def describe(config, network, whole, rows, chosen, stream, chunk):
     shown = [name for name, row in rows.items() if name in chosen or not (
         name in hidden or row.params and not row.multiply_adds  # a normalization
         or len(row.inputs) == 1 and row.shape == rows[row.inputs[0]].shape and not row.params)]
-    some = patches.look_up(stream, range(min(32, len(stream))))
+    some = strongest.look_up(stream, range(min(32, len(stream))))
     lowest = jax.jit(lambda images: {name: tap.min() for name, tap in network.taps(images).items()
                                      if name in chosen})(some)
 
@@ -334,11 +334,11 @@ def write_units(config, directory, network, row, layer, statistics, stream, mesh
 
     places = statistics.images[some]
     chosen, back = np.unique(places, return_inverse=True)
-    photographs, positions = patches.look_up(stream, chosen)[back.ravel()], statistics.positions
+    photographs, positions = strongest.look_up(stream, chosen)[back.ravel()], statistics.positions
     labels = [stream.examples[int(place)]['label'] for place in chosen]
     causes = patches.contrast(patches.project(
         network, row.name, photographs, np.repeat(some, PATCHES),
-        positions[some].reshape(-1, 2), config.rule, config.batch_size, mesh))
+        positions[some].reshape(-1, 2), config.rule, chunk=config.batch_size, mesh=mesh))
     records = []
     for i, unit in enumerate(some.tolist()):
         for kind, made in images.items():

@@ -14,9 +14,10 @@ from scipy import ndimage
 from cnnjax import layers, models, summary
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
+from cnnjax.images import filters
 from cnnjax.trained import Trained
 from configs import equivariance as configs
-from experiments import codes, equivariance, filters
+from experiments import equivariance
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_the_pools_of_the_lecture():
 def test_what_pooling_keeps_of_a_moving_edge():
     edge = np.zeros((24, 24), np.float32)
     edge[:, 10] = 1  # a vertical line in the third column of windows, which are 4 wide
-    shown, numbers = filters.pooling(config(size=16), edge)
+    shown, numbers = filters.pooling(edge, 16, 4)
     # Moved left by one and two pixels it stays in its window, then it leaves.
     assert numbers['max']['change'][:2] == [0, 0]
     assert numbers['max']['change'][2] == pytest.approx(2 ** 0.5)
@@ -184,9 +185,8 @@ def test_shifts_go_in_all_directions_and_no_further(network, monkeypatch):
     monkeypatch.setattr(Trained, 'taps', lambda self, images: jax.debug.callback(
         lambda x: seen.append(np.asarray(x)), images, ordered=True) or {
         'pool2': images[:, :2, :2], 'fc8': images[:, 0, 0]})
-    monkeypatch.setattr(equivariance.codes, 'tap_shapes', lambda *_: {'pool2': (2, 2, 3),
-                                                                      'fc8': (3,)})
-    monkeypatch.setattr(equivariance.codes, 'chosen', lambda *_: ('pool2',))
+    monkeypatch.setattr(Trained, 'tap_shapes', lambda *_: {'pool2': (2, 2, 3), 'fc8': (3,)})
+    monkeypatch.setattr(equivariance.selection, 'entries', lambda *_: ('pool2',))
     equivariance.invariance(config(farthest=2, count=40, batch_size=40), network, picture)
     jax.effects_barrier()
     still, *moved = (np.round(batch[:, 0, 0, :2] * 64).astype(int) for batch in seen)
@@ -248,7 +248,7 @@ def test_gray_networks_get_gray_pictures(network, monkeypatch, tmp_path):
 
 
 def test_every_field_is_explained_and_read():
-    source = ''.join(Path(module.__file__).read_text() for module in (equivariance, filters, codes))
+    source = ''.join(Path(module.__file__).read_text() for module in (equivariance,))
     comments = re.findall(r'    config\.(\w+) = .*  # ', Path(configs.__file__).read_text())
     for field in configs.get_config():
         if field != 'experiment':

@@ -11,6 +11,7 @@ RANKS = [
     ['launch'],
     ['experiments'],
     ['configs'],
+    ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.images.optimize'],
     ['cnnjax.images.tiles'],
@@ -27,6 +28,7 @@ RANKS = [
     ['cnnjax.layers', 'cnnjax.losses'],
     ['cnnjax.convolution'],
     ['cnnjax.cluster', 'cnnjax.config_file'],
+    ['cnnjax.limits'],
     ['cnnjax.atomic', 'cnnjax.errors'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')

@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from cnnjax import data, models, summary, train, trained
 from cnnjax import microscope as site
 from cnnjax.errors import UserError
-from cnnjax.images import patches, units
+from cnnjax.images import strongest, units
 from configs import base
 from configs import microscope as recipe
 from experiments import microscope
@@ -69,7 +69,7 @@ def test_the_manifest_has_every_number(source, written):
 
     manifest = json.loads((written / 'manifest.json').read_text(), parse_constant=refuse)
     network = trained.load(source)
-    found, _ = patches.load(written / 'strongest.npz')
+    found, _ = strongest.load(written / 'strongest.npz')
     assert manifest['source'] == str(source)
     assert manifest['fingerprint'] == json.loads((written / 'weights.json').read_text())['sha256']
     assert manifest['classes'] == list('0123456789')
@@ -102,7 +102,7 @@ def test_the_manifest_has_every_number(source, written):
 
 
 def test_the_data_of_the_pages(written):
-    found = patches.load(written / 'strongest.npz')[0]['relu1']
+    found = strongest.load(written / 'strongest.npz')[0]['relu1']
     records = site.read(written, 'relu1/0')
     assert len(records) == 4
     np.testing.assert_allclose(records[1]['classes'], found.class_means[:, 1], rtol=1e-4)
@@ -200,7 +200,7 @@ def test_killed_and_started_again_it_makes_what_is_missing(source, written, tmp_
 
     made = noted(monkeypatch)
     monkeypatch.setattr(microscope, 'write_units', whole)
-    monkeypatch.setattr(patches, 'strongest', None)  # strongest.npz is there
+    monkeypatch.setattr(strongest, 'search', None)  # strongest.npz is there
     microscope.run(config(source), tmp_path)
     # Four at a time, as in a run that is not killed: the two that are left are filled up.
     assert made == [('pool', 1, [4, 5, 4, 5]), ('fc', 1, [0, 1, 2, 3, 4, 5, 4, 5]),
@@ -244,7 +244,7 @@ def test_what_is_damaged_is_not_taken_for_finished(written, tmp_path, capsys, da
     shutil.copytree(written, directory)
     damage(directory)
     layer, = (layer for layer in site.read(written, 'manifest')['layers'] if layer['name'] == 'fc')
-    statistics = patches.load(written / 'strongest.npz')[0]['fc']
+    statistics = strongest.load(written / 'strongest.npz')[0]['fc']
     records = microscope.saved(directory, layer, statistics, 10, 4)
     assert list(records) == left
     printed = capsys.readouterr().out
@@ -313,7 +313,7 @@ def test_the_channels_that_are_named(named):
     manifest = json.loads((named / 'manifest.json').read_text())
     assert [(layer['name'], layer['channels'], [unit['unit'] for unit in layer['units']])
             for layer in manifest['layers']] == [('fc', [2, 7], [2, 7]), ('relu1', [3], [3])]
-    found, _ = patches.load(named / 'strongest.npz')
+    found, _ = strongest.load(named / 'strongest.npz')
     np.testing.assert_allclose(site.read(named, 'fc/units')['maximum'],
                                found['fc'].maximum[[2, 7]], rtol=1e-4)
     assert {path.name for path in (named / 'images' / 'fc').iterdir()} == {
@@ -487,7 +487,7 @@ def test_what_a_layer_shows_and_in_which_order(browser, written):
         browser.run(f"document.querySelector('[value={view}]').click()")
         assert [image.get_attribute('src').rpartition('/')[2] for image in browser.all('.grid img')
                 ] == [f'{i}-{view}.png' for i in range(4)]
-    found = patches.load(written / 'strongest.npz')[0]['conv2_1/relu1']
+    found = strongest.load(written / 'strongest.npz')[0]['conv2_1/relu1']
     for order, values in (('maximum', -found.maximum), ('mean', -found.mean),
                           ('active', found.active), ('number', range(4))):
         browser.run("const s = document.querySelector('select'); s.value = arguments[0];"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import data, models, summary, trained
+from cnnjax import data, limits, models, summary, trained
 from cnnjax.data import sources
 from cnnjax.errors import UserError
-from cnnjax.images import patches
+from cnnjax.images import strongest
 from configs import visualize as configs
-from experiments import fields, visualize
+from experiments import visualize
 
 
 def make(channels=1, side=8, **options):
@@ -85,7 +85,7 @@ def test_the_figures_and_the_numbers(finished, network):
     for row in results['classes']:
         assert row['image'] == logits[:, int(row['class'])].argmax()
         np.testing.assert_allclose(row['strongest'], logits[:, int(row['class'])].max(), rtol=1e-5)
-    saved, _ = patches.load(finished / 'patches.npz')
+    saved, _ = strongest.load(finished / 'patches.npz')
     assert set(saved) == {'relu1_1', 'relu2_1', 'fc8'}
 
 
@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on(finished, network, tmp_path, monkeypatch):
             visualize.run(settings(), tmp_path)
     assert not (tmp_path / 'results.json').exists()
     with monkeypatch.context() as patch:
-        patch.setattr(visualize.patches, 'strongest', again)
+        patch.setattr(visualize.strongest, 'search', again)
         patch.setattr(visualize, 'unit_rows', again)
         patch.setattr(visualize, 'filters', again)
         visualize.run(settings(), tmp_path)
@@ -222,7 +222,7 @@ def test_errors(fields, message, tmp_path):
 def test_a_network_without_classes_or_filters(tmp_path, network):
     with pytest.raises(ValueError, match="'photos' or 'digits', not 'cifar'"):
         configs.get_config('cifar')
-    assert fields.names(configs.get_config().rules) == ('deconvnet', 'guided', 'gradient')
+    assert limits.names(configs.get_config().rules) == ('deconvnet', 'guided', 'gradient')
     params = {name: layer for name, layer in network.variables['params'].items() if name == 'fc8'}
     with pytest.raises(UserError, match='no convolution of the network sees the image'):
         visualize.filters(network._replace(variables={'params': params}), tmp_path / 'filters.png')

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from cnnjax.data import images, threads
+from cnnjax.data import images, sources, threads
 from cnnjax.errors import UserError
 
 # Bytes that a resident set may take: half of the machine's memory.
@@ -173,6 +173,11 @@ class Stream:
     @property
     def image_shape(self):
         return self.crops.center(self.examples[0]['image']).shape
+
+    def subset(self, index):
+        """The stream of only the examples at the places `index`."""
+        source = sources.subset(sources.Source(self.examples, self.classes), index)
+        return Stream(source, self.crops, self.threads, self.workers)
 
     def train_batches(self, batch_size, seed, start=0, share=(0, 1)):
         """As Resident's, but a permutation follows the last without a break, even in a batch."""

@@ -61,6 +61,18 @@ def load(dataset, split, data_dir=None, bad_images='error'):
     return source
 
 
+def load_if_named(dataset, split, data_dir):
+    """The source `dataset`; None where it is '', for those who take other images then.
+
+    Raises:
+      UserError: a `data_dir` without a data set; or as `load` does.
+    """
+    if data_dir and not dataset:
+        raise UserError(f'data_dir={data_dir} is that of a data set: give dataset too, as in '
+                        '--config.dataset=folder')
+    return load(dataset, split, data_dir) if dataset else None
+
+
 def counted(where, examples, classes):
     """'photos/train: 1,200 images of 10 classes'"""
     return (f'{where}: {examples:,} image{"s" * (examples != 1)} of {classes:,} '
@@ -173,6 +185,31 @@ class Relabelled(Sequence):
     def undecoded(self):
         return dataclasses.replace(
             self, examples=getattr(self.examples, 'undecoded', self.examples))
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset(Sequence):
+    """Some of other examples. They are decoded as a whole (see Source): so that what is computed of
+    a crop is computed of the same pixels that are shown of the image."""
+
+    examples: Sequence
+    index: Sequence  # the places of those that it has
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, i):
+        return self.examples[int(self.index[i])]
+
+
+def subset(source, index):
+    """The source with only the examples at the places `index`, in this order."""
+    return source._replace(examples=Subset(source.examples, index))
+
+
+def spread(total, count):
+    """`count` of `total` places, evenly spread; all of them for a count of 0, or of more."""
+    return np.linspace(0, total - 1, min(count or total, total)).round().astype(int)
 
 
 def matched(source, classes):

@@ -85,17 +85,17 @@ def grad_cam(network, images, classes, *, layer=None):
     paper's VGG-16 ('relu5_3').
     """
     images, classes = _checked(network, images, classes)
-    taps = _shapes(network, images.shape)
+    shapes = network.tap_shapes(images.shape[1:])
     if layer is None:
-        maps = [(name, shape) for name, shape in taps.items() if len(shape) == 4]
-        sizes = [images.shape[:3], *(shape[:3] for _, shape in maps)]
+        maps = [(name, shape) for name, shape in shapes.items() if len(shape) == 3]
+        sizes = [images.shape[1:3], *(shape[:2] for _, shape in maps)]
         kept = [name for (name, shape), before in zip(maps, sizes, strict=False)
-                if shape[:3] == before]
+                if shape[:2] == before]
         if not kept:
             raise UserError('no layer has maps as large as those before it: name one')
         layer = kept[-1]
-    missing([layer], taps)
-    if len(taps[layer]) != 4:
+    missing([layer], shapes)
+    if len(shapes[layer]) != 3:
         raise UserError(f"'{layer}' has no positions: Grad-CAM takes a layer of maps")
     maps, slopes = map(np.asarray, _at_layer(network.net, layer, network.variables,
                                              network.normalize, images, classes))
@@ -177,17 +177,6 @@ def _checked(network, images, classes):
         raise UserError(f'classes={classes.tolist()}: give each of the {len(images)} images a '
                         f'number from 0 to {scores.shape[-1] - 1}')
     return images, classes
-
-
-def _shapes(network, shape):
-    """{name: shape of the tap} for images of a shape, in forward order."""
-    found = {}
-
-    def collect(images):  # jax would sort the names
-        found.update((name, tap.shape) for name, tap in network.taps(images).items())
-
-    jax.eval_shape(collect, jax.ShapeDtypeStruct(shape, 'float32'))
-    return found
 
 
 def _starts(side, size, stride):

@@ -18,8 +18,8 @@ from PIL import Image
 from cnnjax import atomic
 from cnnjax.data import formats, levels
 from cnnjax.data.augment import LUMA
-from cnnjax.data.pipeline import MEMORY
 from cnnjax.errors import UserError
+from cnnjax.limits import MEMORY
 
 PREFIX = 'skimage:'  # then the name of one of these, which come with scikit-image
 SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'coins', 'grass',
@@ -89,8 +89,30 @@ def check_channels(count):
 
 
 def with_channels(image, count):
-    """[H, W, 3] as a network of `count` channels takes it: for one, the luma [H, W, 1]."""
-    return image if count == 3 else (image @ LUMA)[..., None]
+    """[H, W, 1 or 3] as a network takes it whose images have `count` channels: of three channels
+    the luma, of one three equal ones.
+
+    Raises:
+      UserError: other numbers of channels, that differ.
+    """
+    if image.shape[-1] == count:
+        return image
+    if (image.shape[-1], count) == (3, 1):
+        return (image @ LUMA)[..., None]
+    if (image.shape[-1], count) == (1, 3):
+        return np.repeat(image, 3, -1)
+    raise UserError(f'the network takes images of {count} channels, not {image.shape[-1]}')
+
+
+def fitted(image, size, channels):
+    """The largest middle part of an image that has the proportions of `size` (height, width), at
+    this size and with so many channels."""
+    height, width = image.shape[:2]
+    scale = min(height / size[0], width / size[1])
+    cut = [max(round(side * scale), 1) for side in size]
+    top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
+    image = resize(image[top:top + cut[0], left:left + cut[1]], size)
+    return with_channels(image, channels)
 
 
 def read_mask(source, shape):

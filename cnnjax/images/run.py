@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cnnjax import checkpoint, cluster, plots, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import optimize, pictures
+from cnnjax.limits import SEED, Whole
 
 
 class Run:
@@ -28,6 +29,9 @@ class Run:
     Raises:
       UserError: the directory holds the work of another config, or of other weights.
     """
+
+    # The values of `report_every` steps are kept on the devices.
+    LIMITS = {'seed': SEED, 'report_every': Whole(1, 2 ** 16)}
 
     def __init__(self, directory, config, network, steps):
         self.directory = Path(directory)

@@ -29,6 +29,14 @@ def taps(network, variables, image):
     return {name: tap[0] for name, tap in found.items()}
 
 
+def activations(network, shape, tile=0):
+    """How many numbers all activations of an image [H, W, C] are, or those of one of its tiles."""
+    if tile:
+        shape = (*(min(side, max(tile, own)) for side, own in
+                   zip(shape[:2], network.image_shape[:2], strict=True)), shape[2])
+    return sum(map(math.prod, network.tap_shapes(shape).values()))
+
+
 class Axis(NamedTuple):
     """How one side of an image is cut, in pixels."""
 

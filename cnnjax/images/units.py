@@ -133,17 +133,14 @@ def image_size(network, layer):
 def check_size(network, layer, shape):
     """The shape of a layer for an image [H, W, C] of that shape, or a UserError."""
     try:
-        taps = jax.eval_shape(
-            lambda variables, images: network._replace(variables=variables).taps(images),
-            network.variables, jax.ShapeDtypeStruct((1, *shape), 'float32'))
+        shapes = network.tap_shapes(shape)
     except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
         raise UserError(f'size={shape[:2]} does not fit the network: {error}; take a larger one, '
                         f'{network.image_shape[0]} fits') from error
-    objectives.missing([layer], taps)
-    found = taps[layer].shape[1:]
-    if 0 in found:
+    objectives.missing([layer], shapes)
+    if 0 in shapes[layer]:
         raise UserError(f"size={shape[:2]}: '{layer}' has no position left; take a larger one")
-    return found
+    return shapes[layer]
 
 
 def _problem(network, layer, shape, sign):

@@ -1,4 +1,7 @@
-"""Classical kernels on a picture, and what pools keep of its edges, by the layers of networks."""
+"""Classical kernels on a picture, and what pools keep of its edges, by the layers of networks.
+
+A picture is float [H, W, 3] in [0, 1].
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -90,15 +93,16 @@ def pools(size):
             'subsampled': lambda x: x[size // 2::size, size // 2::size]}
 
 
-def pooling(config, edge):
-    """What pools keep of an edge map [H, W] that moves:
+def pooling(edge, side, size):
+    """What pools of size x size keep of an edge map that moves, at about side x side pixels of it:
 
     'change' by the shift, relative to the norm; 'unchanged', the share of the values that are
     exactly the same after a shift by one pixel; 'peaks', the mean share of the height of the
     strongest edges that is left where they are. Returns ({name: still, moved by one}, numbers).
+
+    `edge` is [side + 2 * size, side + 2 * size].
     """
-    size = config.pool_size
-    side = config.size // size * size
+    side = side // size * size
     maps = {shift: edge[shift:shift + side, shift:shift + side] for shift in range(2 * size + 1)}
     highest = pools(size)['max'](maps[0])
     strong = highest >= np.quantile(maps[0], 1 - STRONGEST)
