@@ -5,6 +5,7 @@ Every part is a figure and its numbers, parts/NAME.json; one that is there as a 
 computed again.
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -32,9 +33,6 @@ from configs import base
 
 COLUMNS = 8  # of the figure of classes: two for each
 DEPTH = 20  # layers in the figure of activations, at most
-BRIGHT = 0.995  # quantile of a map that is drawn as the largest value, whatever the peaks
-BLUE = np.float32([0.6, 0.74, 0.9])  # of lines between gray pictures
-SHARP = 128  # pixels: smaller patches are enlarged to about that, each pixel a square
 LIMITS = features.LIMITS | {
     'count': Whole(), 'units': Whole(1), 'patches': Whole(1), 'steps': Whole(1),
     'learning_rate': Number(above=0), 'size': Whole(), 'classes': Whole(), 'salient': Whole(),
@@ -68,17 +66,7 @@ def run(config, directory):
     results = {'source': str(config.source), 'checkpoint': config.checkpoint,
                'dataset': config.dataset, 'split': config.split, 'images': len(stream)}
 
-    def part(name, make, made_from=''):
-        """What `make(figure)` returns, or has returned for the same in a run before."""
-        figure = directory / 'figures' / f'{name}.png'
-        numbers = directory / 'parts' / f'{name}.json'
-        found = finished(numbers, figure, made_from)
-        if found is None:
-            found = make(figure)
-            workdir.write_json(numbers, {'made_from': made_from, 'numbers': found})
-        print(f'{name}: {figure}', flush=True)
-        return found
-
+    part = functools.partial(kept_part, directory)
     results['filters'] = part('filters', lambda figure: filters(network, figure))
     rows = {row.name: row for row in
             summary.summarize(network.net, network.image_shape).rows}
@@ -100,6 +88,18 @@ def run(config, directory):
             config, network, images[0], figure), shown)
     workdir.write_json(directory / 'results.json', results)
     print(f'results: {directory / "results.json"}')
+
+
+def kept_part(directory, name, make, made_from=''):
+    """The numbers that `make(figure)` returns, or has returned for the same in a run before."""
+    figure = directory / 'figures' / f'{name}.png'
+    numbers = directory / 'parts' / f'{name}.json'
+    found = finished(numbers, figure, made_from)
+    if found is None:
+        found = make(figure)
+        workdir.write_json(numbers, {'made_from': made_from, 'numbers': found})
+    print(f'{name}: {figure}', flush=True)
+    return found
 
 
 def finished(numbers, figure, made_from):
@@ -232,7 +232,7 @@ def unit_rows(config, network, stream, row, strong, chosen, figure):
         own = slice(i * count, (i + 1) * count)
 
         def cut(images, own=own):
-            return mosaic([patches.cut(image, row, place)
+            return pictures.mosaic([patches.cut(image, row, place)
                            for image, place in zip(images[own], places[own], strict=True)])
 
         scores = strong.scores[unit]
@@ -262,21 +262,6 @@ def maximize(config, network, layer, chosen, title):
             network, layer, chosen, steps=config.steps, learning_rate=config.learning_rate,
             size=tuple(sides) if full else config.size or None, seed=config.seed,
             mesh=parallel.data_mesh(config.devices), progress=bar.update)
-
-
-def mosaic(images):
-    """Pictures of one shape in rows and columns: [H, W, 3], with lines between them."""
-    height, width, channels = images[0].shape
-    zoom, gap = max(1, SHARP // max(height, width)), 4
-    rows = math.ceil(len(images) / (columns := math.ceil(math.sqrt(len(images)))))
-    line = 1.0 if channels == 3 else BLUE
-    step = height * zoom + gap, width * zoom + gap
-    canvas = np.ones((rows * step[0] - gap, columns * step[1] - gap, 3), np.float32) * line
-    for i, image in enumerate(images):
-        top, left = i // columns * step[0], i % columns * step[1]
-        canvas[top:top + height * zoom, left:left + width * zoom] = np.repeat(
-            np.repeat(image, zoom, 0), zoom, 1)
-    return canvas
 
 
 def classes(config, network, stream, layer, strong, figure):
@@ -318,26 +303,11 @@ def saliency(config, network, images, figure):
     for i, (name, label) in enumerate(zip(names, labels, strict=True)):
         found, sure = called(network, label), probabilities[i, label]
         rows.append([(f'{found[:18]}: {sure:.0%}', images[i], None),
-                     *((method, colored(method, found[i], images[i]), None)
+                     *((method, attribution.colored(method, found[i], images[i]), None)
                        for method, found in maps.items())])
         numbers.append({'image': name, 'class': found, 'probability': float(sure)})
     plots.gallery(rows, figure, 1.3)
     return numbers
-
-
-def colored(method, values, image):
-    """A map [H, W] as a picture: of what has a sign, around white, red speaks for the class and
-    blue against it; Grad-CAM, which has few positions, lies on the image."""
-    from matplotlib import colormaps
-
-    if (values < 0).any() or method in ('integrated gradients', 'occlusion'):
-        largest = np.quantile(np.abs(values), BRIGHT) or 1
-        return colormaps['RdBu_r'](np.clip(0.5 + values / (2 * largest), 0, 1))[..., :3]
-    values = np.clip(values / (np.quantile(values, BRIGHT) or 1), 0, 1)
-    if method == 'Grad-CAM':
-        gray = image.mean(-1, keepdims=True)
-        return 0.45 * gray + 0.55 * colormaps['turbo'](values)[..., :3]
-    return values
 
 
 def activations(config, network, image, figure):
@@ -349,32 +319,17 @@ def activations(config, network, image, figure):
         image = pictures.fitted(image, image.shape[:2], network.image_shape[-1])
     taps = jax.device_get(jax.jit(network.taps)(image[None]))
     rows = {row.name: row for row in summary.summarize(network.net, network.image_shape).rows}
-    maps = {layer: taps[layer][0] for layer in depth(rows, taps)}
+    shapes = {layer: tap.shape[1:] for layer, tap in taps.items()}
+    maps = {layer: taps[layer][0] for layer in selection.maps(rows, shapes, DEPTH)}
     cells = [(name, image, None)]
     for layer, found in maps.items():
         order = np.argsort(-found.mean((0, 1)), kind='stable')[:config.channels]
         shown = found[..., order]
-        low, high = np.minimum(shown.min((0, 1)), 0), np.quantile(shown, BRIGHT, (0, 1))
+        low, high = np.minimum(shown.min((0, 1)), 0), np.quantile(shown, attribution.BRIGHT, (0, 1))
         shown = np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)  # each by its own
         title = f'{layer}: {" x ".join(map(str, found.shape))}'
-        cells.append((title, mosaic(list(np.moveaxis(shown, -1, 0)[..., None])), None))
+        cells.append((title, pictures.mosaic(list(np.moveaxis(shown, -1, 0)[..., None])), None))
     plots.gallery(grid(cells, 4), figure, 1.9)
     return {'image': name, 'layers': list(maps)}
 
 
-def depth(rows, taps):
-    """The layers of maps whose activations are drawn: of a convolution and the ReLU behind it, the
-    ReLU; of a deep network some, spread over it."""
-    consumers = {}
-    for row in rows.values():
-        for name in row.inputs:
-            consumers.setdefault(name, []).append(row)
-    found = []
-    for name, row in rows.items():
-        if name not in taps or '/' in name or math.prod(taps[name].shape[1:-1]) == 1:
-            continue
-        after = consumers.get(name, [])
-        if len(after) == 1 and not after[0].params and after[0].shape == row.shape:
-            continue
-        found.append(name)
-    return [found[i] for i in data.spread(len(found), DEPTH)]

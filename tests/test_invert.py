@@ -13,7 +13,7 @@ from PIL import Image
 from cnnjax import models
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, optimize, pictures, run, selection
+from cnnjax.images import objectives, optimize, pictures, run
 from cnnjax.trained import Trained
 from configs import invert as configs
 from experiments import invert
@@ -312,16 +312,6 @@ def test_another_size_has_no_class(use, tmp_path, capsys):
     assert 'no scores of classes' in capsys.readouterr().out
     with pytest.raises(UserError, match="'fc8'"):
         invert.run(config(size=16, layers='fc8'), tmp_path / 'full')
-
-
-def test_layers_by_name_and_depth():
-    shapes = network().tap_shapes((8, 8, 3))
-    assert tuple(selection.by_depth('', shapes)) == (
-        'relu1_1', 'relu2_1', 'relu3_1', 'pool3', 'fc8')
-    assert tuple(selection.by_depth('all', shapes)) == tuple(shapes)
-    assert selection.by_depth('fc8, relu1_1:2+0', shapes) == {'relu1_1': (2, 0), 'fc8': ()}
-    with pytest.raises(UserError, match='did you mean relu3_1'):
-        selection.by_depth('relu3_2', shapes)
 
 
 def test_images_of_a_folder(tmp_path):

@@ -118,24 +118,11 @@ def test_the_data_of_the_pages(written):
         'a': [None, 0.12346, 2], 'b': [None, 1, None]}
 
 
-def test_a_sheet_is_three_by_three():
-    found = [np.full((4, 6, 3), i / 9, np.float32) for i in range(9)]
-    found[5][1, 2] = (0, 0.5, 1)
-    whole = microscope.sheet(found, (4, 6))
-    assert whole.shape == (12, 18, 3)
-    for i in range(9):
-        row, column = divmod(i, 3)
-        np.testing.assert_array_equal(
-            whole[4 * row:4 * row + 4, 6 * column:6 * column + 6], found[i])
-    small = microscope.sheet(found[:5] + found[4:5] + found[6:], (2, 3))
-    np.testing.assert_allclose(small[0:2, 3:6], 1 / 9, atol=1e-5)  # no neighbour is mixed in
-
-
 def test_the_layers_by_default():
     def chosen(name):
         rows = summary.summarize(models.create(name)).rows
         rows = {row.name: row for row in rows if row.shape is not None}
-        names = microscope.activations(rows)
+        names = microscope.pages.activations(rows)
         return names, sum(rows[layer].shape[-1] for layer in names)
 
     names, count = chosen('resnet50')
@@ -186,7 +173,7 @@ def test_killed_and_started_again_it_makes_what_is_missing(source, written, tmp_
     def until_the_fifth(*arguments):
         if len(calls) == 4:
             raise Killed
-        calls.append(arguments[4]['name'])
+        calls.append(arguments[1]['name'])
         return whole(*arguments)
 
     monkeypatch.setattr(microscope, 'write_units', until_the_fifth)

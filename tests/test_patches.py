@@ -130,3 +130,16 @@ def test_errors(network):
         patches.project(network, 'relu2_1', image, 0, (0, 4))
     with pytest.raises(UserError, match="no backward rule is named 'deconv'"):
         patches.project(network, 'relu2_1', image, 0, (0, 0), 'deconv')
+
+
+def test_a_sheet_is_three_by_three():
+    found = [np.full((4, 6, 3), i / 9, np.float32) for i in range(9)]
+    found[5][1, 2] = (0, 0.5, 1)
+    whole = patches.sheet(found, (4, 6))
+    assert whole.shape == (12, 18, 3)
+    for i in range(9):
+        row, column = divmod(i, 3)
+        np.testing.assert_array_equal(
+            whole[4 * row:4 * row + 4, 6 * column:6 * column + 6], found[i])
+    small = patches.sheet(found[:5] + found[4:5] + found[6:], (2, 3))
+    np.testing.assert_allclose(small[0:2, 3:6], 1 / 9, atol=1e-5)  # no neighbour is mixed in

@@ -246,3 +246,21 @@ def test_load_finds_the_source(photos, tmp_path):
     assert len(sources.load('folder', 'train', photos, 'skip').examples) == 3
     with pytest.raises(UserError, match=r'cifar10/3\.0\.2'):  # tensorflow-datasets' business
         sources.load('cifar10', 'train', tmp_path)
+
+
+def test_a_subset_is_some_of_the_examples_in_order():
+    source = sources.digits('test')
+    assert sources.spread(450, 3).tolist() == [0, 224, 449]
+    assert sources.spread(3, 0).tolist() == sources.spread(3, 9).tolist() == [0, 1, 2]
+    some = sources.subset(source, [7, 3])
+    assert len(some.examples) == 2
+    assert some.classes == source.classes
+    assert [example is source.examples[i] for example, i in
+            zip(some.examples, (7, 3), strict=True)] == [True, True]
+
+
+def test_a_data_set_may_be_left_out():
+    assert sources.load_if_named('', 'test', None) is None
+    assert len(sources.load_if_named('digits', 'test', None).examples) == 450
+    with pytest.raises(UserError, match='data_dir=x is that of a data set: give dataset too'):
+        sources.load_if_named('', 'test', 'x')

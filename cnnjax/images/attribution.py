@@ -154,9 +154,26 @@ def occlusion(network, images, classes, *, size=None, stride=None, fill=0.5, chu
     return total / count
 
 
+# A map's quantile that is drawn as its largest value, whatever the peaks.
+BRIGHT = 0.995
 METHODS = {'gradient': gradient, 'SmoothGrad': smooth_gradient,
            'integrated gradients': integrated_gradients, 'Grad-CAM': grad_cam,
            'occlusion': occlusion}
+
+
+def colored(method, values, image):
+    """A map [H, W] as a picture: of what has a sign, around white, red speaks for the class and
+    blue against it; Grad-CAM, which has few positions, lies on the image."""
+    from matplotlib import colormaps
+
+    if (values < 0).any() or method in ('integrated gradients', 'occlusion'):
+        largest = np.quantile(np.abs(values), BRIGHT) or 1
+        return colormaps['RdBu_r'](np.clip(0.5 + values / (2 * largest), 0, 1))[..., :3]
+    values = np.clip(values / (np.quantile(values, BRIGHT) or 1), 0, 1)
+    if method == 'Grad-CAM':
+        gray = image.mean(-1, keepdims=True)
+        return 0.45 * gray + 0.55 * colormaps['turbo'](values)[..., :3]
+    return values
 
 
 def _checked(network, images, classes):

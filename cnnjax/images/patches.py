@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 from cnnjax import parallel
 from cnnjax.errors import UserError
+from cnnjax.images import pictures
 from cnnjax.images.objectives import missing
 from cnnjax.images.rules import with_rule
 from cnnjax.trained import Trained
@@ -145,3 +146,12 @@ def positive(projection):
     projection = np.maximum(np.asarray(projection, np.float32), 0)
     largest = projection.max((-3, -2, -1), keepdims=True)
     return projection / np.where(largest > 0, largest, 1)
+
+
+def sheet(found, size):
+    """Nine pictures [H, W, C], row by row, as one of three times the `size` (height, width)."""
+    stacked = np.concatenate(found, -1)  # side by side, scaling would mix their borders
+    height, width, channels = (*size, found[0].shape[-1])
+    return pictures.resize(stacked, tuple(size)).reshape(
+        height, width, 3, 3, channels).transpose(2, 0, 3, 1, 4).reshape(
+            3 * height, 3 * width, channels)

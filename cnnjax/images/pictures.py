@@ -26,6 +26,8 @@ SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'co
            'gravel', 'horse', 'hubble_deep_field', 'immunohistochemistry', 'logo', 'moon', 'page',
            'retina', 'rocket', 'text')
 LARGEST = 32768  # pixels of a side that `resize` makes
+BLUE = np.float32([0.6, 0.74, 0.9])  # of the lines between gray pictures
+SHARP = 128  # pixels: smaller pictures are enlarged to about that, each pixel a square
 
 # How Pillow writes each suffix; JPEG at a quality whose losses are below what the eye sees.
 STILL = {'.png': {}, '.jpg': {'quality': 95, 'subsampling': 0},
@@ -113,6 +115,21 @@ def fitted(image, size, channels):
     top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
     image = resize(image[top:top + cut[0], left:left + cut[1]], size)
     return with_channels(image, channels)
+
+
+def mosaic(images):
+    """Pictures of one shape in rows and columns: [H, W, 3], with lines between them."""
+    height, width, channels = images[0].shape
+    zoom, gap = max(1, SHARP // max(height, width)), 4
+    rows = math.ceil(len(images) / (columns := math.ceil(math.sqrt(len(images)))))
+    line = 1.0 if channels == 3 else BLUE
+    step = height * zoom + gap, width * zoom + gap
+    canvas = np.ones((rows * step[0] - gap, columns * step[1] - gap, 3), np.float32) * line
+    for i, image in enumerate(images):
+        top, left = i // columns * step[0], i % columns * step[1]
+        canvas[top:top + height * zoom, left:left + width * zoom] = np.repeat(
+            np.repeat(image, zoom, 0), zoom, 1)
+    return canvas
 
 
 def read_mask(source, shape):

@@ -3,7 +3,9 @@
 Where `shapes` is asked for, it is {layer: its shape [..., C]}, such as Trained.tap_shapes().
 """
 
-from cnnjax import summary, transfer
+import math
+
+from cnnjax import data, summary, transfer
 from cnnjax.errors import UserError
 from cnnjax.images import objectives
 from cnnjax.limits import names
@@ -65,6 +67,27 @@ def by_depth(text, shapes):
     outer = [name for name in shapes if '/' not in name]
     return {name: () for name, following in zip(outer, [*outer[1:], None], strict=True)
             if following is None or shapes[name][:-1] != shapes[following][:-1]}
+
+
+def maps(rows, shapes, count):
+    """`count` layers of maps, spread over the network, or all of them where there are fewer: of a
+    convolution and the ReLU behind it the ReLU, of a block its output.
+
+    `rows` are {layer: its row in the summary}, in forward order.
+    """
+    consumers = {}
+    for row in rows.values():
+        for name in row.inputs:
+            consumers.setdefault(name, []).append(row)
+    found = []
+    for name, row in rows.items():
+        if name not in shapes or '/' in name or math.prod(shapes[name][:-1]) == 1:
+            continue
+        after = consumers.get(name, [])
+        if len(after) == 1 and not after[0].params and after[0].shape == row.shape:
+            continue
+        found.append(name)
+    return [found[i] for i in data.spread(len(found), count)]
 
 
 def entries(network, text):

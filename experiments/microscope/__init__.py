@@ -1,15 +1,13 @@
 """A static site with a page for every unit of a trained network; see configs/microscope.py."""
 
-import importlib.metadata
 import math
 from concurrent import futures
 from pathlib import Path
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, diagram, features, limits, microscope, parallel, summary, trained, workdir
+from cnnjax import data, features, limits, microscope, parallel, summary, trained
 from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError
 from cnnjax.images import patches, pictures, selection, strongest, units
@@ -17,12 +15,10 @@ from cnnjax.images.rules import RULES
 from cnnjax.images.run import begin
 from cnnjax.limits import Number, Whole
 from configs import base
+from experiments.microscope import manifest as pages
+from experiments.microscope.manifest import Site, before
 
 PATCHES = 9  # of a unit, three by three
-LARGEST = 112  # pixels of the side of a patch on its page
-SMALL = 64  # pixels up to which pictures are written without loss
-OF_A_CLASS = 8  # units of a layer on the page of a class, at most
-LEAST = 0.1  # standard deviations by which they stand out
 LIMITS = features.LIMITS | {
     'rule': tuple(RULES), 'units_per_layer': Whole(), 'count': Whole(), 'steps': Whole(1),
     'learning_rate': Number(above=0), 'chunk': Whole(1), 'seed': limits.SEED}
@@ -39,7 +35,7 @@ def run(config, directory):
     whole = summary.summarize(network.net, network.image_shape)
     rows = {row.name: row for row in whole.rows if row.shape is not None}
     chosen = selection.layers(config.layers, {name: row.shape for name, row in rows.items()})
-    chosen = chosen or dict.fromkeys(activations(rows), ())
+    chosen = chosen or dict.fromkeys(pages.activations(rows), ())
     whole_set = features.load(config, config.split, network, base.get_config())
     identity = data.identity(whole_set)
     stream = whole_set.subset(data.spread(len(whole_set), config.count))
@@ -51,8 +47,9 @@ def run(config, directory):
     found = strongest.search_once(
         directory / 'strongest.npz', network, tuple(chosen), stream, identity, PATCHES,
         batch_size=config.batch_size, mesh=mesh)
-    manifest = describe(config, network, whole, rows, chosen, stream, chunk)
-    write_classes(directory, manifest, found)
+    site = Site(config, directory, network, rows, stream, mesh, chunk)
+    manifest = pages.describe(site, whole, chosen)
+    pages.write_classes(directory, manifest, found)
     records = {}  # {layer: {the place of the first unit of a chunk: the chunk's records}}
     for layer in manifest['layers']:
         name = layer['name']
@@ -60,23 +57,27 @@ def run(config, directory):
         update(directory, layer, found[name], records[name])
     write_numbers(directory, manifest, records)
     print(f'open {directory / "index.html"}', flush=True)
-    made = {name: sum(map(len, chunks.values())) for name, chunks in records.items()}
+    make(site, manifest, found, records)
+
+
+def make(site, manifest, found, records):
+    """Writes what is missing in `records`; `found` are the strongest images of every layer."""
+    made = sum(len(chunk) for chunks in records.values() for chunk in chunks.values())
     with tqdm(total=sum(layer['units'] for layer in manifest['layers']), unit='unit',
-              initial=sum(made.values()), disable=None) as bar:
+              initial=made, disable=None) as bar:
         for layer in manifest['layers']:
             name = layer['name']
             bar.set_description(name)
-            left = [start for start in range(0, layer['units'], chunk)
+            left = [start for start in range(0, layer['units'], site.chunk)
                     if start not in records[name]]
-            for start, images in optimized(config, network, rows, layer, left, chunk, mesh):
-                write_units(config, directory, network, rows[name], layer, found[name], stream,
-                            mesh, start, images)
+            for start, images in optimized(site, layer, left):
+                write_units(site, layer, found[name], start, images)
                 records[name][start] = list(map(short, microscope.read(
-                    directory, f'{name}/{start}')))
-                update(directory, layer, found[name], records[name])
-                microscope.write(directory, 'manifest', manifest)
+                    site.directory, f'{name}/{start}')))
+                update(site.directory, layer, found[name], records[name])
+                microscope.write(site.directory, 'manifest', manifest)
                 bar.update(len(records[name][start]))
-            write_numbers(directory, manifest, records)
+            write_numbers(site.directory, manifest, records)
 
 
 def check(config):
@@ -92,88 +93,6 @@ def check_count(config, stream):
     if len(stream) < PATCHES:
         raise UserError(f"split='{config.split}' of dataset='{config.dataset}' has {len(stream)} "
                         f'images, of which a unit shows its {PATCHES} strongest: take a larger set')
-
-
-def activations(rows):
-    """The layers shown by default: the ReLUs, the sums of residual blocks, and the last layer; of a
-    network without ReLUs, the convolutions and the last layer."""
-    names = [name for name, row in rows.items() if name.split('/')[-1].startswith('relu')
-             or len(row.inputs) > 1 and any(rows[tap].shape == row.shape for tap in row.inputs)]
-    names = names or [name for name, row in rows.items() if row.multiply_adds]
-    return tuple(dict.fromkeys([*names, list(rows)[-1]]))
-
-
-def before(network, rows, name):
-    """The tap behind which `name` is a ReLU, and for each unit 1, or -1 where a normalization
-    between the two turns it round; None if it is no ReLU.
-
-    A unit's image is made there: behind the ReLU, what inhibits a unit has no gradient. Up to a
-    factor and a constant, the two have the same mean over positions.
-    """
-    row = rows[name]
-    if row.multiply_adds or len(row.inputs) != 1 or not name.split('/')[-1].startswith('relu'):
-        return None
-    source, signs = rows[row.inputs[0]], np.ones(row.shape[-1])
-    if source.shape != row.shape:
-        return None
-    for owner in row.depends - source.depends:
-        params = network.variables['params']
-        for part in owner.split('/'):
-            params = params.get(part, {})
-        if set(params) - {'scale', 'bias'}:
-            return None
-        signs = signs * np.where(np.asarray(params.get('scale', 1)) < 0, -1, 1)
-    return source.name, signs
-
-
-def describe(config, network, whole, rows, chosen, stream, chunk):
-    """The manifest: what the pages say of the network and of its layers; `chosen` are these,
-    {name: channels}, () for the first ones."""
-    sources = {name: before(network, rows, name) for name in chosen}
-    hidden = {source[0] for source in sources.values() if source} - set(chosen)
-    kinds = {}
-    for name, row in rows.items():
-        inside = any(other.startswith(f'{name}/') for other in rows)
-        origin = rows[row.inputs[0]].stride if row.inputs else (1.0,) * len(row.stride or ())
-        kinds[name] = 'block' if inside else diagram.kind_of(row, origin)
-    kinds |= {name: kinds[source[0]] for name, source in sources.items() if source}
-    shown = [name for name, row in rows.items() if name in chosen or not (
-        name in hidden or row.params and not row.multiply_adds  # a normalization
-        or len(row.inputs) == 1 and row.shape == rows[row.inputs[0]].shape and not row.params)]
-    some = strongest.look_up(stream, range(min(32, len(stream))))
-    lowest = jax.jit(lambda images: {name: tap.min() for name, tap in network.taps(images).items()
-                                     if name in chosen})(some)
-
-    def place(name):
-        row = rows[name]
-        return {'name': name, 'shape': row.shape, 'size': row.size, 'stride': row.stride,
-                'kind': kinds[name]}
-
-    def layer(name):
-        row, (target, _) = rows[name], sources[name] or (name, None)
-        side = units.image_size(network, target)
-        patch = [min(size, n) for size, n in zip(row.size, network.image_shape, strict=False)]
-        scale = min(1, LARGEST / max(patch))
-        patch = [max(round(scale * n), 1) for n in patch]
-        channels = sorted(chosen[name]) or range(row.shape[-1])[:config.units_per_layer or None]
-        return place(name) | {
-            'channels': list(channels), 'units': len(channels), 'done': 0,
-            'target': target, 'side': side, 'patch': patch,
-            'suffix': 'png' if max(*side, *patch) <= SMALL else 'jpg',
-            'negative': bool(sources[name]) or bool(lowest[name] < 0),
-            'output': name == list(rows)[-1] and network.classes == stream.classes}
-
-    return {
-        'network': network.name or whole.name,
-        'source': config.source,
-        'checkpoint': config.checkpoint, 'fingerprint': trained.fingerprint(network),
-        'image_shape': network.image_shape, 'parameters': whole.params,
-        'multiply_adds': whole.multiply_adds, 'classes': stream.classes,
-        'dataset': config.dataset, 'split': config.split, 'images': len(stream),
-        'rule': config.rule, 'chunk': chunk,
-        'rows': [place(name) for name in shown], 'layers': [layer(name) for name in chosen],
-        'versions': {name: importlib.metadata.version(name) for name in workdir.PACKAGES},
-        'config': dict(config)}
 
 
 def saved(directory, layer, statistics, classes, chunk):
@@ -243,7 +162,7 @@ def update(directory, layer, statistics, chunks):
     layer['done'] = len(leading(chunks))
     if layer['done']:
         channels = layer['channels'][:layer['done']]
-        microscope.write(directory, f'{layer["name"]}/units', overview(statistics, channels))
+        microscope.write(directory, f'{layer["name"]}/units', pages.overview(statistics, channels))
 
 
 def write_numbers(directory, manifest, records):
@@ -265,36 +184,10 @@ def short(record):
     return {name: value for name, value in record.items() if name != 'classes'}
 
 
-def overview(statistics, channels):
-    """What the page of a layer needs of its units; `best` is the class that excites most."""
-    means = statistics.class_means[:, channels]
-    known = np.isfinite(means).any(0)
-    best = np.where(np.isnan(means), -np.inf, means).argmax(0)
-    return {'maximum': statistics.maximum[channels], 'mean': statistics.mean[channels],
-            'active': statistics.active[channels],
-            'best': [int(i) if ok else None for i, ok in zip(best, known, strict=True)]}
-
-
-def write_classes(directory, manifest, found):
-    """For every class and layer the units that stand out most on its images."""
-    scores = {}
-    channels = {layer['name']: layer['channels'] for layer in manifest['layers']}
-    for layer in manifest['layers']:
-        means = found[layer['name']].class_means[:, layer['channels']].astype(float)
-        present = np.isfinite(means).any(1)
-        center, spread = means[present].mean(0), means[present].std(0)
-        scores[layer['name']] = np.where(
-            present[:, None], (means - center) / np.where(spread > 0, spread, np.inf), 0)
-    for index in range(len(manifest['classes'])):
-        microscope.write(directory, f'classes/{index}', {
-            name: [(channels[name][i], float(each[index, i]))
-                   for i in np.argsort(-each[index], kind='stable')[:OF_A_CLASS]
-                   if each[index, i] >= LEAST] for name, each in scores.items()})
-
-
-def optimized(config, network, rows, layer, left, chunk, mesh):
+def optimized(site, layer, left):
     """Yields (place of the first unit, the `Maximized` of each kind) of chunk after chunk that is
     `left`, these places; the kinds are 'positive' and, where there are any, 'negative'."""
+    config, _, network, rows, _, mesh, chunk = site
     source = before(network, rows, layer['name'])
     signs = source[1] if source else np.ones(layer['shape'][-1])
     kinds = {'positive': 1} | ({'negative': -1} if layer['negative'] else {})
@@ -324,9 +217,11 @@ def turned(images, signs, i):
         health=[b if t else a for a, b, t in zip(one.health, other.health, turn, strict=True)])
 
 
-def write_units(config, directory, network, row, layer, statistics, stream, mesh, start, images):
+def write_units(site, layer, statistics, start, images):
     """Writes the pictures of the chunk of units that begins at the place `start` and, last, their
     records."""
+    config, directory, network, rows, stream, mesh, _ = site
+    row = rows[layer['name']]
     some = np.array(layer['channels'][start:start + len(images['positive'].images)])
 
     def write(unit, kind, picture):
@@ -344,21 +239,12 @@ def write_units(config, directory, network, row, layer, statistics, stream, mesh
         for kind, made in images.items():
             write(unit, kind, made.images[i])
         for kind, whole in (('patches', photographs), ('projections', causes)):
-            write(unit, kind, sheet([patches.cut(image, row, position) for image, position in zip(
-                whole[PATCHES * i:PATCHES * (i + 1)], positions[unit], strict=True)],
-                layer['patch']))
+            own = zip(whole[PATCHES * i:PATCHES * (i + 1)], positions[unit], strict=True)
+            write(unit, kind, patches.sheet(
+                [patches.cut(image, row, position) for image, position in own], layer['patch']))
         records.append(of_the_set(statistics, unit) | {
             'positive': images['positive'].scores[i],
             'negative': images['negative'].scores[i] if 'negative' in images else None,
             'health': {kind: made.health[i] for kind, made in images.items()},
             'labels': [int(labels[k]) for k in back.reshape(places.shape)[i]]})
     microscope.write(directory, f'{layer["name"]}/{start}', records)
-
-
-def sheet(found, size):
-    """Nine pictures [H, W, C], row by row, as one of three times the `size` (height, width)."""
-    stacked = np.concatenate(found, -1)  # side by side, scaling would mix their borders
-    height, width, channels = (*size, found[0].shape[-1])
-    return pictures.resize(stacked, tuple(size)).reshape(
-        height, width, 3, 3, channels).transpose(2, 0, 3, 1, 4).reshape(
-            3 * height, 3 * width, channels)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import atomic, data, limits, parallel, plots, summary, trained, workdir
+from cnnjax import data, limits, parallel, summary, trained
 from cnnjax.data import folders
 from cnnjax.errors import UserError
 from cnnjax.images import (
@@ -31,6 +31,7 @@ from cnnjax.images import (
 )
 from cnnjax.images.run import Run
 from cnnjax.limits import Number, Whole, check_memory
+from experiments.invert import results
 
 REFERENCE = 227 * 227 * 3  # numbers in the images of which config.sigma is the norm
 FARTHEST = 100  # strides by which images move
@@ -44,14 +45,6 @@ LIMITS = Run.LIMITS | {
     'alpha_weight': Number(0, some=True), 'alpha': Number(1, 1e3), 'jitter': Number(0, FARTHEST),
     'optimizer': ('adam', 'momentum', 'adagrad'), 'steps': Whole(1, some=True),
     'learning_rate': Number(0, some=True), 'momentum': Number(0, below=1)}
-NORMALIZATION = {
-    'error': '|code(reconstruction) - code(image)|^2 / |code(image)|^2, Euclidean norms',
-    'pair_error': 'the same over the mean of |code(image i) - code(image j)|^2, all pairs i != j '
-                  'of these images',
-    'restart_spread': 'standard deviation of `error` over the restarts of an image, averaged over '
-                      'the images',
-    'class_kept': 'share of the images whose reconstruction has the same most likely class',
-}
 
 
 class Example(NamedTuple):
@@ -94,7 +87,7 @@ def run(config, directory):
             found, losses = invert(config, running, network, objective, depth, codes[layer],
                                    images.shape[1:])
             reached = [jax.device_get(taps(found[:, i])) for i in range(config.restarts)]
-            errors = np.stack([error(tap[layer], codes[layer]) for tap, _ in reached], 1)
+            errors = np.stack([results.error(tap[layer], codes[layer]) for tap, _ in reached], 1)
             kept = np.where(np.isfinite(losses), losses, np.inf).argmin(1)
             each = np.arange(len(images))
             best[layer] = found[each, kept]
@@ -102,8 +95,8 @@ def run(config, directory):
             if classifies:
                 classes = np.stack([logits.argmax(-1) for _, logits in reached], 1)
                 same = classes[each, kept] == scores.argmax(-1)
-            rows[layer] = statistics(errors, kept, codes[layer], same)
-    write(Path(directory), config, names, images, best, rows)
+            rows[layer] = results.statistics(errors, kept, codes[layer], same)
+    results.write(Path(directory), config, names, images, best, rows)
 
 
 def check(config):
@@ -277,92 +270,3 @@ def stride(network, layer, depth):
     steps = [max(rows[name].stride) for name in depth[:depth.index(layer) + 1]
              if name in rows and rows[name].stride]
     return max(step for step in steps if math.isfinite(step))
-
-
-def error(found, codes):
-    """[N]: the squared distance of the codes [N, ...], over the squared norm of the second."""
-    found, codes = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (found, codes))
-    return ((found - codes) ** 2).sum(1) / (codes ** 2).sum(1)
-
-
-def statistics(errors, kept, codes, same):
-    """The row of a layer: see NORMALIZATION.
-
-    Args:
-      errors: [images, restarts]; `kept`: [images], the restart that is kept.
-      codes: [images, ...], of the images.
-      same: [images], whether the class survives; None: not known.
-    """
-    errors = np.asarray(errors, np.float64)
-    count, best = len(errors), errors[np.arange(len(errors)), kept]
-    flat = np.asarray(codes, np.float64).reshape(count, -1)
-    squares = (flat ** 2).sum(1)
-    # The mean over pairs is that over all, with the N zeros of the diagonal left out.
-    pairs = 2 * (count * squares.sum() - (flat.sum(0) ** 2).sum()) / max(count * (count - 1), 1)
-    pair_errors = best * squares / pairs if pairs > 0 else None
-
-    def moments(name, values):
-        if values is None:
-            return {name: None, f'{name}_standard_error': None}
-        spread = values.std(ddof=1) / math.sqrt(count) if count > 1 else None
-        return {name: float(values.mean()),
-                f'{name}_standard_error': None if spread is None else float(spread)}
-
-    return {'code': list(np.shape(codes)[1:]), **moments('error', best),
-            **moments('pair_error', pair_errors),
-            'restart_spread': (float(errors.std(1, ddof=1).mean())
-                               if errors.shape[1] > 1 else None),
-            'class_kept': None if same is None else float(np.mean(same)),
-            'errors': errors.tolist(), 'kept': np.asarray(kept).tolist(),
-            'classes_kept': None if same is None else np.asarray(same).tolist()}
-
-
-def write(directory, config, names, images, best, rows):
-    """The reconstructions, the figure and the table."""
-    for layer, found in {'original': images, **best}.items():
-        for name, image in zip(names, found, strict=True):
-            pictures.write(directory / 'reconstructions' / layer.replace('/', '.') / f'{name}.png',
-                           image)
-    figure = directory / 'figures' / 'inversions.png'
-    errors = {layer: np.asarray(row['errors'])[np.arange(len(names)), row['kept']]
-              for layer, row in rows.items()}
-    plots.inversions(figure, names, images, best, errors)
-    workdir.write_json(directory / 'results.json', {
-        'source': str(config.source), 'checkpoint': config.checkpoint, 'images': list(names),
-        'image_shape': list(images.shape[1:]), 'restarts': config.restarts, 'match': config.match,
-        'definitions': NORMALIZATION, 'layers': rows})
-    table = text(rows)
-    notes = [f'{len(names)} images of {" x ".join(map(str, images.shape[1:]))}: '
-             f'mean and standard error. error: {NORMALIZATION["error"]}; by pairs: '
-             f'{NORMALIZATION["pair_error"]}; spread: {NORMALIZATION["restart_spread"]}; class '
-             f'kept: {NORMALIZATION["class_kept"]}. The codes are those of reconstructions clipped '
-             'to [0, 1].']
-    if any(row['class_kept'] is None for row in rows.values()):
-        notes.append('class kept: not known, since the network has no scores of classes for images '
-                     'of this size.')
-    atomic.write_text(directory / 'results.md', '\n\n'.join([
-        f'Reconstructions from the layers of {config.source}', table, *notes]) + '\n')
-    print(table)
-    print(*notes[1:], f'figure: {figure}', f'table: {directory / "results.md"}', sep='\n')
-
-
-def text(rows):
-    """The table, aligned, as Markdown."""
-    def number(mean, deviation=None):
-        if mean is None:
-            return '-'
-        return f'{mean:.3g}' + (f' ± {deviation:.1g}' if deviation is not None else '')
-
-    lines = [('layer', 'code', 'error', 'error by pairs', 'spread of restarts', 'class kept')]
-    for layer, row in rows.items():
-        lines.append((layer, ' x '.join(map(str, row['code'])),
-                      number(row['error'], row['error_standard_error']),
-                      number(row['pair_error'], row['pair_error_standard_error']),
-                      number(row['restart_spread']),
-                      '-' if row['class_kept'] is None else f'{row["class_kept"]:.0%}'))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ['-' * width if i < 2 else '-' * (width - 1) + ':' for i, width in enumerate(widths)]
-    return '\n'.join('| ' + ' | '.join(
-        cell.ljust(width) if i < 2 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(line, widths, strict=True))) + ' |'
-        for line in [lines[0], rule, *lines[1:]])
