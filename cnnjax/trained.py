@@ -19,8 +19,8 @@ from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
 EMBEDDED = Path(__file__).with_name('embedded.safetensors')
-# What floats may be: interpolation and optimization leave [0, 1] a little. Beyond are those of
-# 0..255, of [-1, 1] and normalized ones.
+# Floats may be this far outside [0, 1], which interpolation and optimization leave a little. Images
+# of 0 to 255, of [-1, 1] and normalized ones are outside of this range.
 RANGE = (-0.5, 1.5)
 
 
@@ -32,7 +32,7 @@ class Trained(NamedTuple):
     normalize: Normalization  # uint8 or [0, 1] images [..., H, W, C] -> the network's input
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
-    config: Any  # the run's; None for published weights
+    config: Any  # that of the run; None for published weights
     name: str = ''  # as `models.create` takes it
     evaluation: dict[str, Any] = {}  # see `weights.EVALUATION`
 
@@ -104,7 +104,7 @@ class Trained(NamedTuple):
         return own
 
     def _normalizer(self, images):
-        """The normalization, of a mean image its mean where the images have another size."""
+        """The normalization; with a mean image of another size, its mean colour takes its place."""
         mean = self.normalize.mean
         if np.ndim(mean) > 1 and mean.shape[:2] != images.shape[1:3]:
             return self.normalize._replace(mean=mean.mean((0, 1)))
@@ -140,7 +140,7 @@ class Trained(NamedTuple):
 
     @contextlib.contextmanager
     def _of_another_size(self, images):
-        """What goes wrong is the size's fault."""
+        """A context in which errors are blamed on the size of the images."""
         try:
             yield
         except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
@@ -152,8 +152,7 @@ class Trained(NamedTuple):
 
 
 def _check_values(images):
-    """Raises UserError for floats that are no image in [0, 1]; of traced arrays nothing is known.
-    """
+    """Raises UserError for floats that are no image in [0, 1]; traced arrays are not checked."""
     if (isinstance(images, jax.core.Tracer) or not images.size or images.dtype == np.uint8
             or not getattr(images, 'is_fully_addressable', True)):
         return
@@ -203,7 +202,7 @@ def load(source, which='best', name=None):
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
-    except Exception as error:  # any value may stand in a file and raise anything
+    except Exception as error:  # Any value may stand in the file, and raise anything.
         raise UserError(f'{directory}: its config.json is damaged, or of another version: '
                         f'{error!r}; copy it from another run of the same config, or train '
                         'anew') from None

@@ -30,9 +30,9 @@ from cnnjax.images.run import Run
 from cnnjax.limits import Names, Number, Whole, check_memory, names
 from cnnjax.models import POOLS, with_pool
 
-MOST = 1000  # octaves: they end at one pixel long before
+MOST = 1000  # The most octaves; the smallest have one pixel long before.
 LARGEST = 1e6  # The largest value for fields without a limit of their own.
-NARROWEST = 5  # of a picture whose gradient is smoothed: its border is mirrored by 4 pixels
+NARROWEST = 5  # The least pixels of a side where gradients are smoothed: 4 are mirrored there.
 LIMITS = Run.LIMITS | {
     'size': Whole(1), 'guide_size': Whole(1), 'layers': Names(),
     'weights': Number(-LARGEST, LARGEST), 'kind': ('l2', 'mean', 'guided'),
@@ -42,13 +42,13 @@ LIMITS = Run.LIMITS | {
     'jitter': Whole(), 'tile': Whole(), 'pool': ('', *POOLS), 'relu': tuple(rules.RULES),
     'frames': Whole(1), 'zoom': Number(above=-1, below=1), 'rotate': Number(-LARGEST, LARGEST),
     'translate': Number(-pictures.LARGEST, pictures.LARGEST),
-    'seconds': Number(0.02, 655),  # viewers show no frame for less
+    'seconds': Number(0.02, 655),  # Viewers show each frame for 0.02 seconds or more.
     'animation': ('gif', 'webp', 'apng')}
 
 
 def run(config, directory):
-    """Writes figures/dream.png, of several pictures figures/dream-0.png ..., and with more than one
-    frame the animation figures/dream.gif.
+    """Writes figures/dream.png, or figures/dream-0.png and so on for several pictures; with more
+    than one frame also the animation figures/dream.gif.
 
     Raises UserError where a picture cannot be read or is too small for a layer, for an unknown
     layer, and for a value that makes no sense.
@@ -65,7 +65,7 @@ def run(config, directory):
     def ascend(group, frame, octave, images):
         """The images [N, H, W, C] after `config.steps` steps."""
         own, key = problem_of(images.shape[1:]), stage_key(config, group, frame, octave)
-        # What an octave begins with is not clipped; see `octaves`.
+        # The image that an octave begins with is not clipped; see `octaves`.
         state = init(own, tx, jax.random.split(key, len(images)), images)
         state = state._replace(theta=jnp.array(images))
         name = f'group{group + 1}-' if len(groups) > 1 else ''
@@ -156,7 +156,7 @@ def grouped(config, network, layers):
 def stage_key(config, group, frame, octave):
     """The random key of an octave of a frame of a group of pictures, all counted from 0."""
     stage = (group * config.frames + frame) * config.octaves + octave
-    return jax.random.fold_in(jax.random.key(config.seed), stage + 1)  # 0 is that of `start`
+    return jax.random.fold_in(jax.random.key(config.seed), stage + 1)  # `start` has 0.
 
 
 def film(config, directory, members, ascend):
@@ -186,12 +186,12 @@ def fits(config, network, layers, shape, octave, source):
         objectives.missing(layers, found)
         reason = next((f"'{layer}' has no position left" for layer in layers
                        if 0 in found[layer]), '')
-    except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+    except (ArithmeticError, TypeError, ValueError) as error:  # A layer raises it.
         reason = str(error)
     if not reason and config.smooth and min(shape[:2]) < NARROWEST:
         reason = f'smooth={config.smooth} needs {NARROWEST} pixels'
     if reason:
-        few = config.octaves - octave  # octaves that are larger than this one
+        few = config.octaves - octave  # This many octaves are larger.
         remedy = f'fewer octaves (octaves={few}) or a larger size' if few else (
             'a larger size, or a picture that is less narrow')
         raise UserError(f'{source}: octave {octave} of {config.octaves} is {shape[0]} x {shape[1]} '
@@ -214,17 +214,19 @@ def guide(config, network, layers):
 
 
 def start(config, source, number, count):
-    """The picture [H, W, count] that is dreamed about."""
+    """The image [H, W, count] that a dream begins with: a picture, or noise."""
     if source != 'noise':
         return pictures.with_channels(pictures.read(source, config.size), count)
-    # Around a dark gray, as in https://github.com/tensorflow/examples, community/en/r1/deepdream.
+    # The noise lies around a dark gray, as in community/en/r1/deepdream of
+    # https://github.com/tensorflow/examples.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0), number)
     noise = jax.random.uniform(key, (config.size, config.size, count), jnp.float32)
     return np.asarray((100 + noise) / 255)
 
 
 def problem(config, network, objective, shape):
-    # A shift of the whole image by roll comes back, so none is lost where jitter is cut off.
+    # What a shift moves out of the image comes in on the other side, so that small images, which
+    # move by fewer pixels, lose nothing.
     pixels = min(config.jitter, min(shape[:2]) - 1)
     return Problem(network, objective, parametrizations.pixels(shape),
                    transform=transforms.jitter(pixels) if pixels else None,
@@ -232,7 +234,7 @@ def problem(config, network, objective, shape):
 
 
 def optimizer(config):
-    """What makes a step of a gradient."""
+    """The optax optimizer that turns gradients into steps."""
     rule = {'sgd': optax.sgd, 'adam': optax.adam}[config.optimizer](config.step)
     parts = [smooth_gradient(config.steps, config.smooth)] if config.smooth else []
     parts += [normalize_gradient(config.normalize)] if config.normalize else []
@@ -289,7 +291,7 @@ def octaves(config, images, ascend):
     """
     result, detail = images, None
     sizes = shapes(config, images.shape[1:])
-    bases = [images]  # each made from the next larger one
+    bases = [images]  # Each is made from the next larger one.
     if config.carry == 'detail':
         for shape in sizes[-2::-1]:
             bases.insert(0, zoom(bases[0], shape))
@@ -306,7 +308,8 @@ def octaves(config, images, ascend):
 def zoom(images, shape):
     """Images [N, h, w, C] at another size: linear, corners onto corners, as google's notebook."""
     factors = [new / old for new, old in zip(shape, images.shape[1:], strict=True)]
-    # Round-off may put the last pixel outside; beyond the border are its pixels, not black.
+    # Rounding may look for the last pixel just outside: 'nearest' then repeats the border, where
+    # other modes have black.
     return np.stack([ndimage.zoom(image, factors, order=1, mode='nearest') for image in images])
 
 
@@ -322,8 +325,8 @@ def move(config, image):
     anticlockwise and moved. What comes in at the border is mirrored."""
     angle, center = np.deg2rad(config.rotate), np.array([*image.shape[:2], 0]) / 2
     cosine, sine = np.cos(angle), np.sin(angle)
-    # Where in the image each new pixel comes from. Without turning, google's (1 - s, 1 - s, 1) and
-    # offsets (h s / 2, w s / 2, 0).
+    # matrix @ place + offset is the place that a new pixel comes from. Without turning they are
+    # google's, (1 - s, 1 - s, 1) and (h s / 2, w s / 2, 0).
     matrix = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 0]]) * (1 - config.zoom)
     matrix[2, 2] = 1
     offset = center - matrix @ (center + np.array([*config.translate, 0]))
@@ -331,6 +334,6 @@ def move(config, image):
 
 
 def figure(config, directory, number, suffix):
-    """The path of what is written of a picture."""
+    """The path of the file for the result of a picture, by the number of the picture."""
     label = f'-{number}' if len(names(config.images)) > 1 else ''
     return Path(directory) / 'figures' / f'dream{label}.{suffix}'

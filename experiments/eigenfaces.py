@@ -14,7 +14,7 @@ from cnnjax import limits, plots, workdir
 from cnnjax.errors import UserError
 from cnnjax.limits import Whole
 
-FACES = 100  # of the pictures of scikit-image, the first so many
+FACES = 100  # The first so many pictures of scikit-image's set are faces.
 LIMITS = {'components': Whole(1, some=True), 'folds': Whole(2, FACES), 'detect': Whole(1),
           'repair': Whole(1), 'shown': Whole(1), 'seed': limits.SEED, 'hidden': Whole()}
 MEASURES = {
@@ -43,7 +43,7 @@ class Fold(NamedTuple):
 
 def run(config, directory):
     """Writes results.json and the four figures that configs/embed.py names."""
-    from sklearn import model_selection  # here: it takes seconds
+    from sklearn import model_selection  # here, because it takes seconds
 
     pictures = load()
     shape = pictures.shape[1:]
@@ -123,7 +123,7 @@ def load():
 def check(config, shape):
     """Raises UserError for values of the config that make no sense."""
     limits.check(config, LIMITS)
-    most = FACES - -(-FACES // config.folds) - 1  # so many differences of faces are independent
+    most = FACES - -(-FACES // config.folds) - 1  # as many as independent differences of faces
     for field in ('components', 'detect', 'repair'):
         if np.max(config[field]) > most:
             raise UserError(f'{field}={config[field]}: with folds={config.folds} a face space has '
@@ -193,12 +193,12 @@ def repair(space, pictures, seen, components, kind='least squares'):
 
 
 def labelled(near, far):
-    """(classes, scores): others are to score higher than faces."""
+    """(classes, scores) for scikit-learn: other pictures, class 1, should score higher."""
     return np.repeat([0, 1], [len(near), len(far)]), np.concatenate([near, far])
 
 
 def area(near, far):
-    """Under the ROC curve: how often something else is farther than a face; 1/2 by chance."""
+    """The area under the ROC curve: how often another picture is farther than a face."""
     from sklearn import metrics
 
     return metrics.roc_auc_score(*labelled(near, far))
@@ -214,12 +214,12 @@ def rms(values):
 
 
 def statistics(values):
-    """Of [folds, numbers of components]."""
+    """Mean and standard deviation over the folds of [folds, numbers of components]."""
     return {'mean': np.mean(values, 0).tolist(), 'deviation': np.std(values, 0).tolist()}
 
 
 def draw_eigenfaces(directory, space, shape):
-    """The mean face and the first eigenfaces, each from its most negative to positive: gray is 0"""
+    """Draws the mean face and the first eigenfaces, each on its own scale, where gray is 0."""
     first = [('mean face', space.mean_.reshape(shape), None)]
     for i, (face, share) in enumerate(zip(space.components_[:17],
                                           space.explained_variance_ratio_, strict=False), 1):
@@ -230,7 +230,7 @@ def draw_eigenfaces(directory, space, shape):
 
 
 def draw_faces(directory, config, space, faces, seen, shape):
-    """Held-out faces by number of components, and repaired."""
+    """Draws faces that the space has not seen: by number of components, and repaired."""
     def picture(face):
         return face.reshape(shape).clip(0, 1)
 

@@ -32,7 +32,7 @@ def run(config, directory):
     source = data.load_if_named(config.dataset, config.split, config.data_dir)
     network = trained.load(config.source, config.checkpoint, config.name)
     picture = pictures.read(config.image)
-    own = pictures.fitted(picture, picture.shape[:2], network.image_shape[-1])  # gray if it is
+    own = pictures.fitted(picture, picture.shape[:2], network.image_shape[-1])
     check_size(config, network, picture)
     rows = equivariance(config, network, own)
     alike = invariance(config, network, own, source)
@@ -120,7 +120,7 @@ def equivariance(config, network, picture):
 
 
 def inside(side, size):
-    """bool [positions]: whether all that they see is inside the window, no padding."""
+    """bool [positions], whether all that a unit sees is inside the window: no padding."""
     return (side.low >= 0) & (side.high < size)
 
 
@@ -128,7 +128,7 @@ def moved_error(seen, still, moved, shift, size):
     """The relative error of a layer [H, W, C]; None where no unit is clear of the border."""
     expected, moved = np.asarray(still, np.float64), np.asarray(moved, np.float64)
     for axis, side in enumerate(seen):
-        # Unit i of the moved window sees what i + shift / stride of the still one does.
+        # Unit i of the moved window sees what unit i + shift / stride of the still one sees.
         place = np.arange(len(side.low)) + shift / side.step
         below, above = np.floor(place).astype(int), np.ceil(place).astype(int)
         clear = inside(side, size)

@@ -60,7 +60,7 @@ def training(config, network):
     for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
         if config[field] is not None:
             own[field] = config[field]
-    # Those of the run's own set, where this one is another, which does not use them.
+    # Another set than the run's may not use the run's data_dir and bad_images.
     if config.data_dir is None and own.dataset in ('digits', 'photos'):
         own.data_dir = None
     if config.bad_images is None and own.dataset != 'folder':
@@ -100,7 +100,7 @@ def by_name(source, network, config, name):
 
 
 def given(text):
-    """The names of 'cat,dog' or of a file with a name a line."""
+    """The class names of the text 'cat,dog', or of a file with one name on each line."""
     path = Path(os.path.expanduser(text))
     if ',' in text or not path.is_file():
         return tuple(name.strip() for name in text.split(','))

@@ -56,7 +56,7 @@ def run(config, directory):
 
 def classify(arrays, tap, config):
     """The errors of logistic regression on standardized features."""
-    from sklearn import exceptions, linear_model, pipeline, preprocessing  # here: it takes seconds
+    from sklearn import exceptions, linear_model, pipeline, preprocessing  # it takes seconds
 
     classifier = pipeline.make_pipeline(
         preprocessing.StandardScaler(),

@@ -16,10 +16,10 @@ from cnnjax.images.run import Run
 from cnnjax.limits import Names, Number, Whole, check_memory, names
 from cnnjax.models import POOLS, with_pool
 
-OURS = ('style', 'loss')  # the names of our own figures, which no picture's may be
-BELOW_1 = 1 - 2 ** -24  # the largest decay in float32 that forgets
-# What the inputs of each kind of weights have been divided by, in [0, 1]: those of Caffe are 0 to
-# 255, those of torchvision are divided by the standard deviations of ImageNet's colours.
+OURS = ('style', 'loss')  # Our own figures have these names, so that no result may have them.
+BELOW_1 = 1 - 2 ** -24  # The largest float32 below 1: a decay of 1 would never forget.
+# The divisor of an image in [0, 1] that makes it the input of each kind of weights: Caffe's take 0
+# to 255, torchvision's are divided by the standard deviations of ImageNet's colours.
 DIVISORS = {'caffe': 1 / 255, 'torchvision': (0.229 + 0.224 + 0.225) / 3}
 LIMITS = Run.LIMITS | {
     'content': Names(), 'styles': Names(), 'content_layers': Names(), 'style_layers': Names(),
@@ -42,7 +42,7 @@ def run(config, directory):
     """
     check(config)
     network = load(config)
-    contents, smallest = {}, min(config.sizes)  # contents of one shape are optimized together
+    contents, smallest = {}, min(config.sizes)  # Contents of one shape are optimized together.
     stems = [Path(path.removeprefix(pictures.PREFIX)).stem for path in names(config.content)]
     for path, stem in zip(names(config.content), pictures.distinct(stems, OURS), strict=True):
         picture = pictures.read(path)
@@ -265,7 +265,7 @@ def first(config, network, key, contents, styles):
     shape = contents.shape
     noise = np.asarray(jax.random.normal(key, shape, np.float32)) * np.float32(
         config.noise / config.pixel_range)
-    if config.init == 'noise':  # around the colour that is 0 to the network, as in all systems
+    if config.init == 'noise':  # around the colour that the network sees as 0
         mean = network.normalize.mean
         return np.asarray(mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
     if config.init == 'content':

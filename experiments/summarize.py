@@ -6,7 +6,7 @@ from pathlib import Path
 from cnnjax import atomic, diagram, limits, models, summary, workdir
 from cnnjax.errors import UserError
 
-LARGEST = 32768  # of the sides, and channels, of an image
+LARGEST = 32768  # An image has at most so many pixels on a side, and channels.
 LIMITS = {'num_classes': limits.Whole(), 'depth': limits.Whole(), 'picture_depth': limits.Whole(),
           'image_shape': limits.Whole(1, LARGEST)}
 
@@ -20,7 +20,7 @@ def run(config, directory):
     net = models.create(**config.model, num_classes=config.num_classes or None)
     try:
         whole = summary.summarize(net, config.image_shape)
-    except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+    except (ArithmeticError, TypeError, ValueError) as error:  # A layer raises it.
         raise UserError(f'image_shape={config.image_shape} does not fit {config.model.name}: '
                         f'{error}') from error
     text = summary.table(summary.fold(whole, config.depth)._replace(name=config.model.name))

@@ -31,8 +31,8 @@ from cnnjax.images.run import begin
 from cnnjax.limits import Names, Number, Whole, check_memory, names
 from configs import base
 
-COLUMNS = 8  # of the figure of classes: two for each
-DEPTH = 20  # layers in the figure of activations, at most
+COLUMNS = 8  # The figure of classes has so many columns, two for each class.
+DEPTH = 20  # The figure of activations has at most so many layers.
 LIMITS = features.LIMITS | {
     'count': Whole(), 'units': Whole(1), 'patches': Whole(1), 'steps': Whole(1),
     'learning_rate': Number(above=0), 'size': Whole(), 'classes': Whole(), 'salient': Whole(),
@@ -103,9 +103,8 @@ def kept_part(directory, name, make, made_from=''):
 
 
 def finished(numbers, figure, made_from):
-    """The numbers of a part that is there as a whole, the figure and the images of units too; None
-    where it is to be made, which is said where something of it is damaged, missing or of another
-    set or picture."""
+    """The numbers of a part whose figure and images of units are all there; None where it is to be
+    made. Prints what of it is damaged, missing or made from another set or picture."""
     try:
         saved = workdir.read_json(numbers)
         if saved is None:
@@ -134,7 +133,7 @@ def check_size(config, network, stream, layers):
         try:
             sides = pictures.read(sources[0], config.map_size).shape[:2]
             found = tiles.activations(network, (*sides, network.image_shape[-1]))
-        except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+        except (ArithmeticError, TypeError, ValueError) as error:  # A layer raises it.
             raise UserError(f'map_size={config.map_size} does not fit {sources[0]} or the network: '
                             f'{error}') from error
         check_memory(found, map_size=config.map_size)
@@ -147,7 +146,7 @@ def check_size(config, network, stream, layers):
 
 
 def chosen(config, network):
-    """{layer: its units, None: to be chosen}, in the order they are named in."""
+    """{layer: its units, or None where the config leaves them open}, in the order of the config."""
     shapes = network.tap_shapes()
     found = {layer: list(channels) or None
              for layer, channels in selection.layers(config.layers, shapes).items()}
@@ -171,7 +170,7 @@ def last(config, network):
 
 
 def given(config, network):
-    """[(name, image [H, W, C] in [0, 1])] of the pictures that the config names."""
+    """The pictures that the config names, [(name, image [H, W, C] in [0, 1])]."""
     *size, channels = network.image_shape
     return [(Path(source.removeprefix(pictures.PREFIX)).stem,
              pictures.fitted(pictures.read(source), size, channels))
@@ -179,14 +178,15 @@ def given(config, network):
 
 
 def recognized(config, network, stream, strong):
-    """The same of the data set: of classes spread over all, the image with the highest score."""
+    """Images of the data set in place of pictures, [(name, image)]: for some of the classes, spread
+    over all, the one with the highest score."""
     labels = data.spread(len(strong.images), config.salient)
     images = strongest.look_up(stream, strong.images[labels, 0]) / np.float32(255)
     return [(called(network, label), image) for label, image in zip(labels, images, strict=True)]
 
 
 def safe(layer):
-    """The name of a layer as that of a file."""
+    """The name of a layer as the name of a file."""
     return layer.replace('/', '.')
 
 
@@ -206,7 +206,7 @@ def filters(network, figure):
 
 
 def grid(cells, columns):
-    """Rows of so many cells."""
+    """The cells in rows of `columns`."""
     return [cells[i:i + columns] for i in range(0, len(cells), columns)]
 
 
@@ -254,7 +254,7 @@ def unit_rows(config, network, stream, row, strong, chosen, figure):
 
 
 def maximize(config, network, layer, chosen, title):
-    """`units.maximize`, with a bar."""
+    """`units.maximize` with a progress bar."""
     *sides, _ = network.image_shape
     full = len(network.tap_shapes()[layer]) == 1
     with tqdm(total=len(chosen), unit='unit', desc=f'{title}: images', disable=None) as bar:
@@ -265,8 +265,8 @@ def maximize(config, network, layer, chosen, title):
 
 
 def classes(config, network, stream, layer, strong, figure):
-    """Draws, for classes spread over all, the image made to be one, and the one of the data set
-    with the highest score."""
+    """Draws two images for each of some classes, spread over all: the one that is made for its
+    score, and the one of the data set with the highest score."""
     chosen = data.spread(len(strong.images), config.classes)
     maximized = maximize(config, network, layer, chosen, 'classes')
     probabilities = np.asarray(jax.nn.softmax(network(maximized.images)))
@@ -314,7 +314,7 @@ def activations(config, network, image, figure):
     """Draws an image, and the maps of its strongest channels layer by layer."""
     name, image = image
     sources = names(config.images)
-    if sources:  # maps may be larger than in training
+    if sources:  # Maps may be larger than in the training.
         image = pictures.read(sources[0], config.map_size)
         image = pictures.fitted(image, image.shape[:2], network.image_shape[-1])
     taps = jax.device_get(jax.jit(network.taps)(image[None]))
@@ -326,7 +326,7 @@ def activations(config, network, image, figure):
         order = np.argsort(-found.mean((0, 1)), kind='stable')[:config.channels]
         shown = found[..., order]
         low, high = np.minimum(shown.min((0, 1)), 0), np.quantile(shown, attribution.BRIGHT, (0, 1))
-        shown = np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)  # each by its own
+        shown = np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)  # Each has its scale.
         title = f'{layer}: {" x ".join(map(str, found.shape))}'
         cells.append((title, pictures.mosaic(list(np.moveaxis(shown, -1, 0)[..., None])), None))
     plots.gallery(grid(cells, 4), figure, 1.9)

@@ -132,9 +132,9 @@ def occlusion(network, images, classes, *, size=None, stride=None, fill=0.5, chu
     fill = np.float32(fill)
 
     def probabilities(which, corners, size):
-        """Those of the images' classes, chunk after chunk."""
+        """Yields the probabilities of the images' classes, chunk after chunk."""
         for start in range(0, len(which), chunk):
-            part = np.arange(start, start + chunk) % len(which)  # the last begins anew
+            part = np.arange(start, start + chunk) % len(which)  # The last chunk begins anew.
             found = _occluded(network.net, network.variables, network.normalize,
                               images[which[part]], classes[which[part]], corners[part], size, fill)
             yield np.asarray(found)[:len(which) - start]
@@ -162,8 +162,8 @@ METHODS = {'gradient': gradient, 'SmoothGrad': smooth_gradient,
 
 
 def colored(method, values, image):
-    """A map [H, W] as a picture: of what has a sign, around white, red speaks for the class and
-    blue against it; Grad-CAM, which has few positions, lies on the image."""
+    """A map [H, W] as a picture. In maps with a sign red speaks for the class, blue against it, and
+    white is 0. Grad-CAM's, which has few positions, lies on the image."""
     from matplotlib import colormaps
 
     if (values < 0).any() or method in ('integrated gradients', 'occlusion'):
@@ -184,7 +184,7 @@ def _checked(network, images, classes):
     images = np.float32(images / 255 if images.dtype == np.uint8 else images)
     try:
         scores = jax.eval_shape(network, jax.ShapeDtypeStruct(images.shape, 'float32'))
-    except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails
+    except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # from a layer
         raise UserError(f'the network has no scores of classes for images of '
                         f'{list(images.shape[1:])}: {error}; those of its training are '
                         f'{list(network.image_shape)}') from error
@@ -197,19 +197,19 @@ def _checked(network, images, classes):
 
 
 def _starts(side, size, stride):
-    """Where squares begin, such that they cover the side."""
+    """The places where squares begin that cover the side."""
     return sorted({*range(0, side - size, stride), side - size})
 
 
 def _of(logits, classes):
-    """The score of its class, of each image [N]."""
+    """[N], the score of each image's own class."""
     return jnp.take_along_axis(logits, classes[:, None], 1)[:, 0]
 
 
 @functools.partial(jax.jit, static_argnames='net')
 def _gradient(net, variables, normalize, images, classes):
     network = Trained(net, variables, normalize, (), images.shape[1:], None)
-    # No image sees another: the sum's gradient is each one's.
+    # The score of an image depends on no other image: the gradient of the sum has that of each.
     return jax.grad(lambda images: _of(network(images), classes).sum())(images)
 
 
@@ -250,7 +250,7 @@ def _at_layer(net, layer, variables, normalize, images, classes):
 
 @functools.partial(jax.jit, static_argnames='net')
 def _occluded(net, variables, normalize, images, classes, corners, size, fill):
-    """[N]: the probabilities of the classes, with a square at these corners (row, column)."""
+    """[N], the probabilities of the classes with a square at these corners (row, column)."""
     network = Trained(net, variables, normalize, (), images.shape[1:], None)
     inside = [(jnp.arange(side) >= start[:, None]) & (jnp.arange(side) < start[:, None] + size)
               for side, start in zip(images.shape[1:3], corners.T, strict=True)]

@@ -20,12 +20,13 @@ KERNELS = {
     'Sobel x': np.outer([1, 2, 1], [-1, 0, 1]) / 4,
     'Sobel y': np.outer([-1, 0, 1], [1, 2, 1]) / 4,
 }
-SIGMA = 2.0  # of the Gaussian kernel, in pixels
-STRONGEST = 0.01  # share of the pixels of an edge map that count as its peaks
+SIGMA = 2.0  # the standard deviation of the Gaussian kernel, in pixels
+STRONGEST = 0.01  # This share of the pixels of an edge map are its peaks.
 
 
 def correlate(picture, kernel):
-    """[H, W, C] by [h, w], every colour alike, with the edge repeated: [H, W, C] as it was.
+    """Every colour of a picture [H, W, C] correlated with a kernel [h, w]. The edge is repeated, so
+    that the shape stays.
 
     As in networks the kernel is not flipped. The colours are the batch of the convolution.
     """
@@ -61,7 +62,7 @@ def kernels(picture):
 
 
 def kernel_rows(picture, filtered):
-    """Cells of a gallery, each with its kernel in the corner; gray is 0 where a kernel sums to 0"""
+    """Cells of a gallery, each with its kernel in the corner; gray is 0 for kernels of sum 0."""
     cells = [('picture', picture, None)]
     for name, (kernel, result) in filtered.items():
         if abs(kernel.sum()) < 1e-6:

@@ -42,9 +42,9 @@ def field(row, position):
         if seen.axis in (1, 2):
             i = position[seen.axis - 1]
             low, high = seen.low[i], seen.high[i]
-        else:  # the same for all positions
+        else:  # All positions see the same.
             low, high = seen.low.min(), seen.high.max()
-        spans.append((int(low), int(high) + 1) if low <= high else (0, 0))  # (0, 0): nothing
+        spans.append((int(low), int(high) + 1) if low <= high else (0, 0))  # (0, 0) is nothing.
     return tuple(spans)
 
 
@@ -66,7 +66,7 @@ def cut(image, row, position, fill=0.5):
     picture = np.full((*size, image.shape[-1]), fill, np.float32)
     source, target = [], []
     for (low, high), side, n in zip(field(row, position), row.size, image.shape, strict=False):
-        start = low if side <= n else 0  # of the picture
+        start = low if side <= n else 0  # where the picture begins in the image
         low, high = max(low, 0), max(min(high, n), 0)
         source.append(slice(low, high))
         target.append(slice(low - start, high - start))
@@ -83,7 +83,8 @@ def _project(net, layer, variables, normalize, images, units, positions):
         tap = tap.reshape(len(tap), *(tap.shape[1:-1] or (1, 1)), tap.shape[-1])
         return tap[jnp.arange(len(tap)), *positions.T, units].sum()
 
-    return jax.grad(activations)(images)  # no image sees another: the sum's gradient is each one's
+    # An activation depends on no other image: the gradient of the sum has that of each.
+    return jax.grad(activations)(images)
 
 
 def project(network, layer, images, units, positions, rule='deconvnet', *, chunk=32, mesh=None):
@@ -105,7 +106,7 @@ def project(network, layer, images, units, positions, rule='deconvnet', *, chunk
       UserError: no such layer or rule, or a unit or position that the layer does not have.
     """
     images = np.asarray(images)
-    if images.dtype == np.uint8:  # which have no gradient
+    if images.dtype == np.uint8:  # Whole numbers have no gradient.
         images = images / np.float32(255)
     units = np.broadcast_to(np.asarray(units, np.int32), len(images))
     positions = np.asarray(positions, np.int32).reshape(len(images), 2)
@@ -124,7 +125,7 @@ def project(network, layer, images, units, positions, rule='deconvnet', *, chunk
     chunk = mesh.size * math.ceil(min(max(chunk, 1), len(images)) / mesh.size)
     found = np.empty(images.shape, np.float32)
     for start in range(0, len(images), chunk):
-        part = np.arange(start, start + chunk) % len(images)  # the last chunk begins anew
+        part = np.arange(start, start + chunk) % len(images)  # The last chunk begins anew.
         arrays = jax.device_put((images[part], units[part], positions[part]), split)
         result = np.asarray(_project(net, layer, variables, normalize, *arrays))
         found[start:start + chunk] = result[:len(images) - start]
@@ -149,8 +150,8 @@ def positive(projection):
 
 
 def sheet(found, size):
-    """Nine pictures [H, W, C], row by row, as one of three times the `size` (height, width)."""
-    stacked = np.concatenate(found, -1)  # side by side, scaling would mix their borders
+    """One picture of nine [H, W, C], three by three, each scaled to `size` (height, width)."""
+    stacked = np.concatenate(found, -1)  # Side by side, scaling would mix their borders.
     height, width, channels = (*size, found[0].shape[-1])
     return pictures.resize(stacked, tuple(size)).reshape(
         height, width, 3, 3, channels).transpose(2, 0, 3, 1, 4).reshape(

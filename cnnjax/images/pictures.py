@@ -21,19 +21,19 @@ from cnnjax.data.augment import LUMA
 from cnnjax.errors import UserError
 from cnnjax.limits import MEMORY
 
-PREFIX = 'skimage:'  # then the name of one of these, which come with scikit-image
+PREFIX = 'skimage:'  # A name of SHIPPED follows: these come with scikit-image.
 SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'coins', 'grass',
            'gravel', 'horse', 'hubble_deep_field', 'immunohistochemistry', 'logo', 'moon', 'page',
            'retina', 'rocket', 'text')
-LARGEST = 32768  # pixels of a side that `resize` makes
-BLUE = np.float32([0.6, 0.74, 0.9])  # of the lines between gray pictures
-SHARP = 128  # pixels: smaller pictures are enlarged to about that, each pixel a square
+LARGEST = 32768  # `resize` makes sides of at most so many pixels.
+BLUE = np.float32([0.6, 0.74, 0.9])  # the colour of lines between gray pictures
+SHARP = 128  # `mosaic` enlarges smaller pictures to about so many pixels, each one a square.
 
-# How Pillow writes each suffix; JPEG at a quality whose losses are below what the eye sees.
+# Pillow's options for each suffix. The losses of JPEG at this quality are below what the eye sees.
 STILL = {'.png': {}, '.jpg': {'quality': 95, 'subsampling': 0},
          '.jpeg': {'quality': 95, 'subsampling': 0}, '.webp': {'lossless': True}, '.tif': {},
          '.tiff': {}, '.bmp': {}}
-DEEP = ('.tif', '.tiff')  # Pillow writes no PNG of three channels of 16 bits
+DEEP = ('.tif', '.tiff')  # for 16 bits: Pillow writes no such PNG of three channels
 MOVING = {'.gif': {}, '.webp': {'quality': 90}, '.png': {}, '.apng': {}}
 
 
@@ -238,7 +238,7 @@ def match_colors(style, content):
 
 
 def _height_width(size, image):
-    """What `resize` takes as a size -> (height, width)."""
+    """The (height, width) that a size of `resize` means."""
     numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
     if len(numbers) > 2 or not numbers or any(
             not isinstance(n, (int, np.integer)) or n < 1 for n in numbers):
@@ -254,7 +254,7 @@ def _height_width(size, image):
 
 def _scale(image, size, method):
     numbers = math.prod((*size, *image.shape[2:]))
-    if 16 * numbers > MEMORY:  # the result, what is made on the way, and copies
+    if 16 * numbers > MEMORY:  # the result, intermediate arrays and copies
         raise UserError(f'size={size}: to scale a picture to {size[0]} x {size[1]} pixels takes '
                         f'{16 * numbers / 2 ** 30:.1f} GiB, more than half of the memory: take a '
                         'smaller size')

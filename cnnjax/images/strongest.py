@@ -37,9 +37,9 @@ class Units(NamedTuple):
     images: np.ndarray  # int32 [C, count], the images' places in the data set
     positions: np.ndarray  # int32 [C, count, 2], row and column of the maximum in the layer
     mean: np.ndarray  # float32 [C], over all images and positions
-    deviation: np.ndarray  # float32 [C], the standard deviation over the same
+    deviation: np.ndarray  # float32 [C], the standard deviation over all images and positions
     active: np.ndarray  # float32 [C], share of the images in which the unit is above 0 somewhere
-    class_means: np.ndarray  # float32 [classes, C], of the images' maxima; nan: no such image
+    class_means: np.ndarray  # float32 [classes, C], means of images' maxima; nan without images
 
     @property
     def maximum(self):
@@ -96,7 +96,7 @@ def search(network, layers, stream, count=9, batch_size=64, mesh=None, *, progre
     variables, data = parallel.replicate((network.variables, stream.data or {}), mesh)
 
     def finished(done):
-        done = int(done)  # waits
+        done = int(done)  # This waits for the devices.
         if progress:
             progress(done)
         return done
@@ -107,7 +107,7 @@ def search(network, layers, stream, count=9, batch_size=64, mesh=None, *, progre
         batch['place'] = np.arange(start, start + batch_size, dtype=np.int32)
         seen, done = update(seen, variables, data, jax.device_put(batch, split))
         pending.append(done)
-        if len(pending) > 1:  # a batch is read while the one before is computed
+        if len(pending) > 1:  # A batch is read while the one before is computed.
             total += finished(pending.pop(0))
     total += finished(pending.pop())
     assert total == len(stream), f'{total} of {len(stream)} images'
@@ -120,7 +120,7 @@ def _updater(network, layers, mesh):
     """The program (seen, variables, data, batch) -> (seen with the batch, its number of images) of
     what the devices have seen, [devices, ...]."""
     def one(seen, variables, data, batch):
-        seen = jax.tree.map(lambda x: x[0], seen)  # this device's
+        seen = jax.tree.map(lambda x: x[0], seen)  # The first axis is that of the devices.
         images, labels = step.fetch(data, batch)
         taps = network._replace(variables=variables).taps(images)
         real = batch['weight'] > 0
@@ -139,8 +139,10 @@ def _nothing(units, count, classes):
 
 
 def _add(seen, taps, places, labels, real):
-    """(class counts, {layer: Seen}) with a batch more: the taps {layer: [B, ..., C]}, the images'
-    places in the set [B], their labels [B], and whether they are none of the padding [B].
+    """Adds a batch to what is `seen`, (class counts, {layer: Seen}).
+
+    The batch has the taps {layer: [B, ..., C]}, the images' places in the set [B], their labels
+    [B], and whether they are real, [B], or padding.
 
     Means and variances are updated (Chan et al. 1979,
     http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf): sums over a large set
@@ -150,22 +152,23 @@ def _add(seen, taps, places, labels, real):
     number = real.astype(jnp.float32)
     member = jax.nn.one_hot(labels, len(counts), dtype=jnp.float32) * number[:, None]
     fresh, images = member.sum(0), number.sum()
-    # Of this batch in all images; that they are counted in float32 does not change a share.
+    # The share of this batch in all images so far, to which counts in float32 are good enough.
     share = images / jnp.maximum(counts.sum().astype(jnp.float32) + images, 1)
     counts = counts + fresh.astype(counts.dtype)
 
     def add(seen, tap):
         tap = tap.reshape(len(tap), -1, tap.shape[-1]).astype(jnp.float32)  # [B, positions, C]
         best, means = tap.max(1), tap.mean(1)
-        # Not where tap == best: a compiler may compute the tap twice, with other roundings.
-        where = lax.argmax(tap, 1, jnp.int32)  # the first among equal ones
+        # A comparison with `best` might find nothing: compilers may compute the tap twice, with
+        # other roundings.
+        where = lax.argmax(tap, 1, jnp.int32)  # It takes the first of equal ones.
         variances = ((tap - means[:, None]) ** 2).mean(1)
         best, means, variances = (jnp.where(real[:, None], value, 0)
                                   for value in (best, means, variances))  # [B, C]
-        best = jnp.where(best == 0, 0, best)  # top_k takes 0 for more than -0
+        best = jnp.where(best == 0, 0, best)  # For top_k, 0 is more than -0.
 
         scores = jnp.concatenate([seen.scores, jnp.where(real[:, None], best, -jnp.inf).T], 1)
-        # Equal ones stay in their order, that of the set: those of earlier batches come first.
+        # Equal scores stay in the order of the set: those of earlier batches come first.
         scores, order = lax.top_k(scores, seen.scores.shape[1])
 
         def chosen(before, now):
@@ -242,7 +245,7 @@ def search_once(path, network, layers, stream, identity, count, *, batch_size, m
 
 
 class Origin(NamedTuple):
-    """What a file of units was made from: they are of no use with anything else."""
+    """What the units of a file were made from; with anything else they are of no use."""
 
     weights: str  # trained.fingerprint of the network
     identity: Identity  # of the whole data set, see data/identity.py
@@ -280,7 +283,7 @@ def load(path):
                      for layer in layers}
         for layer, found in units.items():
             _check(layer, found, origin.identity)
-    except Exception as error:  # numpy, zipfile and zlib raise many kinds
+    except Exception as error:  # NumPy, zipfile and zlib raise many kinds of errors.
         raise UserError(f'{path} does not hold the strongest images of units: {error}') from error
     return units, origin
 
@@ -302,8 +305,8 @@ def _check(layer, units, identity):
 
 
 def kept(path, origin):
-    """{layer: Units} of the file `path`, made from the same; None where there is no such file, or a
-    damaged one, which is said.
+    """{layer: Units} of the file `path`, if it was made from `origin`; None where there is no such
+    file, or, with a message, where it is damaged.
 
     Raises:
       UserError: it was made from something else, with the difference.

@@ -33,8 +33,8 @@ from cnnjax.images.run import Run
 from cnnjax.limits import Number, Whole, check_memory
 from experiments.invert import results
 
-REFERENCE = 227 * 227 * 3  # numbers in the images of which config.sigma is the norm
-FARTHEST = 100  # strides by which images move
+REFERENCE = 227 * 227 * 3  # config.sigma is the norm of images of this many numbers.
+FARTHEST = 100  # Images move by at most so many strides.
 START = 80 / math.sqrt(3)  # nnpreimage's x0_sigma: the 95 % quantile of the first levels
 LIMITS = Run.LIMITS | {
     'count': Whole(), 'size': Whole(), 'devices': Whole(), 'restarts': Whole(1),
@@ -58,9 +58,9 @@ def run(config, directory):
     Raises UserError for an unknown layer or picture, and numbers that make no sense.
     """
     check(config)
-    parallel.data_mesh(config.devices)  # refuses what there is not
+    parallel.data_mesh(config.devices)  # It refuses more devices than there are.
     network = trained.load(config.source, config.checkpoint, config.name)
-    if config.size:  # before pictures are made so large
+    if config.size:  # This is checked before pictures are made so large.
         check_size(config, network, (config.size, config.size, network.image_shape[-1]))
     names, images = zip(*load(config, network), strict=True)
     images = np.stack(images)
@@ -156,9 +156,9 @@ def load(config, network):
 
 
 def invert(config, running, network, objective, depth, codes, shape):
-    """What the layer of `objective` knows of images [H, W, C] = shape: reconstructions
-    [images, restarts, H, W, C] in [0, 1] and their losses [images, restarts]. `depth`: all layers,
-    in forward order."""
+    """What the layer of `objective` knows of images of the shape [H, W, C]: reconstructions
+    [images, restarts, H, W, C] in [0, 1] and their losses [images, restarts]. `depth` has all
+    layers, in forward order."""
     layer, = objective.layers
     place = depth.index(layer)
     weights = {field: config[field][len(config[field]) * place // len(depth)]
@@ -175,7 +175,7 @@ def invert(config, running, network, objective, depth, codes, shape):
         if config.jitter and stage < len(config.steps):
             margin = max(round(config.jitter * stride(network, layer, depth)), 1) - 1
         if images is not None and images.shape[1:3] != (shape[0] + margin, shape[1] + margin):
-            first = (images.shape[1] - shape[0]) // 2  # the canvas was larger than the image
+            first = (images.shape[1] - shape[0]) // 2  # The canvas was larger than the image.
             images = images[:, first:first + shape[0], first:first + shape[1]]
         key, noise = jax.random.split(key)
         state = optimize.init(problem(margin), tx, jax.random.split(noise, count), images)
@@ -193,7 +193,7 @@ def invert(config, running, network, objective, depth, codes, shape):
 
 
 def make(config, network, objective, shape, weights, margin):
-    """The `Problem` of one layer; `margin`: the pixels by which the image moves."""
+    """The `Problem` of one layer, whose image moves by up to `margin` pixels."""
     mean = network.normalize.mean
     mean = np.broadcast_to(mean.mean((0, 1)) if mean.ndim > 1 else mean, (1, 1, shape[-1]))
     sigma = config.sigma * math.sqrt(math.prod(shape) / REFERENCE)
@@ -206,7 +206,7 @@ def make(config, network, objective, shape, weights, margin):
 
 
 def unknown(config, shape, mean, sigma):
-    """(what is optimized, a `Parametrization`; its projection or None)"""
+    """(the `Parametrization` that is optimized, its projection or None)"""
     if config.parametrization == 'fourier':
         inner = parametrizations.fourier(shape, config.deviation)
         if shape[-1] == 3:
@@ -248,10 +248,10 @@ def penalties(config, weights, mean, sigma):
 
 
 def optimizer(config, shape):
-    """The optax optimizer, whose learning rate is part of its state: stages share a program."""
+    """The optax optimizer, its learning rate a part of its state: stages share a program."""
     def adagrad(learning_rate):
-        # nnpreimage: v = m v - g / (1 / rate + sqrt(G)), G = m G + g^2; optax's average of g^2 is
-        # (1 - m) G. The rate is that of a pixel, for penalties that are means over pixels.
+        # nnpreimage has v = m v - g / (1 / rate + sqrt(G)) with G = m G + g^2; optax's average of
+        # g^2 is (1 - m) G. The rate is that of a pixel, for penalties that are means over pixels.
         root = jnp.sqrt(1 - config.momentum)
         floor = root / (learning_rate * shape[0] * shape[1])
         return optax.chain(optax.scale_by_rms(config.momentum, floor, eps_in_sqrt=False),

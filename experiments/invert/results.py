@@ -18,13 +18,13 @@ NORMALIZATION = {
 
 
 def error(found, codes):
-    """[N]: the squared distance of the codes [N, ...], over the squared norm of the second."""
+    """[N], the squared distances of `found` from `codes`, over the squared norms of `codes`."""
     found, codes = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (found, codes))
     return ((found - codes) ** 2).sum(1) / (codes ** 2).sum(1)
 
 
 def statistics(errors, kept, codes, same):
-    """The row of a layer: see NORMALIZATION.
+    """The row of a layer, with the numbers that NORMALIZATION defines.
 
     Args:
       errors: [images, restarts]; `kept`: [images], the restart that is kept.
@@ -35,7 +35,7 @@ def statistics(errors, kept, codes, same):
     count, best = len(errors), errors[np.arange(len(errors)), kept]
     flat = np.asarray(codes, np.float64).reshape(count, -1)
     squares = (flat ** 2).sum(1)
-    # The mean over pairs is that over all, with the N zeros of the diagonal left out.
+    # The sum over all pairs has the N zeros of the diagonal, which the mean leaves out.
     pairs = 2 * (count * squares.sum() - (flat.sum(0) ** 2).sum()) / max(count * (count - 1), 1)
     pair_errors = best * squares / pairs if pairs > 0 else None
 

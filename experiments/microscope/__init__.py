@@ -18,7 +18,7 @@ from configs import base
 from experiments.microscope import manifest as pages
 from experiments.microscope.manifest import Site, before
 
-PATCHES = 9  # of a unit, three by three
+PATCHES = 9  # A unit shows its nine strongest patches, three by three.
 LIMITS = features.LIMITS | {
     'rule': tuple(RULES), 'units_per_layer': Whole(), 'count': Whole(), 'steps': Whole(1),
     'learning_rate': Number(above=0), 'chunk': Whole(1), 'seed': limits.SEED}
@@ -96,8 +96,8 @@ def check_count(config, stream):
 
 
 def saved(directory, layer, statistics, classes, chunk):
-    """{place of the first unit of a chunk: its records} of the chunks that are there as a whole,
-    pictures included. What of the others is damaged or missing is said."""
+    """The records of the chunks that are there with all their pictures, {place of the first unit:
+    the chunk's records}. Prints what is damaged or missing of the others."""
     found = {}
     for start in range(0, layer['units'], chunk):
         channels = layer['channels'][start:start + chunk]
@@ -115,8 +115,8 @@ def saved(directory, layer, statistics, classes, chunk):
 
 
 def check_records(directory, layer, records, expected, classes):
-    """Raises UserError unless the records of a chunk are as `write_units` writes them, with what is
-    `expected` of the set, and all of their pictures are there."""
+    """Raises UserError unless the records of a chunk are as `write_units` writes them, agree with
+    those `expected` from the data set, and have all their pictures."""
     kinds = ('positive', 'negative') if layer['negative'] else ('positive',)
 
     def sound(record, known):
@@ -149,7 +149,7 @@ def picture_of(directory, layer, unit, kind):
 
 
 def of_the_set(statistics, unit):
-    """What the pass over the data set says of a unit, as its record has it."""
+    """The part of a unit's record that comes from the data set."""
     return microscope.plain({
         'unit': unit, 'scores': statistics.scores[unit], 'images': statistics.images[unit],
         'mean': statistics.mean[unit], 'deviation': statistics.deviation[unit],
@@ -157,8 +157,8 @@ def of_the_set(statistics, unit):
 
 
 def update(directory, layer, statistics, chunks):
-    """Counts the first units that are finished, of {place: records}, and writes what the page of
-    the layer needs of them."""
+    """Counts the finished units of a layer, up to the first chunk that is missing, and writes what
+    the page of the layer needs. `chunks` are {place of the first unit: records}."""
     layer['done'] = len(leading(chunks))
     if layer['done']:
         channels = layer['channels'][:layer['done']]
@@ -166,13 +166,13 @@ def update(directory, layer, statistics, chunks):
 
 
 def write_numbers(directory, manifest, records):
-    """Writes the manifest, with the records {layer: {place: records}} of what is finished."""
+    """Writes the manifest and the finished `records`, {layer: {place: records}}."""
     microscope.write_manifest(directory, manifest, {
         name: leading(chunks) for name, chunks in records.items()})
 
 
 def leading(chunks):
-    """The records of the first units, up to the first that is missing, of {place: records}."""
+    """The records of {place: records} in one list, up to the first chunk that is missing."""
     records = []
     while len(records) in chunks:
         records += chunks[len(records)]
@@ -185,8 +185,9 @@ def short(record):
 
 
 def optimized(site, layer, left):
-    """Yields (place of the first unit, the `Maximized` of each kind) of chunk after chunk that is
-    `left`, these places; the kinds are 'positive' and, where there are any, 'negative'."""
+    """Makes the chunks whose first units have the places `left`, and yields (place, {kind:
+    Maximized}) of one after the other; the kinds are 'positive' and, where there is one,
+    'negative'."""
     config, _, network, rows, _, mesh, chunk = site
     source = before(network, rows, layer['name'])
     signs = source[1] if source else np.ones(layer['shape'][-1])
@@ -194,7 +195,7 @@ def optimized(site, layer, left):
     parts = [np.array(layer['channels'][start:start + chunk]) for start in left]
     if not parts:
         return
-    # As many at once in every chunk: the same program, and the same images where a run goes on.
+    # All chunks have the same size: they share a program, and a resumed run makes the same images.
     wanted = np.concatenate([np.resize(part, min(chunk, layer['units'])) for part in parts])
     # The kinds are made in turn, so that a chunk is finished as a whole.
     runs = [units.each(network, layer['target'], wanted, size=tuple(layer['side']),
@@ -206,7 +207,7 @@ def optimized(site, layer, left):
 
 
 def turned(images, signs, i):
-    """The i-th of two `Maximized`; of the units whose sign is -1 the other one."""
+    """The i-th of two `Maximized`, with the other one's values for the units whose sign is -1."""
     if len(images) == 1:
         return images[0]
     one, other = images[i], images[1 - i]

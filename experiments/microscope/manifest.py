@@ -10,10 +10,10 @@ import numpy as np
 from cnnjax import data, diagram, microscope, trained, workdir
 from cnnjax.images import strongest, units
 
-LARGEST = 112  # pixels of the side of a patch on its page
-SMALL = 64  # pixels up to which pictures are written without loss
-OF_A_CLASS = 8  # units of a layer on the page of a class, at most
-LEAST = 0.1  # standard deviations by which they stand out
+LARGEST = 112  # On its page, a patch has sides of at most so many pixels.
+SMALL = 64  # Pictures with sides up to so many pixels are written without loss.
+OF_A_CLASS = 8  # The page of a class has at most so many units of a layer.
+LEAST = 0.1  # They stand out by at least so many standard deviations.
 
 
 class Site(NamedTuple):
@@ -73,7 +73,7 @@ def describe(site, whole, chosen):
         kinds[name] = 'block' if inside else diagram.kind_of(row, origin)
     kinds |= {name: kinds[source[0]] for name, source in sources.items() if source}
     shown = [name for name, row in rows.items() if name in chosen or not (
-        name in hidden or row.params and not row.multiply_adds  # a normalization
+        name in hidden or row.params and not row.multiply_adds  # it is a normalization
         or len(row.inputs) == 1 and row.shape == rows[row.inputs[0]].shape and not row.params)]
     some = strongest.look_up(stream, range(min(32, len(stream))))
     lowest = jax.jit(lambda images: {name: tap.min() for name, tap in network.taps(images).items()
@@ -112,7 +112,7 @@ def describe(site, whole, chosen):
 
 
 def write_classes(directory, manifest, found):
-    """For every class and layer the units that stand out most on its images."""
+    """Writes the units of every layer that stand out most on the images of each class."""
     scores = {}
     channels = {layer['name']: layer['channels'] for layer in manifest['layers']}
     for layer in manifest['layers']:
