@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import parallel, train
+from cnnjax import dataset, memory, parallel, train
 from cnnjax.errors import UserError
 from cnnjax.images import objectives
-from cnnjax.limits import Whole, check_memory
+from cnnjax.limits import Whole
 
 LIMITS = {'batch_size': Whole(1), 'devices': Whole(),
           'loader_threads': train.LIMITS['loader_threads']}
@@ -37,7 +37,7 @@ def load(config, split, network, defaults):
                    loader_threads=config.loader_threads, loader_workers=0,
                    image_size=network.image_shape[0])
         own.data_dir = config.data_dir
-    stream = train.load(own, split)
+    stream = dataset.load(own, split)
     if tuple(stream.image_shape) != tuple(network.image_shape):
         raise UserError(f'{config.dataset} has images of {tuple(stream.image_shape)}, the network '
                         f'was trained on {tuple(network.image_shape)}')
@@ -103,9 +103,9 @@ def _features(activation, pool):
 def _check_memory(network, entries, config, count, batch_size, images):
     """Raises UserError where a batch, or the features of `count` images, fill the memory."""
     shapes = network.tap_shapes()
-    check_memory(batch_size * largest(network), batch_size=config.batch_size)
+    memory.check(batch_size * largest(network), batch_size=config.batch_size)
     size = images * math.prod(network.image_shape)
     for layer, channels in entries.values():
         *positions, own = shapes[layer]
         size += (len(channels) or own) * (1 if config.pool else math.prod(positions))
-    check_memory(2 * count * size, pool=config.pool, taps=','.join(entries))
+    memory.check(2 * count * size, pool=config.pool, taps=','.join(entries))

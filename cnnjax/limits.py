@@ -6,15 +6,12 @@
 """
 
 import numbers
-import os
 from typing import NamedTuple
 
 from cnnjax.errors import UserError
 
 LARGEST = 1e12  # The largest value for fields without a limit of their own; larger ones overflow.
 LARGEST_WHOLE = 2 ** 31 - 1  # Whole numbers on the devices have 32 bits.
-# Bytes that arrays may take: half of the machine's memory.
-MEMORY = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
 
 
 class Number(NamedTuple):
@@ -98,11 +95,3 @@ def _check_number(field, given, value, limit):
         raise UserError(f'{field}={given}: take {limit.least} or a larger number')
     if value > limit.most:
         raise UserError(f'{field}={given}: take {limit.most} or a smaller number')
-
-
-def check_memory(total, /, **given):
-    """Raises UserError, naming the fields that are `given`, if so many float32 fill the memory."""
-    if 4 * total > MEMORY:
-        named = ' with '.join(f'{field}={value}' for field, value in given.items())
-        raise UserError(f'{named} takes {4 * total / 2 ** 30:,.1f} GiB, more than half of the '
-                        'memory: take less')

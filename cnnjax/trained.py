@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 
-from cnnjax import checkpoint, dataset, models, weights, workdir
+from cnnjax import checkpoint, dataset, metadata, models, weights, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
     config: Any  # that of the run; None for published weights
     name: str = ''  # as `models.create` takes it
-    evaluation: dict[str, Any] = {}  # see `weights.EVALUATION`
+    evaluation: dict[str, Any] = {}  # see `metadata.EVALUATION`
 
     def __call__(self, images, **arguments):
         """Logits [N, classes] of images [N, H, W, C], uint8 or floats in [0, 1].
@@ -102,6 +102,11 @@ class Trained(NamedTuple):
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise UserError(f'the config.json of the run is damaged: {error}') from None
         return own
+
+    @property
+    def task(self):
+        """What it was trained for; published weights tell images apart."""
+        return 'classify' if self.config is None else self.config.task
 
     def _normalizer(self, images):
         """The normalization; with a mean image of another size, its mean colour takes its place."""
@@ -210,4 +215,4 @@ def load(source, which='best', name=None):
         variables = checkpoints.variables(checkpoints.resolve(which))
     return Trained(net, variables, recorded.normalize, recorded.classes, recorded.image_shape,
                    config, config.model.name,
-                   {field: config[field] for field in weights.EVALUATION if field in config})
+                   {field: config[field] for field in metadata.EVALUATION if field in config})

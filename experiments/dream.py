@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from scipy import ndimage
 
-from cnnjax import limits, trained
+from cnnjax import limits, memory, trained
 from cnnjax.errors import UserError
 from cnnjax.images import (
     objectives,
@@ -27,7 +27,7 @@ from cnnjax.images import (
 )
 from cnnjax.images.optimize import Problem, decode, init, normalize_gradient
 from cnnjax.images.run import Run
-from cnnjax.limits import Names, Number, Whole, check_memory, names
+from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
 
 MOST = 1000  # The most octaves; the smallest have one pixel long before.
@@ -138,18 +138,18 @@ def grouped(config, network, layers):
     groups = {}
     for i, source in enumerate(names(config.images)):
         if source == 'noise':
-            check_memory(4 * config.size ** 2 * network.image_shape[-1], size=config.size)
+            memory.check(4 * config.size ** 2 * network.image_shape[-1], size=config.size)
         image = start(config, source, i, network.image_shape[-1])
         for octave, shape in list(enumerate(shapes(config, image.shape), 1))[::-1]:
             fits(config, network, layers, shape, octave, source)
         groups.setdefault(image.shape, []).append((i, image))
     for shape, members in groups.items():
         largest = shapes(config, shape)[-1]
-        check_memory(len(members) * tiles.activations(network, largest, config.tile),
+        memory.check(len(members) * tiles.activations(network, largest, config.tile),
                      size=config.size, tile=config.tile)
-        check_memory(4 * len(members) * math.prod(largest), size=config.size,
+        memory.check(4 * len(members) * math.prod(largest), size=config.size,
                      octaves_above=config.octaves_above)
-        check_memory(len(members) * config.frames * math.prod(shape), frames=config.frames)
+        memory.check(len(members) * config.frames * math.prod(shape), frames=config.frames)
     return list(groups.values())
 
 

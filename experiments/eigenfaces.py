@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax import limits, plots, workdir
+from cnnjax import atomic, limits, plots, workdir
 from cnnjax.errors import UserError
 from cnnjax.limits import Whole
 
@@ -58,7 +58,7 @@ def run(config, directory):
     results = gather(config, folds, everything, seen, roc) | {'others': len(others)}
     directory = Path(directory)
     workdir.write_config(directory, config)
-    workdir.write_json(directory / 'results.json', results)
+    atomic.write_json(directory / 'results.json', results)
     figures = directory / 'figures'
     draw_faces(figures, config, folds[0].space, parts[0][1][:config.shown], seen, shape)
     draw_curves(figures, config, results, roc)

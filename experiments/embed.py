@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from cnnjax import atomic, data, features, limits, plots, trained, workdir
+from cnnjax import atomic, data, features, limits, memory, plots, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import selection
 from cnnjax.limits import Number, Whole
@@ -53,8 +53,8 @@ def run(config, directory):
                         f'more than {least:g} images, here are {len(stream)}: take smaller '
                         'numbers, or more images')
     # The trustworthiness takes most: the distances of all pairs, and their ranks twice, in float64.
-    limits.check_memory(6 * len(stream) ** 2, count=config.count)
-    limits.check_memory(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
+    memory.check(6 * len(stream) ** 2, count=config.count)
+    memory.check(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
     found = features.extractor(network, taps, config)(stream, config.dataset, images=True)
     labels, images = found['label'], found['image'] / np.float32(255)
     if 'pixels' in named or not named:
@@ -79,7 +79,7 @@ def run(config, directory):
         print(f'{tap:>20}  nearest neighbour of another class: {100 * error["code"]:.2f} % of the '
               f'images; in the map of PCA {100 * error["pca"]:.2f} %, of t-SNE '
               f'{100 * error["tsne"]:.2f} %')
-    workdir.write_json(directory / 'results.json', {
+    atomic.write_json(directory / 'results.json', {
         'source': config.source, 'checkpoint': config.checkpoint, 'dataset': config.dataset,
         'split': config.split, 'images': len(labels), 'metric': config.metric, 'taps': results})
     print(f'figures: {directory / "figures"}')

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, limits, plots, summary, trained, workdir
+from cnnjax import atomic, data, limits, memory, plots, summary, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import filters, objectives, pictures, selection
 from cnnjax.limits import Whole
@@ -46,7 +46,7 @@ def run(config, directory):
     plots.gallery(filters.kernel_rows(image, filtered), figures / 'kernels.png', 1.6)
     plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6)
     draw(config, rows, alike, kept, figures / 'equivariance.png')
-    workdir.write_json(Path(directory) / 'results.json', {
+    atomic.write_json(Path(directory) / 'results.json', {
         'source': config.source, 'checkpoint': config.checkpoint, 'image': config.image,
         'dataset': config.dataset, 'size': config.size, 'shifts': config.shifts,
         'equivariance': rows, 'invariance': alike, 'kernels': responses, 'pooling': kept})
@@ -70,7 +70,7 @@ def check_size(config, network, picture):
                         f'{network.image_shape[0]} x {network.image_shape[1]} would be left')
     height, width, count = network.image_shape
     if not config.dataset:
-        limits.check_memory(2 * config.count * count * (height + 2 * config.farthest)
+        memory.check(2 * config.count * count * (height + 2 * config.farthest)
                             * (width + 2 * config.farthest), count=config.count)
     if config.size < config.pool_size:
         raise UserError(f'size={config.size} is less than pool_size={config.pool_size}')

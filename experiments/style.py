@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import limits, plots, trained
+from cnnjax import limits, memory, plots, trained
 from cnnjax.errors import UserError
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, tiles
 from cnnjax.images.run import Run
-from cnnjax.limits import Names, Number, Whole, check_memory, names
+from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
 
 OURS = ('style', 'loss')  # Our own figures have these names, so that no result may have them.
@@ -54,10 +54,10 @@ def run(config, directory):
         check_fits(config, network, path, sized(config, style, smallest, config.style_scale))
     for (height, width, _), group in contents.items():
         shape = (height, width, network.image_shape[-1])
-        check_memory(len(group) * tiles.activations(network, shape, config.tile),
+        memory.check(len(group) * tiles.activations(network, shape, config.tile),
                      sizes=config.sizes, tile=config.tile)
         if config.optimizer == 'lbfgs':
-            check_memory(2 * config.memory * len(group) * math.prod(shape),
+            memory.check(2 * config.memory * len(group) * math.prod(shape),
                          memory=config.memory, sizes=config.sizes)
     results = {}
     steps = sum(steps_of_sizes(config)) * len(contents)

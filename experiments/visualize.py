@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, features, limits, parallel, plots, summary, trained, workdir
+from cnnjax import atomic, data, features, limits, memory, parallel, plots, summary, trained
 from cnnjax.data.identity import array_digest
 from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError
@@ -28,7 +28,7 @@ from cnnjax.images import (
     units,
 )
 from cnnjax.images.run import begin
-from cnnjax.limits import Names, Number, Whole, check_memory, names
+from cnnjax.limits import Names, Number, Whole, names
 from configs import base
 
 COLUMNS = 8  # The figure of classes has so many columns, two for each class.
@@ -86,7 +86,7 @@ def run(config, directory):
             config, network, images, figure), shown)
         results['activations'] = part('activations', lambda figure: activations(
             config, network, images[0], figure), shown)
-    workdir.write_json(directory / 'results.json', results)
+    atomic.write_json(directory / 'results.json', results)
     print(f'results: {directory / "results.json"}')
 
 
@@ -97,7 +97,7 @@ def kept_part(directory, name, make, made_from=''):
     found = finished(numbers, figure, made_from)
     if found is None:
         found = make(figure)
-        workdir.write_json(numbers, {'made_from': made_from, 'numbers': found})
+        atomic.write_json(numbers, {'made_from': made_from, 'numbers': found})
     print(f'{name}: {figure}', flush=True)
     return found
 
@@ -106,7 +106,7 @@ def finished(numbers, figure, made_from):
     """The numbers of a part whose figure and images of units are all there; None where it is to be
     made. Prints what of it is damaged, missing or made from another set or picture."""
     try:
-        saved = workdir.read_json(numbers)
+        saved = atomic.read_json(numbers)
         if saved is None:
             return None
         if not isinstance(saved, dict) or not saved.get('numbers'):
@@ -127,7 +127,7 @@ def finished(numbers, figure, made_from):
 def check_size(config, network, stream, layers):
     """Raises UserError where the images that are made, or looked at, fill the memory or fit no
     layer."""
-    check_memory(min(config.batch_size, len(stream)) * features.largest(network),
+    memory.check(min(config.batch_size, len(stream)) * features.largest(network),
                  batch_size=config.batch_size)
     if sources := names(config.images):
         try:
@@ -136,12 +136,12 @@ def check_size(config, network, stream, layers):
         except (ArithmeticError, TypeError, ValueError) as error:  # A layer raises it.
             raise UserError(f'map_size={config.map_size} does not fit {sources[0]} or the network: '
                             f'{error}') from error
-        check_memory(found, map_size=config.map_size)
+        memory.check(found, map_size=config.map_size)
     if config.size:
         shape = (config.size, config.size, network.image_shape[-1])
         for layer in layers:
             units.check_size(network, layer, shape)
-        check_memory(min(config.units, units.CHUNK) * tiles.activations(network, shape),
+        memory.check(min(config.units, units.CHUNK) * tiles.activations(network, shape),
                      size=config.size)
 
 

@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.images import objectives, optimize, pictures, run
 from cnnjax.trained import Trained
 from configs import invert as configs
-from experiments import invert
+from experiments.invert import invert
 
 
 def network(channels=3, batch_norm=False):

@@ -44,12 +44,5 @@ def test_messages(limit, value, message):
         limits.check({'field': value}, {'field': limit})
 
 
-def test_what_fills_the_memory(monkeypatch):
-    monkeypatch.setattr(limits, 'MEMORY', 2 ** 30)
-    limits.check_memory(2 ** 28, size=1)
-    with pytest.raises(UserError, match='^size=1 with count=2 takes 1.5 GiB'):
-        limits.check_memory(1.5 * 2 ** 28, size=1, count=2)
-
-
 def test_names():
     assert limits.names(' a,b ,, c') == ('a', 'b', 'c')

@@ -20,7 +20,7 @@ from cnnjax.errors import UserError
 from cnnjax.images import strongest, units
 from configs import base
 from configs import microscope as recipe
-from experiments import microscope
+from experiments.microscope import microscope
 
 LAYERS = ('relu1', 'conv2_1/relu1', 'conv2_1', 'pool', 'fc')
 SIZES = {'relu1': 4, 'conv2_1/relu1': 4, 'conv2_1': 4, 'pool': 6, 'fc': 6}  # six of each at most

@@ -21,7 +21,7 @@ from absl import app
 import launch
 flags = launch.parse(['launch.py', *sys.argv[1:]])
 import experiments
-assert launch.CONFIG.value.experiment in experiments.RUNS
+experiments.find(launch.CONFIG.value.experiment)
 """
 
 

@@ -8,7 +8,6 @@ import math
 import zlib
 
 import numpy as np
-import tifffile
 from PIL import Image, ImagePalette
 from PIL import TiffImagePlugin as Tags
 
@@ -51,6 +50,8 @@ def deep(file, name):
     """The first page of a TIFF file of more than 8 bits, or of signed numbers; None for all else,
     and for what Pillow must try, or refuse: other codecs, damaged files, and sizes beyond its
     limit."""
+    import tifffile  # here: no other start waits for it
+
     try:
         with tifffile.TiffFile(file) as tiff:
             page = tiff.pages.first

@@ -15,11 +15,10 @@ import skimage.data
 import tifffile
 from PIL import Image
 
-from cnnjax import atomic
+from cnnjax import atomic, memory
 from cnnjax.data import formats, levels
 from cnnjax.data.augment import LUMA
 from cnnjax.errors import UserError
-from cnnjax.limits import MEMORY
 
 PREFIX = 'skimage:'  # A name of SHIPPED follows: these come with scikit-image.
 SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'coins', 'grass',
@@ -254,7 +253,7 @@ def _height_width(size, image):
 
 def _scale(image, size, method):
     numbers = math.prod((*size, *image.shape[2:]))
-    if 16 * numbers > MEMORY:  # the result, intermediate arrays and copies
+    if 16 * numbers > memory.HOST:  # the result, intermediate arrays and copies
         raise UserError(f'size={size}: to scale a picture to {size[0]} x {size[1]} pixels takes '
                         f'{16 * numbers / 2 ** 30:.1f} GiB, more than half of the memory: take a '
                         'smaller size')

@@ -121,10 +121,11 @@ def _updater(network, layers, mesh):
     what the devices have seen, [devices, ...]."""
     def one(seen, variables, data, batch):
         seen = jax.tree.map(lambda x: x[0], seen)  # The first axis is that of the devices.
-        images, labels = step.fetch(data, batch)
-        taps = network._replace(variables=variables).taps(images)
+        examples = step.fetch(data, batch)
+        taps = network._replace(variables=variables).taps(examples['image'])
         real = batch['weight'] > 0
-        seen = _add(seen, {layer: taps[layer] for layer in layers}, batch['place'], labels, real)
+        seen = _add(seen, {layer: taps[layer] for layer in layers}, batch['place'],
+                    examples['label'], real)
         return jax.tree.map(lambda x: x[None], seen), lax.psum(real.sum(), parallel.AXIS)
 
     return jax.jit(jax.shard_map(
@@ -222,7 +223,7 @@ def look_up(stream, places):
         return stream.data['image'][np.asarray(places)]
     with futures.ThreadPoolExecutor(stream.threads) as pool:
         return np.stack(list(pool.map(
-            lambda i: stream.crops.center(stream.examples[int(i)]['image']), places)))
+            lambda i: stream.crops.center(stream.examples[int(i)])['image'], places)))
 
 
 def search_once(path, network, layers, stream, identity, count, *, batch_size, mesh):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cnnjax import atomic, plots, workdir
+from cnnjax import atomic, plots, tables
 from cnnjax.images import pictures
 
 NORMALIZATION = {
@@ -65,7 +65,7 @@ def write(directory, config, names, images, best, rows):
     errors = {layer: np.asarray(row['errors'])[np.arange(len(names)), row['kept']]
               for layer, row in rows.items()}
     plots.inversions(figure, names, images, best, errors)
-    workdir.write_json(directory / 'results.json', {
+    atomic.write_json(directory / 'results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'images': list(names),
         'image_shape': list(images.shape[1:]), 'restarts': config.restarts, 'match': config.match,
         'definitions': NORMALIZATION, 'layers': rows})
@@ -91,16 +91,11 @@ def text(rows):
             return '-'
         return f'{mean:.3g}' + (f' ± {deviation:.1g}' if deviation is not None else '')
 
-    lines = [('layer', 'code', 'error', 'error by pairs', 'spread of restarts', 'class kept')]
-    for layer, row in rows.items():
-        lines.append((layer, ' x '.join(map(str, row['code'])),
-                      number(row['error'], row['error_standard_error']),
-                      number(row['pair_error'], row['pair_error_standard_error']),
-                      number(row['restart_spread']),
-                      '-' if row['class_kept'] is None else f'{row["class_kept"]:.0%}'))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ['-' * width if i < 2 else '-' * (width - 1) + ':' for i, width in enumerate(widths)]
-    return '\n'.join('| ' + ' | '.join(
-        cell.ljust(width) if i < 2 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(line, widths, strict=True))) + ' |'
-        for line in [lines[0], rule, *lines[1:]])
+    header = ('layer', 'code', 'error', 'error by pairs', 'spread of restarts', 'class kept')
+    lines = [(layer, ' x '.join(map(str, row['code'])),
+              number(row['error'], row['error_standard_error']),
+              number(row['pair_error'], row['pair_error_standard_error']),
+              number(row['restart_spread']),
+              '-' if row['class_kept'] is None else f'{row["class_kept"]:.0%}')
+             for layer, row in rows.items()]
+    return tables.markdown(header, lines, left=2).rstrip()
