@@ -1,6 +1,7 @@
 """A trained network with all it needs: load('runs/quickstart')(images in [0, 1]) -> logits."""
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import os
@@ -18,8 +19,8 @@ from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
 EMBEDDED = Path(__file__).with_name('embedded.safetensors')
-# What floats may be: interpolation and optimization leave [0, 1] a little. Beyond are those of
-# 0..255, of [-1, 1] and normalized ones.
+# Floats may be this far outside [0, 1], which interpolation and optimization leave a little. Images
+# of 0 to 255, of [-1, 1] and normalized ones are outside of this range.
 RANGE = (-0.5, 1.5)
 
 
@@ -31,7 +32,7 @@ class Trained(NamedTuple):
     normalize: Normalization  # uint8 or [0, 1] images [..., H, W, C] -> the network's input
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
-    config: Any  # the run's; None for published weights
+    config: Any  # that of the run; None for published weights
     name: str = ''  # as `models.create` takes it
     evaluation: dict[str, Any] = {}  # see `metadata.EVALUATION`
 
@@ -73,13 +74,42 @@ class Trained(NamedTuple):
                                      **arguments)
         return dict(itertools.takewhile(lambda item: item[0] not in misfits, taps.items()))
 
+    def tap_shapes(self, shape=None):
+        """{name: shape of the activation} of one image [H, W, C], in forward order; computes none.
+
+        `shape` is that of the image; None: of those of the training. Raises UserError as `taps`.
+        """
+        found = {}
+
+        def collect(variables, images):  # jax would sort the names of what is returned
+            taps = self._replace(variables=variables).taps(images)
+            found.update((name, tap.shape[1:]) for name, tap in taps.items())
+
+        images = jax.ShapeDtypeStruct((1, *(shape or self.image_shape)), 'float32')
+        jax.eval_shape(collect, self.variables, images)
+        return found
+
+    def training(self, defaults):
+        """The config that the network was trained with, or the little that is known of it.
+
+        Fields that it lacks, such as those younger than the run, are those of `defaults`, the
+        config of a training. Raises UserError where what is known fits no such config.
+        """
+        own = copy.deepcopy(defaults)
+        with own.unlocked():
+            try:
+                own.update(self.config.to_dict() if self.config else self.evaluation)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(f'the config.json of the run is damaged: {error}') from None
+        return own
+
     @property
     def task(self):
         """What it was trained for; published weights tell images apart."""
         return 'classify' if self.config is None else self.config.task
 
     def _normalizer(self, images):
-        """The normalization, of a mean image its mean where the images have another size."""
+        """The normalization; with a mean image of another size, its mean colour takes its place."""
         mean = self.normalize.mean
         if np.ndim(mean) > 1 and mean.shape[:2] != images.shape[1:3]:
             return self.normalize._replace(mean=mean.mean((0, 1)))
@@ -115,7 +145,7 @@ class Trained(NamedTuple):
 
     @contextlib.contextmanager
     def _of_another_size(self, images):
-        """What goes wrong is the size's fault."""
+        """A context in which errors are blamed on the size of the images."""
         try:
             yield
         except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
@@ -127,8 +157,7 @@ class Trained(NamedTuple):
 
 
 def _check_values(images):
-    """Raises UserError for floats that are no image in [0, 1]; of traced arrays nothing is known.
-    """
+    """Raises UserError for floats that are no image in [0, 1]; traced arrays are not checked."""
     if (isinstance(images, jax.core.Tracer) or not images.size or images.dtype == np.uint8
             or not getattr(images, 'is_fully_addressable', True)):
         return
@@ -181,7 +210,7 @@ def load(source, which='best', name=None):
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
-    except Exception as error:  # any value may stand in a file and raise anything
+    except Exception as error:  # Any value may stand in the file, and raise anything.
         raise UserError(f'{directory}: its config.json is damaged, or of another version: '
                         f'{error!r}; copy it from another run of the same config, or train '
                         'anew') from None

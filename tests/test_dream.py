@@ -53,7 +53,7 @@ def ascend_with(config, trained):
     """`ascend` of `dream.octaves`, without files."""
     tx = dream.optimizer(config)
 
-    def ascend(images, name):
+    def ascend(octave, images):
         problem = dream.problem(config, trained, dream.mixture(config, trained), images.shape[1:])
         return np.asarray(optimize.optimize(problem, tx, config.steps, jax.random.key(0),
                                             images=images).images)
@@ -159,7 +159,7 @@ def test_detail_is_carried_as_in_the_notebook():
         return 0.8 * x + 0.1 * np.resize(add, x.shape)
 
     found = dream.octaves(config, image,
-                          lambda images, name: np.stack([ascend(x) for x in images]))
+                          lambda octave, images: np.stack([ascend(x) for x in images]))
     for picture, result in zip(image, found, strict=True):
         octaves = [picture]
         for _ in range(3):
@@ -180,7 +180,7 @@ def test_images_are_carried_as_by_gordicaleksa_and_tensorflow():
     config = configs.get_config('tensorflow')
     image, seen = photograph(40, 50), []
 
-    def ascend(images, name):
+    def ascend(octave, images):
         seen.append(images.shape[1:3])
         return images + 0.01
 

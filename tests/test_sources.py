@@ -253,3 +253,10 @@ def test_load_finds_the_source(photos, tmp_path):
     assert len(sources.load('folder', 'train', photos, 'skip').examples) == 3
     with pytest.raises(UserError, match=r'cifar10/3\.0\.2'):  # tensorflow-datasets' business
         sources.load('cifar10', 'train', tmp_path)
+
+
+def test_a_data_set_may_be_left_out():
+    assert sources.load_if_named('', 'test', None) is None
+    assert len(sources.load_if_named('digits', 'test', None).examples) == 450
+    with pytest.raises(UserError, match='data_dir=x is that of a data set: give dataset too'):
+        sources.load_if_named('', 'test', 'x')

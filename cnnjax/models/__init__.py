@@ -50,15 +50,15 @@ It may have, as a field, a property or an attribute of the class:
 
 import dataclasses
 import importlib
-import numbers
 import pkgutil
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax import layers, user_network
-from cnnjax.errors import UserError, check_numbers, suggest
+from cnnjax import layers, limits, user_network
+from cnnjax.errors import UserError, suggest
+from cnnjax.limits import Number, Whole
 from cnnjax.models import densenet
 
 # The modules of this folder, one for each paper: a new file in it is a new family.
@@ -76,14 +76,15 @@ FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_dro
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 WIDEST = 2 ** 16
-# What the numbers of a field may be, the least and the most; in a tuple, each of them.
-WHOLE = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'base_width',
-                       'cardinality', 'tests'), (1, WIDEST)) | {
-    'num_classes': (1, 2 ** 24), 'columns': (1, 8), 'stem': (0, 31), 'canvas': (1, 4096),
-    'blocks': (1, 4096), 'layers_per_block': (1, 4096), 'depth': (1, 32), 'last_pool': (1, 31),
-    'largest': (1, 31), 'resolution': (1, 8192)}
-LIMITS = WHOLE | {'width_multiplier': (0, 64), 'auxiliary_weight': (0, 1e6)} | dict.fromkeys(
-    ('dropout', 'input_dropout', 'survival', 'local_drop_path', 'global_drop_path'), (0, 1))
+LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'base_width',
+                        'cardinality', 'tests'), Whole(1, WIDEST)) | dict.fromkeys(
+    ('dropout', 'input_dropout'), Number(0, below=1)) | dict.fromkeys(
+    ('survival', 'local_drop_path', 'global_drop_path'), Number(0, 1)) | {
+    'num_classes': Whole(1, 2 ** 24), 'columns': Whole(1, 8), 'stem': Whole(0, 31),
+    'canvas': Whole(1, 4096), 'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096),
+    'depth': Whole(1, 32), 'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
+    'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),
+    'auxiliary_weight': Number(0, 1e6)}
 
 
 def with_pool(net, name):
@@ -223,11 +224,6 @@ def _check(name, field, value, own):
             _check(name, field, part, own[0])
         return
     try:
-        check_numbers({field: value}, **{field: LIMITS[field]})
+        limits.check({field: value}, {field: LIMITS[field]})
     except UserError as error:
         raise UserError(f'{name}: {error}') from None
-    values = value if several else (value,)
-    if field in WHOLE and not all(isinstance(number, numbers.Integral) for number in values):
-        raise UserError(f'{name}: {field}={value}: give whole numbers')
-    if field in ('dropout', 'input_dropout') and 1 in values:
-        raise UserError(f'{name}: {field}={value} leaves nothing: take a rate below 1')
