@@ -13,6 +13,7 @@ os.environ['XLA_FLAGS'] = ('--xla_force_host_platform_device_count=4 '
 if metadata.version('jaxlib').startswith('0.10.'):
     os.environ['XLA_FLAGS'] += '--xla_cpu_use_fusion_emitters=false'
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'  # [N, C] + [C] may well be a mistake: say [None]
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['SUBMITIT_LOG_LEVEL'] = 'NOCONFIG'  # its handlers would close those of the tests
 
