@@ -18,6 +18,7 @@ version = release = cnnjax.__version__
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.viewcode']
 html_theme = 'furo'
 html_show_sphinx = False
+html_static_path = html_css_files = ['site.css']
 myst_heading_anchors = 4
 default_role = 'code'
 autodoc_default_options = {'members': True, 'ignore-module-all': True}
@@ -45,8 +46,9 @@ def write_reference(app):
             about = ast.get_docstring(ast.parse(names[other].read_text())) or ''
             about = described(about.partition('\n\n')[0]).replace('\n', ' ')
             lines += [f':doc:`{other}`', f'    {about}', '']
-        lines += ['.. toctree::', '   :hidden:', '', *(
-            f'   {other.rpartition(".")[2]} <{other}>' for other in below)]
+        if below:
+            lines += ['.. toctree::', '   :hidden:', '', *(
+                f'   {other.rpartition(".")[2]} <{other}>' for other in below)]
         text, page = '\n'.join(lines) + '\n', folder / f'{name}.rst'
         if not page.exists() or page.read_text() != text:  # Sphinx reads again what has changed
             page.write_text(text)
@@ -54,8 +56,10 @@ def write_reference(app):
 
 def described(text):
     """Plain text in reStructuredText: stars and bars mean themselves, an indented part is code."""
-    text = re.sub(r'(`[^`]*`)|([\\*|]|_(?!\w))', lambda found: found[1] or '\\' + found[2], text)
-    return re.sub(r'\n\n(?=    )', '\n\n::\n\n', text)
+    return '\n\n'.join(
+        f'::\n\n{part}' if part.startswith('    ') else re.sub(
+            r'(`[^`]*`)|([\\*|]|_(?!\w))', lambda found: found[1] or '\\' + found[2], part)
+        for part in text.split('\n\n'))
 
 
 def process_docstring(app, what, name, thing, options, lines):
@@ -73,8 +77,12 @@ def process_signature(app, what, name, thing, options, signature, returned):
 
 
 def process_include(app, path, document, content):
-    """Links of a file that stands above docs/ and is included there."""
-    content[0] = re.sub(r'\]\((?!https?:|#)', '](../', content[0])
+    """Links of a file that stands above docs/ and is included in a page of the same name."""
+    def from_here(link):
+        page = link[1].lower()
+        return f']({page}' if (Path(app.srcdir) / page).is_file() else f'](../{link[1]}'
+
+    content[0] = re.sub(r'\]\((?!https?:|#)([^)]*)', from_here, content[0])
 
 
 def setup(app):
