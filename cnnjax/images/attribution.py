@@ -8,6 +8,7 @@ uint8 or floats in [0, 1], and their N classes, as numbers; the images are one b
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -225,7 +226,7 @@ def _at_layer(net, layer, variables, normalize, images, classes):
         logits, taps = net.apply(variables, normalize(images), train=False)
         return _of(logits, classes).sum(), taps[layer]
 
-    program = jax.make_jaxpr(forward)(images)
+    program: Any = jax.make_jaxpr(forward)(images)
     score, tap = program.jaxpr.outvars
 
     def nudged(nudge):
