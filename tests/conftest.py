@@ -23,6 +23,7 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = str(CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import logging  # noqa: E402
 
@@ -41,6 +42,13 @@ LONGEST = ('test_cluster.py', 'test_train.py', 'test_depth.py', 'test_microscope
 def pytest_collection_modifyitems(items):
     """The files that take longest begin, so that the processes end at the same time."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    """An experiment that is launched in this process allows it again: not for the next test."""
+    yield
+    jax.config.update('jax_numpy_rank_promotion', os.environ['JAX_NUMPY_RANK_PROMOTION'])
 
 
 @pytest.fixture
