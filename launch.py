@@ -23,7 +23,7 @@ from cnnjax.errors import UserError
 
 
 class ConfigFile(flags.ArgumentParser):
-    """Reads a config as `parse` does; ml_collections' own knows fewer mistakes."""
+    """Reads a config as `parse` does. The parser of ml_collections explains fewer mistakes."""
 
     def parse(self, file):
         return config_file.load(file).lock()
@@ -31,7 +31,7 @@ class ConfigFile(flags.ArgumentParser):
 
 try:
     CONFIG = config_flags.DEFINE_config_file('config', help_string='A config file.')
-except flags.Error as error:  # it reads the file that --flagfile names at once
+except flags.Error as error:  # DEFINE_config_file reads the --flagfile
     sys.exit(f'error: {str(error).removeprefix("ERROR:: ")}')
 flags.FLAGS['config'].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: everything it writes.')
@@ -50,7 +50,7 @@ WAIT = flags.DEFINE_integer('wait', 120, 'With several processes: seconds that e
                             'others to come.')
 
 HELP = {'--help', '-help', '-h', '--helpshort', '-?'}
-# What absl and ml_collections say of a value, and what to do.
+# What absl and ml_collections say of a wrong value -> what we say instead.
 VALUES = {'invalid literal for int()': 'give a whole number',
           'could not convert string to float': 'give a number',
           "('Non-boolean argument": 'give True or False',
@@ -58,8 +58,8 @@ VALUES = {'invalid literal for int()': 'give a whole number',
 
 
 def parse(argv):
-    """Parses the flags. A mistake in them ends in a line that says what was meant, or there is;
-    --help lists the configs or, with one, its fields."""
+    """Parses the flags. A mistake in them ends the program with a line that says what may have been
+    meant or what there is; --help lists the configs or, with --config, the fields of that one."""
     config = None
     try:
         argv[:] = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
@@ -67,7 +67,7 @@ def parse(argv):
         if file is not None:
             config = config_file.load(file)
         if len(argv) == 1 or HELP & set(argv):
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # no traceback with `| head`
             print(config_file.explain(file, config) if config else usage())
             sys.exit(len(argv) == 1)
         for argument in argv if config else ():
@@ -100,7 +100,7 @@ def parse(argv):
 
 
 def given(argv, name):
-    """The last value of a flag, as it stands in the arguments: '--config=x', or '--config', 'x'."""
+    """The last value that the arguments give a flag, as '--name=value' or '--name', 'value'."""
     values = [following if argument in (f'--{name}', f'-{name}') else argument.partition('=')[2]
               for argument, following in itertools.zip_longest(argv, argv[1:])
               if re.match(f'--?{name}(=|$)', argument)]
@@ -108,8 +108,8 @@ def given(argv, name):
 
 
 def leave_out_none(argv, values):
-    """Takes '--config.data_dir=None' out of `argv` where `values`, {field: value}, has None anyway:
-    the parser of the field would read a string, or miss a number."""
+    """Takes '--config.data_dir=None' out of `argv` if `values`, {field: value}, has None there
+    already: the field's parser would read the string 'None', or ask for a number."""
     for i in reversed(range(len(argv))):
         name, equals, value = argv[i].partition('=')
         following = argv[i + 1:i + 2] if not equals else []
@@ -119,7 +119,7 @@ def leave_out_none(argv, values):
 
 
 def usage():
-    """What --help says without a config."""
+    """What --help prints without a config."""
     return f"""{__doc__}
 Configs:
 {config_file.overview()}
@@ -131,11 +131,11 @@ Flags:
 
 
 def main(argv):
-    del argv  # only flags
-    verbosity = flags.FLAGS['verbosity']  # of orbax, which tells of every file it writes
-    # After the flags: a mistake in them is told at once.
-    from cnnjax import cluster, workdir
-    from experiments import jobs, sweeps
+    del argv  # it holds only flags
+    verbosity = flags.FLAGS['verbosity']  # for orbax, which logs every file that it writes
+    # Imported after the flags are parsed, so that a mistake in them is told at once.
+    import experiments
+    from cnnjax import cluster, jobs, sweeps, workdir
 
     try:
         with cluster.together():
@@ -146,10 +146,11 @@ def main(argv):
             if SWEEP.value:
                 file = flags.FLAGS['config']
                 succeeded = sweeps.run(CONFIG.value, place, config_flags.get_config_filename(file),
-                                       config_flags.get_override_values(file))
+                                       config_flags.get_override_values(file), experiments.find)
             else:
-                succeeded = place.run([jobs.Job(CONFIG.value, directory)])
-    except (UserError, OSError) as error:  # the latter: a full disk, say
+                experiment = experiments.find(CONFIG.value.experiment)
+                succeeded = place.run([jobs.Job(CONFIG.value, directory, experiment)])
+    except (UserError, OSError) as error:  # OSError: a full disk, for example
         sys.exit(f'error: {error}')
     return 0 if succeeded else 1
 
@@ -157,8 +158,9 @@ def main(argv):
 def ask_for_huge_pages():
     """Starts Python again with glibc's tunable for huge pages, unless it is set already.
 
-    XLA takes the memory of each step anew, and where Linux gives huge pages only on demand, 6 to 25
-    percent of a step on the CPU go into small ones (docs/cpu.md). glibc reads it only at the start.
+    XLA allocates the memory of each step anew. Where Linux gives huge pages only on demand, small
+    pages cost 6 to 25 percent of a step on the CPU (docs/cpu.md). glibc reads the tunable only when
+    the process starts.
     """
     tunables = os.environ.get('GLIBC_TUNABLES', '')
     if sys.platform == 'linux' and 'glibc.malloc.hugetlb' not in tunables:
@@ -168,7 +170,7 @@ def ask_for_huge_pages():
 
 if __name__ == '__main__':
     ask_for_huge_pages()
-    sys.stdout.reconfigure(errors='backslashreplace')  # a terminal may know no other than ASCII
+    sys.stdout.reconfigure(errors='backslashreplace')  # a terminal may be ASCII
     try:
         app.run(main, flags_parser=parse)
     except KeyboardInterrupt:

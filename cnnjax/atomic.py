@@ -1,9 +1,12 @@
-"""Files that are written whole or, where the writer is interrupted, not at all."""
+"""Files, text and JSON, that are written whole or, where the writer is interrupted, not at all."""
 
 import contextlib
+import json
 import os
 import re
 from pathlib import Path
+
+from cnnjax.errors import UserError
 
 UNFINISHED = re.compile(r'\..+\.[0-9]+\.part')  # .NAME.PROCESS.part
 
@@ -28,6 +31,51 @@ def replacing(path):
 def write_text(path, text):
     with replacing(path) as unfinished:
         unfinished.write_text(text, 'utf-8')
+
+
+# JSON is Unicode, but names of files are bytes. In Python one that is no character is half of a
+# surrogate pair, which most readers of JSON refuse: it is written as Python shows it, \udce9.
+HALVES = r'[\ud800-\udfff]|\\(?=u(?:005c|d[89a-f][0-9a-f]{2}))'
+
+
+def _encoded(text):
+    return re.sub(HALVES, lambda half: f'\\u{ord(half[0]):04x}', text)
+
+
+def _decoded(text):
+    return re.sub(r'\\u(005c|d[89a-f][0-9a-f]{2})', lambda half: chr(int(half[1], 16)), text)
+
+
+def _strings(value, change):
+    """A value of JSON with all of its strings changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {_strings(name, change): _strings(v, change) for name, v in value.items()}
+    return [_strings(v, change) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def write_json(path, value, indent=1):
+    """Writes the whole JSON file or, when interrupted, nothing."""
+    with replacing(path) as unfinished, unfinished.open('w') as file:
+        file.write(json.dumps(_strings(value, _encoded), indent=indent) + '\n')
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json(path):
+    """The value of a JSON file, None where there is none.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = Path(path)
+    try:
+        return _strings(json.loads(path.read_text()), _decoded)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f'{path} is not a readable JSON file: {error}') from error
 
 
 def remove_unfinished(directory, mark):

@@ -1,6 +1,6 @@
 """Checkpoints of a training, by orbax: asynchronous, atomic, the newest and the best are kept.
 
-Each holds what the run must know beside its state (see workdir.Metrics.past) and is sealed by the
+Each holds what the run must know beside its state (see reports.Metrics.past) and is sealed by the
 checksums of its files. One that does not match them is not resumed from: the one before is.
 """
 
@@ -17,7 +17,7 @@ from absl.logging import get_absl_logger
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from cnnjax import cluster, workdir
+from cnnjax import atomic, cluster, workdir
 from cnnjax.errors import UserError
 
 SEAL = 'checksums.json'  # in a checkpoint's directory: {file: its CRC-32}
@@ -100,16 +100,16 @@ class Checkpoints:
         if cluster.first():
             directory = next(self.directory.glob(f'{self._saving}.*'))
             past = {'step': self._saving, **(self._past or {})}
-            workdir.write_json(directory / workdir.PAST, past, indent=None)
-            workdir.write_json(directory / SEAL, _checksums(directory))
+            atomic.write_json(directory / workdir.PAST, past, indent=None)
+            atomic.write_json(directory / SEAL, _checksums(directory))
 
     def _intact(self, name):
         directory = self.directory / str(name)
         try:
             # Of an older version it has no past, and may have any name.
-            past = workdir.read_json(directory / workdir.PAST) or {'step': name}
+            past = atomic.read_json(directory / workdir.PAST) or {'step': name}
             return (str(past['step']) == str(name)
-                    and workdir.read_json(directory / SEAL) == _checksums(directory))
+                    and atomic.read_json(directory / SEAL) == _checksums(directory))
         except (UserError, OSError, KeyError, TypeError):
             return False
 
@@ -133,7 +133,7 @@ class Checkpoints:
         return self._manager.best_step()
 
     def save(self, step, state, error=None, past=None):
-        """Starts to write `state` and `past`, that of workdir.Metrics; `error` is that of its
+        """Starts to write `state` and `past`, that of reports.Metrics; `error` is that of its
         evaluation, if it was evaluated.
 
         Raises:

@@ -11,8 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnjax import winograd
+
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 STRIP = 2 ** 19  # bytes, of one image; see _strips
+# Within `with direct(True):` no convolution is computed in Winograd's tiles. What jax.jit has
+# compiled outside is compiled anew inside.
+direct = jax.make_user_context(False)
 
 
 def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dilation=None,
@@ -26,10 +31,9 @@ def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dil
     that forward-mode differentiation (jvp) is not available there. Other backends and fractionally
     strided convolutions use JAX's own gradient.
 
-    There 1x1 convolutions that keep the size are matrix products, and 3x3 convolutions of many
-    channels take 2.25 times fewer multiplications in Winograd's form, whose rounding is as small;
-    `jax.default_matmul_precision('highest')` turns that off. On a GPU 16-bit convolutions of few
-    channels are computed between blocks of pixels.
+    On the CPU, too, 1x1 convolutions that keep the size are matrix products, and 3x3 convolutions
+    of many channels are computed in tiles (winograd.py), except within `direct(True)`. On a GPU
+    16-bit convolutions of few channels are computed between blocks of pixels.
     """
     dilation = tuple(rhs_dilation or (1,) * (x.ndim - 2))
     canonical = (jax.default_backend() == 'cpu' and x.ndim == 4
@@ -39,8 +43,9 @@ def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dil
         if (kernel.shape[:2] == (1, 1) and set(strides) == {1} and feature_group_count == 1
                 and set(itertools.chain(*padding)) == {0}):
             return _pointwise(x, kernel[0, 0], tuple(options.items()))
-        if _fast_in_tiles(x, kernel, strides, dilation, feature_group_count, options):
-            return _winograd(x, kernel, padding)
+        if (winograd.is_fast(x, kernel, (*strides, *dilation, feature_group_count))
+                and options.get('preferred_element_type') is None and not direct.value):
+            return winograd.convolve(x, kernel, padding, options.get('precision'))
         return _canonical(x, kernel, tuple(strides), padding, dilation, feature_group_count,
                           tuple(options.items()))
     if outputs := _outputs_of_a_block(x, kernel, strides, padding, {
@@ -166,55 +171,10 @@ def _canonical_backward(strides, padding, dilation, groups, options, saved, g):
     flipped = _swap(kernel[::-1, ::-1], 2, 3, groups)
     dx = _convolve(g, flipped, (1, 1), [(span - low, n - out + low) for n, span, out, low in axes],
                    strides, dilation, groups, options)
-    if _fast_in_shifts(x, kernel, dilation, groups, options):
-        return dx.astype(x.dtype), _in_shifts(x, g, kernel, strides, padding)
     # dkernel: the input correlated with the dilated output gradient, the batch as the channels.
     dkernel = sum(_correlate(x, g, rows, axes, strides, dilation, groups, options)
                   for rows in _strips(g, max(padding[0]) // strides[0] + 1))
     return dx.astype(x.dtype), dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
-
-
-def _fast_in_shifts(x, kernel, dilation, groups, options):
-    """Whether `_in_shifts` is the fastest for the kernel's gradient; measured (docs/cpu.md). Of a
-    smaller x the copies that a convolution makes stay in the caches."""
-    least, most = sorted(kernel.shape[2:])
-    return (kernel.shape[0] > 1 and least >= 16 and most <= 64 and {*dilation, groups} == {1}
-            and x.size >= 2 ** 20 and x.shape[1] * x.shape[2] <= 512 * least
-            and jnp.finfo(x.dtype).bits >= 32 and {*dict(options).values()} <= {None})
-
-
-def _in_shifts(x, g, kernel, strides, padding):
-    """The kernel's gradient as one product of matrices, whose rows are pixels.
-
-    With stride 1 the columns of one are the channels of x at every shift across that the kernel
-    makes, those of the other the channels of g at every shift down, so that no product is for
-    nothing: where row i of g meets row p of x, it is with the kernel's row p - i. Rows that are
-    strides apart do not meet so; then x is shifted in both directions.
-    """
-    (height, width), (stride_down, stride_across) = kernel.shape[:2], strides
-    (rows, columns), (top, left) = g.shape[1:3], [low for low, _ in padding]
-    x = _shifted(x, 2, left, range(width), columns, stride_across)
-    if stride_down == 1:
-        # The later a row of the kernel, the earlier the row of g that a row of x meets.
-        g = _shifted(g, 1, height - 1 - top, range(height)[::-1], x.shape[1])
-    else:
-        x = _shifted(x, 1, top, range(height), rows, stride_down)
-    parts = math.gcd(len(x), 2)  # faster than one product, on two cores
-    x, g = (array.reshape(parts, -1, array.shape[-1]) for array in (x, g))
-    dkernel = lax.dot_general(x, g, (((1,), (1,)), ((0,), (0,)))).sum(0)
-    if stride_down == 1:
-        dkernel = dkernel.reshape(width, -1, height, kernel.shape[3]).transpose(2, 0, 1, 3)
-    return dkernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-def _shifted(array, axis, low, starts, count, stride=1):
-    """`count` places of an axis, `stride` apart, from each of `starts` on, `low` of which are zeros
-    before the array; each has its own channels."""
-    high = max(starts) + (count - 1) * stride + 1 - low - array.shape[axis]
-    array = lax.pad(array, jnp.zeros((), array.dtype), [
-        (low, high, 0) if other == axis else (0, 0, 0) for other in range(array.ndim)])
-    return jnp.concatenate([lax.slice_in_dim(
-        array, start, start + (count - 1) * stride + 1, stride, axis) for start in starts], -1)
 
 
 def _strips(g, least):
@@ -249,106 +209,3 @@ def _swap(array, axis, last, groups):
 
 
 _canonical.defvjp(_canonical_forward, _canonical_backward)
-
-
-def _fast_in_tiles(x, kernel, strides, dilation, groups, options):
-    """Whether `_winograd` can take the place of this convolution, and is faster.
-
-    The limits on the work and on the pixels of an image for each channel are measured
-    (docs/cpu.md): below and above them, reading and writing the tiles takes more than is won.
-    """
-    least = min(kernel.shape[2:])
-    return (kernel.shape[:2] == (3, 3) and {*strides, *dilation, groups} == {1}
-            and jnp.finfo(x.dtype).bits >= 32 and least >= 32
-            and x.shape[1] * x.shape[2] <= 512 * least
-            and math.prod(x.shape[:3]) * math.prod(kernel.shape[2:]) >= 2 ** 23
-            and {*options.values()} <= {None} and jax.config.jax_default_matmul_precision is None)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _winograd(x, kernel, padding):
-    """A 3x3 convolution in tiles of 2x2 outputs, each of 16 products instead of 36: F(2x2, 3x3) of
-    Lavin and Gray 2016, section 4.1, https://arxiv.org/abs/1509.09308. An infinity makes its tiles
-    NaN.
-
-    Its gradients are written here because XLA would transpose each tile in those that JAX derives,
-    and add up the overlaps. For the same reason the tiles are matrices [N * tiles, C].
-    """
-    return _tiled(x, kernel, padding, 0)
-
-
-def _winograd_forward(x, kernel, padding):
-    return _winograd(x, kernel, padding), (x, kernel)
-
-
-def _winograd_backward(padding, saved, g):
-    x, kernel = saved
-    dx = _tiled(g, kernel[::-1, ::-1], [(2 - low, 2 - high) for low, high in padding], 1)
-    if _fast_in_shifts(x, kernel, (1, 1), 1, ()):
-        return dx, _in_shifts(x, g, kernel, (1, 1), padding)
-    tiles = [-(-n // 2) for n in g.shape[1:3]]
-    inputs = _twice(_input, _pixels(x, tiles, [low for low, _ in padding], 4))
-    outputs = _twice(_output_transposed, _pixels(g, tiles, (0, 0), 2))
-    dkernel = _twice(_kernel_transposed, _products(inputs, outputs, 0, 0))
-    return dx, jnp.stack([jnp.stack(row) for row in dkernel])
-
-
-_winograd.defvjp(_winograd_forward, _winograd_backward)
-
-
-def _tiled(x, kernel, padding, contracted):
-    """The convolution; of the kernel's last two axes one is `contracted` with the channels."""
-    size = [n + sum(sides) - 2 for n, sides in zip(x.shape[1:3], padding, strict=True)]
-    tiles = [-(-n // 2) for n in size]
-    inputs = _twice(_input, _pixels(x, tiles, [low for low, _ in padding], 4))
-    products = _products(inputs, _twice(_kernel, kernel), 1, contracted)
-    outputs = [[array.reshape(len(x), *tiles, -1) for array in row]
-               for row in _twice(_output, products)]
-    y = jnp.stack([jnp.stack(row, 3) for row in outputs], 2)
-    return y.reshape(len(x), 2 * tiles[0], 2 * tiles[1], -1)[:, :size[0], :size[1]]
-
-
-def _products(block, other, row, column):
-    """Of the matrices of two blocks, one by one."""
-    return [[lax.dot_general(a, b, (((row,), (column,)), ((), ())))
-             for a, b in zip(*rows, strict=True)] for rows in zip(block, other, strict=True)]
-
-
-def _pixels(x, tiles, low, size):
-    """The size x size pixels of each tile, as arrays [N * tiles, C]. Tiles begin two pixels apart,
-    the first one `low` before x, which zeros surround."""
-    sides = [(before, 2 * count - 2 + size - n - before, 0)
-             for n, before, count in zip(x.shape[1:3], low, tiles, strict=True)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
-    places = [[slice(i, i + 2 * count - 1, 2) for i in range(size)] for count in tiles]
-    return [[x[:, rows, columns].reshape(-1, x.shape[-1]) for columns in places[1]]
-            for rows in places[0]]
-
-
-def _twice(transform, block):
-    """A one-dimensional transformation of the rows of a block of arrays, then of its columns."""
-    for _ in range(2):
-        block = list(zip(*(transform(*row) for row in block), strict=True))
-    return block
-
-
-# outputs = _output(*(_input(4 pixels) * _kernel(3 weights))): 2 outputs of 4 products.
-
-def _input(a, b, c, d):
-    return a - c, b + c, c - b, b - d
-
-
-def _kernel(a, b, c):
-    return a, (a + b + c) / 2, (a - b + c) / 2, c
-
-
-def _output(a, b, c, d):
-    return a + b + c, b - c - d
-
-
-def _output_transposed(a, b):
-    return a, a + b, a - b, -b
-
-
-def _kernel_transposed(a, b, c, d):
-    return a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d

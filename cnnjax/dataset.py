@@ -1,4 +1,5 @@
-"""What a run was trained on, which belongs to the run: written once, when it begins.
+"""The data of a run: the sets that its config names, and what it was trained on, which belongs to
+the run and is written once, when it begins.
 
     dataset.json        class names, image shape, mean and std; of each split the number of
                         examples, of all and of each class, and a digest (see data/identity.py)
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnjax import atomic, cluster, data, workdir
+from cnnjax import atomic, cluster, data, tasks, workdir
 from cnnjax.errors import UserError
 
 FILE, LISTING = workdir.DATASET, 'dataset.listing.gz'
@@ -28,6 +29,61 @@ class Dataset(NamedTuple):
     splits: dict[str, data.Identity]  # the training and the test set; {} in an older run
 
 
+def load(config, split):
+    """The set `split` of config.dataset, resident or streamed as the config says."""
+    return prepare(config, source(config, split))
+
+
+def source(config, split):
+    """The data.Source of a split of config.dataset, with the targets of config.task."""
+    return data.load(config.dataset, split, config.data_dir, config.bad_images,
+                     tasks.target(config.task))
+
+
+def prepare(config, source):
+    """A data.Source resident or streamed, and cut, as the config says."""
+    crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
+                       config.crop_aspect, config.test_shorter_side, config.border,
+                       config.interpolation)
+    if config.stream:
+        return data.Stream(source, crops, config.loader_threads, config.loader_workers)
+    return data.Resident(source, crops)
+
+
+class Sets(NamedTuple):
+    """The data of a run."""
+
+    train: data.Resident | data.Stream
+    test: data.Resident | data.Stream
+    splits: dict[str, data.Identity]
+
+
+def load_sets(config, directory, recorded, sources=None):
+    """The Sets of a config, or of `sources`, {split: data.Source}; `recorded` is the
+    Dataset of the run in `directory`, None where none has begun.
+
+    Raises:
+      data.Missing: there is no data.
+      UserError: it is not what the run was trained on, or not the same in all processes.
+    """
+    splits = config.train_split, config.test_split
+    if sources and (missing := [split for split in splits if split not in sources]):
+        raise UserError(f'sources has no {missing[0]!r}: give a data.Source for each of {splits}')
+    try:
+        sources = sources or {split: source(config, split) for split in splits}
+    except data.Missing:
+        cluster.agree(data='missing')
+        raise
+    identities = {split: data.identity(found) for split, found in sources.items()}
+    cluster.agree(data={split: identity.summary() for split, identity in identities.items()})
+    if recorded:
+        check(directory, recorded, identities)
+    train_set, test_set = (prepare(config, sources[split]) for split in splits)
+    if train_set.classes != test_set.classes:
+        raise UserError('the training and the test set have different classes')
+    return Sets(train_set, test_set, identities)
+
+
 def write(directory, splits, image_shape, normalize):
     """Writes both files, dataset.json last.
 
@@ -40,7 +96,7 @@ def write(directory, splits, image_shape, normalize):
             for line in identity.listing:
                 file.write(f'{split}\t{line}\n'.encode(errors='surrogateescape'))
     classes = next(iter(splits.values())).classes
-    workdir.write_json(Path(directory) / FILE, {
+    atomic.write_json(Path(directory) / FILE, {
         'classes': classes, 'image_shape': image_shape,
         'mean': normalize.mean.tolist(), 'std': normalize.std.tolist(),
         'splits': {split: {name: value for name, value in identity.summary().items()
@@ -55,7 +111,7 @@ def read(directory):
       UserError: it is damaged.
     """
     path = Path(directory) / FILE
-    values = workdir.read_json(path)
+    values = atomic.read_json(path)
     if values is None:
         values = workdir.sealed(directory).get('dataset')
     if values is None:
@@ -86,7 +142,7 @@ def of_run(directory):
     if cluster.first() and not path.exists():
         if found:
             print(f'{path} was lost: it is restored from the newest checkpoint', flush=True)
-            workdir.write_json(path, workdir.sealed(directory)['dataset'])
+            atomic.write_json(path, workdir.sealed(directory)['dataset'])
         else:
             print(f'{directory} has no {FILE}: whether its data is still the same cannot be told',
                   flush=True)

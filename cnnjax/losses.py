@@ -1,4 +1,8 @@
-"""Losses of a classifier. Every function returns one value per example."""
+"""Losses and errors of scores of classes, of images or of each of their pixels.
+
+Every function returns one value per prediction: [N] of logits [N, K], [N, H, W] of maps of logits
+[N, H, W, K].
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +10,8 @@ import optax
 
 
 def cross_entropy(logits, labels, smoothing=0.0):
-    """Softmax cross-entropy in float32: logits [N, K], labels int [N] -> [N].
+    """Softmax cross-entropy in float32: logits [..., K], labels int [...] -> [...]. A label that is
+    no class has the loss 0.
 
     `smoothing` moves that much of the target's mass to the uniform distribution (Szegedy et al.
     2015, section 7, https://arxiv.org/abs/1512.00567).
@@ -17,10 +22,10 @@ def cross_entropy(logits, labels, smoothing=0.0):
 
 
 def top_k_error(logits, labels, k=1):
-    """1.0 where the label is not among the k largest logits [N, K], else 0.0: [N].
+    """1.0 where the label is not among the k largest logits [..., K], else 0.0: [...].
 
     Ties count against the network: a constant output is not rewarded. So do NaN.
     """
-    own = jnp.take_along_axis(logits, labels[:, None], -1)
+    own = jnp.take_along_axis(logits, labels[..., None], -1)
     beaten_by = (~(logits < own)).sum(-1) - 1  # classes at least as probable, less itself
     return (beaten_by >= k).astype(jnp.float32)

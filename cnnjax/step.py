@@ -1,4 +1,7 @@
-"""The state of a training and its two pure steps: one update, one batch of an evaluation."""
+"""The state of a training and its two pure steps: one update, one batch of an evaluation.
+
+What is learned is a task's (see tasks/): these steps know examples, but none of their targets.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -8,8 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cnnjax import losses, transfer
-from cnnjax.data.pipeline import MEMORY
+from cnnjax import memory, transfer
 from cnnjax.errors import UserError
 
 
@@ -22,12 +24,12 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def create(net, tx, key, image_shape, frozen=frozenset()):
+def create(net, tx, key, image_shape, frozen=frozenset(), check=lambda outputs: None):
     """The state before the first step, for images [H, W, C]; the `frozen` layers (see transfer.py)
-    have no optimizer state.
+    have no optimizer state. `check` gets the shapes of the outputs of one image.
 
     Raises:
-      UserError: the network has maps of scores (U-Net), or does not fit in memory.
+      UserError: the network does not fit in memory, or what `check` raises.
     """
     # At its usual level LLVM works on the random numbers of a deep network for up to minutes. Where
     # this is traced (eval_shape), nothing compiles, and jit takes no options.
@@ -36,24 +38,21 @@ def create(net, tx, key, image_shape, frozen=frozenset()):
 
     @functools.partial(jax.jit, compiler_options=fast)
     def init(key):
-        (logits, _), variables = net.init_with_output(key, jnp.zeros((1, *image_shape)),
-                                                      train=False)
-        if logits.ndim != 2:
-            raise UserError(f'{type(net).__name__} has maps of scores {list(logits.shape[1:])}, '
-                            'not one score per class: it cannot be trained to tell images apart')
-        return variables
+        (outputs, _), variables = net.init_with_output(key, jnp.zeros((1, *image_shape)),
+                                                       train=False)
+        check(outputs)
+        params = variables['params']
+        return TrainState(jnp.zeros((), jnp.int32), params, variables.get('batch_stats', {}),
+                          tx.init(transfer.split(params, frozen)[0]))
 
-    size = sum(leaf.size for leaf in jax.tree.leaves(init.eval_shape(key)['params']))
-    if 8 * size > MEMORY:  # float32, and what the optimizer remembers of each
+    size = sum(leaf.size for leaf in jax.tree.leaves(init.eval_shape(key).params))
+    if 8 * size > memory.device():  # float32, and what the optimizer remembers of each
         raise UserError(f'{type(net).__name__} has {size:,} parameters, more than the memory '
                         'holds: take fewer or narrower layers, or smaller images')
-    variables = init(key)
-    params = variables['params']
-    return TrainState(jnp.zeros((), jnp.int32), params, variables.get('batch_stats', {}),
-                      tx.init(transfer.split(params, frozen)[0]))
+    return init(key)
 
 
-def train_step(state, data, batch, key, axis, *, net, tx, augment, smoothing=0.0, accumulate=1,
+def train_step(state, data, batch, key, axis, *, task, net, tx, augment, accumulate=1,
                frozen=frozenset()):
     """One update on one device's share of the batch: (new state, mean metrics of the batch).
 
@@ -62,45 +61,31 @@ def train_step(state, data, batch, key, axis, *, net, tx, augment, smoothing=0.0
         global batch, which seeds its augmentation: the same on any number of devices.
       key: the run's; folded with `state.step`.
       axis: the mapped axis to reduce over, or None.
-      augment: (key, positions, uint8 images) -> float images.
+      task: a tasks.Task, whose loss is differentiated.
+      augment: (key, positions, examples with uint8 images) -> examples with float images.
       accumulate: compute the gradient in that many micro-batches, one after the other.
       frozen: the layers that stay as they are; nothing is differentiated for them.
     """
     augment_key, shared_key, own_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
     if axis is not None:  # dropout differs between devices; drop-path must not: all skip together
         own_key = jax.random.fold_in(own_key, lax.axis_index(axis))
-    images, labels = fetch(data, batch)
-    images = augment(augment_key, batch['position'], images)
+    examples = augment(augment_key, batch['position'], fetch(data, batch))
     trainable, fixed = transfer.split(state.params, frozen)
 
-    def loss(trainable, batch_stats, images, labels, i):
-        with transfer.frozen_norms(frozen):
-            (logits, taps), changed = net.apply(
-                {'params': transfer.merge(trainable, fixed), 'batch_stats': batch_stats}, images,
-                train=True, mutable=['batch_stats'],
-                rngs={'dropout': jax.random.fold_in(own_key, i),
-                      'drop_path': jax.random.fold_in(shared_key, i)})
-        value = losses.cross_entropy(logits, labels, smoothing).mean()
-        metrics = {'loss': value, 'error': losses.top_k_error(logits, labels).mean()}
-        for name, weight in getattr(net, 'auxiliary', {}).items():  # not in the reported loss
-            value += weight * losses.cross_entropy(taps[name], labels, smoothing).mean()
-        return value, (changed.get('batch_stats', {}), metrics)
+    def loss(trainable, batch_stats, examples, i):
+        def apply(images, **arguments):
+            with transfer.frozen_norms(frozen):
+                (outputs, taps), changed = net.apply(
+                    {'params': transfer.merge(trainable, fixed), 'batch_stats': batch_stats},
+                    images, train=True, mutable=['batch_stats'], **arguments,
+                    rngs={'dropout': jax.random.fold_in(own_key, i),
+                          'drop_path': jax.random.fold_in(shared_key, i)})
+            return outputs, taps, changed.get('batch_stats', {})
 
-    gradient = jax.grad(loss, has_aux=True)
+        return task.loss(apply, examples, functools.partial(_mean, axis))
 
-    def micro_batch(carry, inputs):
-        batch_stats, total = carry
-        grads, (batch_stats, metrics) = gradient(trainable, batch_stats, *inputs)
-        return (batch_stats, jax.tree.map(jnp.add, total, (grads, metrics))), None
-
-    if accumulate == 1:
-        grads, (batch_stats, metrics) = gradient(trainable, state.batch_stats, images, labels, 0)
-    else:
-        chunks = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), (images, labels))
-        zeros = (jax.tree.map(jnp.zeros_like, trainable), {'loss': 0.0, 'error': 0.0})
-        (batch_stats, total), _ = lax.scan(micro_batch, (state.batch_stats, zeros),
-                                           (*chunks, jnp.arange(accumulate)))
-        grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
+    gradient = functools.partial(jax.grad(loss, has_aux=True), trainable)
+    grads, (metrics, batch_stats) = _accumulated(gradient, state.batch_stats, examples, accumulate)
     # One reduction, of one tree, after the last micro-batch: the compiler sends it in few messages
     # (collectives.py). One device has none; its all-reduce would copy every gradient.
     if axis is not None and lax.axis_size(axis) > 1:
@@ -113,6 +98,37 @@ def train_step(state, data, batch, key, axis, *, net, tx, augment, smoothing=0.0
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
+def _mean(axis, values, weights=None):
+    """The mean of values whose weights are not 0; the mean of it over devices is that of the whole
+    batch, because each divides by the devices' mean weight."""
+    if weights is None:
+        return values.mean()
+    weights = weights.astype(values.dtype)
+    total = weights.sum() if axis is None else lax.pmean(weights.sum(), axis)
+    # where, not multiplication alone: an infinite value that does not count must not count.
+    return (jnp.where(weights != 0, values, 0) * weights).sum() / jnp.maximum(total, 1e-12)
+
+
+def _accumulated(gradient, batch_stats, examples, count):
+    """The mean of gradient(batch_stats, examples, i) over `count` parts of the examples."""
+    if count == 1:
+        return gradient(batch_stats, examples, 0)
+
+    def micro_batch(carry, inputs):
+        batch_stats, total = carry
+        grads, (metrics, batch_stats) = gradient(batch_stats, *inputs)
+        return (batch_stats, jax.tree.map(jnp.add, total, (grads, metrics))), None
+
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), examples)
+    first = jax.tree.map(lambda x: x[0], parts)
+    grads, (metrics, _) = jax.eval_shape(gradient, batch_stats, first, 0)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
+    (batch_stats, total), _ = lax.scan(micro_batch, (batch_stats, zeros),
+                                       (parts, jnp.arange(count)))
+    grads, metrics = jax.tree.map(lambda x: x / count, total)
+    return grads, (metrics, batch_stats)
+
+
 def train_steps(state, data, batches, key_and_count, axis, **arguments):
     """Several updates in one program, without a word from the host: (new state, metrics [S]).
 
@@ -122,46 +138,49 @@ def train_steps(state, data, batches, key_and_count, axis, **arguments):
     """
     key, count = key_and_count
 
+    def one(state, i):
+        batch = jax.tree.map(lambda x: x[:, i], batches)
+        return train_step(state, data, batch, key, axis, **arguments)
+
     def body(i, carry):
         state, metrics = carry
-        state, values = train_step(state, data, jax.tree.map(lambda x: x[:, i], batches), key,
-                                   axis, **arguments)
+        state, values = one(state, i)
         return state, jax.tree.map(lambda all, value: all.at[i].set(value), metrics, values)
 
     steps = batches['position'].shape[1]
-    metrics = {name: jnp.zeros(steps) for name in ('loss', 'error')}
+    metrics = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype),
+                           jax.eval_shape(one, state, 0)[1])
     return lax.fori_loop(0, count, body, (state, metrics))
 
 
-def eval_step(variables, data, batch, key, axis, *, net, normalize):
-    """Sums over the examples of one batch: ({}, {name: sum}).
+def eval_step(variables, data, batch, key, axis, *, task, net, normalize):
+    """What a task observes of one batch: ({}, (sums, kept)).
 
-    `batch` also has 'weight', float [B]: 1 for an example, 0 for padding. The names are 'count',
-    'loss', 'error' and, above five classes, 'top5_error', then those of the network's subnetworks
-    ('column3/error', ...), for networks that have any.
+    `batch` also has 'weight', float [B]: 1 for an example, 0 for padding. `sums` are those over the
+    examples of all devices, and 'count', their number; `kept` are values of each example of the
+    global batch, in its order, with 'weight', its own.
     """
     del key
-    images, labels = fetch(data, batch)
-    images, weight = normalize(images), batch['weight']
-    sums = {'count': weight.sum()}
-    for name, arguments in {'': {}, **getattr(net, 'subnetworks', {})}.items():
-        logits, _ = net.apply(variables, images, train=False, **arguments)
-        values = {'loss': losses.cross_entropy(logits, labels),
-                  'error': losses.top_k_error(logits, labels)}
-        if logits.shape[-1] > 5:
-            values['top5_error'] = losses.top_k_error(logits, labels, 5)
-        prefix = f'{name}/' if name else ''
-        # where, not multiplication: a value of the padding, were it infinite, must not count
-        sums |= {prefix + k: jnp.where(weight > 0, v, 0).sum() for k, v in values.items()}
-    return {}, sums if axis is None else lax.psum(sums, axis)
+    examples, weight = fetch(data, batch), batch['weight']
+    examples = {**examples, 'image': normalize(examples['image'])}
+    values, kept = task.observe(functools.partial(net.apply, variables, train=False), examples)
+
+    def total(x):  # where, not multiplication: an infinite value of the padding must not count
+        return jnp.where((weight > 0).reshape(-1, *(1,) * (x.ndim - 1)), x, 0).sum(0)
+
+    sums = {'count': weight.sum(), **jax.tree.map(total, values)}
+    kept = kept and {**kept, 'weight': weight}
+    if axis is not None:
+        sums, kept = lax.psum(sums, axis), lax.all_gather(kept, axis, tiled=True)
+    return {}, (sums, kept)
 
 
 def fetch(data, batch):
-    """The examples of a batch: (images uint8 [B, H, W, C], labels int [B]).
+    """The examples of a batch, {'image': uint8 [B, H, W, C], and each target [B, ...]}.
 
-    Either `batch` has them as 'image' and 'label', or it has their 'index' [B] in `data`, the whole
-    set, which lives on the device.
+    Either `batch` has them, or it has their 'index' [B] in `data`, the whole set, which lives on
+    the device.
     """
     if 'index' in batch:
-        batch = {name: array[batch['index']] for name, array in data.items()}
-    return batch['image'], batch['label']
+        return {name: array[batch['index']] for name, array in data.items()}
+    return {name: array for name, array in batch.items() if name not in ('position', 'weight')}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 
-from cnnjax import checkpoint, dataset, models, weights, workdir
+from cnnjax import checkpoint, dataset, metadata, models, weights, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
@@ -33,7 +33,7 @@ class Trained(NamedTuple):
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
     config: Any  # the run's; None for published weights
     name: str = ''  # as `models.create` takes it
-    evaluation: dict[str, Any] = {}  # see `weights.EVALUATION`
+    evaluation: dict[str, Any] = {}  # see `metadata.EVALUATION`
 
     def __call__(self, images, **arguments):
         """Logits [N, classes] of images [N, H, W, C], uint8 or floats in [0, 1].
@@ -72,6 +72,11 @@ class Trained(NamedTuple):
             _, taps = self.net.apply(self.variables, self._normalizer(images)(images), train=False,
                                      **arguments)
         return dict(itertools.takewhile(lambda item: item[0] not in misfits, taps.items()))
+
+    @property
+    def task(self):
+        """What it was trained for; published weights tell images apart."""
+        return 'classify' if self.config is None else self.config.task
 
     def _normalizer(self, images):
         """The normalization, of a mean image its mean where the images have another size."""
@@ -181,4 +186,4 @@ def load(source, which='best', name=None):
         variables = checkpoints.variables(checkpoints.resolve(which))
     return Trained(net, variables, recorded.normalize, recorded.classes, recorded.image_shape,
                    config, config.model.name,
-                   {field: config[field] for field in weights.EVALUATION if field in config})
+                   {field: config[field] for field in metadata.EVALUATION if field in config})

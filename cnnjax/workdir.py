@@ -19,24 +19,17 @@ import contextlib
 import datetime
 import fcntl
 import importlib.metadata
-import json
-import math
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
 from flax import traverse_util
-from tensorboardX import event_file_writer
-from tensorboardX.proto import event_pb2
-from tensorboardX.summary import scalar
 
 from cnnjax import atomic, cluster
 from cnnjax.errors import UserError
@@ -46,7 +39,7 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
                        'data_dir', 'loader_threads', 'loader_workers', 'profile'})
 LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
 # Fields that older runs lack, with the values that those were trained with.
-YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0}
+YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify'}
 SHOWN = 6  # differences between two configs
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns
@@ -134,13 +127,14 @@ def _names(workdir):
 
 
 @contextlib.contextmanager
-def lock(workdir):
-    """Holds the directory for this process. The system frees it even where that is killed.
+def lock(workdir, name=LOCK, wait=False):
+    """Holds the directory, or what the file `name` in it stands for, for this process; with `wait`
+    after the others. The system frees it even where the process is killed.
 
     Raises:
       UserError: another process holds it, or it cannot be written.
     """
-    path = Path(workdir) / LOCK
+    path = Path(workdir) / name
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +142,7 @@ def lock(workdir):
         except OSError as error:
             raise UserError(f'workdir={workdir} cannot be written: {error.strerror}') from None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise UserError(f'another run writes in {workdir} ({file.read().strip()}): wait for '
@@ -162,54 +156,9 @@ def lock(workdir):
         yield
 
 
-# JSON is Unicode, but names of files are bytes. In Python one that is no character is half of a
-# surrogate pair, which most readers of JSON refuse: it is written as Python shows it, \udce9.
-HALVES = r'[\ud800-\udfff]|\\(?=u(?:005c|d[89a-f][0-9a-f]{2}))'
-
-
-def _encoded(text):
-    return re.sub(HALVES, lambda half: f'\\u{ord(half[0]):04x}', text)
-
-
-def _decoded(text):
-    return re.sub(r'\\u(005c|d[89a-f][0-9a-f]{2})', lambda half: chr(int(half[1], 16)), text)
-
-
-def _strings(value, change):
-    """A value of JSON with all of its strings changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {_strings(name, change): _strings(v, change) for name, v in value.items()}
-    return [_strings(v, change) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def write_json(path, value, indent=1):
-    """Writes the whole JSON file or, when interrupted, nothing."""
-    with atomic.replacing(path) as unfinished, unfinished.open('w') as file:
-        file.write(json.dumps(_strings(value, _encoded), indent=indent) + '\n')
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_json(path):
-    """The value of a JSON file, None where there is none.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    path = Path(path)
-    try:
-        return _strings(json.loads(path.read_text()), _decoded)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f'{path} is not a readable JSON file: {error}') from error
-
-
 def write_config(workdir, config):
     """Saves every field of `config`."""
-    write_json(Path(workdir) / 'config.json', config.to_dict())
+    atomic.write_json(Path(workdir) / 'config.json', config.to_dict())
 
 
 def read_config(workdir):
@@ -239,7 +188,7 @@ def _own_config(workdir, copy):
 
 def _config_json(workdir):
     path = Path(workdir) / 'config.json'
-    saved = read_json(path)
+    saved = atomic.read_json(path)
     try:
         return None if saved is None else _config(saved)
     except Exception as error:  # any value may stand in a file and raise anything
@@ -263,6 +212,8 @@ def sealed(workdir):
 
 
 def _config(saved):
+    if saved.get('experiment') == 'train':
+        saved = YOUNGER | saved
     return ml_collections.ConfigDict(_tuples(saved))
 
 
@@ -276,7 +227,7 @@ def _tuples(value):
 def differences(saved, config):
     """{field: (saved value, new value)} of the fields that may change the trained parameters."""
     before, now = (traverse_util.flatten_dict(c.to_dict(), sep='.') for c in (saved, config))
-    pairs = {name: (before.get(name, YOUNGER.get(name)), now.get(name))
+    pairs = {name: (before.get(name), now.get(name))
              for name in {**before, **now} if name not in REPORTING}
     return {name: (then, value) for name, (then, value) in pairs.items() if then != value}
 
@@ -305,10 +256,10 @@ def write_environment(workdir):
 
     changed = git('status', '--porcelain', '--untracked-files=no')
     path = Path(workdir) / 'environment.json'
-    before = read_json(path) or []
+    before = atomic.read_json(path) or []
     if not isinstance(before, list):
         raise UserError(f'{path} is damaged, it is no list: delete it')
-    write_json(path, [*before, {
+    atomic.write_json(path, [*before, {
         'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'command': shlex.join([sys.executable, *sys.argv]),
         'commit': git('rev-parse', 'HEAD'),
@@ -321,29 +272,7 @@ def write_environment(workdir):
     }])
 
 
-def read_metrics(workdir):
-    """The rows of metrics.jsonl, oldest first; a last row cut off by a kill is left out.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    path = Path(workdir) / 'metrics.jsonl'
-    try:
-        lines = path.read_text().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    except (ValueError, OSError) as error:
-        raise UserError(f'{path} cannot be read: {error}') from None
-    rows = []
-    for number, line in enumerate((line for line in lines if line.endswith('\n')), 1):
-        try:
-            rows.append(_row(json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{path}: line {number} is damaged: {error}; delete it') from None
-    return rows
-
-
-def _row(row):
+def checked_row(row):
     """Raises ValueError unless `row` is {name: number} with a whole 'step'."""
     if not isinstance(row, dict) or type(row.get('step')) is not int:
         raise ValueError('it is no row with a step')
@@ -360,123 +289,13 @@ def read_past(checkpoint):
       UserError: it is damaged.
     """
     path = Path(checkpoint) / PAST
-    past = read_json(path)
+    past = atomic.read_json(path)
     try:
         return {} if not past or 'config' not in past else {
             'config': _config(past['config']), 'dataset': past.get('dataset'),
-            'rows': list(map(_row, past['rows'])),
+            'rows': list(map(checked_row, past['rows'])),
             # The type that they had, hence the same mean.
             'pending': [{name: np.float32(value) for name, value in values.items()}
                         for values in past['pending']]}
     except Exception as error:  # any value may stand in a file and raise anything
         raise UserError(f'{path} is damaged: {error!r}; delete that checkpoint') from None
-
-
-def recover(workdir, past, begin=0, end=math.inf):
-    """Gives metrics.jsonl back the rows that a checkpoint's `past` has, and tells how many were
-    lost. They are all that it may have after the step `begin`, up to `end`."""
-    if not past or not cluster.first():
-        return
-    try:
-        found = read_metrics(workdir)
-    except UserError as error:
-        print(error, flush=True)
-        found = []
-    lines, kept = set(map(_line, found)), past['rows']
-    rows = [*(row for row in found if row['step'] <= begin), *kept,
-            *(row for row in found if row['step'] > end)]
-    lost = [row for row in kept if _line(row) not in lines]
-    if lost:
-        print(f'{Path(workdir) / "metrics.jsonl"}: {len(lost)} of {len(kept)} rows were lost or '
-              'damaged; they are restored from the checkpoint', flush=True)
-        with contextlib.closing(_Events(workdir, '.restored')) as events:
-            events.add(lost)
-    if list(map(_line, rows)) != list(map(_line, found)):
-        atomic.write_text(Path(workdir) / 'metrics.jsonl', ''.join(map(_line, rows)))
-
-
-class Metrics:
-    """Writes metrics.jsonl and TensorBoard events; a context manager. Of several processes the
-    first writes.
-
-    Rows after `step`, where the run resumes, are dropped: they are about to be written again.
-
-    Args:
-      config: that of the run; its checkpoints get a copy.
-      past: that of the checkpoint from which it resumes; `recover` comes before.
-      begin: the step after which the rows belong into this run's checkpoints.
-
-    `pending` are the values, of each step, that the run had not reported yet when it was stopped.
-    """
-
-    def __init__(self, workdir, step, config=None, past=None, begin=0):
-        self.pending = past['pending'] if past else []
-        self._config, self._dataset = config, read_json(Path(workdir) / DATASET)
-        self._first = cluster.first()
-        if not self._first:
-            return
-        rows = [row for row in read_metrics(workdir) if row['step'] <= step]
-        self._rows = [row for row in rows if row['step'] > begin]
-        path = Path(workdir) / 'metrics.jsonl'
-        atomic.write_text(path, ''.join(map(_line, rows)))
-        self._file = path.open('a')
-        self._events = _Events(workdir, f'.{step}', step + 1)
-
-    def write(self, *rows):
-        """Adds rows, dicts of numbers with 'step'; they are on disk when this returns."""
-        if not self._first:
-            return
-        self._file.write(''.join(map(_line, rows)))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._rows += rows
-        self._events.add(rows)
-
-    def past(self, pending=()):
-        """What a checkpoint must know of the run beside its state, as JSON has it: the config, what
-        dataset.json holds, all rows, and `pending`, the values of each step since the last one."""
-        if not self._first:
-            return None
-        return {'config': self._config.to_dict(), 'dataset': self._dataset,
-                'rows': list(self._rows), 'pending': [
-                    {name: float(value) for name, value in values.items()} for values in pending]}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._first:
-            self._file.close()
-            self._events.close()
-
-
-class _Events:
-    """A file of TensorBoard events, which replace those from step `begin` on.
-
-    What is added is on disk at once. SummaryWriter leaves it to a thread, which loses two minutes
-    where the process is killed, and stops with a traceback where the disk is full.
-    """
-
-    def __init__(self, workdir, suffix, begin=None):
-        folder = Path(workdir) / 'tensorboard'
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = event_file_writer.EventsWriter(str(folder / 'events'), suffix)
-        if begin is not None:
-            self._file.write_event(event_pb2.Event(
-                wall_time=time.time(), step=begin,
-                session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
-
-    def add(self, rows):
-        for row in rows:
-            for name, value in row.items():
-                if name != 'step':
-                    self._file.write_event(event_pb2.Event(
-                        wall_time=time.time(), step=row['step'], summary=scalar(name, value)))
-        self._file.flush()
-
-    def close(self):
-        self._file.close()
-
-
-def _line(row):
-    return json.dumps(row) + '\n'

@@ -9,8 +9,10 @@ from ml_collections.config_dict import placeholder
 
 def get_config():
     config = ml_collections.ConfigDict()
-    config.experiment = 'train'  # the entry of experiments.RUNS
+    config.experiment = 'train'  # the module of experiments/ that runs
     config.seed = 0  # of everything random: initialization, order, augmentation, dropout
+
+    config.task = 'classify'  # what is learned: 'classify' images or 'segment' them, by pixels
 
     # Network: a name of cnnjax.models.names() and fields of that network; None: the paper's value.
     config.model = model = ml_collections.ConfigDict()

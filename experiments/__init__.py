@@ -1,41 +1,25 @@
-"""What `launch.py` runs: the name in `config.experiment` -> run(config, workdir)."""
+"""What `launch.py` runs: experiment x is the function run(config, directory) of x.py, in this
+folder or in one below it."""
 
-from experiments import (
-    benchmark,
-    convolutions,
-    dream,
-    eigenfaces,
-    embed,
-    equivariance,
-    evaluate,
-    features,
-    invert,
-    microscope,
-    prepare,
-    reproduce,
-    scaling,
-    style,
-    summarize,
-    train,
-    visualize,
-)
+import importlib
+import re
+from pathlib import Path
 
-RUNS = {
-    'train': train.run,
-    'evaluate': evaluate.run,
-    'prepare': prepare.run,
-    'reproduce': reproduce.run,
-    'summarize': summarize.run,
-    'features': features.run,
-    'invert': invert.run,
-    'dream': dream.run,
-    'style': style.run,
-    'embed': embed.run,
-    'eigenfaces': eigenfaces.run,
-    'equivariance': equivariance.run,
-    'microscope': microscope.run,
-    'visualize': visualize.run,
-    'benchmark': benchmark.run,
-    'scaling': scaling.run,
-    'convolutions': convolutions.run,
-}
+from cnnjax.errors import UserError, suggest
+
+FOLDER = Path(__file__).parent
+
+
+def find(name):
+    """The function of the experiment `name`, from its module, which alone is imported.
+
+    Raises:
+      UserError: there is none of that name; shows which there are.
+    """
+    modules = {path.stem: path.relative_to(FOLDER.parent).with_suffix('')
+               for path in sorted(FOLDER.rglob('*.py'))
+               if re.search(r'^def run\(', path.read_text('utf-8'), re.M)}
+    if name not in modules:
+        raise UserError(f"experiment='{name}' is none of {', '.join(sorted(modules))}"
+                        f'{suggest(name, modules)}')
+    return importlib.import_module('.'.join(modules[name].parts)).run

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, parallel, summary, train, trained, transfer
+from cnnjax import data, dataset, parallel, summary, train, trained, transfer
 from cnnjax.errors import UserError
 from cnnjax.images import objectives, patches, pictures
 from configs import base
@@ -49,7 +49,7 @@ def load(config, split, network):
                    loader_threads=config.loader_threads, loader_workers=0,
                    image_size=network.image_shape[0])
         own.data_dir = config.data_dir
-    stream = train.load(own, split)
+    stream = dataset.load(own, split)
     if tuple(stream.image_shape) != tuple(network.image_shape):
         raise UserError(f'{config.dataset} has images of {tuple(stream.image_shape)}, the network '
                         f'was trained on {tuple(network.image_shape)}')

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import plots, workdir
+from cnnjax import atomic, plots, workdir
 from cnnjax.errors import UserError
 from experiments import fields
 
@@ -79,7 +79,7 @@ def run(config, directory):
         'equal_error_components': config.detect,
         'hidden': config.hidden, 'hidden_share': float((~seen).mean()),
         'repair_rmse': {name: statistics(values) for name, values in repairs.items()}}
-    workdir.write_json(Path(directory) / 'results.json', results)
+    atomic.write_json(Path(directory) / 'results.json', results)
     draw_curves(Path(directory) / 'figures', config, results, roc)
     draw_eigenfaces(Path(directory) / 'figures', everything, shape)
     report(results, directory)

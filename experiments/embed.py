@@ -73,7 +73,7 @@ def run(config, directory):
         print(f'{tap:>20}  nearest neighbour of another class: {100 * error["code"]:.2f} % of the '
               f'images; in the map of PCA {100 * error["pca"]:.2f} %, of t-SNE '
               f'{100 * error["tsne"]:.2f} %')
-    workdir.write_json(directory / 'results.json', {
+    atomic.write_json(directory / 'results.json', {
         'source': config.source, 'checkpoint': config.checkpoint, 'dataset': config.dataset,
         'split': config.split, 'images': len(labels), 'metric': config.metric, 'taps': results})
     print(f'figures: {directory / "figures"}')

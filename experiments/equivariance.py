@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import plots, summary, trained, workdir
+from cnnjax import atomic, plots, summary, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import objectives, pictures
 from experiments import codes, fields, filters
@@ -40,7 +40,7 @@ def run(config, directory):
     plots.gallery(filters.kernel_rows(whole, filtered), figures / 'kernels.png', 1.6)
     plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6)
     draw(config, rows, alike, kept, figures / 'equivariance.png')
-    workdir.write_json(Path(directory) / 'results.json', {
+    atomic.write_json(Path(directory) / 'results.json', {
         'source': config.source, 'checkpoint': config.checkpoint, 'image': config.image,
         'dataset': config.dataset, 'size': config.size, 'shifts': config.shifts,
         'equivariance': rows, 'invariance': alike, 'kernels': responses, 'pooling': kept})

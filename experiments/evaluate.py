@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from cnnjax import cluster, data, dataset, parallel, train, trained, workdir
+from cnnjax import atomic, cluster, data, dataset, evaluate, parallel, tasks, trained, workdir
 from cnnjax.errors import UserError
 from experiments import codes, fields
 
@@ -34,29 +34,30 @@ def run(config, directory):
     if own.stream and not own.image_size:
         raise UserError('stream=True: the run took its images as large as they are, and such are '
                         'not streamed: leave stream out')
-    source = data.load(own.dataset, own.test_split, own.data_dir, own.bad_images)
+    source = dataset.source(own, own.test_split)
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
     if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
         trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
-    examples = train.prepare(own, by_name(source, network, config, own.dataset))
+    examples = dataset.prepare(own, by_name(source, network, config, own.dataset))
     if tuple(examples.image_shape) != network.image_shape:
         raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
     fields.check_memory(min(config.batch_size, len(examples)) * codes.widest(network),
                         batch_size=config.batch_size)
     mesh = parallel.data_mesh(config.devices)
-    evaluate = train.evaluator(network.net, network.normalize, examples, mesh,
-                               batch_size=config.batch_size)
-    results = evaluate(parallel.replicate(network.variables, mesh))
+    task = tasks.create(own.task, network.net)
+    run_on = evaluate.evaluator(task, network.net, network.normalize, examples, mesh,
+                                batch_size=config.batch_size)
+    results = run_on(parallel.replicate(network.variables, mesh))
     if not cluster.first():
         return
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>20}  {shown}')
     workdir.write_config(directory, config)
-    workdir.write_json(f'{directory}/results.json', {
+    atomic.write_json(f'{directory}/results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
         'split': own.test_split, **results})
 

@@ -48,7 +48,7 @@ def run(config, directory):
         print(f'{tap:>20}  {results[tap]["features"]:,} features  '
               f'train error {100 * results[tap]["train_error"]:.2f} %  '
               f'test error {100 * results[tap]["test_error"]:.2f} %')
-    workdir.write_json(directory / 'results.json', {
+    atomic.write_json(directory / 'results.json', {
         'source': config.source, 'checkpoint': config.checkpoint, 'dataset': config.dataset,
         'train': len(arrays['train/label']), 'test': len(arrays['test/label']), 'taps': results})
 

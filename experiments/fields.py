@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from cnnjax.data.pipeline import MEMORY
+from cnnjax import memory
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives
 
@@ -42,7 +42,7 @@ def check_whole(config, *names):
 
 def check_memory(numbers, **given):
     """Raises UserError, naming the fields that are `given`, if so many float32 fill the memory."""
-    if 4 * numbers > MEMORY:
+    if 4 * numbers > memory.device():
         named = ' with '.join(f'{field}={value}' for field, value in given.items())
         raise UserError(f'{named} takes {4 * numbers / 2 ** 30:,.1f} GiB, more than half of the '
                         'memory: take less')

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import atomic, parallel, plots, summary, trained, workdir
+from cnnjax import atomic, parallel, plots, summary, trained
 from cnnjax.data import folders
 from cnnjax.errors import UserError, check_numbers
 from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
@@ -326,7 +326,7 @@ def write(directory, config, names, images, best, rows):
     errors = {layer: np.asarray(row['errors'])[np.arange(len(names)), row['kept']]
               for layer, row in rows.items()}
     plots.inversions(figure, names, images, best, errors)
-    workdir.write_json(directory / 'results.json', {
+    atomic.write_json(directory / 'results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'images': list(names),
         'image_shape': list(images.shape[1:]), 'restarts': config.restarts, 'match': config.match,
         'definitions': NORMALIZATION, 'layers': rows})

@@ -8,14 +8,15 @@
 import statistics
 from pathlib import Path
 
-from cnnjax import atomic, cluster, workdir
+from cnnjax import atomic, cluster, reports, tables, workdir
 from cnnjax.errors import UserError
 from configs import reproduce as published
 from experiments import fields, train
 
 
 def run(config, directory):
-    """Trains what is not finished yet, one seed after another, and writes both after each."""
+    """Trains the seeds that are not finished, one after another, and writes the results after each.
+    """
     check(config)
     directory = Path(directory)
     rows = {}
@@ -28,10 +29,10 @@ def run(config, directory):
         with workdir.claim(run_directory, recipe):
             train.run(recipe, run_directory)
         if cluster.first():
-            rows[seed] = workdir.read_metrics(run_directory)[-1]
+            rows[seed] = reports.read_metrics(run_directory)[-1]
             results = compare(config, rows)
             workdir.write_config(directory, config)
-            workdir.write_json(directory / 'results.json', results)
+            atomic.write_json(directory / 'results.json', results)
             atomic.write_text(directory / 'results.md', markdown(results))
     if cluster.first():
         print(f'\n{markdown(results)}\ntable: {directory / "results.md"}')
@@ -53,7 +54,7 @@ def check(config):
 
 
 def setting(recipe):
-    """'cifar10', 'cifar10+' with flips or translations, 'cifar10++' where these reflect."""
+    """'cifar10'; 'cifar10+' with flips or translations; 'cifar10++' with reflecting borders."""
     augmented = bool(recipe.flip or recipe.padding)
     reflected = bool(recipe.padding and recipe.padding_mode == 'reflect')
     return recipe.dataset + '+' * (augmented + reflected)
@@ -87,9 +88,8 @@ def compare(config, rows):
 
 
 def markdown(results):
-    """The table, of the errors that are the main one or published, and how they were measured."""
-    lines = [f'# {results["recipe"]}: test error on {results["setting"]}, in %', '',
-             '| | paper | ours | difference | seeds |', '|---|---|---|---|---|']
+    """The table of the main error and of those that were published, and how they were measured."""
+    rows = []
     for name, error in results['errors'].items():
         if name != 'error' and error['paper'] is None:
             continue
@@ -100,9 +100,11 @@ def markdown(results):
         if error['standard_deviation'] is not None:
             ours += f' ± {error["standard_deviation"]:.2f}'
         seeds = ', '.join(f'{value:.2f}' for value in error['seeds'].values())
-        lines.append(f'| {name} | {paper} | {ours} | {difference} | {seeds} |')
+        rows.append((name, paper, ours, difference, seeds))
+    lines = [f'# {results["recipe"]}: test error on {results["setting"]}, in %', '',
+             tables.markdown(('', 'paper', 'ours', 'difference', 'seeds'), rows)]
     seeds = list(results['errors']['error']['seeds'])
-    lines += ['', f'Ours: the error after the last step ({results["steps"]}, '
+    lines += [f'Ours: the error after the last step ({results["steps"]}, '
               f'{results["epochs"]:.4g} epochs), not that of the best epoch, with '
               + (f'the seeds {seeds[0]} to {seeds[-1]}: mean ± standard deviation of {len(seeds)} '
                  f'runs (its denominator is {len(seeds)} - 1).' if len(seeds) > 1

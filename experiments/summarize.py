@@ -26,7 +26,7 @@ def run(config, directory):
     print(text)
     directory = Path(directory)
     workdir.write_config(directory, config)
-    workdir.write_json(directory / 'summary.json', {
+    atomic.write_json(directory / 'summary.json', {
         'model': {name: value for name, value in config.model.items() if value is not None},
         'image_shape': whole.image_shape, 'parameters': whole.params,
         'multiply_adds': whole.multiply_adds, 'layers': [entry(row) for row in whole.rows]})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cnnjax import cluster, plots, train, workdir
+from cnnjax import cluster, plots, reports, train, workdir
 
 
 def run(config, directory):
@@ -10,7 +10,7 @@ def run(config, directory):
     last = train.train(config, directory)
     if not cluster.first():
         return
-    rows = workdir.read_metrics(directory)
+    rows = reports.read_metrics(directory)
     config = workdir.read_config(directory)  # with what it inherited
     figure = Path(directory) / 'figures' / 'curves.png'
     plots.curves(rows, figure, f'{config.model.name} on {config.dataset}: '

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, parallel, plots, summary, trained, workdir
+from cnnjax import atomic, data, parallel, plots, summary, trained
 from cnnjax.data.identity import array_digest
 from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError, check_numbers
@@ -59,7 +59,7 @@ def run(config, directory):
         found = finished(numbers, figure, made_from)
         if found is None:
             found = make(figure)
-            workdir.write_json(numbers, {'made_from': made_from, 'numbers': found})
+            atomic.write_json(numbers, {'made_from': made_from, 'numbers': found})
         print(f'{name}: {figure}', flush=True)
         return found
 
@@ -82,7 +82,7 @@ def run(config, directory):
             config, network, images, figure), shown)
         results['activations'] = part('activations', lambda figure: activations(
             config, network, images[0], figure), shown)
-    workdir.write_json(directory / 'results.json', results)
+    atomic.write_json(directory / 'results.json', results)
     print(f'results: {directory / "results.json"}')
 
 
@@ -91,7 +91,7 @@ def finished(numbers, figure, made_from):
     where it is to be made, which is said where something of it is damaged, missing or of another
     set or picture."""
     try:
-        saved = workdir.read_json(numbers)
+        saved = atomic.read_json(numbers)
         if saved is None:
             return None
         if not isinstance(saved, dict) or not saved.get('numbers'):

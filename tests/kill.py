@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cnnjax import checkpoint, workdir
+from cnnjax import checkpoint, reports
 
 ROOT = Path(__file__).parent.parent
 REPORT, CHECKPOINT = 3, 5
@@ -32,7 +32,7 @@ PATIENCE = (0, 0.02, 0.1, 600)  # seconds from a signal to SIGKILL: schedulers d
 def rows(directory):
     """The rows of metrics.jsonl without what depends on the time."""
     return [{name: value for name, value in row.items() if name != TIMED}
-            for row in workdir.read_metrics(directory)]
+            for row in reports.read_metrics(directory)]
 
 
 def saved(directory, step):

@@ -25,6 +25,11 @@ def positions(images):
     return np.arange(len(images), dtype=np.int32)
 
 
+def augmented(key, place, images, **options):
+    """The images of examples that have no target."""
+    return augment(key, place, {'image': images}, **options)['image']
+
+
 @pytest.mark.parametrize(('std', 'divide'), [
     ('channel', lambda x: x.std((0, 1, 2))),
     ('scalar', lambda x: x.std()),
@@ -91,7 +96,7 @@ def test_wrong_numbers(images, mean, std, message):
 
 
 def test_without_augmentation_it_is_the_normalization():
-    out = augment(jax.random.key(0), positions(RGB), RGB, normalize=NORMALIZE)
+    out = augmented(jax.random.key(0), positions(RGB), RGB, normalize=NORMALIZE)
     np.testing.assert_allclose(out, NORMALIZE(RGB), atol=1e-6)
 
 
@@ -101,7 +106,7 @@ def test_a_translation_is_a_crop_of_numpys_padded_image(mean, padding_mode, nump
     """Of the normalized image: zero is the mean, and a mean image stays behind the borders."""
     images, padding = np.tile(RGB, (20, 1, 1, 1)), 3
     normalize = normalization(RGB, mean, 'channel')
-    out = augment(jax.random.key(0), positions(images), images, normalize=normalize,
+    out = augmented(jax.random.key(0), positions(images), images, normalize=normalize,
                   padding=padding, padding_mode=padding_mode)
     padded = np.pad(normalize(images), ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)), numpys)
     crops = np.stack([padded[:, y:y + 5, x:x + 4] for y in range(7) for x in range(7)])
@@ -115,7 +120,7 @@ def test_every_translation_and_flip_is_equally_frequent():
     height, width, padding = 6, 7, 2
     image = np.arange(1, 1 + height * width, dtype=np.uint8).reshape(height, width, 1)
     images = np.tile(image, (5000, 1, 1, 1))
-    out = augment(jax.random.key(0), positions(images), images, normalize=IDENTITY, flip=True,
+    out = augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY, flip=True,
                   padding=padding)
     out = np.rint(out * np.float32(255)).astype(int)[..., 0]
     flipped = out[:, 3, 4] < out[:, 3, 3]  # 3, 3 is the middle: there the image is always seen
@@ -129,7 +134,7 @@ def test_every_translation_and_flip_is_equally_frequent():
 
 def test_a_flip_mirrors_left_and_right_half_of_the_time():
     images = np.tile(RGB[:1], (1000, 1, 1, 1))
-    out = np.asarray(augment(jax.random.key(0), positions(images), images, normalize=IDENTITY,
+    out = np.asarray(augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY,
                              flip=True))
     same, mirrored = ((np.abs(out - expected).max((1, 2, 3)) < 1e-6)
                       for expected in (RGB[0] / 255, RGB[0, :, ::-1] / 255))
@@ -142,7 +147,7 @@ def test_colour_shifts_are_the_published_components():
     deviation 0.1 times the eigenvalue along each eigenvector."""
     count = 4000
     images = np.full((count, 2, 1, 3), 128, np.uint8)
-    out = np.asarray(augment(jax.random.key(0), positions(images), images, normalize=IDENTITY,
+    out = np.asarray(augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY,
                              color=0.1))
     shift = out - np.float32(128 / 255)
     np.testing.assert_array_equal(shift[:, 0], shift[:, 1])
@@ -176,7 +181,7 @@ def test_colour_jitter_is_that_of_fb_resnet_torch_in_any_order(order):
 def test_colour_jitter_stays_within_its_range_and_differs_between_examples():
     count = 500
     images = np.full((count, 2, 2, 3), 100, np.uint8)  # gray and flat: brightness alone changes it
-    out = np.asarray(augment(jax.random.key(0), positions(images), images, normalize=IDENTITY,
+    out = np.asarray(augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY,
                              color_jitter=0.4))
     factors = out[:, 0, 0, 0] / (100 / 255)
     np.testing.assert_allclose(out, np.broadcast_to(out[:, :1, :1, :1], out.shape), atol=1e-6)
@@ -185,8 +190,8 @@ def test_colour_jitter_stays_within_its_range_and_differs_between_examples():
 
 def test_colour_is_shifted_before_the_normalization():
     key = jax.random.key(0)
-    shifted = augment(key, positions(RGB), RGB, normalize=IDENTITY, color=0.5)
-    out = augment(key, positions(RGB), RGB, normalize=NORMALIZE, color=0.5)
+    shifted = augmented(key, positions(RGB), RGB, normalize=IDENTITY, color=0.5)
+    out = augmented(key, positions(RGB), RGB, normalize=NORMALIZE, color=0.5)
     np.testing.assert_allclose(out, NORMALIZE(shifted), atol=1e-6)
     assert np.abs(shifted - RGB / 255).max() > 0.1
 
@@ -194,7 +199,7 @@ def test_colour_is_shifted_before_the_normalization():
 @pytest.mark.parametrize('wrap', [lambda f: f, jax.jit], ids=['eager', 'jit'])
 def test_an_example_depends_on_key_and_position_alone(wrap):
     """Not on the batch's split: that makes a run the same on any number of devices."""
-    run = wrap(functools.partial(augment, **EVERYTHING))
+    run = wrap(functools.partial(augmented, **EVERYTHING))
     images, place = np.tile(RGB[:1], (8, 1, 1, 1)), np.arange(8, dtype=np.int32)
     whole = np.asarray(run(jax.random.key(3), place, images))
     halves = [run(jax.random.key(3), place[half], images[half])
@@ -208,7 +213,7 @@ def test_an_example_depends_on_key_and_position_alone(wrap):
 
 @pytest.mark.parametrize('images', [RGB, jnp.asarray(RGB)], ids=['numpy', 'jax'])
 def test_float32_under_jit(images):
-    run = functools.partial(augment, **EVERYTHING)
+    run = functools.partial(augmented, **EVERYTHING)
     out = jax.jit(run)(jax.random.key(0), positions(images), images)
     assert out.dtype == jnp.float32
     assert out.shape == RGB.shape
@@ -224,4 +229,4 @@ def test_float32_under_jit(images):
 ])
 def test_what_does_not_fit_is_said(images, options, message):
     with pytest.raises(UserError, match=message):
-        augment(jax.random.key(0), positions(images), images, normalize=IDENTITY, **options)
+        augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY, **options)

@@ -7,9 +7,8 @@ import pytest
 
 from cnnjax.errors import UserError
 from configs import benchmark as configs
-from experiments import benchmark, benchmark_timing, benchmark_training
-from experiments import benchmark_images as images
-from experiments.benchmark_timing import Unmeasured
+from experiments.benchmark import benchmark, images, runs, timing, training
+from experiments.benchmark.timing import Unmeasured
 
 TINY = {'model.widths': (4, 4), 'model.blocks': (1, 1), 'padding': 1}
 
@@ -18,10 +17,10 @@ TINY = {'model.widths': (4, 4), 'model.blocks': (1, 1), 'padding': 1}
 def config(monkeypatch):
     """Without PyTorch, with a tiny network, of which stochastic depth is measured."""
     monkeypatch.setitem(sys.modules, 'torch', None)  # as where it is not installed
-    network = benchmark_training.Network('cifar:resnet20', 8, 3, 4, 4, TINY,
+    network = training.Network('cifar:resnet20', 8, 3, 4, 4, TINY,
                                          {'model.survival': 0.5})
-    monkeypatch.setattr(benchmark_training, 'NETWORKS', {'tiny': network})
-    monkeypatch.setattr(benchmark_training, 'IMAGES', {8: 16})
+    monkeypatch.setattr(training, 'NETWORKS', {'tiny': network})
+    monkeypatch.setattr(training, 'IMAGES', {8: 16})
     monkeypatch.setattr(benchmark, 'SIZES', {False: (8, 8, 1)})
     config = configs.get_config()
     config.rounds, config.seconds = 1, 0.0
@@ -49,22 +48,22 @@ def test_images_are_timed_and_written(config, tmp_path, monkeypatch):
 
 def test_a_network_is_timed_and_written(config, tmp_path, monkeypatch):
     """Its training, several steps in a program, inference, the loop, the start."""
-    monkeypatch.setattr(benchmark_training, 'first_step', lambda command, programs: len(programs))
+    monkeypatch.setattr(runs, 'first_step', lambda command, programs: len(programs))
     config.rows, config.steps_per_call = 'train_tiny,infer_tiny:2,loop_tiny,compile_tiny', 2
     benchmark.run(config, tmp_path)
     found, text = results(tmp_path), (tmp_path / 'results.md').read_text()
-    training, inference, loop, start = found['rows'].values()
-    assert {'cnnjax', 'cnnjax_plain'} < set(training)
-    assert training['ratios']['cnnjax_plain'] == (
-        training['cnnjax_plain']['seconds'] / training['cnnjax']['seconds'])
+    step, inference, loop, start = found['rows'].values()
+    assert {'cnnjax', 'cnnjax_plain'} < set(step)
+    assert step['ratios']['cnnjax_plain'] == (
+        step['cnnjax_plain']['seconds'] / step['cnnjax']['seconds'])
     # 8 x 8 x 3 by 4; a block of 4 by 4, twice; one of 8 by 8; three classes.
     forward = 64 * 27 * 4 + 2 * 64 * 36 * 4 + 16 * 36 * 4 + 16 * 36 * 4 + 4 * 3
-    assert training['flops'] == 3 * 2 * 4 * forward
-    assert training['share_of_peak'] == pytest.approx(
-        training['flops'] / training['cnnjax']['seconds'] / found['best']['flops'])
-    assert training['efficiency'] * training['cnnjax']['seconds'] == (
-        pytest.approx(training['bound']))
-    assert training['memory']['cnnjax'] > 4 * 64 * 4 * 3
+    assert step['flops'] == 3 * 2 * 4 * forward
+    assert step['share_of_peak'] == pytest.approx(
+        step['flops'] / step['cnnjax']['seconds'] / found['best']['flops'])
+    assert step['efficiency'] * step['cnnjax']['seconds'] == (
+        pytest.approx(step['bound']))
+    assert step['memory']['cnnjax'] > 4 * 64 * 4 * 3
     assert inference['batch'] == 2
     assert loop['ratios']['loop'] == loop['loop']['seconds'] / loop['cnnjax']['seconds']
     assert start['cold'] > 0
@@ -75,19 +74,19 @@ def test_a_network_is_timed_and_written(config, tmp_path, monkeypatch):
 
 def test_sides_take_turns_and_are_compared(monkeypatch):
     calls, clock = [], iter(range(10**6))
-    monkeypatch.setattr(benchmark_timing, 'timed', lambda steps, count: steps(count) * next(clock))
+    monkeypatch.setattr(timing, 'timed', lambda steps, count: steps(count) * next(clock))
 
     def side(name):
         return lambda count: calls.append((name, count)) or 1.0
 
     sides = {name: side(name) for name in ('cnnjax', 'torch')}
-    result = benchmark_timing.compare(sides, 'row', rounds=2, seconds=2.5)
+    result = timing.compare(sides, 'row', rounds=2, seconds=2.5)
     assert [name for name, _ in calls] == ['cnnjax'] * 3 + ['torch'] * 3 + [
         'cnnjax', 'cnnjax', 'torch', 'torch'] * 2
     # A step to warm up, then as many as take the turn: they last 1 and 4 seconds.
     assert calls[-4:] == [('cnnjax', 1), ('cnnjax', 3), ('torch', 1), ('torch', 1)]
     assert result['ratios'] == {'torch': result['torch']['seconds'] / result['cnnjax']['seconds']}
-    result = benchmark_timing.compare({'cnnjax': side('cnnjax')}, 'row', 2, 0.0, chance=True)
+    result = timing.compare({'cnnjax': side('cnnjax')}, 'row', 2, 0.0, chance=True)
     assert calls[-1] == ('cnnjax', 4)
 
 
@@ -122,13 +121,13 @@ def test_a_row_that_cannot_be_measured_says_why_and_the_others_go_on(config, tmp
 
 def test_the_first_step_is_waited_for():
     said = "print('digits'); print('first step after 2.0 s (compilation)')"
-    assert 0 < benchmark_training.first_step([sys.executable, '-c', said], 'programs') < 60
+    assert 0 < runs.first_step([sys.executable, '-c', said], 'programs') < 60
     with pytest.raises(Unmeasured, match='the training ended: no data'):
-        benchmark_training.first_step([sys.executable, '-c', "print('no data')"], 'programs')
+        runs.first_step([sys.executable, '-c', "print('no data')"], 'programs')
 
 
 def test_the_best_of_a_device():
-    found = benchmark_timing.best('float32', 32, 1024, 2)
+    found = timing.best('float32', 32, 1024, 2)
     assert set(found) == {'flops', 'bytes'}
     assert min(found.values()) > 0
 
@@ -139,8 +138,8 @@ def test_the_rows_of_the_config(rows):
     names = [name for row in configs.get_config(rows).rows.split(',')
              for name, *_ in benchmark.parse(row, accelerator=False)]
     assert len(set(names)) == len(names)
-    for name, network in benchmark_training.NETWORKS.items():
-        made = benchmark_training.recipe(name, 4, 'float32', network.plain)
+    for name, network in training.NETWORKS.items():
+        made = training.recipe(name, 4, 'float32', network.plain)
         assert (made.batch_size, made.stream, made.order) == (4, False, 'torch')
     with pytest.raises(ValueError, match='one of cifar, imagenet'):
         configs.get_config('some')

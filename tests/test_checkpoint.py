@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from cnnjax import checkpoint, workdir
+from cnnjax import atomic, checkpoint, workdir
 from cnnjax.errors import UserError
 from cnnjax.step import TrainState
 
@@ -127,7 +127,7 @@ def resume(directory):
 def test_what_matches_its_seal_and_cannot_be_read(checkpoints, name, text):
     shutil.rmtree(checkpoints / '2')
     (checkpoints / '1' / name).write_text(text)
-    workdir.write_json(checkpoints / '1' / checkpoint.SEAL,
+    atomic.write_json(checkpoints / '1' / checkpoint.SEAL,
                        checkpoint._checksums(checkpoints / '1'))
     with pytest.raises(UserError, match='checkpoint') as error:
         resume(checkpoints)

@@ -293,3 +293,42 @@ def test_two_processes_are_one(tmp_path, capsys):
                     jax.tree.leaves(saved(tmp_path / 'whole', steps)), strict=True):
         # Rounding; the second step alone moves a parameter by up to 9e-5.
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+KEEPS = '''
+import sys
+import numpy as np
+import flax.linen as nn
+from cnnjax import cluster, data, parallel
+from cnnjax.evaluate import evaluator
+from cnnjax.tasks.task import Task
+
+class Pixels(nn.Module):
+    def __call__(self, images, train=False):
+        return images[:, :, 0, 0], {}
+
+cluster.connect(sys.argv[1], 2, int(sys.argv[2]))
+images = np.random.default_rng(0).integers(0, 256, (21, 2, 2, 1)).astype(np.uint8)
+source = data.from_arrays(images, 'ab', label=np.zeros(21, int))
+task = Task(None, None, lambda apply, examples: (
+    {'sum': apply(examples['image'])[0]}, {'pixels': apply(examples['image'])[0]}),
+    lambda sums, kept, count, classes: {**sums, **kept})
+normalize = data.Normalization(np.float32([0]), np.float32([1 / 255]))
+for examples in (data.Resident(source, data.Crops()),
+                 data.Stream(source, data.Crops(2, shorter_side=(2, 2)))):
+    found = evaluator(task, Pixels(), normalize, examples, parallel.data_mesh(), batch_size=8)({})
+    np.testing.assert_allclose(found['pixels'], images[:, :, 0, 0])
+    np.testing.assert_allclose(found['sum'], images[:, :, 0, 0].sum(0, dtype=int))
+print('kept', found['count'], flush=True)
+'''
+
+
+def test_all_processes_have_what_an_evaluation_keeps_of_each_example():
+    port = free_port()
+    processes = [subprocess.Popen(
+        [sys.executable, '-c', KEEPS, f'localhost:{port}', str(i)], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'})
+        for i in range(2)]
+    for said in outputs(processes):
+        assert 'kept 21' in said

@@ -9,8 +9,8 @@ import pytest
 from cnnjax import models
 from cnnjax.errors import UserError
 from configs import convolutions as configs
-from experiments import convolutions
-from experiments.convolutions import Convolution
+from experiments.benchmark import convolutions
+from experiments.benchmark.convolutions import Convolution
 
 
 def test_the_convolutions_of_resnet20_are_those_of_the_paper():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import cluster, dataset, train, trained, workdir
+from cnnjax import atomic, cluster, dataset, reports, train, trained, workdir
 from cnnjax.errors import UserError
 from configs import base
 from configs import evaluate as evaluate_config
@@ -140,7 +140,7 @@ def test_what_the_run_was_trained_on_is_written_once(config, finished):
         assert file.readline() == 'train\t0\t246\tcats/0.bmp\n'
     # What another machine's rounding makes of the mean changes neither the run nor the file.
     values['mean'] = [mean + 1e-7 for mean in values['mean']]
-    workdir.write_json(finished / 'dataset.json', values)
+    atomic.write_json(finished / 'dataset.json', values)
     train.train(changed(config, epochs=4.0), finished)
     assert json.loads((finished / 'dataset.json').read_text()) == values
     np.testing.assert_array_equal(trained.load(finished).normalize.mean,
@@ -150,7 +150,7 @@ def test_what_the_run_was_trained_on_is_written_once(config, finished):
 def test_a_finished_run_without_its_data_is_finished(config, finished, capsys):
     (finished.parent / 'photos').rename(finished.parent / 'moved')
     row = train.train(config, finished)
-    assert row == workdir.read_metrics(finished)[-1]
+    assert row == reports.read_metrics(finished)[-1]
     said = capsys.readouterr().out
     assert 'this run is finished, after 6 steps; that its data is still the same cannot be' in said
     assert 'photos/train cannot be read' in said
@@ -165,7 +165,7 @@ def test_a_run_of_before(config, finished, capsys):
     values = json.loads((finished / 'dataset.json').read_text())
     del values['splits']
     (finished / 'dataset.listing.gz').unlink()
-    workdir.write_json(finished / 'dataset.json', values)
+    atomic.write_json(finished / 'dataset.json', values)
     more(finished.parent / 'photos')
     with pytest.raises(UserError, match='mean: '):
         train.train(config, finished)
@@ -231,7 +231,7 @@ def test_a_run_that_left_no_checkpoint_begins_anew(config, finished):
     {'image_shape': [8, 8]}, {'classes': None}])
 def test_a_damaged_file_is_named(finished, values):
     path = finished / 'dataset.json'
-    workdir.write_json(path, {**json.loads(path.read_text()), **values})
+    atomic.write_json(path, {**json.loads(path.read_text()), **values})
     with pytest.raises(UserError, match=r'dataset\.json is damaged, or of another version'):
         trained.load(finished)
 
@@ -240,7 +240,7 @@ def test_an_evaluation_of_changed_data_is_refused_unless_it_is_named(finished, c
     root = finished.parent / 'photos'
     with (finished / 'config.json').open() as file:
         saved = json.load(file)
-    workdir.write_json(finished / 'config.json', {**saved, 'data_dir': str(root)})
+    atomic.write_json(finished / 'config.json', {**saved, 'data_dir': str(root)})
     another_test_picture(root)
     values = evaluate_config.get_config()
     values.source = str(finished)
@@ -255,5 +255,5 @@ def test_all_processes_must_have_the_same_data(config, finished, monkeypatch):
     """What they compare; test_cluster.py has the comparison itself."""
     told = []
     monkeypatch.setattr(cluster, 'agree', lambda **facts: told.append(facts))
-    *_, splits = train.load_sets(config, '', None)
+    *_, splits = dataset.load_sets(config, '', None)
     assert told == [{'data': {split: splits[split].summary() for split in ('train', 'test')}}]

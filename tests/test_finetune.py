@@ -16,12 +16,13 @@ from cnnjax import (
     models,
     optim,
     parallel,
+    reports,
     step,
+    tasks,
     train,
     trained,
     transfer,
     weights,
-    workdir,
 )
 from cnnjax.errors import UserError
 from configs import base, finetune
@@ -221,7 +222,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(source, three, tmp_path):
     train.train(fine(source, three, **same, steps=2), tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')
     assert not changes(saved(tmp_path / 'whole', 4), saved(tmp_path / 'parts', 4))
-    losses = [[row['train/loss'] for row in workdir.read_metrics(tmp_path / name)]
+    losses = [[row['train/loss'] for row in reports.read_metrics(tmp_path / name)]
               for name in ('whole', 'parts')]
     assert losses[0] == losses[1]
 
@@ -238,8 +239,10 @@ def one_step(net, freeze, devices=1, **options):
     batch = {'image': np.random.default_rng(0).integers(0, 256, (12, *SHAPE)).astype(np.uint8),
              'label': np.arange(12, dtype=np.int32) % net.num_classes,
              'position': np.arange(12, dtype=np.int32)}
-    update = functools.partial(step.train_step, net=net, tx=tx, frozen=frozen,
-                               augment=lambda key, positions, images: NORMALIZE(images))
+    update = functools.partial(
+        step.train_step, task=tasks.create('classify', net), net=net, tx=tx, frozen=frozen,
+        augment=lambda key, positions, examples: {
+            **examples, 'image': NORMALIZE(examples['image'])})
     run = parallel.parallelize(update, parallel.data_mesh(devices), donate=False)
     mesh_state = parallel.replicate(state, parallel.data_mesh(devices))
     after, _ = run(mesh_state, {}, batch, jax.random.key(1))

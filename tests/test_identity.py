@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import data
-from cnnjax.data import photos, sources
+from cnnjax.data import photos
 from cnnjax.errors import UserError
 
 
@@ -103,11 +103,11 @@ def test_a_set_in_memory_is_told_by_its_pixels():
     assert then == data.identity(data.Resident(digits, data.Crops()))
     assert sum(then.counts) == then.examples == 1347
     example = dict(digits.examples[5], image=digits.examples[5]['image'] + np.uint8(1))
-    changed = sources.Source([*digits.examples[:5], example, *digits.examples[6:]], digits.classes)
+    changed = data.Source([*digits.examples[:5], example, *digits.examples[6:]], digits.classes)
     line, = data.differences(then, data.identity(changed))
     assert line.startswith('of another size or content: example 5 (')
     relabelled = dict(digits.examples[5], label=0)
-    changed = sources.Source([*digits.examples[:5], relabelled, *digits.examples[6:]],
+    changed = data.Source([*digits.examples[:5], relabelled, *digits.examples[6:]],
                              digits.classes)
     assert data.differences(then, data.identity(changed))[-1] == (
         'of another label: example 5 (6 then, 0 now)')
@@ -116,7 +116,7 @@ def test_a_set_in_memory_is_told_by_its_pixels():
 
 def test_the_order_of_classes_counts():
     examples = [{'image': np.zeros((2, 2, 1), np.uint8), 'label': i} for i in range(4)]
-    then, now = (data.identity(sources.Source(examples, classes))
+    then, now = (data.identity(data.Source(examples, classes))
                  for classes in (('0', '1', '2', '10'), ('0', '1', '10', '2')))
     assert data.differences(then, now)[0] == (
         'classes in another order: 0, 1, 2 and 1 more then, 0, 1, 10 and 1 more now')
@@ -124,10 +124,10 @@ def test_the_order_of_classes_counts():
 
 def test_photos_are_told_by_their_cells(monkeypatch):
     cells = [photos.Cell('a_1_1', np.zeros((2, 2, 3), np.uint8))]
-    then = data.identity(sources.Source(photos.Patches(tuple(cells), 'train'), ('a_1_1',)))
+    then = data.identity(data.Source(photos.Patches(tuple(cells), 'train'), ('a_1_1',)))
     assert then.examples == 64
     cells[0].pixels[0, 0, 0] = 1
-    now = data.identity(sources.Source(photos.Patches(tuple(cells), 'train'), ('a_1_1',)))
+    now = data.identity(data.Source(photos.Patches(tuple(cells), 'train'), ('a_1_1',)))
     line, = data.differences(then, now)
     assert line.startswith('of another size or content: train/a_1_1 (')
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax import models, workdir
+from cnnjax import atomic, models, reports, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.images import objectives, optimize, parametrizations
@@ -83,7 +83,7 @@ def files(directory):
 
 def test_what_a_run_writes(whole, capsys):
     directory, images = whole
-    rows = workdir.read_metrics(directory)
+    rows = reports.read_metrics(directory)
     assert [row['step'] for row in rows] == list(range(1, 12))
     assert [row['stage'] for row in rows] == [1] * 5 + [2] * 6
     assert set(rows[0]) == {'step', 'stage', 'loss', 'channel', 'dream', 'gradient'}
@@ -99,8 +99,8 @@ def test_what_a_run_writes(whole, capsys):
 
 
 @pytest.mark.parametrize(('owner', 'name', 'at'), [
-    (workdir.Metrics, 'write', 2),  # before the rows of a report of the first stage are written
-    (workdir.Metrics, 'write', 5),  # and of the second
+    (reports.Metrics, 'write', 2),  # before the rows of a report of the first stage are written
+    (reports.Metrics, 'write', 5),  # and of the second
     (Run, '_snapshot', 2),
     (Run, '_snapshot', 5),
     (optimize, '_step', 3),  # in the middle of a report
@@ -150,7 +150,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(problem, whole, tmp_path, m
     assert len(calls) == at
     assert (f'asked to stop: saved after step {step} of 11; the same command goes on from there'
             in capsys.readouterr().out)
-    assert len(workdir.read_metrics(tmp_path)) == step
+    assert len(reports.read_metrics(tmp_path)) == step
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     np.testing.assert_array_equal(experiment(problem, tmp_path), images)
     assert f'resuming after step {step} of 11' in capsys.readouterr().out
@@ -233,7 +233,7 @@ def test_a_lost_config_comes_back(problem, copied):
     directory, _ = copied
     (directory / 'config.json').unlink()
     newer = directory / 'checkpoints' / 'last' / '99' / workdir.PAST
-    workdir.write_json(newer, {'step': 99})  # of another program: it has no copy of the config
+    atomic.write_json(newer, {'step': 99})  # of another program: it has no copy of the config
     with pytest.raises(UserError, match='seed: 0 there, 1 here'):
         experiment(problem, directory, config(seed=1))
     newer.unlink()
@@ -256,7 +256,7 @@ def test_a_directory_whose_first_start_failed_is_usable(problem, whole, tmp_path
             experiment(problem, tmp_path, config(seed=3))
     np.testing.assert_array_equal(experiment(problem, tmp_path), whole[1])
     assert workdir.read_config(tmp_path).seed == 0
-    assert len(workdir.read_metrics(tmp_path)) == 11
+    assert len(reports.read_metrics(tmp_path)) == 11
 
 
 def test_the_directory_of_a_training_is_refused(tmp_path):
@@ -285,5 +285,5 @@ def test_a_broken_image_is_reported_and_the_others_go_on(problem, tmp_path, caps
     assert np.isfinite(state.theta[0]).all()
     assert 'image 1: the loss is not finite' in capsys.readouterr().out
     assert not (tmp_path / 'snapshots').exists()
-    rows = workdir.read_metrics(tmp_path)
+    rows = reports.read_metrics(tmp_path)
     assert len(rows) == 4

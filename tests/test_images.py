@@ -233,12 +233,24 @@ def box(crop):
     return np.array([top, left, height, width])
 
 
+def center_crop(image, shorter_side, size):
+    return images.cut(image, images.center_box(image.shape, shorter_side, size), size)
+
+
+def shorter_side_crop(image, rng, shorter_sides, size):
+    return images.cut(image, images.shorter_side_box(image.shape, rng, shorter_sides, size), size)
+
+
+def random_resized_crop(image, rng, area, aspect, size):
+    return images.cut(image, images.random_resized_box(image.shape, rng, area, aspect), size)
+
+
 def kinds(size):
     """All crops of that size, as functions of an image and a generator."""
-    return {'center': lambda image, rng: images.center_crop(image, size, size),
-            'shorter_side': lambda image, rng: images.shorter_side_crop(
+    return {'center': lambda image, rng: center_crop(image, size, size),
+            'shorter_side': lambda image, rng: shorter_side_crop(
                 image, rng, (size, 2 * size), size),
-            'random_resized': lambda image, rng: images.random_resized_crop(
+            'random_resized': lambda image, rng: random_resized_crop(
                 image, rng, (0.08, 1), (3 / 4, 4 / 3), size)}
 
 
@@ -265,16 +277,16 @@ def test_random_crops_are_functions_of_the_generator(kind):
 def test_a_picture_of_that_size_stays_as_it_is(channels):
     image = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
     rng = np.random.default_rng(1)
-    for crop in (images.center_crop(image, 32, 32),
-                 images.shorter_side_crop(image, rng, (32, 32), 32),
-                 images.random_resized_crop(image, rng, (1, 1), (1, 1), 32)):
+    for crop in (center_crop(image, 32, 32),
+                 shorter_side_crop(image, rng, (32, 32), 32),
+                 random_resized_crop(image, rng, (1, 1), (1, 1), 32)):
         np.testing.assert_array_equal(crop, image)
-    assert (images.center_crop(image, 40, 32) != image).any()
+    assert (center_crop(image, 40, 32) != image).any()
 
 
 def test_a_crop_at_the_pictures_own_scale_copies_pixels():
-    np.testing.assert_array_equal(images.center_crop(PLACES, 120, 100), PLACES[10:110, 50:150])
-    np.testing.assert_array_equal(images.center_crop(TALL, 120, 90), TALL[55:145, 15:105])
+    np.testing.assert_array_equal(center_crop(PLACES, 120, 100), PLACES[10:110, 50:150])
+    np.testing.assert_array_equal(center_crop(TALL, 120, 90), TALL[55:145, 15:105])
 
 
 @pytest.mark.parametrize(('shorter_side', 'size', 'side'), [
@@ -283,7 +295,7 @@ def test_a_crop_at_the_pictures_own_scale_copies_pixels():
 @pytest.mark.parametrize('image', [PLACES, TALL], ids=['wide', 'tall'])
 def test_center_crops_are_the_middle(image, shorter_side, size, side):
     height, width = image.shape[:2]
-    crop = images.center_crop(image, shorter_side, size)
+    crop = center_crop(image, shorter_side, size)
     expected = [(height - side) / 2, (width - side) / 2, side, side]
     np.testing.assert_allclose(box(crop), expected, atol=0.5)
 
@@ -291,7 +303,7 @@ def test_center_crops_are_the_middle(image, shorter_side, size, side):
 def test_crops_are_antialiased():
     """Stripes that are finer than the new pixels become gray."""
     stripes = np.uint8(255 * (np.indices((120, 120)).sum(0) % 2))[..., None]
-    crop = images.center_crop(stripes, 24, 24)
+    crop = center_crop(stripes, 24, 24)
     np.testing.assert_allclose(crop, np.full_like(crop, 127), atol=5)
 
 
@@ -307,8 +319,8 @@ def test_crops_of_large_jpegs_are_decoded_no_finer_than_needed(tmp_path, orienta
     pixels, scale, _ = picture.decode(0.24)
     assert scale == 1 / 4
     assert sorted(pixels.size) == [241, 321]
-    for cut in (lambda image: images.center_crop(image, 110, 100),
-                lambda image: images.random_resized_crop(
+    for cut in (lambda image: center_crop(image, 110, 100),
+                lambda image: random_resized_crop(
                     image, np.random.default_rng(0), (0.8, 1), (0.7, 1.4), 100)):
         whole = cut(images.read(tmp_path / 'a.jpg'))
         difference = np.abs(np.int16(cut(images.Picture(tmp_path / 'a.jpg'))) - whole)
@@ -328,7 +340,7 @@ def assert_inside(boxes, image):
 @pytest.mark.parametrize('image', [PLACES, TALL], ids=['wide', 'tall'])
 def test_shorter_side_crops_take_every_scale_and_place(image):
     rng = np.random.default_rng(0)
-    boxes = np.array([box(images.shorter_side_crop(image, rng, (60, 64), 56)) for _ in range(200)])
+    boxes = np.array([box(shorter_side_crop(image, rng, (60, 64), 56)) for _ in range(200)])
     np.testing.assert_allclose(boxes[:, 2], boxes[:, 3], atol=0.6)
     scales = 56 * 120 / boxes[:, 2:].mean(1)
     np.testing.assert_allclose(scales, np.rint(scales), atol=0.35)
@@ -341,7 +353,7 @@ def test_shorter_side_crops_take_every_scale_and_place(image):
 @pytest.mark.parametrize('image', [PLACES, TALL], ids=['wide', 'tall'])
 def test_random_resized_crops_take_every_area_shape_and_place(image):
     rng = np.random.default_rng(0)
-    boxes = np.array([box(images.random_resized_crop(image, rng, (0.02, 0.1), (0.5, 3), 56))
+    boxes = np.array([box(random_resized_crop(image, rng, (0.02, 0.1), (0.5, 3), 56))
                       for _ in range(300)])
     area = boxes[:, 2] * boxes[:, 3] / (120 * 200)
     aspect = boxes[:, 3] / boxes[:, 2]
@@ -356,6 +368,6 @@ def test_random_resized_crops_take_every_area_shape_and_place(image):
 def test_where_no_random_resized_crop_fits_it_is_the_middle(shape):
     image = np.zeros((500, 3), np.uint8)
     image[249:251] = (10, 20, 30)
-    crop = images.random_resized_crop(image.reshape(*shape, 3), np.random.default_rng(0),
+    crop = random_resized_crop(image.reshape(*shape, 3), np.random.default_rng(0),
                                       (0.08, 1), (3 / 4, 4 / 3), 24)
     np.testing.assert_array_equal(crop, np.full((24, 24, 3), (10, 20, 30)))

@@ -18,10 +18,11 @@ import pytest
 import submitit
 from hypothesis import strategies
 
-from cnnjax import cluster, workdir
+from cnnjax import cluster, jobs, reports, workdir
 from cnnjax.errors import UserError
 from configs import reproduce
-from experiments import RUNS, jobs
+from experiments import reproduce as reproduction
+from experiments import train
 
 STEPS = 400  # of a training that takes seconds
 
@@ -68,7 +69,7 @@ def slurm(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def experiment(monkeypatch):
+def experiment():
     """An experiment without jax: it notes its config, or fails as the config says."""
     done = []
 
@@ -77,8 +78,8 @@ def experiment(monkeypatch):
         if config.get('error'):
             raise UserError(config.error)
 
-    monkeypatch.setitem(RUNS, 'noted', run)
-    return done
+    run.done = done
+    return run
 
 
 def noted(**fields):
@@ -100,7 +101,7 @@ def test_optax_and_flax_run_whatever_promotion_the_environment_asks_for(experime
         jax.config.update(names[1], 'raise')
         with pytest.raises(jax.dtypes.TypePromotionError):
             steps()
-        assert jobs.Place(str(tmp_path)).run([jobs.Job(noted(), str(tmp_path))])
+        assert jobs.Place(str(tmp_path)).run([jobs.Job(noted(), str(tmp_path), experiment)])
         steps()
     finally:
         for name, value in before.items():
@@ -110,25 +111,25 @@ def test_optax_and_flax_run_whatever_promotion_the_environment_asks_for(experime
 def test_here_and_debug_run_the_same_job(experiment, alone, tmp_path, capfd):
     for executor in ('', 'debug'):
         place = jobs.Place(str(tmp_path), executor)
-        assert place.run([jobs.Job(noted(), str(tmp_path / executor))])
-        assert not place.run([jobs.Job(noted(error='a b'), str(tmp_path / executor)),
-                              jobs.Job(noted(seed=1), str(tmp_path / executor))])
+        assert place.run([jobs.Job(noted(), str(tmp_path / executor), experiment)])
+        assert not place.run([jobs.Job(noted(error='a b'), str(tmp_path / executor), experiment),
+                              jobs.Job(noted(seed=1), str(tmp_path / executor), experiment)])
         assert capfd.readouterr().err == 'error: a b\n'
-    assert [config.get('seed', 0) for config, _ in experiment] == [0, 0, 1] * 2
+    assert [config.get('seed', 0) for config, _ in experiment.done] == [0, 0, 1] * 2
     assert alone == [(None, None, None)]  # once in a process
 
 
-def test_a_job_holds_its_directory_while_it_runs(monkeypatch, tmp_path):
+def test_a_job_holds_its_directory_while_it_runs(tmp_path):
     def run(config, directory):
         with pytest.raises(UserError, match='another run writes in'), workdir.lock(directory):
             pass
 
-    monkeypatch.setitem(RUNS, 'noted', run)
-    assert jobs.Place(str(tmp_path)).run([jobs.Job(noted(), str(tmp_path))])
+    assert jobs.Place(str(tmp_path)).run([jobs.Job(noted(), str(tmp_path), run)])
 
 
 def test_processes_are_joined_as_the_flags_say(experiment, alone, tmp_path):
-    jobs.Place(str(tmp_path), processes=('host:1', 2, 1)).run([jobs.Job(noted(), str(tmp_path))])
+    place = jobs.Place(str(tmp_path), processes=('host:1', 2, 1))
+    assert place.run([jobs.Job(noted(), str(tmp_path), experiment)])
     assert alone == [('host:1', 2, 1)]
 
 
@@ -140,7 +141,7 @@ def test_a_local_job_that_fails_is_told_with_its_log(tiny, tmp_path, monkeypatch
         tiny.model.name = 'resnet21'
     directory = tmp_path / 'run ü'
     place = jobs.Place(str(directory), 'local')
-    assert not place.run([jobs.Job(tiny, str(directory))])
+    assert not place.run([jobs.Job(tiny, str(directory), train.run)])
     output, error = capfd.readouterr()
     assert f'writes {directory}/submitit/' in output
     told, log = error.splitlines()
@@ -158,7 +159,7 @@ def test_preempted_by_slurm_a_job_goes_on_where_it_was(slurm, tmp_path, capsys):
     directory = tmp_path / 'my run'
     seed = directory / 'seed0'
     place = jobs.Place(str(directory), 'slurm', 'timeout_min=30,slurm_partition=gpu')
-    assert place.run([jobs.Job(config.lock(), str(directory))])
+    assert place.run([jobs.Job(config.lock(), str(directory), reproduction.run)])
     output = capsys.readouterr().out
     log = directory / 'submitit' / '4242_0_log.out'
     assert f"tail -F '{log}'" in output
@@ -174,7 +175,7 @@ def test_preempted_by_slurm_a_job_goes_on_where_it_was(slurm, tmp_path, capsys):
             **os.environ, 'SLURM_JOB_ID': '4242', 'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'})
 
     first = start()
-    while not workdir.read_metrics(seed) and first.poll() is None:
+    while not reports.read_metrics(seed) and first.poll() is None:
         time.sleep(0.002)
     os.kill(int((slurm / 'pid').read_text()), signal.SIGUSR2)
     first.wait()
@@ -186,7 +187,7 @@ def test_preempted_by_slurm_a_job_goes_on_where_it_was(slurm, tmp_path, capsys):
 
     assert start().wait() == 0, log.with_suffix('.err').read_text()
     assert f'resuming after step {saved} of {STEPS}' in log.read_text()
-    assert [row['step'] for row in workdir.read_metrics(seed)] == list(range(20, STEPS + 1, 20))
+    assert [row['step'] for row in reports.read_metrics(seed)] == list(range(20, STEPS + 1, 20))
     assert 'with the seed 0 alone' in (directory / 'results.md').read_text()
     assert (directory / 'submitit' / '4242_0_result.pkl').exists()
 
@@ -194,7 +195,8 @@ def test_preempted_by_slurm_a_job_goes_on_where_it_was(slurm, tmp_path, capsys):
 def test_several_jobs_are_one_array(slurm, experiment, tmp_path, capsys):
     place = jobs.Place(str(tmp_path / 'run'), 'slurm', 'slurm_array_parallelism=2,slurm_wckey=mine,'
                        'nodes=2,gpus_per_node=8,slurm_exclude=node[1,2],slurm_max_num_timeout=7')
-    assert place.run([jobs.Job(noted(seed=seed), str(tmp_path)) for seed in range(3)])
+    assert place.run([jobs.Job(noted(seed=seed), str(tmp_path), experiment)
+                      for seed in range(3)])
     output = capsys.readouterr().out
     assert 'job 4242: an array of 3 runs' in output
     text = Path((slurm / 'script').read_text().strip()).read_text()
@@ -206,7 +208,7 @@ def test_several_jobs_are_one_array(slurm, experiment, tmp_path, capsys):
         delayed = pickle.loads(path.read_bytes())
         assert (delayed.function.config.seed, delayed._timeout_countdown) == (seed, 7)
         assert delayed.function.checkpoint().function is delayed.function
-    assert experiment == []
+    assert experiment.done == []
 
 
 @pytest.mark.parametrize(('executor', 'resources', 'message'), [
@@ -231,15 +233,13 @@ def test_a_mistake_is_named(executor, resources, message, tmp_path, monkeypatch)
 
 
 def test_mistakes_that_are_not_resources(slurm, experiment, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="experiment='fly' is none of train"):
-        jobs.Job(ml_collections.ConfigDict({'experiment': 'fly'}), str(tmp_path))
     with pytest.raises(UserError, match='executor=local starts the processes itself'):
         jobs.Place(str(tmp_path), 'local', processes=('host:1', 2, 1))
     with pytest.raises(UserError, match="submitit replaces '%'"):
         jobs.Place(str(tmp_path / '50%'), 'local')
     (slurm / 'sbatch').write_text('#!/bin/bash\necho "invalid partition" >&2; exit 1\n')
     with pytest.raises(UserError, match='the job was not submitted: invalid partition'):
-        jobs.Place(str(tmp_path), 'slurm').run([jobs.Job(noted(), str(tmp_path))])
+        jobs.Place(str(tmp_path), 'slurm').run([jobs.Job(noted(), str(tmp_path), experiment)])
     monkeypatch.setitem(sys.modules, 'submitit', None)
     with pytest.raises(UserError, match=r"executor=debug needs submitit: pip install -e '.\[slurm"):
         jobs.Place(str(tmp_path), 'debug')

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnnjax import layers, losses, models, step
+from cnnjax import layers, losses, models, step, tasks
 from cnnjax.errors import UserError
 
 
@@ -68,8 +68,8 @@ def test_the_training_step_reaches_the_auxiliary_classifiers():
     state = step.create(net, tx, jax.random.key(0), (79, 79, 1))
 
     after, metrics = jax.jit(functools.partial(
-        step.train_step, axis=None, net=net, tx=tx,
-        augment=lambda key, positions, images: images))(state, {}, batch, jax.random.key(1))
+        step.train_step, axis=None, task=tasks.create('classify', net), net=net, tx=tx,
+        augment=lambda key, positions, examples: examples))(state, {}, batch, jax.random.key(1))
     gradient = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, after.params)
     assert all(gradient[head][layer]['kernel'] > 0
                for head in ('aux1', 'aux2') for layer in ('conv', 'fc1', 'fc2'))

@@ -150,7 +150,7 @@ def test_help_lists_configs_and_fields(parse, arguments, code, lines, capsys, mo
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    ([QUICKSTART, '--config.experiment=fly'], "experiment='fly' is none of train"),
+    ([QUICKSTART, '--config.experiment=fly'], "experiment='fly' is none of benchmark"),
     ([QUICKSTART, '--executor=slurm'], 'executor=slurm: there is no srun here'),
     (['--config=configs/folder.py', '--sweep'], 'configs/folder.py has no sweep(): write in it'),
     ([QUICKSTART, '--config.image_size=-5'], 'image_size=-5: take 0 or a larger number'),

@@ -9,7 +9,6 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from cnnjax import data, layers, models, parallel, summary
-from cnnjax.data import sources
 from cnnjax.errors import UserError
 from cnnjax.images import patches, rules
 from cnnjax.trained import Trained
@@ -22,7 +21,7 @@ CLASSES = ('zero', 'one', 'two', 'none')  # there is no image of the last
 def resident(images, labels, classes=CLASSES):
     examples = [{'image': image, 'label': label}
                 for image, label in zip(images, labels, strict=True)]
-    return data.Resident(sources.Source(examples, classes), data.Crops())
+    return data.Resident(data.Source(examples, classes), data.Crops())
 
 
 @pytest.fixture(scope='module')
@@ -108,7 +107,7 @@ def test_a_resnet_and_a_streamed_set():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     examples = [{'image': image, 'label': i % 2} for i, image in enumerate(images)]
-    stream = data.Stream(sources.Source(examples, ('a', 'b')), data.Crops(8, shorter_side=(8, 8)),
+    stream = data.Stream(data.Source(examples, ('a', 'b')), data.Crops(8, shorter_side=(8, 8)),
                          threads=1)
     names = ('conv1', 'conv2_1', 'conv4_1', 'pool')
     found = patches.strongest(network, names, stream, 3, batch_size=4)

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from cnnjax.data import images, threads
+from cnnjax.data.examples import Source
 from cnnjax.data.pipeline import Crops, Resident, Stream
-from cnnjax.data.sources import Source, folder
+from cnnjax.data.sources import folder
 from cnnjax.errors import UserError
 
 CROPS = Crops(4, shorter_side=(5, 8))
@@ -63,7 +64,7 @@ def test_a_resident_set_is_the_same_by_any_number_of_threads(tmp_path, monkeypat
     monkeypatch.setattr(os, 'cpu_count', lambda: 1)
     data = Resident(files, CROPS).data
     for i, example in enumerate(files.examples.undecoded):
-        np.testing.assert_array_equal(data['image'][i], CROPS.center(example['image']))
+        np.testing.assert_array_equal(data['image'][i], CROPS.center(example)['image'])
         assert data['label'][i] == example['label']
 
 
@@ -141,7 +142,9 @@ def test_an_evaluation_sees_every_example_once_and_in_order(make, count, batch_s
 
 def test_the_middle_of_each_picture_is_tested(make):
     examples = source(5)
-    expected = np.stack([images.center_crop(e['image'], 6, 4) for e in examples.examples])
+    expected = np.stack([
+        images.cut(e['image'], images.center_box(e['image'].shape, 6, 4), 4)
+        for e in examples.examples])
     dataset = make(examples, CROPS._replace(test_shorter_side=6))
     batch, = dataset.test_batches(5)
     given = dataset.data['image'][batch['index']] if make is Resident else batch['image']
@@ -244,12 +247,12 @@ def test_a_stream_cuts_anew_in_every_epoch_and_by_every_seed(kind):
 @pytest.mark.parametrize('kind', ['shorter_side', 'random_resized'])
 def test_random_crops_are_those_of_the_fields(kind):
     crops = Crops(5, kind, (6, 8), (0.3, 0.6), (0.5, 2))
-    image, = (example['image'] for example in source(1).examples)
-    expected = {'shorter_side': lambda rng: images.shorter_side_crop(image, rng, (6, 8), 5),
-                'random_resized': lambda rng: images.random_resized_crop(
-                    image, rng, (0.3, 0.6), (0.5, 2), 5)}[kind]
-    np.testing.assert_array_equal(crops.random(image, np.random.default_rng(0)),
-                                  expected(np.random.default_rng(0)))
+    example, = source(1).examples
+    shape, rng = example['image'].shape, np.random.default_rng(0)
+    box = (images.shorter_side_box(shape, rng, (6, 8), 5) if kind == 'shorter_side' else
+           images.random_resized_box(shape, rng, (0.3, 0.6), (0.5, 2)))
+    np.testing.assert_array_equal(crops.random(example, np.random.default_rng(0))['image'],
+                                  images.cut(example['image'], box, 5))
 
 
 class Gated:

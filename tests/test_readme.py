@@ -39,7 +39,7 @@ for command in json.load(sys.stdin):
     if not os.fork():
         sys.argv = command
         launch.parse(sys.argv)
-        assert launch.CONFIG.value.experiment in experiments.RUNS
+        experiments.find(launch.CONFIG.value.experiment)
         os._exit(0)
     if os.wait()[1]:
         print(*command)

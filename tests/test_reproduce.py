@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax import models, workdir
+from cnnjax import models, reports
 from cnnjax.errors import UserError
 from configs import cifar, imagenet, mnist
 from configs import reproduce as recipes
@@ -44,7 +44,7 @@ def test_seeds_one_after_another_also_when_killed_between_them(tmp_path, monkeyp
         if recipe.seed == 4 and len(made) == 1:
             raise KeyboardInterrupt
         made.append((directory.name, recipe.seed, recipe.epochs))
-        with workdir.Metrics(directory, 0) as metrics:
+        with reports.Metrics(directory, 0) as metrics:
             metrics.write(row(error=recipe.seed / 100, top5_error=0.0))
 
     monkeypatch.setattr(train, 'run', run)

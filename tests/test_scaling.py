@@ -9,29 +9,24 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cnnjax import collectives, models, parallel, step
+from cnnjax import collectives, models, parallel, step, tasks
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
 from configs import scaling as configs
-from experiments import scaling
+from experiments.benchmark import scaling
 
 ROOT = Path(__file__).parent.parent
 WAYS = ('shard_map', 'pmap', 'jit')
 
 
-def plain(key, positions, images):
-    return images / 255.0
-
-
-@pytest.fixture(scope='module')
-def net():
-    """A ResNet of two blocks: five batch normalizations."""
-    return models.create('resnet20', blocks=(1, 1), widths=(4, 4))
+# A ResNet of two blocks: five batch normalizations.
+NET = {'model.blocks': (1, 1), 'model.widths': (4, 4)}
 
 
 @functools.cache
-def reductions(net, kind, devices, accumulate=1):
-    one, state, batch = scaling.training(net, 4 * devices, augment=plain, accumulate=accumulate)
+def reductions(kind, devices, accumulate=1):
+    one, state, batch = scaling.training('resnet20', 4 * devices, flip=False, padding=0,
+                                         accumulate=accumulate, **NET)
     program = scaling.compile_step(one, state, batch, parallel.data_mesh(devices), kind)
     return collectives.read(program), state
 
@@ -39,8 +34,8 @@ def reductions(net, kind, devices, accumulate=1):
 @pytest.mark.parametrize(('kind', 'devices', 'accumulate'), [
     ('shard_map', 2, 2), ('shard_map', 4, 1), ('pmap', 2, 1), ('pmap', 4, 1)])
 def test_a_step_has_one_reduction_of_exactly_its_gradients_statistics_and_metrics(
-        net, kind, devices, accumulate):
-    (found,), state = reductions(net, kind, devices, accumulate)
+        kind, devices, accumulate):
+    (found,), state = reductions(kind, devices, accumulate)
     leaves = jax.tree.leaves((state.params, state.batch_stats)) + [jnp.zeros(())] * 2
     assert found.kind == 'all-reduce'
     assert not found.in_loop  # with accumulate, the micro-batches are a loop
@@ -49,13 +44,13 @@ def test_a_step_has_one_reduction_of_exactly_its_gradients_statistics_and_metric
     assert found.bytes == 4 * sum(leaf.size for leaf in leaves)
 
 
-def test_one_device_reduces_nothing(net):
-    assert reductions(net, 'shard_map', 1)[0] == []
+def test_one_device_reduces_nothing():
+    assert reductions('shard_map', 1)[0] == []
 
 
 @pytest.mark.parametrize('devices', [2, 4])
-def test_jit_also_reduces_in_each_batch_normalization_and_there_twice(net, devices):
-    found, state = reductions(net, 'jit', devices)
+def test_jit_also_reduces_in_each_batch_normalization_and_there_twice(devices):
+    found, state = reductions('jit', devices)
     norms = sum('mean' in path[-1].key
                 for path, _ in jax.tree.leaves_with_path(state.batch_stats))
     assert len(found) == 2 * norms + 1
@@ -66,11 +61,12 @@ def test_jit_also_reduces_in_each_batch_normalization_and_there_twice(net, devic
     assert sorted(each.bytes for each in found)[-2] <= 4 * 3 * 4  # vectors of four channels
 
 
-def test_an_evaluation_reduces_its_sums_alone(net):
+def test_an_evaluation_reduces_its_sums_alone():
+    net = models.create('resnet20', blocks=(1, 1), widths=(4, 4))
     evaluate = parallel.parallelize(functools.partial(
-        step.eval_step, net=net, normalize=lambda images: images / 255.0), parallel.data_mesh(4),
-        donate=False)
-    _, state, batch = scaling.training(net, 8)
+        step.eval_step, task=tasks.create('classify', net), net=net,
+        normalize=lambda images: images / 255.0), parallel.data_mesh(4), donate=False)
+    _, state, batch = scaling.training('resnet20', 8, **NET)
     batch['weight'] = jax.ShapeDtypeStruct((8,), jnp.float32)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     (found,) = collectives.read(evaluate.lower(

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage
+import sklearn.datasets
+import sklearn.model_selection
 from PIL import Image
 
 from cnnjax.data import sources
@@ -66,7 +68,12 @@ def test_the_digits_are_split_once_and_for_all():
                    for split in ('train', 'test'))
     assert not set(map(bytes, train)) & set(map(bytes, test))
     assert len(np.unique(np.concatenate([train, test]), axis=0)) == 1797
-    assert train[:12, -1].tolist() == [7, 3, 6, 6, 7, 6, 7, 9, 2, 9, 0, 9]
+    scans = sklearn.datasets.load_digits()
+    numbers = sklearn.model_selection.train_test_split(
+        np.arange(1797), test_size=450, stratify=scans.target, random_state=0)
+    for part, these in zip((train, test), numbers, strict=True):
+        np.testing.assert_array_equal(part[:, :64], np.rint(scans.data[these] * 255 / 16))
+        np.testing.assert_array_equal(part[:, 64], scans.target[these])
     assert hashlib.sha256(test[:, :64].astype(np.uint8)).hexdigest().startswith('cf4be828d59d9227')
     of_train, of_test = (np.bincount(part[:, -1]) for part in (train, test))
     np.testing.assert_allclose(of_test, 450 / 1797 * (of_train + of_test), atol=1)

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import data, losses, models, optim, parallel, step, train
+from cnnjax import data, losses, models, optim, parallel, step, tasks
 from cnnjax.errors import UserError
+from cnnjax.evaluate import evaluator
+from cnnjax.tasks.task import Task
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1)).astype(np.uint8)
 LABELS = np.arange(8, dtype=np.int32)
@@ -30,8 +32,9 @@ def update(net, *, devices=1, kind='shard_map', steps=3, batch=BATCH, resident=N
     tx = optim.momentum_sgd(0.05, weight_decay=1e-3)
     augment = functools.partial(data.augment, normalize=NORMALIZE, flip=True, padding=1)
     state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1)), mesh)
-    run = parallel.parallelize(functools.partial(step.train_step, net=net, tx=tx, augment=augment,
-                                                 **options), mesh, kind)
+    run = parallel.parallelize(functools.partial(
+        step.train_step, task=tasks.create('classify', net), net=net, tx=tx, augment=augment,
+        **options), mesh, kind)
     resident, key = parallel.replicate((resident or {}, jax.random.key(1)), mesh)
     values = []
     for _ in range(steps):
@@ -52,7 +55,7 @@ def test_an_update_equals_the_hand_made_one():
     before = step.create(net, tx, jax.random.key(0), (8, 8, 1))
     key = jax.random.split(jax.random.fold_in(jax.random.key(1), 0), 3)[0]
     images = jax.jit(functools.partial(data.augment, normalize=NORMALIZE, flip=True, padding=1))(
-        key, BATCH['position'], IMAGES)
+        key, BATCH['position'], {'image': IMAGES})['image']
 
     def loss(params):
         return losses.cross_entropy(net.apply({'params': params}, images)[0], LABELS).mean()
@@ -141,18 +144,48 @@ def test_evaluation_counts_every_example_once(devices, kind):
     images[:, 0, 0, 0] = np.arange(21) % 10
     labels = images[:, 0, 0, 0].astype(int)
     labels[[0, 5, 20]] = 9, 6, 9  # three errors, the last example among them
-    source = data.sources.Source([{'image': image, 'label': int(label)}
+    source = data.Source([{'image': image, 'label': int(label)}
                                   for image, label in zip(images, labels, strict=True)],
                                  tuple('0123456789'))
     identity = data.Normalization(np.float32([0]), np.float32([1]))
     for batch_size in (1, 8, 20, 100):
-        evaluate = train.evaluator(Label(), identity, data.Resident(source, data.Crops()),
-                                   parallel.data_mesh(devices), batch_size=batch_size, kind=kind)
+        evaluate = evaluator(tasks.create('classify', Label()), Label(), identity,
+                             data.Resident(source, data.Crops()), parallel.data_mesh(devices),
+                             batch_size=batch_size, kind=kind)
         results = evaluate({})
         assert results['count'] == 21
         assert results['error'] == pytest.approx(3 / 21)
         assert results['shifted/error'] == pytest.approx(20 / 21)
         assert results['loss'] == pytest.approx(3 / 21 * 100, rel=1e-4)
+
+
+@pytest.mark.parametrize(('devices', 'kind'), [(1, 'shard_map'), (4, 'shard_map'), (4, 'pmap'),
+                                               (4, 'jit')])
+def test_an_evaluation_may_keep_what_it_finds_in_each_example(devices, kind):
+    """Such as boxes: each example's once, in the order of the set, none of the padding."""
+    class Pixels(nn.Module):
+        def __call__(self, images, train=False):
+            return images[:, :, 0, 0], {}
+
+    def observe(apply, examples):
+        outputs, _ = apply(examples['image'])
+        return {}, {'boxes': jnp.stack([outputs] * 3, 1), 'label': examples['label']}
+
+    def results(sums, kept, count, classes):
+        assert sums == {}
+        assert classes == tuple('ab')
+        return {**kept, 'error': count}
+
+    images = np.random.default_rng(0).integers(0, 256, (21, 2, 2, 1)).astype(np.uint8)
+    labels = np.arange(21) % 2
+    examples = data.Resident(data.from_arrays(images, 'ab', label=labels), data.Crops())
+    identity = data.Normalization(np.float32([0]), np.float32([1 / 255]))
+    for batch_size in (1, 8, 100):
+        found = evaluator(Task(None, None, observe, results), Pixels(), identity, examples,
+                          parallel.data_mesh(devices), batch_size=batch_size, kind=kind)({})
+        np.testing.assert_allclose(found['boxes'], np.stack([images[:, :, 0, 0]] * 3, 1))
+        np.testing.assert_array_equal(found['label'], labels)
+        assert found['error'] == found['count'] == 21
 
 
 @pytest.mark.parametrize(('batch', 'accumulate', 'near'), [(30, 1, 'such as 32'),
@@ -171,4 +204,4 @@ def test_unknown_devices_and_ways_are_refused():
 
 def test_an_evaluation_needs_a_batch():
     with pytest.raises(UserError, match='at least one image, not 0'):
-        train.evaluator(narrow_vgg(), NORMALIZE, [], parallel.data_mesh(1), batch_size=0)
+        evaluator(None, narrow_vgg(), NORMALIZE, [], parallel.data_mesh(1), batch_size=0)

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cnnjax import models, trained, weights, workdir
+from cnnjax import models, reports, trained, weights
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.images import optimize, pictures
@@ -63,7 +63,7 @@ def test_two_sizes_lower_the_loss_and_leave_pictures(folder, tmp_path):
               'style_layer_weights': default.style_layer_weights}
     image = result(folder, tmp_path, **fields)
     assert image.shape == (40, 60, 3)
-    rows = workdir.read_metrics(tmp_path)
+    rows = reports.read_metrics(tmp_path)
     assert [row['step'] for row in rows] == list(range(1, 21))
     assert rows[11]['style'] < rows[0]['style']
     assert {'loss', 'content', 'style', 'variation', 'gradient'} <= rows[0].keys()
@@ -73,12 +73,12 @@ def test_two_sizes_lower_the_loss_and_leave_pictures(folder, tmp_path):
     # The same command again reads what is finished.
     (tmp_path / 'figures' / 'wide.png').unlink()
     np.testing.assert_array_equal(result(folder, tmp_path, **fields), image)
-    assert workdir.read_metrics(tmp_path) == rows
+    assert reports.read_metrics(tmp_path) == rows
 
 
 def test_lbfgs_from_noise(folder, tmp_path):
     style.run(config(folder, 'gatys2016', steps=(4,)), tmp_path)
-    losses = [row['loss'] for row in workdir.read_metrics(tmp_path)]
+    losses = [row['loss'] for row in reports.read_metrics(tmp_path)]
     assert losses[3] < losses[0]
 
 
@@ -206,7 +206,7 @@ def test_pictures_are_named_apart_from_our_figures_and_each_other(folder, tmp_pa
 
 def test_a_size_may_come_twice(folder, tmp_path):
     style.run(config(folder, sizes=(48, 48), steps=(2, 3)), tmp_path)
-    assert [row['step'] for row in workdir.read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [row['step'] for row in reports.read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
     assert (tmp_path / 'snapshots' / '48-2' / '00003.png').exists()
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from cnnjax import cluster, data, dataset, workdir
+from cnnjax import atomic, cluster, data, dataset, jobs, reports, sweeps
 from cnnjax.errors import UserError
 from configs import base, quickstart
-from experiments import RUNS, jobs, sweeps
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +20,7 @@ def alone(monkeypatch):
 
 
 @pytest.fixture
-def trained(monkeypatch):
+def trained():
     """A training without jax, whose error is its learning rate; the runs that were made."""
     made = []
 
@@ -29,12 +28,12 @@ def trained(monkeypatch):
         made.append(directory)
         if config.learning_rate > 1:
             raise UserError('too fast\nby far')
-        with workdir.Metrics(directory, 0) as metrics:
+        with reports.Metrics(directory, 0) as metrics:
             metrics.write({'step': 1, 'test/error': config.learning_rate, 'test/loss': 1.0},
                           {'step': 2, 'train/error': 0.0})
 
-    monkeypatch.setitem(RUNS, 'train', run)
-    return made
+    run.made = made
+    return run
 
 
 def write(path, body, arguments=''):
@@ -49,7 +48,8 @@ def test_all_runs_and_their_table(trained, tmp_path, executor, capfd):
     directory = tmp_path / 'sweep'
 
     def sweep(config):
-        return sweeps.run(config, jobs.Place(str(directory), executor), file, {})
+        place = jobs.Place(str(directory), executor)
+        return sweeps.run(config, place, file, {}, lambda name: trained)
 
     config = base.get_config().lock()
     assert not sweep(config)
@@ -68,24 +68,24 @@ def test_all_runs_and_their_table(trained, tmp_path, executor, capfd):
     assert entries[0]['name'] == 'learning_rate=0.5,model.name=vgg11'
     assert entries[0]['error'] == 0.5
     assert entries[0]['fields'] == {'learning_rate': 0.5, 'model.name': 'vgg11'}
-    assert len(trained) == 6
+    assert len(trained.made) == 6
 
     # Again: what failed is tried again, last, what is finished is not; then one run more.
     assert not sweep(config)
-    assert len(trained) == 8
+    assert len(trained.made) == 8
     write(tmp_path / 'config.py', "return [{'learning_rate': 2, 'model.name': 'vgg11'}, "
           "{'learning_rate': 0.25}]")
     assert not sweep(config)
-    assert trained[8:] == [str(directory / 'learning_rate=0.25'),
+    assert trained.made[8:] == [str(directory / 'learning_rate=0.25'),
                            str(directory / 'learning_rate=2.0,model.name=vgg11')]
     assert len(json.loads((directory / 'sweep.json').read_text())) == 7
     write(tmp_path / 'config.py', "yield {'learning_rate': 0.25}")
     assert sweep(config)
-    assert len(trained) == 10
+    assert len(trained.made) == 10
     with config.unlocked():
         config.seed = 3
     assert sweep(config)  # another config: the training itself must know
-    assert len(trained) == 11
+    assert len(trained.made) == 11
 
 
 def test_a_finished_run_of_other_data_is_refused(trained, tmp_path):
@@ -93,24 +93,24 @@ def test_a_finished_run_of_other_data_is_refused(trained, tmp_path):
     file = write(tmp_path / 'config.py', "yield {'learning_rate': 0.25}; yield {'seed': 1}")
     place = jobs.Place(str(tmp_path / 'sweep'))
     config = base.get_config().lock()
-    assert sweeps.run(config, place, file, {})
+    assert sweeps.run(config, place, file, {}, lambda name: trained)
     digits = {split: data.identity(data.load('digits', split)) for split in ('train', 'test')}
     normalize = data.Normalization(np.float32([0.5]), np.float32([0.5]))
     run = tmp_path / 'sweep' / 'learning_rate=0.25'
     dataset.write(run, digits, (8, 8, 1), normalize)
-    assert sweeps.run(config, place, file, {})
+    assert sweeps.run(config, place, file, {}, lambda name: trained)
     dataset.write(run, digits | {'test': digits['train']}, (8, 8, 1), normalize)
     with pytest.raises(UserError, match=r'0\.25: this is not the data .*\n  test: examples of a'):
-        sweeps.run(config, place, file, {})
+        sweeps.run(config, place, file, {}, lambda name: trained)
     # So is one that was interrupted, before others are begun; without a checkpoint it begins anew.
-    workdir.write_json(tmp_path / 'sweep' / 'sweep.json', [])
+    atomic.write_json(tmp_path / 'sweep' / 'sweep.json', [])
     (run / 'checkpoints' / '4').mkdir(parents=True)
     with pytest.raises(UserError, match=r'0\.25: this is not the data .*\n  test: examples of a'):
-        sweeps.run(config, place, file, {})
-    assert len(trained) == 2
+        sweeps.run(config, place, file, {}, lambda name: trained)
+    assert len(trained.made) == 2
     (run / 'checkpoints' / '4').rmdir()
-    assert sweeps.run(config, place, file, {})
-    assert len(trained) == 4
+    assert sweeps.run(config, place, file, {}, lambda name: trained)
+    assert len(trained.made) == 4
 
 
 @pytest.mark.parametrize(('body', 'message'), [
@@ -135,11 +135,11 @@ def test_a_wrong_sweep_is_told_before_it_starts(trained, tmp_path, body, message
     file = write(tmp_path / 'config.py', body)
     with pytest.raises(UserError) as error:
         sweeps.run(base.get_config().lock(), jobs.Place(str(tmp_path / 'sweep')), file,
-                   {'batch_size': 8, 'model.stem': 3})
+                   {'batch_size': 8, 'model.stem': 3}, lambda name: trained)
     assert message in str(error.value)
     assert '\n' not in str(error.value)
     assert not (tmp_path / 'sweep').exists()
-    assert trained == []
+    assert trained.made == []
 
 
 def test_the_function_and_its_argument(tmp_path):
@@ -189,17 +189,16 @@ def test_names_are_safe_and_differ(first, second):
 
 def test_the_error_of_other_experiments(tmp_path):
     assert sweeps.errors(tmp_path) == {}
-    workdir.write_json(tmp_path / 'results.json', {'error': 0.25, 'count': 4})
+    atomic.write_json(tmp_path / 'results.json', {'error': 0.25, 'count': 4})
     assert sweeps.errors(tmp_path) == {'error': 0.25}
 
 
-def test_a_run_that_breaks_is_noted(monkeypatch, tmp_path):
+def test_a_run_that_breaks_is_noted(tmp_path):
     def broken(config, directory):
         raise ZeroDivisionError('0 images')
 
-    monkeypatch.setitem(RUNS, 'train', broken)
     config = ml_collections.ConfigDict({'experiment': 'train', 'seed': 0})
     file = write(tmp_path / 'config.py', "yield {'seed': 1}")
     with pytest.raises(ZeroDivisionError):
-        sweeps.run(config, jobs.Place(str(tmp_path)), file, {})
+        sweeps.run(config, jobs.Place(str(tmp_path)), file, {}, lambda name: broken)
     assert "failed: ZeroDivisionError('0 images')" in (tmp_path / 'sweep.md').read_text()

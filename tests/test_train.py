@@ -10,7 +10,19 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from cnnjax import checkpoint, cluster, data, train, trained, workdir
+from cnnjax import (
+    atomic,
+    checkpoint,
+    cluster,
+    data,
+    dataset,
+    memory,
+    reports,
+    train,
+    trained,
+    workdir,
+)
+from cnnjax import evaluate as evaluation
 from cnnjax.errors import UserError
 from experiments import evaluate
 from experiments import train as experiment
@@ -71,7 +83,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, s
                      model__dropout=(0.1, 0.2))
     train.train(config, tmp_path / 'whole')
 
-    write = workdir.Metrics.write
+    write = reports.Metrics.write
 
     def write_and_die(self, row):
         write(self, row)
@@ -79,7 +91,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, s
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(workdir.Metrics, 'write', write_and_die)
+        patch.setattr(reports.Metrics, 'write', write_and_die)
         with pytest.raises(Killed):
             train.train(config, tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')
@@ -203,11 +215,11 @@ def test_a_run_that_is_older_than_a_field_goes_on(finished, tmp_path):
     for path in directory.glob('checkpoints/*/past.json'):
         path.unlink()
         seals = path.with_name(checkpoint.SEAL)
-        workdir.write_json(seals, checkpoint._checksums(path.parent))
+        atomic.write_json(seals, checkpoint._checksums(path.parent))
     values = json.loads((directory / 'config.json').read_text())
     for field in ('interpolation', 'color_jitter'):
         del values[field]
-    workdir.write_json(directory / 'config.json', values)
+    atomic.write_json(directory / 'config.json', values)
     with pytest.raises(UserError, match=r"interpolation: 'bilinear' there, 'box' here\nTake"):
         train.train(changed(config, interpolation='box'), directory)
     train.train(config, directory)
@@ -258,7 +270,7 @@ def test_it_learns(tiny, tmp_path):
     config = changed(tiny, padding=0, steps=100, eval_every=0.0, checkpoint_every=0.0,
                      model__widths=(8, 8, 8))
     source = data.load('digits', 'train')
-    few = data.sources.Source(source.examples[:32], source.classes)
+    few = data.Source(source.examples[:32], source.classes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, 'load', lambda *_: few)
         last = train.train(config, tmp_path)
@@ -297,7 +309,7 @@ def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
     assert network.classes == ('chelsea', 'coffee')
     files = data.load('folder', 'test', photos).examples
     crops = data.Crops(24)
-    logits = network(np.stack([crops.center(example['image']) for example in files]))
+    logits = network(np.stack([crops.center(example)['image'] for example in files]))
     error = (np.argmax(logits, -1) != np.array([example['label'] for example in files])).mean()
     assert rows(tmp_path / 'whole')[-1]['test/error'] == pytest.approx(error)
 
@@ -311,9 +323,9 @@ def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
 
 
 def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
-    monkeypatch.setattr(data.pipeline, 'MEMORY', 1000)
+    monkeypatch.setattr(memory, 'HOST', 1000)
     with pytest.raises(UserError, match='stream=True'):
-        train.load(tiny, 'train')
+        dataset.load(tiny, 'train')
 
 
 def test_killed_at_random_moments_nothing_is_lost(tmp_path):
@@ -327,3 +339,35 @@ def test_training_and_evaluation_under_strict_promotion_of_types_and_ranks(tiny,
         row = train.train(tiny, tmp_path)
     assert row['step'] == 6
     assert np.isfinite(row['train/loss'])
+
+
+def test_data_of_your_own(tiny, tmp_path, monkeypatch):
+    """Numpy arrays are trained on, resumed, refused where they changed, and evaluated."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 80)
+    images = np.uint8(rng.integers(0, 100, (80, 8, 8, 3)) + 100 * labels[:, None, None, None])
+    sources = {'train': data.from_arrays(images[:60], ('dark', 'bright'), label=labels[:60]),
+               'test': data.from_arrays(images[60:], ('dark', 'bright'), label=labels[60:])}
+    last = train.train(changed(tiny, steps=3), tmp_path / 'run', sources)
+    last = train.train(tiny, tmp_path / 'run', sources)
+    train.train(tiny, tmp_path / 'whole', sources)
+    assert_same_run(tmp_path / 'run', tmp_path / 'whole', 6)
+
+    network = trained.load(tmp_path / 'run', 'latest')
+    assert network.classes == ('dark', 'bright')
+    results = evaluation.evaluate(network, sources['test'])
+    assert results['count'] == 20
+    assert results['error'] == pytest.approx(last['test/error'])
+
+    images[0] += 1
+    with pytest.raises(UserError, match='not the data that its run was trained on'):
+        train.train(tiny, tmp_path / 'run', sources)
+    with pytest.raises(UserError, match="sources has no 'test'"):
+        train.train(tiny, tmp_path / 'other', {'train': sources['train']})
+    with pytest.raises(UserError, match='the data was given in Python'):
+        data.load(network.config.dataset, 'test')
+    for array, kind, message in ((images / 255, labels, 'images are uint8'),
+                                 (images, labels[:3], '80 images, but 3 of label'),
+                                 (images, labels / 2, 'classes are whole numbers')):
+        with pytest.raises(UserError, match=message):
+            data.from_arrays(array, ('dark', 'bright'), label=kind)

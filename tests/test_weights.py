@@ -13,13 +13,13 @@ import pytest
 import safetensors.numpy
 from huggingface_hub import constants
 
-from cnnjax import layers, models, trained, weights
+from cnnjax import counterparts, layers, models, trained, weights
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from tests.golden import compare, make
 
 NAMES = compare.names()
-MAPPED = sorted(name for counterpart in weights.COUNTERPARTS for name in counterpart.networks)
+MAPPED = sorted(name for counterpart in counterparts.COUNTERPARTS for name in counterpart.networks)
 IDENTITY = Normalization(np.float32([0]), np.float32([1]))
 TINY = {'widths': (4, 4, 4), 'blocks': (1, 2, 1)}  # of resnet20
 
@@ -215,7 +215,7 @@ def test_every_field_of_a_network_has_its_plain_value():
 def test_caffes_vgg_is_known_and_normalized_as_caffe_does(tmp_path, capsys):
     """Its own preprocessing, blue first and 0..255 less the mean, and its own kernels, by numpy."""
     made = drawn('vgg19', num_classes=2, image_shape=(32, 32, 3), widths=(8, 4, 4, 4, 4), hidden=())
-    biases, corner = weights.CAFFE['vgg19']
+    biases, corner = counterparts.CAFFE['vgg19']
     kernel = np.random.default_rng(0).standard_normal((3, 3, 3, 8), 'float32')  # blue first
     kernel[0, 0, :, 0] = corner
     bias = np.concatenate([biases, np.ones(4)]).astype('float32')
@@ -241,7 +241,7 @@ def test_caffes_vgg_is_known_and_normalized_as_caffe_does(tmp_path, capsys):
     assert_same(weights.load(None, again).variables, found.variables)
     tensors['features.0.bias'] = tensors['features.0.bias'] + np.float32(0.1)
     found = weights.load('vgg19', write(tmp_path / 'vgg19.safetensors', tensors), **fields)
-    np.testing.assert_array_equal(found.normalize.mean, np.float32(weights.IMAGENET[0]))
+    np.testing.assert_array_equal(found.normalize.mean, np.float32(counterparts.IMAGENET[0]))
 
 
 def test_caffes_names_of_full_layers(tmp_path):
@@ -313,7 +313,7 @@ def test_what_save_refuses(tmp_path):
             ({'name': 'vgg11'}, 'vgg11 is a VGG, not a ResNet'),
             ({'name': ''}, 'no name'),
             ({'classes': ('a', 'b')}, '10 outputs'),
-            ({'image_shape': (32, 32, 1), 'normalize': weights.Normalization(
+            ({'image_shape': (32, 32, 1), 'normalize': Normalization(
                 np.float32([0.5] * 3), np.float32([1]))}, r'of \(3,\) and \(1,\)'),
             ({'net': network.net.clone(relu=jnp.tanh)}, 'relu is .*tanh.* no name')):
         with pytest.raises(UserError, match=message):

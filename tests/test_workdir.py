@@ -9,10 +9,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from cnnjax import atomic, trained, workdir
+from cnnjax import atomic, jobs, sweeps, trained, workdir
 from cnnjax.errors import UserError
 from configs import base
-from experiments import RUNS, jobs, sweeps
 
 WRITES = {  # one thing that each experiment writes
     'train': 'checkpoints/3/default', 'style': 'checkpoints/coffee/3/default',
@@ -31,8 +30,8 @@ def config(experiment='train', **fields):
 
 
 @pytest.fixture(autouse=True)
-def experiments(monkeypatch):
-    """Experiments that write one file; the names of those that ran."""
+def experiment(monkeypatch):
+    """An experiment that writes one file, another one for each name, and notes the names."""
     made = []
 
     def run(config, directory):
@@ -41,14 +40,17 @@ def experiments(monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(config.experiment)
 
-    for name in WRITES:
-        monkeypatch.setitem(RUNS, name, run)
+    run.made = made
     monkeypatch.setattr(jobs, 'connect', lambda *_: None)
-    return made
+    return run
 
 
-def start(experiment, directory, executor=''):
-    return jobs.Place(str(directory), executor).run([jobs.Job(config(experiment), str(directory))])
+@pytest.fixture
+def start(experiment):
+    def begin(name, directory, executor='', run=experiment):
+        job = jobs.Job(config(name), str(directory), run)
+        return jobs.Place(str(directory), executor).run([job])
+    return begin
 
 
 def everything(directory):
@@ -56,35 +58,33 @@ def everything(directory):
 
 
 @pytest.mark.parametrize('holder', WRITES)
-def test_an_experiment_does_not_touch_the_directory_of_another(experiments, holder, tmp_path,
-                                                               capsys):
+def test_an_experiment_does_not_touch_the_directory_of_another(start, experiment, holder,
+                                                               tmp_path, capsys):
     assert start(holder, tmp_path)
     before = everything(tmp_path)
     for other in WRITES:
         assert start(other, tmp_path) == (other == holder)
     assert everything(tmp_path) == before
-    assert experiments == [holder, holder]
+    assert experiment.made == [holder, holder]
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"error: {tmp_path} holds a '{holder}' run; take another workdir"] * (
         len(WRITES) - 1)
 
 
-def test_before_a_job_is_submitted(experiments, tmp_path):
+def test_before_a_job_is_submitted(start, experiment, tmp_path):
     start('style', tmp_path)
     with pytest.raises(UserError, match="holds a 'style' run; take another workdir"):
         start('train', tmp_path, 'debug')
     assert start('style', tmp_path, 'debug')
     assert start('train', tmp_path / 'other', 'debug')
-    assert experiments == ['style', 'style', 'train']
+    assert experiment.made == ['style', 'style', 'train']
 
 
-def test_a_run_that_failed_at_once_holds_nothing(experiments, tmp_path, monkeypatch):
+def test_a_run_that_failed_at_once_holds_nothing(start, tmp_path):
     def refuse(config, directory):
         raise UserError('a field')
 
-    with monkeypatch.context() as patch:
-        patch.setitem(RUNS, 'style', refuse)
-        assert not start('style', tmp_path)
+    assert not start('style', tmp_path, run=refuse)
     assert os.listdir(tmp_path) == ['lock']
     workdir.write_config(tmp_path, config('style'))  # as one that was killed at once
     assert start('train', tmp_path)
@@ -92,11 +92,12 @@ def test_a_run_that_failed_at_once_holds_nothing(experiments, tmp_path, monkeypa
     assert not start('style', tmp_path)
 
 
-def test_sweeps_and_runs_keep_apart(experiments, tmp_path):
+def test_sweeps_and_runs_keep_apart(start, experiment, tmp_path):
     (tmp_path / 'config.py').write_text(SWEEP)
 
     def sweep(directory):
-        return sweeps.run(config(), jobs.Place(str(directory)), str(tmp_path / 'config.py'), {})
+        return sweeps.run(config(), jobs.Place(str(directory)), str(tmp_path / 'config.py'), {},
+                          lambda name: experiment)
 
     assert sweep(tmp_path / 'sweep')
     assert sweep(tmp_path / 'sweep')
@@ -106,10 +107,10 @@ def test_sweeps_and_runs_keep_apart(experiments, tmp_path):
     start('train', tmp_path / 'run')
     with pytest.raises(UserError, match="run holds a 'train' run"):
         sweep(tmp_path / 'run')
-    assert experiments == ['train'] * 4
+    assert experiment.made == ['train'] * 4
 
 
-def test_directories_of_others(experiments, tmp_path, capsys):
+def test_directories_of_others(start, tmp_path, capsys):
     """A folder of pictures is taken, one where we would overwrite something is not."""
     (tmp_path / 'cat.jpg').write_text('a picture')
     assert start('train', tmp_path)
@@ -199,45 +200,16 @@ def test_what_killed_writers_leave_is_removed(tmp_path):
     assert other.exists()
 
 
-def test_what_raises_leaves_the_file_before(tmp_path):
-    path = tmp_path / 'a.txt'
-    atomic.write_text(path, 'before')
-    with pytest.raises(IsADirectoryError), atomic.replacing(path) as unfinished:
-        unfinished.write_text('half') and tmp_path.read_bytes()
-    assert os.listdir(tmp_path) == ['a.txt']
-    assert path.read_text() == 'before'
-
-
-def test_events_do_not_wait_for_the_end(tmp_path):
-    with workdir.Metrics(tmp_path, 0) as metrics:
-        metrics.write({'step': 1, 'train/loss': 2.5})
-        file, = (tmp_path / 'tensorboard').iterdir()
-        assert b'train/loss' in file.read_bytes()
-
-
-# Damaged files.
-
-@pytest.mark.parametrize('line', [
-    '5', '[]', 'null', '"step"', '{}', '{"step": null}', '{"step": 1.5}', '{"step": true}',
-    '{"step": 1e999}', '{"step": "1"}', '{"step": 1, "test/error": "x"}', '{"step": 1, "a": null}',
-    '{"step": 1, "a": [1]}', '{"step": 1', '\x00', '{"step": 1, "a": true}'])
-def test_odd_rows(line, tmp_path):
-    (tmp_path / 'metrics.jsonl').write_text(f'{{"step": 1}}\n{line}\n')
-    with pytest.raises(UserError, match='metrics.jsonl: line 2 is damaged: .*; delete it') as error:
-        workdir.read_metrics(tmp_path)
-    assert '\n' not in str(error.value)
-
-
 @pytest.mark.parametrize('content', ['{"cut', '5', '{}', '[5]', '[{"name": 3}]', '[{"name": "a"}]',
                                      '[{"name": "a", "fields": 5, "state": "finished"}]',
                                      '[{"name": "a", "fields": {}, "state": 0}]',
                                      '[{"name": "a", "fields": {}, "state": "", "error": "x"}]'])
-def test_a_damaged_sweep_is_made_anew(experiments, content, tmp_path, capsys):
+def test_a_damaged_sweep_is_made_anew(experiment, content, tmp_path, capsys):
     (tmp_path / 'config.py').write_text(SWEEP)
     (tmp_path / 'sweep').mkdir()
     (tmp_path / 'sweep' / 'sweep.json').write_text(content)
     place = jobs.Place(str(tmp_path / 'sweep'))
-    assert sweeps.run(config(), place, str(tmp_path / 'config.py'), {})
+    assert sweeps.run(config(), place, str(tmp_path / 'config.py'), {}, lambda name: experiment)
     entries = json.loads((tmp_path / 'sweep' / 'sweep.json').read_text())
     assert [entry['state'] for entry in entries] == ['finished'] * 2
     assert ('is damaged (' in capsys.readouterr().out) == (content != '{}')
@@ -247,7 +219,7 @@ def test_a_damaged_sweep_is_made_anew(experiments, content, tmp_path, capsys):
                                     {'mean': [np.nan]}, {'std': ['x']}])
 def test_a_damaged_dataset_is_refused(values, tmp_path):
     workdir.write_config(tmp_path, base.get_config())
-    workdir.write_json(tmp_path / 'dataset.json', {
+    atomic.write_json(tmp_path / 'dataset.json', {
         'classes': ['a', 'b'], 'image_shape': [8, 8, 1], 'mean': [0.5], 'std': [1], **values})
     with pytest.raises(UserError, match='dataset.json is damaged'):
         trained.load(tmp_path)

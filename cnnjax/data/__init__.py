@@ -1,9 +1,11 @@
-"""Labelled images: sources, the input pipeline, augmentation."""
+"""Examples, images with their targets: sources, the input pipeline, augmentation."""
 
 from cnnjax.data.augment import Normalization, augment, normalization
+from cnnjax.data.examples import Missing, Source, from_arrays, matched
 from cnnjax.data.identity import Identity, differences, identity
 from cnnjax.data.pipeline import Crops, Resident, Stream
-from cnnjax.data.sources import Missing, load, matched
+from cnnjax.data.sources import FROM_PYTHON, load
 
-__all__ = ['Crops', 'Identity', 'Missing', 'Normalization', 'Resident', 'Stream', 'augment',
-           'differences', 'identity', 'load', 'matched', 'normalization']
+__all__ = ['FROM_PYTHON', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident', 'Source',
+           'Stream', 'augment', 'differences', 'from_arrays', 'identity', 'load', 'matched',
+           'normalization']

@@ -1,4 +1,4 @@
-"""Normalization and augmentation of uint8 images [N, H, W, C], inside the compiled step."""
+"""Normalization and augmentation of examples with uint8 images, inside the compiled step."""
 
 import functools
 import math
@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from cnnjax.data import geometry
 from cnnjax.errors import UserError
 
 # Principal components of ImageNet's colours, for images in [0, 1]: Krizhevsky et al. 2012, section
@@ -107,14 +107,15 @@ def _numbers(field, value):
                         f"not '{value}'") from None
 
 
-def augment(key, positions, images, *, normalize, flip=False, padding=0, padding_mode='zero',
+def augment(key, positions, examples, *, normalize, flip=False, padding=0, padding_mode='zero',
             color=0.0, color_jitter=0.0):
-    """Normalizes uint8 [N, H, W, C] and changes each example at random, in the papers' order.
+    """Normalizes the images of a batch and changes each example at random, in the papers' order.
 
     Colour, normalization, padding, crop, flip: padding with zeros is padding with the mean.
 
     Args:
       positions: int [N], the examples' places in the global batch; each seeds its own example.
+      examples: {'image': uint8 [N, H, W, C], and targets, which follow it (see geometry.py)}.
       flip: mirror left to right, every other time.
       padding: pixels added on every side before a random crop back to [H, W]: a translation.
       padding_mode: 'zero' or 'reflect'.
@@ -126,33 +127,31 @@ def augment(key, positions, images, *, normalize, flip=False, padding=0, padding
     modes = {'zero': 'constant', 'reflect': 'reflect'}
     if padding_mode not in modes:
         raise UserError(f"padding_mode is 'zero' or 'reflect', not '{padding_mode}'")
-    if padding >= min(images.shape[1:3]):
+    _, height, width, channels = examples['image'].shape
+    if padding >= min(height, width):
         by = ' by reflection' if padding_mode == 'reflect' else ''
-        raise UserError(f'padding={padding}{by} needs larger images than '
-                        f'{images.shape[1]} x {images.shape[2]}')
+        raise UserError(f'padding={padding}{by} needs larger images than {height} x {width}')
     for field, value in (('color', color), ('color_jitter', color_jitter)):
-        if value and images.shape[-1] != 3:
-            raise UserError(f'{field}={value} needs RGB images, not {images.shape[-1]} channel(s)')
+        if value and channels != 3:
+            raise UserError(f'{field}={value} needs RGB images, not {channels} channel(s)')
 
-    def one(position, image):
+    def one(position, example):
         color_key, crop_key, flip_key = jax.random.split(jax.random.fold_in(key, position), 3)
-        image = image.astype(np.float32) / 255
+        image = example['image'].astype(np.float32) / 255
         if color_jitter:
             image = jittered(jax.random.fold_in(color_key, 0), image, color_jitter)
         if color:
             draws = color * jax.random.normal(color_key, (3,), np.float32)
             image += (EIGENVECTORS @ (EIGENVALUES * draws))[None, None]
-        image = normalize(image)
+        example = {**example, 'image': normalize(image)}
         if padding:
-            sides = ((padding, padding), (padding, padding), (0, 0))
             corner = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
-            image = lax.dynamic_slice(jnp.pad(image, sides, modes[padding_mode]), (*corner, 0),
-                                      image.shape)
+            example = geometry.translated(example, corner, padding, modes[padding_mode])
         if flip:
-            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
-        return image
+            example = geometry.mirrored(example, jax.random.bernoulli(flip_key))
+        return example
 
-    return jax.vmap(one)(positions, images)
+    return jax.vmap(one)(positions, examples)
 
 
 def jittered(key, image, most):

@@ -123,8 +123,14 @@ def array_digest(array):
 
 
 def _arrays(examples):
-    return [Entry(int(example['label']), array_digest(example['image']), f'example {i}')
-            for i, example in enumerate(examples)]
+    """An Entry of every example; masks and boxes, where there are any, count as content."""
+    def entry(i, example):
+        label, *others = (example.get('label'),
+                          *(example[name] for name in sorted(example.keys() - {'label'})))
+        content = ' '.join(map(array_digest, others))
+        return Entry(None if label is None else int(label), content, f'example {i}')
+
+    return [entry(i, example) for i, example in enumerate(examples)]
 
 
 def differences(then, now):

@@ -84,41 +84,42 @@ def _load(file, name):
     return image.reduced() if isinstance(image, levels.Deep) else image
 
 
-def center_crop(image, shorter_side, size, interpolation='bilinear'):
-    """The middle [size, size] of an image whose shorter side is scaled to `shorter_side` pixels."""
-    height, width = image.shape[:2]
-    side = size * min(height, width) / shorter_side  # of the crop, in pixels of the original
-    return _cut(image, ((height - side) / 2, (width - side) / 2, side, side), size, interpolation)
+def center_box(shape, shorter_side, size):
+    """The box (top, left, height, width), in pixels of a picture [H, W, ...], that becomes the
+    middle [size, size] where the shorter side is scaled to `shorter_side` pixels."""
+    height, width = shape[:2]
+    side = size * min(height, width) / shorter_side
+    return (height - side) / 2, (width - side) / 2, side, side
 
 
-def shorter_side_crop(image, rng, shorter_sides, size, interpolation='bilinear'):
-    """A random [size, size] crop at a random scale: the shorter side is scaled to a whole number
-    of pixels in the closed range `shorter_sides` (Simonyan & Zisserman 2014, section 3.1)."""
-    height, width = image.shape[:2]
+def shorter_side_box(shape, rng, shorter_sides, size):
+    """The box of a random [size, size] crop at a random scale: the shorter side is scaled to a
+    whole number of pixels in the closed range `shorter_sides` (Simonyan & Zisserman 2014, section
+    3.1)."""
+    height, width = shape[:2]
     side = size * min(height, width) / rng.integers(shorter_sides[0], shorter_sides[1] + 1)
-    box = rng.uniform(0, height - side), rng.uniform(0, width - side), side, side
-    return _cut(image, box, size, interpolation)
+    return rng.uniform(0, height - side), rng.uniform(0, width - side), side, side
 
 
-def random_resized_crop(image, rng, area, aspect, size, interpolation='bilinear'):
-    """A random part of the image, scaled to [size, size]: its share of the area is uniform in
-    `area`, its width / height log-uniform in `aspect`; after ten misfits, the middle square.
+def random_resized_box(shape, rng, area, aspect):
+    """The box of a random part of a picture: its share of the area is uniform in `area`, its
+    width / height log-uniform in `aspect`; after ten misfits, the middle square.
 
     Szegedy et al. 2014, section 6, as in torchvision (https://arxiv.org/abs/1409.4842).
     """
-    height, width = image.shape[:2]
+    height, width = shape[:2]
     for _ in range(10):
         pixels = height * width * rng.uniform(*area)
         ratio = math.exp(rng.uniform(*np.log(aspect)))
         h, w = math.sqrt(pixels / ratio), math.sqrt(pixels * ratio)
         if h <= height and w <= width:
-            box = rng.uniform(0, height - h), rng.uniform(0, width - w), h, w
-            return _cut(image, box, size, interpolation)
-    return center_crop(image, size, size, interpolation)
+            return rng.uniform(0, height - h), rng.uniform(0, width - w), h, w
+    return center_box(shape, 1, 1)
 
 
-def _cut(image, box, size, interpolation):
-    """Cuts a box (top, left, height, width), in pixels, and scales it to [size, size]."""
+def cut(image, box, size, interpolation='bilinear'):
+    """The part of an image [H, W, C], an array or a Picture, in a box (top, left, height, width),
+    in pixels, scaled to [size, size] by the filter of that name in FILTERS."""
     top, left, height, width = box
     if image.shape[:2] == (size, size) and (height, width) == (size, size):
         return np.asarray(image)

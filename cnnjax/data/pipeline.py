@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import math
 import multiprocessing.util
 import os
 import signal
@@ -25,11 +24,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from cnnjax.data import images, threads
+from cnnjax import memory
+from cnnjax.data import geometry, images, threads
 from cnnjax.errors import UserError
 
-# Bytes that a resident set may take: half of the machine's memory.
-MEMORY = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
+TARGETS = ('label', 'mask', 'labels')  # the parts of an example that are classes
 
 
 class Crops(NamedTuple):
@@ -44,28 +43,25 @@ class Crops(NamedTuple):
     border: int = 0  # black pixels around every picture, before all else
     interpolation: str = 'bilinear'  # a name of images.FILTERS: how pictures are scaled
 
-    def center(self, image):
-        """[H, W, C], an array or an images.Picture -> [size, size, C], always the same."""
-        image = self.surround(image)
+    def center(self, example):
+        """The example (see geometry.py) with the middle [size, size, C] of its picture, always the
+        same; its image [H, W, C] may be an images.Picture."""
+        example = geometry.bordered(example, self.border)
         if not self.size:
-            return np.asarray(image)
-        return images.center_crop(image, self.test_shorter_side or self.size, self.size,
-                                  self.interpolation)
+            return {**example, 'image': np.asarray(example['image'])}
+        box = images.center_box(example['image'].shape, self.test_shorter_side or self.size,
+                                self.size)
+        return geometry.cut(example, box, self.size, self.interpolation)
 
-    def random(self, image, rng):
-        """[H, W, C] -> [size, size, C], drawn from `rng`."""
-        image = self.surround(image)
+    def random(self, example, rng):
+        """The example with a part of its picture, drawn from `rng`."""
+        example = geometry.bordered(example, self.border)
+        shape = example['image'].shape
         if self.kind == 'shorter_side':
-            return images.shorter_side_crop(image, rng, self.shorter_side, self.size,
-                                            self.interpolation)
-        return images.random_resized_crop(image, rng, self.area, self.aspect, self.size,
-                                          self.interpolation)
-
-    def surround(self, image):
-        """The picture with its border."""
-        if not self.border:
-            return image
-        return np.pad(image, ((self.border, self.border), (self.border, self.border), (0, 0)))
+            box = images.shorter_side_box(shape, rng, self.shorter_side, self.size)
+        else:
+            box = images.random_resized_box(shape, rng, self.area, self.aspect)
+        return geometry.cut(example, box, self.size, self.interpolation)
 
     def check(self, stream):
         """Raises UserError where the fields, of a stream or of a resident set, do not fit."""
@@ -93,33 +89,40 @@ class Crops(NamedTuple):
 
 
 class Resident:
-    """A set held in memory as uint8 [N, H, W, C]: batches are indices into `data`."""
+    """A set held in memory, as `data`: {'image': uint8 [N, H, W, C], and each target [N, ...]}.
+    Batches are indices into it."""
 
     def __init__(self, source, crops):
         crops.check(stream=False)
         self.classes, self.examples = source.classes, source.examples
-        examples = _Labelled(source.examples, len(source.classes))
+        examples = _Checked(source.examples, len(source.classes))
 
-        shape = crops.center(examples[0]['image']).shape
-        count = len(examples)
-        if (size := count * math.prod(shape)) > MEMORY:
+        first = _arrays(crops.center(examples[0]))
+        shape, count = first['image'].shape, len(examples)
+        if (size := count * sum(array.nbytes for array in first.values())) > memory.HOST:
             raise UserError(f'{count} images of {shape} take {size / 2**30:.1f} GiB, more than '
                             'half of the memory: set stream=True')
-        self.data = {'image': np.empty((count, *shape), np.uint8),
-                     'label': np.empty(count, np.int32)}
+        self.data = {name: np.empty((count, *array.shape), array.dtype)
+                     for name, array in first.items()}
 
         def decode(i):
-            example = examples[i]
-            image = crops.center(example['image'])
-            if image.shape != shape:
-                raise UserError(f'the images differ in size ({shape}, {image.shape} ...): set '
-                                'image_size')
-            self.data['image'][i], self.data['label'][i] = image, example['label']
+            example = _arrays(crops.center(examples[i]))
+            if example['image'].shape != shape:
+                raise UserError(f'the images differ in size ({shape}, {example["image"].shape} '
+                                '...): set image_size')
+            for name, array in example.items():
+                self.data[name][i] = array
 
         threads.mapped(decode, count, 'reading')
 
     def __len__(self):
-        return len(self.data['label'])
+        return len(self.data['image'])
+
+    @property
+    def shapes(self):
+        """{name: jax.ShapeDtypeStruct} of a batch of one example."""
+        return {name: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype)
+                for name, array in self.data.items()}
 
     @property
     def image_shape(self):
@@ -170,22 +173,32 @@ class Stream:
     def __len__(self):
         return len(self.examples)
 
+    @functools.cached_property
+    def _first(self):
+        return _arrays(self.crops.center(self.examples[0]))
+
+    @property
+    def shapes(self):
+        """As Resident's."""
+        return {name: jax.ShapeDtypeStruct((1, *array.shape), array.dtype)
+                for name, array in self._first.items()}
+
     @property
     def image_shape(self):
-        return self.crops.center(self.examples[0]['image']).shape
+        return self._first['image'].shape
 
     def train_batches(self, batch_size, seed, start=0, share=(0, 1)):
         """As Resident's, but a permutation follows the last without a break, even in a batch."""
         position = _rows(batch_size, share)
-        examples = (grain.MapDataset.source(_Labelled(self.examples, len(self.classes))).seed(seed)
+        examples = (grain.MapDataset.source(_Checked(self.examples, len(self.classes))).seed(seed)
                     .shuffle().repeat().random_map(functools.partial(_train_example, self.crops)))
         for batch in self._batches(examples, batch_size, share, start):
             yield batch | {'position': position}
 
     def test_batches(self, batch_size, share=(0, 1)):
-        """As Resident's, with the images and labels themselves, 0 where the weight is."""
-        examples = _TestExamples(_Labelled(self.examples, len(self.classes)), self.crops,
-                                 self.image_shape)
+        """As Resident's, with the images and targets themselves, 0 where the weight is."""
+        examples = _TestExamples(_Checked(self.examples, len(self.classes)), self.crops, {
+            name: np.zeros_like(array) for name, array in self._first.items()})
         yield from self._batches(examples, batch_size, share, count=-(-len(self) // batch_size))
 
     def _batches(self, examples, batch_size, share, start=0, count=None):
@@ -225,8 +238,8 @@ def _rows(batch_size, share):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class _Labelled(Sequence):
-    """Examples, undecoded where they can be, whose labels are sure to be those of classes."""
+class _Checked(Sequence):
+    """Examples, undecoded where they can be, whose targets are sure to be those of classes."""
 
     examples: Sequence
     classes: int
@@ -236,14 +249,35 @@ class _Labelled(Sequence):
 
     def __getitem__(self, i):
         example = getattr(self.examples, 'undecoded', self.examples)[i]
-        if not 0 <= example['label'] < self.classes:
-            raise UserError(f'the image at position {i} has the label {example["label"]}: the '
-                            f'{self.classes} classes are counted from 0')
+        for target in TARGETS:
+            if target in example:
+                self._check(i, target, np.asarray(example[target]), example['image'].shape)
         return example
+
+    def _check(self, i, target, values, shape):
+        if target == 'mask' and values.shape != shape[:2]:
+            raise UserError(f'the image at position {i} has {shape[0]} x {shape[1]} pixels, its '
+                            f'mask is {list(values.shape)}: a mask has a class for each pixel')
+        no_class = {'label': (), 'mask': (geometry.IGNORE,), 'labels': (-1,)}[target]
+        wrong = ((values < 0) | (values >= self.classes)) & ~np.isin(values, no_class)
+        if wrong.any():
+            what = {'label': 'label', 'mask': 'class in its mask', 'labels': 'object of the label'}
+            raise UserError(f'the image at position {i} has the {what[target]} '
+                            f'{values[wrong].flat[0]}: the {self.classes} classes are counted '
+                            'from 0')
+
+
+def _arrays(example):
+    """The example with arrays that a device holds: whole numbers in 32 bits, but uint8 stays."""
+    def array(value):
+        value = np.asarray(value)
+        return value.astype(np.int32) if value.dtype == np.int64 else value
+
+    return {name: array(value) for name, value in example.items()}
 
 
 def _train_example(crops, example, rng):
-    return {'image': crops.random(example['image'], rng), 'label': np.int32(example['label'])}
+    return _arrays(crops.random(example, rng))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -252,15 +286,12 @@ class _TestExamples:
 
     examples: Sequence
     crops: Crops
-    shape: tuple[int, ...]
+    blank: dict[str, np.ndarray]  # an example of the padding
 
     def __getitem__(self, i):
         if i >= len(self.examples):
-            return {'image': np.zeros(self.shape, np.uint8), 'label': np.int32(0),
-                    'weight': np.float32(0)}
-        example = self.examples[i]
-        return {'image': self.crops.center(example['image']), 'label': np.int32(example['label']),
-                'weight': np.float32(1)}
+            return {**self.blank, 'weight': np.float32(0)}
+        return {**_arrays(self.crops.center(self.examples[i])), 'weight': np.float32(1)}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -1,39 +1,27 @@
-"""Where labelled images come from: every source is random access to single examples."""
+"""The sources by name: scans of digits, photographs, the folders of a user, tensorflow-datasets."""
 
 import collections
-import dataclasses
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from cnnjax import cluster
-from cnnjax.data import folders, images, photos, threads
-from cnnjax.data.identity import Entry, file_sizes, some
+from cnnjax.data import folders, images, masks, photos, threads
+from cnnjax.data.examples import Files, Missing, Source
 from cnnjax.errors import UserError
 
-
-class Source(NamedTuple):
-    """Labelled images by random access."""
-
-    examples: Sequence  # examples[i] -> {'image': uint8 [H, W, C], 'label': int}; sizes may differ
-    classes: tuple[str, ...]  # the names of the labels 0, 1, ...
-    about: str = ''  # one line: how many were found where, and what was left out
-    # Examples that are encoded have an attribute `undecoded`, the same examples with a Picture (see
-    # images.py) each in place of the array: crops are cut from it in less time. Examples that are
-    # read from files have a method `listing`, which names these without reading them (identity.py).
+FROM_PYTHON = 'python'  # what a config calls data that was given as a Source
 
 
-class Missing(UserError):
-    """The data is not there at all."""
-
-
-def load(dataset, split, data_dir=None, bad_images='error'):
+def load(dataset, split, data_dir=None, bad_images='error', target='label'):
     """The source `dataset`: 'digits', 'photos' (see photos.py), 'folder'
-    (data_dir/split/class/*.jpg), or a name of tensorflow-datasets, prepared in `data_dir` (default:
-    the usual place of tensorflow-datasets). Prints one line about what was found.
+    (data_dir/split/class/*.jpg; with masks see masks.py), or a name of tensorflow-datasets,
+    prepared in `data_dir` (default: the usual place of tensorflow-datasets). Prints one line about
+    what was found.
+
+    Args:
+      target: what each image comes with: 'label' or 'mask'.
 
     Raises:
       Missing: it is not there, with the remedy.
@@ -46,12 +34,21 @@ def load(dataset, split, data_dir=None, bad_images='error'):
     if bad_images != 'error' and dataset != 'folder':
         raise UserError(f'bad_images={bad_images}: only of dataset=folder are images left out, not '
                         f'of {dataset}; leave it out')
+    if target != 'label' and dataset != 'folder':
+        raise UserError(f'dataset={dataset} has labels of whole images, no {target} of each: give '
+                        'a folder that has, as in --config.dataset=folder '
+                        '--config.data_dir=scenes')
+    if bad_images not in ('error', 'skip'):
+        raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
+    if dataset == FROM_PYTHON:
+        raise Missing('the data was given in Python, to train.train: give it there again, or name '
+                      'a data set, as in --config.dataset=folder')
     if dataset == 'digits':
         source = digits(split)
     elif dataset == 'photos':
         source = Source(*photos.load(split))
     elif dataset == 'folder':
-        source = folder(data_dir, split, bad_images)
+        source = {'label': folder, 'mask': masks.folder}[target](data_dir, split, bad_images)
     else:
         from cnnjax.data import tfds  # here, because it takes a second that others need not pay
         source = tfds.load(dataset, split, data_dir)
@@ -70,44 +67,19 @@ def counted(where, examples, classes):
 def digits(split):
     """scikit-learn's 1,797 scans of handwritten digits, 8 x 8 gray (Alpaydin & Kaynak 1998,
     https://archive.ics.uci.edu/dataset/80): 1,347 in 'train', 450 in 'test', always the same ones,
-    each digit in the same proportion."""
-    from sklearn import datasets, model_selection  # here: two seconds that others need not pay
+    each digit in the same proportion.
 
+    digits.npz has them in the order of scikit-learn's stratified split, so that no start of a
+    training waits for scikit-learn. Their authors license them under CC BY 4.0.
+    """
     if split not in ('train', 'test'):
         raise UserError(f"digits has the splits 'train' and 'test', not '{split}'")
-    scans = datasets.load_digits()
-    train, test = model_selection.train_test_split(
-        np.arange(len(scans.target)), test_size=450, stratify=scans.target, random_state=0)
-    examples = [{'image': np.round(scans.images[i] * (255 / 16)).astype(np.uint8)[..., None],
-                 'label': int(scans.target[i])} for i in (train if split == 'train' else test)]
-    return Source(examples, tuple(map(str, scans.target_names)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Files(Sequence):
-    """Image files as examples, read when they are asked for."""
-
-    paths: tuple[str, ...]  # not pathlib's: a million take seconds to send to a worker process
-    labels: tuple[int, ...]
-    read: Callable = images.read
-    root: str = ''  # the beginning of the paths that a listing's names leave out
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, i):
-        return {'image': self.read(self.paths[i]), 'label': self.labels[i]}
-
-    @property
-    def undecoded(self):
-        return dataclasses.replace(self, read=images.Picture)
-
-    def listing(self):
-        """An Entry of every file."""
-        root = os.path.join(self.root, '')
-        sizes = file_sizes(self.paths).tolist()
-        return [Entry(label, str(size), path.removeprefix(root))
-                for path, label, size in zip(self.paths, self.labels, sizes, strict=True)]
+    part = slice(1347) if split == 'train' else slice(1347, None)
+    with np.load(Path(__file__).with_name('digits.npz')) as arrays:
+        images, labels = arrays['image'][part], arrays['label'][part]
+    images = np.round(images * (255 / 16)).astype(np.uint8)[..., None]  # they are from 0 to 16
+    return Source([{'image': image, 'label': int(label)}
+                   for image, label in zip(images, labels, strict=True)], tuple('0123456789'))
 
 
 def folder(root, split, bad_images='error'):
@@ -122,8 +94,6 @@ def folder(root, split, bad_images='error'):
     if not root:
         raise UserError("dataset='folder' needs data_dir: the folder that holds "
                         'train/<class>/*.jpg and test/<class>/*.jpg')
-    if bad_images not in ('error', 'skip'):
-        raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
     root = Path(os.path.expanduser(root))
     left_out = {name: collections.Counter() for name in ('train', split)}
     directories = {name: _classes(root / name, left_out[name]) for name in left_out}
@@ -153,43 +123,6 @@ def folder(root, split, bad_images='error'):
     paths, labels = zip(*files, strict=True)
     about = counted(root / split, len(files), len(set(labels))) + folders.described(left_out)
     return Source(Files(paths, labels, root=str(root / split)), classes, about)
-
-
-@dataclasses.dataclass(frozen=True)
-class Relabelled(Sequence):
-    """Examples with other labels."""
-
-    examples: Sequence
-    labels: tuple[int, ...]  # the new label of each old one
-
-    def __len__(self):
-        return len(self.examples)
-
-    def __getitem__(self, i):
-        example = self.examples[i]
-        return {**example, 'label': self.labels[example['label']]}
-
-    @property
-    def undecoded(self):
-        return dataclasses.replace(
-            self, examples=getattr(self.examples, 'undecoded', self.examples))
-
-
-def matched(source, classes):
-    """The source with its labels as a network with these `classes` counts them, by name.
-
-    Raises:
-      UserError: a class that is none of them; shows which.
-    """
-    if tuple(source.classes) == tuple(classes):
-        return source
-    places = {name: label for label, name in enumerate(classes) if classes.count(name) == 1}
-    if unknown := [name for name in source.classes if name not in places]:
-        raise UserError(f'the network does not know, or has twice, {some(unknown)}, of the '
-                        f'{len(source.classes)} classes of the data; its own {len(classes)} are '
-                        f'{some(classes)}')
-    labels = tuple(places[name] for name in source.classes)
-    return source._replace(examples=Relabelled(source.examples, labels), classes=tuple(classes))
 
 
 def _classes(directory, left_out):

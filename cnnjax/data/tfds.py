@@ -17,9 +17,9 @@ import scipy.io
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from cnnjax.data.examples import Missing, Source
 from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.data.images import Picture
-from cnnjax.data.sources import Missing, Source
 from cnnjax.errors import UserError, suggest
 
 

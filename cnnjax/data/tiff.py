@@ -10,7 +10,6 @@ import zlib
 from typing import Any, BinaryIO
 
 import numpy as np
-import tifffile
 from PIL import Image, ImagePalette
 from PIL import TiffImagePlugin as Tags
 from PIL.TiffImagePlugin import TiffImageFile
@@ -55,6 +54,8 @@ def deep(file: BinaryIO, name: str) -> levels.Deep | None:
     """The first page of a TIFF file of more than 8 bits, or of signed numbers; None for all else,
     and for what Pillow must try, or refuse: other codecs, damaged files, and sizes beyond its
     limit."""
+    import tifffile  # here: no other start waits for it
+
     page: Any = None
     try:
         with tifffile.TiffFile(file) as tiff:

@@ -99,10 +99,11 @@ def strongest(network, layers, stream, count=9, batch_size=64, mesh=None, progre
 
     def one(seen, variables, data, batch):
         seen = jax.tree.map(lambda x: x[0], seen)  # this device's
-        images, labels = step.fetch(data, batch)
-        taps = network._replace(variables=variables).taps(images)
+        examples = step.fetch(data, batch)
+        taps = network._replace(variables=variables).taps(examples['image'])
         real = batch['weight'] > 0
-        seen = _add(seen, {layer: taps[layer] for layer in layers}, batch['place'], labels, real)
+        seen = _add(seen, {layer: taps[layer] for layer in layers}, batch['place'],
+                    examples['label'], real)
         return jax.tree.map(lambda x: x[None], seen), lax.psum(real.sum(), parallel.AXIS)
 
     update = jax.jit(jax.shard_map(

@@ -15,10 +15,9 @@ import skimage.data
 import tifffile
 from PIL import Image
 
-from cnnjax import atomic
+from cnnjax import atomic, memory
 from cnnjax.data import formats, levels
 from cnnjax.data.augment import LUMA
-from cnnjax.data.pipeline import MEMORY
 from cnnjax.errors import UserError
 
 PREFIX = 'skimage:'  # then the name of one of these, which come with scikit-image
@@ -215,7 +214,7 @@ def _height_width(size, image):
 
 def _scale(image, size, method):
     numbers = math.prod((*size, *image.shape[2:]))
-    if 16 * numbers > MEMORY:  # the result, what is made on the way, and copies
+    if 16 * numbers > memory.HOST:  # the result, what is made on the way, and copies
         raise UserError(f'size={size}: to scale a picture to {size[0]} x {size[1]} pixels takes '
                         f'{16 * numbers / 2 ** 30:.1f} GiB, more than half of the memory: take a '
                         'smaller size')

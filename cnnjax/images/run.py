@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import checkpoint, cluster, plots, trained, workdir
+from cnnjax import atomic, checkpoint, cluster, plots, reports, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import optimize, pictures
 
@@ -48,7 +48,7 @@ class Run:
 
     def __exit__(self, kind, *rest):
         self.bar.close()
-        if kind is None and (rows := workdir.read_metrics(self.directory)):
+        if kind is None and (rows := reports.read_metrics(self.directory)):
             figure = self.directory / 'figures' / 'loss.png'
             plots.descent(rows, figure)
             print(f'loss: {figure}', flush=True)
@@ -79,7 +79,7 @@ class Run:
             if start:
                 past = checkpoints.past(start)
                 state = checkpoints.restore(start, state)
-            workdir.recover(self.directory, past, self.before, self.before + steps)
+            reports.recover(self.directory, past, self.before, self.before + steps)
             if 0 < start < steps:
                 self._print(f'resuming after step {self.before + start} of {self.bar.total}')
             self.bar.update(start)
@@ -88,7 +88,7 @@ class Run:
                 self.before += steps
                 self._judge(name, first, optimize.decode(problem, state), past.get('rows', ()))
                 return state
-            with workdir.Metrics(self.directory, self.before + start, self.config, past,
+            with reports.Metrics(self.directory, self.before + start, self.config, past,
                                  self.before) as metrics:
                 for report in optimize.iterate(problem, tx, state, steps, keys, aux, shared,
                                                every=self.every, mesh=mesh,
@@ -162,11 +162,11 @@ def begin(directory, config, network, begun):
     saved, weights = workdir.read_config(directory), directory / 'weights.json'
     if begun and saved is not None and (changed := workdir.differences(saved, config)):
         workdir.refuse(directory, changed)
-    now, before = {'sha256': trained.fingerprint(network)}, workdir.read_json(weights)
+    now, before = {'sha256': trained.fingerprint(network)}, atomic.read_json(weights)
     if begun and before != now:
         raise UserError(f"{directory} was begun with other weights of '{config.source}', "
                         'which have changed since: take another workdir' if before else
                         f'{directory} has lost its weights.json: take another workdir')
     workdir.write_config(directory, config)
-    workdir.write_json(weights, now)
+    atomic.write_json(weights, now)
     workdir.write_environment(directory)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import atomic, workdir
+from cnnjax import atomic
 from cnnjax.errors import UserError
 
 PAGES = ('index.html', 'style.css', 'script.js')
@@ -59,7 +59,7 @@ def write_manifest(directory, manifest, units):
     """Writes data/manifest.js, and manifest.json with the records of `units`, {layer: [...]}."""
     write(directory, 'manifest', manifest)
     layers = [{**layer, 'units': units[layer['name']]} for layer in manifest['layers']]
-    workdir.write_json(Path(directory) / 'manifest.json', plain({**manifest, 'layers': layers}))
+    atomic.write_json(Path(directory) / 'manifest.json', plain({**manifest, 'layers': layers}))
 
 
 def plain(value):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, convolution, models, optim, plots, step, workdir
+from cnnjax import atomic, convolution, data, models, plots, tables, train, workdir
+from configs import base
 from experiments import fields
 
 CLOCKS = {'wall': time.perf_counter, 'processor': time.process_time}
@@ -23,7 +24,7 @@ PARTS = {'forward': 'forward', 'dx': 'input gradient', 'dw': 'kernel gradient'}
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """Of one layer: [N, H, W, C], and the arguments of the convolution, two numbers each."""
+    """The convolution of one layer: its input [N, H, W, C] and its arguments, two numbers each."""
 
     input: tuple
     features: int
@@ -32,7 +33,7 @@ class Convolution:
     padding: tuple
     dilation: tuple
     groups: int
-    first: bool  # reads the images, which need no gradient
+    first: bool  # whether it reads the images, which need no gradient
 
     @property
     def kernel(self):
@@ -48,7 +49,7 @@ class Convolution:
                                       for shape in (self.input, self.kernel))).shape
 
     def flops(self):
-        """Of each of its parts; the padding counts."""
+        """The floating-point operations of each of PARTS, those on the padding included."""
         return 2 * math.prod(self.output()) * math.prod(self.kernel[:3])
 
     def title(self):
@@ -79,12 +80,12 @@ def run(config, directory):
             sides['torch'] = theirs(torch, conv, config.dtype)
         rows.append({**dataclasses.asdict(conv), 'title': conv.title(), 'count': count,
                      'flops': conv.flops(), **measure(sides, config)})
-    whole = training_step(net, images, config) if config.step_rounds else None
+    whole = training_step(images, config) if config.step_rounds else None
     results = {'device': jax.devices()[0].device_kind, 'jax': jax.__version__,
                'torch': torch and torch.__version__, 'clock': config.clock, 'step': whole,
                'sums': sums(rows), 'rows': rows}
     workdir.write_config(directory, config)
-    workdir.write_json(directory / 'convolutions.json', results)
+    atomic.write_json(directory / 'convolutions.json', results)
     atomic.write_text(directory / 'convolutions.md', table(results))
     draw(results, config, directory / 'figures' / 'convolutions.png')
     print(table(results), end='')
@@ -141,7 +142,7 @@ def arrays(conv):
 
 
 def ours(conv, dtype):
-    """{part: a function that computes it and waits}, as the training step does."""
+    """{part: a function that computes it as the training step does, and waits}"""
     x, kernel, g = (jnp.asarray(array, dtype) for array in arrays(conv))
     forward = jax.jit(conv.apply)
     _, pull = jax.jit(functools.partial(jax.vjp, conv.apply))(x, kernel)
@@ -187,8 +188,8 @@ def theirs(torch, conv, dtype):
 def measure(sides, config):
     """{side: {part: {'median', 'quartiles'}}} in seconds.
 
-    All take turns, in another order each round, so that what else runs on the machine slows down
-    all of them; each runs once untimed before, which ends what the last one left behind."""
+    All take turns, in another order each round, so that other work of the machine slows down all of
+    them. Each runs once before it is timed, which ends what the one before it left behind."""
     calls = [(side, part) for side, parts in sides.items() for part in parts]
     seconds = {call: [] for call in calls}
     rng, clock = np.random.default_rng(0), CLOCKS[config.clock]
@@ -210,16 +211,21 @@ def statistic(seconds):
             'quartiles': np.percentile(seconds, (25, 75)).tolist()}
 
 
-def training_step(net, images, config):
-    """Seconds of the whole step with momentum SGD, on one device."""
-    tx = optim.momentum_sgd(lambda step: 0.1, momentum=0.9, weight_decay=1e-4)
-    update = jax.jit(functools.partial(step.train_step, axis=None, net=net, tx=tx,
-                                       augment=lambda key, positions, images: images),
-                     donate_argnums=0)
+def training_step(images, config):
+    """Seconds of the whole step with momentum SGD, on one device, for images [N, H, W, C]."""
+    recipe = base.get_config()
+    recipe.update_from_flattened_dict({
+        'model.name': config.network, 'dtype': config.dtype, 'batch_size': images[0], 'steps': 1,
+        'schedule': 'constant'})
     rng = np.random.default_rng(0)
-    state = step.create(net, tx, jax.random.key(0), images[1:])
-    batch = {'image': jnp.asarray(rng.normal(size=images), jnp.float32),
-             'label': jnp.arange(images[0]) % 2, 'position': jnp.arange(images[0])}
+    batch = {'image': rng.integers(0, 256, images, np.uint8),
+             'label': np.arange(images[0], dtype=np.int32) % 2}
+    made = train.build(recipe, range(models.create(config.network).num_classes),
+                       {field: array[:1] for field, array in batch.items()},
+                       data.Normalization(np.float32([0.5]), np.float32([0.25])), images[0])
+    update = jax.jit(functools.partial(made.step, axis=None), donate_argnums=0)
+    state = made.init(jax.random.key(0))
+    batch = jax.device_put(batch | {'position': np.arange(images[0], dtype=np.int32)})
     clock, seconds = CLOCKS[config.clock], []
     for _ in range(1 + config.step_rounds):
         start = clock()
@@ -242,7 +248,7 @@ def table(results):
     for title in PARTS.values():
         header += [f'{title}, ms', 'GFLOP/s']
         header += ['PyTorch, ms', 'ratio'] if 'torch' in sides else []
-    lines = [header, ['---'] * len(header)]
+    lines = []
     for row in results['rows']:
         cells = [row['title'], str(row['count']), f'{row["flops"] / 1e9:.3g}']
         for part in PARTS:
@@ -257,12 +263,11 @@ def table(results):
                 other = row['torch'][part]['median']
                 cells += [f'{1e3 * other:.2f}', f'{times["median"] / other:.2f}']
         lines.append(cells)
-    text = '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n'
-    return text + '\n' + shares(results)
+    return tables.markdown(header, lines) + '\n' + shares(results)
 
 
 def shares(results):
-    """What the whole step spends on each part, and would save at PyTorch's speed."""
+    """The table of what the whole step spends on each part, and what PyTorch's speed would save."""
     own, whole = results['sums']['cnnjax'], results['step']
     total = sum(own.values())
     header, lines = ['part of a step', 'ms'], [
@@ -280,12 +285,12 @@ def shares(results):
             line += [f'{1e3 * seconds:.1f}', f'{float(line[1]) - 1e3 * seconds:.1f}']
         for line in lines[4:]:
             line += ['', '']
-    rows = [header, ['---'] * len(header), *lines]
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in rows) + '\n'
+    return tables.markdown(header, lines)
 
 
 def draw(results, config, path):
-    """Bars per shape, ours above PyTorch's: what all its layers take in a step."""
+    """Draws bars for each shape, ours above PyTorch's: what all layers of the shape take in a step.
+    """
     from matplotlib.figure import Figure
 
     rows, sides = results['rows'], list(results['sums'])

@@ -1,15 +1,11 @@
-"""The PyTorch side of the benchmark: networks, a training step, inference. Needs torch.
+"""The networks of the benchmark in PyTorch. Needs torch.
 
-resnet50, densenet121 and VGG-16 are torchvision's. Nobody ships the others in PyTorch's usual
-packages; here they are as one writes them there, with our names of the layers.
+resnet50, densenet121 and VGG-16 are torchvision's. No usual package of PyTorch has the others: they
+are written here as is usual in PyTorch, with our names for the layers.
 """
 
-import contextlib
-import functools
 import importlib
-import math
 import random
-import re
 from collections import OrderedDict
 
 import jax
@@ -20,10 +16,8 @@ from flax import traverse_util
 from torch import nn
 from torch.utils import checkpoint
 
-from cnnjax import weights
-from experiments import benchmark_timing as timing
-
-version = torch.__version__
+from cnnjax import counterparts
+from experiments.benchmark.timing import Unmeasured
 
 
 def conv3x3(inputs, outputs, stride=1):
@@ -202,8 +196,8 @@ def torchvision(part):
     """torchvision's module of this name. Raises Unmeasured where it cannot be imported."""
     try:
         return importlib.import_module(f'torchvision.{part}')
-    except (ImportError, RuntimeError) as error:  # the latter: made for another torch
-        raise timing.Unmeasured(f'torchvision cannot be imported ({error}): pip install '
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it was made for another torch
+        raise Unmeasured(f'torchvision cannot be imported ({error}): pip install '
                                 'torchvision, of the release that goes with torch') from None
 
 
@@ -221,12 +215,13 @@ FAMILIES = {'ResNet': ResNet, 'DenseNet': DenseNet, 'FractalNet': FractalNet}
 
 
 def build(name, net, variables, side):
-    """The PyTorch network that `net`, our `name`, is, with a copy of our parameters, in training.
+    """The network `net`, whose name is `name`, in PyTorch, with a copy of our parameters, in
+    training mode.
 
-    Raises Unmeasured without torchvision where it is torchvision's; AssertionError where the two
-    have other parameters.
+    Raises Unmeasured if it is torchvision's and that is not installed; AssertionError if the two
+    have different parameters.
     """
-    known = next((each for each in weights.COUNTERPARTS if name in each.networks), None)
+    known = counterparts.find(name)
     network = published(name, net) if known else FAMILIES[type(net).__name__](net)
     rules = (known.rules.get('torchvision') or known.rules['timm'])(net) if known else []
     parameters = dict(network.named_parameters())
@@ -240,184 +235,14 @@ def build(name, net, variables, side):
                 array = array.transpose(3, 2, 0, 1).reshape(array.shape[-1], -1)
             elif array.ndim == 2:
                 array = array.T
-            theirs = parameters.pop(f'{renamed(layer, rules)}.{weights.LEAVES[path[-1]]}')
+            leaf = counterparts.LEAVES[path[-1]]
+            theirs = parameters.pop(f'{counterparts.rename(layer, rules)}.{leaf}')
             assert theirs.shape == array.shape, f'{name}: {layer} is {tuple(theirs.shape)} there'
             theirs.copy_(torch.from_numpy(np.ascontiguousarray(array)))
     assert not parameters, f'{name} has more parameters in PyTorch: {", ".join(parameters)}'
     return network.to(device(), memory_format=torch.channels_last).train()
 
 
-def renamed(layer, rules):
-    for pattern, replacement in rules:
-        if match := re.fullmatch(pattern, layer):
-            return replacement(match) if callable(replacement) else match.expand(replacement)
-    return layer.replace('/', '.')
-
-
 def device():
     """PyTorch's name of the device that jax runs on."""
     return 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
-
-
-def prepare():
-    """The settings that PyTorch's own guides recommend: as many threads as cores, on a GPU the
-    fastest of cuDNN's algorithms, and TF32 where the type is float32, which jax takes there too."""
-    torch.set_num_threads(timing.cores())
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = True
-    torch.set_float32_matmul_precision('high')
-
-
-def wait(value=None):
-    if device() == 'cuda':
-        torch.cuda.synchronize()
-
-
-def precision(dtype):
-    if dtype == 'float32':
-        return contextlib.nullcontext()
-    return torch.autocast(device(), getattr(torch, dtype))
-
-
-def augment(images, normalize, flip, padding):
-    """uint8 [N, H, W, C] -> normalized, moved and mirrored at random, [N, C, H, W] channels last.
-    The crop and the mirror are one lookup."""
-    count, height, width, _ = images.shape
-    x = normalized(images, normalize)
-    where = functools.partial(torch.arange, device=x.device)
-    rows, columns = where(height).expand(count, -1), where(width).expand(count, -1)
-    if flip:
-        mirror = torch.rand(count, 1, device=x.device) < 0.5
-        columns = torch.where(mirror, columns.flip(1), columns)
-    if padding:
-        x = F.pad(x, (0, 0, padding, padding, padding, padding))
-        corners = torch.randint(2 * padding + 1, (2, count, 1), device=x.device)
-        rows, columns = rows + corners[0], columns + corners[1]
-    if flip or padding:
-        x = x[where(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return x.permute(0, 3, 1, 2)
-
-
-def normalized(images, normalize):
-    mean, std = normalize
-    return (images / 255 - mean) / std
-
-
-class Data:
-    """Images [N, H, W, C] and labels on the device, and their normalization."""
-
-    def __init__(self, data, normalize):
-        self.images, self.labels = (torch.from_numpy(np.asarray(data[name])).to(device())
-                                    for name in ('image', 'label'))
-        self.labels = self.labels.long()
-        self.normalize = tuple(torch.from_numpy(np.float32(part)).to(device())
-                               for part in normalize)
-
-
-def training(network, data, recipe, compile_mode=''):
-    """A side of `compare`: a function that does so many steps of SGD and waits for the last.
-
-    `recipe` is the config of ours. With `compile_mode`, augmentation, network and loss are
-    compiled; the optimizer is one fused operation in any case.
-    """
-    kernels = [p for p in network.parameters() if p.ndim > 1]
-    biases = [p for name, p in network.named_parameters() if p.ndim == 1 and name.endswith('bias')]
-    scales = [p for name, p in network.named_parameters() if p.ndim == 1
-              and not name.endswith('bias')]
-    decay = recipe.weight_decay
-    others = decay if recipe.decay == 'all' else 0.0
-    groups = [{'params': kernels, 'weight_decay': decay},
-              {'params': scales, 'weight_decay': others},
-              {'params': biases, 'weight_decay': others,
-               'lr': recipe.bias_rate * recipe.learning_rate}]
-    optimizer = torch.optim.SGD(
-        [group for group in groups if group['params']], recipe.learning_rate, recipe.momentum,
-        nesterov=recipe.nesterov, fused=True)
-
-    # What chance leaves out has zeros for gradients, not none: it decays, as in ours, and the fused
-    # SGD of torch 2.13 fails where only some parameters have gone before.
-    skips = getattr(network, 'survival', 1) < 1 or getattr(network, 'global_rate', 0) > 0
-    if skips:
-        for parameter in network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-
-    def loss(images, labels):
-        x = augment(images, data.normalize, recipe.flip, recipe.padding)
-        with precision(recipe.dtype):
-            return F.cross_entropy(network(x), labels)
-
-    if compile_mode:
-        loss = torch.compile(loss, mode=compile_mode)
-
-    def step():
-        if compile_mode:
-            torch.compiler.cudagraph_mark_step_begin()
-        index = torch.randint(len(data.labels), (recipe.batch_size,), device=device())
-        optimizer.zero_grad(set_to_none=not skips)
-        value = loss(data.images[index], data.labels[index])
-        value.backward()
-        optimizer.step()
-        return value
-
-    return timing.advance(step, wait)
-
-
-def inference(network, data, batch, dtype, compile_mode=''):
-    """A side of `compare`: logits of the first images."""
-    network.eval()
-
-    def logits(images):
-        with precision(dtype):
-            return network(normalized(images, data.normalize).permute(0, 3, 1, 2))
-
-    if compile_mode:
-        logits = torch.compile(logits, mode=compile_mode)
-    images = data.images[:batch]
-
-    @torch.inference_mode()
-    def step():
-        if compile_mode:
-            torch.compiler.cudagraph_mark_step_begin()
-        return logits(images)
-
-    return timing.advance(step, wait)
-
-
-def loss_of(network, data, count):
-    """The loss of the first images, in training, but nothing dropped and nothing rounded."""
-    chances = {module: module.p for module in network.modules() if isinstance(module, nn.Dropout)}
-    rates = {name: getattr(network, name) for name in ('survival', 'local_rate', 'global_rate')
-             if hasattr(network, name)}
-    for module in chances:
-        module.p = 0.0
-    for name in rates:
-        setattr(network, name, 1.0 if name == 'survival' else 0.0)
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision('highest')
-    with torch.no_grad():
-        x = normalized(data.images[:count], data.normalize).permute(0, 3, 1, 2)
-        value = F.cross_entropy(network(x), data.labels[:count]).item()
-    prepare()
-    for module, chance in chances.items():
-        module.p = chance
-    for name, rate in rates.items():
-        setattr(network, name, rate)
-    assert math.isfinite(value)
-    return value
-
-
-def peak_memory(steps):
-    """Bytes of the device that tensors took at most during a step; None on CPUs, where PyTorch
-    does not count them."""
-    if device() != 'cuda':
-        return None
-    steps(2)
-    torch.cuda.reset_peak_memory_stats()
-    steps(1)
-    return torch.cuda.max_memory_allocated()
-
-
-def release():
-    """Gives memory that is not used back to the device, for the other side."""
-    if device() == 'cuda':
-        torch.cuda.empty_cache()

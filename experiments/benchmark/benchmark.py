@@ -1,7 +1,7 @@
-"""The speed of this library, beside the same in PyTorch where that is installed.
+"""The speed of this library, beside that of PyTorch where it is installed.
 
-Here are the rows, the tables and the picture. benchmark_training.py and benchmark_images.py have
-what is measured, benchmark_torch.py the PyTorch side, benchmark_timing.py how times are taken.
+This file has the rows, the tables and the picture. training.py, runs.py and images.py measure our
+side, torch_steps.py and torch_networks.py are PyTorch's side, and timing.py takes the times.
 """
 
 import functools
@@ -14,25 +14,27 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from cnnjax import atomic, plots, workdir
+from cnnjax import atomic, plots, tables, workdir
 from cnnjax.errors import UserError
-from experiments import benchmark_images as images
-from experiments import benchmark_training as training
 from experiments import fields
-from experiments.benchmark_timing import SIZES, Setting, Unmeasured, best, compare, cores
+from experiments.benchmark import images, runs, training
+from experiments.benchmark.timing import SIZES, Setting, Unmeasured, best, compare, cores
 
-# {kind: what measures a row of it}: (network, batch, setting) -> results, or (size, batch, setting)
-NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': training.loop,
-            'compile': training.compilation}
+# The function that measures a row of each kind: of (network, batch, setting) in NETWORKS, and of
+# (size, batch, setting) in IMAGES.
+NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': runs.loop,
+            'compile': runs.compilation}
 IMAGES = {'style': images.optimization(images.style),
           'visualization': images.optimization(images.visualization),
           'units': images.optimization(images.units), 'input': images.reading}
 TITLES = {'train': 'Training steps', 'infer': 'Inference', 'loop': "The training's loop",
           'compile': 'Time to the first step', 'style': 'Optimizing images', 'visualization':
           'Optimizing images', 'units': 'Optimizing images', 'input': 'Reading images'}
-INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the first that the processor has
+INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the first that it has is shown
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.I)
-LARGE = {False: 8, True: 256}  # images of an inference beside single ones, on an accelerator
+# Inference is measured with single images and with batches of this size, by whether there is an
+# accelerator.
+LARGE = {False: 8, True: 256}
 
 
 def run(config, directory):
@@ -71,11 +73,11 @@ def run(config, directory):
         if setting.best.cache_info().currsize:
             results['best'] = setting.best()
         peak = (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
-        results['peak_bytes_in_use'] = peak  # of the whole run so far
-        # After every row: a run that is interrupted keeps what it has measured.
-        workdir.write_json(directory / 'results.json', results)
-    workdir.write_json(directory / 'results.json', results)
-    text = tables(results, before)
+        results['peak_bytes_in_use'] = peak  # the peak of the whole run so far
+        # Written after every row, so that an interrupted run keeps what it has measured.
+        atomic.write_json(directory / 'results.json', results)
+    atomic.write_json(directory / 'results.json', results)
+    text = report(results, before)
     atomic.write_text(directory / 'results.md', text)
     print(text, end='')
     if any('ratios' in row for row in results['rows'].values()):
@@ -86,7 +88,8 @@ def run(config, directory):
 def parse(row, accelerator):
     """'train_resnet20:64' -> [(name, what measures it, network or size, batch)].
 
-    Without a batch it is the one of NETWORKS; inference then has two rows, one with single images.
+    Without a batch, the row takes the network's usual one; inference then has two rows, one of them
+    with single images.
     """
     name, colon, number = row.partition(':')
     kind, _, what = name.partition('_')
@@ -109,12 +112,12 @@ def parse(row, accelerator):
 
 
 def attempt(measure):
-    """What `measure` returns, or, where it cannot, why."""
+    """What `measure` returns or, if it fails, the reason in words."""
     try:
         return measure()
     except (Unmeasured, UserError) as error:
         return str(error)
-    except (MemoryError, RuntimeError) as error:  # jax's and torch's errors are of the latter kind
+    except (MemoryError, RuntimeError) as error:  # jax and torch raise the latter
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, MemoryError) or EXHAUSTED.search(str(error)):
             return f'out of memory: take a smaller batch ({reason})'
@@ -122,17 +125,17 @@ def attempt(measure):
 
 
 def load_torch(config):
-    """benchmark_torch.py, None where torch is not installed."""
+    """The module torch_steps, None where torch is not installed."""
     if not config.torch:
         return None
     try:
-        from experiments import benchmark_torch
+        from experiments.benchmark import torch_steps
     except ImportError:
         print('torch is not installed: cnnjax alone is measured (pip install torch==2.13.0)')
         return None
     accelerator = jax.default_backend() != 'cpu'
     if accelerator and not (jax.default_backend() == 'gpu'
-                            and benchmark_torch.torch.cuda.is_available()):
+                            and torch_steps.torch.cuda.is_available()):
         print(f'torch does not run on {jax.devices()[0].device_kind} here: cnnjax alone is '
               'measured')
         return None
@@ -140,12 +143,12 @@ def load_torch(config):
                        'XLA_PYTHON_CLIENT_MEM_FRACTION'} & os.environ.keys():
         raise UserError('jax takes three quarters of the memory at its start, and torch needs '
                         'some: set XLA_PYTHON_CLIENT_PREALLOCATE=false')
-    benchmark_torch.prepare()
-    return benchmark_torch
+    torch_steps.prepare()
+    return torch_steps
 
 
 def machine(torch, dtype):
-    """What was measured on, in words that name no host."""
+    """A description of the machine that does not name the host."""
     try:
         known = Path('/proc/cpuinfo').read_text().split()
     except OSError:
@@ -158,17 +161,17 @@ def machine(torch, dtype):
 
 
 def earlier(path):
-    """The results of an earlier run, {} for ''."""
+    """The results of an earlier run; {} if no path is given."""
     if not path:
         return {}
-    found = workdir.read_json(path)
+    found = atomic.read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get('rows'), dict):
         raise UserError(f"compare_to='{path}' is no results.json of this benchmark")
     return found
 
 
 def line(name, row):
-    """A row in short, told when it is measured."""
+    """The line that is printed when a row has been measured."""
     if 'cold' in row:
         return f'{name}: {row["cold"]:.1f} s, with the programs kept {row["warm"]:.1f} s'
     ratios = ''.join(f'  {side} {ratio:.2f}x' for side, ratio in row['ratios'].items())
@@ -185,11 +188,10 @@ def milliseconds(times):
 
 
 def markdown(heads, rows):
-    """A table without the columns that are empty in all rows."""
+    """A table without the columns that are empty in all rows, and an empty line."""
     kept = [i for i, _ in enumerate(heads) if any(row[i] for row in rows)]
-    lines = [[heads[i] for i in kept], ['---'] * len(kept), *([row[i] for i in kept]
-                                                             for row in rows)]
-    return '\n'.join([*(f'| {" | ".join(cells)} |' for cells in lines), '', '']) if rows else ''
+    lines = [[row[i] for i in kept] for row in (heads, *rows)]
+    return tables.markdown(lines[0], lines[1:]) + '\n' if rows else ''
 
 
 def ratio(row, side, digits=2):
@@ -197,15 +199,16 @@ def ratio(row, side, digits=2):
 
 
 def gain(name, row, before):
-    """Before / after: above 1, it became faster."""
+    """The time before divided by the time now: above 1, the step became faster."""
     old = before.get('rows', {}).get(name, {})
     if 'cnnjax' not in old or old.get('batch') != row.get('batch'):
         return ''
     return f'{old["cnnjax"]["seconds"] / row["cnnjax"]["seconds"]:.2f}'
 
 
-def tables(results, before):
-    """Markdown: the machine, times beside PyTorch's, what a step needs, and the rest."""
+def report(results, before):
+    """The report in Markdown: the machine, the times beside PyTorch's, what a step needs, and the
+    rest."""
     about, rows = results['machine'], results['rows']
     head = [f'{about["device"]}, {about["cores"]} cores ({about["processor"]}'
             + (f', {about["instructions"]}' if about['instructions'] else '') + ')',
@@ -238,7 +241,8 @@ def tables(results, before):
 
 
 def needs(results):
-    """What training steps need: memory, operations, and how near they are to the best."""
+    """The tables of what training steps need: memory, operations, and how near they come to the
+    best that the device can do."""
     def size(row, side):
         found = row['memory'].get(side)
         return f'{found / 2**20:.0f}' if found else ''
@@ -270,8 +274,8 @@ SIDES = {'torch': ('PyTorch', 'tab:orange'), 'torch_compile': ('torch.compile', 
 
 
 def draw(results, path):
-    """Bars: the time of each other side over ours, grouped."""
-    from matplotlib.figure import Figure  # here: half a second that others need not pay
+    """Draws bars, in groups: the time of each other side divided by ours."""
+    from matplotlib.figure import Figure  # imported here because it takes half a second
 
     groups = {}
     for name, row in results['rows'].items():

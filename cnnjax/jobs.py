@@ -3,8 +3,8 @@
 machine, or, to debug, in this one.
 
 A job that Slurm preempts, or whose time is over, is queued again and goes on from its checkpoint:
-Slurm sends SIGUSR2, the training saves and hands the signal on to submitit's handler, which stores
-what `Job.checkpoint` returns and calls `scontrol requeue`.
+Slurm sends SIGUSR2, the training saves a checkpoint and passes the signal to submitit's handler,
+which stores what `Job.checkpoint` returns and calls `scontrol requeue`.
 """
 
 import ast
@@ -24,30 +24,28 @@ from absl import logging
 
 from cnnjax import cluster, config_file, parallel, workdir
 from cnnjax.errors import UserError
-from experiments import RUNS
 
-# Minutes after which a job must make room, where resources has no timeout_min.
+# How many minutes a job may take where `resources` has no timeout_min.
 TIMEOUT = {'slurm': 24 * 60, 'local': 365 * 24 * 60, 'debug': 0}
-REQUEUES = 100  # how often its time may be over: each time it goes on where it was
-SHARED = ('train', 'evaluate', 'reproduce')  # experiments that several processes can do together
-# Fields of a config in which the processes of a run may differ: each has its own disk and cores.
+REQUEUES = 100  # how often a job whose time is over is queued again, to go on where it stopped
+SHARED = ('train', 'evaluate', 'reproduce')  # the experiments that several processes can share
+# The fields of a config that may differ between the processes of a run, since each process has its
+# own disk and its own cores.
 LOCAL = ('data_dir', 'loader_threads', 'loader_workers', 'profile')
 ROOT = Path(__file__).parent.parent
 
 
 class Job:
-    """An experiment in its directory: a function without arguments that can be pickled.
+    """Runs the function `experiment` with a config and a directory. It takes no arguments and can
+    be pickled; called again, in another process, it resumes the experiment.
 
-    Called again, in another process, it resumes. `label` precedes what is said about it. Raises
-    UserError where there is no such experiment.
+    `label` precedes every message about the job.
     """
 
     label = ''
 
-    def __init__(self, config, directory):
-        if config.experiment not in RUNS:
-            raise UserError(f"experiment='{config.experiment}' is none of {', '.join(RUNS)}")
-        self.config, self.directory = config, directory
+    def __init__(self, config, directory, experiment):
+        self.config, self.directory, self.experiment = config, directory, experiment
         self.processes, self.verbosity = (None, None, None), logging.ERROR
 
     def __call__(self):
@@ -64,7 +62,7 @@ class Job:
             raise UserError(f"experiment='{self.config.experiment}' runs in one process, on all "
                             f'of its devices; of several processes are {", ".join(SHARED)}')
         with workdir.claim(self.directory, self.config):
-            RUNS[self.config.experiment](self.config, self.directory)
+            self.experiment(self.config, self.directory)
 
     def checkpoint(self):
         """What submitit calls when this process must end: the job that takes its place."""
@@ -90,14 +88,15 @@ def connect(processes, verbosity):
     """cluster.connect, once in a process: a sweep runs many jobs in it. Raises UserError where the
     devices that JAX_PLATFORMS names are not there."""
     logging.set_verbosity(verbosity)
-    # Of optax and flax, adam and average pools do not run where the environment asks for less.
+    # The environment may ask jax for stricter promotion, with which adam of optax and the average
+    # pools of flax do not run.
     jax.config.update('jax_numpy_dtype_promotion', 'standard')
     jax.config.update('jax_numpy_rank_promotion', 'allow')
-    sys.stdout.reconfigure(errors='backslashreplace')  # a job's may know no other than ASCII
+    sys.stdout.reconfigure(errors='backslashreplace')  # a job's may be ASCII
     cluster.connect(*processes)
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter of a known kind, 'cuda'
+    except (RuntimeError, AssertionError) as error:  # 'cuda' raises the latter
         reason = str(error).splitlines() or ['no such device is here, or jax lacks its plugin: '
                                              'leave it out to take the devices that there are']
         raise UserError(f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: {reason[0]}'
@@ -136,8 +135,8 @@ class Place:
         for job in jobs:
             job.processes, job.verbosity = self.processes, self.verbosity
         if not self.executor:
-            return all([self.here(job) for job in jobs])  # a list: all are run in any case
-        for job in jobs:  # now: a queue may be long
+            return all([self.here(job) for job in jobs])  # a list: a failure stops none
+        for job in jobs:  # before they wait in a queue, which may be long
             workdir.check_free(job.directory, job.config.experiment)
         if self.executor == 'slurm':
             self.submit(jobs)
@@ -192,7 +191,7 @@ def tell(job, error, log=''):
 
 
 def reason(error):
-    """What went wrong in a job, without the traceback that submitit brings along."""
+    """What went wrong in a job, without the traceback that submitit adds to it."""
     text = str(error)
     if isinstance(error, UserError):
         return text
@@ -209,8 +208,8 @@ def reason(error):
 def parse(resources):
     """'nodes=2,slurm_partition=gpu' -> {'nodes': 2, 'slurm_partition': 'gpu'}
 
-    A comma within a value is no end of it: 'slurm_exclude=node[1,2],nodes=2'. Python's values are
-    read as such: numbers, True, lists of strings.
+    A value may hold commas: 'slurm_exclude=node[1,2],nodes=2'. Numbers, True and lists of strings
+    are read as Python reads them.
     """
     parameters = {}
     resources = resources.strip(' ,')
@@ -241,7 +240,7 @@ def create(name, directory, parameters):
     if name == 'local' and parameters.get('tasks_per_node', 1) != 1:
         raise UserError('tasks_per_node: a local job is one process, which takes all devices')
     if parameters.get('nodes', 1) != 1 and 'gpus_per_node' in parameters:
-        # As jax has it on Slurm: one process for each GPU.
+        # jax expects one process for each GPU on Slurm.
         parameters.setdefault('tasks_per_node', parameters['gpus_per_node'])
     options = {}
     if name != 'debug':
@@ -251,7 +250,7 @@ def create(name, directory, parameters):
     try:
         executor = submitit.AutoExecutor(directory / 'submitit', cluster=name, **options)
         with warnings.catch_warnings():
-            warnings.simplefilter('error', UserWarning)  # names without their prefix
+            warnings.simplefilter('error', UserWarning)  # a name without its prefix
             executor.update_parameters(**{'name': directory.name, 'timeout_min': TIMEOUT[name],
                                           **parameters})
     except RuntimeError as error:
@@ -262,9 +261,10 @@ def create(name, directory, parameters):
     except (NameError, AssertionError, TypeError, ValueError, UserWarning) as error:
         raise UserError(f'resources: {str(error).splitlines()[0]}') from error
     if name == 'slurm':
-        # 'submitit' by default, which sites that check such keys refuse; None leaves it out.
+        # submitit's own default is 'submitit', which is refused where wckeys are checked; None
+        # gives none.
         executor.parameters['wckey'] = parameters.get('slurm_wckey')
-        # Some clusters queue a preempted job again, or let it be queued, only where it says so.
+        # Some clusters queue a preempted job again only if the job asks for it.
         more = executor.parameters.setdefault('additional_parameters', {})
         if 'no-requeue' not in more:
             more['requeue'] = True
@@ -274,8 +274,8 @@ def create(name, directory, parameters):
 def python(same_gpus):
     """The command that starts Python in a job.
 
-    It finds this code from whatever directory. With `same_gpus` it sees the GPUs that this process
-    sees: submitit's local executor hides those that no gpus_per_node asks for.
+    Python finds this code there from any directory. With `same_gpus` it sees the same GPUs as this
+    process: submitit's local executor otherwise hides all that gpus_per_node does not ask for.
     """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
     command = ['env', f'PYTHONPATH={path}']

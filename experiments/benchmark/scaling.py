@@ -1,12 +1,10 @@
 """How a training scales: the collectives of the compiled step, and a model of their time."""
 
-import functools
 import math
 import numbers
 import statistics
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,78 +16,20 @@ from cnnjax import (
     collectives,
     data,
     models,
-    optim,
     parallel,
     plots,
-    step,
     summary,
+    tables,
+    train,
     workdir,
 )
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
+from configs import base
 from experiments import fields
+from experiments.benchmark.interconnects import CLUSTERS, PUBLISHED, UNLIMITED, Cluster
 
-
-class Cluster(NamedTuple):
-    """Devices in nodes. Bandwidths are one way, in bytes/s: vendors often add up both ways."""
-
-    title: str
-    per_node: int
-    inside: Link | None  # of a device; None where a node has one device
-    between: Link  # of a node, over all of its network cards
-    most: int  # devices that such a cluster can have
-
-
-# Speeds are the vendors', latencies assumptions of the usual order; nccl-tests measures both.
-NVLINK_1, NVLINK_2, NVLINK_3, NVLINK_4 = (Link(bandwidth, 2e-6) for bandwidth in (
-    80e9, 150e9, 300e9, 450e9))  # P100, V100, A100 and H100: 160, 300, 600, 900 GB/s both ways
-UNLIMITED = 2 ** 20
 LARGEST = 1e12  # seconds, and GB/s
-CLUSTERS = {
-    'ethernet_100': Cluster('8 GPUs a node, 100 Gb/s Ethernet', 8, NVLINK_4, Link(12.5e9, 20e-6),
-                            UNLIMITED),
-    'infiniband_400': Cluster('8 GPUs a node, 400 Gb/s InfiniBand', 8, NVLINK_4, Link(50e9, 5e-6),
-                              UNLIMITED),
-    # One card per GPU: https://docs.nvidia.com/dgx/dgxh100-user-guide/introduction-to-dgxh100.html
-    'infiniband_8x400': Cluster('8 GPUs a node, 8 x 400 Gb/s InfiniBand', 8, NVLINK_4,
-                                Link(400e9, 5e-6), UNLIMITED),
-    # Up to 256 H100: https://developer.nvidia.com/blog/nvidia-hopper-architecture-in-depth/
-    'nvlink_900': Cluster('NVLink throughout, 900 GB/s both ways', 1, None, NVLINK_4, 256),
-    # 1200 GB/s both ways: https://cloud.google.com/tpu/docs/v5p; 6144 chips in the largest job
-    'tpu_v5p': Cluster('TPU v5p, ICI of 1200 GB/s both ways', 1, None, Link(600e9, 1e-6), 6144),
-    'ethernet_50': Cluster('8 P100 a node, 50 Gb/s Ethernet', 8, NVLINK_1, Link(6.25e9, 20e-6),
-                           UNLIMITED),
-    'dgx1': Cluster('one node of 8 V100', 8, NVLINK_2, Link(6.25e9, 20e-6), 8),
-    'dgx_a100': Cluster('one node of 8 A100', 8, NVLINK_3, Link(50e9, 5e-6), 8),
-}
-
-
-class Published(NamedTuple):
-    """A measured efficiency: images/s per device with `devices`, over that with `before`."""
-
-    what: str
-    model: str
-    cluster: str
-    before: int
-    devices: int
-    seconds: float  # of a step with `before` devices
-    efficiency: float
-
-
-NVIDIA = 'NVIDIA DeepLearningExamples, ResNet-50 v1.5 for PyTorch, '
-PUBLISHED = (
-    # https://arxiv.org/abs/1706.02677, abstract: 256 GPUs, batches of 8192, 90 epochs in one hour,
-    # hence 0.26 s a step, at about 90 % of the speed of 8, hence 0.23 s there. Section 4: 50 Gb/s.
-    Published('Goyal et al. 2017, P100', 'resnet50', 'ethernet_50', 8, 256,
-              0.9 * 3600 / (90 * 1_281_167 / 8192), 0.9),
-    # https://github.com/NVIDIA/DeepLearningExamples/tree/master/PyTorch/Classification/ConvNets/
-    # resnet50v1.5, training performance, images/s of 1 and of 8 GPUs; batches of 256 and, in FP32
-    # on V100, of 112 a GPU (configs.yml).
-    Published(NVIDIA + 'V100, FP32', 'resnet50', 'dgx1', 1, 8, 112 / 367, 2855 / 8 / 367),
-    Published(NVIDIA + 'V100, mixed', 'resnet50', 'dgx1', 1, 8, 256 / 1200, 8322 / 8 / 1200),
-    Published(NVIDIA + 'A100, TF32', 'resnet50', 'dgx_a100', 1, 8, 256 / 938, 7248 / 8 / 938),
-    Published(NVIDIA + 'A100, mixed', 'resnet50', 'dgx_a100', 1, 8, 256 / 2470, 16621 / 8 / 2470),
-)
 
 
 def run(config, directory):
@@ -110,7 +50,7 @@ def run(config, directory):
     published = [compare(config, row, loads[row.model]) for row in PUBLISHED]
     directory = Path(directory)
     workdir.write_config(directory, config)
-    workdir.write_json(directory / 'scaling.json', {
+    atomic.write_json(directory / 'scaling.json', {
         'device': jax.devices()[0].device_kind, 'jax': jax.__version__, 'programs': programs,
         'loads': loads, 'measured': measured,
         'clusters': {name: where._asdict() for name, where in clusters.items()},
@@ -171,21 +111,25 @@ def cluster(config, name):
     return found._replace(inside=inside, between=between)
 
 
-def training(net, images, **options):
+def training(name, images, **fields):
     """The step of a training, and the shapes of what it takes: (step, state, {'image', ...}).
 
-    The images, so many, stream: they come with the batch. `options` are those of step.train_step.
+    The network, its images and classes are the paper's; the images, so many, stream: they come with
+    the batch. `fields` are those of configs/base.py.
     """
-    shape = tuple(net.image_shape)
-    tx = optim.momentum_sgd(lambda step: 0.1, momentum=0.9, weight_decay=1e-4)
-    normalize = data.Normalization(np.full(shape[-1:], 0.5, np.float32), np.ones(1, np.float32))
-    augment = functools.partial(data.augment, normalize=normalize, flip=True, padding=4)
-    one = functools.partial(step.train_step, **{'net': net, 'tx': tx, 'augment': augment} | options)
-    state = jax.eval_shape(lambda: step.create(net, tx, jax.random.key(0), shape))
-    batch = {'image': jax.ShapeDtypeStruct((images, *shape), jnp.uint8),
-             **{field: jax.ShapeDtypeStruct((images,), jnp.int32)
-                for field in ('label', 'position')}}
-    return one, state, batch
+    config = base.get_config()
+    config.update_from_flattened_dict({
+        'model.name': name, 'batch_size': images, 'steps': 1, 'schedule': 'constant', 'flip': True,
+        'padding': 4, **fields})
+    net = models.create(**config.model)
+    batch = {'image': jax.ShapeDtypeStruct((images, *net.image_shape), jnp.uint8),
+             'label': jax.ShapeDtypeStruct((images,), jnp.int32)}
+    shapes = {field: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype)
+              for field, array in batch.items()}
+    normalize = data.Normalization(np.float32([0.5]), np.float32([1]))
+    made = train.build(config, range(net.num_classes), shapes, normalize, images)
+    state = jax.eval_shape(made.init, jax.random.key(0))
+    return made.step, state, batch | {'position': jax.ShapeDtypeStruct((images,), jnp.int32)}
 
 
 def compile_step(one, state, batch, mesh, kind):
@@ -205,10 +149,10 @@ def compiled(config):
     if left := [count for count in config.compiled_devices if count not in counts]:
         print(f'{", ".join(map(str, left))} devices are not there: set XLA_FLAGS='
               f'--xla_force_host_platform_device_count={max(left)} to pretend them')
-    net, result = models.create(config.compiled), []
+    result = []
     for kind in fields.names(config.parallel):
         for count in counts:
-            one, state, batch = training(net, count * config.compiled_batch)
+            one, state, batch = training(config.compiled, count * config.compiled_batch)
             program = compile_step(one, state, batch, parallel.data_mesh(count), kind)
             found = collectives.read(program)
             costs, memory = program.cost_analysis(), program.memory_analysis()
@@ -223,7 +167,7 @@ def compiled(config):
 
 def load(name):
     """What a step of this network reduces, from the shapes of its state alone."""
-    _, state, _ = training(models.create(name), 1)
+    _, state, _ = training(name, 1)
     parts = {field: jax.tree.leaves(getattr(state, field)) for field in ('params', 'batch_stats')}
     counts = {field: sum(math.prod(leaf.shape) for leaf in leaves)
               for field, leaves in parts.items()}
@@ -237,7 +181,7 @@ def measure(config, name):
     fields.check_memory(config.measured_batch * sum(
         math.prod(row.shape) for row in summary.summarize(net).rows if row.shape),
         measured_batch=config.measured_batch)
-    one, state, batch = training(net, config.measured_batch)
+    one, state, batch = training(name, config.measured_batch, dtype=config.dtype)
     mesh = parallel.data_mesh(1)
     update = parallel.parallelize(one, mesh)
     rng = np.random.default_rng(0)
@@ -294,25 +238,20 @@ def compare(config, row, reduced):
     return {**row._asdict(), 'reduction_seconds': after, **efficiencies}
 
 
-def table(header, rows):
-    """Lines of Markdown, an empty one at the end."""
-    return [f'| {" | ".join(map(str, cells))} |' for cells in
-            (header, ['---'] * len(header), *rows)] + ['']
-
-
 def program_table(config, programs):
     return [f'## The compiled step of {config.compiled}, {config.compiled_batch} images per device',
-            '', *table(('parallel', 'devices', 'collectives', 'bytes', 'in loops',
-                        'Mflop per device', 'temporary MB per device'),
-                       [(row['parallel'], row['devices'],
-                         ' '.join([str(row['collectives']), *row['kinds']]), f'{row["bytes"]:,}',
-                         row['in_loops'], f'{row["flops"] / 1e6:,.1f}',
-                         f'{row["temporary_bytes"] / 1e6:.1f}') for row in programs])]
+            '', tables.markdown(
+                ('parallel', 'devices', 'collectives', 'bytes', 'in loops', 'Mflop per device',
+                 'temporary MB per device'),
+                [(row['parallel'], row['devices'],
+                  ' '.join([str(row['collectives']), *row['kinds']]), f'{row["bytes"]:,}',
+                  row['in_loops'], f'{row["flops"] / 1e6:,.1f}',
+                  f'{row["temporary_bytes"] / 1e6:.1f}') for row in programs])]
 
 
 def load_table(config, loads, measured):
     names = dict.fromkeys((*fields.names(config.models), *measured))
-    return ['## What a step reduces', '', *table(
+    return ['## What a step reduces', '', tables.markdown(
         ('network', 'parameters', 'batch statistics', 'metrics', 'arrays', 'MB',
          'ms on one device'),
         [(name, f'{loads[name]["parameters"]:,}', f'{loads[name]["statistics"]:,}',
@@ -336,11 +275,11 @@ def prediction_table(config, where, rows, measured):
         lines.append((name, f'{1e3 * alone:.0f}' + (' (measured)' if name in measured else ''),
                       *(own[devices] for devices in counts)))
     return [f'## {where.title}', '', 'Efficiency in %: without overlap - with all that fits.', '',
-            *table(('network', 'ms on one device', *counts), lines)]
+            tables.markdown(('network', 'ms on one device', *counts), lines)]
 
 
 def published_table(published):
-    return ['## Predicted and measured efficiency', '', *table(
+    return ['## Predicted and measured efficiency', '', tables.markdown(
         ('measurement', 'devices', 'without overlap', 'with overlap', 'measured'),
         [(row['what'], f'{row["before"]} -> {row["devices"]}', f'{100 * row["sequential"]:.0f} %',
           f'{100 * row["overlapped"]:.0f} %', f'{100 * row["efficiency"]:.0f} %')

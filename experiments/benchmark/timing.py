@@ -12,21 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-LIMIT = 2 ** 20  # steps of a turn, at most
+LIMIT = 2 ** 20  # the most steps in a turn
 
 
 class Unmeasured(Exception):
-    """Why a row, or a side of it, cannot be measured here; the others go on."""
+    """The reason why a row, or one side of it, cannot be measured here; the others go on."""
 
 
 class Setting(NamedTuple):
-    """What the rows have in common."""
+    """What all rows have in common."""
 
-    torch: Any  # benchmark_torch.py, None where torch is not installed
+    torch: Any  # the module torch_steps, None where torch is not installed
     dtype: str
-    steps_per_call: int  # of a training on an accelerator
-    compile_mode: str  # of torch.compile; '': not measured
-    measure: Callable  # compare, with the number of rounds and their length
+    steps_per_call: int  # how many steps of a training are one program
+    compile_mode: str  # the mode of torch.compile; '' leaves that side out
+    measure: Callable  # `compare`, given the number of rounds and their length
     best: Callable  # () -> {'flops', 'bytes'}: what the device does in a second, measured once
     checked: set  # the networks whose losses have been found equal to PyTorch's
 
@@ -43,11 +43,12 @@ def advance(step, wait=lambda value: jax.block_until_ready(value)):
 def compare(sides, name, rounds, seconds, chance=False):
     """{side: {'first', 'seconds', 'quartiles', 'steps'}} and 'ratios', {side: its time / ours}.
 
-    The sides take turns, so that what else runs on the machine slows down all of them. A turn is as
-    many steps as take `seconds`, at least one, after one that is not timed: a side's memory went
-    back to the system during the others' turns. 'first' is the first step, compilation included;
-    'seconds' are of a step, the median over the rounds. Where `chance` decides how much there is to
-    do, turns have four steps or more and 'seconds' are the mean.
+    The sides take turns, so that other work of the machine slows down all of them. A turn has as
+    many steps as take `seconds`, at least one. A step that is not timed comes first, because the
+    memory of a side goes back to the system during the others' turns. 'first' is the time of the
+    first step, with its compilation; 'seconds' is the median time of a step over the rounds. Where
+    `chance` decides how much work a step has, turns have four steps or more, and 'seconds' is the
+    mean.
     """
     result, counts, times = {}, {}, {side: [] for side in sides}
     for side, steps in sides.items():
@@ -73,8 +74,8 @@ def timed(steps, count):
     return time.perf_counter() - start
 
 
-# Of `best`, by whether there is an accelerator: the matrices' side, the array's elements, and how
-# often each operation is queued before it is waited for.
+# The sizes for `best`, by whether there is an accelerator: the side of the matrices, the elements
+# of the array, and how many operations are queued before it waits for them.
 SIZES = {False: (2048, 2 ** 26, 1), True: (8192, 2 ** 28, 10)}
 
 
@@ -99,5 +100,5 @@ def best(dtype, side, elements, count):
 
 
 def cores():
-    """Those that this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()

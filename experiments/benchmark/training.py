@@ -1,18 +1,9 @@
-"""The benchmark's rows of networks: training steps, inference, the loop around the step, and the
-time that a training takes to its first step."""
+"""The benchmark's rows of networks: training steps and inference."""
 
 import contextlib
-import functools
 import importlib
-import io
 import math
-import os
 import re
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,27 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from PIL import Image
 
-from cnnjax import data, losses, models, optim, parallel, step, summary, train, workdir
-from experiments.benchmark_timing import Unmeasured, advance, timed
+from cnnjax import data, losses, parallel, summary, train
+from experiments.benchmark.timing import Unmeasured, advance, timed
 
-ROOT = Path(__file__).parent.parent
-IMAGES = {32: 4096, 224: 512}  # random ones, of each size, from which batches are drawn
-CHECKED = 8  # images whose loss must be the same in both
+IMAGES = {32: 4096, 224: 512}  # {side: how many random images there are to draw batches from}
+CHECKED = 8  # the loss of so many images must be the same in both
 
 
 class Network(NamedTuple):
     """A recipe, and what the benchmark changes in it."""
 
-    config: str  # its file and argument
-    side: int  # of the images
+    config: str  # the recipe's file and argument
+    side: int  # the side of its images
     classes: int
-    batch: int  # on a CPU
+    batch: int  # the batch on a CPU
     large: int  # the batch on an accelerator
     changes: dict = {}
-    plain: dict = {}  # the other side of ours: the same network without what is measured
-    chance: bool = False  # decides how much of the network runs
+    plain: dict = {}  # the changes of another side: our network without what is measured
+    chance: bool = False  # whether chance decides how much of the network runs
 
 
 # CIFAR's recipes, at the papers' batch sizes on accelerators. There is none for VGG-16 on CIFAR:
@@ -57,7 +46,7 @@ NETWORKS = {
     'densenet_bc_l100_k12_remat': Network(
         'cifar:densenet_bc_l100_k12', 32, 10, 16, 64, {'model.remat': True},
         {'model.remat': False}),
-    # Always the fractal, never a column: the two sides would draw other ones.
+    # Always the whole fractal, never one column: the two sides would draw different columns.
     'fractalnet20':         Network('cifar:fractalnet20', 32, 10, 32, 100,
                                     {'model.global_drop_path': 0.0}),
     'fractalnet20_columns': Network('cifar:fractalnet20', 32, 10, 32, 100,
@@ -88,27 +77,21 @@ def recipe(name, batch, dtype, changes):
     return config
 
 
-class Parts(NamedTuple):
-    """What train.train makes of a config."""
+class Made(NamedTuple):
+    """What train.train makes of a config, and the config."""
 
     config: object
-    net: object
-    tx: object
-    augment: object
+    training: train.Training
     normalize: data.Normalization
 
 
-def parts(name, batch, dtype, images, changes=()):
+def made_of(name, batch, dtype, arrays, changes=()):
+    """A recipe put together for examples, {'image': [N, H, W, C], 'label': [N]}."""
     config = recipe(name, batch, dtype, dict(changes))
-    normalize = data.normalization(images, config.mean, config.std)
-    net = models.create(**config.model, num_classes=NETWORKS[name].classes, dtype=dtype)
-    tx = optim.momentum_sgd(
-        train.plan(config, 50_000).rate, momentum=config.momentum, nesterov=config.nesterov,
-        weight_decay=config.weight_decay, decay=config.decay, order=config.order,
-        bias_rate=config.bias_rate)
-    augment = functools.partial(data.augment, normalize=normalize, flip=config.flip,
-                                padding=config.padding, padding_mode=config.padding_mode)
-    return Parts(config, net, tx, augment, normalize)
+    normalize = data.normalization(arrays['image'], config.mean, config.std)
+    shapes = {field: array[:1] for field, array in arrays.items()}
+    return Made(config, train.build(config, range(NETWORKS[name].classes), shapes, normalize,
+                                    50_000), normalize)
 
 
 def examples(name, batch):
@@ -127,9 +110,8 @@ class Step:
         self.state = parallel.replicate(jax.tree.map(jnp.copy, state), self.mesh)
         self.resident = resident
         self.key = parallel.replicate(jax.random.key(1), self.mesh)
-        kernel = step.train_step if size == 1 else step.train_steps
         self.mapped = parallel.parallelize(
-            functools.partial(kernel, net=made.net, tx=made.tx, augment=made.augment), self.mesh)
+            made.training.step if size == 1 else made.training.steps, self.mesh)
         self.rng = np.random.default_rng(1)
 
     def indices(self, *shape):
@@ -184,16 +166,16 @@ def training(name, batch, setting):
     PyTorch's, and compiled."""
     network = NETWORKS[name]
     arrays = examples(name, batch)
-    made = parts(name, batch, setting.dtype, arrays['image'])
+    made = made_of(name, batch, setting.dtype, arrays)
     shape = arrays['image'].shape[1:]
-    state = step.create(made.net, made.tx, jax.random.key(0), shape)
+    state = made.training.init(jax.random.key(0))
     resident = parallel.replicate(arrays, parallel.data_mesh(1))
     sides = {'cnnjax': Step(made, state, resident, setting.steps_per_call)}
     program = sides['cnnjax'].program()
     check_memory(program, f'train_{name}')
     facts = {'memory': {'cnnjax': memory(program)}}
     if network.plain:
-        plain = parts(name, batch, setting.dtype, arrays['image'], network.plain)
+        plain = made_of(name, batch, setting.dtype, arrays, network.plain)
         sides['cnnjax_plain'] = Step(plain, state, resident, setting.steps_per_call)
         facts['memory']['cnnjax_plain'] = memory(sides['cnnjax_plain'].program())
     with torch_side(name, made, state, arrays, setting, facts) as theirs:
@@ -201,12 +183,13 @@ def training(name, batch, setting):
             sides['torch'] = setting.torch.training(*theirs, made.config)
             if (peak := setting.torch.peak_memory(sides['torch'])) is not None:
                 facts['memory']['torch'] = peak
-            if setting.compile_mode and not network.chance:  # it would compile every combination
+            if setting.compile_mode and not network.chance:  # each combination would compile
                 add_compiled(sides, facts, setting.torch.training(*theirs, made.config,
                                                                   setting.compile_mode))
         result = setting.measure(sides, f'train_{name}', chance=network.chance)
     if not network.chance:
-        facts |= roofline(made.net, shape, batch, program, setting, result['cnnjax']['seconds'])
+        facts |= roofline(made.training.net, shape, batch, program, setting,
+                          result['cnnjax']['seconds'])
     return result | {'batch': batch} | facts
 
 
@@ -220,7 +203,8 @@ def torch_side(name, made, state, arrays, setting, facts):
     side = arrays['image'].shape[1]
     try:
         variables = jax.device_get({'params': state.params})
-        network = setting.torch.build(made.config.model.name, made.net, variables, side)
+        network = setting.torch.networks.build(made.config.model.name, made.training.net,
+                                               variables, side)
         there = setting.torch.Data(arrays, made.normalize)
         if name not in setting.checked:
             compare_losses(name, made, state, arrays, network, there, setting)
@@ -247,11 +231,12 @@ def compare_losses(name, made, state, arrays, network, there, setting):
     """Raises AssertionError unless the losses of both agree, with the same weights, on the same
     images, in training but without chance."""
     count = min(CHECKED, len(arrays['label']))
-    rates = getattr(made.net, 'dropout', 0.0)
+    rates = getattr(made.training.net, 'dropout', 0.0)
     certain = {'dropout': (0.0,) * len(rates) if isinstance(rates, tuple) else 0.0, 'survival': 1.0,
                'local_drop_path': 0.0, 'global_drop_path': 0.0, 'remat': False}
-    net = made.net.clone(dtype='float32', **{field: value for field, value in certain.items()
-                                             if hasattr(made.net, field)})
+    net = made.training.net
+    net = net.clone(dtype='float32', **{field: value for field, value in certain.items()
+                                        if hasattr(net, field)})
 
     @jax.jit
     def loss(params, batch_stats, images, labels):
@@ -260,7 +245,8 @@ def compare_losses(name, made, state, arrays, network, there, setting):
                                    rngs={'drop_path': jax.random.key(0)})
         return losses.cross_entropy(logits, labels).mean()
 
-    # A GPU would round the products of float32 to TF32. A CPU does not, and checks what is timed.
+    # A GPU would round products of float32 to TF32. A CPU does not: the program that is checked is
+    # the one that is timed.
     precision = None if jax.default_backend() == 'cpu' else 'highest'
     with jax.default_matmul_precision(precision):
         ours = float(loss(state.params, state.batch_stats, arrays['image'][:count],
@@ -289,14 +275,13 @@ def roofline(net, shape, batch, program, setting, seconds):
 def inference(name, batch, setting):
     """Logits of images that lie on the device."""
     arrays = examples(name, batch)
-    made = parts(name, batch, setting.dtype, arrays['image'])
-    shape = arrays['image'].shape[1:]
-    state = step.create(made.net, made.tx, jax.random.key(0), shape)
+    made = made_of(name, batch, setting.dtype, arrays)
+    state = made.training.init(jax.random.key(0))
     images = jax.device_put(arrays['image'][:batch])
 
     @jax.jit
     def logits(params, batch_stats, images):
-        return made.net.apply({'params': params, 'batch_stats': batch_stats},
+        return made.training.net.apply({'params': params, 'batch_stats': batch_stats},
                               made.normalize(images), train=False)[0]
 
     facts = {'batch': batch}
@@ -308,76 +293,3 @@ def inference(name, batch, setting):
                 add_compiled(sides, facts, setting.torch.inference(*theirs, batch, setting.dtype,
                                                                    setting.compile_mode))
         return setting.measure(sides, f'infer_{name}:{batch}') | facts
-
-
-def pictures(directory, side, classes, train_images, test_images):
-    """A folder of random PNG files, for configs with dataset='folder'."""
-    rng = np.random.default_rng(0)
-    for split, count in (('train', train_images), ('test', test_images)):
-        for i in range(max(count, classes)):
-            path = Path(directory) / split / f'{i % classes:04d}' / f'{i:06d}.png'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(path)
-
-
-def loop(name, batch, setting):
-    """A whole short training, by train.train, beside its bare step: what the loop costs."""
-    network, arrays = NETWORKS[name], examples(name, batch)
-    made = parts(name, batch, setting.dtype, arrays['image'])
-    state = step.create(made.net, made.tx, jax.random.key(0), arrays['image'].shape[1:])
-    resident = parallel.replicate(arrays, parallel.data_mesh(1))
-    bare = Step(made, state, resident, setting.steps_per_call)
-    result = setting.measure({'cnnjax': bare}, f'loop_{name}', chance=network.chance)
-    every = max(setting.steps_per_call, min(100, result['cnnjax']['steps']), 5)
-    with tempfile.TemporaryDirectory() as directory:
-        pictures(directory, network.side, 2, 2 * batch, 2)
-        config = recipe(name, batch, setting.dtype, {
-            'dataset': 'folder', 'data_dir': directory, 'train_split': 'train',
-            'test_split': 'test', 'image_size': network.side, 'steps': 4 * every, 'drops': (),
-            'warmup': 0.0, 'report_every': every, 'eval_every': 0.0, 'checkpoint_every': 0.0,
-            'eval_batch_size': 2})
-        with contextlib.redirect_stdout(io.StringIO()):  # its reports
-            train.train(config, Path(directory) / 'run')
-        rows = workdir.read_metrics(Path(directory) / 'run')
-    taken = [batch / row['images_per_second'] for row in rows[1:]]
-    result['loop'] = {'seconds': statistics.median(taken), 'steps': every,
-                      'quartiles': np.percentile(taken, (25, 75)).tolist()}
-    result['ratios']['loop'] = result['loop']['seconds'] / result['cnnjax']['seconds']
-    return result | {'batch': batch}
-
-
-def compilation(name, batch, setting):
-    """Seconds from the command to the end of a training's first step, without any programs of
-    earlier starts and with them."""
-    network, result = NETWORKS[name], {'batch': batch}
-    file, argument = network.config.split(':')
-    with tempfile.TemporaryDirectory() as directory:
-        pictures(Path(directory) / 'data', network.side, 2, batch, 2)
-        fields = {'dataset': 'folder', 'data_dir': f'{directory}/data', 'train_split': 'train',
-                  'test_split': 'test', 'image_size': network.side, 'batch_size': batch,
-                  'steps': 1, 'warmup': 0.0, 'drops': (), 'eval_batch_size': 2, 'devices': 1,
-                  'stream': False, 'dtype': setting.dtype, **network.changes}
-        for run in ('cold', 'warm'):
-            command = [sys.executable, str(ROOT / 'launch.py'), f'--workdir={directory}/{run}',
-                       f'--config={ROOT}/configs/{file}.py:{argument}',
-                       *(f'--config.{field}={value}' for field, value in fields.items())]
-            result[run] = first_step(command, f'{directory}/programs')
-    return result
-
-
-def first_step(command, programs):
-    """Seconds until a training says that its first step is done; it then ends as usual.
-
-    Raises Unmeasured, with what it said, where it never does.
-    """
-    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': programs}
-    start, seconds, said = time.perf_counter(), None, []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          env=environment) as process:
-        for line in process.stdout:
-            said.append(line.strip())
-            if line.startswith('first step after'):
-                seconds = time.perf_counter() - start
-    if seconds is None or process.returncode:
-        raise Unmeasured('the training ended: ' + (said[-1] if said else 'it said nothing'))
-    return seconds

@@ -1,4 +1,4 @@
-"""The benchmark's rows of images: optimizing them, and reading them."""
+"""The benchmark's rows about images: optimizing them and reading them."""
 
 import contextlib
 import itertools
@@ -23,14 +23,14 @@ from cnnjax.images import (
     transforms,
 )
 from cnnjax.trained import Trained
-from experiments.benchmark_timing import Unmeasured, advance
+from experiments.benchmark.timing import Unmeasured, advance
 
-UNITS = 32  # visualized at once by us, one after the other in PyTorch, as the tools there do
+UNITS = 32  # these are visualized at once by us, one by one in PyTorch, as its tools do it
 LAYERS = ('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1')
 CONTENT, UNIT, JITTER, RATE = 'relu4_2', 7, 8, 0.02
-BATCH = 64  # images that a step of 'input' reads
+BATCH = 64  # how many images a step of 'input' reads
 PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'immunohistochemistry', 'retina', 'rocket')
-FILES = 600  # of them, of which an epoch reads each once
+FILES = 600  # how many files are cut from PHOTOGRAPHS; an epoch reads each once
 IMAGENET = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 
 
@@ -46,7 +46,7 @@ def vgg19():
 
 
 def descend(problem, shared, aux=None, count=1):
-    """A function that does one step of Adam on `count` images and waits for it."""
+    """A function that does one step of Adam on `count` images and waits for the result."""
     keys = jax.random.split(jax.random.key(1), count)
     tx = optax.adam(RATE)
     state = optimize.init(problem, tx, keys)
@@ -92,9 +92,9 @@ def units(size):
 class Torch:
     """The same computations with the same weights in PyTorch, channels last."""
 
-    def __init__(self, module, network):  # benchmark_torch.py
+    def __init__(self, module, network):  # the module is torch_steps
         torch = self.torch = module.torch
-        self.device = module.device()
+        self.device = module.networks.device()
         params, self.layers = network.variables['params'], {}
         pools = {models.POOLS['max']: torch.nn.MaxPool2d,
                  models.POOLS['average']: torch.nn.AvgPool2d}
@@ -194,9 +194,9 @@ def optimization(kind):
 
 def reading(size, batch, setting):
     """The input for a training on ImageNet: JPEGs of 500 x 375 pixels are decoded, cut at random
-    and scaled. PyTorch's are flipped and normalized, too, which here is part of the training step.
-    On one thread, without workers: what these read ahead while it is the other side's turn would
-    count for nothing."""
+    and scaled. PyTorch's images are also flipped and normalized, which in our case is part of the
+    training step. Both read on one thread, without workers, which would read ahead, for free, while
+    it is the other side's turn."""
     facts = {'batch': batch}
     with tempfile.TemporaryDirectory() as directory:
         photographs(Path(directory) / 'train' / 'class')
@@ -226,9 +226,9 @@ def photographs(directory):
 
 
 def torch_reading(module, directory, size, batch):
-    """A step that reads a batch as torchvision's examples do. `module` is benchmark_torch.py."""
+    """A step that reads a batch as torchvision's examples do. `module` is torch_steps."""
     torch = module.torch
-    datasets, vision = module.torchvision('datasets'), module.torchvision('transforms')
+    datasets, vision = map(module.networks.torchvision, ('datasets', 'transforms'))
     folder = datasets.ImageFolder(directory, vision.Compose([
         vision.RandomResizedCrop(size), vision.RandomHorizontalFlip(), vision.ToTensor(),
         vision.Normalize(*IMAGENET.tolist())]))

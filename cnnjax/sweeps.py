@@ -10,9 +10,7 @@ The function stands beside get_config, takes the same argument, and yields {fiel
             yield {'learning_rate': learning_rate, 'model.name': 'resnet32'}
 """
 
-import contextlib
 import copy
-import fcntl
 import functools
 import hashlib
 import inspect
@@ -21,19 +19,18 @@ import math
 import urllib.parse
 from pathlib import Path
 
-from cnnjax import atomic, cluster, config_file, data, dataset, workdir
+from cnnjax import atomic, cluster, config_file, data, dataset, jobs, reports, tables, workdir
 from cnnjax.errors import UserError
-from experiments import jobs
 
-LONGEST = 200  # characters of a directory's name; file systems take 255 bytes
+LONGEST = 200  # the most characters in the name of a directory; file systems allow 255 bytes
 
 
 class Run(jobs.Job):
-    """One run of a sweep, which notes how it ended in the sweep's table."""
+    """One run of a sweep, which writes into the sweep's table how it ended."""
 
-    def __init__(self, config, fields, sweep):
+    def __init__(self, config, fields, sweep, find):
         self.label = name(fields)
-        super().__init__(config, str(sweep / self.label))
+        super().__init__(config, str(sweep / self.label), find(config.experiment))
         self.fields, self.sweep = fields, sweep
 
     def run(self):
@@ -52,28 +49,29 @@ class Run(jobs.Job):
                                              **entry}})
 
     def digest(self):
-        """Tells whether a finished run had the same config."""
+        """A checksum of the config, which tells whether a finished run had the same one."""
         values = json.dumps(self.config.to_dict(), sort_keys=True, default=str)
         return hashlib.sha256(values.encode()).hexdigest()
 
     def finished(self, entries):
-        """Whether the sweep's table says so."""
+        """Whether the sweep's table says that this run, with this config, is finished."""
         entry = entries.get(self.label, {})
         return (entry.get('state') == 'finished' and entry.get('config') == self.digest()
                 and Path(self.directory).is_dir())
 
 
-def run(config, place, file, changed):
-    """Runs at `place` (a jobs.Place) all that the config's file yields and that is not finished.
+def run(config, place, file, changed, find):
+    """Runs at `place` (a jobs.Place) all runs of the config's sweep() that are not finished.
 
     Args:
-      config: with what is `changed`, {field: value}, on the command line.
-      file: 'configs/quickstart.py:resnet', what it was read from.
+      config: the config of the command line, whose flags set the fields in `changed`, a dict.
+      file: where the config was read from, such as 'configs/quickstart.py:resnet'.
+      find: a function from the name of an experiment to its function of config and directory.
 
-    Returns whether none failed. Raises UserError, before anything runs, for a wrong sweep.
+    Returns whether all succeeded. Raises UserError, before anything runs, for a wrong sweep.
     """
     directory = Path(place.directory)
-    runs = [Run(*variant(config, fields, changed), directory) for fields in read(file)]
+    runs = [Run(*variant(config, fields, changed), directory, find) for fields in read(file)]
     names = [run.label for run in runs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f'sweep() yields {sorted(twice)[0]} twice')
@@ -82,13 +80,13 @@ def run(config, place, file, changed):
         jobs.connect(place.processes, place.verbosity)
     entries = read_entries(directory)
     left = [run for run in runs if not run.finished(entries)]
-    told = functools.cache(identity)  # mostly all have the same data
+    told = functools.cache(identity)  # most sweeps have one data set
     for run in runs:
         if run.config.experiment == 'train':
             check_data(run, told, dataset.of_run if run in left else dataset.read)
     if not place.executor:
         cluster.agree(sweep=[run.label for run in left])
-    # What failed is tried last: of several processes it would end them all.
+    # A run that failed before is tried last: where several processes run, its failure ends all.
     left.sort(key=lambda run: entries.get(run.label, {}).get('state') == 'failed')
     alone = place.executor or cluster.first()
     if alone:
@@ -112,8 +110,8 @@ def identity(*what):
 
 
 def check_data(run, identity, read):
-    """Raises UserError where a run, which may be an interrupted one, was trained on other data than
-    the others would be: a table of both would compare what cannot be compared."""
+    """Raises UserError if a run, finished or interrupted, was trained on other data than the rest
+    of the sweep would be: their errors cannot be compared in one table."""
     recorded, config = read(run.directory), run.config
     if recorded:
         splits = {split: identity(config.dataset, split, config.data_dir, config.bad_images)
@@ -149,14 +147,17 @@ def read(file):
 
 
 def variant(config, fields, changed):
-    """A copy of `config` with other values of these fields, which must exist and take them, and
-    {field: value}, as the config has it now: 0.0 for 0, a tuple for a list."""
+    """A copy of `config` with these values, {field: value}, and the values as the copy holds them:
+    0.0 where 0 was given, a tuple for a list.
+
+    Raises UserError for a field that does not exist or does not take its value.
+    """
     for field in fields:
         for other in changed:
             if f'{field}.'.startswith(f'{other}.') or f'{other}.'.startswith(f'{field}.'):
                 raise UserError(f'{other} is given on the command line, and sweep() yields values '
                                 f'of {field}: leave one of them out')
-    config = copy.deepcopy(config)  # which, unlike ConfigDict's own copies, keeps the types
+    config = copy.deepcopy(config)  # ConfigDict's own copies lose the types
     try:
         for field in fields:
             config_file.check_field(config, field)
@@ -167,7 +168,7 @@ def variant(config, fields, changed):
 
 
 def name(fields):
-    """'learning_rate=0.1,seed=2': of a run's directory; equal for equal fields, else different."""
+    """The name of a run's directory, 'learning_rate=0.1,seed=2', different for different fields."""
     def shown(value):
         if isinstance(value, (tuple, list)):
             return f'({",".join(map(shown, value))})'
@@ -181,32 +182,32 @@ def name(fields):
 
 def errors(directory):
     """{'error': ..., 'top5_error': ...}: the last test errors of the run in `directory`."""
-    rows = [row for row in workdir.read_metrics(directory) if 'test/error' in row]
+    rows = [row for row in reports.read_metrics(directory) if 'test/error' in row]
     if rows:
         return {key.removeprefix('test/'): value for key, value in rows[-1].items()
                 if key.startswith('test/') and key.endswith('error')}
-    results = workdir.read_json(Path(directory) / 'results.json')
+    results = atomic.read_json(Path(directory) / 'results.json')
     found = results.get('error') if isinstance(results, dict) else None
     return {} if found is None else {'error': found}
 
 
 def read_entries(directory):
-    """{name: entry} of sweep.json; {}, with a message, where it is damaged: it is made anew, as
-    the runs say that they are finished."""
+    """{name: entry} of sweep.json. A damaged file gives {} and a message: it is made anew, and the
+    runs, which find that they are finished, add themselves again."""
     path = Path(directory) / 'sweep.json'
     if path.is_dir():
         raise UserError(f'{path} is a directory: move it away')
     try:
-        return dict(map(_entry, workdir.read_json(path) or []))
-    except Exception as error:  # any value may stand in a file and raise anything
+        return dict(map(_entry, atomic.read_json(path) or []))
+    except Exception as error:  # a damaged file can hold any value, which can raise anything
         if cluster.first():
             print(f'{path} is damaged ({error!r}): it is made anew', flush=True)
         return {}
 
 
 def _entry(entry):
-    """An entry of sweep.json as (name, entry); raises an error unless `record` can have written
-    it."""
+    """An entry of sweep.json as (name, entry). Raises an error for one that `record` cannot have
+    written."""
     for field, kind in (('name', str), ('fields', dict), ('state', str)):
         if not isinstance(entry[field], kind):
             raise ValueError(f'{field}={entry[field]!r}')
@@ -216,35 +217,28 @@ def _entry(entry):
 
 
 def record(directory, entries):
-    """Adds entries to sweep.json and sweep.md; the runs of an array do so at the same time."""
+    """Adds entries to sweep.json and sweep.md. Jobs of an array may do this at the same time."""
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / 'sweep.lock').open('a') as file:
-        with contextlib.suppress(OSError):  # a file system that has no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with workdir.lock(directory, 'sweep.lock', wait=True):
         entries = ranked(read_entries(directory) | entries)
-        workdir.write_json(directory / 'sweep.json',
+        atomic.write_json(directory / 'sweep.json',
                            [{'name': name, **entry} for name, entry in entries.items()])
         atomic.write_text(directory / 'sweep.md', table(entries))
 
 
 def ranked(entries):
-    """The best first, then those without an error, by name."""
+    """The entries, the best first; those without an error come last, by name."""
     return dict(sorted(entries.items(),
                        key=lambda item: (item[1].get('error', math.inf), item[0])))
 
 
 def table(entries):
-    """The entries in Markdown."""
+    """The entries in Markdown, aligned."""
     fields = list(dict.fromkeys(field for entry in entries.values() for field in entry['fields']))
-    rows = [['test error, %', *fields, 'state']]
+    header, rows = ['test error, %', *fields, 'state'], []
     for entry in entries.values():
         state = entry['state']
         rows.append([f'{100 * entry["error"]:.2f}' if 'error' in entry else '',
                      *(str(entry['fields'].get(field, '')) for field in fields),
                      f'{state}: {entry["message"]}' if 'message' in entry else state])
-    rows = [[cell.replace('|', r'\|') for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ['| ' + ' | '.join(map(str.ljust, row, widths)) + ' |' for row in rows]
-    return '\n'.join([lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|',
-                      *lines[1:]]) + '\n'
+    return tables.markdown(header, rows, left=len(header))

@@ -1,0 +1,224 @@
+"""What timm, torchvision and Caffe call and how they arrange the tensors of our networks."""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from cnnjax import cluster, models
+from cnnjax.data import Normalization
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's mean and std
+LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean',
+          'var': 'running_var'}  # ours: torch's
+# How to know Simonyan & Zisserman's own weights, made for Caffe, in whatever file: conv1_1's first
+# biases, and the first corner of its first kernel in blue, green, red. Their images are 0..255 less
+# the mean below (https://gist.github.com/ksimonyan/211839e770f7b538e2d8).
+CAFFE = {'vgg16': ((0.73429835, 0.09340367, 0.06775674, 0.8862966),
+                   (0.42947057, 0.55037946, 0.4800154)),
+         'vgg19': ((0.7301776, 0.06493629, 0.03428847, 0.8260386),
+                   (0.34119523, 0.46418372, 0.39416704))}
+CAFFE_MEAN = (123.68, 116.779, 103.939)  # red, green, blue
+
+
+class Counterpart(NamedTuple):
+    """What a family's networks and layers are called in timm and torchvision.
+
+    The rules are pairs (pattern, replacement) for our path of a layer; the first that matches the
+    whole path counts, and a layer that none matches keeps its name.
+    """
+
+    networks: dict[str, str]  # our name: theirs
+    rules: dict[str, Callable]  # library: network -> rules; `save` writes the first one's names
+    head: str = 'fc'  # our last layer, as wide as there are classes
+    flat: dict[str, str] = {}  # a full layer: the tap of the maps it flattens (in torch: C, H, W)
+    convolutions: dict[str, tuple[str, ...]] = {}  # library: the full layers that are convolutions
+    old: tuple[str, Any] = ('(?!)', '')  # (pattern, replacement): names in others' files
+    extra: str = '(?!)'  # pattern of their tensors that the network may have no place for
+    normalize: tuple = IMAGENET  # mean and std of their files that say none
+    fields: dict[str, Any] = {}  # where their network departs from the paper's
+
+
+def _vgg(*heads):
+    def rules(net):
+        result, index = list(zip(('fc6', 'fc7', 'fc8'), heads, strict=True)), 0
+        for i, kernels in enumerate(net.groups, 1):
+            for j in range(1, len(kernels) + 1):
+                result += [(f'conv{i}_{j}', f'features.{index}'),
+                           (f'bn{i}_{j}', f'features.{index + 1}')]
+                index += 3 if net.batch_norm else 2  # torch counts the ReLUs and pools too
+            index += 1
+        return result
+    return rules
+
+
+def _block(match):
+    """conv2_1/conv3 -> layer1.0.conv3: torch's first stage is the second row of the table."""
+    layer = {'shortcut_conv': 'downsample.0', 'shortcut_bn': 'downsample.1'}.get(match[3], match[3])
+    return f'layer{int(match[1]) - 1}.{int(match[2]) - 1}.{layer}'
+
+
+def _mobilenet(net):
+    """block1 -> blocks.0.0: timm counts in stages, which begin with the stride."""
+    rules, stage, index = [('conv1', 'conv_stem'), ('fc', 'classifier')], 0, 0
+    for i, (stride, _) in enumerate(net.blocks, 1):
+        stage, index = (stage + 1, 0) if stride == 2 else (stage, index)
+        rules += [(f'block{i}/depthwise', f'blocks.{stage}.{index}.conv_dw'),
+                  (f'block{i}/pointwise', f'blocks.{stage}.{index}.conv_pw'),
+                  (rf'block{i}/bn(\d)', rf'blocks.{stage}.{index}.bn\1')]
+        index += 1
+    return rules
+
+
+def _same(*names):
+    return {name: name for name in names}
+
+
+COUNTERPARTS = (
+    Counterpart(
+        networks=_same('vgg11', 'vgg11_bn', 'vgg13', 'vgg13_bn', 'vgg16', 'vgg16_bn', 'vgg19',
+                       'vgg19_bn'),
+        rules={'timm': _vgg('pre_logits.fc1', 'pre_logits.fc2', 'head.fc'),
+               'torchvision': _vgg('classifier.0', 'classifier.3', 'classifier.6')},
+        head='fc8', flat={'fc6': 'pool5'}, convolutions={'timm': ('fc6', 'fc7')},
+        # The conversion of Caffe's for torch counts the full layers' dropouts otherwise.
+        old=(r'classifier\.([14])\.(.*)',
+             lambda match: f'classifier.{int(match[1]) - 1}.{match[2]}')),
+    Counterpart(
+        networks=_same('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152',
+                       'resnext50_32x4d', 'resnext101_32x4d', 'resnext101_64x4d'),
+        rules={'timm': lambda net: [(r'conv(\d+)_(\d+)/(\w+)', _block)]}),
+    Counterpart(
+        networks=_same('densenet121', 'densenet161', 'densenet169', 'densenet201'),
+        rules={'timm': lambda net: [
+            (r'conv0', r'features.conv0'),
+            (r'bn0', r'features.norm0'),
+            (r'block(\d+)_layer(\d+)/conv(\d)', r'features.denseblock\1.denselayer\2.conv\3'),
+            (r'block(\d+)_layer(\d+)/bn(\d)', r'features.denseblock\1.denselayer\2.norm\3'),
+            (r'transition(\d+)/conv', r'features.transition\1.conv'),
+            (r'transition(\d+)/bn', r'features.transition\1.norm'),
+            (r'bn', r'features.norm5'),
+            (r'fc', r'classifier')]},
+        # torchvision's published files still say norm.1, its networks norm1.
+        old=(r'(.*\.denselayer\d+\.(?:norm|conv))\.(\d\..*)', r'\1\2')),
+    Counterpart(
+        networks={'alexnet_tv': 'alexnet'},
+        rules={'torchvision': lambda net: [
+            *((f'conv{i}', f'features.{index}') for i, index in enumerate((0, 3, 6, 8, 10), 1)),
+            *((f'fc{i}', f'classifier.{index}') for i, index in enumerate((1, 4, 6), 6))]},
+        head='fc8', flat={'fc6': 'average_pool'}),
+    Counterpart(
+        networks={'googlenet_bn': 'googlenet'},
+        rules={'torchvision': lambda net: [
+            (r'conv1', r'conv1.conv'), (r'bn1', r'conv1.bn'),
+            (r'conv2_reduce', r'conv2.conv'), (r'bn2_reduce', r'conv2.bn'),
+            (r'conv2', r'conv3.conv'), (r'bn2', r'conv3.bn'),
+            *((rf'inception_(\w\w)/{layer}', rf'inception\1.branch{branch}.{theirs}')
+              for branch, layer in (('1', '1x1'), ('2.0', '3x3_reduce'), ('2.1', '3x3'),
+                                    ('3.0', '5x5_reduce'), ('3.1', '5x5'), ('4.1', 'pool_proj'))
+              for layer, theirs in ((layer, 'conv'), (f'bn_{layer}', 'bn')))]},
+        extra=r'aux[12]\..*', normalize=(0.5, 0.5)),  # its `transform_input` undoes the usual one
+    Counterpart(
+        networks={'mobilenet_v1': 'mobilenetv1_100', 'mobilenet_v1_075': 'mobilenetv1_075',
+                  'mobilenet_v1_050': 'mobilenetv1_050', 'mobilenet_v1_025': 'mobilenetv1_025'},
+        rules={'timm': _mobilenet},
+        fields={'relu': nn.relu6}),
+)
+
+
+def find(name):
+    """The Counterpart of a network; None for one that neither timm nor torchvision has."""
+    return next((counterpart for counterpart in COUNTERPARTS if name in counterpart.networks), None)
+
+
+def our_name(architecture):
+    """Our name of the network that we or timm call `architecture`; None for one we do not have."""
+    theirs = {value: key for counterpart in COUNTERPARTS
+              for key, value in counterpart.networks.items()}
+    bare = str(architecture).split('.')[0]  # timm's tag, as in resnet50.a1_in1k, says how trained
+    return theirs.get(bare, architecture if bare in models.names() else None)
+
+
+class Place(NamedTuple):
+    """Where a tensor goes: our path and shape, their shape; `kernel`: our shape as a convolution's
+    [H, W, I, O], None for what is no kernel."""
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    kernel: tuple[int, ...] | None
+    theirs: tuple[int, ...]
+
+    def give(self, array):
+        """Ours -> theirs."""
+        if self.kernel is not None:
+            array = np.moveaxis(array.reshape(self.kernel), (-1, -2), (0, 1))
+        return np.ascontiguousarray(array.reshape(self.theirs))
+
+    def take(self, array):
+        """Theirs -> ours."""
+        if self.kernel is not None:
+            array = array.reshape(self.kernel[:-3:-1] + self.kernel[:-2])
+            array = np.moveaxis(array, (0, 1), (-1, -2))
+        return np.ascontiguousarray(array.reshape(self.shape))
+
+
+def places(net, image_shape, counterpart, library=None):
+    """{name of a tensor in the file: its Place}. The names are ours without a counterpart, else
+    those of the library, by default of the first one."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    (_, taps), variables = jax.eval_shape(net.init_with_output, jax.random.key(0), images)
+    library = library or (next(iter(counterpart.rules)) if counterpart else None)
+    rules = counterpart.rules[library](net) if counterpart else ()
+    found = {}
+    for path, leaf in traverse_util.flatten_dict(variables).items():
+        if not counterpart:
+            found['/'.join(path)] = Place(path, leaf.shape, None, leaf.shape)
+            continue
+        layer, kernel, theirs = '/'.join(path[1:-1]), None, leaf.shape
+        if path[-1] == 'kernel':
+            kernel = leaf.shape if leaf.ndim > 2 else (1, 1, *leaf.shape)
+            if layer in counterpart.flat:
+                kernel = (*taps[counterpart.flat[layer]].shape[1:], leaf.shape[-1])
+            theirs = kernel[:-3:-1] + kernel[:-2]
+            if leaf.ndim == 2 and layer not in counterpart.convolutions.get(library, ()):
+                theirs = leaf.shape[::-1]
+        key = f'{rename(layer, rules)}.{LEAVES[path[-1]]}'
+        found[key] = Place(path, leaf.shape, kernel, theirs)
+    return found
+
+
+def rename(layer, rules):
+    for pattern, replacement in rules:
+        if match := re.fullmatch(pattern, layer):
+            return replacement(match) if callable(replacement) else match.expand(replacement)
+    return layer.replace('/', '.')
+
+
+def caffe(name, variables, path):
+    """(variables, normalization) where these are Simonyan & Zisserman's own weights in Caffe's
+    convention, with the kernels turned to red, green, blue; None where they are not."""
+    if name not in CAFFE:
+        return None
+    biases, corner = CAFFE[name]
+    layer = variables['params']['conv1_1']
+    bias, kernel = layer['bias'], layer['kernel']
+    if len(bias) < 4 or not np.allclose(bias[:4], biases, atol=1e-5):
+        return None
+    blue_first, red_first = (np.allclose(kernel[0, 0, :, 0], order, atol=1e-5)
+                             for order in (corner, corner[::-1]))
+    if not (blue_first or red_first):  # rescaled since, for other images
+        return None
+    if cluster.first():
+        print(f"{path} holds Caffe's {name}: its images are 0..255 less the mean"
+              + (', in blue, green, red, and its first kernels are turned around' if blue_first
+                 else '') + '; they are normalized so, not as torchvision does', flush=True)
+    if blue_first:
+        kernel = np.ascontiguousarray(kernel[:, :, ::-1])
+    params = variables['params'] | {'conv1_1': {'kernel': kernel, 'bias': bias}}
+    return variables | {'params': params}, Normalization(
+        np.float32(CAFFE_MEAN) / np.float32(255), np.full(3, 1 / 255, np.float32))

@@ -1,0 +1,135 @@
+"""Where examples come from: every source is random access to single ones."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnjax.data import geometry, images
+from cnnjax.data.identity import Entry, file_sizes, some
+from cnnjax.errors import UserError
+
+
+class Source(NamedTuple):
+    """Images and their targets by random access."""
+
+    # examples[i] -> {'image': uint8 [H, W, C], and targets: 'label', an int, or 'mask', or 'boxes'
+    # with 'labels' (see geometry.py)}; the images may differ in size.
+    examples: Sequence
+    classes: tuple[str, ...]  # the names of the classes 0, 1, ...
+    about: str = ''  # one line: how many were found where, and what was left out
+    # Examples that are encoded have an attribute `undecoded`, the same examples with a Picture (see
+    # images.py) each in place of the array: crops are cut from it in less time. Examples that are
+    # read from files have a method `listing`, which names these without reading them (identity.py).
+
+
+class Missing(UserError):
+    """The data is not there at all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Files(Sequence):
+    """Image files as examples, read when they are asked for."""
+
+    paths: tuple[str, ...]  # not pathlib's: a million take seconds to send to a worker process
+    labels: tuple[int, ...]
+    read: Callable = images.read
+    root: str = ''  # the beginning of the paths that a listing's names leave out
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        return {'image': self.read(self.paths[i]), 'label': self.labels[i]}
+
+    @property
+    def undecoded(self):
+        return dataclasses.replace(self, read=images.Picture)
+
+    def listing(self):
+        """An Entry of every file."""
+        root = os.path.join(self.root, '')
+        sizes = file_sizes(self.paths).tolist()
+        return [Entry(label, str(size), path.removeprefix(root))
+                for path, label, size in zip(self.paths, self.labels, sizes, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays(Sequence):
+    """Examples in arrays, {'image': [N, H, W, C], 'label': [N]} or what other targets there are."""
+
+    arrays: dict[str, np.ndarray]
+
+    def __len__(self):
+        return len(self.arrays['image'])
+
+    def __getitem__(self, i):
+        i = range(len(self))[i]  # a range knows -1 and the IndexError
+        return {name: array[i] for name, array in self.arrays.items()}
+
+
+def from_arrays(images, classes, **targets):
+    """A source of arrays: `from_arrays(images, ('cat', 'dog'), label=labels)`.
+
+    Args:
+      images: uint8 [N, H, W, C].
+      classes: the names of the classes 0, 1, ...
+      targets: of every image, by their names: `label`, int [N], or `mask`, uint8 [N, H, W].
+
+    Raises:
+      UserError: another type or shape, or another number of targets than of images.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise UserError(f'images are uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}')
+    arrays = {'image': images} | {name: np.asarray(array) for name, array in targets.items()}
+    for name, array in arrays.items():
+        if len(array) != len(images):
+            raise UserError(f'{len(images)} images, but {len(array)} of {name}: every image has '
+                            'one')
+        if not np.issubdtype(array.dtype, np.integer):
+            raise UserError(f'{name} is an array of {array.dtype}: classes are whole numbers')
+    return Source(Arrays(arrays), tuple(map(str, classes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Relabelled(Sequence):
+    """Examples whose labels or masks have other classes."""
+
+    examples: Sequence
+    labels: tuple[int, ...]  # the new class of each old one
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, i):
+        example = self.examples[i]
+        if 'label' in example:
+            return {**example, 'label': self.labels[example['label']]}
+        table = np.arange(geometry.IGNORE + 1, dtype=np.uint8)  # IGNORE stays
+        table[:len(self.labels)] = self.labels
+        return {**example, 'mask': table[example['mask']]}
+
+    @property
+    def undecoded(self):
+        return dataclasses.replace(
+            self, examples=getattr(self.examples, 'undecoded', self.examples))
+
+
+def matched(source, classes):
+    """The source with its labels as a network with these `classes` counts them, by name.
+
+    Raises:
+      UserError: a class that is none of them; shows which.
+    """
+    if tuple(source.classes) == tuple(classes):
+        return source
+    places = {name: label for label, name in enumerate(classes) if classes.count(name) == 1}
+    if unknown := [name for name in source.classes if name not in places]:
+        raise UserError(f'the network does not know, or has twice, {some(unknown)}, of the '
+                        f'{len(source.classes)} classes of the data; its own {len(classes)} are '
+                        f'{some(classes)}')
+    labels = tuple(places[name] for name in source.classes)
+    return source._replace(examples=Relabelled(source.examples, labels), classes=tuple(classes))

@@ -1,0 +1,139 @@
+"""Folders of pictures with masks, which tell the class of each pixel:
+
+    root/classes.txt              the names of the classes, one a line, the first that of 0
+    root/<split>/images/a.jpg     pictures, in folders of any depth
+    root/<split>/masks/a.png      their masks, of the same names but for the suffix
+
+A mask has as many pixels as its picture (as it is stored: no EXIF orientation), each of them the
+number of a class, or geometry.IGNORE: gray, or the index into a palette, as those of PASCAL VOC.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cnnjax import cluster
+from cnnjax.data import folders, formats, images, threads
+from cnnjax.data.examples import Missing, Source
+from cnnjax.data.identity import Entry, file_sizes
+from cnnjax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked(Sequence):
+    """Image files and the files of their masks as examples, read when they are asked for."""
+
+    paths: tuple[tuple[str, str], ...]  # of each picture and of its mask
+    root: str  # the beginning of the pictures' paths that a listing's names leave out
+    read: Callable = images.read
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        picture, mask = self.paths[i]
+        return {'image': self.read(picture), 'mask': read(mask)}
+
+    @property
+    def undecoded(self):
+        return dataclasses.replace(self, read=images.Picture)
+
+    def listing(self):
+        """An Entry of every picture with its mask."""
+        root = os.path.join(self.root, '')
+        sizes = [file_sizes(paths).tolist() for paths in zip(*self.paths, strict=True)]
+        return [Entry(None, f'{size} + {of_mask}', picture.removeprefix(root))
+                for (picture, _), size, of_mask in zip(self.paths, *sizes, strict=True)]
+
+
+def read(path):
+    """The mask in a file -> uint8 [H, W].
+
+    Raises:
+      UserError: it cannot be read, or is a picture of colours, not of classes.
+    """
+    with formats.reading(path), open(formats.regular(path), 'rb') as file:
+        image = formats.open_(file)
+        image.load()
+    if image.mode not in ('1', 'L', 'P'):
+        raise UserError(f'{path} has the mode {image.mode}: a mask is gray or has a palette, with '
+                        "the number of a class, from 0 to 255, in each pixel (Pillow's modes L, P)")
+    return np.asarray(image).astype(np.uint8)
+
+
+def folder(root, split, bad_images='error'):
+    """The pictures with masks of root/split; see the top of this file.
+
+    `bad_images`: 'error' leaves an unreadable file to be named when it is read; 'skip' reads every
+    file once now, and leaves out and lists those that cannot be read.
+
+    Raises:
+      UserError: a folder or classes.txt is missing, or a picture has no mask.
+    """
+    if not root:
+        raise UserError("dataset='folder' with masks needs data_dir: the folder that holds "
+                        'classes.txt, train/images, train/masks, test/images and test/masks')
+    root = Path(os.path.expanduser(root))
+    classes = read_classes(root / 'classes.txt')
+    directories = {name: root / split / name for name in ('images', 'masks')}
+    for directory in directories.values():
+        if not directory.is_dir():
+            raise Missing(f'{directory} is not there: data_dir must hold classes.txt, and '
+                          'images/ and masks/ in train/ and test/')
+    pictures, left_out = folders.find(directories['images'])
+    found = _without_suffix(folders.find(directories['masks'])[0], directories['masks'])
+    paths = []
+    for name, picture in _without_suffix(pictures, directories['images']).items():
+        if name not in found:
+            raise UserError(f'{picture} has no mask: {directories["masks"] / name}.png is not '
+                            'there')
+        paths.append((picture, found[name]))
+    if bad_images == 'skip':
+        errors = threads.mapped(lambda i: _error(paths[i]), len(paths), f'checking {split}')
+        for error in filter(None, errors) if cluster.first() else ():
+            print(f'skipped: {error}', flush=True)
+        paths = [pair for pair, error in zip(paths, errors, strict=True) if not error]
+        left_out['unreadable'] = len(errors) - len(paths)
+    if not paths:
+        raise UserError(f'{directories["images"]} has no image that can be read')
+    about = (f'{root / split}: {len(paths):,} image{"s" * (len(paths) != 1)} with masks of '
+             f'{len(classes)} classes' + folders.described(left_out))
+    return Source(Masked(tuple(paths), str(directories['images'])), classes, about)
+
+
+def read_classes(path):
+    """The names in classes.txt.
+
+    Raises:
+      Missing: it is not there.
+      UserError: it cannot be read, or names a class twice.
+    """
+    try:
+        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except FileNotFoundError:
+        raise Missing(f'{path} is not there: it names the classes, one a line, in the order of '
+                      'their numbers in the masks, from 0') from None
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} is not a readable text file: {error}') from None
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise UserError(f'{path} has {len(set(names))} different names in {len(names)} lines: give '
+                        'each class its own, and at least two')
+    return names
+
+
+def _without_suffix(paths, directory):
+    """{path below the directory, without its suffix: path}"""
+    return {os.path.splitext(os.path.relpath(path, directory))[0]: path for path in paths}
+
+
+def _error(paths):
+    picture, mask = paths
+    try:
+        images.read(picture)
+        read(mask)
+    except UserError as error:
+        return error
+    return None

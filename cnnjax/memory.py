@@ -1,0 +1,14 @@
+"""The memory of this machine and its devices: what cannot fit is refused before it is tried."""
+
+import os
+
+import jax
+
+# Bytes that the arrays of this process may take on the host: half of the machine's memory.
+HOST = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
+
+
+def device():
+    """Bytes that arrays may take on a device: its own memory or, of a CPU, `HOST`."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get('bytes_limit', HOST)

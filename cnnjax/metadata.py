@@ -1,0 +1,110 @@
+"""What a file of weights says of its network and images: in its metadata, where cnnjax wrote it, or
+in the config.json that the Hugging Face hub has beside it."""
+
+import importlib.metadata
+import json
+import math
+
+import jax
+import numpy as np
+
+from cnnjax.errors import UserError
+
+# Fields of configs/base.py by which pictures become the images of an evaluation, and their types.
+EVALUATION = {'test_shorter_side': int, 'interpolation': str, 'border': int}
+# torchvision's, of the files that say nothing: 256 pixels where the image has 224.
+CROP = {'crop_pct': 0.875, 'interpolation': 'bilinear'}
+# Arguments of timm's networks that change no function: the rest may (see `beside`).
+HARMLESS = {'num_classes', 'in_chans', 'img_size', 'drop_rate', 'drop_path_rate'}
+
+
+def beside(path):
+    """What the hub's config.json beside a file says of it; {} if there is none."""
+    path = path.with_name('config.json')
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+        config = config | config.get('pretrained_cfg', {})
+        changed = set(config.get('model_args') or {}) - HARMLESS
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f'{path} is damaged: {error}') from None
+    if config.get('global_pool') not in (None, 'avg'):
+        changed.add(f'global_pool={config["global_pool"]}')
+    if changed:
+        raise UserError(f'{path}: {", ".join(sorted(map(str, changed)))} makes another network of '
+                        f"timm's {config.get('architecture')} than we have")
+    return _parse(config, path)
+
+
+def to_write(network, fields, classes):
+    """The metadata of the file of a network, made with `fields`; `inside` reads them."""
+    height, width, channels = map(int, network.image_shape)
+    values = {
+        'architecture': network.name, 'fields': fields, 'evaluation': network.evaluation,
+        'mean': np.float64(network.normalize.mean).tolist(),
+        'std': np.float64(network.normalize.std).tolist(),
+        'input_size': (channels, height, width), 'label_names': classes}
+    return {key: json.dumps(value) for key, value in values.items()} | {
+        'format': 'pt', 'cnnjax': importlib.metadata.version('cnnjax')}
+
+
+def inside(written, path, count):
+    """What `save` wrote into the metadata of a file of so many tensors."""
+    try:
+        about = {key: json.loads(written[key]) for key in
+                 ('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')}
+        evaluation = json.loads(written.get('evaluation', '{}'))
+        fields = {key: _tuples(value) for key, value in about['fields'].items()}
+        layers = len(jax.tree.leaves(fields)) + sum(
+            number for key in ('blocks', 'layers_per_block') for number in fields.get(key, ())
+            if isinstance(number, int))
+        if layers > 8 * count + 64:  # building them would take forever
+            raise ValueError(f'the fields {fields} make more layers than it has tensors')
+        if not all(isinstance(evaluation[field], EVALUATION[field]) for field in evaluation):
+            raise ValueError(f'evaluation {evaluation}')
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f'{path}: its metadata are damaged: {error!r}') from None
+    return _parse(about, path) | {'fields': fields, 'evaluation': evaluation}
+
+
+def _tuples(value):
+    """JSON has lists where the fields are tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def crop(values, image_shape):
+    """The fields EVALUATION that mean timm's crop_pct and interpolation
+    (https://github.com/huggingface/pytorch-image-models/blob/main/timm/data/transforms_factory.py).
+    """
+    share = float(values['crop_pct'])
+    if not 0 < share <= 1:
+        raise ValueError(f'crop_pct {share}')
+    return {'test_shorter_side': math.floor(image_shape[0] / share),
+            'interpolation': str(values.get('interpolation') or 'bicubic')}
+
+
+def _parse(values, path):
+    """{'architecture', 'label_names', 'image_shape', 'normalize', 'evaluation'}, those that
+    `values` has."""
+    about = {key: values[key] for key in ('architecture', 'label_names') if values.get(key)}
+    try:
+        if not isinstance(about.get('architecture', ''), str):
+            raise ValueError(f'architecture {about["architecture"]}')
+        if 'input_size' in values:
+            channels, height, width = map(int, values['input_size'])
+            if min(channels, height, width) < 1:
+                raise ValueError(f'input_size {values["input_size"]}')
+            about['image_shape'] = (height, width, channels)
+            if values.get('crop_pct'):
+                about['evaluation'] = crop(values, about['image_shape'])
+        if 'mean' in values:
+            mean, std = np.float32(values['mean']), np.float32(values['std'])
+            if not (np.isfinite(mean).all() and (std > 0).all()):
+                raise ValueError(f'mean {mean}, std {std}')
+            about['normalize'] = mean, std
+        about['label_names'] = tuple(map(str, about.get('label_names', ()))) or None
+    except (KeyError, OverflowError, ValueError, TypeError) as error:
+        raise UserError(f'{path}: what it says of the network and its images is damaged: '
+                        f'{error!r}') from None
+    return about

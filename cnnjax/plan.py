@@ -1,0 +1,58 @@
+"""The lengths of a training, given in epochs or in steps, as numbers of steps."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cnnjax import optim
+from cnnjax.errors import UserError
+
+MOST = 2 ** 31 - 1  # steps: they are counted in 32 bits
+
+
+class Plan(NamedTuple):
+    """The lengths of a training in steps, and its learning rates."""
+
+    steps: int
+    steps_per_epoch: int
+    rate: Callable  # step -> learning rate
+    report_every: int
+    eval_every: int
+    checkpoint_every: int
+
+    def due(self, done, every):
+        """Whether something that happens `every` so many steps, and at the end, happens now."""
+        return done == self.steps or (every > 0 and done % every == 0)
+
+    def until_due(self, done):
+        """How many steps after `done` something happens."""
+        return min([self.steps - done, *(
+            every - done % every for every in (self.report_every, self.eval_every,
+                                               self.checkpoint_every) if every > 0)])
+
+
+def plan(config, examples):
+    """The plan of a training on so many examples.
+
+    Raises:
+      UserError: a batch larger than the set, or no length.
+    """
+    per_epoch = examples // config.batch_size
+    if not per_epoch:
+        raise UserError(f'batch_size={config.batch_size} is more than the {examples} training '
+                        'images: take a smaller one')
+
+    def in_steps(length):
+        return round(length if config.steps else length * per_epoch)
+
+    steps = config.steps or in_steps(config.epochs)
+    if steps < 1:
+        raise UserError(f'epochs={config.epochs} and steps={config.steps}: nothing to train')
+    if steps > MOST:
+        raise UserError(f'epochs={config.epochs} are {steps:,} steps: take fewer')
+    rate = optim.learning_rate(
+        config.learning_rate, steps, schedule=config.schedule, factor=config.drop_factor,
+        drops=tuple(map(in_steps, config.drops)), warmup=in_steps(config.warmup),
+        warmup_shape=config.warmup_shape, warmup_rate=config.warmup_rate)
+    every = {name: max(in_steps(config[name]), 1) if config[name] else 0
+             for name in ('eval_every', 'checkpoint_every')}
+    return Plan(steps, per_epoch, rate, config.report_every, **every)

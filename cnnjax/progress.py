@@ -1,0 +1,95 @@
+"""What one sees of a training that runs: its progress on the terminal, a trace of its programs."""
+
+import datetime
+import time
+
+import jax
+from tqdm import tqdm
+
+from cnnjax import cluster
+
+
+class Profile:
+    """Traces `steps` steps of a run, after its first ten, for TensorBoard or ui.perfetto.dev, in
+    `directory`/profile (https://docs.jax.dev/en/latest/profiling.html); a context manager."""
+
+    FIRST = 10
+
+    def __init__(self, directory, steps):
+        self.directory, self.running = directory / 'profile', False
+        self.traced = range(self.FIRST, self.FIRST + steps)
+
+    def step(self, done, state):
+        """To be called before each step, with the state that the devices are working at."""
+        if (done in self.traced) == self.running:
+            return
+        jax.block_until_ready(state)  # the trace has whole steps
+        if self.running:
+            jax.profiler.stop_trace()
+        else:
+            jax.profiler.start_trace(self.directory)
+        self.running = not self.running
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.running:
+            jax.profiler.stop_trace()
+
+
+class Progress:
+    """A progress bar on a terminal, one line per report elsewhere; of the first process."""
+
+    def __init__(self, lengths, batch_size, start):
+        self.lengths, self.batch_size, self.done = lengths, batch_size, start
+        self.bar = tqdm(total=lengths.steps, initial=start, unit='step',
+                        disable=None if cluster.first() else True, dynamic_ncols=True)
+        self.start_time = self.time = time.perf_counter()
+        self.timed = start
+        if start:
+            self.print(f'resuming after step {start} of {lengths.steps}')
+
+    def print(self, line):
+        if not self.bar.disable:
+            self.bar.write(line)
+        elif cluster.first():
+            print(line, flush=True)
+
+    def compiled(self, count):
+        """The first steps are done: speed is measured from here."""
+        self.time, self.timed = time.perf_counter(), self.done + count
+        self.print(f'first step after {self.time - self.start_time:.1f} s (compilation)')
+
+    def advance(self, count):
+        self.done += count
+        self.bar.update(count)
+
+    def rate(self):
+        """Images per second since the last report, None where there are none to count."""
+        now, images = time.perf_counter(), (self.done - self.timed) * self.batch_size
+        rate = images / (now - self.time) if images else None
+        self.time, self.timed = now, self.done
+        return rate
+
+    def report(self, row):
+        """Shows a row; the time of evaluation and saving does not count as training."""
+        shown = f'epoch {row["epoch"]:.1f}  step {row["step"]}/{self.lengths.steps}  ' \
+                f'loss {row["train/loss"]:.4f}'
+        shown += ''.join(f'  {name.removeprefix("train/")} {100 * value:.2f}%'
+                         for name, value in row.items() if name.endswith('error'))
+        if 'images_per_second' in row:
+            shown += f'  {row["images_per_second"]:,.0f} images/s'
+            left = (self.lengths.steps - row['step']) * self.batch_size / row['images_per_second']
+            shown += f'  {datetime.timedelta(seconds=round(left))} left'
+        if self.bar.disable or 'test/error' in row:
+            self.print(shown)
+        else:
+            self.bar.set_postfix_str(shown)
+        self.time = time.perf_counter()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()

@@ -1,0 +1,74 @@
+"""Whether a run may go on in its directory, and what is said of one that is finished."""
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cnnjax import checkpoint, cluster, reports, workdir
+from cnnjax.errors import UserError
+from cnnjax.plan import plan
+
+
+def finished_without_data(config, directory, recorded, missing):
+    """The last row of a finished run; raises `missing`, the error, for any other."""
+    known = recorded and recorded.splits.get(config.train_split)
+    if not recorded or not (known or config.steps):
+        raise missing
+    lengths = plan(config, known.examples if known else config.batch_size)
+    with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
+        start = checkpoints.latest()
+        if start != lengths.steps:
+            raise missing
+        past = checkpoints.past(start)
+    check_config(directory, config, lengths, start, past)
+    reports.recover(directory, past)
+    return finished(directory, start,
+                    f'; that its data is still the same cannot be told: {missing}')
+
+
+def finished(directory, steps, remark=''):
+    """The last row of metrics.jsonl; says that the run is finished.
+
+    Raises:
+      UserError: it is not that of the last step, and the checkpoint, of an older version, has no
+        copy of it.
+    """
+    multihost_utils.sync_global_devices('rows')  # the first process may have restored some
+    last = (reports.read_metrics(directory) or [{'step': None}])[-1]
+    if last['step'] != steps:
+        raise UserError(f'{directory}: this run is finished, after {steps} steps, but the last row '
+                        'of metrics.jsonl is lost; configs/evaluate.py tells its error')
+    if cluster.first():
+        print(f'{directory}: this run is finished, after {steps} steps{remark}', flush=True)
+    return last
+
+
+def check_config(directory, config, lengths, start, past):
+    """Raises UserError if the run in `directory`, `start` steps long, was not made with `config`.
+
+    It may get longer or shorter as long as the steps done had the same learning rates. `past` is
+    that of its checkpoint.
+    """
+    rows = [] if start else reports.read_metrics(directory)
+    if rows and cluster.first():
+        print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint: the training '
+              'begins anew', flush=True)
+    if not start and not any('test/error' in row for row in rows):  # what is evaluated is saved
+        return
+    saved = past['config'] if past else workdir.read_config(directory)
+    if saved is None:
+        raise UserError(f'{directory} has lost its config.json: take another workdir')
+    changed = workdir.differences(saved, config)
+    extended = set(changed) <= {'epochs', 'steps'}
+    if extended and changed:
+        then = plan(saved, lengths.steps_per_epoch * saved.batch_size).rate
+        done = np.arange(start)
+        extended = start <= lengths.steps and np.array_equal(
+            *(np.broadcast_to(np.float32(rate(done)), done.shape)
+              for rate in (then, lengths.rate)))
+    if changed and not extended:
+        workdir.refuse(directory, changed, ': the learning rates of the steps done would differ'
+                       if set(changed) <= {'epochs', 'steps'} else '')
+    if start > lengths.steps:  # the data has changed, and dataset.json, which would tell, is lost
+        raise UserError(f'{directory}: its run has made {start} steps, but {config.epochs:g} '
+                        f'epochs of the data as it is now are only {lengths.steps}: restore the '
+                        'data, or take another workdir')

@@ -1,0 +1,27 @@
+"""Tables as text."""
+
+
+def aligned(rows, left):
+    """Rows of strings with every column as wide as its widest cell: the first `left` columns flush
+    left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [[cell.ljust(width) if i < left else cell.rjust(width)
+             for i, (cell, width) in enumerate(zip(row, widths, strict=True))] for row in rows]
+
+
+def markdown(header, rows, left=None):
+    """A table in Markdown, with a newline after every line.
+
+    Args:
+      header: the titles of the columns.
+      rows: a cell for each column; what is not a string is shown as `str` shows it.
+      left: for a file that people read as it is: the columns are aligned, this many flush left and
+        the others flush right. None: each cell takes no more room than it needs.
+    """
+    lines = [[str(cell).replace('|', r'\|') for cell in line] for line in (header, *rows)]
+    lines.insert(1, ['---'] * len(header))
+    if left is not None:
+        lines = aligned(lines, left)
+        lines[1] = ['-' * (len(cell) - (i >= left)) + ':' * (i >= left)
+                    for i, cell in enumerate(lines[1])]
+    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)

@@ -1,0 +1,62 @@
+"""To tell what an image shows: one of the classes, by softmax cross-entropy."""
+
+import functools
+
+from cnnjax import losses
+from cnnjax.errors import UserError
+from cnnjax.tasks.task import Task
+
+TARGET = 'label'
+
+
+def create(net, smoothing=0.0):
+    """The task for networks with logits [N, classes].
+
+    Of a network with `auxiliary` heads, {tap: weight}, their losses are added; one with
+    `subnetworks`, {name: arguments of a call}, is evaluated as each of these too.
+    """
+    return Task(check, functools.partial(loss, smoothing, getattr(net, 'auxiliary', {})),
+                functools.partial(observe, getattr(net, 'subnetworks', {})), results)
+
+
+def check(outputs, examples, classes):
+    """Raises UserError unless the outputs are a score for each class."""
+    del examples
+    if outputs.ndim != 2:
+        raise UserError(f'the network has maps of scores {list(outputs.shape[1:])}, not one score '
+                        "per class: it cannot be trained to tell images apart; take task='segment'")
+    if outputs.shape[-1] != len(classes):
+        raise UserError(f'the network has {outputs.shape[-1]} outputs for {len(classes)} classes: '
+                        'its last layer needs num_classes of them')
+
+
+def loss(smoothing, auxiliary, apply, examples, mean):
+    """The cross-entropy, and of its metrics also the error. The losses of auxiliary heads do not
+    count in the metrics."""
+    labels = examples['label']
+    logits, taps, batch_stats = apply(examples['image'])
+    value = mean(losses.cross_entropy(logits, labels, smoothing))
+    metrics = {'loss': value, 'error': mean(losses.top_k_error(logits, labels))}
+    for name, weight in auxiliary.items():
+        value += weight * mean(losses.cross_entropy(taps[name], labels, smoothing))
+    return value, (metrics, batch_stats)
+
+
+def observe(subnetworks, apply, examples):
+    """Sums of 'loss', 'error' and, above five classes, 'top5_error', then those of the
+    subnetworks ('column3/error', ...)."""
+    sums, labels = {}, examples['label']
+    for name, arguments in {'': {}, **subnetworks}.items():
+        logits, _ = apply(examples['image'], **arguments)
+        values = {'loss': losses.cross_entropy(logits, labels),
+                  'error': losses.top_k_error(logits, labels)}
+        if logits.shape[-1] > 5:
+            values['top5_error'] = losses.top_k_error(logits, labels, 5)
+        sums |= {f'{name}/{key}' if name else key: value for key, value in values.items()}
+    return sums, {}
+
+
+def results(sums, kept, count, classes):
+    """The means."""
+    del kept, classes
+    return {name: float(total / count) for name, total in sums.items()}

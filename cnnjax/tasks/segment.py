@@ -1,0 +1,100 @@
+"""To tell what each pixel of an image shows: one of the classes, by softmax cross-entropy.
+
+Long et al. 2014, https://arxiv.org/abs/1411.4038; Ronneberger et al. 2015,
+https://arxiv.org/abs/1505.04597.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax import losses
+from cnnjax.data import geometry
+from cnnjax.errors import UserError
+from cnnjax.tasks.task import Task
+
+TARGET = 'mask'
+
+
+def create(net, smoothing=0.0):
+    """The task for networks with logits [N, H', W', classes] of the middle H' x W' pixels of the
+    images: those of a network without padding are smaller than the images."""
+    del net
+    return Task(check, functools.partial(loss, smoothing), observe, results)
+
+
+def check(outputs, examples, classes):
+    """Raises UserError unless the outputs are a score for each class at the middle pixels."""
+    if outputs.ndim != 4:
+        raise UserError(f'the network has one score per class, {list(outputs.shape[1:])}, no maps '
+                        "of scores: it cannot tell pixels apart; take task='classify', or a "
+                        'network such as unet_padded')
+    _, height, width, count = outputs.shape
+    mask = examples['mask'].shape[1:]
+    if height > mask[0] or width > mask[1] or (mask[0] - height) % 2 or (mask[1] - width) % 2:
+        raise UserError(f'the network has scores for {height} x {width} pixels, which are not the '
+                        f'middle of a mask of {mask[0]} x {mask[1]}')
+    if count != len(classes):
+        raise UserError(f'the network has {count} outputs for {len(classes)} classes: its last '
+                        'layer needs num_classes of them')
+
+
+def loss(smoothing, apply, examples, mean):
+    """The mean cross-entropy of the pixels that count, and of the metrics the share of these that
+    is wrong."""
+    logits, _, batch_stats = apply(examples['image'])
+    labels, counts = _truth(examples['mask'], logits.shape)
+    value = mean(losses.cross_entropy(logits, labels, smoothing), counts)
+    wrong = mean(losses.top_k_error(logits, labels), counts)
+    return value, ({'loss': value, 'pixel_error': wrong}, batch_stats)
+
+
+def observe(apply, examples):
+    """Sums of 'loss', of the pixels that count together, of their number 'pixels', and the
+    confusion matrix, int [classes, classes], truth in rows."""
+    logits, _ = apply(examples['image'])
+    labels, counts = _truth(examples['mask'], logits.shape)
+    values = losses.cross_entropy(logits, labels)
+    classes = logits.shape[-1]
+
+    def confusion(labels, found, counts):
+        places = classes * labels.ravel() + found.ravel()
+        return jnp.zeros(classes * classes, jnp.int32).at[places].add(
+            counts.ravel().astype(jnp.int32)).reshape(classes, classes)
+
+    return {'loss': jnp.where(counts, values, 0).sum((1, 2)), 'pixels': counts.sum((1, 2)),
+            'confusion': jax.vmap(confusion)(labels, logits.argmax(-1), counts)}, {}
+
+
+def results(sums, kept, count, classes):
+    """'loss' and 'pixel_error', means over the pixels that count; 'mean_iou', the mean over classes
+    of intersection / union (https://arxiv.org/abs/1411.4038, section 5), and 'error', 1 less it;
+    'iou/<class>' of each. A class that is in neither the masks nor the predictions has none.
+
+    Raises:
+      UserError: no pixel counts.
+    """
+    del kept, count
+    matrix = sums['confusion']
+    if not sums['pixels']:
+        raise UserError(f'no pixel of the masks counts: all are {geometry.IGNORE}, which stands '
+                        'for none of the classes')
+    right = matrix.diagonal()
+    union = matrix.sum(0) + matrix.sum(1) - right
+    iou = {name: float(own / of) for name, own, of in zip(classes, right, union, strict=False)
+           if of}
+    mean_iou = float(np.mean(list(iou.values())))
+    return {'loss': float(sums['loss'] / sums['pixels']), 'error': 1 - mean_iou,
+            'pixel_error': float(1 - right.sum() / sums['pixels']), 'mean_iou': mean_iou,
+            **{f'iou/{name}': value for name, value in iou.items()}}
+
+
+def _truth(mask, shape):
+    """(labels, which of them count) of the middle pixels that logits of this shape are for, both
+    [N, H', W']; labels that do not count are 0."""
+    top, left = ((side - own) // 2 for side, own in zip(mask.shape[1:], shape[1:3], strict=True))
+    middle = mask[:, top:top + shape[1], left:left + shape[2]].astype(jnp.int32)
+    counts = middle != geometry.IGNORE
+    return jnp.where(counts, middle, 0), counts

@@ -1,0 +1,1 @@
+"""What measures speed: the benchmark beside PyTorch, single convolutions, the scaling model."""

@@ -1,0 +1,180 @@
+"""PyTorch's side of the benchmark: training steps and inference. Needs torch."""
+
+import contextlib
+import functools
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from experiments.benchmark import timing
+from experiments.benchmark import torch_networks as networks
+
+version = torch.__version__
+
+
+def prepare():
+    """The settings that PyTorch's own guides recommend: as many threads as cores, on a GPU the
+    fastest of cuDNN's algorithms, and TF32 where the type is float32, which jax takes there too."""
+    torch.set_num_threads(timing.cores())
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision('high')
+
+
+def wait(value=None):
+    if networks.device() == 'cuda':
+        torch.cuda.synchronize()
+
+
+def precision(dtype):
+    if dtype == 'float32':
+        return contextlib.nullcontext()
+    return torch.autocast(networks.device(), getattr(torch, dtype))
+
+
+def augment(images, normalize, flip, padding):
+    """uint8 [N, H, W, C] -> normalized, moved and mirrored at random, [N, C, H, W] channels last.
+    The crop and the mirror are one lookup."""
+    count, height, width, _ = images.shape
+    x = normalized(images, normalize)
+    where = functools.partial(torch.arange, device=x.device)
+    rows, columns = where(height).expand(count, -1), where(width).expand(count, -1)
+    if flip:
+        mirror = torch.rand(count, 1, device=x.device) < 0.5
+        columns = torch.where(mirror, columns.flip(1), columns)
+    if padding:
+        x = F.pad(x, (0, 0, padding, padding, padding, padding))
+        corners = torch.randint(2 * padding + 1, (2, count, 1), device=x.device)
+        rows, columns = rows + corners[0], columns + corners[1]
+    if flip or padding:
+        x = x[where(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return x.permute(0, 3, 1, 2)
+
+
+def normalized(images, normalize):
+    mean, std = normalize
+    return (images / 255 - mean) / std
+
+
+class Data:
+    """Images [N, H, W, C] and labels on the device, and their normalization."""
+
+    def __init__(self, data, normalize):
+        self.images, self.labels = (torch.from_numpy(np.asarray(data[name])).to(networks.device())
+                                    for name in ('image', 'label'))
+        self.labels = self.labels.long()
+        self.normalize = tuple(torch.from_numpy(np.float32(part)).to(networks.device())
+                               for part in normalize)
+
+
+def training(network, data, recipe, compile_mode=''):
+    """A side of `compare`: a function that takes a number, does as many steps of SGD and waits for
+    the last.
+
+    `recipe` is the config of our side. With `compile_mode`, augmentation, network and loss are
+    compiled; the optimizer is one fused operation in any case.
+    """
+    kernels = [p for p in network.parameters() if p.ndim > 1]
+    biases = [p for name, p in network.named_parameters() if p.ndim == 1 and name.endswith('bias')]
+    scales = [p for name, p in network.named_parameters() if p.ndim == 1
+              and not name.endswith('bias')]
+    decay = recipe.weight_decay
+    others = decay if recipe.decay == 'all' else 0.0
+    groups = [{'params': kernels, 'weight_decay': decay},
+              {'params': scales, 'weight_decay': others},
+              {'params': biases, 'weight_decay': others,
+               'lr': recipe.bias_rate * recipe.learning_rate}]
+    optimizer = torch.optim.SGD(
+        [group for group in groups if group['params']], recipe.learning_rate, recipe.momentum,
+        nesterov=recipe.nesterov, fused=True)
+
+    # Parameters that chance leaves out of a step get gradients of zero, not none: they then decay,
+    # as on our side, and the fused SGD of torch 2.13 fails where only some have momentum already.
+    skips = getattr(network, 'survival', 1) < 1 or getattr(network, 'global_rate', 0) > 0
+    if skips:
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def loss(images, labels):
+        x = augment(images, data.normalize, recipe.flip, recipe.padding)
+        with precision(recipe.dtype):
+            return F.cross_entropy(network(x), labels)
+
+    if compile_mode:
+        loss = torch.compile(loss, mode=compile_mode)
+
+    def step():
+        if compile_mode:
+            torch.compiler.cudagraph_mark_step_begin()
+        index = torch.randint(len(data.labels), (recipe.batch_size,), device=networks.device())
+        optimizer.zero_grad(set_to_none=not skips)
+        value = loss(data.images[index], data.labels[index])
+        value.backward()
+        optimizer.step()
+        return value
+
+    return timing.advance(step, wait)
+
+
+def inference(network, data, batch, dtype, compile_mode=''):
+    """A side of `compare`: logits of the first images."""
+    network.eval()
+
+    def logits(images):
+        with precision(dtype):
+            return network(normalized(images, data.normalize).permute(0, 3, 1, 2))
+
+    if compile_mode:
+        logits = torch.compile(logits, mode=compile_mode)
+    images = data.images[:batch]
+
+    @torch.inference_mode()
+    def step():
+        if compile_mode:
+            torch.compiler.cudagraph_mark_step_begin()
+        return logits(images)
+
+    return timing.advance(step, wait)
+
+
+def loss_of(network, data, count):
+    """The loss of the first images in training mode, without dropout and without rounding."""
+    chances = {module: module.p for module in network.modules() if isinstance(module, nn.Dropout)}
+    rates = {name: getattr(network, name) for name in ('survival', 'local_rate', 'global_rate')
+             if hasattr(network, name)}
+    for module in chances:
+        module.p = 0.0
+    for name in rates:
+        setattr(network, name, 1.0 if name == 'survival' else 0.0)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision('highest')
+    with torch.no_grad():
+        x = normalized(data.images[:count], data.normalize).permute(0, 3, 1, 2)
+        value = F.cross_entropy(network(x), data.labels[:count]).item()
+    prepare()
+    for module, chance in chances.items():
+        module.p = chance
+    for name, rate in rates.items():
+        setattr(network, name, rate)
+    assert math.isfinite(value)
+    return value
+
+
+def peak_memory(steps):
+    """The most bytes that tensors took on the device during a step; None on CPUs, where PyTorch
+    does not count them."""
+    if networks.device() != 'cuda':
+        return None
+    steps(2)
+    torch.cuda.reset_peak_memory_stats()
+    steps(1)
+    return torch.cuda.max_memory_allocated()
+
+
+def release():
+    """Gives unused memory back to the device, for our side."""
+    if networks.device() == 'cuda':
+        torch.cuda.empty_cache()
