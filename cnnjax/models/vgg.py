@@ -71,7 +71,7 @@ def fold_batch_norm(variables):
         epsilon = layers.BatchNorm.epsilon
         factor = norm['scale'] / jnp.sqrt(statistics['var'] + epsilon)
         params[conv] = {
-            'kernel': params[conv]['kernel'] * factor,
+            'kernel': params[conv]['kernel'] * factor[None, None, None],
             'bias': (params[conv]['bias'] - statistics['mean']) * factor + norm['bias']}
     return {'params': params}
 

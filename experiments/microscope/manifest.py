@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax import data, diagram, microscope, trained, workdir
+from cnnjax import data, diagram, microscope, trained, user_network, workdir
 from cnnjax.images import strongest, units
 
 LARGEST = 112  # On its page, a patch has sides of at most so many pixels.
