@@ -16,7 +16,8 @@ from flax import traverse_util
 from jax._src import distributed  # the service's store of keys and values has no public name
 from jax.experimental import multihost_utils
 
-from cnnjax.errors import UserError, check_numbers
+from cnnjax import limits
+from cnnjax.errors import UserError
 
 # What schedulers and people send before they kill: Slurm's --signal is often USR1 or USR2.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
@@ -51,7 +52,7 @@ def connect(coordinator=None, processes=None, process=None, wait=120):
         raise UserError('processes and process need a coordinator: the host:port of process 0')
     if coordinator is not None and not coordinator.rpartition(':')[2].isdigit():
         raise UserError(f"coordinator='{coordinator}' is not of the form host:port")
-    check_numbers({'wait': wait}, wait=(1, 10 ** 6))
+    limits.check({'wait': wait}, {'wait': limits.Number(1, 10 ** 6)})
     if coordinator is None and os.environ.get('SLURM_NTASKS') == '1':
         return  # jax would take a single device, the one with the process's number on this host
     # Where a process dies, jax aborts the others: the stacks of all threads would bury its message.

@@ -2,6 +2,7 @@
 
 import collections
 import math
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import optax
 from cnnjax.errors import UserError
 
 
-def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=0,
-                  warmup_shape='constant', warmup_rate=0.0):
+def learning_rate(base: float, steps: int, *, schedule: str = 'step', drops: Sequence[int] = (),
+                  factor: float = 0.1, warmup: int = 0, warmup_shape: str = 'constant',
+                  warmup_rate: float = 0.0) -> optax.Schedule:
     """The learning rate as a function of the step (0-based); all lengths are in steps.
 
     Args:
@@ -46,8 +48,10 @@ def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=
     return optax.join_schedules([before, after], [warmup])
 
 
-def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay='all',
-                 order='torch', bias_rate=1.0, head_rate=1.0, head=()):
+def momentum_sgd(rate: float | optax.Schedule, *, momentum: float = 0.9, nesterov: bool = False,
+                 weight_decay: float = 0.0, decay: str = 'all', order: str = 'torch',
+                 bias_rate: float = 1.0, head_rate: float = 1.0,
+                 head: Collection[str] = ()) -> optax.GradientTransformation:
     """Momentum SGD with L2 weight decay; `rate` is a number or a schedule.
 
     Args:

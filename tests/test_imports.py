@@ -15,6 +15,7 @@ RANKS = [
     ['configs'],
     ['cnnjax.sweeps'],
     ['cnnjax.jobs'],
+    ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.evaluate', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
@@ -35,8 +36,9 @@ RANKS = [
     ['cnnjax.layers', 'cnnjax.losses'],
     ['cnnjax.convolution'],
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
-    ['cnnjax.cluster', 'cnnjax.config_file'],
-    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.quiet', 'cnnjax.memory', 'cnnjax.tables'],
+    ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
+    ['cnnjax.limits', 'cnnjax.memory', 'cnnjax.python_file'],
+    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.quiet', 'cnnjax.tables'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])

@@ -10,10 +10,13 @@ import io
 import math
 import os
 import stat
+from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cnnjax.data import levels, tiff
 from cnnjax.errors import UserError
@@ -33,17 +36,18 @@ FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           and kind not in (*CERTAIN, *NO_PICTURES))
 
 
-def is_image(file):
+def is_image(file: str | os.PathLike[str]) -> bool:
     """Whether the first bytes of a file, which may have any name, are those of an image."""
     try:
         with open(regular(file), 'rb') as opened:
             prefix = opened.read(16)
     except OSError:
         return False
-    return any(Image.OPEN[kind][1](prefix) is True for kind in CERTAIN)
+    accepts = (Image.OPEN[kind][1] for kind in CERTAIN)
+    return any(accept is not None and accept(prefix) is True for accept in accepts)
 
 
-def decode(file, name):
+def decode(file: str | os.PathLike[str] | bytes, name: str) -> Image.Image | levels.Deep:
     """A path, or the bytes of a file -> Pillow's image, of mode 'L' or 'RGB', or `levels.Deep`
     where the file holds more than 8 bits that can be read: gray PNG and PGM files and TIFF files.
     Pillow reduces colour PNG files of 16 bits to 8; so it does with colour TIFF files whose
@@ -83,11 +87,11 @@ def decode(file, name):
         return image
 
 
-def open_(file):
+def open_(file: BinaryIO) -> Image.Image:
     """Pillow's image of an open file, not yet decoded."""
     image = Image.open(file, formats=FORMATS)
     _check_size(image)
-    if image.format == 'TIFF':
+    if isinstance(image, TiffImageFile):
         tiff.mend(image)
     return image
 
@@ -101,7 +105,7 @@ def _check_size(image):
 
 
 @contextlib.contextmanager
-def reading(name):
+def reading(name: str) -> Generator[None]:
     """Whatever goes wrong is the file's fault.
 
     Raises:
@@ -119,7 +123,7 @@ def reading(name):
         raise UserError(f'{name} is not a readable image: {reason}') from error
 
 
-def regular(path):
+def regular(path: str | os.PathLike[str]) -> Path:
     """The path, if it is a file: to open a pipe would wait for its writer."""
     path = Path(os.path.expanduser(path))
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -127,7 +131,7 @@ def regular(path):
     return path
 
 
-def flat(image):
+def flat(image: Image.Image) -> Image.Image:
     """Pillow's image of 8 bits -> one of mode 'L' or 'RGB', transparency laid on white."""
     if image.mode == 'La':  # Pillow converts it to nothing else
         image = image.convert('LA')
@@ -138,7 +142,7 @@ def flat(image):
     return in_mode(image, 'L' if image.mode in ('1', 'L') else 'RGB')
 
 
-def in_mode(image, mode):
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
     """Pillow's image converted, without a copy where it is of that mode."""
     return image if image.mode == mode else image.convert(mode)
 

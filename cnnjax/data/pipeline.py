@@ -26,6 +26,7 @@ from absl import flags
 
 from cnnjax import memory, quiet
 from cnnjax.data import geometry, images, threads
+from cnnjax.data.examples import Source, Subset
 from cnnjax.errors import UserError
 
 TARGETS = ('label', 'mask', 'labels')  # the parts of an example that are classes
@@ -186,6 +187,11 @@ class Stream:
     @property
     def image_shape(self):
         return self._first['image'].shape
+
+    def subset(self, index):
+        """The stream of only the examples at the places `index`."""
+        source = Source(Subset(self.examples, index), self.classes)
+        return Stream(source, self.crops, self.threads, self.workers)
 
     def train_batches(self, batch_size, seed, start=0, share=(0, 1)):
         """As Resident's, but a permutation follows the last without a break, even in a batch."""

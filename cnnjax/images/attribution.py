@@ -7,12 +7,15 @@ uint8 or floats in [0, 1], and their N classes, as numbers; the images are one b
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 from jax.extend.core import Literal
+from numpy.typing import ArrayLike
 
 from cnnjax.errors import UserError
 from cnnjax.images.objectives import missing
@@ -20,7 +23,8 @@ from cnnjax.images.rules import with_rule
 from cnnjax.trained import Trained
 
 
-def gradient(network, images, classes, *, rule='gradient'):
+def gradient(network: Trained, images: ArrayLike, classes: ArrayLike, *,
+             rule: str = 'gradient') -> np.ndarray:
     """max over colours of |dS_c / dI| (Simonyan et al. 2013, section 3,
     https://arxiv.org/abs/1312.6034); with the rule 'guided' or 'deconvnet' of all ReLUs in place of
     their derivative, the saliency of Springenberg et al. 2014, https://arxiv.org/abs/1412.6806, or
@@ -30,7 +34,8 @@ def gradient(network, images, classes, *, rule='gradient'):
     return np.abs(_gradient(net, network.variables, network.normalize, images, classes)).max(-1)
 
 
-def smooth_gradient(network, images, classes, *, samples=50, noise=0.15, seed=0):
+def smooth_gradient(network: Trained, images: ArrayLike, classes: ArrayLike, *, samples: int = 50,
+                    noise: float = 0.15, seed: int = 0) -> np.ndarray:
     """`gradient`, of the mean gradient over noisy copies of the image (SmoothGrad: Smilkov et al.
     2017, equation 1, https://arxiv.org/abs/1706.03825).
 
@@ -52,7 +57,8 @@ def smooth_gradient(network, images, classes, *, samples=50, noise=0.15, seed=0)
     return np.abs(total / samples).max(-1)
 
 
-def integrated_gradients(network, images, classes, *, baseline=0.0, steps=64):
+def integrated_gradients(network: Trained, images: ArrayLike, classes: ArrayLike, *,
+                         baseline: ArrayLike = 0.0, steps: int = 64) -> np.ndarray:
     """(I - I') * the mean of dS_c / dI from the baseline I' to I, summed over colours; signed
     (Sundararajan et al. 2017, equations 1 and 3, https://arxiv.org/abs/1703.01365).
 
@@ -67,16 +73,17 @@ def integrated_gradients(network, images, classes, *, baseline=0.0, steps=64):
     images, classes = _checked(network, images, classes)
     if steps < 1:
         raise UserError(f'steps={steps}: take 1 or more')
-    difference = images - np.float32(baseline)
+    difference = images - np.asarray(baseline, np.float32)
     total = np.zeros(images.shape, np.float32)
     for step in range(steps):
         between = images - (1 - (step + 0.5) / steps) * difference
         total += _gradient(network.net, network.variables, network.normalize,
-                           np.float32(between), classes)
+                           np.asarray(between, np.float32), classes)
     return (difference * total / steps).sum(-1)
 
 
-def grad_cam(network, images, classes, *, layer=None):
+def grad_cam(network: Trained, images: ArrayLike, classes: ArrayLike, *,
+             layer: str | None = None) -> np.ndarray:
     """ReLU of the sum over channels k of alpha_k A^k, where alpha_k is the mean over positions of
     dS_c / dA^k and A a layer's maps, enlarged bilinearly to the size of the image (Selvaraju et al.
     2017, equations 1 and 2, https://arxiv.org/abs/1610.02391).
@@ -85,17 +92,17 @@ def grad_cam(network, images, classes, *, layer=None):
     paper's VGG-16 ('relu5_3').
     """
     images, classes = _checked(network, images, classes)
-    taps = _shapes(network, images.shape)
+    shapes = network.tap_shapes(images.shape[1:])
     if layer is None:
-        maps = [(name, shape) for name, shape in taps.items() if len(shape) == 4]
-        sizes = [images.shape[:3], *(shape[:3] for _, shape in maps)]
+        maps = [(name, shape) for name, shape in shapes.items() if len(shape) == 3]
+        sizes = [images.shape[1:3], *(shape[:2] for _, shape in maps)]
         kept = [name for (name, shape), before in zip(maps, sizes, strict=False)
-                if shape[:3] == before]
+                if shape[:2] == before]
         if not kept:
             raise UserError('no layer has maps as large as those before it: name one')
         layer = kept[-1]
-    missing([layer], taps)
-    if len(taps[layer]) != 4:
+    missing([layer], shapes)
+    if len(shapes[layer]) != 3:
         raise UserError(f"'{layer}' has no positions: Grad-CAM takes a layer of maps")
     maps, slopes = map(np.asarray, _at_layer(network.net, layer, network.variables,
                                              network.normalize, images, classes))
@@ -105,8 +112,9 @@ def grad_cam(network, images, classes, *, layer=None):
     return np.asarray(jax.image.resize(cam, images.shape[:3], 'linear'))
 
 
-def occlusion(network, images, classes, *, size=None, stride=None, fill=0.5, chunk=64,
-              progress=None):
+def occlusion(network: Trained, images: ArrayLike, classes: ArrayLike, *, size: int | None = None,
+              stride: int | None = None, fill: ArrayLike = 0.5, chunk: int = 64,
+              progress: Callable[[int], object] | None = None) -> np.ndarray:
     """How much the probability of the class falls when a square lies on the pixel: the mean over
     the squares that cover it (Zeiler & Fergus 2013, section 4.2, https://arxiv.org/abs/1311.2901,
     where the probability is drawn at the place of the square).
@@ -129,14 +137,14 @@ def occlusion(network, images, classes, *, size=None, stride=None, fill=0.5, chu
                         for top in _starts(sides[0], size, stride)
                         for left in _starts(sides[1], size, stride)])
     chunk = max(min(chunk, len(corners)), 1)
-    fill = np.float32(fill)
+    color = np.asarray(fill, np.float32)
 
     def probabilities(which, corners, size):
-        """Those of the images' classes, chunk after chunk."""
+        """Yields the probabilities of the images' classes, chunk after chunk."""
         for start in range(0, len(which), chunk):
-            part = np.arange(start, start + chunk) % len(which)  # the last begins anew
+            part = np.arange(start, start + chunk) % len(which)  # The last chunk begins anew.
             found = _occluded(network.net, network.variables, network.normalize,
-                              images[which[part]], classes[which[part]], corners[part], size, fill)
+                              images[which[part]], classes[which[part]], corners[part], size, color)
             yield np.asarray(found)[:len(which) - start]
 
     each = np.arange(len(images))
@@ -154,9 +162,26 @@ def occlusion(network, images, classes, *, size=None, stride=None, fill=0.5, chu
     return total / count
 
 
+# A map's quantile that is drawn as its largest value, whatever the peaks.
+BRIGHT = 0.995
 METHODS = {'gradient': gradient, 'SmoothGrad': smooth_gradient,
            'integrated gradients': integrated_gradients, 'Grad-CAM': grad_cam,
            'occlusion': occlusion}
+
+
+def colored(method, values, image):
+    """A map [H, W] as a picture. In maps with a sign red speaks for the class, blue against it, and
+    white is 0. Grad-CAM's, which has few positions, lies on the image."""
+    from matplotlib import colormaps
+
+    if (values < 0).any() or method in ('integrated gradients', 'occlusion'):
+        largest = np.quantile(np.abs(values), BRIGHT) or 1
+        return colormaps['RdBu_r'](np.clip(0.5 + values / (2 * largest), 0, 1))[..., :3]
+    values = np.clip(values / (np.quantile(values, BRIGHT) or 1), 0, 1)
+    if method == 'Grad-CAM':
+        gray = image.mean(-1, keepdims=True)
+        return 0.45 * gray + 0.55 * colormaps['turbo'](values)[..., :3]
+    return values
 
 
 def _checked(network, images, classes):
@@ -164,10 +189,10 @@ def _checked(network, images, classes):
     images = np.asarray(images)
     if images.ndim != 4 or not len(images):
         raise UserError(f'attribution takes images [N, H, W, C], not {list(images.shape)}')
-    images = np.float32(images / 255 if images.dtype == np.uint8 else images)
+    images = np.asarray(images / 255 if images.dtype == np.uint8 else images, np.float32)
     try:
         scores = jax.eval_shape(network, jax.ShapeDtypeStruct(images.shape, 'float32'))
-    except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails
+    except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # from a layer
         raise UserError(f'the network has no scores of classes for images of '
                         f'{list(images.shape[1:])}: {error}; those of its training are '
                         f'{list(network.image_shape)}') from error
@@ -179,31 +204,20 @@ def _checked(network, images, classes):
     return images, classes
 
 
-def _shapes(network, shape):
-    """{name: shape of the tap} for images of a shape, in forward order."""
-    found = {}
-
-    def collect(images):  # jax would sort the names
-        found.update((name, tap.shape) for name, tap in network.taps(images).items())
-
-    jax.eval_shape(collect, jax.ShapeDtypeStruct(shape, 'float32'))
-    return found
-
-
 def _starts(side, size, stride):
-    """Where squares begin, such that they cover the side."""
+    """The places where squares begin that cover the side."""
     return sorted({*range(0, side - size, stride), side - size})
 
 
 def _of(logits, classes):
-    """The score of its class, of each image [N]."""
+    """[N], the score of each image's own class."""
     return jnp.take_along_axis(logits, classes[:, None], 1)[:, 0]
 
 
 @functools.partial(jax.jit, static_argnames='net')
 def _gradient(net, variables, normalize, images, classes):
     network = Trained(net, variables, normalize, (), images.shape[1:], None)
-    # No image sees another: the sum's gradient is each one's.
+    # The score of an image depends on no other image: the gradient of the sum has that of each.
     return jax.grad(lambda images: _of(network(images), classes).sum())(images)
 
 
@@ -218,7 +232,7 @@ def _at_layer(net, layer, variables, normalize, images, classes):
         logits, taps = net.apply(variables, normalize(images), train=False)
         return _of(logits, classes).sum(), taps[layer]
 
-    program = jax.make_jaxpr(forward)(images)
+    program: Any = jax.make_jaxpr(forward)(images)
     score, tap = program.jaxpr.outvars
 
     def nudged(nudge):
@@ -244,10 +258,10 @@ def _at_layer(net, layer, variables, normalize, images, classes):
 
 @functools.partial(jax.jit, static_argnames='net')
 def _occluded(net, variables, normalize, images, classes, corners, size, fill):
-    """[N]: the probabilities of the classes, with a square at these corners (row, column)."""
+    """[N], the probabilities of the classes with a square at these corners (row, column)."""
     network = Trained(net, variables, normalize, (), images.shape[1:], None)
-    inside = [(jnp.arange(side) >= start[:, None]) & (jnp.arange(side) < start[:, None] + size)
-              for side, start in zip(images.shape[1:3], corners.T, strict=True)]
+    inside = [(start <= jnp.arange(side)[None]) & (jnp.arange(side)[None] < start + size)
+              for side, start in zip(images.shape[1:3], corners.T[..., None], strict=True)]
     square = inside[0][:, :, None] & inside[1][:, None]
-    images = jnp.where(square[..., None], fill, images)
+    images = jnp.where(square[..., None], jnp.broadcast_to(fill, images.shape), images)
     return _of(jax.nn.softmax(network(images)), classes)

@@ -45,7 +45,7 @@ def _rules(relu, ceiling):
 
     def redirected(x, g):
         through = passed(x, g)
-        axes = tuple(range(1, x.ndim))  # of one example: the first axis is the batch's
+        axes = tuple(range(1, x.ndim))  # of one example; the first axis is the batch
         alive = jnp.any(through != 0, axes, keepdims=True)
         # At x = 0, where lucid calls a unit alive, no gradient passes in JAX.
         outward = ((x <= 0) & (g > 0)) | ((x >= ceiling) & (g < 0))
@@ -63,10 +63,10 @@ def _function(relu, rule):
 
 
 RULES = _rules(layers.relu, math.inf)
-RULES6 = _rules(nn.relu6, 6)  # of networks like timm's MobileNet, whose ReLU also ends at 6
+RULES6 = _rules(nn.relu6, 6)  # for networks like timm's MobileNet, whose ReLU also ends at 6
 
 
-def with_rule(net, name):
+def with_rule(net: nn.Module, name: str) -> nn.Module:
     """The network with the backward rule `name` in all its ReLUs; outputs and weights stay.
 
     The same as `net.clone(relu=RULES[name])`, or RULES6 where the network's ReLU is `nn.relu6`.

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cnnjax import atomic, checkpoint, cluster, plots, reports, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import diagnosis, optimize, pictures
+from cnnjax.limits import SEED, Whole
 
 
 class Run:
@@ -29,16 +30,19 @@ class Run:
       UserError: the directory holds the work of another config, or of other weights.
     """
 
+    # The values of `report_every` steps are kept on the devices.
+    LIMITS = {'seed': SEED, 'report_every': Whole(1, 2 ** 16)}
+
     def __init__(self, directory, config, network, steps):
         self.directory = Path(directory)
-        # Ours are below checkpoints/NAME/, those of a training below checkpoints/.
+        # Our checkpoints are below checkpoints/NAME/, those of a training below checkpoints/.
         rows = self.directory / 'metrics.jsonl'
         begin(self.directory, config, network,
               rows.exists() and rows.stat().st_size > 0 or any(
                   any(self.directory.glob(steps))
                   for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*')))
         self.config, self.every = config, config.report_every
-        self.names, self.before = [], 0  # of the optimizations so far, and their steps
+        self.names, self.before = [], 0  # the names of the optimizations so far, and their steps
         self.bar = tqdm(total=steps, unit='step', disable=None, dynamic_ncols=True)
         self.preemption = cluster.Preemption()
 
@@ -84,7 +88,7 @@ class Run:
                 self._print(f'resuming after step {self.before + start} of {self.bar.total}')
             self.bar.update(start)
             self.bar.set_description(name)
-            if start == steps:  # finished before: the rows that follow its own stay
+            if start == steps:  # It is finished; the rows that follow its own stay.
                 self.before += steps
                 self._judge(name, first, optimize.decode(problem, state), past.get('rows', ()))
                 return state
@@ -98,7 +102,7 @@ class Run:
                     stopped = report.step % self.every and report.step < steps
                     if snapshots and not stopped:
                         self._snapshot(name, report.step, optimize.decode(problem, state))
-                    # Last: what is written before it is written again where a run goes on.
+                    # The checkpoint comes last: a resumed run writes again what came before it.
                     checkpoints.save(report.step, state, past=metrics.past())
             if report.step < steps:
                 checkpoints.wait()

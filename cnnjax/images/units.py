@@ -10,21 +10,24 @@ Many units are one program: a chunk of images, each for its own unit, descends a
 
 import functools
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from cnnjax import summary
 from cnnjax.errors import UserError
 from cnnjax.images import diagnosis, objectives, optimize, transforms
 from cnnjax.images.parametrizations import COLOR_MATRIX, decorrelated, fourier, pixels, sigmoid
+from cnnjax.trained import Trained
 
-CHUNK = 32  # units at a time
-LEAST = 32  # pixels: in a smaller image, a unit of the first layers is a few squares of colour
-PHOTOGRAPHS = 48  # pixels of the training images, from which on they are taken for photographs
-JITTER = 16  # pixels of an image for each by which it moves
+CHUNK = 32  # So many units are made at a time.
+LEAST = 32  # Sides have this many pixels or more: fewer show a unit as a few squares of colour.
+PHOTOGRAPHS = 48  # Training images with sides of this many pixels or more are photographs.
+JITTER = 16  # An image moves by up to a 16th of its side.
 
 
 class Maximized(NamedTuple):
@@ -32,11 +35,14 @@ class Maximized(NamedTuple):
 
     images: np.ndarray  # float32 [U, H, W, C] in [0, 1]
     scores: np.ndarray  # float32 [U], the unit's largest activation in it; sign=-1: the smallest
-    health: list[str]  # of U: what is wrong with the image, which is then noise; '': nothing
+    health: list[str]  # [U], what is wrong with an image, which is then noise; '' for nothing
 
 
-def maximize(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sign=1,
-             chunk=CHUNK, seed=0, mesh=None, progress=None):
+def maximize(network: Trained, layer: str, units: Sequence[int] | np.ndarray, *,
+             size: int | tuple[int, int] | None = None, steps: int = 128,
+             learning_rate: float = 0.05, sign: int = 1, chunk: int = CHUNK, seed: int = 0,
+             mesh: Mesh | None = None,
+             progress: Callable[[int], object] | None = None) -> Maximized:
     """`Maximized`: for each unit, the image that makes its mean over positions largest, by Adam.
 
     Networks of photographs, in colour and of 48 x 48 pixels or more, get Fourier coefficients of
@@ -75,8 +81,10 @@ def maximize(network, layer, units, *, size=None, steps=128, learning_rate=0.05,
     return Maximized(np.concatenate(images), np.concatenate(scores), sum(health, []))
 
 
-def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sign=1, chunk=CHUNK,
-         seed=0, mesh=None):
+def each(network: Trained, layer: str, units: Sequence[int] | np.ndarray, *,
+         size: int | tuple[int, int] | None = None, steps: int = 128, learning_rate: float = 0.05,
+         sign: int = 1, chunk: int = CHUNK, seed: int = 0,
+         mesh: Mesh | None = None) -> Iterator[Maximized]:
     """Yields the `Maximized` of one chunk of the units after the other; see `maximize`."""
     if sign not in (1, -1):
         raise UserError(f'sign={sign}: 1 maximises, -1 minimises')
@@ -84,8 +92,8 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
         raise UserError(f'steps={steps}, chunk={chunk}: take 1 or more')
     if not learning_rate > 0:
         raise UserError(f'learning_rate={learning_rate}: take a number above 0, such as 0.05')
-    size = image_size(network, layer) if size is None else size
-    shape = (*(size if isinstance(size, tuple) else (size, size)), network.image_shape[-1])
+    sides = image_size(network, layer) if size is None else size
+    shape = (*(sides if isinstance(sides, tuple) else (sides, sides)), network.image_shape[-1])
     channels = check_size(network, layer, shape)[-1]
     units = np.asarray(units)
     if units.ndim != 1 or not units.size or units.dtype.kind not in 'iu':
@@ -98,7 +106,7 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
     chunk = devices * math.ceil(min(chunk, len(units)) / devices)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), units)
     for start in range(0, len(units), chunk):
-        part = np.arange(start, start + chunk) % len(units)  # the last one is filled up
+        part = np.arange(start, start + chunk) % len(units)  # The last chunk is filled up.
         real = len(units[start:start + chunk])
         state = optimize.init(problem, tx, keys[part])
         first = optimize.decode(problem, state)
@@ -111,7 +119,7 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
                          for i in range(real)])
 
 
-def image_size(network, layer):
+def image_size(network: Trained, layer: str) -> tuple[int, ...]:
     """The (height, width) at which `maximize` shows a layer: twice its receptive field, so that a
     whole one is seen wherever it lies, but at least 32 pixels (or as many as the network needs) and
     at most the size of the training, at which all full layers are."""
@@ -125,25 +133,22 @@ def image_size(network, layer):
         try:
             check_size(network, layer, (*now, channels))
             return now
-        except UserError:  # too small for a layer behind
+        except UserError:  # A later layer needs a larger image.
             size = [1.5 * wanted for wanted in size]
     return tuple(sides)
 
 
-def check_size(network, layer, shape):
+def check_size(network: Trained, layer: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of a layer for an image [H, W, C] of that shape, or a UserError."""
     try:
-        taps = jax.eval_shape(
-            lambda variables, images: network._replace(variables=variables).taps(images),
-            network.variables, jax.ShapeDtypeStruct((1, *shape), 'float32'))
-    except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+        shapes = network.tap_shapes(shape)
+    except (ArithmeticError, TypeError, ValueError) as error:  # A layer raises it.
         raise UserError(f'size={shape[:2]} does not fit the network: {error}; take a larger one, '
                         f'{network.image_shape[0]} fits') from error
-    objectives.missing([layer], taps)
-    found = taps[layer].shape[1:]
-    if 0 in found:
+    objectives.missing([layer], shapes)
+    if 0 in shapes[layer]:
         raise UserError(f"size={shape[:2]}: '{layer}' has no position left; take a larger one")
-    return found
+    return shapes[layer]
 
 
 def _problem(network, layer, shape, sign):
@@ -160,7 +165,7 @@ def _problem(network, layer, shape, sign):
 
 
 def _best(network, layer, sign, variables, images, units):
-    """[N]: the largest activation of the unit of each image, or the smallest."""
+    """[N], the largest activation of the unit of each image; with sign=-1, the smallest."""
     tap = network._replace(variables=variables).taps(images)[layer]
     values = jax.vmap(lambda maps, unit: maps.reshape(-1, maps.shape[-1])[:, unit])(tap, units)
     return values.max(1) if sign > 0 else values.min(1)
