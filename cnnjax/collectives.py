@@ -15,7 +15,8 @@ and the bytes over the bandwidth of a link, the alpha-beta model:
 
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 KINDS = ('all-reduce', 'reduce-scatter', 'all-gather', 'all-to-all', 'collective-permute',
          'collective-broadcast', 'ragged-all-to-all')
@@ -28,18 +29,18 @@ _ARRAY = re.compile(r'([a-z]+\d*\w*)\[([\d,]*)\]')
 class Collective(NamedTuple):
     """One collective of a program, as a device runs it."""
 
-    kind: str  # of KINDS
-    arrays: tuple  # ((dtype, shape), ...) of the results; those of an all-reduce are its operands
-    bytes: int  # of these arrays
-    devices: int  # in a group; 0: the program does not say, that is all
-    in_loop: bool  # run more than once
+    kind: str  # one of KINDS
+    arrays: tuple  # its results, ((dtype, shape), ...); an all-reduce's are like its operands
+    bytes: int  # the size of these arrays
+    devices: int  # how many are in a group; 0: all, as where the program names no groups
+    in_loop: bool  # whether it runs more than once
 
-    def count(self, dtype=None):
+    def count(self, dtype: str | None = None) -> int:
         """The numbers in its arrays, of one dtype or of all."""
         return sum(math.prod(shape) for name, shape in self.arrays if dtype in (None, name))
 
 
-def read(program):
+def read(program: Any) -> list[Collective]:
     """The collectives of a compiled program, in the order of its text.
 
     Args:
@@ -74,7 +75,7 @@ def read(program):
 
 
 def _bytes(dtype, shape):
-    bits = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype)[0])
+    bits = 8 if dtype == 'pred' else int(re.findall(r'\d+', dtype)[0])
     return math.ceil(bits * math.prod(shape) / 8)
 
 
@@ -97,25 +98,26 @@ class Link(NamedTuple):
     latency: float  # seconds until a message arrives
 
 
-def ring(size, devices, link, messages=1):
+def ring(size: float, devices: int, link: Link, messages: int = 1) -> float:
     """Seconds of the all-reduce of `size` bytes in a ring, sent in so many messages."""
     return (2 * (devices - 1) / devices * size / link.bandwidth
             + 2 * (devices - 1) * messages * link.latency)
 
 
-def tree(size, devices, link, messages=1):
+def tree(size: float, devices: int, link: Link, messages: int = 1) -> float:
     """Seconds of the all-reduce of `size` bytes in a double binary tree."""
     if devices == 1:
         return 0.0
     return 2 * size / link.bandwidth + 2 * math.log2(devices) * messages * link.latency
 
 
-def best(size, devices, link, messages=1):
+def best(size: float, devices: int, link: Link, messages: int = 1) -> float:
     """The faster of the two, which NCCL's tuning picks."""
     return min(ring(size, devices, link, messages), tree(size, devices, link, messages))
 
 
-def two_levels(size, devices, inside, between, per_node, messages=1, algorithm=best):
+def two_levels(size: float, devices: int, inside: Link, between: Link, per_node: int,
+               messages: int = 1, algorithm: Callable[..., float] = best) -> float:
     """Seconds of an all-reduce over nodes of `per_node` devices each.
 
     Inside a node a ring first reduces, every device being left with a share, and at the end hands
@@ -129,7 +131,7 @@ def two_levels(size, devices, inside, between, per_node, messages=1, algorithm=b
 ALGORITHMS = {'ring': ring, 'tree': tree, 'best': best}
 
 
-def step_seconds(alone, communication, backward, overlap):
+def step_seconds(alone: float, communication: float, backward: float, overlap: bool) -> float:
     """Seconds of a step that takes `alone` seconds on one device.
 
     Args:

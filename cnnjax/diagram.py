@@ -3,13 +3,16 @@ they have channels, with arrows from each to those that read it."""
 
 import itertools
 import math
+import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cnnjax import plots
+from cnnjax.summary import Summary
 
-HEIGHT, SLANT, GAP = 2.6, 0.30, 0.34  # of the largest map; depth over height; between columns
-LARGEST = 32  # more layers than that, and runs of equal ones are drawn as one
+# The height of the largest map; depth over height; the space between columns.
+HEIGHT, SLANT, GAP = 2.6, 0.30, 0.34
+LARGEST = 32  # with more layers than that, runs of equal ones are drawn as one
 COLORS = {'image': '#d9d9d9', 'convolution': '#f2b36b', 'block': '#e8845c', 'pool': '#7fb3d5',
           'join, crop': '#c9c2e8', 'full layer': '#8fc79a'}
 
@@ -18,12 +21,12 @@ class Node(NamedTuple):
     name: str
     label: str
     shape: tuple[int, ...]
-    kind: str  # of COLORS
+    kind: str  # a key of COLORS
     inputs: tuple[str, ...]
     runs: int = 1  # how many layers it stands for
 
 
-def draw(summary, path):
+def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
     """Draws the rows of a summary (`summary.fold` it first) to a PNG file."""
     from matplotlib.figure import Figure  # here: half a second that others need not pay
     from matplotlib.patches import Patch
@@ -37,7 +40,7 @@ def draw(summary, path):
     def reach(node):
         return max((columns[node.name] - columns[name] for name in node.inputs), default=0)
 
-    # Those that are reached from afar, over the others, are on top.
+    # In a column the layers with the longest arrows, which pass over the others, are on top.
     ranks = [sorted((node for node in nodes if columns[node.name] == rank), key=reach, reverse=True)
              for rank in range(max(columns.values()) + 1)]
     single = all(len(members) == 1 for members in ranks)
@@ -79,12 +82,12 @@ def draw(summary, path):
         cuboid(axes, node, left, middle, *sizes[node.name])
         center = left + sizes[node.name][1] / 2
         shape = ' × '.join(map(str, node.shape))
-        if single:  # below all, so that names stand on one line
-            for text, side, style in ((node.label, 'right', {'fontweight': 'bold'}),
-                                      (shape, 'left', {'color': '0.35'})):
+        if single:  # below all blocks, so that the names stand on one line
+            for text, side, weight, color in ((node.label, 'right', 'bold', 'black'),
+                                              (shape, 'left', 'normal', '0.35')):
                 axes.annotate(text, (center, bottom - 0.15), (-2 if side == 'right' else 2, 0),
                               textcoords='offset points', rotation=90, va='top', ha=side,
-                              fontsize=0.9 * font, **style)
+                              fontsize=0.9 * font, fontweight=weight, color=color)
         else:
             low = middle - sizes[node.name][0] * (1 + SLANT) / 2
             label = re.sub(r'[_/](?=[a-z])', '\n', node.label)
@@ -104,15 +107,15 @@ def draw(summary, path):
     plots.save(figure, path)
 
 
-def amount(number):
+def amount(number: float) -> str:
     """138357544 -> '138.4 M'"""
     power = min(max(int(math.log10(max(number, 1))) // 3, 0), 4)
     return f'{number / 1000 ** power:.4g} {" KMGT"[power]}'.strip()
 
 
-def graph(summary):
+def graph(summary: Summary) -> list[Node]:
     """The nodes to draw: the image and the taps, without those that only activate or normalize."""
-    rows = [row for row in summary.rows if row.shape is not None]
+    rows: list[Any] = [row for row in summary.rows if row.shape is not None]
     read = {name for row in rows for name in row.inputs}
     rows = [row for row in rows if row.name in read or row is rows[-1]]
     shapes, standing = {'image': summary.image_shape}, {}  # {tap: the node that stands for it}
@@ -129,7 +132,7 @@ def graph(summary):
     return nodes if len(nodes) <= LARGEST else join_runs(nodes)
 
 
-def kind_of(row, before):
+def kind_of(row: Any, before: tuple[float, ...]) -> str:
     if not row.multiply_adds:
         pools = len(row.inputs) == 1 and row.stride != before
         return 'pool' if pools and row.name != 'flatten' else 'join, crop'
@@ -138,7 +141,7 @@ def kind_of(row, before):
     return 'block' if row.name not in row.depends else 'convolution'
 
 
-def join_runs(nodes):
+def join_runs(nodes: list[Node]) -> list[Node]:
     """Three or more layers of one shape, each reading the one before, as one node."""
     def likeness(node):
         return node.shape, node.kind, re.sub(r'\d+$', '', node.name)
@@ -163,7 +166,7 @@ def join_runs(nodes):
     return joined
 
 
-def columns_of(nodes):
+def columns_of(nodes: list[Node]) -> dict[str, int]:
     """The column of every node: as far right as those that read it allow."""
     left = {}
     for node in nodes:
@@ -176,7 +179,7 @@ def columns_of(nodes):
     return {name: column - first for name, column in columns.items()}
 
 
-def size(node, tallest, most):
+def size(node: Node, tallest: int, most: int) -> tuple[float, float]:
     """(height, width) of a block, roots and logarithms so that small ones stay visible."""
     channels = math.log2(node.shape[-1] + 1) / math.log2(most + 1)
     if len(node.shape) == 1:  # a column of neurons
@@ -185,11 +188,12 @@ def size(node, tallest, most):
     return HEIGHT * math.sqrt(side / tallest), 0.06 + 0.5 * channels ** 2 + 0.05 * (node.runs > 1)
 
 
-def depth_of(node, height):
+def depth_of(node: Node, height: float) -> float:
     return SLANT * height if len(node.shape) > 1 else 0.05
 
 
-def cuboid(axes, node, left, middle, height, width):
+def cuboid(axes: Any, node: Node, left: float, middle: float, height: float,
+           width: float) -> None:
     from matplotlib.colors import to_rgb
     from matplotlib.patches import Polygon
 
@@ -213,12 +217,14 @@ def cuboid(axes, node, left, middle, height, width):
                   fontsize=9, color='0.2', zorder=4)
 
 
-def arch(length):
+def arch(length: float) -> float:
     """How high an arrow of this length rises."""
     return 0.0 if not length else 0.35 + 0.28 * math.sqrt(length)
 
 
-def connect(axes, places, sizes, source, target, top, far):
+def connect(axes: Any, places: dict[str, tuple[float, float]],
+            sizes: dict[str, tuple[float, float]], source: Node, target: Node, top: float,
+            far: bool) -> None:
     """An arrow; one that passes other columns goes over them."""
     from matplotlib.patches import FancyArrowPatch, PathPatch
     from matplotlib.path import Path as Curve

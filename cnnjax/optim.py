@@ -2,6 +2,7 @@
 
 import collections
 import math
+from collections.abc import Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import optax
 from cnnjax.errors import UserError
 
 
-def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=0,
-                  warmup_shape='constant', warmup_rate=0.0):
+def learning_rate(base: float, steps: int, *, schedule: str = 'step', drops: Sequence[int] = (),
+                  factor: float = 0.1, warmup: int = 0, warmup_shape: str = 'constant',
+                  warmup_rate: float = 0.0) -> optax.Schedule:
     """The learning rate as a function of the step (0-based); all lengths are in steps.
 
     Args:
@@ -19,8 +21,8 @@ def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=
       steps: the length of the training; only 'cosine' depends on it.
       schedule: 'step' multiplies by `factor` from each of `drops` on; 'cosine' falls to 0 at
         `steps` (Loshchilov & Hutter 2016, https://arxiv.org/abs/1608.03983); 'constant'.
-      warmup: its length; `warmup_shape` 'constant' holds `warmup_rate` (He et al. 2015, section
-        4.2), 'linear' rises from it to `base` (Goyal et al. 2017).
+      warmup: the length of the warm-up; `warmup_shape` 'constant' holds `warmup_rate` (He et al.
+        2015, section 4.2), 'linear' rises from it to `base` (Goyal et al. 2017).
     """
     if schedule == 'step':
         after = optax.piecewise_constant_schedule(
@@ -46,13 +48,15 @@ def learning_rate(base, steps, *, schedule='step', drops=(), factor=0.1, warmup=
     return optax.join_schedules([before, after], [warmup])
 
 
-def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay='all',
-                 order='torch', bias_rate=1.0, head_rate=1.0, head=()):
+def momentum_sgd(rate: float | optax.Schedule, *, momentum: float = 0.9, nesterov: bool = False,
+                 weight_decay: float = 0.0, decay: str = 'all', order: str = 'torch',
+                 bias_rate: float = 1.0, head_rate: float = 1.0,
+                 head: Collection[str] = ()) -> optax.GradientTransformation:
     """Momentum SGD with L2 weight decay; `rate` is a number or a schedule.
 
     Args:
       decay: the parameters that decay: 'all'; 'kernels' (no bias, no batch normalization); or
-        'kernels_except_depthwise', of layers named so (MobileNet's have 9 weights per channel).
+        'kernels_except_depthwise', without layers named so (MobileNet's have 9 weights a channel).
       order: 'torch', v = momentum v + g, w -= rate v; or 'caffe', v = momentum v + rate g,
         w -= v. They differ in the steps after the rate has changed.
       bias_rate: multiplies the learning rate of the biases (2 in Caffe's examples).
@@ -67,7 +71,7 @@ def momentum_sgd(rate, *, momentum=0.9, nesterov=False, weight_decay=0.0, decay=
         parts.append(optax.masked(optax.scale(bias_rate), _named('bias')))
     if head_rate != 1:
         parts.append(optax.masked(optax.scale(head_rate), _within(head)))
-    if callable(schedule := rate):  # it divides the step, a float under strict promotion
+    if callable(schedule := rate):  # it divides the step, which must then be a float
         def rate(step):
             return schedule(step.astype(jnp.float32))
 

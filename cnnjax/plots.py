@@ -2,14 +2,22 @@
 
 import itertools
 import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnjax import atomic
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def curves(rows, path, title=''):
+PathLike = str | os.PathLike[str]
+
+
+def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -> None:
     """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl."""
     from matplotlib import ticker  # here: half a second that a short run need not pay
     from matplotlib.figure import Figure
@@ -50,7 +58,7 @@ def curves(rows, path, title=''):
     save(figure, path)
 
 
-def descent(rows, path):
+def descent(rows: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Draws the loss of optimized images and its terms against the step, from metrics.jsonl."""
     from matplotlib.figure import Figure
 
@@ -60,8 +68,8 @@ def descent(rows, path):
                           if name not in ('step', 'stage', 'gradient'))
     for name in terms if len(terms) > 2 else ('loss',):  # a single term is the loss
         points = [(row['step'], row.get(name, math.nan)) for row in rows]
-        style = {'color': 'black', 'linewidth': 1.6} if name == 'loss' else {'linewidth': 1.0}
-        axes.plot(*zip(*points, strict=True), label=name, **style)
+        color, width = ('black', 1.6) if name == 'loss' else (None, 1.0)
+        axes.plot(*zip(*points, strict=True), label=name, color=color, linewidth=width)
     for row, following in itertools.pairwise(rows):
         if row['stage'] != following['stage']:
             axes.axvline(following['step'] - 0.5, color='0.85', linewidth=0.8, zorder=0)
@@ -75,25 +83,27 @@ def descent(rows, path):
     save(figure, path)
 
 
-def inversions(path, names, images, reconstructions, errors):
+def inversions(path: PathLike, names: Sequence[str], images: np.ndarray,
+               reconstructions: Mapping[str, np.ndarray],
+               errors: Mapping[str, Sequence[float]]) -> None:
     """Draws images and, by depth, what layers know of them.
 
     Args:
-      names: of the N images.
+      names: the names of the N images.
       images: [N, H, W, C] in [0, 1].
       reconstructions: {layer: [N, H, W, C]}, in forward order.
-      errors: {layer: [N]}, written below them.
+      errors: {layer: [N]}, written below the reconstructions.
     """
     from matplotlib.figure import Figure
 
-    shown, columns = min(len(images), 8), 9  # beyond that a figure is no longer read
+    shown, columns = min(len(images), 8), 9  # a larger figure is not readable
     layers = list(reconstructions)
     parts = [layers[i:i + columns - 1] for i in range(0, len(layers), columns - 1)]
     width = 1 + max(map(len, parts))
     height, side = images.shape[1] / images.shape[2], 1.35
     figure = Figure(figsize=(side * width, (side * height + 0.13) * shown * len(parts)
-                             + 0.14 * len(parts)), layout='constrained', dpi=200)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+                             + 0.14 * len(parts)), dpi=200)
+    figure.set_layout_engine('constrained', w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(shown * len(parts), width, squeeze=False)
     for row in axes.ravel():
         row.set_axis_off()
@@ -116,7 +126,7 @@ def inversions(path, names, images, reconstructions, errors):
     save(figure, path)
 
 
-def pictures(rows, path):
+def pictures(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: PathLike) -> None:
     """Draws rows of (title, image [H, W, C] in [0, 1]) side by side, all of one height."""
     from matplotlib.figure import Figure
 
@@ -137,7 +147,8 @@ def pictures(rows, path):
     save(figure, path)
 
 
-def embeddings(panels, images, labels, classes, path):
+def embeddings(panels: Mapping[str, np.ndarray], images: np.ndarray, labels: np.ndarray,
+               classes: Sequence[str], path: PathLike) -> None:
     """Draws images where an embedding put them, framed in the colours of their classes.
 
     Args:
@@ -151,13 +162,13 @@ def embeddings(panels, images, labels, classes, path):
     colors, frame = class_colors(len(classes)), 2
     zoom = math.ceil(32 / max(images.shape[1:3]))  # small images keep their pixels square and sharp
     tiles = np.repeat(np.repeat(images, zoom, 1), zoom, 2) * np.ones(3)  # gray becomes RGB
-    step = max(1, max(tiles.shape[1:3]) // 64)  # the picture's resolution has no more
+    step = max(1, max(tiles.shape[1:3]) // 64)  # the figure has no room for more pixels
     tiles = np.pad(tiles[:, ::step, ::step], ((0, 0), (frame, frame), (frame, frame), (0, 0)))
     inside = np.zeros(tiles.shape[1:3], bool)
     inside[frame:-frame, frame:-frame] = True
     tiles = np.where(inside[..., None], tiles, colors[labels][:, None, None])
     height, width = tiles.shape[1:3]
-    size = np.max([np.ptp(cells, 0) for cells in panels.values()], 0) + 1  # the same for all
+    size = np.max([np.ptp(cells, 0) for cells in panels.values()], 0) + 1  # one size for all panels
     figure = Figure(figsize=(7 * len(panels), 0.8 + 7 * size[0] * height / (size[1] * width)),
                     layout='constrained', dpi=200)
     for axes, (title, cells) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
@@ -176,16 +187,17 @@ def embeddings(panels, images, labels, classes, path):
     save(figure, path)
 
 
-def class_colors(count):
-    """[count, 3]: matplotlib's categorical colours, of a rainbow where they do not suffice."""
+def class_colors(count: int) -> np.ndarray:
+    """[count, 3]: matplotlib's categorical colours, or a rainbow where those are too few."""
     from matplotlib import colormaps
 
     if count <= 20:
-        return np.array(colormaps['tab10' if count <= 10 else 'tab20'].colors)[:count]
+        return colormaps['tab10' if count <= 10 else 'tab20'](np.arange(count))[:, :3]
     return colormaps['turbo'](np.linspace(0.03, 0.97, count))[:, :3]
 
 
-def gallery(rows, path, side=0.95):
+def gallery(rows: Sequence[Sequence[tuple[str, np.ndarray, Any]]], path: PathLike,
+            side: float = 0.95) -> None:
     """Draws rows of small images with a line of text above each.
 
     Args:
@@ -214,7 +226,7 @@ def gallery(rows, path, side=0.95):
     save(figure, path)
 
 
-def lines(panels, path):
+def lines(panels: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Draws panels side by side.
 
     Args:
@@ -248,7 +260,8 @@ def _lines(axes, lines, dashed=(), **settings):
     axes.legend(frameon=False, fontsize=8, **outside)
 
 
-def equivariance(layers, shifts, errors, invariance, path):
+def equivariance(layers: Sequence[tuple[str, float]], shifts: Sequence[float], errors: np.ndarray,
+                 invariance: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Draws a table of relative errors by layer and shift, in colours, beside panels of `lines`.
 
     Args:
@@ -264,7 +277,7 @@ def equivariance(layers, shifts, errors, invariance, path):
     height = max(3.2 * len(invariance), 0.19 * len(layers) + 1)
     widths = 1.8 + 0.5 * len(shifts), 5.6
     figure = Figure(figsize=(sum(widths), height), layout='constrained', dpi=200)
-    left, right = figure.subfigures(1, 2, width_ratios=widths)
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=widths)[0]
     axes, least = left.subplots(), 1e-7
     shown = axes.imshow(np.clip(errors, least, None), 'viridis', LogNorm(least, 1), aspect='auto')
     for (i, j), value in np.ndenumerate(errors):
@@ -284,7 +297,7 @@ def equivariance(layers, shifts, errors, invariance, path):
     save(figure, path)
 
 
-def save(figure, path):
+def save(figure: 'Figure', path: PathLike) -> None:
     """Writes a figure to a file, whole or not at all. Its text, such as names of classes and files,
     is drawn as it stands: '$5_$10' is no formula, and what the font lacks is spelled out."""
     from matplotlib import font_manager

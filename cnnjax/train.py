@@ -82,9 +82,9 @@ class Training(NamedTuple):
         """step.train_step of these parts: (state, data, batch, key, axis) -> (state, metrics)."""
         return step.train_step(*arguments, **self._parts(), **options)
 
-    def steps(self, *arguments):
+    def steps(self, *arguments, **options):
         """step.train_steps of these parts, many updates in one program."""
-        return step.train_steps(*arguments, **self._parts())
+        return step.train_steps(*arguments, **self._parts(), **options)
 
     def _parts(self):
         return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,

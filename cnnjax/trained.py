@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 
-from cnnjax import checkpoint, dataset, metadata, models, weights, workdir
+from cnnjax import checkpoint, dataset, metadata, models, user_network, weights, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
@@ -188,10 +188,12 @@ def load(source, which='best', name=None):
       source: a run's working directory, a file (either may begin with ~), a hub id or 'embedded' (a
         directory of that name is './embedded').
       which: checkpoint of a run: 'best' (lowest test error), 'latest' or the number of a step.
-      name: the network's, where a file does not say it.
+      name: the network's, where a file does not say it, or where the file of the user's own network
+        (see `cnnjax.user_network`) is now: loading runs that file.
 
     Raises:
-      UserError: no run or no such checkpoint there; weights that are damaged or do not fit.
+      UserError: no run or no such checkpoint there; weights that are damaged or do not fit; the
+        file of the user's own network is gone.
     """
     source = EMBEDDED if source == 'embedded' else os.path.expanduser(source)
     if weights.is_weights(source):
@@ -204,6 +206,7 @@ def load(source, which='best', name=None):
         raise UserError(f"'{source}' is not the working directory of a run: it has no config.json "
                         f'and {dataset.FILE}')
     try:
+        _locate(config, name, directory)
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
@@ -216,3 +219,18 @@ def load(source, which='best', name=None):
     return Trained(net, variables, recorded.normalize, recorded.classes, recorded.image_shape,
                    config, config.model.name,
                    {field: config[field] for field in metadata.EVALUATION if field in config})
+
+
+def _locate(config, name, directory):
+    """Puts the place of the user's own network, where the run has one, into its `config`: `name`
+    says where it is now. Raises UserError where no file is there."""
+    if not user_network.is_named(config.model.name):
+        return
+    if name and user_network.is_named(name):
+        with config.unlocked():
+            config.model.name = user_network.located(name)
+    path, _, network = config.model.name.rpartition(':')
+    if not os.path.isfile(path):
+        raise UserError(f'{directory} holds a run of the network {network} in {path}, and that '
+                        'file is gone: put it back, or say where it is now, as in '
+                        f"name='{user_network.short(config.model.name)}'")

@@ -11,7 +11,15 @@ import optax
 
 from cnnjax import limits, memory, plots, trained
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, tiles
+from cnnjax.images import (
+    neural_style,
+    objectives,
+    optimize,
+    parametrizations,
+    pictures,
+    regularizers,
+    tiles,
+)
 from cnnjax.images.run import Run
 from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
@@ -242,7 +250,7 @@ def targets(config, network, contents, styles):
 def moments(config, network, layers, style, regions):
     """The moments of a style's activations, one for each of its regions."""
     return jax.jit(lambda variables, image, maps: tiles.value(
-        network, objectives.moments(layers), config.tile, variables, image, {'maps': maps}))(
+        network, neural_style.moments(layers), config.tile, variables, image, {'maps': maps}))(
             network.variables, style, regions)
 
 
@@ -277,9 +285,9 @@ def first(config, network, key, contents, styles):
 
 def formulate(config, network, shape):
     """The problem and its optimizer, for images of that shape."""
-    objective = (config.content_weight * objectives.content(
+    objective = (config.content_weight * neural_style.content(
         names(config.content_layers), config.content_layer_weights, config.content_convention)
-        + config.style_weight * objectives.style(
+        + config.style_weight * neural_style.style(
         names(config.style_layers), config.style_layer_weights, config.style_convention))
     variation = regularizers.in_units(regularizers.total_variation(form=config.tv_form),
                                       scale=config.pixel_range)

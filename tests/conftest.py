@@ -13,6 +13,7 @@ os.environ['XLA_FLAGS'] = ('--xla_force_host_platform_device_count=4 '
 if metadata.version('jaxlib').startswith('0.10.'):
     os.environ['XLA_FLAGS'] += '--xla_cpu_use_fusion_emitters=false'
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'  # [N, C] + [C] may well be a mistake: say [None]
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['SUBMITIT_LOG_LEVEL'] = 'NOCONFIG'  # its handlers would close those of the tests
 
@@ -22,6 +23,7 @@ os.environ['JAX_COMPILATION_CACHE_DIR'] = str(CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import logging  # noqa: E402
 
@@ -40,6 +42,13 @@ LONGEST = ('test_cluster.py', 'test_train.py', 'test_depth.py', 'test_microscope
 def pytest_collection_modifyitems(items):
     """The files that take longest begin, so that the processes end at the same time."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    """An experiment that is launched in this process allows it again: not for the next test."""
+    yield
+    jax.config.update('jax_numpy_rank_promotion', os.environ['JAX_NUMPY_RANK_PROMOTION'])
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from cnnjax.images import pictures
 from configs import base
 
 LONG = os.environ.get('HYPOTHESIS_PROFILE') == 'long'
-# Pillow's warnings of damage it gets over are ignored at import, which pytest's filters undo.
+# A program ignores Pillow's warnings of damage that it gets over (cnnjax/quiet.py).
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:PIL.TiffImagePlugin')
 
 

@@ -357,7 +357,7 @@ def test_rules_and_pools_change_the_network(config):
     ({'weights': (1.0, 2.0)}, r'weights=\(1.0, 2.0\): give each of the 1 layers one'),
     ({'layers': ''}, "layers='' is empty"),
     ({'layers': ', '}, "layers=', ' is empty"),
-    ({'octaves': 6}, r'octave 3 of 6 is 6 x 9 pixels.*VGG halves.*octaves=3\) or a larger size'),
+    ({'octaves': 6}, r'octave 3 of 6 is 6 x 9 pixels.*VGG needs.*octaves=3\) or a larger size'),
     ({'layers': 'fc8', 'octaves': 1}, "layer 'fc8' is not in the network at this size"),
     ({'size': 7, 'octaves': 1}, 'octave 1 of 1 is 5 x 7 pixels.*take a larger size'),
     ({'images': 'thin.png'}, 'thin.png: octave 2 of 2 is 1 x 24 pixels, which.*less narrow'),

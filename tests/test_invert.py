@@ -96,7 +96,7 @@ def test_mahendran2015_is_deep_goggle(use, layer, part):
     noise = np.float64(jax.random.normal(
         jax.random.fold_in(jax.random.split(key, 1)[0], 0), (8, 8, 3)))
     x, velocity, before = noise / np.linalg.norm(noise) * sigma, 0, None
-    mean = trained.normalize.mean
+    mean = trained.normalize.mean[None, None, None]
 
     def distance(x):
         code = trained.taps(x[None] / 255 + mean)[layer]

@@ -162,7 +162,7 @@ def test_no_folder(root):
 
 def test_what_to_do_with_bad_images_is_one_of_two(photos):
     with pytest.raises(UserError, match="bad_images is 'error' or 'skip', not 'ignore'"):
-        sources.folder(photos, 'train', 'ignore')
+        sources.load('folder', 'train', photos, 'ignore')
 
 
 def test_a_bad_image_is_an_error_when_it_is_read(photos):

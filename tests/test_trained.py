@@ -148,10 +148,10 @@ def test_saved_and_loaded_it_is_the_same(network, sized, images, tmp_path):
         np.testing.assert_array_equal(found(images), each(images))
 
 
-def test_the_readmes_python(network, images, tmp_path, monkeypatch):
+def test_the_python_of_the_docs(network, images, tmp_path, monkeypatch):
     """Its lines run as they stand, with this network in place of the quickstart's."""
-    readme = (Path(__file__).parent.parent / 'README.md').read_text()
-    block, = (block for block in re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
+    page = (Path(__file__).parent.parent / 'docs' / 'train.md').read_text()
+    block, = (block for block in re.findall(r'```python\n(.*?)```', page, re.DOTALL)
               if 'weights.save(' in block)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trained, 'load', lambda source: network)

@@ -1,7 +1,7 @@
 """The image files in folders, and what of a folder is left out."""
 
-import collections
 import os
+from collections import Counter
 
 from cnnjax.data import formats
 from cnnjax.errors import UserError
@@ -12,7 +12,7 @@ SYSTEM = frozenset(('thumbs.db', 'ehthumbs.db', 'desktop.ini', '__macosx', '@ead
 KINDS = 6  # kinds of files left out that a line names at most
 
 
-def find(directory):
+def find(directory: str | os.PathLike[str]) -> tuple[list[str], Counter[str]]:
     """The images in and below a folder: their paths, in the order of their parts, and a Counter of
     what was left out.
 
@@ -22,7 +22,7 @@ def find(directory):
     Raises:
       UserError: a folder cannot be read.
     """
-    paths, left_out, seen = [], collections.Counter(), set()
+    paths, left_out, seen = [], Counter(), set()
     waiting = _entries(directory, seen, left_out)
     while waiting:
         entry = waiting.pop()
@@ -49,7 +49,8 @@ def _entries(directory, seen, left_out):
     return scan(directory, left_out)[::-1]
 
 
-def scan(directory, left_out):
+def scan(directory: str | os.PathLike[str],
+         left_out: Counter[str]) -> list[os.DirEntry[str]]:
     """The sorted entries of a folder that are neither hidden nor the system's.
 
     Raises:
@@ -66,12 +67,12 @@ def scan(directory, left_out):
     return found
 
 
-def is_folder(entry):
+def is_folder(entry: os.DirEntry[str]) -> bool:
     """Of an entry of os.scandir, whose own method fails on a link to itself."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def unusable(entry):
+def unusable(entry: os.DirEntry[str]) -> str | None:
     """Why a file is no image: its suffix, or that it has none; None for an image."""
     suffix = os.path.splitext(entry.name)[1].lower()
     if suffix in formats.SUFFIXES or not suffix and formats.is_image(entry.path):
@@ -79,7 +80,7 @@ def unusable(entry):
     return suffix or 'without suffix'
 
 
-def described(left_out):
+def described(left_out: Counter[str]) -> str:
     """'; left out: 3 without suffix, 2 .txt', or '' where nothing was."""
     named = [(reason, count) for reason, count in left_out.most_common() if count]
     if others := sum(count for _, count in named[KINDS:]):

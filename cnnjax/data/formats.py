@@ -7,49 +7,47 @@ colour profiles count.
 
 import contextlib
 import io
-import logging
+import math
 import os
 import stat
-import warnings
+from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cnnjax.data import levels, tiff
 from cnnjax.errors import UserError
 
-# Damage that Pillow gets over (of EXIF data, say) is not told; damage of the pixels is an error.
-warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
-logging.getLogger('PIL').setLevel(logging.CRITICAL)
-warnings.simplefilter('error', Image.DecompressionBombWarning)  # reading() says which file it is
-
 Image.init()
-# Of what Pillow opens: not drawings (Ghostscript would run an EPS file), films, nor the tables of
-# the sciences, which have no white.
+# Formats of Pillow that are not read: drawings (Ghostscript would run an EPS file), films, and the
+# tables of the sciences, which have no white.
 NO_PICTURES = ('EPS', 'WMF', 'MPEG', 'FITS', 'HDF5', 'GRIB', 'BUFR', 'IPTC')
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items()
                      if kind in (*Image.OPEN, 'MPO') and kind not in NO_PICTURES)  # MPO: as JPEG
-# Known for certain by their first bytes; the first that Pillow takes a file for.
+# Formats that the first bytes of a file tell for certain: Pillow tries these first.
 CERTAIN = tuple(kind for kind in ('JPEG', 'PNG', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'JPEG2000', 'BMP')
                 if kind in Image.OPEN)
-# What Pillow may take a file for, whatever its suffix: all that have one.
+# All formats in which Pillow may open a file, whatever the file's suffix.
 FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           if kind in Image.registered_extensions().values()
                           and kind not in (*CERTAIN, *NO_PICTURES))
 
 
-def is_image(file):
+def is_image(file: str | os.PathLike[str]) -> bool:
     """Whether the first bytes of a file, which may have any name, are those of an image."""
     try:
         with open(regular(file), 'rb') as opened:
             prefix = opened.read(16)
     except OSError:
         return False
-    return any(Image.OPEN[kind][1](prefix) is True for kind in CERTAIN)
+    accepts = (Image.OPEN[kind][1] for kind in CERTAIN)
+    return any(accept is not None and accept(prefix) is True for accept in accepts)
 
 
-def decode(file, name):
+def decode(file: str | os.PathLike[str] | bytes, name: str) -> Image.Image | levels.Deep:
     """A path, or the bytes of a file -> Pillow's image, of mode 'L' or 'RGB', or `levels.Deep`
     where the file holds more than 8 bits that can be read: gray PNG and PGM files and TIFF files.
     Pillow reduces colour PNG files of 16 bits to 8; so it does with colour TIFF files whose
@@ -75,6 +73,7 @@ def decode(file, name):
             opened.seek(0)
             with open_(opened) as image:
                 image.load()  # truncated files fail here
+                _check_size(image)  # an icon's file holds several
                 bits = _bits(image, opened)
                 image = ImageOps.exif_transpose(image)
             if image.mode == 'F' or image.mode.startswith('I'):
@@ -88,16 +87,25 @@ def decode(file, name):
         return image
 
 
-def open_(file):
+def open_(file: BinaryIO) -> Image.Image:
     """Pillow's image of an open file, not yet decoded."""
     image = Image.open(file, formats=FORMATS)
-    if image.format == 'TIFF':
+    _check_size(image)
+    if isinstance(image, TiffImageFile):
         tiff.mend(image)
     return image
 
 
+def _check_size(image):
+    """Raises OSError beyond Pillow's limit, of which Pillow only warns up to twice the limit."""
+    pixels, limit = math.prod(image.size), Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:
+        raise OSError(f'Image size ({pixels} pixels) exceeds limit of {limit} pixels, could be '
+                      'decompression bomb DOS attack.')
+
+
 @contextlib.contextmanager
-def reading(name):
+def reading(name: str) -> Generator[None]:
     """Whatever goes wrong is the file's fault.
 
     Raises:
@@ -115,7 +123,7 @@ def reading(name):
         raise UserError(f'{name} is not a readable image: {reason}') from error
 
 
-def regular(path):
+def regular(path: str | os.PathLike[str]) -> Path:
     """The path, if it is a file: to open a pipe would wait for its writer."""
     path = Path(os.path.expanduser(path))
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -123,7 +131,7 @@ def regular(path):
     return path
 
 
-def flat(image):
+def flat(image: Image.Image) -> Image.Image:
     """Pillow's image of 8 bits -> one of mode 'L' or 'RGB', transparency laid on white."""
     if image.mode == 'La':  # Pillow converts it to nothing else
         image = image.convert('LA')
@@ -134,7 +142,7 @@ def flat(image):
     return in_mode(image, 'L' if image.mode in ('1', 'L') else 'RGB')
 
 
-def in_mode(image, mode):
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
     """Pillow's image converted, without a copy where it is of that mode."""
     return image if image.mode == mode else image.convert(mode)
 
@@ -144,7 +152,7 @@ def _opened(file):
 
 
 def _bits(image, file):
-    """Of Pillow's image, decoded, and its file."""
+    """The `levels.Bits` of Pillow's image, decoded, and its file."""
     if image.format == 'TIFF':
         return tiff.bits(image)
     if image.format == 'PNG':

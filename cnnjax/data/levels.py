@@ -17,7 +17,7 @@ class Deep(NamedTuple):
     numbers: np.ndarray  # [H, W] or [H, W, 3], integers or floating-point numbers; black is 0
     white: float
 
-    def reduced(self):
+    def reduced(self) -> Image.Image:
         """Pillow's image of 8 bits: the upper ones; of floating-point numbers the nearest level."""
         if self.numbers.dtype.kind == 'u' and self.white > 255:
             levels = self.numbers // ((int(self.white) + 1) // 256)
@@ -36,7 +36,7 @@ class Bits(NamedTuple):
     scaled: bool = False  # ... where numbers of so few bits were scaled to all bits: see _white
 
 
-def deep(numbers, bits, name):
+def deep(numbers: np.ndarray, bits: Bits, name: str) -> Deep:
     """Numbers as they are in the file, gray or of the channels of a TIFF file -> Deep."""
     if not np.isfinite(numbers).all():
         raise UserError(f'{name} holds numbers that are not finite (NaN or infinity)')
@@ -81,7 +81,7 @@ _dark = []  # the picture that was told to be dark: one in a process
 _telling = threading.Lock()
 
 
-def check_dark(brightest, name):
+def check_dark(brightest: float, name: str) -> None:
     """Tells of the first picture of more than 8 bits that is nearly black."""
     if not 0 < brightest <= DARK:
         return

@@ -6,7 +6,7 @@ photograph; its examples are crops there, their position, scale and colours chan
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,10 +38,10 @@ class Patches(Sequence):
     cells: tuple[Cell, ...]
     split: str
 
-    def __len__(self):
+    def __len__(self) -> int:
         return EXAMPLES[self.split] * len(self.cells)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         i = range(len(self))[i]  # a range knows -1 and the IndexError
         rng = np.random.default_rng((list(EXAMPLES).index(self.split), i))
         label = i % len(self.cells)
@@ -55,13 +55,13 @@ class Patches(Sequence):
         crop = pixels[top:top + side, left:left + side]
         return {'image': recolor(crop, rng), 'label': label}
 
-    def listing(self):
+    def listing(self) -> list[Entry]:
         """An Entry of every cell, from which all of its crops follow."""
         return [Entry(None, array_digest(cell.pixels), f'{self.split}/{cell.name}')
                 for cell in self.cells]
 
 
-def recolor(image, rng):
+def recolor(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """uint8 [H, W, 3], its brightness, contrast, saturation and the balance of its colours changed,
     so little that features that tell colours apart are worth having."""
     image = image / 255
@@ -72,7 +72,7 @@ def recolor(image, rng):
     return np.round(255 * image.clip(0, 1)).astype(np.uint8)
 
 
-def load(split):
+def load(split: str) -> tuple[Patches, tuple[str, ...]]:
     """The crops of 20 photographs, 18 of scikit-image and two of scikit-learn, in about 180
     classes.
 
@@ -93,7 +93,7 @@ def load(split):
     return Patches(cells, split), tuple(cell.name for cell in cells)
 
 
-def grid(name, image):
+def grid(name: str, image: np.ndarray) -> list[Cell]:
     """The cells, nearly square, of a photograph, uint8 [H, W] or [H, W, 3]."""
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, -1)

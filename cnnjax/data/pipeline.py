@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from cnnjax import memory
+from cnnjax import memory, quiet
 from cnnjax.data import geometry, images, threads
 from cnnjax.data.examples import Source, subset
 from cnnjax.errors import UserError
@@ -326,6 +326,7 @@ def _begin_worker(index, count):
     """What grain calls in each worker process before all else."""
     del index, count
     jax.config.update('jax_platforms', 'cpu')  # the accelerator is the parent's
+    quiet.pictures()
     # Ctrl-C and a cluster's signal to stop reach all processes: while the parent saves its state,
     # it may need one more batch.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,9 @@
 """Many small things done at the same time, with a progress bar."""
 
 import os
+from collections.abc import Callable
 from concurrent import futures
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -10,8 +12,10 @@ from cnnjax import cluster
 LEAST = 16  # threads: more than processors, because they wait for the disk or the network
 LONGEST = 64  # items that a thread takes at a time, because handing them over takes time too
 
+Result = TypeVar('Result')
 
-def mapped(function, count, title):
+
+def mapped(function: Callable[[int], Result], count: int, title: str) -> list[Result]:
     """[function(0), ..., function(count - 1)], the same by any number of threads.
 
     The first error in that order is raised. The bar counts images, on a terminal.

@@ -2,30 +2,31 @@
 
 import contextlib
 import functools
-import logging
 import lzma
 import math
+import sys
 import zlib
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImagePalette
 from PIL import TiffImagePlugin as Tags
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cnnjax.data import levels
 from cnnjax.errors import UserError
-
-logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # Pillow then says what is wrong
 
 MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE = 281, 341  # tags of TIFF, the second for any kind of number
 # The codecs that tifffile decodes by itself without an end to what may come out.
 BOUNDED = {8: zlib.decompressobj, 32946: zlib.decompressobj,
            34925: functools.partial(lzma.LZMADecompressor, memlimit=2 ** 27)}
-with contextlib.suppress(ImportError):  # Python 3.14
-    from compression import zstd
-    BOUNDED |= dict.fromkeys((50000, 34926), zstd.ZstdDecompressor)
+if sys.version_info >= (3, 14):
+    with contextlib.suppress(ImportError):  # where Python was built without it
+        from compression import zstd
+        BOUNDED |= dict.fromkeys((50000, 34926), zstd.ZstdDecompressor)
 
 
-def bits(image):
+def bits(image: TiffImageFile) -> levels.Bits:
     """What the tags of Pillow's image say of its numbers."""
     tags = image.tag_v2
     kinds = {1: 'u', 2: 'i', 3: 'f'}
@@ -35,7 +36,7 @@ def bits(image):
                        _first(tags.get(SMAX_SAMPLE_VALUE)) or _first(tags.get(MAX_SAMPLE_VALUE)))
 
 
-def mend(image):
+def mend(image: TiffImageFile) -> None:
     """What Pillow would read otherwise than TIFF means it."""
     tags = image.tag_v2
     if image.mode in ('P', 'PA') and max(tags[Tags.COLORMAP]) < 256:  # 8 bits, as to libtiff
@@ -46,19 +47,20 @@ def mend(image):
                       'save it as PNG')
 
 
-def deep(file, name):
+def deep(file: BinaryIO, name: str) -> levels.Deep | None:
     """The first page of a TIFF file of more than 8 bits, or of signed numbers; None for all else,
     and for what Pillow must try, or refuse: other codecs, damaged files, and sizes beyond its
     limit."""
     import tifffile  # here: no other start waits for it
 
+    page: Any = None
     try:
         with tifffile.TiffFile(file) as tiff:
             page = tiff.pages.first
             known = page.photometric in (tifffile.PHOTOMETRIC.MINISWHITE,
                                          tifffile.PHOTOMETRIC.MINISBLACK,
                                          tifffile.PHOTOMETRIC.RGB)
-            if not known or page.dtype.kind not in 'fiu' or (
+            if not known or page.dtype is None or page.dtype.kind not in 'fiu' or (
                     page.bitspersample <= 8 and page.dtype.kind == 'u') or not _fits(page):
                 return None
             _check_inflated(page)
@@ -75,7 +77,8 @@ def deep(file, name):
     except _Inflated:
         raise
     except Exception as error:  # tifffile raises many kinds; Pillow then says what is wrong
-        if 'imagecodecs' in str(error) and page.dtype.kind == 'f' and page.samplesperpixel > 1:
+        if (page and 'imagecodecs' in str(error) and page.dtype.kind == 'f'
+                and page.samplesperpixel > 1):
             # Pillow could not even say that much.
             raise UserError(f'{name}: {error}: install it, or save it with deflate (zip) '
                             'compression or none') from error

@@ -1,0 +1,1 @@
+"""Optimizing an image: objectives, what is optimized, penalties, changes, and what they show."""

@@ -7,12 +7,15 @@ uint8 or floats in [0, 1], and their N classes, as numbers; the images are one b
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 from jax.extend.core import Literal
+from numpy.typing import ArrayLike
 
 from cnnjax.errors import UserError
 from cnnjax.images.objectives import missing
@@ -20,7 +23,8 @@ from cnnjax.images.rules import with_rule
 from cnnjax.trained import Trained
 
 
-def gradient(network, images, classes, *, rule='gradient'):
+def gradient(network: Trained, images: ArrayLike, classes: ArrayLike, *,
+             rule: str = 'gradient') -> np.ndarray:
     """max over colours of |dS_c / dI| (Simonyan et al. 2013, section 3,
     https://arxiv.org/abs/1312.6034); with the rule 'guided' or 'deconvnet' of all ReLUs in place of
     their derivative, the saliency of Springenberg et al. 2014, https://arxiv.org/abs/1412.6806, or
@@ -30,7 +34,8 @@ def gradient(network, images, classes, *, rule='gradient'):
     return np.abs(_gradient(net, network.variables, network.normalize, images, classes)).max(-1)
 
 
-def smooth_gradient(network, images, classes, *, samples=50, noise=0.15, seed=0):
+def smooth_gradient(network: Trained, images: ArrayLike, classes: ArrayLike, *, samples: int = 50,
+                    noise: float = 0.15, seed: int = 0) -> np.ndarray:
     """`gradient`, of the mean gradient over noisy copies of the image (SmoothGrad: Smilkov et al.
     2017, equation 1, https://arxiv.org/abs/1706.03825).
 
@@ -52,7 +57,8 @@ def smooth_gradient(network, images, classes, *, samples=50, noise=0.15, seed=0)
     return np.abs(total / samples).max(-1)
 
 
-def integrated_gradients(network, images, classes, *, baseline=0.0, steps=64):
+def integrated_gradients(network: Trained, images: ArrayLike, classes: ArrayLike, *,
+                         baseline: ArrayLike = 0.0, steps: int = 64) -> np.ndarray:
     """(I - I') * the mean of dS_c / dI from the baseline I' to I, summed over colours; signed
     (Sundararajan et al. 2017, equations 1 and 3, https://arxiv.org/abs/1703.01365).
 
@@ -67,16 +73,17 @@ def integrated_gradients(network, images, classes, *, baseline=0.0, steps=64):
     images, classes = _checked(network, images, classes)
     if steps < 1:
         raise UserError(f'steps={steps}: take 1 or more')
-    difference = images - np.float32(baseline)
+    difference = images - np.asarray(baseline, np.float32)
     total = np.zeros(images.shape, np.float32)
     for step in range(steps):
         between = images - (1 - (step + 0.5) / steps) * difference
         total += _gradient(network.net, network.variables, network.normalize,
-                           np.float32(between), classes)
+                           np.asarray(between, np.float32), classes)
     return (difference * total / steps).sum(-1)
 
 
-def grad_cam(network, images, classes, *, layer=None):
+def grad_cam(network: Trained, images: ArrayLike, classes: ArrayLike, *,
+             layer: str | None = None) -> np.ndarray:
     """ReLU of the sum over channels k of alpha_k A^k, where alpha_k is the mean over positions of
     dS_c / dA^k and A a layer's maps, enlarged bilinearly to the size of the image (Selvaraju et al.
     2017, equations 1 and 2, https://arxiv.org/abs/1610.02391).
@@ -105,8 +112,9 @@ def grad_cam(network, images, classes, *, layer=None):
     return np.asarray(jax.image.resize(cam, images.shape[:3], 'linear'))
 
 
-def occlusion(network, images, classes, *, size=None, stride=None, fill=0.5, chunk=64,
-              progress=None):
+def occlusion(network: Trained, images: ArrayLike, classes: ArrayLike, *, size: int | None = None,
+              stride: int | None = None, fill: ArrayLike = 0.5, chunk: int = 64,
+              progress: Callable[[int], object] | None = None) -> np.ndarray:
     """How much the probability of the class falls when a square lies on the pixel: the mean over
     the squares that cover it (Zeiler & Fergus 2013, section 4.2, https://arxiv.org/abs/1311.2901,
     where the probability is drawn at the place of the square).
@@ -129,14 +137,14 @@ def occlusion(network, images, classes, *, size=None, stride=None, fill=0.5, chu
                         for top in _starts(sides[0], size, stride)
                         for left in _starts(sides[1], size, stride)])
     chunk = max(min(chunk, len(corners)), 1)
-    fill = np.float32(fill)
+    color = np.asarray(fill, np.float32)
 
     def probabilities(which, corners, size):
         """Yields the probabilities of the images' classes, chunk after chunk."""
         for start in range(0, len(which), chunk):
             part = np.arange(start, start + chunk) % len(which)  # The last chunk begins anew.
             found = _occluded(network.net, network.variables, network.normalize,
-                              images[which[part]], classes[which[part]], corners[part], size, fill)
+                              images[which[part]], classes[which[part]], corners[part], size, color)
             yield np.asarray(found)[:len(which) - start]
 
     each = np.arange(len(images))
@@ -181,7 +189,7 @@ def _checked(network, images, classes):
     images = np.asarray(images)
     if images.ndim != 4 or not len(images):
         raise UserError(f'attribution takes images [N, H, W, C], not {list(images.shape)}')
-    images = np.float32(images / 255 if images.dtype == np.uint8 else images)
+    images = np.asarray(images / 255 if images.dtype == np.uint8 else images, np.float32)
     try:
         scores = jax.eval_shape(network, jax.ShapeDtypeStruct(images.shape, 'float32'))
     except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # from a layer
@@ -224,7 +232,7 @@ def _at_layer(net, layer, variables, normalize, images, classes):
         logits, taps = net.apply(variables, normalize(images), train=False)
         return _of(logits, classes).sum(), taps[layer]
 
-    program = jax.make_jaxpr(forward)(images)
+    program: Any = jax.make_jaxpr(forward)(images)
     score, tap = program.jaxpr.outvars
 
     def nudged(nudge):
@@ -252,8 +260,8 @@ def _at_layer(net, layer, variables, normalize, images, classes):
 def _occluded(net, variables, normalize, images, classes, corners, size, fill):
     """[N], the probabilities of the classes with a square at these corners (row, column)."""
     network = Trained(net, variables, normalize, (), images.shape[1:], None)
-    inside = [(jnp.arange(side) >= start[:, None]) & (jnp.arange(side) < start[:, None] + size)
-              for side, start in zip(images.shape[1:3], corners.T, strict=True)]
+    inside = [(start <= jnp.arange(side)[None]) & (jnp.arange(side)[None] < start + size)
+              for side, start in zip(images.shape[1:3], corners.T[..., None], strict=True)]
     square = inside[0][:, :, None] & inside[1][:, None]
-    images = jnp.where(square[..., None], fill, images)
+    images = jnp.where(square[..., None], jnp.broadcast_to(fill, images.shape), images)
     return _of(jax.nn.softmax(network(images)), classes)

@@ -14,13 +14,14 @@ wrap a parametrization. Hard bounds, `clip` and `color_norm`, are projections th
 `pixels`, to be applied after every step.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import ArrayLike
 
 from cnnjax.data.augment import LUMA
 from cnnjax.errors import UserError
@@ -38,19 +39,20 @@ HALF_A_LEVEL = 0.5 / 256  # rounds to the same 8-bit level: black stays black, w
 class Parametrization(NamedTuple):
     """Three pure functions of one image; `jax.vmap` makes batches of them."""
 
-    init: Callable  # random key -> theta
-    decode: Callable  # theta -> image [H, W, C]
-    encode: Callable  # image [H, W, C] -> theta: decode(encode(image)) is the image
+    init: Callable[[jax.Array], Any]  # random key -> theta
+    decode: Callable[[Any], jax.Array]  # theta -> image [H, W, C]
+    encode: Callable[[jax.Array], Any]  # image [H, W, C] -> theta; decode(theta) is the image
 
 
-def pixels(shape, deviation=0.01, mean=0.0):
+def pixels(shape: Sequence[int], deviation: float = 0.01,
+           mean: ArrayLike = 0.0) -> Parametrization:
     """The image itself, [H, W, C]; it starts as Gaussian noise around `mean`.
 
     Give `mean` (0.5, or the network's mean: a number, [C] or [H, W, C]) where no `sigmoid` maps 0
     to gray.
     """
     shape = _shape(shape)
-    mean = np.broadcast_to(np.float32(mean), shape)
+    mean = np.broadcast_to(np.asarray(mean, np.float32), shape)
 
     def init(key):
         return mean + deviation * jax.random.normal(key, shape, jnp.float32)
@@ -58,7 +60,8 @@ def pixels(shape, deviation=0.01, mean=0.0):
     return Parametrization(init, lambda theta: theta, lambda image: image)
 
 
-def fourier(shape, deviation=0.01, decay=1.0):
+def fourier(shape: Sequence[int], deviation: float = 0.01,
+            decay: float = 1.0) -> Parametrization:
     """Fourier coefficients, divided by their frequency to the power `decay`.
 
     lucid's `fft_image`, with its scale sqrt(H * W) / 4; `deviation` is that of the coefficients.
@@ -68,7 +71,7 @@ def fourier(shape, deviation=0.01, decay=1.0):
     height, width, channels = _shape(shape)
     frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     scale = np.maximum(frequencies, 1 / max(height, width)) ** -decay * np.sqrt(height * width) / 4
-    scale = np.float32(scale)[..., None]
+    scale = scale.astype(np.float32)[..., None]
 
     def init(key):
         return deviation * jax.random.normal(key, (*frequencies.shape, channels, 2), jnp.float32)
@@ -84,7 +87,8 @@ def fourier(shape, deviation=0.01, decay=1.0):
     return Parametrization(init, decode, encode)
 
 
-def laplacian(shape, levels=4, deviation=0.01):
+def laplacian(shape: Sequence[int], levels: int = 4,
+              deviation: float = 0.01) -> Parametrization:
     """A sum of images of size 1, 1/2, 1/4, ... [H / 2^n, W / 2^n, C], enlarged bilinearly.
 
     lucid's `laplacian_pyramid_image`. `encode` makes the Laplacian pyramid of Burt & Adelson 1983:
@@ -100,7 +104,7 @@ def laplacian(shape, levels=4, deviation=0.01):
         return tuple(deviation * jax.random.normal(level_key, size, jnp.float32)
                      for level_key, size in zip(jax.random.split(key, levels), sizes, strict=True))
 
-    def decode(theta):
+    def decode(theta) -> Any:
         return sum(jax.image.resize(level, shape, 'linear') for level in theta)
 
     def encode(image):
@@ -113,7 +117,7 @@ def laplacian(shape, levels=4, deviation=0.01):
     return Parametrization(init, decode, encode)
 
 
-def decorrelated(inner, matrix):
+def decorrelated(inner: Parametrization, matrix: ArrayLike) -> Parametrization:
     """The inner image's channels are coordinates along the principal axes of colour.
 
     Args:
@@ -136,7 +140,7 @@ def decorrelated(inner, matrix):
                            lambda image: inner.encode(multiply(image, inverse)))
 
 
-def color_matrix(images):
+def color_matrix(images: Iterable[np.ndarray]) -> np.ndarray:
     """The matrix for `decorrelated` from your own images: a square root of their covariance.
 
     Args:
@@ -162,15 +166,15 @@ def color_matrix(images):
     if not np.isfinite(covariance).all():
         raise UserError('the images for the colour matrix have values that are not finite')
     variances, axes = np.linalg.eigh(covariance)
-    if variances[0] <= 1e-7 * max(variances[-1], (mean ** 2).max()):
+    if variances[0] <= 1e-7 * max(variances[-1], np.max(mean ** 2)):
         raise UserError('the images have fewer independent colours than channels, so they have no '
                         'colour matrix: turn gray photographs stored in colour to one channel')
     # An axis may point either way; ours have a positive first component.
     axes = axes * np.where(axes[0] < 0, -1, 1) * np.sqrt(variances / variances[-1])
-    return np.float32(axes[:, ::-1])
+    return axes[:, ::-1].astype(np.float32)
 
 
-def grayscale(inner):
+def grayscale(inner: Parametrization) -> Parametrization:
     """Three equal channels from an inner image of one; `encode` keeps a picture's luminance."""
     channels = _image_shape(inner)[-1]
     if channels != 1:
@@ -181,7 +185,7 @@ def grayscale(inner):
                                (image * LUMA[None, None]).sum(-1, keepdims=True)))
 
 
-def sigmoid(inner):
+def sigmoid(inner: Parametrization) -> Parametrization:
     """Bounds the inner image to [0, 1]; 0 becomes gray.
 
     `encode` first moves black and white half an 8-bit level inwards, from where they can change.
@@ -193,12 +197,12 @@ def sigmoid(inner):
     return Parametrization(inner.init, lambda theta: jax.nn.sigmoid(inner.decode(theta)), encode)
 
 
-def masked(inner, mask, base):
+def masked(inner: Parametrization, mask: ArrayLike, base: ArrayLike) -> Parametrization:
     """The inner image where `mask` [H, W] is 1, exactly `base` [H, W, C] where it is 0.
 
     Values in between blend. `encode` is the inner one: what the image had outside is forgotten.
     """
-    mask, base = np.float32(mask)[..., None], np.float32(base)
+    mask, base = np.asarray(mask, np.float32)[..., None], np.asarray(base, np.float32)
     shape = _image_shape(inner)
     if base.shape != shape or mask.shape[:-1] != shape[:2]:
         raise UserError(f'mask {list(mask.shape[:-1])} and base {list(base.shape)} do not fit the '
@@ -212,12 +216,12 @@ def masked(inner, mask, base):
     return Parametrization(inner.init, decode, inner.encode)
 
 
-def clip():
+def clip() -> Callable[[jax.Array], jax.Array]:
     """The projection onto [0, 1], for `pixels`."""
     return lambda theta: jnp.clip(_pixels('clip', theta), 0, 1)
 
 
-def color_norm(bound, mean=0.0):
+def color_norm(bound: float, mean: ArrayLike = 0.0) -> Callable[[jax.Array], jax.Array]:
     """The projection onto the ball of radius `bound` around `mean`, for the colour of each pixel.
 
     B+ of Mahendran & Vedaldi 2016, https://arxiv.org/abs/1512.02017: there 160 of 255
@@ -231,7 +235,7 @@ def color_norm(bound, mean=0.0):
         raise UserError(f'bound={bound}: the colour norm is bounded by a positive number')
 
     def project(theta):
-        center = np.broadcast_to(np.float32(mean), _pixels('color_norm', theta).shape)
+        center = np.broadcast_to(np.asarray(mean, np.float32), _pixels('color_norm', theta).shape)
         color = theta - center
         norm = jnp.linalg.norm(color, axis=-1, keepdims=True)
         return jnp.where(norm > bound, center + color * (bound / jnp.maximum(norm, bound)), theta)

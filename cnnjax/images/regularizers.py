@@ -10,13 +10,19 @@ https://arxiv.org/abs/1412.0035; 2016, "Visualizing Deep Convolutional Neural Ne
 Using Natural Pre-Images", https://arxiv.org/abs/1512.02017.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from cnnjax.errors import UserError
 
+Regularizer = Callable[[jax.Array], jax.Array]
 
-def total_variation(beta=2.0, form='mahendran'):
+
+def total_variation(beta: float = 2.0, form: str = 'mahendran') -> Regularizer:
     """The image's roughness, in the form of the name; see `FORMS`.
 
     Args:
@@ -36,7 +42,7 @@ def total_variation(beta=2.0, form='mahendran'):
     return lambda image: FORMS[form](image, beta)
 
 
-def alpha_norm(alpha=6.0, vector=False):
+def alpha_norm(alpha: float = 6.0, vector: bool = False) -> Regularizer:
     """Keeps values from growing: the power `alpha` of the image, to be centred by `in_units`.
 
     False for `vector` is Mahendran & Vedaldi 2015 (deep-goggle): the sum of |x|^alpha over all
@@ -50,13 +56,14 @@ def alpha_norm(alpha=6.0, vector=False):
     return lambda image: _power(image ** 2, alpha / 2).sum()
 
 
-def weighted(*terms):
+def weighted(*terms: tuple[float, Regularizer]) -> Regularizer:
     """The sum of (weight, regularizer) pairs."""
     return lambda image: sum((weight * regularizer(image) for weight, regularizer in terms),
                              start=jnp.float32(0))
 
 
-def in_units(regularizer, mean=0.0, scale=255.0):
+def in_units(regularizer: Regularizer, mean: ArrayLike = 0.0,
+             scale: float = 255.0) -> Regularizer:
     """The regularizer of (image - mean) * scale: of 0 to 255 less a mean where papers tuned it.
 
     Args:

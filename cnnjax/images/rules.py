@@ -66,7 +66,7 @@ RULES = _rules(layers.relu, math.inf)
 RULES6 = _rules(nn.relu6, 6)  # for networks like timm's MobileNet, whose ReLU also ends at 6
 
 
-def with_rule(net, name):
+def with_rule(net: nn.Module, name: str) -> nn.Module:
     """The network with the backward rule `name` in all its ReLUs; outputs and weights stay.
 
     The same as `net.clone(relu=RULES[name])`, or RULES6 where the network's ReLU is `nn.relu6`.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cnnjax import atomic, checkpoint, cluster, plots, reports, trained, workdir
 from cnnjax.errors import UserError
-from cnnjax.images import optimize, pictures
+from cnnjax.images import diagnosis, optimize, pictures
 from cnnjax.limits import SEED, Whole
 
 
@@ -123,9 +123,9 @@ class Run:
         """Tells of a loss that has not fallen in the `rows` of this optimization, and of images
         that have not moved; where these are all, and not the results of an earlier optimization,
         they are an error."""
-        if complaint := optimize.unfallen([row['loss'] for row in rows]):
+        if complaint := diagnosis.unfallen([row['loss'] for row in rows]):
             self._print(f'{name}: {complaint}')
-        complaints = [optimize.unmoved(*pair) for pair in zip(before, after, strict=True)]
+        complaints = [diagnosis.unmoved(*pair) for pair in zip(before, after, strict=True)]
         if all(complaints) and len(self.names) == 1:
             raise UserError(f'{name}: {complaints[0]}')
         for i, complaint in enumerate(complaints):
@@ -139,12 +139,12 @@ class Run:
         metrics.write(*({'step': self.before + first + i, 'stage': len(self.names),
                          **{term: float(value[i]) for term, value in means.items()}}
                         for i in range(count)))
-        complaints = [optimize.health(report.values, i) for i in range(len(report.state.step))]
+        complaints = [diagnosis.health(report.values, i) for i in range(len(report.state.step))]
         last = ' '.join(f'{term} {means[term][-1]:.4g}' for term in
                         sorted(means, key=lambda term: (term != 'loss', term)))
         line = f'{name}: step {report.step} of {steps}: {last}'
         for i, complaint in enumerate(complaints):
-            line += f'\n  image {i}: {complaint}{optimize.remedy(complaint)}' if complaint else ''
+            line += f'\n  image {i}: {complaint}{diagnosis.remedy(complaint)}' if complaint else ''
         self.bar.update(count)
         self.bar.set_postfix_str(last, refresh=False)
         if self.bar.disable or any(complaints):

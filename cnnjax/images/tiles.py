@@ -11,7 +11,8 @@ the image has the network's own padding there.
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,10 @@ from jax import lax
 from cnnjax import summary
 from cnnjax.errors import UserError
 from cnnjax.images.objectives import Objective, fitting, missing
+from cnnjax.trained import Trained
 
 
-def taps(network, variables, image):
+def taps(network: Trained, variables: Any, image: jax.Array) -> dict[str, Any]:
     """{name: [h, w, C] or [C]} of one image [H, W, C] in [0, 1], with these variables."""
     found = network._replace(variables=variables).taps(image[None])
     return {name: tap[0] for name, tap in found.items()}
@@ -45,7 +47,7 @@ class Axis(NamedTuple):
     owned: np.ndarray  # [tiles, 2], where the part that a tile owns begins and ends
 
 
-def cut(length, tile, stride, before, after):
+def cut(length: int, tile: int, stride: int, before: int, after: int) -> Axis:
     """The `Axis` of tiles of `tile` pixels with halos of `before` and `after` pixels. All but the
     window's size are multiples of `stride`."""
     tile, before, after = (stride * math.ceil(n / stride) for n in (tile, before, after))
@@ -58,7 +60,7 @@ def cut(length, tile, stride, before, after):
 
 
 @functools.cache
-def _fields(net, image_shape):
+def _fields(net, image_shape) -> dict[str, Any]:
     return {row.name: row for row in summary.summarize(net, image_shape).rows}
 
 
@@ -69,7 +71,7 @@ class Tiling:
       UserError: no such layer, or one whose units see all of the image.
     """
 
-    def __init__(self, network, layers, shape, tile):
+    def __init__(self, network: Trained, layers: Sequence[str], shape: Sequence[int], tile: int):
         rows = _fields(network.net, tuple(network.image_shape))
         missing(layers, rows)
         fields = [rows[layer] for layer in layers]
@@ -94,12 +96,12 @@ class Tiling:
         self.places = np.stack([np.repeat(ranges[0], len(ranges[1]), 0),
                                 np.tile(ranges[1], (len(ranges[0]), 1))], 1)
 
-    def see(self, variables, image, place):
+    def see(self, variables: Any, image: jax.Array, place: jax.Array) -> tuple[dict, dict, dict]:
         """A window's activations {layer: [h, w, C]}, the masks {layer: [h, w]} of those that the
         tile owns, and where they begin in the layer {layer: (row, column)}."""
         (top, first, last), (left, begin, end) = place
         part = lax.dynamic_slice(image, (top, left, 0), (*self.window, image.shape[-1]))
-        normalize = self.network.normalize
+        normalize: Any = self.network.normalize
         if normalize.mean.shape[:-1] == image.shape[:2]:  # a mean image: the window's part of it
             mean = lax.dynamic_slice(normalize.mean, (top, left, 0), part.shape)
             normalize = normalize._replace(mean=mean)
@@ -120,7 +122,8 @@ class Tiling:
         return {layer: seen[layer] for layer in self.strides}, masks, corners
 
 
-def value(network, objective, tile, variables, image, aux):
+def value(network: Trained, objective: Objective, tile: int, variables: Any, image: jax.Array,
+          aux: Mapping[str, Any]) -> dict[str, jax.Array]:
     """objective(taps, aux) of an image [H, W, C], computed in tiles of `tile` x `tile` pixels.
 
     Value and gradient are those of the whole image; the memory is that of one tile beside the
@@ -155,7 +158,8 @@ def value(network, objective, tile, variables, image, aux):
     return objective.loss(lax.scan(add, zero, tiling.places)[0], aux)
 
 
-def maps(network, layers, tile, variables, image):
+def maps(network: Trained, layers: Sequence[str], tile: int, variables: Any,
+         image: jax.Array) -> dict[str, jax.Array]:
     """{layer: [h, w, C]} of an image [H, W, C], computed in tiles; what `taps` gives of these."""
     if not tile:
         found = taps(network, variables, image)

@@ -8,6 +8,8 @@ depends on the input's shape alone. `jax.vmap` over keys and images gives each i
 Each is the identity at zero: `jitter(0)`, `pad(0)`, `scale([1])`, `rotate([0])`.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +17,10 @@ from jax.scipy.ndimage import map_coordinates
 
 from cnnjax.errors import UserError
 
+Transform = Callable[[jax.Array, jax.Array], jax.Array]
 
-def jitter(pixels, mode='roll'):
+
+def jitter(pixels: int, mode: str = 'roll') -> Transform:
     """Moves the image by a random whole number of pixels down and right.
 
     Args:
@@ -42,7 +46,7 @@ def jitter(pixels, mode='roll'):
     return roll if mode == 'roll' else crop
 
 
-def pad(pixels, mode='constant', value=0.5):
+def pad(pixels: int, mode: str = 'constant', value: float = 0.5) -> Transform:
     """Adds a border on all four sides; not random.
 
     Args:
@@ -62,19 +66,19 @@ def pad(pixels, mode='constant', value=0.5):
     return add
 
 
-def scale(factors, fill=0.5):
+def scale(factors: float | Sequence[float], fill: float = 0.5) -> Transform:
     """Enlarges the image about its centre by one of `factors`, drawn uniformly; bilinear.
 
     The shape stays: an enlarged image is cropped, a reduced one surrounded by `fill`. (lucid's has
     a shape that changes, which no compiled program can have.) Samples are points, not averages, as
     in lucid: below 1/2 pixels are skipped, so reduce that far in several steps.
     """
-    factors = _choices('scale', 'factors', factors)
-    if not (factors > 0).all():
-        raise UserError(f"scale's factors are positive, not {factors.min():g}")
+    choices = _choices('scale', 'factors', factors)
+    if not (choices > 0).all():
+        raise UserError(f"scale's factors are positive, not {choices.min():g}")
 
     def resize(key, image):
-        factor = jax.random.choice(key, factors)
+        factor = jax.random.choice(key, choices)
         size = jnp.asarray(image.shape[:2], image.dtype)
         return fill + jax.image.scale_and_translate(
             image - fill, image.shape, (0, 1), jnp.stack([factor, factor]),
@@ -83,15 +87,15 @@ def scale(factors, fill=0.5):
     return resize
 
 
-def rotate(degrees, fill=0.5):
+def rotate(degrees: float | Sequence[float], fill: float = 0.5) -> Transform:
     """Turns the image about its centre, anticlockwise, by one of `degrees`, drawn uniformly.
 
     Bilinear; the shape stays, and corners from outside the image are `fill` (black in lucid).
     """
-    degrees = _choices('rotate', 'degrees', degrees)
+    choices = _choices('rotate', 'degrees', degrees)
 
     def turn(key, image):
-        angle = jnp.deg2rad(jax.random.choice(key, degrees))
+        angle = jnp.deg2rad(jax.random.choice(key, choices))
         cosine, sine = jnp.cos(angle), jnp.sin(angle)
         middle = [(size - 1) / 2 for size in image.shape[:2]]
         down, right = (jnp.arange(size, dtype=image.dtype) - center
@@ -105,7 +109,7 @@ def rotate(degrees, fill=0.5):
     return turn
 
 
-def compose(*transforms):
+def compose(*transforms: Transform) -> Transform:
     """One after the other, each with its own key; the identity if there are none."""
     def apply(key, image):
         for transform_key, transform in zip(jax.random.split(key, len(transforms)), transforms,

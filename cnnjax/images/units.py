@@ -10,16 +10,19 @@ Many units are one program: a chunk of images, each for its own unit, descends a
 
 import functools
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from cnnjax import summary
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, optimize, transforms
+from cnnjax.images import diagnosis, objectives, optimize, transforms
 from cnnjax.images.parametrizations import COLOR_MATRIX, decorrelated, fourier, pixels, sigmoid
+from cnnjax.trained import Trained
 
 CHUNK = 32  # So many units are made at a time.
 LEAST = 32  # Sides have this many pixels or more: fewer show a unit as a few squares of colour.
@@ -35,8 +38,11 @@ class Maximized(NamedTuple):
     health: list[str]  # [U], what is wrong with an image, which is then noise; '' for nothing
 
 
-def maximize(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sign=1,
-             chunk=CHUNK, seed=0, mesh=None, progress=None):
+def maximize(network: Trained, layer: str, units: Sequence[int] | np.ndarray, *,
+             size: int | tuple[int, int] | None = None, steps: int = 128,
+             learning_rate: float = 0.05, sign: int = 1, chunk: int = CHUNK, seed: int = 0,
+             mesh: Mesh | None = None,
+             progress: Callable[[int], object] | None = None) -> Maximized:
     """`Maximized`: for each unit, the image that makes its mean over positions largest, by Adam.
 
     Networks of photographs, in colour and of 48 x 48 pixels or more, get Fourier coefficients of
@@ -75,8 +81,10 @@ def maximize(network, layer, units, *, size=None, steps=128, learning_rate=0.05,
     return Maximized(np.concatenate(images), np.concatenate(scores), sum(health, []))
 
 
-def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sign=1, chunk=CHUNK,
-         seed=0, mesh=None):
+def each(network: Trained, layer: str, units: Sequence[int] | np.ndarray, *,
+         size: int | tuple[int, int] | None = None, steps: int = 128, learning_rate: float = 0.05,
+         sign: int = 1, chunk: int = CHUNK, seed: int = 0,
+         mesh: Mesh | None = None) -> Iterator[Maximized]:
     """Yields the `Maximized` of one chunk of the units after the other; see `maximize`."""
     if sign not in (1, -1):
         raise UserError(f'sign={sign}: 1 maximises, -1 minimises')
@@ -84,8 +92,8 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
         raise UserError(f'steps={steps}, chunk={chunk}: take 1 or more')
     if not learning_rate > 0:
         raise UserError(f'learning_rate={learning_rate}: take a number above 0, such as 0.05')
-    size = image_size(network, layer) if size is None else size
-    shape = (*(size if isinstance(size, tuple) else (size, size)), network.image_shape[-1])
+    sides = image_size(network, layer) if size is None else size
+    shape = (*(sides if isinstance(sides, tuple) else (sides, sides)), network.image_shape[-1])
     channels = check_size(network, layer, shape)[-1]
     units = np.asarray(units)
     if units.ndim != 1 or not units.size or units.dtype.kind not in 'iu':
@@ -107,11 +115,11 @@ def each(network, layer, units, *, size=None, steps=128, learning_rate=0.05, sig
         found = optimize.decode(problem, report.state)
         scores = best(network.variables, found, units[part])
         yield Maximized(np.asarray(found)[:real].clip(0, 1), np.asarray(scores)[:real],
-                        [optimize.verdict(report.values, i, first[i], found[i])
+                        [diagnosis.verdict(report.values, i, first[i], found[i])
                          for i in range(real)])
 
 
-def image_size(network, layer):
+def image_size(network: Trained, layer: str) -> tuple[int, ...]:
     """The (height, width) at which `maximize` shows a layer: twice its receptive field, so that a
     whole one is seen wherever it lies, but at least 32 pixels (or as many as the network needs) and
     at most the size of the training, at which all full layers are."""
@@ -130,7 +138,7 @@ def image_size(network, layer):
     return tuple(sides)
 
 
-def check_size(network, layer, shape):
+def check_size(network: Trained, layer: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of a layer for an image [H, W, C] of that shape, or a UserError."""
     try:
         shapes = network.tap_shapes(shape)

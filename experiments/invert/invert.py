@@ -20,6 +20,7 @@ from cnnjax import data, limits, memory, parallel, summary, trained
 from cnnjax.data import folders
 from cnnjax.errors import UserError
 from cnnjax.images import (
+    descent,
     objectives,
     optimize,
     parametrizations,
@@ -185,7 +186,7 @@ def invert(config, running, network, objective, depth, codes, shape):
         state = running.optimize(name, problem(margin), tx, steps, key, state=state, aux=aux,
                                  mesh=parallel.data_mesh(sharing))
         images = optimize.decode(problem(margin), state)
-    losses = jax.jit(jax.vmap(lambda theta, aux: optimize.loss(
+    losses = jax.jit(jax.vmap(lambda theta, aux: descent.loss(
         problem(0), network.variables, theta, key, aux)[0]))(state.theta, aux)
     images = np.asarray(images).clip(0, 1)
     return (images.reshape(len(codes), config.restarts, *shape),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax import data, diagram, microscope, trained, workdir
+from cnnjax import data, diagram, microscope, trained, user_network, workdir
 from cnnjax.images import strongest, units
 
 LARGEST = 112  # On its page, a patch has sides of at most so many pixels.
@@ -99,7 +99,7 @@ def describe(site, whole, chosen):
             'output': name == list(rows)[-1] and network.classes == stream.classes}
 
     return {
-        'network': network.name or whole.name,
+        'network': user_network.short(network.name) or whole.name,
         'source': config.source,
         'checkpoint': config.checkpoint, 'fingerprint': trained.fingerprint(network),
         'image_shape': network.image_shape, 'parameters': whole.params,
