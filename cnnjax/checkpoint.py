@@ -25,17 +25,24 @@ SEAL = 'checksums.json'  # in a checkpoint's directory: {file: its CRC-32}
 ROOM, LEAST = 1.2, 1 << 18
 
 
-def _is_news(record):
-    """False for a log record that brings the traceback of an exception in a thread of orbax or
-    tensorstore: the exception itself reaches us as well, and is told in one line. False for orbax's
-    warnings too: it warns of every directory that is only read."""
-    if 'orbax' in record.pathname:
-        return not record.exc_info and record.levelno != logging.WARNING
-    return not record.exc_info or 'os_error_code' not in str(record.exc_info[1])
+@contextlib.contextmanager
+def _quiet():
+    """Keeps from the logs what the caller is told anyway: the traceback of an exception in a thread
+    of orbax or tensorstore, which reaches us as well and is told in one line; and orbax's warnings,
+    of every directory that is only read."""
+    def is_news(record):
+        if 'orbax' in record.pathname:
+            return not record.exc_info and record.levelno != logging.WARNING
+        return not record.exc_info or 'os_error_code' not in str(record.exc_info[1])
 
-
-get_absl_logger().addFilter(_is_news)
-logging.getLogger('asyncio').addFilter(_is_news)
+    loggers = get_absl_logger(), logging.getLogger('asyncio')
+    for logger in loggers:
+        logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_news)
 
 
 class Checkpoints:
@@ -68,19 +75,22 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             best_fn=lambda metrics: float(metrics['error']), best_mode='min',
             preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]))
-        with self._reading('a checkpoint'):
+        with self._reading('a checkpoint'), contextlib.ExitStack() as stack:
+            stack.enter_context(_quiet())
             self._manager = ocp.CheckpointManager(
                 self.directory.absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
                 options=options)
             self._manager.best_step()  # reads the errors of all of them
+            self._quiet = stack.pop_all()  # for as long as checkpoints are written
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
-        if jax.process_count() == 1 or kind is None or not issubclass(kind, Exception):
-            self.wait()
-            self._manager.close()  # which waits for the other processes too
+        with self._quiet:
+            if jax.process_count() == 1 or kind is None or not issubclass(kind, Exception):
+                self.wait()
+                self._manager.close()  # which waits for the other processes too
 
     def _set_damaged_aside(self):
         for path in sorted(self.directory.glob('[0-9]*')):
@@ -106,7 +116,7 @@ class Checkpoints:
     def _intact(self, name):
         directory = self.directory / str(name)
         try:
-            # Of an older version it has no past, and may have any name.
+            # A checkpoint of an older version has no past, and may have any name.
             past = atomic.read_json(directory / workdir.PAST) or {'step': name}
             return (str(past['step']) == str(name)
                     and atomic.read_json(directory / SEAL) == _checksums(directory))

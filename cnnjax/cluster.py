@@ -16,13 +16,14 @@ from flax import traverse_util
 from jax._src import distributed  # the service's store of keys and values has no public name
 from jax.experimental import multihost_utils
 
-from cnnjax.errors import UserError, check_numbers
+from cnnjax import limits
+from cnnjax.errors import UserError
 
 # What schedulers and people send before they kill: Slurm's --signal is often USR1 or USR2.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 PERIOD = 1  # seconds between two signs of life
-SILENCE = 30  # seconds without one, after which a process counts as dead
-SHOWN = 5  # differences between processes that a message has at most
+SILENCE = 30  # seconds without a sign of life, after which a process counts as dead
+SHOWN = 5  # a message names at most so many differences between processes
 # Keys in the store of jax's coordination service, which the first process holds.
 FAILED, ALIVE, FACTS = 'cnnjax/failed', 'cnnjax/alive', 'cnnjax/facts'
 _meetings = itertools.count()
@@ -51,12 +52,12 @@ def connect(coordinator=None, processes=None, process=None, wait=120):
         raise UserError('processes and process need a coordinator: the host:port of process 0')
     if coordinator is not None and not coordinator.rpartition(':')[2].isdigit():
         raise UserError(f"coordinator='{coordinator}' is not of the form host:port")
-    check_numbers({'wait': wait}, wait=(1, 10 ** 6))
+    limits.check({'wait': wait}, {'wait': limits.Number(1, 10 ** 6)})
     if coordinator is None and os.environ.get('SLURM_NTASKS') == '1':
-        return  # jax would take one of its devices only, that of its number on the host
-    # Where a process dies, jax aborts the others: the stacks of all threads would bury its words.
+        return  # jax would take a single device, the one with the process's number on this host
+    # Where a process dies, jax aborts the others: the stacks of all threads would bury its message.
     faulthandler.disable()
-    # It aborts as well where one never comes, so that this must end before its own time is over.
+    # It also aborts where a process never comes: this alarm goes off before jax's time is over.
     alarm = threading.Timer(wait, _end, [
         f'error: the processes of this run did not find each other in {wait} seconds: were all '
         f'started, and is {coordinator or "the first"} reachable from all? Where starting takes '
@@ -73,7 +74,7 @@ def connect(coordinator=None, processes=None, process=None, wait=120):
         raise UserError(f'{given}: {error}') from error
     except RuntimeError as error:
         if coordinator is None and 'before any JAX calls' in str(error):
-            return  # in a notebook, say
+            return  # as in a notebook, where jax has been used before
         raise UserError(f'the processes of this run did not find each other '
                         f'({str(error).splitlines()[0]}): is {coordinator} reachable from all, and '
                         'were all started?') from error
@@ -90,7 +91,7 @@ class _Watch(threading.Thread):
         super().__init__(daemon=True)
         self.client, self.wait = distributed.global_state.client, wait
         self.leaving = threading.Event()
-        atexit.register(self.leave)  # before jax leaves, whose threads this one calls
+        atexit.register(self.leave)  # it runs before jax's own exit: this thread calls jax
 
     def run(self):
         seen = dict.fromkeys(range(distributed.global_state.num_processes), ('', time.monotonic()))
@@ -132,7 +133,7 @@ def _failure(client):
 
 
 def _end(message):
-    """Ends this process without the farewell for which jax would wait for the others."""
+    """Ends this process at once: a usual exit would wait until all processes of the run end."""
     _ending.acquire()  # it is never released: only the first thread that comes here prints
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
@@ -225,7 +226,7 @@ class Preemption:
         self._asked = 0
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():  # others get no signals
+        if threading.current_thread() is threading.main_thread():  # only it gets signals
             # The preemption service has a handler for SIGTERM, unknown to Python.
             mine = SIGNALS[1:] if jax.distributed.is_initialized() else SIGNALS
             self._handlers = {number: signal.signal(number, self._note) for number in mine}
@@ -233,7 +234,7 @@ class Preemption:
 
     def __exit__(self, kind, *_):
         self._restore()
-        if kind is None and self.signal:  # it came after the last step
+        if kind is None and self.signal:  # the signal came after the last step
             self.leave()
 
     def _restore(self):
@@ -262,7 +263,7 @@ class Preemption:
         Where somebody else handled the signal before (submitit, which asks Slurm to requeue the
         job), that handler runs instead.
         """
-        number = self.signal or signal.SIGTERM  # another process got it
+        number = self.signal or signal.SIGTERM  # where another process got the signal
         self._restore()
         handler = self._handlers.get(number)
         if callable(handler) and handler is not signal.default_int_handler:

@@ -29,11 +29,11 @@ _ARRAY = re.compile(r'([a-z]+\d*\w*)\[([\d,]*)\]')
 class Collective(NamedTuple):
     """One collective of a program, as a device runs it."""
 
-    kind: str  # of KINDS
-    arrays: tuple  # ((dtype, shape), ...) of the results; those of an all-reduce are its operands
-    bytes: int  # of these arrays
-    devices: int  # in a group; 0: the program does not say, that is all
-    in_loop: bool  # run more than once
+    kind: str  # one of KINDS
+    arrays: tuple  # its results, ((dtype, shape), ...); an all-reduce's are like its operands
+    bytes: int  # the size of these arrays
+    devices: int  # how many are in a group; 0: all, as where the program names no groups
+    in_loop: bool  # whether it runs more than once
 
     def count(self, dtype: str | None = None) -> int:
         """The numbers in its arrays, of one dtype or of all."""

@@ -5,8 +5,6 @@ What they say of themselves, docstrings and the comments beside the fields, is r
 
 import ast
 import difflib
-import importlib.machinery
-import importlib.util
 import inspect
 import io
 import os
@@ -14,12 +12,12 @@ import re
 import shutil
 import textwrap
 import tokenize
-import traceback
 from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
 
+from cnnjax import python_file
 from cnnjax.errors import UserError
 
 FOLDER = Path(__file__).parent.parent / 'configs'
@@ -56,12 +54,11 @@ def load(file):
     except TypeError as error:
         raise UserError(f"{path} takes no argument, such as '{argument}', after a colon" if colon
                         else f'{path}: get_config() {error}') from error
-    try:
-        config = found.get_config(*arguments)
-    except ValueError as error:  # an argument that it refuses
-        raise UserError(str(error)) from error
-    except Exception as error:  # the file is the user's and may raise anything
-        raise UserError(f'{_where(path, error)}: {_told(error)}') from error
+    with python_file.blamed(path):
+        try:
+            config = found.get_config(*arguments)
+        except ValueError as error:  # an argument that it refuses
+            raise UserError(str(error)) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f'{path}: get_config() returns {config!r}, not an '
                         'ml_collections.ConfigDict')
@@ -79,17 +76,9 @@ def module(path):
     """
     if not Path(path).is_file():
         raise UserError(_missing(path))
-    try:
-        if not re.search(r'\bget_config\b', _source(path)):
-            raise UserError(f'{path} is no config file: it has no function get_config')
-        loader = importlib.machinery.SourceFileLoader('config_file', str(path))
-        found = importlib.util.module_from_spec(importlib.util.spec_from_loader(
-            loader.name, loader))
-        loader.exec_module(found)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # the file is the user's and may raise anything
-        raise UserError(f'{_where(path, error)}: {_told(error)}') from error
+    with python_file.blamed(path):
+        has_config = re.search(r'\bget_config\b', _source(path))
+    found = python_file.load(path) if has_config else None
     if not callable(getattr(found, 'get_config', None)):
         raise UserError(f'{path} is no config file: it has no function get_config')
     return found
@@ -248,21 +237,6 @@ def _missing(path):
     what = 'this is a directory' if path and Path(path).is_dir() else 'there is no such file'
     return (f'config={path}: {what}' + (f'; did you mean {known[close[0]]}?' if close else '')
             + f'\n{os.path.relpath(FOLDER)} has {", ".join(f"{name}.py" for name in known)}')
-
-
-def _where(path, error):
-    """'mine.py, line 3': where in the config file an error arose."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-             if frame.filename == str(path)]
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        lines = [error.lineno]
-    return f'{path}, line {lines[-1]}' if lines else str(path)
-
-
-def _told(error):
-    """'NameError: name 'a' is not defined', in one line."""
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f'{type(error).__name__}: {message}'.splitlines()[0]
 
 
 def _source(path):

@@ -85,7 +85,8 @@ def _in_blocks(x, kernel, strides, padding, outputs, options):
     batch, channels, features = len(x), *kernel.shape[2:]
     blocks = [stride * out for stride, out in zip(strides, outputs, strict=True)]
     inputs = [-(-n // block) for n, block in zip(x.shape[1:3], blocks, strict=True)]
-    size, seen, edges = [], [], []  # of each axis: outputs, blocks that one sees, padding of blocks
+    # For each axis: how many outputs, how many blocks a block sees, the padding in blocks.
+    size, seen, edges = [], [], []
     for axis, (n, k, stride, out, (low, high)) in enumerate(zip(
             x.shape[1:3], kernel.shape[:2], strides, outputs, padding, strict=True)):
         first, last = -low // blocks[axis], (stride * (out - 1) - low + k - 1) // blocks[axis]
@@ -146,7 +147,7 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
             x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
         sides = [(*sides, grow - 1) for sides, grow in zip(padding, lhs_dilation, strict=True)]
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
-        x = lax.optimization_barrier(x)  # or XLA makes one operation of the two again
+        x = lax.optimization_barrier(x)  # without it XLA merges the two operations again
         padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
     return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation, rhs_dilation,
                                     LAYOUT, groups, **dict(options))
@@ -155,8 +156,9 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
 def _canonical_forward(x, kernel, *static):
     # XLA:CPU repeats cheap operations in each loop that reads them: the transposition of x for the
     # kernel's gradient would compute whole stages of residual blocks again, pixel by pixel (over a
-    # quarter of a ResNet-20 step; docs/cpu.md). It stops at a choice between two arrays, which is
-    # always x (NaN too) whatever the rounding; an optimization_barrier it removes before.
+    # quarter of a ResNet-20 step; docs/cpu.md). It does not repeat what comes before a choice
+    # between two arrays. This choice always gives x, NaN included. An optimization_barrier does not
+    # help: XLA removes it before.
     x = jnp.where(x <= jnp.inf, x, jnp.nan)
     return _canonical(x, kernel, *static), (x, kernel)
 

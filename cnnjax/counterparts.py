@@ -122,7 +122,8 @@ COUNTERPARTS = (
               for branch, layer in (('1', '1x1'), ('2.0', '3x3_reduce'), ('2.1', '3x3'),
                                     ('3.0', '5x5_reduce'), ('3.1', '5x5'), ('4.1', 'pool_proj'))
               for layer, theirs in ((layer, 'conv'), (f'bn_{layer}', 'bn')))]},
-        extra=r'aux[12]\..*', normalize=(0.5, 0.5)),  # its `transform_input` undoes the usual one
+        # Torchvision's network itself undoes the usual normalization (`transform_input`).
+        extra=r'aux[12]\..*', normalize=(0.5, 0.5)),
     Counterpart(
         networks={'mobilenet_v1': 'mobilenetv1_100', 'mobilenet_v1_075': 'mobilenetv1_075',
                   'mobilenet_v1_050': 'mobilenetv1_050', 'mobilenet_v1_025': 'mobilenetv1_025'},
@@ -193,6 +194,7 @@ def places(net, image_shape, counterpart, library=None):
 
 
 def rename(layer, rules):
+    """Their name of the layer with this path."""
     for pattern, replacement in rules:
         if match := re.fullmatch(pattern, layer):
             return replacement(match) if callable(replacement) else match.expand(replacement)

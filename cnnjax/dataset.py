@@ -17,7 +17,7 @@ from cnnjax import atomic, cluster, data, tasks, workdir
 from cnnjax.errors import UserError
 
 FILE, LISTING = workdir.DATASET, 'dataset.listing.gz'
-ROUNDING = 1e-5  # between the means that two machines compute of the same pixels
+ROUNDING = 1e-5  # the means that two machines compute may differ by it
 
 
 class Dataset(NamedTuple):

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from cnnjax import plots
 from cnnjax.summary import Summary
 
-HEIGHT, SLANT, GAP = 2.6, 0.30, 0.34  # of the largest map; depth over height; between columns
-LARGEST = 32  # more layers than that, and runs of equal ones are drawn as one
+# The height of the largest map; depth over height; the space between columns.
+HEIGHT, SLANT, GAP = 2.6, 0.30, 0.34
+LARGEST = 32  # with more layers than that, runs of equal ones are drawn as one
 COLORS = {'image': '#d9d9d9', 'convolution': '#f2b36b', 'block': '#e8845c', 'pool': '#7fb3d5',
           'join, crop': '#c9c2e8', 'full layer': '#8fc79a'}
 
@@ -20,7 +21,7 @@ class Node(NamedTuple):
     name: str
     label: str
     shape: tuple[int, ...]
-    kind: str  # of COLORS
+    kind: str  # a key of COLORS
     inputs: tuple[str, ...]
     runs: int = 1  # how many layers it stands for
 
@@ -39,7 +40,7 @@ def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
     def reach(node):
         return max((columns[node.name] - columns[name] for name in node.inputs), default=0)
 
-    # Those that are reached from afar, over the others, are on top.
+    # In a column the layers with the longest arrows, which pass over the others, are on top.
     ranks = [sorted((node for node in nodes if columns[node.name] == rank), key=reach, reverse=True)
              for rank in range(max(columns.values()) + 1)]
     single = all(len(members) == 1 for members in ranks)
@@ -81,7 +82,7 @@ def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
         cuboid(axes, node, left, middle, *sizes[node.name])
         center = left + sizes[node.name][1] / 2
         shape = ' × '.join(map(str, node.shape))
-        if single:  # below all, so that names stand on one line
+        if single:  # below all blocks, so that the names stand on one line
             for text, side, weight, color in ((node.label, 'right', 'bold', 'black'),
                                               (shape, 'left', 'normal', '0.35')):
                 axes.annotate(text, (center, bottom - 0.15), (-2 if side == 'right' else 2, 0),

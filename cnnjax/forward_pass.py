@@ -20,10 +20,10 @@ class Value(NamedTuple):
     """What is known of an array."""
 
     seen: tuple[Extent, ...] | None = None  # per side of the image; None: independent of the image
-    leaves: int = 0  # set of the variables that it depends on, as bits
-    taps: frozenset[str] = frozenset()  # that it is directly computed from
+    leaves: int = 0  # the set of variables on which it depends, a bit for each
+    taps: frozenset[str] = frozenset()  # the taps from which it is directly computed
     constant: Any = None  # () -> the array, where it depends on nothing
-    items: tuple['Value', ...] | None = None  # along its first axis, where they differ: a scan's
+    items: tuple['Value', ...] | None = None  # one for each item of a scan's result
 
 
 class Layer(NamedTuple):
@@ -47,7 +47,7 @@ def walk(net, variables, image):
 
     with convolution.direct(True):
         closed = jax.make_jaxpr(forward)(leaves, image)
-    outputs = {}  # variable of the jaxpr: names of the taps that it is
+    outputs = {}  # {variable of the jaxpr: the names of the taps that it is}
     for name, variable in zip(names, closed.jaxpr.outvars, strict=True):
         if not isinstance(variable, Literal):
             outputs.setdefault(variable, []).append(name)
@@ -194,7 +194,8 @@ def _bits(number):
 
 
 def _constants(eqn, inputs):
-    """Computed only if an index, a pooling region's for example, is asked for."""
+    """The results of an operation on constants, computed only if an index is asked for, such as a
+    pooling region's."""
     @functools.cache
     def compute():
         params = eqn.primitive.get_bind_params(eqn.params)

@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 from absl import logging
 
-from cnnjax import cluster, config_file, parallel, workdir
+from cnnjax import cluster, config_file, parallel, quiet, workdir
 from cnnjax.errors import UserError
 
 # How many minutes a job may take where `resources` has no timeout_min.
@@ -88,6 +88,7 @@ def connect(processes, verbosity):
     """cluster.connect, once in a process: a sweep runs many jobs in it. Raises UserError where the
     devices that JAX_PLATFORMS names are not there."""
     logging.set_verbosity(verbosity)
+    quiet.pictures()
     # The environment may ask jax for stricter promotion, with which adam of optax and the average
     # pools of flax do not run.
     jax.config.update('jax_numpy_dtype_promotion', 'standard')

@@ -22,6 +22,20 @@ caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caf
 torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's nn.Linear
 
 
+def check_size(images, smallest, network, remedy=''):
+    """Raises UserError for images [N, H, W, C] of fewer than `smallest` pixels a side; `network`
+    names what needs them, and `remedy` says what helps, or why."""
+    if min(images.shape[1:3]) < smallest:
+        raise UserError(f'{network} needs images of at least {smallest} x {smallest}, got '
+                        f'{images.shape[1:3]}{remedy and ": "}{remedy}')
+
+
+def nested(name, inner, output):
+    """The taps of the block `name`, as a network adds them to its own: those inside the block, by
+    paths such as 'block1/conv1', then its output."""
+    return {**{f'{name}/{tap}': value for tap, value in inner.items()}, name: output}
+
+
 class BatchNorm(nn.BatchNorm):
     """flax's batch normalization, [N, ..., C] over all axes but the last, with a faster gradient.
 
@@ -42,7 +56,7 @@ class BatchNorm(nn.BatchNorm):
         scale, bias = (self.get_variable('params', name) for name in ('scale', 'bias'))
         y, statistics = _batch_norm(x, scale, bias, self.epsilon)
         count = x.size // x.shape[-1]
-        statistics['var'] *= count / max(count - 1, 1)  # a single value has variance 0
+        statistics['var'] *= count / max(count - 1, 1)  # the variance of a single value is 0
         for name, value in statistics.items():
             old = self.get_variable('batch_stats', name)
             value = self.momentum * old + (1 - self.momentum) * value
@@ -52,10 +66,9 @@ class BatchNorm(nn.BatchNorm):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _batch_norm(x, scale, bias, epsilon):
-    """(x normalized, {'mean', 'var'} [C]), in float32 at least; without scale or bias: None.
+    """(x normalized, {'mean', 'var'} [C]), in float32 at least; scale and bias may be None.
 
-    The gradient that JAX derives has three sums over the batch, since it does not know that two of
-    them are one.
+    JAX would derive a gradient with three sums over the batch, two of which are the same.
     """
     return _batch_norm_forward(x, scale, bias, epsilon)[0]
 
@@ -63,7 +76,7 @@ def _batch_norm(x, scale, bias, epsilon):
 def _batch_norm_forward(x, scale, bias, epsilon):
     wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(x.ndim - 1))
     mean = wide.mean(axes)
-    var = jnp.maximum((wide ** 2).mean(axes) - mean ** 2, 0)  # not below: rounding
+    var = jnp.maximum((wide ** 2).mean(axes) - mean ** 2, 0)  # rounding could make it negative
     factor = lax.rsqrt(var + epsilon)
     weight = factor if scale is None else factor * scale
     y = (wide - _along(mean, x)) * _along(weight, x)
@@ -72,13 +85,13 @@ def _batch_norm_forward(x, scale, bias, epsilon):
 
 
 def _along(values, x):
-    """Of the last axis of x, with axes of size 1 in place of the others."""
+    """The values [C], with axes of size 1 before them, so that they go along the last axis of x."""
     return lax.expand_dims(values, range(x.ndim - 1))
 
 
 def _batch_norm_backward(epsilon, saved, gradients):
     x, scale, bias, mean, factor, weight = saved
-    g, count = gradients[0], x.size // x.shape[-1]  # gradients[1], of the statistics, is not used
+    g, count = gradients[0], x.size // x.shape[-1]  # nothing differentiates the statistics
     normalized = (x.astype(mean.dtype) - _along(mean, x)) * _along(factor, x)
     dbias, dscale = _sums(g, g * normalized, axes=tuple(range(x.ndim - 1)))
     dx = (g - _along(dbias / count, x) - normalized * _along(dscale / count, x)) * _along(weight, x)
@@ -87,8 +100,9 @@ def _batch_norm_backward(epsilon, saved, gradients):
 
 
 def _sums(*arrays, axes):
-    """Sums over the axes. On a GPU one reduction of several numbers: of several reductions the
-    compiler computes what they read for each anew; on a CPU those are twice as fast."""
+    """The sums of each array over the axes. On a GPU they are one reduction, since the compiler
+    would compute the inputs of several reductions once for each; on a CPU several are twice as
+    fast."""
     if jax.default_backend() != 'gpu':
         return [array.sum(axes) for array in arrays]
     return lax.reduce(arrays, tuple(np.zeros((), array.dtype) for array in arrays),
@@ -100,10 +114,10 @@ _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 @jax.custom_jvp
 def relu(x):
-    """max(x, 0). Its gradient, 1 above 0 and 0 elsewhere, looks at the result, not at x as that of
-    `flax.linen.relu` does: x need not be kept, nor be computed on its own. To compare with the
-    constant 0 is safe: a result computed twice, with other rounding, changes sides only where it is
-    next to 0. Between two computed values it would not be, see `_max_pool_forward`."""
+    """max(x, 0). Its gradient, 1 above 0 and 0 elsewhere, looks at the result, while that of
+    `flax.linen.relu` looks at x: here x need not be kept. The comparison with the constant 0 is
+    safe even where the compiler computes the result twice, with other rounding: only values next to
+    0 can change sides. A comparison of two computed values is not, see `_max_pool_forward`."""
     return jnp.maximum(x, 0)
 
 
@@ -136,21 +150,23 @@ def max_pool(x, size, stride, padding=0, ceil=False):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x, size, stride, sides):
-    """With the gradient that JAX derives, but faster: XLA's select-and-scatter is sequential on
-    CPUs and adds atomically on GPUs. Not in forward mode (jvp)."""
+    """The max-pool, with the same gradient as JAX derives, but faster: JAX's is XLA's
+    select-and-scatter, which is sequential on CPUs and adds atomically on GPUs. It has no forward
+    mode (jvp)."""
     return nn.max_pool(x, (size, size), (stride, stride), sides)
 
 
 def _max_pool_forward(x, size, stride, sides):
-    """The winner of each window is remembered while the maximum is found. Sought afterwards, as the
-    pixel that equals the maximum, there may be none: within a program the compiler may compute x
+    """Remembers the winner of each window while it finds the maximum. To look afterwards for the
+    pixel that equals the maximum could find none: within a program the compiler may compute x
     twice, with other rounding."""
     padded = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
     begins = [np.arange(0, n - size + 1, stride) for n in padded.shape[1:3]]
-    # At first the first pixel that is no padding wins: all may be -infinity.
+    # The first pixel that is not padding wins at first, in case all are -infinity.
     down, across = (np.maximum(low - begin, 0)
                     for (low, _), begin in zip(sides, begins, strict=True))
-    shape, index = (len(x), len(down), len(across), x.shape[3]), np.min_scalar_type(size ** 2 - 1)
+    shape = x.shape[0], len(down), len(across), x.shape[3]
+    index = np.min_scalar_type(size ** 2 - 1)
     winner = jnp.broadcast_to(index.type(size * down[:, None] + across)[..., None], shape)
     best = jnp.full(shape, -jnp.inf, x.dtype)
     for place in range(size ** 2):
@@ -170,14 +186,14 @@ def beats(value, best):
 
 def _max_pool_backward(size, stride, sides, saved, g):
     winner, shape = saved
-    back = (size - 1) // stride  # windows that begin before a pixel's own and reach it
+    back = (size - 1) // stride  # how many windows that begin earlier reach a pixel
     counts = [-(-(n + sum(side)) // stride) for n, side in zip(shape[1:3], sides, strict=True)]
     edges = [(back, count - n, 0) for count, n in zip(counts, g.shape[1:3], strict=True)]
     g, winner = (lax.pad(array, jnp.zeros((), array.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
                  for array in (g, winner))
 
     def pixels(*offset):
-        """The gradient of the pixels so far from the beginning of a window."""
+        """The gradient of the pixels that are `offset` rows and columns from a window's begin."""
         total = 0
         for place in itertools.product(*(range(start, size, stride) for start in offset)):
             rows, columns = (slice(back - at // stride, back - at // stride + count)
@@ -212,12 +228,13 @@ def average_pool(x, size, stride, padding=0, ceil=False, count_padding=True):
 
 
 def _sides(x, size, stride, padding, ceil):
-    """The padding before and after H and W, [N, H, W, C], and after also what sticks out."""
+    """The padding before and after each of H and W. With `ceil`, that after includes what sticks
+    out."""
     sides = []
     for n in x.shape[1:3]:
         windows, out = (n + 2 * padding - size) // stride + 1, 0
         if ceil and windows * stride < min(n + padding, n + 2 * padding - size + stride):
-            out = windows * stride + size - n - 2 * padding  # of the window after these
+            out = windows * stride + size - n - 2 * padding  # how far the next window sticks out
         sides.append((padding, padding + out))
     return sides
 
@@ -294,7 +311,7 @@ def global_average_pool(x):
 
 def flatten(x):
     """[N, H, W, C] -> [N, H * W * C], the channel running fastest (torch's runs slowest)."""
-    return x.reshape(len(x), math.prod(x.shape[1:]))
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def local_response_normalization(x, k=2.0, alpha=1e-4, beta=0.75, n=5):

@@ -8,6 +8,7 @@ import math
 import jax
 import numpy as np
 
+from cnnjax import user_network
 from cnnjax.errors import UserError
 
 # Fields of configs/base.py by which pictures become the images of an evaluation, and their types.
@@ -41,7 +42,8 @@ def to_write(network, fields, classes):
     """The metadata of the file of a network, made with `fields`; `inside` reads them."""
     height, width, channels = map(int, network.image_shape)
     values = {
-        'architecture': network.name, 'fields': fields, 'evaluation': network.evaluation,
+        'architecture': user_network.short(network.name), 'fields': fields,
+        'evaluation': network.evaluation,
         'mean': np.float64(network.normalize.mean).tolist(),
         'std': np.float64(network.normalize.std).tolist(),
         'input_size': (channels, height, width), 'label_names': classes}
@@ -56,8 +58,9 @@ def inside(written, path, count):
                  ('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')}
         evaluation = json.loads(written.get('evaluation', '{}'))
         fields = {key: _tuples(value) for key, value in about['fields'].items()}
+        repeated = [fields.get(key, ()) for key in ('blocks', 'layers_per_block')]
         layers = len(jax.tree.leaves(fields)) + sum(
-            number for key in ('blocks', 'layers_per_block') for number in fields.get(key, ())
+            number for numbers in repeated if isinstance(numbers, tuple) for number in numbers
             if isinstance(number, int))
         if layers > 8 * count + 64:  # building them would take forever
             raise ValueError(f'the fields {fields} make more layers than it has tensors')

@@ -21,8 +21,8 @@ def learning_rate(base: float, steps: int, *, schedule: str = 'step', drops: Seq
       steps: the length of the training; only 'cosine' depends on it.
       schedule: 'step' multiplies by `factor` from each of `drops` on; 'cosine' falls to 0 at
         `steps` (Loshchilov & Hutter 2016, https://arxiv.org/abs/1608.03983); 'constant'.
-      warmup: its length; `warmup_shape` 'constant' holds `warmup_rate` (He et al. 2015, section
-        4.2), 'linear' rises from it to `base` (Goyal et al. 2017).
+      warmup: the length of the warm-up; `warmup_shape` 'constant' holds `warmup_rate` (He et al.
+        2015, section 4.2), 'linear' rises from it to `base` (Goyal et al. 2017).
     """
     if schedule == 'step':
         after = optax.piecewise_constant_schedule(
@@ -56,7 +56,7 @@ def momentum_sgd(rate: float | optax.Schedule, *, momentum: float = 0.9, nestero
 
     Args:
       decay: the parameters that decay: 'all'; 'kernels' (no bias, no batch normalization); or
-        'kernels_except_depthwise', of layers named so (MobileNet's have 9 weights per channel).
+        'kernels_except_depthwise', without layers named so (MobileNet's have 9 weights a channel).
       order: 'torch', v = momentum v + g, w -= rate v; or 'caffe', v = momentum v + rate g,
         w -= v. They differ in the steps after the rate has changed.
       bias_rate: multiplies the learning rate of the biases (2 in Caffe's examples).
@@ -71,7 +71,7 @@ def momentum_sgd(rate: float | optax.Schedule, *, momentum: float = 0.9, nestero
         parts.append(optax.masked(optax.scale(bias_rate), _named('bias')))
     if head_rate != 1:
         parts.append(optax.masked(optax.scale(head_rate), _within(head)))
-    if callable(schedule := rate):  # it divides the step, a float under strict promotion
+    if callable(schedule := rate):  # it divides the step, which must then be a float
         def rate(step):
             return schedule(step.astype(jnp.float32))
 

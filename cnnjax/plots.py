@@ -89,14 +89,14 @@ def inversions(path: PathLike, names: Sequence[str], images: np.ndarray,
     """Draws images and, by depth, what layers know of them.
 
     Args:
-      names: of the N images.
+      names: the names of the N images.
       images: [N, H, W, C] in [0, 1].
       reconstructions: {layer: [N, H, W, C]}, in forward order.
-      errors: {layer: [N]}, written below them.
+      errors: {layer: [N]}, written below the reconstructions.
     """
     from matplotlib.figure import Figure
 
-    shown, columns = min(len(images), 8), 9  # beyond that a figure is no longer read
+    shown, columns = min(len(images), 8), 9  # a larger figure is not readable
     layers = list(reconstructions)
     parts = [layers[i:i + columns - 1] for i in range(0, len(layers), columns - 1)]
     width = 1 + max(map(len, parts))
@@ -162,13 +162,13 @@ def embeddings(panels: Mapping[str, np.ndarray], images: np.ndarray, labels: np.
     colors, frame = class_colors(len(classes)), 2
     zoom = math.ceil(32 / max(images.shape[1:3]))  # small images keep their pixels square and sharp
     tiles = np.repeat(np.repeat(images, zoom, 1), zoom, 2) * np.ones(3)  # gray becomes RGB
-    step = max(1, max(tiles.shape[1:3]) // 64)  # the picture's resolution has no more
+    step = max(1, max(tiles.shape[1:3]) // 64)  # the figure has no room for more pixels
     tiles = np.pad(tiles[:, ::step, ::step], ((0, 0), (frame, frame), (frame, frame), (0, 0)))
     inside = np.zeros(tiles.shape[1:3], bool)
     inside[frame:-frame, frame:-frame] = True
     tiles = np.where(inside[..., None], tiles, colors[labels][:, None, None])
     height, width = tiles.shape[1:3]
-    size = np.max([np.ptp(cells, 0) for cells in panels.values()], 0) + 1  # the same for all
+    size = np.max([np.ptp(cells, 0) for cells in panels.values()], 0) + 1  # one size for all panels
     figure = Figure(figsize=(7 * len(panels), 0.8 + 7 * size[0] * height / (size[1] * width)),
                     layout='constrained', dpi=200)
     for axes, (title, cells) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
@@ -188,7 +188,7 @@ def embeddings(panels: Mapping[str, np.ndarray], images: np.ndarray, labels: np.
 
 
 def class_colors(count: int) -> np.ndarray:
-    """[count, 3]: matplotlib's categorical colours, of a rainbow where they do not suffice."""
+    """[count, 3]: matplotlib's categorical colours, or a rainbow where those are too few."""
     from matplotlib import colormaps
 
     if count <= 20:

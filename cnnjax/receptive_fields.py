@@ -18,7 +18,7 @@ import numpy as np
 class Extent(NamedTuple):
     """What an array sees along one side of the image, position by position."""
 
-    axis: int | None  # of the array, that runs along this side; None: every element sees the same
+    axis: int | None  # the array's axis along this side; None: all elements see the same
     low: np.ndarray  # [positions] first pixel; beyond the image in the padding; inf: sees nothing
     high: np.ndarray  # [positions] last pixel
     step: float  # pixels between neighbouring positions
@@ -260,4 +260,4 @@ RULES |= {kind: _each(_reduce) for kind in ('argmax', 'argmin')}
 RULES |= {f'reduce_window{kind}': _each(_reduce_window) for kind in ('', '_sum', '_max', '_min')}
 RULES |= {kind: _each(_along) for kind in
           ('sort', 'cumsum', 'cumprod', 'cummax', 'cummin', 'cumlogsumexp')}
-SEVERAL = ('concatenate', 'dot_general')  # whose operands may all see the image
+SEVERAL = ('concatenate', 'dot_general')  # several of their operands may see the image

@@ -27,14 +27,14 @@ class Row(NamedTuple):
     """A layer with parameters, a tap, or both."""
 
     name: str
-    shape: tuple[int, ...] | None  # of the output, without the batch; None: not evaluated
-    size: tuple[float, ...] | None  # of the receptive field, per side of the image; inf: all of it
+    shape: tuple[int, ...] | None  # the output's, without the batch; None: not evaluated
+    size: tuple[float, ...] | None  # the receptive field's, per side of the image; inf: all
     stride: tuple[float, ...] | None
     offset: tuple[float, ...] | None
     params: int
     multiply_adds: int
     inputs: tuple[str, ...]  # the taps that it is computed from
-    depends: frozenset[str]  # the layers that it is computed with, itself included
+    depends: frozenset[str]  # the layers used to compute it, itself included
     seen: tuple[Extent, ...] | None  # the receptive fields position by position
 
 

@@ -15,6 +15,7 @@ from cnnjax import (
     cluster,
     data,
     dataset,
+    limits,
     models,
     optim,
     parallel,
@@ -26,42 +27,36 @@ from cnnjax import (
     transfer,
     workdir,
 )
-from cnnjax.errors import UserError, check_numbers
+from cnnjax.errors import UserError
 from cnnjax.evaluate import evaluator
+from cnnjax.limits import Number, Whole
 from cnnjax.plan import Plan, plan
 from cnnjax.progress import Profile, Progress
 from cnnjax.tasks.task import Task
 
-LARGEST = 1e12  # the largest value of fields without a limit of their own: larger ones overflow
 SIDE = 8192  # pixels: a single image with longer sides would take gigabytes
-# What the numbers of a config may be, the least and the most.
 LIMITS = {
-    'seed': (0, 2 ** 32 - 1), 'head_rate': (0, LARGEST), 'image_size': (0, SIDE),
-    'border': (0, SIDE // 4), 'loader_threads': (1, 1024), 'loader_workers': (0, 1024),
-    'shorter_side': (1, SIDE), 'crop_area': (0, 1), 'crop_aspect': (0, LARGEST),
-    'test_shorter_side': (0, SIDE), 'padding': (0, SIDE // 4), 'color': (0, LARGEST),
-    'color_jitter': (0, 1), 'batch_size': (1, 2 ** 31 - 1), 'accumulate': (1, 2 ** 31 - 1),
-    'epochs': (0, LARGEST), 'steps': (0, 2 ** 31 - 1), 'learning_rate': (0, LARGEST),
-    'drops': (0, LARGEST), 'drop_factor': (0, 1e300), 'warmup': (0, LARGEST),
-    'warmup_rate': (0, LARGEST), 'momentum': (0, 1), 'weight_decay': (0, LARGEST),
-    'bias_rate': (0, LARGEST), 'label_smoothing': (0, 1), 'report_every': (0, 2 ** 31 - 1),
-    'eval_every': (0, LARGEST), 'checkpoint_every': (0, LARGEST), 'keep': (1, 2 ** 31 - 1),
-    'eval_batch_size': (1, 2 ** 31 - 1), 'steps_per_call': (0, 2 ** 16),
-    'profile': (0, 2 ** 31 - 1)}
+    'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
+    'border': Whole(0, SIDE // 4), 'loader_threads': Whole(1, 1024),
+    'loader_workers': Whole(0, 1024),
+    'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1), 'crop_aspect': Number(0),
+    'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4), 'color': Number(0),
+    'color_jitter': Number(0, 1), 'batch_size': Whole(1), 'accumulate': Whole(1),
+    'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0), 'drops': Number(0),
+    'drop_factor': Number(0, 1e300), 'warmup': Number(0), 'warmup_rate': Number(0),
+    'momentum': Number(0, below=1), 'weight_decay': Number(0), 'bias_rate': Number(0),
+    'label_smoothing': Number(0, 1), 'report_every': Whole(), 'eval_every': Number(0),
+    'checkpoint_every': Number(0), 'keep': Whole(1), 'eval_batch_size': Whole(1),
+    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(), 'parallel': parallel.KINDS}
 
 
 def check(config):
     """Raises UserError for a value in `config` that no training can have."""
-    check_numbers(config, **{field: limits for field, limits in LIMITS.items()
-                             if config[field] is not None})  # image_size: to be inherited
+    limits.check(config, {field: limit for field, limit in LIMITS.items()
+                          if config[field] is not None})  # image_size: to be inherited
     if config.model.name:  # else it is inherited
         models.create(**config.model, dtype=config.dtype)  # before the data is looked for
     tasks.target(config.task)
-    if config.momentum == 1:
-        raise UserError('momentum=1 never forgets a gradient: take a number below 1')
-    if config.parallel not in parallel.KINDS:
-        raise UserError(f"parallel is one of {', '.join(parallel.KINDS)}, not "
-                        f"'{config.parallel}'")
 
 class Training(NamedTuple):
     """The parts that a config describes, put together; pure functions but for `plan`."""
@@ -86,9 +81,9 @@ class Training(NamedTuple):
         """step.train_step of these parts: (state, data, batch, key, axis) -> (state, metrics)."""
         return step.train_step(*arguments, **self._parts(), **options)
 
-    def steps(self, *arguments):
+    def steps(self, *arguments, **options):
         """step.train_steps of these parts, many updates in one program."""
-        return step.train_steps(*arguments, **self._parts())
+        return step.train_steps(*arguments, **self._parts(), **options)
 
     def _parts(self):
         return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,

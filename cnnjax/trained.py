@@ -1,6 +1,7 @@
 """A trained network with all it needs: load('runs/quickstart')(images in [0, 1]) -> logits."""
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import os
@@ -13,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 
-from cnnjax import checkpoint, dataset, metadata, models, weights, workdir
+from cnnjax import checkpoint, dataset, metadata, models, user_network, weights, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
 EMBEDDED = Path(__file__).with_name('embedded.safetensors')
-# What floats may be: interpolation and optimization leave [0, 1] a little. Beyond are those of
-# 0..255, of [-1, 1] and normalized ones.
+# Floats may be this far outside [0, 1], which interpolation and optimization leave a little. Images
+# of 0 to 255, of [-1, 1] and normalized ones are outside of this range.
 RANGE = (-0.5, 1.5)
 
 
@@ -31,7 +32,7 @@ class Trained(NamedTuple):
     normalize: Normalization  # uint8 or [0, 1] images [..., H, W, C] -> the network's input
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
-    config: Any  # the run's; None for published weights
+    config: Any  # that of the run; None for published weights
     name: str = ''  # as `models.create` takes it
     evaluation: dict[str, Any] = {}  # see `metadata.EVALUATION`
 
@@ -73,13 +74,42 @@ class Trained(NamedTuple):
                                      **arguments)
         return dict(itertools.takewhile(lambda item: item[0] not in misfits, taps.items()))
 
+    def tap_shapes(self, shape=None):
+        """{name: shape of the activation} of one image [H, W, C], in forward order; computes none.
+
+        `shape` is that of the image; None: of those of the training. Raises UserError as `taps`.
+        """
+        found = {}
+
+        def collect(variables, images):  # jax would sort the names of what is returned
+            taps = self._replace(variables=variables).taps(images)
+            found.update((name, tap.shape[1:]) for name, tap in taps.items())
+
+        images = jax.ShapeDtypeStruct((1, *(shape or self.image_shape)), 'float32')
+        jax.eval_shape(collect, self.variables, images)
+        return found
+
+    def training(self, defaults):
+        """The config that the network was trained with, or the little that is known of it.
+
+        Fields that it lacks, such as those younger than the run, are those of `defaults`, the
+        config of a training. Raises UserError where what is known fits no such config.
+        """
+        own = copy.deepcopy(defaults)
+        with own.unlocked():
+            try:
+                own.update(self.config.to_dict() if self.config else self.evaluation)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(f'the config.json of the run is damaged: {error}') from None
+        return own
+
     @property
     def task(self):
         """What it was trained for; published weights tell images apart."""
         return 'classify' if self.config is None else self.config.task
 
     def _normalizer(self, images):
-        """The normalization, of a mean image its mean where the images have another size."""
+        """The normalization; with a mean image of another size, its mean colour takes its place."""
         mean = self.normalize.mean
         if np.ndim(mean) > 1 and mean.shape[:2] != images.shape[1:3]:
             return self.normalize._replace(mean=mean.mean((0, 1)))
@@ -115,7 +145,7 @@ class Trained(NamedTuple):
 
     @contextlib.contextmanager
     def _of_another_size(self, images):
-        """What goes wrong is the size's fault."""
+        """A context in which errors are blamed on the size of the images."""
         try:
             yield
         except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
@@ -127,8 +157,7 @@ class Trained(NamedTuple):
 
 
 def _check_values(images):
-    """Raises UserError for floats that are no image in [0, 1]; of traced arrays nothing is known.
-    """
+    """Raises UserError for floats that are no image in [0, 1]; traced arrays are not checked."""
     if (isinstance(images, jax.core.Tracer) or not images.size or images.dtype == np.uint8
             or not getattr(images, 'is_fully_addressable', True)):
         return
@@ -159,10 +188,12 @@ def load(source, which='best', name=None):
       source: a run's working directory, a file (either may begin with ~), a hub id or 'embedded' (a
         directory of that name is './embedded').
       which: checkpoint of a run: 'best' (lowest test error), 'latest' or the number of a step.
-      name: the network's, where a file does not say it.
+      name: the network's, where a file does not say it, or where the file of the user's own network
+        (see `cnnjax.user_network`) is now: loading runs that file.
 
     Raises:
-      UserError: no run or no such checkpoint there; weights that are damaged or do not fit.
+      UserError: no run or no such checkpoint there; weights that are damaged or do not fit; the
+        file of the user's own network is gone.
     """
     source = EMBEDDED if source == 'embedded' else os.path.expanduser(source)
     if weights.is_weights(source):
@@ -175,10 +206,11 @@ def load(source, which='best', name=None):
         raise UserError(f"'{source}' is not the working directory of a run: it has no config.json "
                         f'and {dataset.FILE}')
     try:
+        _locate(config, name, directory)
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
-    except Exception as error:  # any value may stand in a file and raise anything
+    except Exception as error:  # Any value may stand in the file, and raise anything.
         raise UserError(f'{directory}: its config.json is damaged, or of another version: '
                         f'{error!r}; copy it from another run of the same config, or train '
                         'anew') from None
@@ -187,3 +219,18 @@ def load(source, which='best', name=None):
     return Trained(net, variables, recorded.normalize, recorded.classes, recorded.image_shape,
                    config, config.model.name,
                    {field: config[field] for field in metadata.EVALUATION if field in config})
+
+
+def _locate(config, name, directory):
+    """Puts the place of the user's own network, where the run has one, into its `config`: `name`
+    says where it is now. Raises UserError where no file is there."""
+    if not user_network.is_named(config.model.name):
+        return
+    if name and user_network.is_named(name):
+        with config.unlocked():
+            config.model.name = user_network.located(name)
+    path, _, network = config.model.name.rpartition(':')
+    if not os.path.isfile(path):
+        raise UserError(f'{directory} holds a run of the network {network} in {path}, and that '
+                        'file is gone: put it back, or say where it is now, as in '
+                        f"name='{user_network.short(config.model.name)}'")

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from cnnjax import models, summary
+from cnnjax import models, summary, user_network
 from cnnjax.errors import UserError, suggest
 from cnnjax.models import resnet
 
@@ -29,7 +29,7 @@ def head(net, image_shape):
         params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
         return {path: array.shape for path, array in _flat(params['params']).items()}
 
-    fewer = net.num_classes - 1 or 2  # more may be too many: LeNet-5 of 1998 has ten codes
+    fewer = net.num_classes - 1 or 2  # not more: LeNet-5 of 1998 has codes for ten
     own, other = shapes(net), shapes(net.clone(num_classes=fewer))
     return frozenset(_layer(path) for path in own if own[path] != other[path])
 
@@ -105,14 +105,17 @@ def frozen_norms(frozen):
 
 def inherit(config, source):
     """`config` with the network, its fields and the image size of `source`, a Trained or None,
-    where it has none."""
+    where it has none, and with the absolute path of a user's own network."""
+    config = config.copy_and_resolve_references()
+    if config.model.name:
+        with config.unlocked():
+            config.model.name = user_network.located(config.model.name)
     model = {name: value for name, value in config.model.items() if value is not None}
     if source is None:
         if 'name' in model and config.image_size is not None:
             return config
         raise UserError('model.name and image_size are not given, and neither is init_from: give '
                         'the weights to start from, as in --config.init_from=embedded')
-    config = config.copy_and_resolve_references()
     with config.unlocked():
         if model.get('name', source.name) == source.name:
             config.model = type(config)({

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import atomic, counterparts, metadata, models, tensors
+from cnnjax import atomic, counterparts, metadata, models, tensors, user_network
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
@@ -202,8 +202,8 @@ def _differences(name, net, counterpart, image_shape):
         own, other = getattr(net, field), getattr(theirs, field)
         if field in models.FREE or own == other:
             continue
-        # Tensors that are missing or of another shape they would not load; nor are there tensors
-        # for fields that do not go together.
+        # Where tensors are missing or of another shape their library refuses the file, and fields
+        # that do not go together make no network.
         with contextlib.suppress(Exception):
             if _shapes(net.clone(**{field: other}), image_shape) == shapes:
                 own, other = (models.plain(field, value) for value in (own, other))
@@ -221,6 +221,11 @@ def _named(name, about, ours, path):
     the file or the config.json beside it says."""
     said = about.get('architecture')
     found = said if ours else counterparts.our_name(said)
+    if found and user_network.is_named(found):  # no file says which Python is run, only the user
+        if not name or not user_network.is_named(name):
+            raise UserError(f"{path} holds a network of the user's own, {found}: give the place of "
+                            f"that file and its class, as in name='{found}'")
+        return user_network.located(name)
     if name is None and found is None:
         raise UserError(f'{path} does not say which of our networks it is of (architecture: '
                         f'{said}): give its name, as name or, in a training, as model.name')

@@ -37,10 +37,11 @@ from cnnjax.errors import UserError
 # Fields that leave the trained parameters as they are: a run may be resumed with other values.
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
                        'data_dir', 'loader_threads', 'loader_workers', 'profile'})
-LENGTHS = frozenset({'epochs', 'steps'})  # a run may be resumed with others of the same schedule
+# A run may be resumed with another length, if that keeps the learning rates of the steps done.
+LENGTHS = frozenset({'epochs', 'steps'})
 # Fields that older runs lack, with the values that those were trained with.
 YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify'}
-SHOWN = 6  # differences between two configs
+SHOWN = 6  # a message names at most so many differences between two configs
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns
 LOCK = 'lock'
@@ -176,7 +177,7 @@ def read_config(workdir):
 
 
 def _own_config(workdir, copy):
-    """That of config.json, None where it is lost, damaged or not the checkpoint's `copy`."""
+    """The config in config.json; None where it is lost, damaged or not the checkpoint's `copy`."""
     try:
         own = _config_json(workdir)
     except UserError:
@@ -294,7 +295,7 @@ def read_past(checkpoint):
         return {} if not past or 'config' not in past else {
             'config': _config(past['config']), 'dataset': past.get('dataset'),
             'rows': list(map(checked_row, past['rows'])),
-            # The type that they had, hence the same mean.
+            # They had this type, in which their mean is what it would have been.
             'pending': [{name: np.float32(value) for name, value in values.items()}
                         for values in past['pending']]}
     except Exception as error:  # any value may stand in a file and raise anything

@@ -23,7 +23,7 @@ def get_config():
     config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
     config.name = placeholder(str)  # the network's, where a file of weights does not say it
     config.layers = ''  # names that configs/summarize.py prints, 'relu2_2,fc8:12+40'; '': see
-    #                     experiments.microscope.activations
+    #                     experiments.microscope.manifest.activations
     config.units_per_layer = 8  # the first ones of every layer; 0: all
     config.dataset = 'photos'  # of the patches: or digits, folder, a name of tensorflow-datasets
     config.data_dir = placeholder(str)  # of the data set

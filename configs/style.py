@@ -93,8 +93,8 @@ def get_config(preset='cnnjax'):
     config.content_weight = 1.0  # how much the content counts
     config.style_weight = 10.0  # how much the style counts
     config.tv_weight = 8.0  # how much the total variation counts, which smooths
-    config.content_convention = 'mean'  # one of cnnjax.images.objectives.CONTENT
-    config.style_convention = 'wasserstein'  # this, or one of cnnjax.images.objectives.GRAM
+    config.content_convention = 'mean'  # one of cnnjax.images.neural_style.CONTENT
+    config.style_convention = 'wasserstein'  # this, or one of cnnjax.images.neural_style.GRAM
     config.tv_form = 'crowsonkb'  # one of cnnjax.images.regularizers.FORMS
     config.pixel_range = 1.0  # white, in the units of learning_rate, noise and tv_weight
     # 'own': as they are. 'relative': divided by their layer's mean on the styles. 'caffe': as those

@@ -11,7 +11,7 @@ strongest patches of a data set and their projections are those of Zeiler & Ferg
 https://arxiv.org/abs/1311.2901, the images that excite units those of Olah et al. 2017,
 https://distill.pub/2017/feature-visualization. Writes to figures/: filters.png, the first layer;
 LAYER.png for every layer; classes.png; saliency.png; activations.png; and patches.npz (see
-cnnjax/images/patches.py), maximized/LAYER/UNIT.png and results.json. What an interrupted run has
+cnnjax/images/strongest.py), maximized/LAYER/UNIT.png and results.json. What an interrupted run has
 finished is not computed again.
 """
 

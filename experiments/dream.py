@@ -4,6 +4,7 @@ Mordvintsev et al. 2015, https://github.com/google/deepdream: gradient ascent wi
 normalized size on a randomly shifted image, first on a small one, then on larger ones.
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -13,22 +14,41 @@ import numpy as np
 import optax
 from scipy import ndimage
 
-from cnnjax import trained
-from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import objectives, parametrizations, pictures, rules, transforms
+from cnnjax import limits, memory, trained
+from cnnjax.errors import UserError
+from cnnjax.images import (
+    objectives,
+    parametrizations,
+    pictures,
+    rules,
+    selection,
+    tiles,
+    transforms,
+)
 from cnnjax.images.optimize import Problem, decode, init, normalize_gradient
 from cnnjax.images.run import Run
+from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
-from experiments import codes, fields
 
-MOST = 1000  # octaves: they end at one pixel long before
-LARGEST = 1e6  # the largest value of fields without a limit of their own
-NARROWEST = 5  # of a picture whose gradient is smoothed: its border is mirrored by 4 pixels
+MOST = 1000  # The most octaves; the smallest have one pixel long before.
+LARGEST = 1e6  # The largest value for fields without a limit of their own.
+NARROWEST = 5  # The least pixels of a side where gradients are smoothed: 4 are mirrored there.
+LIMITS = Run.LIMITS | {
+    'size': Whole(1), 'guide_size': Whole(1), 'layers': Names(),
+    'weights': Number(-LARGEST, LARGEST), 'kind': ('l2', 'mean', 'guided'),
+    'octaves': Whole(1, MOST), 'octaves_above': Whole(), 'scale': Number(1, pictures.LARGEST),
+    'carry': ('detail', 'image'), 'steps': Whole(1), 'step': Number(above=0, most=LARGEST),
+    'optimizer': ('sgd', 'adam'), 'normalize': ('', 'mean_abs', 'std', 'l2'), 'smooth': Number(0),
+    'jitter': Whole(), 'tile': Whole(), 'pool': ('', *POOLS), 'relu': tuple(rules.RULES),
+    'frames': Whole(1), 'zoom': Number(above=-1, below=1), 'rotate': Number(-LARGEST, LARGEST),
+    'translate': Number(-pictures.LARGEST, pictures.LARGEST),
+    'seconds': Number(0.02, 655),  # Viewers show each frame for 0.02 seconds or more.
+    'animation': ('gif', 'webp', 'apng')}
 
 
 def run(config, directory):
-    """Writes figures/dream.png, of several pictures figures/dream-0.png ..., and with more than one
-    frame the animation figures/dream.gif.
+    """Writes figures/dream.png, or figures/dream-0.png and so on for several pictures; with more
+    than one frame also the animation figures/dream.gif.
 
     Raises UserError where a picture cannot be read or is too small for a layer, for an unknown
     layer, and for a value that makes no sense.
@@ -37,80 +57,37 @@ def run(config, directory):
     network = load(config)
     objective = mixture(config, network)
     shared = guide(config, network, objective.layers)
-    groups = {}  # pictures of one shape dream together
-    for i, source in enumerate(fields.names(config.images)):
-        if source == 'noise':
-            fields.check_memory(4 * config.size ** 2 * network.image_shape[-1], size=config.size)
-        image = start(config, source, i, network.image_shape[-1])
-        for octave, shape in list(enumerate(shapes(config, image.shape), 1))[::-1]:
-            fits(config, network, objective.layers, shape, octave, source)
-        groups.setdefault(image.shape, []).append((i, image))
-    for shape, members in groups.items():
-        largest = shapes(config, shape)[-1]
-        fields.check_memory(len(members) * fields.activations(network, largest, config.tile),
-                            size=config.size, tile=config.tile)
-        fields.check_memory(4 * len(members) * math.prod(largest), size=config.size,
-                            octaves_above=config.octaves_above)
-        fields.check_memory(len(members) * config.frames * math.prod(shape), frames=config.frames)
-    tx, problems = optimizer(config), {}
-    root, stages = jax.random.key(config.seed), 0
+    groups = grouped(config, network, objective.layers)
+    tx = optimizer(config)
+    # A program is compiled once for each octave, for all frames.
+    problem_of = functools.cache(functools.partial(problem, config, network, objective))
 
-    def ascend(images, name):
+    def ascend(group, frame, octave, images):
         """The images [N, H, W, C] after `config.steps` steps."""
-        nonlocal stages
-        stages += 1
-        shape = images.shape[1:]
-        if shape not in problems:  # a program is compiled once for each octave, for all frames
-            problems[shape] = problem(config, network, objective, shape)
-        key = jax.random.fold_in(root, stages)
-        # What an octave begins with is not clipped; see `octaves`.
-        state = init(problems[shape], tx, jax.random.split(key, len(images)), images)
+        own, key = problem_of(images.shape[1:]), stage_key(config, group, frame, octave)
+        # The image that an octave begins with is not clipped; see `octaves`.
+        state = init(own, tx, jax.random.split(key, len(images)), images)
         state = state._replace(theta=jnp.array(images))
-        state = session.optimize(name, problems[shape], tx, config.steps, key, state=state,
-                                 shared=shared, snapshots=config.frames == 1)
-        return np.asarray(decode(problems[shape], state))
+        name = f'group{group + 1}-' if len(groups) > 1 else ''
+        name += f'frame{frame:04d}-' if config.frames > 1 else ''
+        state = session.optimize(f'{name}octave{octave + 1}', own, tx, config.steps, key,
+                                 state=state, shared=shared, snapshots=config.frames == 1)
+        return np.asarray(decode(own, state))
 
     with Run(directory, config, network,
              len(groups) * config.frames * config.octaves * config.steps) as session:
-        for group, members in enumerate(groups.values(), 1):
-            numbers, images = zip(*members, strict=True)
-            images, films = np.stack(images), [[] for _ in members]
-            for frame in range(config.frames):
-                if frame:
-                    images = np.stack([move(config, image) for image in images])
-                prefix = f'group{group}-' if len(groups) > 1 else ''
-                prefix += f'frame{frame:04d}-' if config.frames > 1 else ''
-                images = octaves(config, images, ascend, prefix)
-                for number, image, film in zip(numbers, images, films, strict=True):
-                    film.append(image.clip(0, 1))
-                    path = figure(config, directory, number, 'png')
-                    pictures.write(path, film[-1])
-            for number, film in zip(numbers, films, strict=True):
-                path = figure(config, directory, number, 'png')
-                if config.frames > 1:
-                    path = figure(config, directory, number, config.animation)
-                    pictures.animate(path, film, config.seconds)
-                print(f'{fields.names(config.images)[number]}: {path}', flush=True)
+        for group, members in enumerate(groups):
+            film(config, directory, members, functools.partial(ascend, group))
 
 
 def check(config):
     """Raises UserError for a value that makes no sense."""
-    fields.check_minimum(config, seed=0, octaves=1, octaves_above=0, steps=1, jitter=0, frames=1,
-                         tile=0, size=1, guide_size=1, report_every=1, smooth=0)
-    check_numbers(config, octaves=(1, MOST), scale=(1, pictures.LARGEST), step=(0, LARGEST),
-                  weights=(-LARGEST, LARGEST), rotate=(-LARGEST, LARGEST), seconds=(0, 655),
-                  translate=(-pictures.LARGEST, pictures.LARGEST))
-    fields.check_choice(config, kind=('l2', 'mean', 'guided'), carry=('detail', 'image'),
-                        optimizer=('sgd', 'adam'), normalize=('', 'mean_abs', 'std', 'l2'),
-                        pool=('', *POOLS), relu=tuple(rules.RULES),
-                        animation=('gif', 'webp', 'apng'))
-    if not fields.names(config.images):
+    limits.check(config, LIMITS)
+    if not names(config.images):
         raise UserError("images: name a picture, or 'noise'")
     if not config.scale > 1:
         raise UserError(f'scale={config.scale}: an octave is larger than the one before it; take a '
                         'number above 1')
-    if not config.step > 0:
-        raise UserError(f'step={config.step}: take a number above 0, such as 1.5 / 255 = 0.0059')
     if config.octaves_above * math.log(config.scale) > math.log(pictures.LARGEST):
         raise UserError(f'octaves_above={config.octaves_above} with scale={config.scale}: the '
                         'pictures would be too large')
@@ -118,13 +95,8 @@ def check(config):
                                  config.octaves_above >= config.octaves):
         raise UserError(f'octaves_above={config.octaves_above}: octaves larger than the picture '
                         "need carry='image', and are fewer than all octaves")
-    if not -1 < config.zoom < 1:
-        raise UserError(f'zoom={config.zoom}: a share of the picture between -1 and 1, '
-                        'such as 0.05')
     if len(config.translate) != 2:
         raise UserError(f'translate={config.translate}: pixels down and right, such as (0, 5)')
-    if not config.seconds >= 0.02:
-        raise UserError(f'seconds={config.seconds}: viewers show a frame for 0.02 seconds or more')
     if (config.kind == 'guided') != bool(config.guide):
         raise UserError(f"kind='{config.kind}' with guide='{config.guide}': a dream of kind "
                         "'guided' needs a guide, and only this kind does")
@@ -144,35 +116,82 @@ def load(config):
 
 def mixture(config, network):
     """The objective of all layers, 'relu4_2' or with some of its channels 'relu4_2:12+40'."""
-    entries = fields.names(config.layers)
+    entries = names(config.layers)
     weights = config.weights or (1.0,) * len(entries)
-    if not entries:
-        raise UserError(f"layers='{config.layers}' is empty: give at least one")
     if len(weights) != len(entries):
         raise UserError(f'weights={config.weights}: give each of the {len(entries)} layers one, or '
                         'take () for equal ones')
-    shapes = codes.tap_shapes(network, network.image_shape)
+    shapes = network.tap_shapes()
     total = None
     for entry, weight in zip(entries, weights, strict=True):
-        layer, channels = fields.layer(entry, shapes)
+        layer, channels = selection.layer(entry, shapes)
         term = float(weight) * objectives.dream(layer, config.kind, channels)
         total = term if total is None else total + term
     return total
 
 
+def grouped(config, network, layers):
+    """The pictures in groups of one shape, which dream together: [[(number, image [H, W, C])]].
+
+    Raises UserError where one is too small, or a group fills the memory.
+    """
+    groups = {}
+    for i, source in enumerate(names(config.images)):
+        if source == 'noise':
+            memory.check(4 * config.size ** 2 * network.image_shape[-1], size=config.size)
+        image = start(config, source, i, network.image_shape[-1])
+        for octave, shape in list(enumerate(shapes(config, image.shape), 1))[::-1]:
+            fits(config, network, layers, shape, octave, source)
+        groups.setdefault(image.shape, []).append((i, image))
+    for shape, members in groups.items():
+        largest = shapes(config, shape)[-1]
+        memory.check(len(members) * tiles.activations(network, largest, config.tile),
+                     size=config.size, tile=config.tile)
+        memory.check(4 * len(members) * math.prod(largest), size=config.size,
+                     octaves_above=config.octaves_above)
+        memory.check(len(members) * config.frames * math.prod(shape), frames=config.frames)
+    return list(groups.values())
+
+
+def stage_key(config, group, frame, octave):
+    """The random key of an octave of a frame of a group of pictures, all counted from 0."""
+    stage = (group * config.frames + frame) * config.octaves + octave
+    return jax.random.fold_in(jax.random.key(config.seed), stage + 1)  # `start` has 0.
+
+
+def film(config, directory, members, ascend):
+    """Dreams about a group, [(number, image)], frame after frame, and writes it; see `octaves` for
+    ascend(frame, octave, images)."""
+    numbers, images = zip(*members, strict=True)
+    images, films = np.stack(images), [[] for _ in members]
+    for frame in range(config.frames):
+        if frame:
+            images = np.stack([move(config, image) for image in images])
+        images = octaves(config, images, functools.partial(ascend, frame))
+        for number, image, frames in zip(numbers, images, films, strict=True):
+            frames.append(image.clip(0, 1))
+            pictures.write(figure(config, directory, number, 'png'), frames[-1])
+    for number, frames in zip(numbers, films, strict=True):
+        path = figure(config, directory, number, 'png')
+        if config.frames > 1:
+            path = figure(config, directory, number, config.animation)
+            pictures.animate(path, frames, config.seconds)
+        print(f'{names(config.images)[number]}: {path}', flush=True)
+
+
 def fits(config, network, layers, shape, octave, source):
     """Raises UserError if a picture of this shape is too small for the network or a layer."""
     try:
-        found = codes.tap_shapes(network, shape)
+        found = network.tap_shapes(shape)
         objectives.missing(layers, found)
         reason = next((f"'{layer}' has no position left" for layer in layers
                        if 0 in found[layer]), '')
-    except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+    except (ArithmeticError, TypeError, ValueError) as error:  # A layer raises it.
         reason = str(error)
     if not reason and config.smooth and min(shape[:2]) < NARROWEST:
         reason = f'smooth={config.smooth} needs {NARROWEST} pixels'
     if reason:
-        few = config.octaves - octave  # octaves that are larger than this one
+        few = config.octaves - octave  # This many octaves are larger.
         remedy = f'fewer octaves (octaves={few}) or a larger size' if few else (
             'a larger size, or a picture that is less narrow')
         raise UserError(f'{source}: octave {octave} of {config.octaves} is {shape[0]} x {shape[1]} '
@@ -195,17 +214,19 @@ def guide(config, network, layers):
 
 
 def start(config, source, number, count):
-    """The picture [H, W, count] that is dreamed about."""
+    """The image [H, W, count] that a dream begins with: a picture, or noise."""
     if source != 'noise':
         return pictures.with_channels(pictures.read(source, config.size), count)
-    # Around a dark gray, as in https://github.com/tensorflow/examples, community/en/r1/deepdream.
+    # The noise lies around a dark gray, as in community/en/r1/deepdream of
+    # https://github.com/tensorflow/examples.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0), number)
     noise = jax.random.uniform(key, (config.size, config.size, count), jnp.float32)
     return np.asarray((100 + noise) / 255)
 
 
 def problem(config, network, objective, shape):
-    # A shift of the whole image by roll comes back, so none is lost where jitter is cut off.
+    # What a shift moves out of the image comes in on the other side, so that small images, which
+    # move by fewer pixels, lose nothing.
     pixels = min(config.jitter, min(shape[:2]) - 1)
     return Problem(network, objective, parametrizations.pixels(shape),
                    transform=transforms.jitter(pixels) if pixels else None,
@@ -213,7 +234,7 @@ def problem(config, network, objective, shape):
 
 
 def optimizer(config):
-    """What makes a step of a gradient."""
+    """The optax optimizer that turns gradients into steps."""
     rule = {'sgd': optax.sgd, 'adam': optax.adam}[config.optimizer](config.step)
     parts = [smooth_gradient(config.steps, config.smooth)] if config.smooth else []
     parts += [normalize_gradient(config.normalize)] if config.normalize else []
@@ -259,8 +280,9 @@ def shapes(config, shape):
     return found
 
 
-def octaves(config, images, ascend, prefix=''):
-    """The dream of images [N, H, W, C]; `ascend(images, name)` dreams at one size.
+def octaves(config, images, ascend):
+    """The dream of images [N, H, W, C]; `ascend(octave, images)` dreams at one size, the
+    first octave is 0.
 
     With carry='detail' an octave begins with the picture at its size plus what the octave before
     has added to it, enlarged; with carry='image' with the result of the octave before, enlarged.
@@ -269,17 +291,16 @@ def octaves(config, images, ascend, prefix=''):
     """
     result, detail = images, None
     sizes = shapes(config, images.shape[1:])
-    bases = [images]  # each made from the next larger one
+    bases = [images]  # Each is made from the next larger one.
     if config.carry == 'detail':
         for shape in sizes[-2::-1]:
             bases.insert(0, zoom(bases[0], shape))
     for octave, shape in enumerate(sizes):
-        name = f'{prefix}octave{octave + 1}'
         if config.carry == 'image':
-            result = ascend(resize(result, shape), name)
+            result = ascend(octave, resize(result, shape))
             continue
         base = bases[octave]
-        result = ascend(base if detail is None else base + zoom(detail, shape), name)
+        result = ascend(octave, base if detail is None else base + zoom(detail, shape))
         detail = result - base
     return resize(result, images.shape[1:])
 
@@ -287,7 +308,8 @@ def octaves(config, images, ascend, prefix=''):
 def zoom(images, shape):
     """Images [N, h, w, C] at another size: linear, corners onto corners, as google's notebook."""
     factors = [new / old for new, old in zip(shape, images.shape[1:], strict=True)]
-    # Round-off may put the last pixel outside; beyond the border are its pixels, not black.
+    # Rounding may look for the last pixel just outside: 'nearest' then repeats the border, where
+    # other modes have black.
     return np.stack([ndimage.zoom(image, factors, order=1, mode='nearest') for image in images])
 
 
@@ -303,8 +325,8 @@ def move(config, image):
     anticlockwise and moved. What comes in at the border is mirrored."""
     angle, center = np.deg2rad(config.rotate), np.array([*image.shape[:2], 0]) / 2
     cosine, sine = np.cos(angle), np.sin(angle)
-    # Where in the image each new pixel comes from. Without turning, google's (1 - s, 1 - s, 1) and
-    # offsets (h s / 2, w s / 2, 0).
+    # matrix @ place + offset is the place that a new pixel comes from. Without turning they are
+    # google's, (1 - s, 1 - s, 1) and (h s / 2, w s / 2, 0).
     matrix = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 0]]) * (1 - config.zoom)
     matrix[2, 2] = 1
     offset = center - matrix @ (center + np.array([*config.translate, 0]))
@@ -312,6 +334,6 @@ def move(config, image):
 
 
 def figure(config, directory, number, suffix):
-    """The path of what is written of a picture."""
-    label = f'-{number}' if len(fields.names(config.images)) > 1 else ''
+    """The path of the file for the result of a picture, by the number of the picture."""
+    label = f'-{number}' if len(names(config.images)) > 1 else ''
     return Path(directory) / 'figures' / f'dream{label}.{suffix}'

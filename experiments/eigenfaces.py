@@ -6,14 +6,17 @@ faces are cut into folds, and each is judged by the faces of the other folds.
 """
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnjax import atomic, plots, workdir
+from cnnjax import atomic, limits, plots, workdir
 from cnnjax.errors import UserError
-from experiments import fields
+from cnnjax.limits import Whole
 
-FACES = 100  # of the pictures of scikit-image, the first so many
+FACES = 100  # The first so many pictures of scikit-image's set are faces.
+LIMITS = {'components': Whole(1, some=True), 'folds': Whole(2, FACES), 'detect': Whole(1),
+          'repair': Whole(1), 'shown': Whole(1), 'seed': limits.SEED, 'hidden': Whole()}
 MEASURES = {
     'distance': 'norm of what projection into face space leaves of a picture: Turk & Pentland',
     'standardized': 'the same of pictures less their mean, divided by their norm, in a face space '
@@ -28,61 +31,85 @@ REPAIRS = {
 }
 
 
+class Fold(NamedTuple):
+    """What the space of some faces says of the others; [k] is by number of components."""
+
+    space: Any
+    areas: dict[str, list[float]]  # {name of MEASURES: [k]}, under the ROC curve
+    scores: dict[str, tuple]  # {name of MEASURES: (of faces, of others)} at config.detect
+    errors: dict[str, list[float]]  # {which faces: [k]}, of their reconstruction
+    repairs: dict[str, list[float]]  # {name of REPAIRS: [k]}, the errors of the hidden pixels
+
+
 def run(config, directory):
     """Writes results.json and the four figures that configs/embed.py names."""
-    from sklearn import metrics, model_selection  # here: it takes seconds
+    from sklearn import model_selection  # here, because it takes seconds
 
     pictures = load()
-    faces, others = pictures[:FACES], pictures[FACES:]
-    check(config, pictures.shape[1:])
-    shape, pixels = pictures.shape[1:], faces[0].size
+    shape = pictures.shape[1:]
+    check(config, shape)
+    faces, others = np.split(pictures.reshape(len(pictures), -1), [FACES])
     seen = visible(config.hidden, shape)
-    most = max(*config.components, config.detect, config.repair)
-    areas = {name: [] for name in MEASURES}  # [folds][numbers of components]
-    scores = {name: ([], []) for name in MEASURES}  # of faces and others, at config.detect
-    errors = {name: [] for name in ('faces of the space', 'other faces')}
-    repairs = {name: [] for name in REPAIRS}
-    folds = model_selection.KFold(config.folds, shuffle=True, random_state=config.seed)
-    flat, flat_others = faces.reshape(FACES, pixels), others.reshape(-1, pixels)
-    for number, (others_index, held_index) in enumerate(folds.split(flat)):
-        own, held = flat[others_index], flat[held_index]
-        space, standard = fit(own, most), fit(standardize(own), most)
-        judged = {k: (measure(space, standard, held, k), measure(space, standard, flat_others, k))
-                  for k in {*config.components, config.detect}}
-        for name in MEASURES:
-            areas[name].append([area(*(values[name] for values in judged[k]))
-                                for k in config.components])
-            for kept, values in zip(scores[name], judged[config.detect], strict=True):
-                kept.extend(values[name])
-        for name, part in (('faces of the space', own), ('other faces', held)):
-            errors[name].append([rms(project(space, part, k) - part) for k in config.components])
-        for name in REPAIRS:
-            repairs[name].append([rms((repair(space, held, seen, k, name) - held)[:, ~seen])
-                                  for k in config.components])
-        if not number:
-            workdir.write_config(directory, config)
-            draw_faces(Path(directory) / 'figures', config, space, held[:config.shown], seen, shape)
+    kept = model_selection.KFold(config.folds, shuffle=True, random_state=config.seed)
+    parts = [(faces[own], faces[held]) for own, held in kept.split(faces)]
+    folds = [judge(config, own, held, others, seen) for own, held in parts]
+    everything = fit(faces, max(config.components))
+    roc = {name: curve(folds, name) for name in MEASURES}
+    results = gather(config, folds, everything, seen, roc) | {'others': len(others)}
+    directory = Path(directory)
+    workdir.write_config(directory, config)
+    atomic.write_json(directory / 'results.json', results)
+    figures = directory / 'figures'
+    draw_faces(figures, config, folds[0].space, parts[0][1][:config.shown], seen, shape)
+    draw_curves(figures, config, results, roc)
+    draw_eigenfaces(figures, everything, shape)
+    report(results, directory)
 
-    everything = fit(flat, max(config.components))
-    roc = {}
-    for name, (near, far) in scores.items():
-        negative, positive, _ = metrics.roc_curve(*labelled(near, far))
-        roc[name] = (negative, positive)
-    results = {
-        'faces': FACES, 'others': len(others), 'folds': config.folds,
+
+def judge(config, own, held, others, seen):
+    """The `Fold` of faces of its own [N, pixels], of faces that it has not seen, and of others."""
+    most = max(*config.components, config.detect, config.repair)
+    space, standard = fit(own, most), fit(standardize(own), most)
+    judged = {k: (measure(space, standard, held, k), measure(space, standard, others, k))
+              for k in {*config.components, config.detect}}
+    return Fold(
+        space,
+        {name: [area(*(values[name] for values in judged[k])) for k in config.components]
+         for name in MEASURES},
+        {name: tuple(values[name] for values in judged[config.detect]) for name in MEASURES},
+        {name: [rms(project(space, part, k) - part) for k in config.components]
+         for name, part in (('faces of the space', own), ('other faces', held))},
+        {name: [rms((repair(space, held, seen, k, name) - held)[:, ~seen])
+                for k in config.components] for name in REPAIRS})
+
+
+def curve(folds, name):
+    """(shares of faces refused, shares of others refused): the ROC curve of a measure over all
+    folds."""
+    from sklearn import metrics
+
+    near, far = (np.concatenate(values) for values in
+                 zip(*(fold.scores[name] for fold in folds), strict=True))
+    negative, positive, _ = metrics.roc_curve(*labelled(near, far))
+    return negative, positive
+
+
+def gather(config, folds, everything, seen, roc):
+    """The numbers of results.json."""
+    def over_folds(field):
+        values = [getattr(fold, field) for fold in folds]
+        return {name: statistics([each[name] for each in values]) for name in values[0]}
+
+    return {
+        'faces': FACES, 'folds': config.folds,
         'components': config.components, 'measures': MEASURES, 'repairs': REPAIRS,
         'variance': np.cumsum(everything.explained_variance_ratio_)[
             np.array(config.components) - 1].tolist(),
-        'reconstruction_rmse': {name: statistics(values) for name, values in errors.items()},
-        'roc_area': {name: statistics(values) for name, values in areas.items()},
-        'equal_error_rate': {name: equal_error(*curve) for name, curve in roc.items()},
+        'reconstruction_rmse': over_folds('errors'), 'roc_area': over_folds('areas'),
+        'equal_error_rate': {name: equal_error(*both) for name, both in roc.items()},
         'equal_error_components': config.detect,
         'hidden': config.hidden, 'hidden_share': float((~seen).mean()),
-        'repair_rmse': {name: statistics(values) for name, values in repairs.items()}}
-    atomic.write_json(Path(directory) / 'results.json', results)
-    draw_curves(Path(directory) / 'figures', config, results, roc)
-    draw_eigenfaces(Path(directory) / 'figures', everything, shape)
-    report(results, directory)
+        'repair_rmse': over_folds('repairs')}
 
 
 def load():
@@ -95,19 +122,13 @@ def load():
 
 def check(config, shape):
     """Raises UserError for values of the config that make no sense."""
-    fields.check_minimum(config, components=1, folds=2, detect=1, repair=1, shown=1, seed=0,
-                         hidden=0)
-    fields.check_whole(config, 'components', 'hidden')
-    if not config.components:
-        raise UserError('components=(): give one or more numbers')
-    if config.folds > FACES:
-        raise UserError(f'folds={config.folds}: there are {FACES} faces')
-    most = FACES - -(-FACES // config.folds) - 1  # so many differences of faces are independent
+    limits.check(config, LIMITS)
+    most = FACES - -(-FACES // config.folds) - 1  # as many as independent differences of faces
     for field in ('components', 'detect', 'repair'):
         if np.max(config[field]) > most:
             raise UserError(f'{field}={config[field]}: with folds={config.folds} a face space has '
                             f'at most {most} components')
-    if len(config.hidden) != 4 or min(config.hidden) < 0 or not all(config.hidden[2:]) or any(
+    if len(config.hidden) != 4 or not all(config.hidden[2:]) or any(
             first + length > side for first, length, side in
             zip(config.hidden[:2], config.hidden[2:], shape, strict=True)) or (
             tuple(config.hidden[2:]) == tuple(shape)):
@@ -172,12 +193,12 @@ def repair(space, pictures, seen, components, kind='least squares'):
 
 
 def labelled(near, far):
-    """(classes, scores): others are to score higher than faces."""
+    """(classes, scores) for scikit-learn: other pictures, class 1, should score higher."""
     return np.repeat([0, 1], [len(near), len(far)]), np.concatenate([near, far])
 
 
 def area(near, far):
-    """Under the ROC curve: how often something else is farther than a face; 1/2 by chance."""
+    """The area under the ROC curve: how often another picture is farther than a face."""
     from sklearn import metrics
 
     return metrics.roc_auc_score(*labelled(near, far))
@@ -193,12 +214,12 @@ def rms(values):
 
 
 def statistics(values):
-    """Of [folds, numbers of components]."""
+    """Mean and standard deviation over the folds of [folds, numbers of components]."""
     return {'mean': np.mean(values, 0).tolist(), 'deviation': np.std(values, 0).tolist()}
 
 
 def draw_eigenfaces(directory, space, shape):
-    """The mean face and the first eigenfaces, each from its most negative to positive: gray is 0"""
+    """Draws the mean face and the first eigenfaces, each on its own scale, where gray is 0."""
     first = [('mean face', space.mean_.reshape(shape), None)]
     for i, (face, share) in enumerate(zip(space.components_[:17],
                                           space.explained_variance_ratio_, strict=False), 1):
@@ -209,7 +230,7 @@ def draw_eigenfaces(directory, space, shape):
 
 
 def draw_faces(directory, config, space, faces, seen, shape):
-    """Held-out faces by number of components, and repaired."""
+    """Draws faces that the space has not seen: by number of components, and repaired."""
     def picture(face):
         return face.reshape(shape).clip(0, 1)
 

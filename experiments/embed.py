@@ -11,15 +11,21 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from cnnjax import atomic, plots, trained, workdir
+from cnnjax import atomic, data, features, limits, memory, plots, trained, workdir
 from cnnjax.errors import UserError
-from experiments import codes, fields
+from cnnjax.images import selection
+from cnnjax.limits import Number, Whole
+from configs import base
 
-ROOM = 2.5  # cells of a map for every image: the empty ones let its shape be seen
+ROOM = 2.5  # A map has so many cells for each image: the empty ones let its shape be seen.
+LIMITS = features.LIMITS | {
+    'metric': ('euclidean', 'cosine'), 'count': Whole(), 'components': Whole(2),
+    'perplexity': Number(1), 'neighbours': Whole(1), 'queries': Whole(1), 'drawn': Whole(1),
+    'seed': limits.SEED}
 
 
 class Reduced(NamedTuple):
-    """A code in two dimensions, and what that took."""
+    """A code in two dimensions, and how much of it is lost there."""
 
     pca: np.ndarray  # [N, 2]
     tsne: np.ndarray  # [N, 2]
@@ -33,23 +39,23 @@ def run(config, directory):
     Raises UserError where the images do not fit the network, a tap does not exist, or its code says
     nothing about the images.
     """
-    check(config)
+    limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name)
-    named = tuple(dict.fromkeys(fields.names(config.taps)))
+    named = tuple(dict.fromkeys(limits.names(config.taps)))
     own = [tap for tap in named if tap != 'pixels']
-    taps = codes.chosen(network, ','.join(own)) if own or not named else {}
-    stream = codes.load(config, config.split, network)
-    index = codes.spread(len(stream), config.count)
-    stream.examples = codes.Part(stream.examples, index)
+    taps = selection.entries(network, ','.join(own)) if own or not named else {}
+    whole_set = features.load(config, config.split, network, base.get_config())
+    index = data.spread(len(whole_set), config.count)
+    stream = whole_set.subset(index)
     least = max(config.perplexity, config.neighbours)
     if len(stream) <= least:
         raise UserError(f'perplexity={config.perplexity:g} and neighbours={config.neighbours} need '
                         f'more than {least:g} images, here are {len(stream)}: take smaller '
                         'numbers, or more images')
-    # Of scikit-learn's trustworthiness: the distances of all pairs, and their ranks twice, float64.
-    fields.check_memory(6 * len(stream) ** 2, count=config.count)
-    fields.check_memory(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
-    found = codes.extractor(network, taps, config)(stream, config.dataset, images=True)
+    # The trustworthiness takes most: the distances of all pairs, and their ranks twice, in float64.
+    memory.check(6 * len(stream) ** 2, count=config.count)
+    memory.check(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
+    found = features.extractor(network, taps, config)(stream, config.dataset, images=True)
     labels, images = found['label'], found['image'] / np.float32(255)
     if 'pixels' in named or not named:
         found['pixels'] = images.reshape(len(images), -1)
@@ -79,26 +85,20 @@ def run(config, directory):
     print(f'figures: {directory / "figures"}')
 
 
-def check(config):
-    """Raises UserError for values of the config that make no sense."""
-    fields.check_choice(config, metric=('euclidean', 'cosine'))
-    fields.check_minimum(config, count=0, components=2, perplexity=1, neighbours=1, queries=1,
-                         drawn=1, seed=0, batch_size=1, loader_threads=1, devices=0)
-
-
 def reduce(code, config):
-    """[N, features] -> Reduced"""
-    import threadpoolctl  # here: they take seconds
+    """The `Reduced` of a code [N, features]."""
+    import threadpoolctl  # here, because these imports take seconds
     from sklearn import decomposition, manifold
 
     pca = decomposition.PCA(min(config.components, *code.shape), random_state=config.seed)
     principal = pca.fit_transform(code)
     tsne = manifold.TSNE(perplexity=config.perplexity, init='pca', random_state=config.seed,
-                         metric=config.metric, verbose=2 * (len(code) > 2000))  # its own progress
-    # Its threads wait for one another: on a busy machine two are many times slower than one.
+                         metric=config.metric, verbose=2 * (len(code) > 2000))  # progress
+    # The threads wait for one another: on a busy machine two are many times slower than one.
     with threadpoolctl.threadpool_limits(None if len(code) > 2000 else 1, 'openmp'):
         given = principal if config.metric == 'euclidean' else code
-        # It begins with two components. A second number of 0 changes no distance.
+        # It begins with two components; a code of one number gets a second of 0, which changes no
+        # distance.
         points = tsne.fit_transform(np.pad(given, ((0, 0), (0, max(0, 2 - given.shape[1])))))
     variance = np.pad(pca.explained_variance_ratio_[:2], (0, max(0, 2 - pca.n_components_)))
     plane = np.pad(principal[:, :2], ((0, 0), (0, max(0, 2 - principal.shape[1]))))
@@ -121,7 +121,7 @@ def judge(code, reduced, neighbours, labels, config):
         return float((labels[positions[:, 0]] != labels).mean())
 
     maps = {'pca': reduced.pca, 'tsne': reduced.tsne}
-    near = min(5, (len(code) - 1) // 2)  # scikit-learn wants less than half of the points
+    near = min(5, (len(code) - 1) // 2)  # Fewer than half of the points are allowed.
     return {
         'features': code.shape[1], 'pca_variance': reduced.variance,
         'tsne_divergence': reduced.divergence,
@@ -145,20 +145,20 @@ def cells(points):
 
 
 def queries(labels, count):
-    """Positions of `count` examples: the first ones of every class, then their second ones ..."""
+    """Positions of `count` examples: the first of every class, then the second of every class."""
     rank = np.zeros(len(labels), int)
     for label in np.unique(labels):
         rank[labels == label] = np.arange((labels == label).sum())
     order = np.lexsort((labels, rank))
     classes = len(np.unique(labels))
-    if count < classes:  # spread over the classes
-        return order[codes.spread(classes, count)]
+    if count < classes:  # These are spread over the classes.
+        return order[data.spread(classes, count)]
     return order[:count]
 
 
 def draw(path, tap, reduced, neighbours, images, labels, classes, config):
     """The two maps, and rows of a query and its neighbours, green where they are of its class."""
-    some = codes.spread(len(labels), config.drawn)
+    some = data.spread(len(labels), config.drawn)
     share = 100 * sum(reduced.variance)
     plots.embeddings({f'{tap}: PCA, {share:.0f} % of the variance': cells(reduced.pca[some]),
                       f'{tap}: t-SNE': cells(reduced.tsne[some])},

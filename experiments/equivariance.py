@@ -1,4 +1,5 @@
-"""What a network's layers do when a picture moves; with filters.py, the lecture's demonstrations.
+"""What a network's layers do when a picture moves; with cnnjax/images/filters.py, what a lecture on
+convolutional networks demonstrates.
 
 The picture is seen through a window that moves, so that true pixels come in where others leave.
 Convolution commutes with that and pooling does where the window moves by a multiple of its stride
@@ -12,10 +13,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, plots, summary, trained, workdir
+from cnnjax import atomic, data, limits, memory, plots, summary, trained, workdir
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, pictures
-from experiments import codes, fields, filters
+from cnnjax.images import filters, objectives, pictures, selection
+from cnnjax.limits import Whole
+
+LIMITS = {'image': limits.Names(), 'size': Whole(8), 'shifts': Whole(1, some=True),
+          'farthest': Whole(1), 'count': Whole(1), 'pool_size': Whole(2), 'seed': limits.SEED,
+          'batch_size': Whole(1)}
 
 
 def run(config, directory):
@@ -23,21 +28,22 @@ def run(config, directory):
 
     Raises UserError for numbers that make no sense, and a picture too small for them.
     """
-    check(config)
-    source = codes.source(config)
+    limits.check(config, LIMITS)
+    source = data.load_if_named(config.dataset, config.split, config.data_dir)
     network = trained.load(config.source, config.checkpoint, config.name)
     picture = pictures.read(config.image)
-    own = codes.fitted(picture, picture.shape[:2], network.image_shape[-1])  # gray if it is
+    own = pictures.fitted(picture, picture.shape[:2], network.image_shape[-1])
     check_size(config, network, picture)
     rows = equivariance(config, network, own)
     alike = invariance(config, network, own, source)
-    whole = codes.fitted(picture, (config.size, config.size), 3)
-    filtered, responses = filters.kernels(whole)
+    image = pictures.fitted(picture, (config.size, config.size), 3)
+    filtered, responses = filters.kernels(image)
     most = config.size + 2 * config.pool_size
-    pooled, kept = filters.pooling(config, filters.edges(codes.fitted(picture, (most, most), 3)))
+    edges = filters.edges(pictures.fitted(picture, (most, most), 3))
+    pooled, kept = filters.pooling(edges, config.size, config.pool_size)
     figures = Path(directory) / 'figures'
     workdir.write_config(directory, config)
-    plots.gallery(filters.kernel_rows(whole, filtered), figures / 'kernels.png', 1.6)
+    plots.gallery(filters.kernel_rows(image, filtered), figures / 'kernels.png', 1.6)
     plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6)
     draw(config, rows, alike, kept, figures / 'equivariance.png')
     atomic.write_json(Path(directory) / 'results.json', {
@@ -46,17 +52,6 @@ def run(config, directory):
         'equivariance': rows, 'invariance': alike, 'kernels': responses, 'pooling': kept})
     report(rows, alike, config)
     print(f'figures: {figures}')
-
-
-def check(config):
-    """Raises UserError for values of the config that make no sense."""
-    fields.check_minimum(config, size=8, shifts=1, farthest=1, count=1, pool_size=2, seed=0,
-                         batch_size=1)
-    if not config.shifts:
-        raise UserError('shifts=(): give one or more numbers of pixels')
-    if not config.image:
-        raise UserError("image='': name a picture, such as 'skimage:astronaut'")
-    fields.check_whole(config, 'shifts', 'size', 'farthest', 'pool_size')
 
 
 def check_size(config, network, picture):
@@ -75,7 +70,7 @@ def check_size(config, network, picture):
                         f'{network.image_shape[0]} x {network.image_shape[1]} would be left')
     height, width, count = network.image_shape
     if not config.dataset:
-        fields.check_memory(2 * config.count * count * (height + 2 * config.farthest)
+        memory.check(2 * config.count * count * (height + 2 * config.farthest)
                             * (width + 2 * config.farthest), count=config.count)
     if config.size < config.pool_size:
         raise UserError(f'size={config.size} is less than pool_size={config.pool_size}')
@@ -95,9 +90,9 @@ def equivariance(config, network, picture):
     """
     size, most = config.size, max(config.shifts)
     shape = (size, size, picture.shape[-1])
-    shapes = {name: tap for name, tap in codes.tap_shapes(network, shape).items()
+    shapes = {name: tap for name, tap in network.tap_shapes(shape).items()
               if len(tap) == 3}
-    channels = codes.by_depth(config.layers or 'all', shapes)
+    channels = selection.by_depth(config.layers or 'all', shapes)
     rows = {row.name: row for row in summary.summarize(network.net, shape).rows
             if row.name in channels and row.seen and [side.axis for side in row.seen] == [1, 2]}
     names = [name for name in channels if name in rows]
@@ -125,7 +120,7 @@ def equivariance(config, network, picture):
 
 
 def inside(side, size):
-    """bool [positions]: whether all that they see is inside the window, no padding."""
+    """bool [positions], whether all that a unit sees is inside the window: no padding."""
     return (side.low >= 0) & (side.high < size)
 
 
@@ -133,7 +128,7 @@ def moved_error(seen, still, moved, shift, size):
     """The relative error of a layer [H, W, C]; None where no unit is clear of the border."""
     expected, moved = np.asarray(still, np.float64), np.asarray(moved, np.float64)
     for axis, side in enumerate(seen):
-        # Unit i of the moved window sees what i + shift / stride of the still one does.
+        # Unit i of the moved window sees what unit i + shift / stride of the still one sees.
         place = np.arange(len(side.low)) + shift / side.step
         below, above = np.floor(place).astype(int), np.ceil(place).astype(int)
         clear = inside(side, size)
@@ -155,10 +150,11 @@ def invariance(config, network, picture, source=None):
 
     {'shifts', 'images', 'cosine': {layer: mean cosine of the codes}, 'class_kept': shares or None}
     """
-    shapes = codes.tap_shapes(network, network.image_shape)
+    shapes = network.tap_shapes()
     last = list(shapes)[-1]
     classifies = len(shapes[last]) == 1
-    wanted = {*codes.by_depth('', shapes), *(codes.chosen(network, '') if classifies else ())}
+    wanted = {*selection.by_depth('', shapes),
+              *(selection.entries(network, '') if classifies else ())}
     names = [name for name in shapes if name in wanted]  # maps of every size, and the last layers
     rng = np.random.default_rng(config.seed)
     images, margin = surrounded(config, network, picture, source, rng), config.farthest
@@ -198,8 +194,8 @@ def surrounded(config, network, picture, source, rng):
     margin, (height, width, count) = config.farthest, network.image_shape
     if source:
         found = [source.examples[i]['image'] / np.float32(255)
-                 for i in codes.spread(len(source.examples), config.count)]
-        found = [codes.fitted(image, (height, width), count) for image in found]
+                 for i in data.spread(len(source.examples), config.count)]
+        found = [pictures.fitted(image, (height, width), count) for image in found]
         return np.pad(found, ((0, 0), (margin, margin), (margin, margin), (0, 0)), 'edge')
     size = height + 2 * margin, width + 2 * margin
     places = rng.integers(np.array(picture.shape[:2]) - size + 1, size=(config.count, 2))

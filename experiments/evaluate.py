@@ -3,9 +3,25 @@
 import os
 from pathlib import Path
 
-from cnnjax import atomic, cluster, data, dataset, evaluate, parallel, tasks, trained, workdir
+from cnnjax import (
+    atomic,
+    cluster,
+    data,
+    dataset,
+    evaluate,
+    features,
+    limits,
+    memory,
+    parallel,
+    tasks,
+    train,
+    trained,
+    workdir,
+)
 from cnnjax.errors import UserError
-from experiments import codes, fields
+from configs import base
+
+LIMITS = {field: features.LIMITS[field] for field in ('batch_size', 'devices')}
 
 
 def run(config, directory):
@@ -14,26 +30,11 @@ def run(config, directory):
     The data is that of the run, and still the same, unless the config names another; published
     weights have none. Raises UserError where its classes or its images do not fit the network.
     """
-    fields.check_minimum(config, batch_size=1, devices=0)
+    limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name)
     if network.config is None and config.dataset is None:
         raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
-    own = codes.training(network)
-    own.unlock()
-    if network.config is None:
-        own.image_size = network.image_shape[0]
-    own.test_split = config.split or own.test_split
-    for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
-        if config[field] is not None:
-            own[field] = config[field]
-    # Those of the run's own set, where this one is another, which does not use them.
-    if config.data_dir is None and own.dataset in ('digits', 'photos'):
-        own.data_dir = None
-    if config.bad_images is None and own.dataset != 'folder':
-        own.bad_images = 'error'
-    if own.stream and not own.image_size:
-        raise UserError('stream=True: the run took its images as large as they are, and such are '
-                        'not streamed: leave stream out')
+    own = training(config, network)
     source = dataset.source(own, own.test_split)
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
@@ -44,7 +45,7 @@ def run(config, directory):
     if tuple(examples.image_shape) != network.image_shape:
         raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
-    fields.check_memory(min(config.batch_size, len(examples)) * codes.widest(network),
+    memory.check(min(config.batch_size, len(examples)) * features.largest(network),
                         batch_size=config.batch_size)
     mesh = parallel.data_mesh(config.devices)
     task = tasks.create(own.task, network.net)
@@ -60,6 +61,29 @@ def run(config, directory):
     atomic.write_json(f'{directory}/results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
         'split': own.test_split, **results})
+
+
+def training(config, network):
+    """The config of the training whose test set is evaluated: the network's own, with what the
+    config of this evaluation names in its place."""
+    own = network.training(base.get_config())
+    train.check(own)
+    own.unlock()
+    if network.config is None:
+        own.image_size = network.image_shape[0]
+    own.test_split = config.split or own.test_split
+    for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
+        if config[field] is not None:
+            own[field] = config[field]
+    # Another set than the run's may not use the run's data_dir and bad_images.
+    if config.data_dir is None and own.dataset in ('digits', 'photos'):
+        own.data_dir = None
+    if config.bad_images is None and own.dataset != 'folder':
+        own.bad_images = 'error'
+    if own.stream and not own.image_size:
+        raise UserError('stream=True: the run took its images as large as they are, and such are '
+                        'not streamed: leave stream out')
+    return own
 
 
 def by_name(source, network, config, name):
@@ -91,7 +115,7 @@ def by_name(source, network, config, name):
 
 
 def given(text):
-    """The names of 'cat,dog' or of a file with a name a line."""
+    """The class names of the text 'cat,dog', or of a file with one name on each line."""
     path = Path(os.path.expanduser(text))
     if ',' in text or not path.is_file():
         return tuple(name.strip() for name in text.split(','))

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import atomic, trained, workdir
+from cnnjax import atomic, features, limits, trained, workdir
 from cnnjax.errors import UserError
-from experiments import codes, fields
+from cnnjax.images import selection
+from configs import base
+
+LIMITS = features.LIMITS | {'iterations': limits.Whole(1),
+                            'inverse_regularization': limits.Number(above=0)}
 
 
 def run(config, directory):
@@ -15,16 +19,13 @@ def run(config, directory):
 
     Raises UserError where the images do not fit the network, or a tap does not exist.
     """
-    fields.check_minimum(config, batch_size=1, loader_threads=1, devices=0, iterations=1)
-    if not 0 < config.inverse_regularization < float('inf'):
-        raise UserError(f'inverse_regularization={config.inverse_regularization}: take a number '
-                        'above 0')
+    limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name)
-    taps = codes.chosen(network, config.taps)
-    extract = codes.extractor(network, taps, config)
+    taps = selection.entries(network, config.taps)
+    extract = features.extractor(network, taps, config)
     arrays, classes = {}, None
     for name in ('train', 'test'):
-        stream = codes.load(config, config[f'{name}_split'], network)
+        stream = features.load(config, config[f'{name}_split'], network, base.get_config())
         if classes not in (None, stream.classes):
             raise UserError(f"train_split='{config.train_split}' has the classes "
                             f"{', '.join(classes)}, test_split='{config.test_split}' has "
@@ -55,7 +56,7 @@ def run(config, directory):
 
 def classify(arrays, tap, config):
     """The errors of logistic regression on standardized features."""
-    from sklearn import exceptions, linear_model, pipeline, preprocessing  # here: it takes seconds
+    from sklearn import exceptions, linear_model, pipeline, preprocessing  # it takes seconds
 
     classifier = pipeline.make_pipeline(
         preprocessing.StandardScaler(),

@@ -8,10 +8,12 @@
 import statistics
 from pathlib import Path
 
-from cnnjax import atomic, cluster, reports, tables, workdir
+from cnnjax import atomic, cluster, limits, reports, tables, workdir
 from cnnjax.errors import UserError
 from configs import reproduce as published
-from experiments import fields, train
+from experiments import train
+
+LIMITS = {'seeds': limits.Whole(1)}
 
 
 def run(config, directory):
@@ -40,7 +42,7 @@ def run(config, directory):
 
 def check(config):
     """Raises UserError for what would be found only after a training."""
-    fields.check_minimum(config, seeds=1)
+    limits.check(config, LIMITS)
     if config.recipe.experiment != 'train':
         raise UserError(f"recipe.experiment='{config.recipe.experiment}': only a training has "
                         'errors to compare; leave it out')

@@ -9,20 +9,38 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import plots, trained
-from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, tiles
+from cnnjax import limits, memory, plots, trained
+from cnnjax.errors import UserError
+from cnnjax.images import (
+    neural_style,
+    objectives,
+    optimize,
+    parametrizations,
+    pictures,
+    regularizers,
+    tiles,
+)
 from cnnjax.images.run import Run
+from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
-from experiments import fields
-from experiments.fields import names
 
-OURS = ('style', 'loss')  # the names of our own figures, which no picture's may be
-LARGEST = 1e12  # the largest value of fields without a limit of their own
-BELOW_1 = 1 - 2 ** -24  # the largest decay in float32 that forgets
-# What the inputs of each kind of weights have been divided by, in [0, 1]: those of Caffe are 0 to
-# 255, those of torchvision are divided by the standard deviations of ImageNet's colours.
+OURS = ('style', 'loss')  # Our own figures have these names, so that no result may have them.
+BELOW_1 = 1 - 2 ** -24  # The largest float32 below 1: a decay of 1 would never forget.
+# The divisor of an image in [0, 1] that makes it the input of each kind of weights: Caffe's take 0
+# to 255, torchvision's are divided by the standard deviations of ImageNet's colours.
 DIVISORS = {'caffe': 1 / 255, 'torchvision': (0.229 + 0.224 + 0.225) / 3}
+LIMITS = Run.LIMITS | {
+    'content': Names(), 'styles': Names(), 'content_layers': Names(), 'style_layers': Names(),
+    'sizes': Whole(1, pictures.LARGEST, some=True), 'steps': Whole(1, some=True),
+    'side': ('longer', 'shorter', 'height', 'width'), 'style_scale': Number(0, pictures.LARGEST),
+    'content_weight': Number(0), 'style_weight': Number(0), 'tv_weight': Number(0),
+    'content_layer_weights': Number(), 'style_layer_weights': Number(), 'style_weights': Number(0),
+    'pool': ('', *POOLS), 'activations': ('own', 'relative', *DIVISORS, 'levels'),
+    'noise': Number(0), 'pixel_range': Number(1e-6), 'bound': ('clip', 'sigmoid', 'none'),
+    'color': ('style', 'luminance', 'match'), 'bits': (8, 16), 'tile': Whole(),
+    'optimizer': ('adam', 'lbfgs'), 'learning_rate': Number(0), 'beta1': Number(0, BELOW_1),
+    'beta2': Number(0, BELOW_1), 'epsilon': Number(0), 'average': Number(0, BELOW_1),
+    'memory': Whole(1)}
 
 
 def run(config, directory):
@@ -32,7 +50,7 @@ def run(config, directory):
     """
     check(config)
     network = load(config)
-    contents, smallest = {}, min(config.sizes)  # contents of one shape are optimized together
+    contents, smallest = {}, min(config.sizes)  # Contents of one shape are optimized together.
     stems = [Path(path.removeprefix(pictures.PREFIX)).stem for path in names(config.content)]
     for path, stem in zip(names(config.content), pictures.distinct(stems, OURS), strict=True):
         picture = pictures.read(path)
@@ -44,17 +62,17 @@ def run(config, directory):
         check_fits(config, network, path, sized(config, style, smallest, config.style_scale))
     for (height, width, _), group in contents.items():
         shape = (height, width, network.image_shape[-1])
-        fields.check_memory(len(group) * fields.activations(network, shape, config.tile),
-                            sizes=config.sizes, tile=config.tile)
+        memory.check(len(group) * tiles.activations(network, shape, config.tile),
+                     sizes=config.sizes, tile=config.tile)
         if config.optimizer == 'lbfgs':
-            fields.check_memory(2 * config.memory * len(group) * math.prod(shape),
-                                memory=config.memory, sizes=config.sizes)
-    steps = [config.steps[min(i, len(config.steps) - 1)] for i in range(len(config.sizes))]
+            memory.check(2 * config.memory * len(group) * math.prod(shape),
+                         memory=config.memory, sizes=config.sizes)
     results = {}
-    with Run(directory, config, network, sum(steps) * len(contents)) as session:
-        for group in contents.values():
+    steps = sum(steps_of_sizes(config)) * len(contents)
+    with Run(directory, config, network, steps) as session:
+        for number, group in enumerate(contents.values()):
             images = np.stack([picture for _, picture in group])
-            images = transfer(config, network, images, styles, steps, session)
+            images = transfer(config, network, images, styles, session, number)
             results |= {stem: (picture, image) for (stem, picture), image
                         in zip(group, images, strict=True)}
     figures = Path(directory) / 'figures'
@@ -73,27 +91,10 @@ def run(config, directory):
 
 def check(config):
     """Raises UserError for fields that do not fit together."""
-    fields.check_choice(config, pool=('', *POOLS), color=('style', 'luminance', 'match'),
-                        bits=(8, 16), optimizer=('adam', 'lbfgs'),
-                        side=('longer', 'shorter', 'height', 'width'),
-                        activations=('own', 'relative', *DIVISORS, 'levels'),
-                        bound=('clip', 'sigmoid', 'none'))
-    fields.check_minimum(config, content_weight=0, style_weight=0, tv_weight=0, noise=0, tile=0,
-                         seed=0, sizes=1, steps=1, style_scale=0, style_weights=0, memory=1,
-                         report_every=1, learning_rate=0)
-    check_numbers(config, sizes=(1, pictures.LARGEST), style_scale=(0, pictures.LARGEST),
-                  beta1=(0, BELOW_1), beta2=(0, BELOW_1), average=(0, BELOW_1),
-                  epsilon=(0, LARGEST), pixel_range=(1e-6, LARGEST),
-                  content_layer_weights=(-LARGEST, LARGEST),
-                  style_layer_weights=(-LARGEST, LARGEST))
-    fields.check_whole(config, 'sizes', 'steps')
+    limits.check(config, LIMITS)
     if config.optimizer == 'lbfgs' and config.bound == 'clip':
         raise UserError("optimizer='lbfgs' searches along lines, which clipping breaks: take "
                         "bound='sigmoid' or 'none'")
-    for field in ('content', 'styles', 'content_layers', 'style_layers', 'sizes', 'steps'):
-        given = config[field]
-        if not (names(given) if isinstance(given, str) else given):
-            raise UserError(f'{field}={given!r} is empty: give at least one')
     for field in ('content_layers', 'style_layers'):
         weights, layers = config[f'{field[:-1]}_weights'], names(config[field])
         if weights and len(weights) != len(layers):
@@ -145,13 +146,20 @@ def convention(config, network):
     return DIVISORS[config.activations] / np.mean(network.normalize.std)
 
 
-def transfer(config, network, contents, styles, steps, session):
-    """The pictures [N, H, W, 1 or 3] of contents [N, H, W, 3], from the coarsest size on."""
+def steps_of_sizes(config):
+    """The number of steps at each of config.sizes."""
+    return [config.steps[min(i, len(config.steps) - 1)] for i in range(len(config.sizes))]
+
+
+def transfer(config, network, contents, styles, session, number):
+    """The pictures [N, H, W, 1 or 3] of contents [N, H, W, 3], from the coarsest size on. `number`
+    counts from 0 the groups of contents of one shape."""
+    steps = steps_of_sizes(config)
     if config.color == 'match':
         styles = [pictures.match_colors(style, contents) for style in styles]
     gray = functools.partial(pictures.with_channels, count=network.image_shape[-1])
     styles, colored, contents = [*map(gray, styles)], contents, [*map(gray, contents)]
-    key = jax.random.fold_in(jax.random.key(config.seed), session.before)
+    key = jax.random.fold_in(jax.random.key(config.seed), number * sum(steps))
     keys = jax.random.split(key, len(contents))
     images = state = None
     for size, count in zip(config.sizes, steps, strict=True):
@@ -168,7 +176,7 @@ def transfer(config, network, contents, styles, steps, session):
             state = optimize.carry(problem, tx, keys, images, state.opt_state)
         else:
             state = optimize.init(problem, tx, keys, images)
-        name = f'{size}' if len(session.names) < len(steps) else f'{size}-{shape[0]}x{shape[1]}'
+        name = f'{size}-{shape[0]}x{shape[1]}' if number else f'{size}'
         state = session.optimize(name, problem, tx, count, key, state=state,
                                  aux={'maps': codes}, shared=shared)
         images = np.asarray(optimize.decode(problem, state)).clip(0, 1)
@@ -196,8 +204,8 @@ def check_fits(config, network, path, image):
     """Raises UserError, with the picture's name, unless all layers exist for it."""
     image = pictures.with_channels(image, network.image_shape[-1])
     try:
-        taps = jax.eval_shape(functools.partial(tiles.taps, network, network.variables), image)
-        objectives.missing(names(config.style_layers) + names(config.content_layers), taps)
+        objectives.missing(names(config.style_layers) + names(config.content_layers),
+                           network.tap_shapes(image.shape))
     except UserError as error:
         raise UserError(f'{path} at {image.shape[0]} x {image.shape[1]} pixels: {error}') from error
 
@@ -242,7 +250,7 @@ def targets(config, network, contents, styles):
 def moments(config, network, layers, style, regions):
     """The moments of a style's activations, one for each of its regions."""
     return jax.jit(lambda variables, image, maps: tiles.value(
-        network, objectives.moments(layers), config.tile, variables, image, {'maps': maps}))(
+        network, neural_style.moments(layers), config.tile, variables, image, {'maps': maps}))(
             network.variables, style, regions)
 
 
@@ -250,14 +258,14 @@ def masks(network, layers, paths, image):
     """{layer: {'regions': [h, w, R]}} of mask files for an image; {} without any."""
     if not paths:
         return {}
-    taps = jax.eval_shape(lambda image: tiles.taps(network, network.variables, image), image)
-    objectives.missing(layers, taps)
+    shapes = network.tap_shapes(image.shape)
+    objectives.missing(layers, shapes)
     whole = np.stack([pictures.read_mask(path, image.shape[:2]) for path in paths], -1)
     for path, mask in zip(paths, np.moveaxis(whole, -1, 0), strict=True):
         if not mask.any():
             raise UserError(f'{path} is black everywhere: white is where the region is')
     return {layer: {'regions': jax.image.resize(
-        whole, (*taps[layer].shape[:2], len(paths)), 'linear')} for layer in layers}
+        whole, (*shapes[layer][:2], len(paths)), 'linear')} for layer in layers}
 
 
 def first(config, network, key, contents, styles):
@@ -265,7 +273,7 @@ def first(config, network, key, contents, styles):
     shape = contents.shape
     noise = np.asarray(jax.random.normal(key, shape, np.float32)) * np.float32(
         config.noise / config.pixel_range)
-    if config.init == 'noise':  # around the colour that is 0 to the network, as in all systems
+    if config.init == 'noise':  # around the colour that the network sees as 0
         mean = network.normalize.mean
         return np.asarray(mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
     if config.init == 'content':
@@ -277,9 +285,9 @@ def first(config, network, key, contents, styles):
 
 def formulate(config, network, shape):
     """The problem and its optimizer, for images of that shape."""
-    objective = (config.content_weight * objectives.content(
+    objective = (config.content_weight * neural_style.content(
         names(config.content_layers), config.content_layer_weights, config.content_convention)
-        + config.style_weight * objectives.style(
+        + config.style_weight * neural_style.style(
         names(config.style_layers), config.style_layer_weights, config.style_convention))
     variation = regularizers.in_units(regularizers.total_variation(form=config.tv_form),
                                       scale=config.pixel_range)

@@ -3,11 +3,12 @@
 import math
 from pathlib import Path
 
-from cnnjax import atomic, diagram, models, summary, workdir
-from cnnjax.errors import UserError, check_numbers
-from experiments import fields
+from cnnjax import atomic, diagram, limits, models, summary, workdir
+from cnnjax.errors import UserError
 
-LARGEST = 32768  # of the sides, and channels, of an image
+LARGEST = 32768  # An image has at most so many pixels on a side, and channels.
+LIMITS = {'num_classes': limits.Whole(), 'depth': limits.Whole(), 'picture_depth': limits.Whole(),
+          'image_shape': limits.Whole(1, LARGEST)}
 
 
 def run(config, directory):
@@ -19,7 +20,7 @@ def run(config, directory):
     net = models.create(**config.model, num_classes=config.num_classes or None)
     try:
         whole = summary.summarize(net, config.image_shape)
-    except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+    except (ArithmeticError, TypeError, ValueError) as error:  # A layer raises it.
         raise UserError(f'image_shape={config.image_shape} does not fit {config.model.name}: '
                         f'{error}') from error
     text = summary.table(summary.fold(whole, config.depth)._replace(name=config.model.name))
@@ -39,9 +40,7 @@ def run(config, directory):
 
 def check(config):
     """Raises UserError for values of the config that make no sense."""
-    fields.check_minimum(config, num_classes=0, depth=0, picture_depth=0)
-    check_numbers(config, image_shape=(1, LARGEST))
-    fields.check_whole(config, 'image_shape')
+    limits.check(config, LIMITS)
     if len(config.image_shape) not in (0, 3):
         raise UserError(f'image_shape={config.image_shape}: give height, width and channels, or () '
                         "for the paper's")

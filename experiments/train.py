@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cnnjax import cluster, plots, reports, train, workdir
+from cnnjax import cluster, plots, reports, train, user_network, workdir
 
 
 def run(config, directory):
@@ -13,7 +13,7 @@ def run(config, directory):
     rows = reports.read_metrics(directory)
     config = workdir.read_config(directory)  # with what it inherited
     figure = Path(directory) / 'figures' / 'curves.png'
-    plots.curves(rows, figure, f'{config.model.name} on {config.dataset}: '
+    plots.curves(rows, figure, f'{user_network.short(config.model.name)} on {config.dataset}: '
                                f'{100 * last["test/error"]:.2f} % test error')
     print(f'curves: {figure}')
     for name, value in last.items():

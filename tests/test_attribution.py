@@ -158,3 +158,16 @@ def test_errors(network, images):
         attribution.integrated_gradients(network, images, CLASSES, steps=0)
     with pytest.raises(UserError, match='samples=0'):
         attribution.smooth_gradient(network, images, CLASSES, samples=0)
+
+
+def test_maps_in_colours():
+    values = np.zeros((4, 4), np.float32)
+    values[0, 0], values[3, 3] = 1, -1
+    signed = attribution.colored('integrated gradients', values, np.zeros((4, 4, 3)))
+    assert signed[0, 0, 0] > signed[0, 0, 2]  # red
+    assert signed[3, 3, 2] > signed[3, 3, 0]  # blue
+    assert signed[1, 1].min() > 0.9
+    plain = attribution.colored('gradient', np.abs(values), np.zeros((4, 4, 3)))
+    assert plain.shape == (4, 4)
+    assert plain.max() == 1
+    assert np.isfinite(attribution.colored('gradient', 0 * values, np.zeros((4, 4, 3)))).all()

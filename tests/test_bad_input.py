@@ -35,7 +35,7 @@ from cnnjax.images import pictures
 from configs import base
 
 LONG = os.environ.get('HYPOTHESIS_PROFILE') == 'long'
-# Pillow's warnings of damage it gets over are ignored at import, which pytest's filters undo.
+# A program ignores Pillow's warnings of damage that it gets over (cnnjax/quiet.py).
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:PIL.TiffImagePlugin')
 
 
@@ -228,11 +228,12 @@ class Compiles(BaseException):
 
 
 # Experiment: what of it runs after its config, its network and its pictures are accepted.
-RUNS = {'evaluate': 'cnnjax.evaluate.evaluator', 'features': 'experiments.codes.extractor',
+RUNS = {'evaluate': 'cnnjax.evaluate.evaluator', 'features': 'cnnjax.features.extractor',
         'invert': 'cnnjax.images.run.Run.__init__', 'dream': 'cnnjax.images.run.Run.__init__',
-        'style': 'cnnjax.images.run.Run.__init__', 'embed': 'experiments.codes.extractor',
+        'style': 'cnnjax.images.run.Run.__init__', 'embed': 'cnnjax.features.extractor',
         'equivariance': 'experiments.equivariance.equivariance',
-        'microscope': 'experiments.microscope.begin', 'visualize': 'experiments.visualize.begin',
+        'microscope': 'experiments.microscope.microscope.begin',
+        'visualize': 'experiments.visualize.begin',
         'summarize': 'cnnjax.summary.summarize'}
 DATA = {'evaluate': 'photos', 'features': 'photos', 'embed': 'photos'}
 
@@ -573,11 +574,11 @@ def test_fields_that_an_older_run_lacks_have_their_defaults():
     del config.border
     config.image_size = 8
     network = trained.load('embedded')._replace(config=config)
-    own = experiments.codes.training(network)
+    own = network.training(base.get_config())
     assert (own.border, own.image_size) == (0, 8)
     config.image_size = -3
     with pytest.raises(UserError, match='image_size=-3'):
-        experiments.codes.training(network)
+        train.check(network.training(base.get_config()))
 
 
 # Names.

@@ -53,7 +53,7 @@ def ascend_with(config, trained):
     """`ascend` of `dream.octaves`, without files."""
     tx = dream.optimizer(config)
 
-    def ascend(images, name):
+    def ascend(octave, images):
         problem = dream.problem(config, trained, dream.mixture(config, trained), images.shape[1:])
         return np.asarray(optimize.optimize(problem, tx, config.steps, jax.random.key(0),
                                             images=images).images)
@@ -159,7 +159,7 @@ def test_detail_is_carried_as_in_the_notebook():
         return 0.8 * x + 0.1 * np.resize(add, x.shape)
 
     found = dream.octaves(config, image,
-                          lambda images, name: np.stack([ascend(x) for x in images]))
+                          lambda octave, images: np.stack([ascend(x) for x in images]))
     for picture, result in zip(image, found, strict=True):
         octaves = [picture]
         for _ in range(3):
@@ -180,7 +180,7 @@ def test_images_are_carried_as_by_gordicaleksa_and_tensorflow():
     config = configs.get_config('tensorflow')
     image, seen = photograph(40, 50), []
 
-    def ascend(images, name):
+    def ascend(octave, images):
         seen.append(images.shape[1:3])
         return images + 0.01
 
@@ -357,7 +357,7 @@ def test_rules_and_pools_change_the_network(config):
     ({'weights': (1.0, 2.0)}, r'weights=\(1.0, 2.0\): give each of the 1 layers one'),
     ({'layers': ''}, "layers='' is empty"),
     ({'layers': ', '}, "layers=', ' is empty"),
-    ({'octaves': 6}, r'octave 3 of 6 is 6 x 9 pixels.*VGG halves.*octaves=3\) or a larger size'),
+    ({'octaves': 6}, r'octave 3 of 6 is 6 x 9 pixels.*VGG needs.*octaves=3\) or a larger size'),
     ({'layers': 'fc8', 'octaves': 1}, "layer 'fc8' is not in the network at this size"),
     ({'size': 7, 'octaves': 1}, 'octave 1 of 1 is 5 x 7 pixels.*take a larger size'),
     ({'images': 'thin.png'}, 'thin.png: octave 2 of 2 is 1 x 24 pixels, which.*less narrow'),

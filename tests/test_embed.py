@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import data, models
+from cnnjax import features as library
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.trained import Trained
@@ -282,10 +283,10 @@ def test_eigenfaces_that_make_no_sense_are_refused(tmp_path, fields, message):
         eigenfaces.run(made.lock(), tmp_path)
 
 
-@pytest.mark.parametrize(('kind', 'files'), [('codes', ('embed', 'codes')),
-                                             ('eigenfaces', ('eigenfaces',))])
-def test_every_field_is_explained_and_read(kind, files):
-    source = ''.join((Path(embed.__file__).parent / f'{name}.py').read_text() for name in files)
+@pytest.mark.parametrize(('kind', 'modules'), [('codes', (embed, library)),
+                                               ('eigenfaces', (eigenfaces,))])
+def test_every_field_is_explained_and_read(kind, modules):
+    source = ''.join(Path(module.__file__).read_text() for module in modules)
     comments = re.findall(r'    config\.(\w+) = .*  # ', Path(configs.__file__).read_text())
     for field in configs.get_config(kind):
         if field != 'experiment':

@@ -11,12 +11,12 @@ import skimage.data
 from huggingface_hub import constants
 from PIL import Image
 
-from cnnjax import data, models, trained, weights
+from cnnjax import data, features, models, trained, weights
 from cnnjax.errors import UserError
 from configs import base
 from configs import evaluate as recipe
 from configs import features as features_recipe
-from experiments import codes, evaluate
+from experiments import evaluate
 from tests.golden import make
 
 SOURCE = 'timm/mobilenetv1_025.test'
@@ -67,10 +67,10 @@ def test_crop_and_interpolation_of_the_hub(pretrained, side, kind, pictures, tmp
     config = features_recipe.get_config()
     config.data_dir = str(tmp_path / 'data')
     network = trained.load(SOURCE)
-    batch, = codes.load(config, 'test', network).test_batches(5)
+    batch, = features.load(config, 'test', network, base.get_config()).test_batches(5)
     assert np.abs(batch['image'].astype(int) - crops).max() <= 1
     otherwise = network._replace(evaluation={})
-    batch, = codes.load(config, 'test', otherwise).test_batches(5)
+    batch, = features.load(config, 'test', otherwise, base.get_config()).test_batches(5)
     assert (np.abs(batch['image'].astype(int) - crops).max() > 1) == (side == 40)
 
     logits = network.net.apply(network.variables, (crops / np.float32(255) - MEAN) / STD)[0]

@@ -7,8 +7,9 @@ import pytest
 
 from cnnjax import data, train, trained
 from cnnjax.errors import UserError
+from cnnjax.images import selection
 from configs import features as recipe
-from experiments import codes, features
+from experiments import features
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +57,7 @@ def test_features_of_the_digits(source, tmp_path):
 
 
 def test_whole_maps_and_the_last_features_by_default(source, tmp_path):
-    assert codes.chosen(trained.load(source), '') == {'pool': ('pool', ())}
+    assert selection.entries(trained.load(source), '') == {'pool': ('pool', ())}
     features.run(config(source, taps='pool, conv4_1', pool=False), tmp_path)
     found = np.load(tmp_path / 'features.npz')
     assert found['test/pool'].shape == (450, 8)

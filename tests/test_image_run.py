@@ -14,7 +14,7 @@ import pytest
 from cnnjax import atomic, models, reports, workdir
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, optimize, parametrizations
+from cnnjax.images import descent, objectives, optimize, parametrizations
 from cnnjax.images.run import Run
 from cnnjax.trained import Trained
 
@@ -136,14 +136,14 @@ def test_a_signal_saves_and_the_same_command_goes_on(problem, whole, tmp_path, m
                                                      at, step):
     directory, images = whole
     with monkeypatch.context() as patch:
-        inner, calls = optimize._step, []
+        inner, calls = descent._step, []
 
         def outer(*args):
             calls.append(1)
             if len(calls) == at:
                 signal.raise_signal(signal.SIGTERM)
             return inner(*args)
-        patch.setattr(optimize, '_step', outer)
+        patch.setattr(descent, '_step', outer)
         with pytest.raises(SystemExit) as ended:
             experiment(problem, tmp_path)
     assert ended.value.code == 128 + signal.SIGTERM

@@ -192,14 +192,16 @@ def test_what_is_no_file_is_named(tmp_path, name):
 
 
 def test_decompression_bombs_are_errors_and_warn_of_nothing(tmp_path):
-    """Pillow only warns up to twice its limit. In a process of its own, for pytest's filters make
-    errors of all warnings."""
+    """Pillow only warns up to twice its limit. In a process of its own, set up like that of a
+    program, for pytest's filters make errors of all warnings."""
     path = tmp_path / 'bomb.png'
     Image.fromarray(RGB).save(path)
     script = f'''
 from PIL import Image
+from cnnjax import quiet
 from cnnjax.data import images
 from cnnjax.errors import UserError
+quiet.pictures()
 for reader in (images.read, images.Picture):
     for limit in (20, 40, 48):
         Image.MAX_IMAGE_PIXELS = limit

@@ -1,6 +1,8 @@
 """Imports only go down the list of the design: launch, experiments, cnnjax, and within it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ RANKS = [
     ['configs'],
     ['cnnjax.sweeps'],
     ['cnnjax.jobs'],
+    ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.evaluate', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
+    ['cnnjax.images.descent', 'cnnjax.images.diagnosis'],
     ['cnnjax.images.tiles'],
     ['cnnjax.images'],
     ['cnnjax.trained'],
@@ -32,8 +36,9 @@ RANKS = [
     ['cnnjax.layers', 'cnnjax.losses'],
     ['cnnjax.convolution'],
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
-    ['cnnjax.cluster', 'cnnjax.config_file'],
-    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.memory', 'cnnjax.tables'],
+    ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
+    ['cnnjax.limits', 'cnnjax.memory', 'cnnjax.python_file'],
+    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.quiet', 'cnnjax.tables'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])
@@ -78,3 +83,34 @@ def test_only_the_launcher_has_flags():
     for path in FILES:
         if path.name not in ('launch.py', 'pipeline.py'):  # the latter has none: grain has
             assert not any(module.startswith('absl.flags') for module in imports(path)), path
+
+
+SETTINGS = '''
+import importlib, logging, os, pkgutil, sys, warnings
+import matplotlib
+import cnnjax
+
+def import_all():
+    for module in pkgutil.walk_packages(cnnjax.__path__, 'cnnjax.'):
+        importlib.import_module(module.name)
+
+import_all()  # and the libraries, which have settings of their own
+for name in [name for name in sys.modules if name.startswith('cnnjax.')]:
+    del sys.modules[name]
+warnings.resetwarnings()
+loggers = [logging.getLogger(name) for name in (None, *logging.root.manager.loggerDict)]
+for logger in loggers:
+    logger.setLevel(logging.INFO)
+    logger.filters.clear()
+before = dict(matplotlib.rcParams), dict(os.environ)
+import_all()
+assert not warnings.filters, warnings.filters
+for logger in loggers:
+    assert (logger.level, logger.filters) == (logging.INFO, []), logger
+assert before == (dict(matplotlib.rcParams), dict(os.environ))
+'''
+
+
+def test_importing_the_library_changes_no_settings_of_the_process():
+    """Warnings, logs, pictures and the environment belong to the program that imports it."""
+    subprocess.run([sys.executable, '-c', SETTINGS], check=True, cwd=ROOT)

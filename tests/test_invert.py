@@ -16,8 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.images import objectives, optimize, pictures, run
 from cnnjax.trained import Trained
 from configs import invert as configs
-from experiments import codes, invert
-from experiments.codes import by_depth, tap_shapes
+from experiments.invert import invert
 
 
 def network(channels=3, batch_norm=False):
@@ -85,7 +84,7 @@ def test_mahendran2015_is_deep_goggle(use, layer, part):
     assert made.alpha_weight[0] / 2 * made.sigma ** 4 == pytest.approx(2.157e8, rel=1e-3)
     rates = np.repeat((0.004, 0.0004, 0.00004), (4, 3, 2))
     made.update(steps=(4, 3, 2), images='skimage:astronaut', restarts=1)
-    depth = list(tap_shapes(trained, trained.image_shape))
+    depth = list(trained.tap_shapes())
     assert len(depth) == 10  # conv, relu and pool three times, fc8: one part is about a third
     image = invert.load(made, trained)[0].image[None]
     codes = codes_of(trained, layer, image)
@@ -132,7 +131,7 @@ def test_mahendran2016_is_nnpreimage(use, layer, part, jitter):
     assert made.alpha_weight == (pytest.approx(3.81e-12, rel=2e-3),)
     assert made.tv_weight == (pytest.approx(0.0066, rel=2e-2),)
     assert made.match_weight == (300, 100, 20, 1)
-    depth = list(tap_shapes(trained, trained.image_shape))
+    depth = list(trained.tap_shapes())
     # max(round(stride / 4), 1), with strides 1 and 4 here; a larger share to see it move.
     assert [invert.stride(trained, name, depth) for name in ('relu1_1', 'relu3_1', 'fc8')] == [
         1, 4, 8]
@@ -315,15 +314,6 @@ def test_another_size_has_no_class(use, tmp_path, capsys):
         invert.run(config(size=16, layers='fc8'), tmp_path / 'full')
 
 
-def test_layers_by_name_and_depth():
-    shapes = tap_shapes(network(), (8, 8, 3))
-    assert tuple(by_depth('', shapes)) == ('relu1_1', 'relu2_1', 'relu3_1', 'pool3', 'fc8')
-    assert tuple(by_depth('all', shapes)) == tuple(shapes)
-    assert by_depth('fc8, relu1_1:2+0', shapes) == {'relu1_1': (2, 0), 'fc8': ()}
-    with pytest.raises(UserError, match='did you mean relu3_1'):
-        by_depth('relu3_2', shapes)
-
-
 def test_images_of_a_folder(tmp_path):
     for i in range(5):
         pictures.write(tmp_path / f'{i}.png', np.full((4 + i, 9, 3), i / 8, np.float32))
@@ -365,7 +355,7 @@ def test_what_makes_no_sense_is_refused_by_name(use, tmp_path, fields, message):
 
 
 def test_every_field_is_explained_and_read():
-    source = ''.join(Path(module.__file__).read_text() for module in (invert, codes))
+    source = ''.join(Path(module.__file__).read_text() for module in (invert,))
     comments = re.findall(r'    config\.(\w+) = .*  # ', Path(configs.__file__).read_text())
     for field in configs.get_config():
         if field not in ('experiment', 'report_every'):

@@ -17,10 +17,10 @@ from selenium.webdriver.common.keys import Keys
 from cnnjax import data, models, summary, train, trained
 from cnnjax import microscope as site
 from cnnjax.errors import UserError
-from cnnjax.images import patches, units
+from cnnjax.images import strongest, units
 from configs import base
 from configs import microscope as recipe
-from experiments import microscope
+from experiments.microscope import microscope
 
 LAYERS = ('relu1', 'conv2_1/relu1', 'conv2_1', 'pool', 'fc')
 SIZES = {'relu1': 4, 'conv2_1/relu1': 4, 'conv2_1': 4, 'pool': 6, 'fc': 6}  # six of each at most
@@ -69,7 +69,7 @@ def test_the_manifest_has_every_number(source, written):
 
     manifest = json.loads((written / 'manifest.json').read_text(), parse_constant=refuse)
     network = trained.load(source)
-    found, _ = patches.load(written / 'strongest.npz')
+    found, _ = strongest.load(written / 'strongest.npz')
     assert manifest['source'] == str(source)
     assert manifest['fingerprint'] == json.loads((written / 'weights.json').read_text())['sha256']
     assert manifest['classes'] == list('0123456789')
@@ -102,7 +102,7 @@ def test_the_manifest_has_every_number(source, written):
 
 
 def test_the_data_of_the_pages(written):
-    found = patches.load(written / 'strongest.npz')[0]['relu1']
+    found = strongest.load(written / 'strongest.npz')[0]['relu1']
     records = site.read(written, 'relu1/0')
     assert len(records) == 4
     np.testing.assert_allclose(records[1]['classes'], found.class_means[:, 1], rtol=1e-4)
@@ -118,24 +118,11 @@ def test_the_data_of_the_pages(written):
         'a': [None, 0.12346, 2], 'b': [None, 1, None]}
 
 
-def test_a_sheet_is_three_by_three():
-    found = [np.full((4, 6, 3), i / 9, np.float32) for i in range(9)]
-    found[5][1, 2] = (0, 0.5, 1)
-    whole = microscope.sheet(found, (4, 6))
-    assert whole.shape == (12, 18, 3)
-    for i in range(9):
-        row, column = divmod(i, 3)
-        np.testing.assert_array_equal(
-            whole[4 * row:4 * row + 4, 6 * column:6 * column + 6], found[i])
-    small = microscope.sheet(found[:5] + found[4:5] + found[6:], (2, 3))
-    np.testing.assert_allclose(small[0:2, 3:6], 1 / 9, atol=1e-5)  # no neighbour is mixed in
-
-
 def test_the_layers_by_default():
     def chosen(name):
         rows = summary.summarize(models.create(name)).rows
         rows = {row.name: row for row in rows if row.shape is not None}
-        names = microscope.activations(rows)
+        names = microscope.pages.activations(rows)
         return names, sum(rows[layer].shape[-1] for layer in names)
 
     names, count = chosen('resnet50')
@@ -186,7 +173,7 @@ def test_killed_and_started_again_it_makes_what_is_missing(source, written, tmp_
     def until_the_fifth(*arguments):
         if len(calls) == 4:
             raise Killed
-        calls.append(arguments[4]['name'])
+        calls.append(arguments[1]['name'])
         return whole(*arguments)
 
     monkeypatch.setattr(microscope, 'write_units', until_the_fifth)
@@ -200,7 +187,7 @@ def test_killed_and_started_again_it_makes_what_is_missing(source, written, tmp_
 
     made = noted(monkeypatch)
     monkeypatch.setattr(microscope, 'write_units', whole)
-    monkeypatch.setattr(patches, 'strongest', None)  # strongest.npz is there
+    monkeypatch.setattr(strongest, 'search', None)  # strongest.npz is there
     microscope.run(config(source), tmp_path)
     # Four at a time, as in a run that is not killed: the two that are left are filled up.
     assert made == [('pool', 1, [4, 5, 4, 5]), ('fc', 1, [0, 1, 2, 3, 4, 5, 4, 5]),
@@ -244,7 +231,7 @@ def test_what_is_damaged_is_not_taken_for_finished(written, tmp_path, capsys, da
     shutil.copytree(written, directory)
     damage(directory)
     layer, = (layer for layer in site.read(written, 'manifest')['layers'] if layer['name'] == 'fc')
-    statistics = patches.load(written / 'strongest.npz')[0]['fc']
+    statistics = strongest.load(written / 'strongest.npz')[0]['fc']
     records = microscope.saved(directory, layer, statistics, 10, 4)
     assert list(records) == left
     printed = capsys.readouterr().out
@@ -313,7 +300,7 @@ def test_the_channels_that_are_named(named):
     manifest = json.loads((named / 'manifest.json').read_text())
     assert [(layer['name'], layer['channels'], [unit['unit'] for unit in layer['units']])
             for layer in manifest['layers']] == [('fc', [2, 7], [2, 7]), ('relu1', [3], [3])]
-    found, _ = patches.load(named / 'strongest.npz')
+    found, _ = strongest.load(named / 'strongest.npz')
     np.testing.assert_allclose(site.read(named, 'fc/units')['maximum'],
                                found['fc'].maximum[[2, 7]], rtol=1e-4)
     assert {path.name for path in (named / 'images' / 'fc').iterdir()} == {
@@ -487,7 +474,7 @@ def test_what_a_layer_shows_and_in_which_order(browser, written):
         browser.run(f"document.querySelector('[value={view}]').click()")
         assert [image.get_attribute('src').rpartition('/')[2] for image in browser.all('.grid img')
                 ] == [f'{i}-{view}.png' for i in range(4)]
-    found = patches.load(written / 'strongest.npz')[0]['conv2_1/relu1']
+    found = strongest.load(written / 'strongest.npz')[0]['conv2_1/relu1']
     for order, values in (('maximum', -found.maximum), ('mean', -found.mean),
                           ('active', found.active), ('number', range(4))):
         browser.run("const s = document.querySelector('select'); s.value = arguments[0];"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from jax import lax
+from jax import export, lax
 
 from cnnjax import convolution, layers, models
 from cnnjax.errors import UserError
@@ -677,3 +677,40 @@ def test_too_small_images(name, side, message):
     for shape in ((1, side, 32, 3), (1, 32, side, 3)):
         with pytest.raises(UserError, match=message):
             jax.eval_shape(create(name).init, jax.random.key(0), jnp.zeros(shape))
+
+
+# One narrow network of each family: its fields, and the shape of its images.
+NARROW = {
+    'convnet': ({}, (8, 8, 3)),
+    'lenet5_1998': ({}, (32, 32, 1)),
+    'alexnet': ({'widths': (4, 6, 4, 8, 6), 'hidden': (5, 4)}, (67, 67, 3)),
+    'nin': ({'widths': ((4, 3, 2), (4, 3, 3), (4, 3))}, (8, 8, 3)),
+    'allcnn_c': ({'widths': (3, 4)}, (12, 12, 3)),
+    'vgg11_lrn': ({'widths': (2, 3, 4, 4, 4), 'hidden': (6,)}, (32, 32, 3)),
+    'resnet20': ({'blocks': (1, 2, 1), 'widths': (2, 4, 8), 'scan': True}, (8, 8, 3)),
+    'preact_resnet110': ({'blocks': (1, 1, 1), 'widths': (2, 4, 8)}, (8, 8, 3)),
+    'densenet121': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, (8, 8, 3)),
+    'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1)}, (4, 4, 3)),
+    'googlenet': ({'inceptions': (('3a', *(2,) * 6), ('4a', *(2,) * 6), ('5a', *(2,) * 6)),
+                   'auxiliary_weight': 0, 'dtype': 'bfloat16'}, (31, 31, 3)),
+    'mobilenet_v1': ({'blocks': ((1, 8), (2, 8)), 'stem_width': 8}, (8, 8, 3)),
+    'unet_padded': ({'widths': (2, 3)}, (8, 8, 1)),
+    'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),
+}
+
+
+def test_every_family_is_exported():
+    assert all(set(family.TABLE) & set(NARROW) for family in models.FAMILIES)
+
+
+@pytest.mark.parametrize('name', NARROW)
+def test_a_network_works_at_a_symbolic_batch_size(name):
+    fields, shape = NARROW[name]
+    net, (batch,) = models.create(name, **fields), export.symbolic_shape('batch')
+    variables = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0),
+                               jax.ShapeDtypeStruct((1, *shape), 'float32'))
+    exported = export.export(jax.jit(lambda variables, images: net.apply(variables, images)[0]))(
+        variables, jax.ShapeDtypeStruct((batch, *shape), 'float32'))
+    (logits,) = exported.out_avals
+    assert logits.shape[0] == batch
+    assert logits.shape[-1] == net.num_classes

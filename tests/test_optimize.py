@@ -9,7 +9,7 @@ import pytest
 from cnnjax import models, parallel
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, optimize, transforms
+from cnnjax.images import descent, diagnosis, objectives, optimize, transforms
 from cnnjax.images.optimize import Problem
 from cnnjax.images.parametrizations import Parametrization, clip, fourier, pixels, sigmoid
 from cnnjax.trained import Trained
@@ -213,7 +213,7 @@ def test_shared_targets_are_those_of_each_image(match, codes):
 
 
 def test_merge():
-    assert optimize.merge({'a': {'b': 1, 'c': 2}, 'd': 3}, {'a': {'c': 4}, 'e': 5}) == {
+    assert descent.merge({'a': {'b': 1, 'c': 2}, 'd': 3}, {'a': {'c': 4}, 'e': 5}) == {
         'a': {'b': 1, 'c': 4}, 'd': 3, 'e': 5}
 
 
@@ -330,17 +330,8 @@ def test_one_broken_image_leaves_the_others(network):
     with pytest.warns(UserWarning, match='^image 1: the loss is not finite'):
         result = optimize.optimize(problem, ADAM, 4, KEY, aux={'unit': jnp.arange(3)})
     assert np.isfinite(result.images[jnp.array([0, 2])]).all()
-    assert optimize.health(result.trace, 0) == ''
-    assert optimize.health(result.trace, 1) == 'the loss is not finite'
-
-
-def test_health():
-    values = {'loss': np.ones((3, 2)), 'gradient': np.ones((3, 2))}
-    values['gradient'][:, 1] = 0
-    assert optimize.health(values) == ''
-    assert optimize.health(values, 1) == 'the gradient of the objective is exactly 0'
-    values['gradient'][1, 0] = np.inf
-    assert optimize.health(values, 0) == 'the gradient is not finite'
+    assert diagnosis.health(result.trace, 0) == ''
+    assert diagnosis.health(result.trace, 1) == 'the loss is not finite'
 
 
 @pytest.fixture(scope='module')
@@ -391,14 +382,6 @@ def test_a_loss_that_rises_is_named(match, codes):
     one = jax.tree.map(lambda x: x[:1], codes)
     with pytest.warns(UserWarning, match='the loss has not fallen: .*take a lower learning rate'):
         optimize.optimize(match, optax.sgd(-0.1), 8, KEY, aux=one)
-
-
-def test_what_says_nothing_of_the_descent():
-    gray, broken = np.full((2, 2, 3), 0.5), np.full((2, 2, 3), np.nan)
-    assert optimize.unfallen([]) == optimize.unfallen([1, 2, 3]) == ''
-    assert 'not fallen' in optimize.unfallen([1, 2, 3, 4])
-    assert 'not moved' in optimize.unmoved(gray, gray)
-    assert optimize.unmoved(gray, broken) == ''  # its loss or its gradient is what is broken
 
 
 def test_a_stop_ends_after_the_step(units):

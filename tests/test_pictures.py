@@ -404,3 +404,28 @@ def test_a_network_of_two_channels_takes_no_pictures():
     pictures.check_channels(1)
     with pytest.raises(UserError, match='images of 2 channels, a picture has 1 or 3'):
         pictures.check_channels(2)
+
+
+def test_a_mosaic_holds_all_of_its_pictures():
+    images = [np.full((64, 32, 3), i / 10, np.float32) for i in range(5)]
+    found = pictures.mosaic(images)
+    assert found.shape == (2 * (128 + 4) - 4, 3 * (64 + 4) - 4, 3)
+    np.testing.assert_allclose(found[0, 0], 0)
+    np.testing.assert_allclose(found[140, 80], 0.4, rtol=1e-6)
+    np.testing.assert_allclose(found[-1, -1], 1)
+    gray = pictures.mosaic([image[..., :1] for image in images])
+    np.testing.assert_allclose(gray[-1, -1], pictures.BLUE)
+
+
+def test_the_middle_of_a_picture_at_a_size_and_with_so_many_channels():
+    picture = np.zeros((20, 40, 3), np.float32)
+    picture[:, 10:30] = (0.2, 0.4, 0.6)  # the middle square
+    found = pictures.fitted(picture, (10, 10), 3)
+    assert found.shape == (10, 10, 3)
+    np.testing.assert_allclose(found[:, 2:-2], np.broadcast_to([0.2, 0.4, 0.6], (10, 6, 3)),
+                               atol=1e-6)
+    gray = pictures.fitted(picture, (10, 20), 1)
+    assert gray.shape == (10, 20, 1)
+    np.testing.assert_array_equal(pictures.with_channels(gray, 3), np.repeat(gray, 3, -1))
+    with pytest.raises(UserError, match='the network takes images of 4 channels, not 3'):
+        pictures.fitted(picture, (10, 10), 4)

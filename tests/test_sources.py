@@ -162,7 +162,7 @@ def test_no_folder(root):
 
 def test_what_to_do_with_bad_images_is_one_of_two(photos):
     with pytest.raises(UserError, match="bad_images is 'error' or 'skip', not 'ignore'"):
-        sources.folder(photos, 'train', 'ignore')
+        sources.load('folder', 'train', photos, 'ignore')
 
 
 def test_a_bad_image_is_an_error_when_it_is_read(photos):
@@ -253,3 +253,10 @@ def test_load_finds_the_source(photos, tmp_path):
     assert len(sources.load('folder', 'train', photos, 'skip').examples) == 3
     with pytest.raises(UserError, match=r'cifar10/3\.0\.2'):  # tensorflow-datasets' business
         sources.load('cifar10', 'train', tmp_path)
+
+
+def test_a_data_set_may_be_left_out():
+    assert sources.load_if_named('', 'test', None) is None
+    assert len(sources.load_if_named('digits', 'test', None).examples) == 450
+    with pytest.raises(UserError, match='data_dir=x is that of a data set: give dataset too'):
+        sources.load_if_named('', 'test', 'x')

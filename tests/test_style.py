@@ -12,7 +12,7 @@ from PIL import Image
 from cnnjax import models, reports, trained, weights
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
-from cnnjax.images import optimize, pictures
+from cnnjax.images import descent, pictures
 from configs import style as configs
 from experiments import style
 
@@ -118,7 +118,7 @@ def test_activations_count_as_in_the_convention_of_the_preset(folder):
         problem, _ = style.formulate(made, network, content.shape)
         aux = shared | {'maps': {layer: {'content': maps['content'][0]}
                                  for layer, maps in codes.items()}}
-        values[name] = optimize.loss(problem, network.variables, content[::-1], jax.random.key(0),
+        values[name] = descent.loss(problem, network.variables, content[::-1], jax.random.key(0),
                                      aux)[1]
     assert style.convention(made, caffe) == pytest.approx(1)
     assert style.convention(made, torch) == pytest.approx(1 / (255 * 0.25))

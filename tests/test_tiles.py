@@ -10,7 +10,7 @@ import pytest
 from cnnjax import models
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, tiles
+from cnnjax.images import neural_style, objectives, tiles
 from cnnjax.images.regularizers import total_variation
 from cnnjax.trained import Trained
 
@@ -55,8 +55,8 @@ def picture(height, width, seed=0):
 
 def mixture(layers):
     """Gram and Wasserstein styles, a content, a code and a dream."""
-    return (objectives.style(layers) + 0.1 * objectives.style(layers[-1:], None, 'wasserstein')
-            + objectives.content(layers[1:]) + objectives.match(layers[0])
+    return (neural_style.style(layers) + 0.1 * neural_style.style(layers[-1:], None, 'wasserstein')
+            + neural_style.content(layers[1:]) + objectives.match(layers[0])
             + 1e-3 * objectives.dream(layers[-1]))
 
 
@@ -83,7 +83,7 @@ def problem(name, shape):
         maps = {layer: {'content': taps[layer], 'code': taps[layer],
                         **(halves(taps)[layer] if regions else {})} for layer in layers}
         aux = {'maps': halves(others)} if regions else {}
-        return {'maps': maps, 'style': objectives.moments(layers)(others, aux)}
+        return {'maps': maps, 'style': neural_style.moments(layers)(others, aux)}
 
     aux = prepare(picture(*shape, seed=1), picture(70, 71, seed=2))
 
@@ -176,7 +176,7 @@ def test_a_mean_image_is_subtracted_as_from_the_whole_image(shape):
 
 
 def test_targets_of_another_size_are_refused():
-    net, objective = network('vgg'), objectives.content(['relu2_1'])
+    net, objective = network('vgg'), neural_style.content(['relu2_1'])
     for shape in ((48, 40, 4), (20, 20, 4)):
         aux = {'maps': {'relu2_1': {'content': np.zeros(shape)}}}
         for tile in (0, 16):
@@ -215,7 +215,7 @@ def test_memory_is_that_of_a_tile():
 
     def temporary(side, tile):
         def loss(image):
-            return tiles.value(net, objectives.style(['relu2_1']), tile, net.variables, image,
+            return tiles.value(net, neural_style.style(['relu2_1']), tile, net.variables, image,
                                {'style': style})['style']
         image = jax.ShapeDtypeStruct((side, side, 3), jnp.float32)
         compiled = jax.jit(jax.grad(loss)).lower(image).compile()

@@ -12,6 +12,7 @@ import pytest
 from cnnjax import models, trained, weights
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
+from configs import base
 
 MEAN, STD = np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.25, 0.3])
 
@@ -169,3 +170,23 @@ def test_a_home_directory_is_expanded(network, tmp_path, monkeypatch):
     (tmp_path / 'run' / 'config.json').write_text(json.dumps({'model': {}}))
     with pytest.raises(UserError, match=re.escape(f"'{tmp_path}/run' is not the working")):
         trained.load('~/run')
+
+
+def test_the_shapes_of_taps_are_those_of_taps(network, sized, images):
+    for each in (network, sized):
+        taps = each.taps(images)
+        shapes = each.tap_shapes()
+        assert list(shapes) == list(taps)  # in forward order, which jax forgets
+        assert shapes == {name: tap.shape[1:] for name, tap in taps.items()}
+    assert 'fc' not in sized.tap_shapes((9, 9, 3))
+    abstract = network._replace(variables=jax.eval_shape(lambda: network.variables))
+    assert abstract.tap_shapes((9, 8, 3)) == network.tap_shapes((9, 8, 3))
+
+
+def test_the_config_of_its_training(network):
+    defaults = base.get_config()
+    assert network.training(defaults) == defaults
+    own = network._replace(evaluation={'border': 2}).training(defaults)
+    assert (own.border, defaults.border) == (2, 0)
+    with pytest.raises(UserError, match='config.json of the run is damaged'):
+        network._replace(evaluation={'border': 'x'}).training(defaults)

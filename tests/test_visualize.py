@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import data, models, summary, trained
+from cnnjax import data, limits, models, trained
 from cnnjax.data import sources
 from cnnjax.errors import UserError
-from cnnjax.images import patches
+from cnnjax.images import strongest
 from configs import visualize as configs
-from experiments import fields, visualize
+from experiments import visualize
 
 
 def make(channels=1, side=8, **options):
@@ -85,7 +85,7 @@ def test_the_figures_and_the_numbers(finished, network):
     for row in results['classes']:
         assert row['image'] == logits[:, int(row['class'])].argmax()
         np.testing.assert_allclose(row['strongest'], logits[:, int(row['class'])].max(), rtol=1e-5)
-    saved, _ = patches.load(finished / 'patches.npz')
+    saved, _ = strongest.load(finished / 'patches.npz')
     assert set(saved) == {'relu1_1', 'relu2_1', 'fc8'}
 
 
@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on(finished, network, tmp_path, monkeypatch):
             visualize.run(settings(), tmp_path)
     assert not (tmp_path / 'results.json').exists()
     with monkeypatch.context() as patch:
-        patch.setattr(visualize.patches, 'strongest', again)
+        patch.setattr(visualize.strongest, 'search', again)
         patch.setattr(visualize, 'unit_rows', again)
         patch.setattr(visualize, 'filters', again)
         visualize.run(settings(), tmp_path)
@@ -167,40 +167,6 @@ def test_layers_and_units():
     assert visualize.chosen(config, colour) == {'pool2': None, 'relu1_1': [3, 1]}
 
 
-def test_the_layers_whose_activations_are_drawn():
-    net = models.create('resnet20', num_classes=3)
-    rows = {row.name: row for row in summary.summarize(net, (16, 16, 3)).rows}
-    taps = {name: np.zeros((1, *row.shape)) for name, row in rows.items() if row.shape is not None}
-    names = visualize.depth(rows, taps)
-    assert 'conv2_1' in names  # of blocks, their outputs
-    assert not any('/' in name for name in names)
-    assert 'pool' not in names  # without positions
-
-
-def test_maps_in_colours():
-    values = np.zeros((4, 4), np.float32)
-    values[0, 0], values[3, 3] = 1, -1
-    signed = visualize.colored('integrated gradients', values, np.zeros((4, 4, 3)))
-    assert signed[0, 0, 0] > signed[0, 0, 2]  # red
-    assert signed[3, 3, 2] > signed[3, 3, 0]  # blue
-    assert signed[1, 1].min() > 0.9
-    plain = visualize.colored('gradient', np.abs(values), np.zeros((4, 4, 3)))
-    assert plain.shape == (4, 4)
-    assert plain.max() == 1
-    assert np.isfinite(visualize.colored('gradient', 0 * values, np.zeros((4, 4, 3)))).all()
-
-
-def test_a_mosaic_holds_all_of_its_pictures():
-    images = [np.full((64, 32, 3), i / 10, np.float32) for i in range(5)]
-    found = visualize.mosaic(images)
-    assert found.shape == (2 * (128 + 4) - 4, 3 * (64 + 4) - 4, 3)
-    np.testing.assert_allclose(found[0, 0], 0)
-    np.testing.assert_allclose(found[140, 80], 0.4, rtol=1e-6)
-    np.testing.assert_allclose(found[-1, -1], 1)
-    gray = visualize.mosaic([image[..., :1] for image in images])
-    np.testing.assert_allclose(gray[-1, -1], visualize.BLUE)
-
-
 @pytest.mark.parametrize(('fields', 'message'), [
     ({'layers': 'relu2_2'}, "'relu2_2' is not in the network"),
     ({'layers': 'relu2_1:6'}, "'relu2_1' has the channels 0 to 5, not 6"),
@@ -222,7 +188,7 @@ def test_errors(fields, message, tmp_path):
 def test_a_network_without_classes_or_filters(tmp_path, network):
     with pytest.raises(ValueError, match="'photos' or 'digits', not 'cifar'"):
         configs.get_config('cifar')
-    assert fields.names(configs.get_config().rules) == ('deconvnet', 'guided', 'gradient')
+    assert limits.names(configs.get_config().rules) == ('deconvnet', 'guided', 'gradient')
     params = {name: layer for name, layer in network.variables['params'].items() if name == 'fc8'}
     with pytest.raises(UserError, match='no convolution of the network sees the image'):
         visualize.filters(network._replace(variables={'params': params}), tmp_path / 'filters.png')

@@ -95,6 +95,31 @@ def from_arrays(images, classes, **targets):
 
 
 @dataclasses.dataclass(frozen=True)
+class Subset(Sequence):
+    """Some of other examples. They are decoded as a whole (see Source): so that what is computed of
+    a crop is computed of the same pixels that are shown of the image."""
+
+    examples: Sequence
+    index: Sequence  # the places of those that it has
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, i):
+        return self.examples[int(self.index[i])]
+
+
+def subset(source, index):
+    """The source with only the examples at the places `index`, in this order."""
+    return source._replace(examples=Subset(source.examples, index))
+
+
+def spread(total, count):
+    """`count` of `total` places, evenly spread; all of them for a count of 0, or of more."""
+    return np.linspace(0, total - 1, min(count or total, total)).round().astype(int)
+
+
+@dataclasses.dataclass(frozen=True)
 class Relabelled(Sequence):
     """Examples whose labels or masks have other classes."""
 

@@ -7,10 +7,9 @@ colour profiles count.
 
 import contextlib
 import io
-import logging
+import math
 import os
 import stat
-import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -22,21 +21,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 from cnnjax.data import levels, tiff
 from cnnjax.errors import UserError
 
-# Damage that Pillow gets over (of EXIF data, say) is not told; damage of the pixels is an error.
-warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
-logging.getLogger('PIL').setLevel(logging.CRITICAL)
-warnings.simplefilter('error', Image.DecompressionBombWarning)  # reading() says which file it is
-
 Image.init()
-# Of what Pillow opens: not drawings (Ghostscript would run an EPS file), films, nor the tables of
-# the sciences, which have no white.
+# Formats of Pillow that are not read: drawings (Ghostscript would run an EPS file), films, and the
+# tables of the sciences, which have no white.
 NO_PICTURES = ('EPS', 'WMF', 'MPEG', 'FITS', 'HDF5', 'GRIB', 'BUFR', 'IPTC')
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items()
                      if kind in (*Image.OPEN, 'MPO') and kind not in NO_PICTURES)  # MPO: as JPEG
-# Known for certain by their first bytes; the first that Pillow takes a file for.
+# Formats that the first bytes of a file tell for certain: Pillow tries these first.
 CERTAIN = tuple(kind for kind in ('JPEG', 'PNG', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'JPEG2000', 'BMP')
                 if kind in Image.OPEN)
-# What Pillow may take a file for, whatever its suffix: all that have one.
+# All formats in which Pillow may open a file, whatever the file's suffix.
 FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           if kind in Image.registered_extensions().values()
                           and kind not in (*CERTAIN, *NO_PICTURES))
@@ -79,6 +73,7 @@ def decode(file: str | os.PathLike[str] | bytes, name: str) -> Image.Image | lev
             opened.seek(0)
             with open_(opened) as image:
                 image.load()  # truncated files fail here
+                _check_size(image)  # an icon's file holds several
                 bits = _bits(image, opened)
                 image = ImageOps.exif_transpose(image)
             if image.mode == 'F' or image.mode.startswith('I'):
@@ -95,9 +90,18 @@ def decode(file: str | os.PathLike[str] | bytes, name: str) -> Image.Image | lev
 def open_(file: BinaryIO) -> Image.Image:
     """Pillow's image of an open file, not yet decoded."""
     image = Image.open(file, formats=FORMATS)
+    _check_size(image)
     if isinstance(image, TiffImageFile):
         tiff.mend(image)
     return image
+
+
+def _check_size(image):
+    """Raises OSError beyond Pillow's limit, of which Pillow only warns up to twice the limit."""
+    pixels, limit = math.prod(image.size), Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:
+        raise OSError(f'Image size ({pixels} pixels) exceeds limit of {limit} pixels, could be '
+                      'decompression bomb DOS attack.')
 
 
 @contextlib.contextmanager
@@ -148,7 +152,7 @@ def _opened(file):
 
 
 def _bits(image, file):
-    """Of Pillow's image, decoded, and its file."""
+    """The `levels.Bits` of Pillow's image, decoded, and its file."""
     if image.format == 'TIFF':
         return tiff.bits(image)
     if image.format == 'PNG':

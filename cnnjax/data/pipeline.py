@@ -24,8 +24,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from cnnjax import memory
+from cnnjax import memory, quiet
 from cnnjax.data import geometry, images, threads
+from cnnjax.data.examples import Source, Subset
 from cnnjax.errors import UserError
 
 TARGETS = ('label', 'mask', 'labels')  # the parts of an example that are classes
@@ -187,6 +188,11 @@ class Stream:
     def image_shape(self):
         return self._first['image'].shape
 
+    def subset(self, index):
+        """The stream of only the examples at the places `index`."""
+        source = Source(Subset(self.examples, index), self.classes)
+        return Stream(source, self.crops, self.threads, self.workers)
+
     def train_batches(self, batch_size, seed, start=0, share=(0, 1)):
         """As Resident's, but a permutation follows the last without a break, even in a batch."""
         position = _rows(batch_size, share)
@@ -320,6 +326,7 @@ def _begin_worker(index, count):
     """What grain calls in each worker process before all else."""
     del index, count
     jax.config.update('jax_platforms', 'cpu')  # the accelerator is the parent's
+    quiet.pictures()
     # Ctrl-C and a cluster's signal to stop reach all processes: while the parent saves its state,
     # it may need one more batch.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -58,6 +58,18 @@ def load(dataset, split, data_dir=None, bad_images='error', target='label'):
     return source
 
 
+def load_if_named(dataset, split, data_dir):
+    """The source `dataset`; None where it is '', for those who take other images then.
+
+    Raises:
+      UserError: a `data_dir` without a data set; or as `load` does.
+    """
+    if data_dir and not dataset:
+        raise UserError(f'data_dir={data_dir} is that of a data set: give dataset too, as in '
+                        '--config.dataset=folder')
+    return load(dataset, split, data_dir) if dataset else None
+
+
 def counted(where, examples, classes):
     """'photos/train: 1,200 images of 10 classes'"""
     return (f'{where}: {examples:,} image{"s" * (examples != 1)} of {classes:,} '

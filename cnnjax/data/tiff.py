@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import lzma
 import math
 import sys
@@ -16,8 +15,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from cnnjax.data import levels
 from cnnjax.errors import UserError
-
-logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # Pillow then says what is wrong
 
 MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE = 281, 341  # tags of TIFF, the second for any kind of number
 # The codecs that tifffile decodes by itself without an end to what may come out.

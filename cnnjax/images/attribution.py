@@ -92,17 +92,17 @@ def grad_cam(network: Trained, images: ArrayLike, classes: ArrayLike, *,
     paper's VGG-16 ('relu5_3').
     """
     images, classes = _checked(network, images, classes)
-    taps = _shapes(network, images.shape)
+    shapes = network.tap_shapes(images.shape[1:])
     if layer is None:
-        maps = [(name, shape) for name, shape in taps.items() if len(shape) == 4]
-        sizes = [images.shape[:3], *(shape[:3] for _, shape in maps)]
+        maps = [(name, shape) for name, shape in shapes.items() if len(shape) == 3]
+        sizes = [images.shape[1:3], *(shape[:2] for _, shape in maps)]
         kept = [name for (name, shape), before in zip(maps, sizes, strict=False)
-                if shape[:3] == before]
+                if shape[:2] == before]
         if not kept:
             raise UserError('no layer has maps as large as those before it: name one')
         layer = kept[-1]
-    missing([layer], taps)
-    if len(taps[layer]) != 4:
+    missing([layer], shapes)
+    if len(shapes[layer]) != 3:
         raise UserError(f"'{layer}' has no positions: Grad-CAM takes a layer of maps")
     maps, slopes = map(np.asarray, _at_layer(network.net, layer, network.variables,
                                              network.normalize, images, classes))
@@ -140,9 +140,9 @@ def occlusion(network: Trained, images: ArrayLike, classes: ArrayLike, *, size: 
     color = np.asarray(fill, np.float32)
 
     def probabilities(which, corners, size):
-        """Those of the images' classes, chunk after chunk."""
+        """Yields the probabilities of the images' classes, chunk after chunk."""
         for start in range(0, len(which), chunk):
-            part = np.arange(start, start + chunk) % len(which)  # the last begins anew
+            part = np.arange(start, start + chunk) % len(which)  # The last chunk begins anew.
             found = _occluded(network.net, network.variables, network.normalize,
                               images[which[part]], classes[which[part]], corners[part], size, color)
             yield np.asarray(found)[:len(which) - start]
@@ -162,9 +162,26 @@ def occlusion(network: Trained, images: ArrayLike, classes: ArrayLike, *, size: 
     return total / count
 
 
+# A map's quantile that is drawn as its largest value, whatever the peaks.
+BRIGHT = 0.995
 METHODS = {'gradient': gradient, 'SmoothGrad': smooth_gradient,
            'integrated gradients': integrated_gradients, 'Grad-CAM': grad_cam,
            'occlusion': occlusion}
+
+
+def colored(method, values, image):
+    """A map [H, W] as a picture. In maps with a sign red speaks for the class, blue against it, and
+    white is 0. Grad-CAM's, which has few positions, lies on the image."""
+    from matplotlib import colormaps
+
+    if (values < 0).any() or method in ('integrated gradients', 'occlusion'):
+        largest = np.quantile(np.abs(values), BRIGHT) or 1
+        return colormaps['RdBu_r'](np.clip(0.5 + values / (2 * largest), 0, 1))[..., :3]
+    values = np.clip(values / (np.quantile(values, BRIGHT) or 1), 0, 1)
+    if method == 'Grad-CAM':
+        gray = image.mean(-1, keepdims=True)
+        return 0.45 * gray + 0.55 * colormaps['turbo'](values)[..., :3]
+    return values
 
 
 def _checked(network, images, classes):
@@ -175,7 +192,7 @@ def _checked(network, images, classes):
     images = np.asarray(images / 255 if images.dtype == np.uint8 else images, np.float32)
     try:
         scores = jax.eval_shape(network, jax.ShapeDtypeStruct(images.shape, 'float32'))
-    except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails
+    except (FlaxError, ArithmeticError, TypeError, ValueError) as error:  # from a layer
         raise UserError(f'the network has no scores of classes for images of '
                         f'{list(images.shape[1:])}: {error}; those of its training are '
                         f'{list(network.image_shape)}') from error
@@ -187,31 +204,20 @@ def _checked(network, images, classes):
     return images, classes
 
 
-def _shapes(network, shape):
-    """{name: shape of the tap} for images of a shape, in forward order."""
-    found = {}
-
-    def collect(images):  # jax would sort the names
-        found.update((name, tap.shape) for name, tap in network.taps(images).items())
-
-    jax.eval_shape(collect, jax.ShapeDtypeStruct(shape, 'float32'))
-    return found
-
-
 def _starts(side, size, stride):
-    """Where squares begin, such that they cover the side."""
+    """The places where squares begin that cover the side."""
     return sorted({*range(0, side - size, stride), side - size})
 
 
 def _of(logits, classes):
-    """The score of its class, of each image [N]."""
+    """[N], the score of each image's own class."""
     return jnp.take_along_axis(logits, classes[:, None], 1)[:, 0]
 
 
 @functools.partial(jax.jit, static_argnames='net')
 def _gradient(net, variables, normalize, images, classes):
     network = Trained(net, variables, normalize, (), images.shape[1:], None)
-    # No image sees another: the sum's gradient is each one's.
+    # The score of an image depends on no other image: the gradient of the sum has that of each.
     return jax.grad(lambda images: _of(network(images), classes).sum())(images)
 
 
@@ -252,7 +258,7 @@ def _at_layer(net, layer, variables, normalize, images, classes):
 
 @functools.partial(jax.jit, static_argnames='net')
 def _occluded(net, variables, normalize, images, classes, corners, size, fill):
-    """[N]: the probabilities of the classes, with a square at these corners (row, column)."""
+    """[N], the probabilities of the classes with a square at these corners (row, column)."""
     network = Trained(net, variables, normalize, (), images.shape[1:], None)
     inside = [(start <= jnp.arange(side)[None]) & (jnp.arange(side)[None] < start + size)
               for side, start in zip(images.shape[1:3], corners.T[..., None], strict=True)]

@@ -20,17 +20,19 @@ from cnnjax.data import formats, levels
 from cnnjax.data.augment import LUMA
 from cnnjax.errors import UserError
 
-PREFIX = 'skimage:'  # then the name of one of these, which come with scikit-image
+PREFIX = 'skimage:'  # A name of SHIPPED follows: these come with scikit-image.
 SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'coins', 'grass',
            'gravel', 'horse', 'hubble_deep_field', 'immunohistochemistry', 'logo', 'moon', 'page',
            'retina', 'rocket', 'text')
-LARGEST = 32768  # pixels of a side that `resize` makes
+LARGEST = 32768  # `resize` makes sides of at most so many pixels.
+BLUE = np.float32([0.6, 0.74, 0.9])  # the colour of lines between gray pictures
+SHARP = 128  # `mosaic` enlarges smaller pictures to about so many pixels, each one a square.
 
-# How Pillow writes each suffix; JPEG at a quality whose losses are below what the eye sees.
+# Pillow's options for each suffix. The losses of JPEG at this quality are below what the eye sees.
 STILL = {'.png': {}, '.jpg': {'quality': 95, 'subsampling': 0},
          '.jpeg': {'quality': 95, 'subsampling': 0}, '.webp': {'lossless': True}, '.tif': {},
          '.tiff': {}, '.bmp': {}}
-DEEP = ('.tif', '.tiff')  # Pillow writes no PNG of three channels of 16 bits
+DEEP = ('.tif', '.tiff')  # for 16 bits: Pillow writes no such PNG of three channels
 MOVING = {'.gif': {}, '.webp': {'quality': 90}, '.png': {}, '.apng': {}}
 
 
@@ -88,8 +90,45 @@ def check_channels(count):
 
 
 def with_channels(image, count):
-    """[H, W, 3] as a network of `count` channels takes it: for one, the luma [H, W, 1]."""
-    return image if count == 3 else (image @ LUMA)[..., None]
+    """[H, W, 1 or 3] as a network takes it whose images have `count` channels: of three channels
+    the luma, of one three equal ones.
+
+    Raises:
+      UserError: other numbers of channels, that differ.
+    """
+    if image.shape[-1] == count:
+        return image
+    if (image.shape[-1], count) == (3, 1):
+        return (image @ LUMA)[..., None]
+    if (image.shape[-1], count) == (1, 3):
+        return np.repeat(image, 3, -1)
+    raise UserError(f'the network takes images of {count} channels, not {image.shape[-1]}')
+
+
+def fitted(image, size, channels):
+    """The largest middle part of an image that has the proportions of `size` (height, width), at
+    this size and with so many channels."""
+    height, width = image.shape[:2]
+    scale = min(height / size[0], width / size[1])
+    cut = [max(round(side * scale), 1) for side in size]
+    top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
+    image = resize(image[top:top + cut[0], left:left + cut[1]], size)
+    return with_channels(image, channels)
+
+
+def mosaic(images):
+    """Pictures of one shape in rows and columns: [H, W, 3], with lines between them."""
+    height, width, channels = images[0].shape
+    zoom, gap = max(1, SHARP // max(height, width)), 4
+    rows = math.ceil(len(images) / (columns := math.ceil(math.sqrt(len(images)))))
+    line = 1.0 if channels == 3 else BLUE
+    step = height * zoom + gap, width * zoom + gap
+    canvas = np.ones((rows * step[0] - gap, columns * step[1] - gap, 3), np.float32) * line
+    for i, image in enumerate(images):
+        top, left = i // columns * step[0], i % columns * step[1]
+        canvas[top:top + height * zoom, left:left + width * zoom] = np.repeat(
+            np.repeat(image, zoom, 0), zoom, 1)
+    return canvas
 
 
 def read_mask(source, shape):
@@ -198,7 +237,7 @@ def match_colors(style, content):
 
 
 def _height_width(size, image):
-    """What `resize` takes as a size -> (height, width)."""
+    """The (height, width) that a size of `resize` means."""
     numbers = tuple(size) if isinstance(size, (tuple, list)) else (size,)
     if len(numbers) > 2 or not numbers or any(
             not isinstance(n, (int, np.integer)) or n < 1 for n in numbers):
@@ -214,7 +253,7 @@ def _height_width(size, image):
 
 def _scale(image, size, method):
     numbers = math.prod((*size, *image.shape[2:]))
-    if 16 * numbers > memory.HOST:  # the result, what is made on the way, and copies
+    if 16 * numbers > memory.HOST:  # the result, intermediate arrays and copies
         raise UserError(f'size={size}: to scale a picture to {size[0]} x {size[1]} pixels takes '
                         f'{16 * numbers / 2 ** 30:.1f} GiB, more than half of the memory: take a '
                         'smaller size')

@@ -45,7 +45,7 @@ def _rules(relu, ceiling):
 
     def redirected(x, g):
         through = passed(x, g)
-        axes = tuple(range(1, x.ndim))  # of one example: the first axis is the batch's
+        axes = tuple(range(1, x.ndim))  # of one example; the first axis is the batch
         alive = jnp.any(through != 0, axes, keepdims=True)
         # At x = 0, where lucid calls a unit alive, no gradient passes in JAX.
         outward = ((x <= 0) & (g > 0)) | ((x >= ceiling) & (g < 0))
@@ -63,7 +63,7 @@ def _function(relu, rule):
 
 
 RULES = _rules(layers.relu, math.inf)
-RULES6 = _rules(nn.relu6, 6)  # of networks like timm's MobileNet, whose ReLU also ends at 6
+RULES6 = _rules(nn.relu6, 6)  # for networks like timm's MobileNet, whose ReLU also ends at 6
 
 
 def with_rule(net: nn.Module, name: str) -> nn.Module:

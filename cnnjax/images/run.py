@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from cnnjax import atomic, checkpoint, cluster, plots, reports, trained, workdir
 from cnnjax.errors import UserError
-from cnnjax.images import optimize, pictures
+from cnnjax.images import diagnosis, optimize, pictures
+from cnnjax.limits import SEED, Whole
 
 
 class Run:
@@ -29,16 +30,19 @@ class Run:
       UserError: the directory holds the work of another config, or of other weights.
     """
 
+    # The values of `report_every` steps are kept on the devices.
+    LIMITS = {'seed': SEED, 'report_every': Whole(1, 2 ** 16)}
+
     def __init__(self, directory, config, network, steps):
         self.directory = Path(directory)
-        # Ours are below checkpoints/NAME/, those of a training below checkpoints/.
+        # Our checkpoints are below checkpoints/NAME/, those of a training below checkpoints/.
         rows = self.directory / 'metrics.jsonl'
         begin(self.directory, config, network,
               rows.exists() and rows.stat().st_size > 0 or any(
                   any(self.directory.glob(steps))
                   for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*')))
         self.config, self.every = config, config.report_every
-        self.names, self.before = [], 0  # of the optimizations so far, and their steps
+        self.names, self.before = [], 0  # the names of the optimizations so far, and their steps
         self.bar = tqdm(total=steps, unit='step', disable=None, dynamic_ncols=True)
         self.preemption = cluster.Preemption()
 
@@ -84,7 +88,7 @@ class Run:
                 self._print(f'resuming after step {self.before + start} of {self.bar.total}')
             self.bar.update(start)
             self.bar.set_description(name)
-            if start == steps:  # finished before: the rows that follow its own stay
+            if start == steps:  # It is finished; the rows that follow its own stay.
                 self.before += steps
                 self._judge(name, first, optimize.decode(problem, state), past.get('rows', ()))
                 return state
@@ -98,7 +102,7 @@ class Run:
                     stopped = report.step % self.every and report.step < steps
                     if snapshots and not stopped:
                         self._snapshot(name, report.step, optimize.decode(problem, state))
-                    # Last: what is written before it is written again where a run goes on.
+                    # The checkpoint comes last: a resumed run writes again what came before it.
                     checkpoints.save(report.step, state, past=metrics.past())
             if report.step < steps:
                 checkpoints.wait()
@@ -119,9 +123,9 @@ class Run:
         """Tells of a loss that has not fallen in the `rows` of this optimization, and of images
         that have not moved; where these are all, and not the results of an earlier optimization,
         they are an error."""
-        if complaint := optimize.unfallen([row['loss'] for row in rows]):
+        if complaint := diagnosis.unfallen([row['loss'] for row in rows]):
             self._print(f'{name}: {complaint}')
-        complaints = [optimize.unmoved(*pair) for pair in zip(before, after, strict=True)]
+        complaints = [diagnosis.unmoved(*pair) for pair in zip(before, after, strict=True)]
         if all(complaints) and len(self.names) == 1:
             raise UserError(f'{name}: {complaints[0]}')
         for i, complaint in enumerate(complaints):
@@ -135,12 +139,12 @@ class Run:
         metrics.write(*({'step': self.before + first + i, 'stage': len(self.names),
                          **{term: float(value[i]) for term, value in means.items()}}
                         for i in range(count)))
-        complaints = [optimize.health(report.values, i) for i in range(len(report.state.step))]
+        complaints = [diagnosis.health(report.values, i) for i in range(len(report.state.step))]
         last = ' '.join(f'{term} {means[term][-1]:.4g}' for term in
                         sorted(means, key=lambda term: (term != 'loss', term)))
         line = f'{name}: step {report.step} of {steps}: {last}'
         for i, complaint in enumerate(complaints):
-            line += f'\n  image {i}: {complaint}{optimize.remedy(complaint)}' if complaint else ''
+            line += f'\n  image {i}: {complaint}{diagnosis.remedy(complaint)}' if complaint else ''
         self.bar.update(count)
         self.bar.set_postfix_str(last, refresh=False)
         if self.bar.disable or any(complaints):

@@ -31,23 +31,31 @@ def taps(network: Trained, variables: Any, image: jax.Array) -> dict[str, Any]:
     return {name: tap[0] for name, tap in found.items()}
 
 
+def activations(network, shape, tile=0):
+    """How many numbers all activations of an image [H, W, C] are, or those of one of its tiles."""
+    if tile:
+        shape = (*(min(side, max(tile, own)) for side, own in
+                   zip(shape[:2], network.image_shape[:2], strict=True)), shape[2])
+    return sum(map(math.prod, network.tap_shapes(shape).values()))
+
+
 class Axis(NamedTuple):
     """How one side of an image is cut, in pixels."""
 
-    window: int  # of every tile with its halo
-    starts: np.ndarray  # [tiles] of the windows
-    owned: np.ndarray  # [tiles, 2] where what the tile owns begins and ends
+    window: int  # the side of every tile with its halo
+    starts: np.ndarray  # [tiles], where the windows begin
+    owned: np.ndarray  # [tiles, 2], where the part that a tile owns begins and ends
 
 
 def cut(length: int, tile: int, stride: int, before: int, after: int) -> Axis:
-    """An `Axis`: tiles of `tile` pixels with a halo of so many pixels before and after them, all
-    but the window's size in multiples of `stride`."""
+    """The `Axis` of tiles of `tile` pixels with halos of `before` and `after` pixels. All but the
+    window's size are multiples of `stride`."""
     tile, before, after = (stride * math.ceil(n / stride) for n in (tile, before, after))
-    window = tile + before + after + length % stride  # it may end where the image ends
+    window = tile + before + after + length % stride  # The last window ends where the image ends.
     if window >= length:
         return Axis(length, np.array([0]), np.array([[0, 2 * length]]))
     begins = np.arange(0, length, tile)
-    ends = [*begins[1:], 2 * length]  # the last tile owns what padding adds at the end
+    ends = [*begins[1:], 2 * length]  # The last tile owns what padding adds.
     return Axis(window, np.clip(begins - before, 0, length - window), np.stack([begins, ends], 1))
 
 

@@ -20,14 +20,14 @@ from jax.sharding import Mesh
 
 from cnnjax import summary
 from cnnjax.errors import UserError
-from cnnjax.images import objectives, optimize, transforms
+from cnnjax.images import diagnosis, objectives, optimize, transforms
 from cnnjax.images.parametrizations import COLOR_MATRIX, decorrelated, fourier, pixels, sigmoid
 from cnnjax.trained import Trained
 
-CHUNK = 32  # units at a time
-LEAST = 32  # pixels: in a smaller image, a unit of the first layers is a few squares of colour
-PHOTOGRAPHS = 48  # pixels of the training images, from which on they are taken for photographs
-JITTER = 16  # pixels of an image for each by which it moves
+CHUNK = 32  # So many units are made at a time.
+LEAST = 32  # Sides have this many pixels or more: fewer show a unit as a few squares of colour.
+PHOTOGRAPHS = 48  # Training images with sides of this many pixels or more are photographs.
+JITTER = 16  # An image moves by up to a 16th of its side.
 
 
 class Maximized(NamedTuple):
@@ -35,7 +35,7 @@ class Maximized(NamedTuple):
 
     images: np.ndarray  # float32 [U, H, W, C] in [0, 1]
     scores: np.ndarray  # float32 [U], the unit's largest activation in it; sign=-1: the smallest
-    health: list[str]  # of U: what is wrong with the image, which is then noise; '': nothing
+    health: list[str]  # [U], what is wrong with an image, which is then noise; '' for nothing
 
 
 def maximize(network: Trained, layer: str, units: Sequence[int] | np.ndarray, *,
@@ -106,7 +106,7 @@ def each(network: Trained, layer: str, units: Sequence[int] | np.ndarray, *,
     chunk = devices * math.ceil(min(chunk, len(units)) / devices)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), units)
     for start in range(0, len(units), chunk):
-        part = np.arange(start, start + chunk) % len(units)  # the last one is filled up
+        part = np.arange(start, start + chunk) % len(units)  # The last chunk is filled up.
         real = len(units[start:start + chunk])
         state = optimize.init(problem, tx, keys[part])
         first = optimize.decode(problem, state)
@@ -115,7 +115,7 @@ def each(network: Trained, layer: str, units: Sequence[int] | np.ndarray, *,
         found = optimize.decode(problem, report.state)
         scores = best(network.variables, found, units[part])
         yield Maximized(np.asarray(found)[:real].clip(0, 1), np.asarray(scores)[:real],
-                        [optimize.verdict(report.values, i, first[i], found[i])
+                        [diagnosis.verdict(report.values, i, first[i], found[i])
                          for i in range(real)])
 
 
@@ -133,7 +133,7 @@ def image_size(network: Trained, layer: str) -> tuple[int, ...]:
         try:
             check_size(network, layer, (*now, channels))
             return now
-        except UserError:  # too small for a layer behind
+        except UserError:  # A later layer needs a larger image.
             size = [1.5 * wanted for wanted in size]
     return tuple(sides)
 
@@ -141,17 +141,14 @@ def image_size(network: Trained, layer: str) -> tuple[int, ...]:
 def check_size(network: Trained, layer: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape of a layer for an image [H, W, C] of that shape, or a UserError."""
     try:
-        taps = jax.eval_shape(
-            lambda variables, images: network._replace(variables=variables).taps(images),
-            network.variables, jax.ShapeDtypeStruct((1, *shape), 'float32'))
-    except (ArithmeticError, TypeError, ValueError) as error:  # of the layer that fails first
+        shapes = network.tap_shapes(shape)
+    except (ArithmeticError, TypeError, ValueError) as error:  # A layer raises it.
         raise UserError(f'size={shape[:2]} does not fit the network: {error}; take a larger one, '
                         f'{network.image_shape[0]} fits') from error
-    objectives.missing([layer], taps)
-    found = taps[layer].shape[1:]
-    if 0 in found:
+    objectives.missing([layer], shapes)
+    if 0 in shapes[layer]:
         raise UserError(f"size={shape[:2]}: '{layer}' has no position left; take a larger one")
-    return found
+    return shapes[layer]
 
 
 def _problem(network, layer, shape, sign):
@@ -168,7 +165,7 @@ def _problem(network, layer, shape, sign):
 
 
 def _best(network, layer, sign, variables, images, units):
-    """[N]: the largest activation of the unit of each image, or the smallest."""
+    """[N], the largest activation of the unit of each image; with sign=-1, the smallest."""
     tap = network._replace(variables=variables).taps(images)[layer]
     values = jax.vmap(lambda maps, unit: maps.reshape(-1, maps.shape[-1])[:, unit])(tap, units)
     return values.max(1) if sign > 0 else values.min(1)

@@ -5,63 +5,86 @@ A network is a flax.linen module:
     variables = net.init(key, images, train=False)  # {'params': ..., 'batch_stats': ...}
     outputs, taps = net.apply(variables, images, train=False)  # logits [N, classes]; {name: array}
 
-Images are float [N, H, W, C], already normalized. `taps` holds, in forward order, the outputs of
-convolutions, activations, pools and blocks under the names of the parameters' path; under jit an
-unused tap costs nothing. `net.clone(relu=..., pool=...)` swaps these without touching the weights
-(but weights that were trained with one may mean nothing with another).
-`net.image_shape` is the paper's input [H, W, C].
+The name may also be that of a user's own module in a Python file, 'my_nets.py:MyNet': it trains,
+resumes, loads and is looked at like ours if it keeps the contract.
+
+The contract. A network must have:
+
+- `__call__(images, train=False) -> (outputs, taps)`. `images` are float [N, H, W, C], already
+  normalized; N may be symbolic (`jax.export`). `outputs` are logits [N, classes], or maps of them
+  [N, H', W', classes]. `taps` is a dict {name: array [N, ...]} in forward order, of the outputs of
+  convolutions, activations, pools and blocks, and of the logits last. A layer with parameters has
+  the path of the parameters as its tap's name, 'conv2_1/conv1'; under jit an unused tap costs
+  nothing.
+- `num_classes: int`, a field: how many outputs there are. Everything that makes a network sets it;
+  where nothing does, a user's module without a default has 10. Of the layers' shapes only those of
+  the head may depend on it: transfer.py finds the head so.
+- Fields that are numbers, strings, functions and tuples of these: they can be compared, hashed and,
+  but for functions, written in a config. None stands for the field's default.
+- Variables in the collections 'params' and 'batch_stats' alone: no other is saved.
+- No random numbers but in training, from the rngs that the training step gives: 'dropout', which
+  differs between devices, and 'drop_path', which is the same on all of them, so that all skip the
+  same work. A network may use either, both or none.
+- Batch normalization by `flax.linen.BatchNorm`, a subclass of it, or `layers.BatchNorm`: frozen
+  layers are switched to inference by that type.
+
+It may have, as a field, a property or an attribute of the class:
+
+- `dtype`: 'float32', 'bfloat16' or 'float16', in which activations are computed; parameters are
+  float32. Without it, a config with another dtype than 'float32' is refused.
+- `image_shape: (H, W, C)`: the paper's images. Without it, whatever is not given other images (a
+  summary) asks for `image_shape`.
+- `relu: Callable`: the activation, `layers.relu` or `flax.linen.relu6`, which attributions and
+  pictures replace by one with another backward rule (images/rules.py), and `pool: Callable`, the
+  function of the max-pools, called like `layers.max_pool`, which may become an average. The weights
+  stay, but those trained with one function may mean nothing with another. Without these fields the
+  other backward rules and pools are refused.
+- `auxiliary: {tap: weight}`: taps that are logits in training; the loss adds their losses, so
+  weighted. Without it there are none. These taps may be absent in evaluation.
+- `subnetworks: {name: arguments of __call__}`: what an evaluation reports beside the network
+  itself, as 'name/error'. Without it, nothing.
+- `scan: bool`: whether the blocks of a stage are one loop over stacked parameters, named as by
+  `resnet.stack`. Files of weights hold them apart, and no layer of the loop can be frozen alone.
+  Without it, False.
 """
 
 import dataclasses
-import numbers
+import importlib
+import pkgutil
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax import layers
-from cnnjax.errors import UserError, check_numbers, suggest
-from cnnjax.models import (
-    alexnet,
-    allcnn,
-    convnet,
-    densenet,
-    fractalnet,
-    fractional,
-    googlenet,
-    lenet,
-    mobilenet,
-    nin,
-    preact_resnet,
-    resnet,
-    unet,
-    vgg,
-)
+from cnnjax import layers, limits, user_network
+from cnnjax.errors import UserError, suggest
+from cnnjax.limits import Number, Whole
+from cnnjax.models import densenet
 
-FAMILIES = (
-    convnet, lenet, alexnet, nin, allcnn, vgg, resnet, preact_resnet, densenet, fractalnet,
-    googlenet, mobilenet, unet, fractional,
-)
-# What configs and files of weights call the functions that are fields of a network.
+# The modules of this folder, one for each paper: a new file in it is a new family.
+FAMILIES = tuple(importlib.import_module(f'{__name__}.{found.name}')
+                 for found in pkgutil.iter_modules(__path__))
+# The names that configs and files of weights give to functions that are fields of a network.
 POOLS = {'max': layers.max_pool, 'average': layers.average_pool}
 RELUS = {'relu': layers.relu, 'relu6': nn.relu6}
 FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 # Fields that the trained weights do not depend on: they say how a training computes and
-# regularizes, and what an evaluation averages. `survival` is none of them: stochastic depth scales
-# the branches by it.
+# regularizes, and what an evaluation averages. `survival` is not among them: an evaluation under
+# stochastic depth scales the branches by it.
 FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
                   'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution'})
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 WIDEST = 2 ** 16
-# What the numbers of a field may be, the least and the most; in a tuple, each of them.
-WHOLE = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'base_width',
-                       'cardinality', 'tests'), (1, WIDEST)) | {
-    'num_classes': (1, 2 ** 24), 'columns': (1, 8), 'stem': (0, 31), 'canvas': (1, 4096),
-    'blocks': (1, 4096), 'layers_per_block': (1, 4096), 'depth': (1, 32), 'last_pool': (1, 31),
-    'largest': (1, 31), 'resolution': (1, 8192)}
-LIMITS = WHOLE | {'width_multiplier': (0, 64), 'auxiliary_weight': (0, 1e6)} | dict.fromkeys(
-    ('dropout', 'input_dropout', 'survival', 'local_drop_path', 'global_drop_path'), (0, 1))
+LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'base_width',
+                        'cardinality', 'tests'), Whole(1, WIDEST)) | dict.fromkeys(
+    ('dropout', 'input_dropout'), Number(0, below=1)) | dict.fromkeys(
+    ('survival', 'local_drop_path', 'global_drop_path'), Number(0, 1)) | {
+    'num_classes': Whole(1, 2 ** 24), 'columns': Whole(1, 8), 'stem': Whole(0, 31),
+    'canvas': Whole(1, 4096), 'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096),
+    'depth': Whole(1, 32), 'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
+    'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),
+    'auxiliary_weight': Number(0, 1e6)}
 
 
 def with_pool(net, name):
@@ -82,7 +105,8 @@ def names():
 
 
 def create(name, **fields):
-    """The network `name` as a flax.linen module.
+    """The network `name` as a flax.linen module: one of `names`, or the class of a Python file, as
+    in 'my_nets.py:MyNet' (see `cnnjax.user_network`).
 
     `fields` override those of the variant: `num_classes=100` (default: the paper's),
     `dtype='bfloat16'` (of activations; parameters are float32), `shortcut='A'`, `dropout=0.2`,
@@ -91,16 +115,14 @@ def create(name, **fields):
 
     Raises:
       UserError (a ValueError): an unknown name, field, pool or type; the message lists what there
-        is. A value that no network has: a negative width, a dropout of 1.
+        is. A value that no network has: a negative width, a dropout of 1. A field without a value;
+        a Python file that is not there, that fails or breaks the contract.
     """
-    family = next((family for family in FAMILIES if name in family.TABLE), densenet)
-    row = family.TABLE.get(name) or densenet.row(name)
-    if row is None:
-        near = suggest(name, names()) or '; models.names() lists them all'
-        raise UserError(f"there is no network '{name}'{near}")
-    own = dict(zip(family.COLUMNS, row, strict=True))
+    module, row = _variant(name)
     fields = {field: value for field, value in fields.items() if value is not None}
-    known = settings(family.MODULE)
+    known = settings(module)
+    if 'dtype' not in known and fields.get('dtype') == 'float32':  # the default of all networks
+        del fields['dtype']
     for field in fields:
         if field not in known:
             raise UserError(f"{name} has no field '{field}'{suggest(field, known)}; "
@@ -110,14 +132,44 @@ def create(name, **fields):
             if given not in functions:
                 raise UserError(f"{field} is {' or '.join(map(repr, functions))}, not '{given}'")
             fields[field] = functions[given]
-    net, variant = family.MODULE(**own | fields), family.MODULE(**own)
+    own = _values(module, row)
+    if 'num_classes' not in own:  # a user's network has no paper to say it
+        fields.setdefault('num_classes', 10)
+    if missing := [field for field in known if field not in own | fields]:
+        raise UserError(f'{name}: give {", ".join(missing)}, which has no value of its own')
+    ours = not user_network.is_named(name)
     for field, value in fields.items():
-        _check(name, field, value, getattr(variant, field))
-    for parts in ('blocks', 'groups', 'sizes'):  # each has a width
+        if ours or field in ('num_classes', 'dtype'):
+            _check(name, field, value, own.get(field))
+    net = module(**row | fields)
+    for parts in ('blocks', 'groups', 'sizes') if ours else ():  # each of them has a width
         count = len(getattr(net, parts, ()))
         if count and hasattr(net, 'widths') and len(net.widths) != count:
             raise UserError(f'{name}: {len(net.widths)} widths for {count} {parts}')
     return net
+
+
+def _variant(name):
+    """The class of the network `name`, and the fields that its row of the paper's table sets."""
+    if user_network.is_named(name):
+        return user_network.load(name), {}
+    family = next((family for family in FAMILIES if name in family.TABLE), densenet)
+    row = family.TABLE.get(name) or densenet.row(name)
+    if row is None:
+        near = suggest(name, names()) or '; models.names() lists them all'
+        raise UserError(f"there is no network '{name}'{near}")
+    return family.MODULE, dict(zip(family.COLUMNS, row, strict=True))
+
+
+def _values(module, row):
+    """{field: value} of a variant, without the fields that have no value until one is given."""
+    values = {}
+    for field in dataclasses.fields(module):
+        if field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+    return values | row
 
 
 def fields(name, net):
@@ -127,12 +179,13 @@ def fields(name, net):
     Raises:
       UserError: `net` is of another family, or holds a function that has no name here.
     """
-    own, found = create(name), {}
-    if type(net) is not type(own):
-        raise UserError(f'{name} is a {type(own).__name__}, not a {type(net).__name__}')
+    (module, row), found = _variant(name), {}
+    if type(net) is not module:
+        raise UserError(f'{name} is a {module.__name__}, not a {type(net).__name__}')
+    own = _values(module, row)
     for field in settings(net):
         value = getattr(net, field)
-        if field in ('num_classes', 'dtype') or value == getattr(own, field):
+        if field in ('num_classes', 'dtype') or (field in own and value == own[field]):
             continue
         found[field] = plain(field, value)
         if callable(found[field]):
@@ -166,16 +219,11 @@ def _check(name, field, value, own):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
     if not value and field == 'widths':
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
-    if several and own and isinstance(own[0], tuple):  # as in Network in Network
+    if several and own and isinstance(own[0], tuple):  # Network in Network's widths
         for part in value:
             _check(name, field, part, own[0])
         return
     try:
-        check_numbers({field: value}, **{field: LIMITS[field]})
+        limits.check({field: value}, {field: LIMITS[field]})
     except UserError as error:
         raise UserError(f'{name}: {error}') from None
-    values = value if several else (value,)
-    if field in WHOLE and not all(isinstance(number, numbers.Integral) for number in values):
-        raise UserError(f'{name}: {field}={value}: give whole numbers')
-    if field in ('dropout', 'input_dropout') and 1 in values:
-        raise UserError(f'{name}: {field}={value} leaves nothing: take a rate below 1')

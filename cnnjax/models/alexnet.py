@@ -26,12 +26,12 @@ class AlexNet(nn.Module):
     """Five convolutions, the first, second and fifth with a max-pool, and three full layers."""
 
     widths: tuple[int, ...]
-    groups: tuple[int, ...]  # of each convolution
-    padding: int  # of the first convolution
-    torchvision: bool  # its place of the dropout, initial weights, 6 x 6 mean; no normalization
+    groups: tuple[int, ...]  # how many groups each convolution has
+    padding: int  # pixels of zeros around the input of the first convolution
+    torchvision: bool  # True: torchvision's dropout, initial weights and 6 x 6 mean, and no LRN
     num_classes: int = 1000
-    hidden: tuple[int, ...] = (4096, 4096)  # widths of the hidden full layers
-    dropout: float = 0.5  # after the hidden full layers; torchvision: before them
+    hidden: tuple[int, ...] = (4096, 4096)  # the widths of the hidden full layers
+    dropout: float = 0.5  # the rate after each hidden full layer; in torchvision's, before it
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
@@ -47,10 +47,7 @@ class AlexNet(nn.Module):
             if groups > 1 and (before % groups or width % groups):
                 raise UserError(f'AlexNet: widths={self.widths}: {before} and {width} maps are no '
                                 f'{groups} equal groups; alexnet_ungrouped has none')
-        smallest = 67 - 2 * self.padding
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'AlexNet needs images of at least {smallest} x {smallest}, got '
-                            f'{images.shape[1:3]}')
+        layers.check_size(images, 67 - 2 * self.padding, 'AlexNet')
         taps, x = {}, images.astype(self.dtype)
         for i, (width, size, groups) in enumerate(
                 zip(self.widths, SIZES, self.groups, strict=True), 1):

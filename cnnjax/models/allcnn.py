@@ -22,14 +22,14 @@ FORMS = ('base', 'strided', 'all', 'convpool')
 
 class AllCNN(nn.Module):
     """Two groups of convolutions that halve the resolution, a 3x3 and two 1x1 ones, and the mean of
-    every last map, a class's score. Every convolution is followed by a ReLU, the last as well."""
+    each last map, which is a class's score. A ReLU follows every convolution, the last as well."""
 
-    sizes: tuple[tuple[int, ...], ...]  # of the convolutions, group by group
+    sizes: tuple[tuple[int, ...], ...]  # the kernels' sizes, group by group
     form: str  # how a group halves the resolution: one of FORMS
-    widths: tuple[int, ...] = (96, 192)  # per group; the rest is as wide as the last
+    widths: tuple[int, ...] = (96, 192)  # one per group; later layers are as wide as the last
     num_classes: int = 10
-    input_dropout: float = 0.2  # of the images
-    dropout: float = 0.5  # after every halving
+    input_dropout: float = 0.2  # the rate at which pixels of the images are dropped
+    dropout: float = 0.5  # the rate after every halving
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
@@ -40,11 +40,8 @@ class AllCNN(nn.Module):
     def __call__(self, images, train=False):
         if self.form not in FORMS:
             raise UserError(f'AllCNN: form is one of {", ".join(FORMS)}, not {self.form!r}')
-        smallest = 3 * 2 ** len(self.sizes)
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'AllCNN needs images of at least {smallest} x {smallest}, got '
-                            f'{images.shape[1:3]}')
-        # The paper does not state its initial weights: these are He's.
+        layers.check_size(images, 3 * 2 ** len(self.sizes), 'AllCNN')
+        # The paper does not state its initial weights; these are He's.
         make = partial(layers.conv, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
         taps, count = {}, 0
 

@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError
 
 
 class ConvNet(nn.Module):
@@ -28,8 +27,7 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        if min(images.shape[1:3]) < 2:
-            raise UserError(f'ConvNet needs images of at least 2 x 2, got {images.shape[1:3]}')
+        layers.check_size(images, 2, 'ConvNet')
         taps, x = {}, images.astype(self.dtype)
         x = taps['conv'] = layers.conv(self.width, 3, kernel_init=nn.initializers.he_normal(),
                                        dtype=self.dtype, name='conv')(x)
@@ -40,7 +38,7 @@ class ConvNet(nn.Module):
         return logits, taps
 
 
-#             maps
+#             width
 COLUMNS = ('width',)
 TABLE = {
     'convnet': (12,),

@@ -37,12 +37,14 @@ class Layer(nn.Module):
 
 
 def rematerialized(block, x):
-    """The new maps of a block's layers; for the gradient, only these are kept.
+    """The new maps of a block's layers; of all that they compute, only these are kept for the
+    gradient.
 
-    jax.checkpoint saves nothing on the CPU, where XLA drops the barrier it relies on. So the second
-    computation is in a branch of a cond, always taken, whose condition is made of the gradient: it
-    cannot start before. The gradients of the maps are summed inside it; summed outside, memory was
-    not linear. Dropout draws other masks than without `remat`. Inner taps are absent.
+    jax.checkpoint does not do it on the CPU, where XLA drops the barrier that checkpoint relies on.
+    So the second computation stands in a branch of a cond that is always taken, but whose condition
+    depends on the incoming gradient, so that it cannot start earlier. The gradients of the maps are
+    summed inside the branch; summed outside, the memory grew faster than the number of layers.
+    Dropout draws other masks than without `remat`. The taps inside the layers are absent.
     """
     pure = [layer.clone(parent=None, name=None) for layer in block]
     keys = [jax.random.key_data(layer.make_rng('dropout')) if layer.has_rng('dropout') else None
@@ -115,14 +117,14 @@ class DenseNet(nn.Module):
     """Dense blocks: every layer sees all feature maps before it in the block, in order of birth."""
 
     layers_per_block: tuple[int, ...]
-    growth: int  # k
+    growth: int  # k, the maps that each layer adds
     stem_width: int
-    bottleneck: bool = True  # B
-    compression: float = 0.5  # theta of the transitions: 0.5 in C, 1 otherwise
-    stem: int = 7  # 7: 7x7 stride 2 and max-pool, as for ImageNet; 3: one 3x3, as for 32 x 32
+    bottleneck: bool = True  # whether layers begin with a 1x1 convolution, the paper's B
+    compression: float = 0.5  # theta, the share of maps that a transition keeps: 1 without C
+    stem: int = 7  # 7: a 7x7 of stride 2 and a max-pool (ImageNet); 3: a 3x3 (32 x 32 images)
     num_classes: int = 1000
-    remat: bool = False  # keep the layers' new maps only (their taps, too), recompute the rest
-    dropout: float = 0.0  # after every convolution but the first; paper: 0.2 on unaugmented data
+    remat: bool = False  # True: keep only the layers' new maps, as taps too; recompute the rest
+    dropout: float = 0.0  # after all convolutions but the first; the paper's 0.2: no augmentation
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
@@ -135,12 +137,10 @@ class DenseNet(nn.Module):
     def __call__(self, images, train=False):
         if self.stem not in (3, 7):
             raise UserError(f'DenseNet: stem is one of 3, 7, not {self.stem!r}')
-        # What is left when the stem has quartered the image must halve once per transition.
+        # The stem may quarter the image; what is left must halve once per transition.
         halvings = len(self.layers_per_block) - 1
-        smallest = 2 ** halvings if self.stem == 3 else 2 ** (halvings + 2) - 3
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'DenseNet shrinks its images: they must be at least {smallest} x '
-                            f'{smallest}, got {images.shape[1:3]}')
+        layers.check_size(images, 2 ** halvings if self.stem == 3 else 2 ** (halvings + 2) - 3,
+                          'DenseNet')
         conv = partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=self.dtype)
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
@@ -160,15 +160,13 @@ class DenseNet(nn.Module):
             else:
                 for layer in block:
                     new, inner = layer(features)
-                    taps |= {f'{layer.name}/{tap}': value for tap, value in inner.items()}
-                    taps[layer.name] = new
+                    taps |= layers.nested(layer.name, inner, new)
                     features.append(new)
             x = taps[f'block{i}'] = jnp.concatenate(features, -1)
             if i < len(self.layers_per_block):
                 name, width = f'transition{i}', int(self.compression * x.shape[-1])
                 x, inner = Transition(width, self.relu, conv, norm, drop, name=name)(x)
-                taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-                taps[name] = x
+                taps |= layers.nested(name, inner, x)
         x = taps['relu'] = self.relu(norm(name='bn')(x))
         x = taps['pool'] = layers.global_average_pool(x)
         logits = taps['fc'] = nn.Dense(self.num_classes, kernel_init=layers.torch_linear,

@@ -36,7 +36,7 @@ class Unit(nn.Module):
         norms = {name: layers.BatchNorm(use_running_average=not train, use_scale=False,
                                         use_bias=False, dtype=self.dtype, name=name)
                  for name in ('bn', 'bn_column')}
-        if self.is_initializing():  # both statistics exist, whichever is used first
+        if self.is_initializing():  # both statistics are made, whichever this call uses
             norms['bn'](x), norms['bn_column'](x)
         return self.relu(norms['bn_column' if alone else 'bn'](x))
 
@@ -52,12 +52,12 @@ class FractalNet(nn.Module):
     In training, `taps` holds the pooled features and the logits only.
     """
 
-    columns: int  # C
-    widths: tuple[int, ...] = (64, 128, 256, 512, 512)  # per block
-    dropout: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)  # per block
+    columns: int  # C, how many a block has
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)  # one per block
+    dropout: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4)  # one rate per block
     local_drop_path: float = 0.15
     global_drop_path: float = 0.5
-    stem: int = 0  # side of ResNet's first kernels, such as 7; 0: no such layers
+    stem: int = 0  # the size of ResNet's first kernel, such as 7; 0: there is no such stem
     num_classes: int = 10
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
@@ -69,7 +69,8 @@ class FractalNet(nn.Module):
 
     @property
     def subnetworks(self):
-        """What an evaluation reports beside the fractal: {name: arguments of __call__}."""
+        """The columns, which an evaluation reports beside the fractal: {name: arguments of
+        __call__}."""
         return {f'column{c}': {'column': c} for c in range(1, self.columns + 1)}
 
     def setup(self):
@@ -91,12 +92,10 @@ class FractalNet(nn.Module):
         self.fc = nn.Dense(self.num_classes, kernel_init=layers.caffe_xavier, dtype=self.dtype)
 
     def __call__(self, images, train=False, column=None):
-        halvings = len(self.widths) + bool(self.stem)  # two in the stem, none in the last block
-        smallest = 2 ** halvings
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'FractalNet halves its images {halvings} times: they must be '
-                            f'at least {smallest} x {smallest}, got {images.shape[1:3]}; give '
-                            f'fewer widths or larger images')
+        # A stem halves twice, and the last block then does not.
+        halvings = len(self.widths) + bool(self.stem)
+        layers.check_size(images, 2 ** halvings, 'FractalNet', f'it halves them {halvings} times; '
+                          'give fewer widths or larger images')
         if column is not None and not 1 <= column <= self.columns:
             raise UserError(f'FractalNet: there is no column {column}; the columns are 1 to '
                             f'{self.columns}')
@@ -116,7 +115,8 @@ class FractalNet(nn.Module):
         return logits, taps
 
     def drop_path(self, x):
-        """The subnetwork of this mini-batch: branch 0 is the fractal, the others its columns."""
+        """The output of the subnetwork that is drawn for this mini-batch: branch 0 is the fractal,
+        the others are its columns."""
         one_column, which = jax.random.split(self.make_rng('drop_path'))
         branch = jnp.where(jax.random.bernoulli(one_column, self.global_drop_path),
                            jax.random.randint(which, (), 1, self.columns + 1), 0)
@@ -126,7 +126,7 @@ class FractalNet(nn.Module):
         return nn.switch(branch, branches, self, x)
 
     def column(self, x, c, train, taps):
-        """Column c of every block, on its own."""
+        """The output of column c of every block, on its own."""
         for b in range(1, len(self.widths) + 1):
             for i in range(1, 2 ** (c - 1) + 1):
                 name = f'block{b}_column{c}_unit{i}'
@@ -135,13 +135,13 @@ class FractalNet(nn.Module):
         return x
 
     def end(self, x, b):
-        """The pool of block b."""
+        """The pooled output of block b."""
         if self.stem and b == len(self.widths):
             return layers.global_average_pool(x)
         return self.pool(x, 2, 2)
 
     def fractal(self, x, train, taps):
-        """All columns of every block, joined wherever several end."""
+        """The output of the whole fractal: columns are joined wherever several end."""
         depth = 2 ** (self.columns - 1)
         for b in range(1, len(self.widths) + 1):
             values = dict.fromkeys(range(1, self.columns + 1), x)

@@ -25,15 +25,15 @@ class FractionalNet(nn.Module):
     many fixed draws (section 4: "model averaging"); the taps are those of the first.
     """
 
-    depth: int  # pools
+    depth: int  # the number of pools
     width: int  # the n-th convolution has n * width filters
-    ratio: float  # of the pools, alpha
-    canvas: int  # its side in pixels
-    dropout: float  # of the last convolution's input; rises to it linearly from 0 at the first
+    ratio: float  # alpha, by which each pool shrinks its input
+    canvas: int  # the side of the canvas in pixels
+    dropout: float  # the last layer's rate, to which the layers' rates rise linearly from 0
     image_shape: tuple[int, int, int]
-    order: str = 'random'  # of the regions' sizes: 'random' or 'pseudorandom'
+    order: str = 'random'  # how the regions' sizes follow: 'random' or 'pseudorandom'
     overlapping: bool = True  # whether neighbouring regions share their boundary
-    tests: int = 1  # draws of the regions that an evaluation averages
+    tests: int = 1  # how many draws of the regions an evaluation averages
     num_classes: int = 10
     relu: Callable = partial(nn.leaky_relu, negative_slope=1 / 3)
     dtype: Any = jnp.float32

@@ -15,7 +15,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError
 
 #    1x1  3x3 reduce  3x3  5x5 reduce  5x5  pool proj
 INCEPTIONS = (
@@ -29,7 +28,7 @@ INCEPTIONS = (
     ('5a', 256, 160, 320, 32, 128, 128),
     ('5b', 384, 192, 384, 48, 128, 128),
 )
-AUXILIARY = {'4a': 'aux1', '4d': 'aux2'}  # the auxiliary classifiers, by the module they read
+AUXILIARY = {'4a': 'aux1', '4d': 'aux2'}  # the auxiliary classifiers, by the module that they read
 
 
 def unit(taps, conv, norm, relu, x, name, width, size, stride=1):
@@ -46,7 +45,7 @@ class Inception(nn.Module):
     """Figure 2 (b): four branches, concatenated."""
 
     widths: tuple[int, ...]  # 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj
-    largest: int
+    largest: int  # the size of the "5x5" kernels
     relu: Callable
     pool: Callable
     conv: Callable
@@ -96,11 +95,11 @@ class GoogLeNet(nn.Module):
     training step adds their losses by the weights in `auxiliary`. Evaluation skips them.
     """
 
-    largest: int = 5  # side of the "5x5" kernels
-    batch_norm: bool = False  # after every convolution, in place of biases and the LRN
-    last_pool: int = 3  # side of the max-pool before 5a
+    largest: int = 5  # the size of the "5x5" kernels
+    batch_norm: bool = False  # True: after every convolution, in place of the biases and the LRN
+    last_pool: int = 3  # the size of the max-pool before 5a
     dropout: float = 0.4
-    auxiliary_weight: float = 0.3  # of the auxiliary losses; 0: the network has none
+    auxiliary_weight: float = 0.3  # the factor of the auxiliary losses; 0: the network has none
     inceptions: tuple[tuple, ...] = INCEPTIONS
     num_classes: int = 1000
     relu: Callable = layers.relu
@@ -118,11 +117,9 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def __call__(self, images, train=False):
         # The auxiliary classifiers pool 5 x 5 pixels at a sixteenth of the resolution.
-        smallest = 79 if self.auxiliary and (train or self.is_initializing()) else 31
-        if min(images.shape[1:3]) < smallest:
-            hint = '; auxiliary_weight=0 allows 31 x 31' if smallest == 79 else ''
-            raise UserError(f'GoogLeNet: images must be at least {smallest} x {smallest}, got '
-                            f'{images.shape[1:3]}{hint}')
+        if self.auxiliary and (train or self.is_initializing()):
+            layers.check_size(images, 79, 'GoogLeNet', 'auxiliary_weight=0 allows 31 x 31')
+        layers.check_size(images, 31, 'GoogLeNet')
         conv = partial(layers.conv, kernel_init=layers.caffe_xavier, dtype=self.dtype,
                        bias_init=nn.initializers.constant(0.2))
         dense = partial(nn.Dense, kernel_init=layers.caffe_xavier, dtype=self.dtype)
@@ -137,7 +134,7 @@ class GoogLeNet(nn.Module):
         x = layer(x, 'conv1', 64, 7, 2)
         x = taps['pool1'] = self.pool(x, 3, 2, ceil=True)
         if norm is None:
-            # Caffe's alpha of 1e-4 is divided by the five channels.
+            # Caffe divides its alpha, 1e-4, by the five channels.
             lrn = partial(layers.local_response_normalization, k=1.0, alpha=2e-5)
             x = taps['norm1'] = lrn(x)
         x = layer(x, 'conv2_reduce', 64, 1)
@@ -153,15 +150,13 @@ class GoogLeNet(nn.Module):
             name = f'inception_{module}'
             x, inner = Inception(tuple(widths), self.largest, self.relu, self.pool, conv, norm,
                                  name=name)(x)
-            taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-            taps[name] = x
+            taps |= layers.nested(name, inner, x)
             head = AUXILIARY.get(module)
             if head in self.auxiliary and (train or self.is_initializing()):
                 side, inner = Auxiliary(self.num_classes, self.relu, side_pool, conv, norm, dense,
                                         train, name=head)(x)
                 if train:
-                    taps |= {f'{head}/{tap}': value for tap, value in inner.items()}
-                    taps[head] = side
+                    taps |= layers.nested(head, inner, side)
         x = taps['pool'] = layers.global_average_pool(x)
         x = nn.Dropout(self.dropout, deterministic=not train, name='drop')(x)
         logits = taps['fc'] = dense(self.num_classes, name='fc')(x)

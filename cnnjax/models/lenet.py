@@ -19,13 +19,13 @@ import numpy as np
 from cnnjax import convolution, layers
 from cnnjax.errors import UserError
 
-# Table I: the maps of S2 that each of the 16 maps of C3 sees.
+# Table I lists the maps of S2 that each of the 16 maps of C3 sees.
 TABLE_I = ((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
            (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
            (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5))
 
-# Figure 3: the codes of the digits 0 to 9, pictures of 7 x 12 pixels, # for +1 and . for -1. They
-# are printed as a picture only; this is the reading of it that ports share
+# Figure 3 shows the codes of the digits 0 to 9, pictures of 7 x 12 pixels, here # for +1 and . for
+# -1. The paper prints them as a picture only; this is the reading that other ports share
 # (https://github.com/mattwang44/LeNet-from-Scratch).
 CODES = '''
 .#####.  ...##..  .#####.  #######  .#####.  .#####.  ..####.  #######  .#####.  .#####.
@@ -113,9 +113,9 @@ class LeNet5(nn.Module):
     criterion (equation 9) but for its constant for rubbish images.
     """
 
-    table: tuple[tuple[int, ...], ...] | None  # what C3 sees; None: all maps
-    sub_sampling: bool  # trainable, then `relu`; False: `pool`
-    rbf: bool  # output units with codes, which there are for ten classes; False: a full layer
+    table: tuple[tuple[int, ...], ...] | None  # what each map of C3 sees; None: all maps
+    sub_sampling: bool  # True: trainable sub-sampling, then `relu`; False: `pool`
+    rbf: bool  # True: distances from codes, which exist for ten classes; False: a full layer
     relu: Callable = layers.relu
     num_classes: int = 10
     pool: Callable = layers.max_pool
@@ -125,14 +125,14 @@ class LeNet5(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        if min(images.shape[1:3]) < 32:
-            raise UserError(f'LeNet-5 needs images of at least 32 x 32, got {images.shape[1:3]}: '
-                            'border=2 surrounds images of 28 x 28 by the background')
+        layers.check_size(images, 32, 'LeNet-5',
+                          'border=2 surrounds images of 28 x 28 by the background')
         if self.rbf and self.num_classes > 10:
             raise UserError(f'num_classes={self.num_classes}: LeNet-5 of 1998 has codes for 10 '
                             'classes; lenet5 has any number')
 
-        # The paper's initial weights are too small for ReLUs, which then stay at zero: He's.
+        # The paper's initial weights are too small for ReLUs, which would stay at zero; He's are
+        # not.
         initial = by_fan_in if self.rbf else nn.initializers.he_normal()
 
         def conv(features, name):
@@ -147,7 +147,7 @@ class LeNet5(nn.Module):
         x = taps['c3'] = c3(x)
         x = taps['relu3'] = self.relu(x)
         x = self.sample(x, 4, taps)
-        x = taps['c5'] = conv(120, 'c5')(x)  # one pixel, on images of 32 x 32
+        x = taps['c5'] = conv(120, 'c5')(x)  # a single pixel where images are 32 x 32
         x = taps['relu5'] = self.relu(x)
         x = layers.flatten(x)
         x = taps['f6'] = nn.Dense(84, kernel_init=initial, dtype=self.dtype, name='f6')(x)

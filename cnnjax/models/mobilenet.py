@@ -38,14 +38,14 @@ class MobileNet(nn.Module):
     The last stride is printed as 2 in Table 1, but the sizes beside it need 1.
     """
 
-    width_multiplier: float = 1.0  # alpha, section 3.3: 1, 0.75, 0.5 or 0.25 in the paper
-    resolution: int = 224  # of the paper's images: 224, 192, 160 or 128; others work, too
+    width_multiplier: float = 1.0  # alpha (section 3.3); in the paper 1, 0.75, 0.5 or 0.25
+    resolution: int = 224  # the images' side; in the paper 224, 192, 160 or 128; others work, too
     stem_width: int = 32
     blocks: tuple[tuple[int, int], ...] = (
         (1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512),
         (1, 512), (1, 512), (1, 512), (1, 512), (1, 512), (2, 1024), (1, 1024))
     num_classes: int = 1000
-    relu: Callable = layers.relu  # timm's networks have nn.relu6
+    relu: Callable = layers.relu  # nn.relu6 in timm's networks
     dtype: Any = jnp.float32
 
     @property
@@ -57,7 +57,7 @@ class MobileNet(nn.Module):
         if self.width_multiplier <= 0:
             raise UserError(f'MobileNet: width_multiplier is positive, such as 0.5, not '
                             f'{self.width_multiplier}')
-        # The paper does not state the initialization: that of the authors' TF-slim code.
+        # The paper does not state the initialization; this is that of the authors' TF-slim code.
         conv = partial(layers.conv, use_bias=False, dtype=self.dtype,
                        kernel_init=nn.initializers.truncated_normal(0.09))
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
@@ -67,8 +67,7 @@ class MobileNet(nn.Module):
         for i, (stride, width) in enumerate(self.blocks, 1):
             name = f'block{i}'
             x, inner = Separable(self.width(width), stride, self.relu, conv, norm, name=name)(x)
-            taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-            taps[name] = x
+            taps |= layers.nested(name, inner, x)
         x = taps['pool'] = layers.global_average_pool(x)
         logits = taps['fc'] = nn.Dense(self.num_classes, kernel_init=layers.torch_linear,
                                        dtype=self.dtype, name='fc')(x)

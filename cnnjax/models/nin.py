@@ -12,27 +12,25 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cnnjax import layers
-from cnnjax.errors import UserError
 
 
 class NIN(nn.Module):
     """Three mlpconv layers: a convolution and two 1x1 ones ("cccp", cascaded cross-channel
     parametric pooling) in each; the mean of every last map is a class's score."""
 
-    widths: tuple[tuple[int, ...], ...]  # of each mlpconv layer; the classes are the last
-    sizes: tuple[int, ...]  # of their first convolutions
+    widths: tuple[tuple[int, ...], ...]  # per mlpconv layer; the classes follow the last ones
+    sizes: tuple[int, ...]  # the kernels' sizes of their first convolutions
     num_classes: int = 10
-    dropout: float = 0.5  # after the first two pools
+    dropout: float = 0.5  # the rate after each of the first two pools
     relu: Callable = layers.relu
-    pool: Callable = layers.max_pool  # the first; the second is a mean
+    pool: Callable = layers.max_pool  # the first pool; the second is always a mean
     dtype: Any = jnp.float32
 
     image_shape = (32, 32, 3)
 
     @nn.compact
     def __call__(self, images, train=False):
-        if min(images.shape[1:3]) < 4:
-            raise UserError(f'NIN needs images of at least 4 x 4, got {images.shape[1:3]}')
+        layers.check_size(images, 4, 'NIN')
         conv = partial(layers.conv, kernel_init=nn.initializers.normal(0.05), dtype=self.dtype)
         taps, x, cccp = {}, images.astype(self.dtype), 0
         for i, (widths, size) in enumerate(zip(self.widths, self.sizes, strict=True), 1):

@@ -42,7 +42,7 @@ class Block(nn.Module):
     relu: Callable
     conv: Callable
     norm: Callable
-    first: bool = False  # of the network; preact_resnet.py treats it apart
+    first: bool = False  # whether it is the network's first, which preact_resnet.py treats apart
     expansion = 1
 
     @nn.compact
@@ -68,11 +68,11 @@ class Block(nn.Module):
         return self.norm(name='shortcut_bn')(x)
 
     def inner(self):
-        """Channels of a bottleneck's 3x3: groups of width * base_width / 64."""
+        """The channels of a bottleneck's 3x3: groups of width * base_width / 64."""
         return self.cardinality * (self.width * self.base_width // 64)
 
     def strides(self):
-        """Of a bottleneck's first 1x1 and its 3x3."""
+        """The strides of a bottleneck's first 1x1 and of its 3x3."""
         return (self.stride, 1) if self.stride_in == '1x1' else (1, self.stride)
 
     def gated(self, x, keep, like):
@@ -122,17 +122,17 @@ class ResNet(nn.Module):
     """
 
     block: type[nn.Module]
-    blocks: tuple[int, ...]  # per stage
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # of the 3x3 convolutions, per stage
-    stem: int = 7  # 7: 7x7 stride 2 and max-pool, as for ImageNet; 3: one 3x3, as for 32 x 32
+    blocks: tuple[int, ...]  # how many each stage has
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # of the 3x3 convolutions, one per stage
+    stem: int = 7  # 7: a 7x7 of stride 2 and a max-pool (ImageNet); 3: a 3x3 (32 x 32 images)
     shortcut: str = 'B'  # A, B or C
-    cardinality: int = 1  # groups of a bottleneck's 3x3
-    base_width: int = 64  # channels of a group where the width is 64
+    cardinality: int = 1  # the number of groups in a bottleneck's 3x3
+    base_width: int = 64  # the channels of a group where the width is 64
     stride_in: str = '3x3'  # bottlenecks stride in the '3x3' (v1.5) or the '1x1' (v1, the paper)
     survival: float = 1.0  # p_L of stochastic depth: how often the last block is open; 1: off
     survival_rule: str = 'linear'  # p_l falls from 1 to p_L with depth; 'uniform': p_l = p_L
-    scan: bool = False  # compile the repeated blocks of a stage once
-    remat: bool = False  # keep the blocks' outputs only, recompute the rest for the gradient
+    scan: bool = False  # True: compile the repeated blocks of a stage once
+    remat: bool = False  # True: keep only the blocks' outputs, recompute the rest for the gradient
     num_classes: int = 1000
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
@@ -178,7 +178,7 @@ def check(net):
 
 
 def parts(net, train):
-    """Its convolution and its batch normalization."""
+    """The convolution and the batch normalization of a residual network."""
     return (partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=net.dtype),
             partial(layers.BatchNorm, use_running_average=not train, dtype=net.dtype))
 
@@ -203,20 +203,19 @@ def stages(net, conv, norm, x, train, taps):
     keep = None
     if net.survival < 1:
         keep = survival_probabilities(sum(net.blocks), net.survival, net.survival_rule)
-        if train and not net.is_initializing():  # all gates at once: the same with and without scan
+        if train and not net.is_initializing():  # drawn at once: the same with and without scan
             keep = jax.random.bernoulli(net.make_rng('drop_path'), keep)
     block = nn.remat(net.block) if net.remat else net.block
     block = partial(block, shortcut=net.shortcut, stride_in=net.stride_in,
                     cardinality=net.cardinality, base_width=net.base_width, relu=net.relu,
                     conv=conv, norm=norm)
-    done = 0  # blocks
+    done = 0  # the number of blocks so far
     for i, (blocks, width) in enumerate(zip(net.blocks, net.widths, strict=True), 2):
         gates = [None] * blocks if keep is None else keep[done:done + blocks]
         for j in range(1, (1 if net.scan else blocks) + 1):
             name, stride = f'conv{i}_{j}', 2 if i > 2 and j == 1 else 1
             x, inner = block(width, stride, first=not done, name=name)(x, gates[j - 1])
-            taps |= {f'{name}/{tap}': value for tap, value in inner.items()}
-            taps[name] = x
+            taps |= layers.nested(name, inner, x)
             done += 1
         if net.scan and blocks > 1:
             x, outputs = repeat(block(width, 1, name=f'conv{i}_x'), blocks - 1, x,
@@ -227,7 +226,7 @@ def stages(net, conv, norm, x, train, taps):
 
 
 def repeat(block, times, x, gates):
-    """`block` so many times, with other parameters each time: (last output, all outputs)."""
+    """Applies `block` `times` times, with its own parameters each time: (last output, outputs)."""
     def body(block, x, gate):
         x, _ = block(x, gate)
         return x, x

@@ -21,9 +21,9 @@ class UNet(nn.Module):
     388 x 388. With padding H' = H and W' = W.
     """
 
-    padding: int = 0  # of the 3x3 convolutions: 0 or 1 pixel
-    widths: tuple[int, ...] = (64, 128, 256, 512, 1024)  # per level
-    dropout: float = 0.5  # at the end of the contracting path: on its last two levels
+    padding: int = 0  # pixels of zeros around the input of a 3x3 convolution: 0 or 1
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024)  # one per level
+    dropout: float = 0.5  # the rate on the last two levels of the contracting path
     num_classes: int = 2
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
@@ -36,11 +36,11 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(self, images, train=False):
         self.check(images.shape[1:3])
-        # Section 3: a standard deviation of sqrt(2 / N), N the inputs of a neuron.
+        # Section 3 asks for a standard deviation of sqrt(2 / N), where N is a neuron's fan-in.
         conv = partial(layers.conv, dtype=self.dtype,
                        kernel_init=nn.initializers.variance_scaling(2.0, 'fan_in', 'normal'))
-        # In the authors' released network N is the fan-out here, and a ReLU follows; in the paper's
-        # figure none does.
+        # As in the authors' released network, N is the fan-out here. A ReLU follows there, but not
+        # in the paper's figure.
         up = partial(nn.ConvTranspose, kernel_size=(2, 2), strides=(2, 2), padding='VALID',
                      kernel_init=layers.he_normal, dtype=self.dtype)
         taps, x, skips = {}, images.astype(self.dtype), []

@@ -15,12 +15,12 @@ class VGG(nn.Module):
     """3x3 convolutions in five groups, each ended by a max-pool, then three full layers."""
 
     groups: tuple[tuple[int, ...], ...]  # the kernels' sizes, group by group
-    widths: tuple[int, ...] = (64, 128, 256, 512, 512)  # "conv3-64" ... "conv3-512"
-    lrn: bool = False  # local response normalization after the first convolution (A-LRN)
-    batch_norm: bool = False  # not in the paper: torchvision's _bn variants (the bias stays)
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)  # one per group: "conv3-64" ... "conv3-512"
+    lrn: bool = False  # True: local response normalization after the first convolution (A-LRN)
+    batch_norm: bool = False  # True: torchvision's _bn variants, not the paper's; the biases stay
     num_classes: int = 1000
-    hidden: tuple[int, ...] = (4096, 4096)  # widths of the full layers; () for 32 x 32 images
-    dropout: float = 0.5  # after each hidden full layer
+    hidden: tuple[int, ...] = (4096, 4096)  # the widths of the hidden full layers; () has none
+    dropout: float = 0.5  # the rate after each hidden full layer
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
@@ -33,10 +33,8 @@ class VGG(nn.Module):
             raise UserError(f'VGG: {len(self.widths)} widths for {len(self.groups)} groups')
         if len(self.hidden) > 2:
             raise UserError(f'VGG has at most two hidden full layers, fc6 and fc7: {self.hidden}')
-        smallest = 2 ** len(self.groups)
-        if min(images.shape[1:3]) < smallest:
-            raise UserError(f'VGG halves its images {len(self.groups)} times: they must be at '
-                            f'least {smallest} x {smallest}, got {images.shape[1:3]}')
+        layers.check_size(images, 2 ** len(self.groups), 'VGG',
+                          f'it halves them {len(self.groups)} times')
         # The paper starts the deep nets from net A's weights; its later footnote replaces that by
         # the initialization of Glorot & Bengio 2010, used here.
         conv = partial(layers.conv, kernel_init=nn.initializers.glorot_normal(), dtype=self.dtype)

@@ -14,9 +14,8 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from cnnjax import atomic, plots, tables, workdir
+from cnnjax import atomic, limits, plots, tables, workdir
 from cnnjax.errors import UserError
-from experiments import fields
 from experiments.benchmark import images, runs, training
 from experiments.benchmark.timing import SIZES, Setting, Unmeasured, best, compare, cores
 
@@ -35,15 +34,16 @@ EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.I)
 # Inference is measured with single images and with batches of this size, by whether there is an
 # accelerator.
 LARGE = {False: 8, True: 256}
+LIMITS = {'rounds': limits.Whole(1), 'seconds': limits.Number(0), 'steps_per_call': limits.Whole(),
+          'dtype': ('', 'float32', 'bfloat16')}
 
 
 def run(config, directory):
     """Measures every row of config.rows and writes results.json, results.md and
     figures/benchmark.png."""
-    fields.check_minimum(config, rounds=1, seconds=0, steps_per_call=0)
-    fields.check_choice(config, dtype=('', 'float32', 'bfloat16'))
+    limits.check(config, LIMITS)
     accelerator = jax.default_backend() != 'cpu'
-    rows = [row for name in fields.names(config.rows) for row in parse(name, accelerator)]
+    rows = [row for name in limits.names(config.rows) for row in parse(name, accelerator)]
     if not rows:
         raise UserError('rows is empty: give at least one, such as train_resnet20')
     before = earlier(config.compare_to)

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, convolution, data, models, plots, tables, train, workdir
+from cnnjax import atomic, convolution, data, limits, models, plots, tables, train, workdir
 from configs import base
-from experiments import fields
 
 CLOCKS = {'wall': time.perf_counter, 'processor': time.process_time}
 PARTS = {'forward': 'forward', 'dx': 'input gradient', 'dw': 'kernel gradient'}
+LIMITS = {'image_size': limits.Whole(1), 'batch_size': limits.Whole(1), 'rounds': limits.Whole(1),
+          'step_rounds': limits.Whole(), 'clock': tuple(CLOCKS), 'dtype': ('float32', 'bfloat16')}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,7 @@ def run(config, directory):
     Raises:
       UserError: an unknown network, clock or type, or sizes that do not fit.
     """
-    fields.check_minimum(config, image_size=1, batch_size=1, rounds=1, step_rounds=0)
-    fields.check_choice(config, clock=tuple(CLOCKS), dtype=('float32', 'bfloat16'))
+    limits.check(config, LIMITS)
     net = models.create(config.network, dtype=config.dtype)
     images = config.batch_size, config.image_size, config.image_size, net.image_shape[-1]
     counts = convolutions(net, images)

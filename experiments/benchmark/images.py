@@ -15,6 +15,7 @@ from PIL import Image
 from cnnjax import data, models, trained
 from cnnjax.data import Normalization
 from cnnjax.images import (
+    neural_style,
     objectives,
     optimize,
     parametrizations,
@@ -61,10 +62,10 @@ def style(size):
                                                         image))
     content, picture = (codes(network.variables, jax.random.uniform(
         jax.random.key(i), (size, size, 3))) for i in (2, 3))
-    shared = {'style': objectives.moments(LAYERS)(picture),
+    shared = {'style': neural_style.moments(LAYERS)(picture),
               'maps': {CONTENT: {'content': content[CONTENT]}}}
     return descend(optimize.Problem(
-        network, objectives.content((CONTENT,)) + 1e3 * objectives.style(LAYERS),
+        network, neural_style.content((CONTENT,)) + 1e3 * neural_style.style(LAYERS),
         parametrizations.pixels((size, size, 3), mean=0.5),
         regularizer=regularizers.total_variation(form='johnson'),
         project=parametrizations.clip()), shared)

@@ -15,6 +15,8 @@ from cnnjax import (
     atomic,
     collectives,
     data,
+    limits,
+    memory,
     models,
     parallel,
     plots,
@@ -26,10 +28,14 @@ from cnnjax import (
 from cnnjax.collectives import Link
 from cnnjax.errors import UserError
 from configs import base
-from experiments import fields
 from experiments.benchmark.interconnects import CLUSTERS, PUBLISHED, UNLIMITED, Cluster
 
 LARGEST = 1e12  # seconds, and GB/s
+LIMITS = {'algorithm': tuple(collectives.ALGORITHMS), 'dtype': ('float32', 'bfloat16')} | {
+    name: limits.Whole(1) for name in ('batch_size', 'measured_batch', 'measured_steps', 'message',
+                                       'compiled_batch', 'compiled_devices', 'devices',
+                                       'own_per_node')} | {
+    name: limits.Number(0) for name in ('own_inside_latency', 'own_between_latency', 'backward')}
 
 
 def run(config, directory):
@@ -38,13 +44,13 @@ def run(config, directory):
     Raises UserError where a field does not fit.
     """
     check(config)
-    clusters = {name: cluster(config, name) for name in fields.names(config.clusters)}
+    clusters = {name: cluster(config, name) for name in limits.names(config.clusters)}
     measured = {name: measure(config, name) for name in tqdm(
-        fields.names(config.measured), desc='measuring', unit='network', disable=None)}
+        limits.names(config.measured), desc='measuring', unit='network', disable=None)}
     loads = {name: load(name) for name in dict.fromkeys(
-        (*fields.names(config.models), *measured, *(row.model for row in PUBLISHED)))}
+        (*limits.names(config.models), *measured, *(row.model for row in PUBLISHED)))}
     programs = compiled(config)
-    rows = [row for name in dict.fromkeys((*fields.names(config.models), *measured))
+    rows = [row for name in dict.fromkeys((*limits.names(config.models), *measured))
             for seconds in ((measured[name],) if name in measured else config.step_seconds)
             for row in predictions(config, name, loads[name], seconds, clusters)]
     published = [compare(config, row, loads[row.model]) for row in PUBLISHED]
@@ -67,12 +73,7 @@ def run(config, directory):
 
 
 def check(config):
-    fields.check_choice(config, algorithm=tuple(collectives.ALGORITHMS),
-                        dtype=('float32', 'bfloat16'))
-    fields.check_minimum(config, batch_size=1, measured_batch=1, measured_steps=1,
-                         compiled_batch=1, compiled_devices=1, devices=1, message=1,
-                         own_per_node=1, own_inside_latency=0, own_between_latency=0, backward=0)
-    fields.check_whole(config, 'compiled_devices', 'devices')
+    limits.check(config, LIMITS)
     for field in ('utilization', 'backward'):
         if not config[field] <= 1:
             raise UserError(f'{field}={config[field]} is a share: take 1 or less')
@@ -83,16 +84,16 @@ def check(config):
     for field in ('compiled', 'compiled_devices', 'parallel', 'models', 'devices', 'clusters',
                   'step_seconds'):
         given = config[field]
-        if not (fields.names(given) if isinstance(given, str) else given):
+        if not (limits.names(given) if isinstance(given, str) else given):
             raise UserError(f'{field} is empty: give at least one')
     for field in ('compiled', 'models', 'measured'):
         try:
-            for name in fields.names(config[field]):
+            for name in limits.names(config[field]):
                 models.create(name)
         except UserError as error:
             raise UserError(f'{field}: {error}') from None
-    for kind in fields.names(config.parallel):
-        fields.check_choice({'parallel': kind}, parallel=parallel.KINDS)
+    for kind in limits.names(config.parallel):
+        limits.check({'parallel': kind}, {'parallel': parallel.KINDS})
 
 
 def cluster(config, name):
@@ -150,7 +151,7 @@ def compiled(config):
         print(f'{", ".join(map(str, left))} devices are not there: set XLA_FLAGS='
               f'--xla_force_host_platform_device_count={max(left)} to pretend them')
     result = []
-    for kind in fields.names(config.parallel):
+    for kind in limits.names(config.parallel):
         for count in counts:
             one, state, batch = training(config.compiled, count * config.compiled_batch)
             program = compile_step(one, state, batch, parallel.data_mesh(count), kind)
@@ -178,7 +179,7 @@ def load(name):
 def measure(config, name):
     """Seconds of a step on one device of this machine: the median, compilation left out."""
     net = models.create(name, dtype=config.dtype)
-    fields.check_memory(config.measured_batch * sum(
+    memory.check(config.measured_batch * sum(
         math.prod(row.shape) for row in summary.summarize(net).rows if row.shape),
         measured_batch=config.measured_batch)
     one, state, batch = training(name, config.measured_batch, dtype=config.dtype)
@@ -250,7 +251,7 @@ def program_table(config, programs):
 
 
 def load_table(config, loads, measured):
-    names = dict.fromkeys((*fields.names(config.models), *measured))
+    names = dict.fromkeys((*limits.names(config.models), *measured))
     return ['## What a step reduces', '', tables.markdown(
         ('network', 'parameters', 'batch statistics', 'metrics', 'arrays', 'MB',
          'ms on one device'),
@@ -292,7 +293,7 @@ def draw(config, rows, clusters, measured, path):
     from matplotlib.lines import Line2D
 
     middle = sorted(config.step_seconds)[len(config.step_seconds) // 2]
-    names = fields.names(config.models)
+    names = limits.names(config.models)
     measured = [name for name in measured if name in names]
     shown = [row for row in rows if row['model'] in names
              and (row['model'] in measured or row['step_seconds'] == middle)]

@@ -16,25 +16,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import atomic, parallel, plots, summary, trained
+from cnnjax import data, limits, memory, parallel, summary, trained
 from cnnjax.data import folders
-from cnnjax.errors import UserError, check_numbers
-from cnnjax.images import objectives, optimize, parametrizations, pictures, regularizers, transforms
+from cnnjax.errors import UserError
+from cnnjax.images import (
+    descent,
+    objectives,
+    optimize,
+    parametrizations,
+    pictures,
+    regularizers,
+    selection,
+    tiles,
+    transforms,
+)
 from cnnjax.images.run import Run
-from experiments import fields
-from experiments.codes import by_depth, fitted, source, spread, tap_shapes
+from cnnjax.limits import Number, Whole
+from experiments.invert import results
 
-REFERENCE = 227 * 227 * 3  # numbers in the images of which config.sigma is the norm
-LARGEST = 100  # strides by which images move
+REFERENCE = 227 * 227 * 3  # config.sigma is the norm of images of this many numbers.
+FARTHEST = 100  # Images move by at most so many strides.
 START = 80 / math.sqrt(3)  # nnpreimage's x0_sigma: the 95 % quantile of the first levels
-NORMALIZATION = {
-    'error': '|code(reconstruction) - code(image)|^2 / |code(image)|^2, Euclidean norms',
-    'pair_error': 'the same over the mean of |code(image i) - code(image j)|^2, all pairs i != j '
-                  'of these images',
-    'restart_spread': 'standard deviation of `error` over the restarts of an image, averaged over '
-                      'the images',
-    'class_kept': 'share of the images whose reconstruction has the same most likely class',
-}
+LIMITS = Run.LIMITS | {
+    'count': Whole(), 'size': Whole(), 'devices': Whole(), 'restarts': Whole(1),
+    'parametrization': ('pixels', 'levels', 'sigma', 'fourier'), 'deviation': Number(0),
+    'sigma': Number(above=0), 'bound': Number(0), 'match': ('l2', 'l1', 'inner'),
+    'match_weight': Number(0, some=True), 'penalties': ('nnpreimage', 'deep-goggle'),
+    'tv_weight': Number(0, some=True), 'tv_beta': Number(1, 1e3),
+    'alpha_weight': Number(0, some=True), 'alpha': Number(1, 1e3), 'jitter': Number(0, FARTHEST),
+    'optimizer': ('adam', 'momentum', 'adagrad'), 'steps': Whole(1, some=True),
+    'learning_rate': Number(0, some=True), 'momentum': Number(0, below=1)}
 
 
 class Example(NamedTuple):
@@ -48,16 +59,14 @@ def run(config, directory):
     Raises UserError for an unknown layer or picture, and numbers that make no sense.
     """
     check(config)
-    parallel.data_mesh(config.devices)  # refuses what there is not
+    parallel.data_mesh(config.devices)  # It refuses more devices than there are.
     network = trained.load(config.source, config.checkpoint, config.name)
-    if config.size:  # before pictures are made so large
-        shape = (config.size, config.size, network.image_shape[-1])
-        check_size(config, network, shape)
+    if config.size:  # This is checked before pictures are made so large.
+        check_size(config, network, (config.size, config.size, network.image_shape[-1]))
     names, images = zip(*load(config, network), strict=True)
     images = np.stack(images)
-    shapes = tap_shapes(network, images.shape[1:])
-    depth = list(tap_shapes(network, network.image_shape))
-    layers, last = by_depth(config.layers, shapes), list(shapes)[-1]
+    shapes, depth = network.tap_shapes(images.shape[1:]), list(network.tap_shapes())
+    layers, last = selection.by_depth(config.layers, shapes), list(shapes)[-1]
     classifies = list(shapes) == depth and len(shapes[last]) == 1
 
     @jax.jit
@@ -66,7 +75,7 @@ def run(config, directory):
         return {name: objectives.select(name, channels, found[name])
                 for name, channels in layers.items()}, found[last]
 
-    check_memory(config, network, images, layers, depth)
+    check_images(config, network, images, layers, depth)
     codes, scores = jax.device_get(taps(images))
     for layer in layers:
         for name, code in zip(names, codes[layer], strict=True):
@@ -79,7 +88,7 @@ def run(config, directory):
             found, losses = invert(config, running, network, objective, depth, codes[layer],
                                    images.shape[1:])
             reached = [jax.device_get(taps(found[:, i])) for i in range(config.restarts)]
-            errors = np.stack([error(tap[layer], codes[layer]) for tap, _ in reached], 1)
+            errors = np.stack([results.error(tap[layer], codes[layer]) for tap, _ in reached], 1)
             kept = np.where(np.isfinite(losses), losses, np.inf).argmin(1)
             each = np.arange(len(images))
             best[layer] = found[each, kept]
@@ -87,30 +96,16 @@ def run(config, directory):
             if classifies:
                 classes = np.stack([logits.argmax(-1) for _, logits in reached], 1)
                 same = classes[each, kept] == scores.argmax(-1)
-            rows[layer] = statistics(errors, kept, codes[layer], same)
-    write(Path(directory), config, names, images, best, rows)
+            rows[layer] = results.statistics(errors, kept, codes[layer], same)
+    results.write(Path(directory), config, names, images, best, rows)
 
 
 def check(config):
     """Raises UserError for values of the config that make no sense."""
-    fields.check_choice(config, parametrization=('pixels', 'levels', 'sigma', 'fourier'),
-                        optimizer=('adam', 'momentum', 'adagrad'), match=('l2', 'l1', 'inner'),
-                        penalties=('nnpreimage', 'deep-goggle'))
-    fields.check_minimum(config, restarts=1, count=0, size=0, seed=0, report_every=1, devices=0,
-                         bound=0, jitter=0, deviation=0, momentum=0, steps=1, learning_rate=0,
-                         match_weight=0, tv_weight=0, alpha_weight=0)
-    check_numbers(config, jitter=(0, LARGEST), sigma=(0, 1e12), alpha=(1, 1e3), tv_beta=(1, 1e3))
-    for field in ('steps', 'learning_rate', 'match_weight', 'tv_weight', 'alpha_weight'):
-        if not config[field]:
-            raise UserError(f'{field}=(): give one or more numbers')
-    fields.check_whole(config, 'steps')
+    limits.check(config, LIMITS)
     if len(config.steps) != len(config.learning_rate):
         raise UserError(f'steps={config.steps} and learning_rate={config.learning_rate}: give as '
                         'many of one as of the other, a number for every stage')
-    if not config.momentum < 1:
-        raise UserError(f'momentum={config.momentum}: take a number from 0 to less than 1')
-    if not config.sigma > 0:
-        raise UserError(f'sigma={config.sigma}: the norm of a photograph is positive')
     if config.bound and config.parametrization == 'fourier':
         raise UserError(f"bound={config.bound} bounds pixels: take parametrization='levels', or "
                         'bound=0')
@@ -118,18 +113,18 @@ def check(config):
 
 def check_size(config, network, shape, count=1):
     """Raises UserError where the activations of so many images fill the memory."""
-    fields.check_memory(count * config.restarts * fields.activations(network, shape),
-                        size=config.size, count=config.count, restarts=config.restarts)
+    memory.check(count * config.restarts * tiles.activations(network, shape),
+                 size=config.size, count=config.count, restarts=config.restarts)
 
 
-def check_memory(config, network, images, layers, depth):
+def check_images(config, network, images, layers, depth):
     """Raises UserError where the largest images of one layer fill the memory."""
     count, *shape = images.shape
     if config.jitter and len(config.steps) > 1:
         margin = max(round(config.jitter * stride(network, layer, depth)) for layer in layers)
         shape = (shape[0] + margin, shape[1] + margin, shape[2])
-        fields.check_memory(4 * count * config.restarts * math.prod(shape), jitter=config.jitter,
-                            restarts=config.restarts)
+        memory.check(4 * count * config.restarts * math.prod(shape), jitter=config.jitter,
+                     restarts=config.restarts)
     check_size(config, network, images.shape[1:], count)
 
 
@@ -137,8 +132,8 @@ def load(config, network):
     """A list of `Example`, all of one shape."""
     *size, channels = network.image_shape
     size = (config.size, config.size) if config.size else tuple(size)
-    if given := source(config):
-        found = [given.examples[i] for i in spread(len(given.examples), config.count)]
+    if given := data.load_if_named(config.dataset, config.split, config.data_dir):
+        found = [given.examples[i] for i in data.spread(len(given.examples), config.count)]
         found = [(given.classes[example['label']], example['image'] / np.float32(255))
                  for example in found]
     elif (folder := Path(os.path.expanduser(config.images))).is_dir():
@@ -146,25 +141,25 @@ def load(config, network):
         if not files:
             raise UserError(f'images={config.images}: no picture there'
                             f'{folders.described(left_out)}')
-        chosen = spread(len(files), config.count)
+        chosen = data.spread(len(files), config.count)
         print(f'{folder}: {len(files):,} pictures, {len(chosen)} of them inverted'
               f'{folders.described(left_out)}', flush=True)
         found = [(Path(files[i]).stem, pictures.read(files[i])) for i in chosen]
     else:
-        paths = fields.names(config.images)
+        paths = limits.names(config.images)
         if not paths:
             raise UserError("images='': name pictures, a folder of them, or give a dataset")
         found = [(Path(path.removeprefix(pictures.PREFIX)).stem, pictures.read(path))
                  for path in paths]
     labels, pixels = zip(*found, strict=True)
-    return [Example(name, fitted(image, size, channels))
+    return [Example(name, pictures.fitted(image, size, channels))
             for name, image in zip(pictures.distinct(labels), pixels, strict=True)]
 
 
 def invert(config, running, network, objective, depth, codes, shape):
-    """What the layer of `objective` knows of images [H, W, C] = shape: reconstructions
-    [images, restarts, H, W, C] in [0, 1] and their losses [images, restarts]. `depth`: all layers,
-    in forward order."""
+    """What the layer of `objective` knows of images of the shape [H, W, C]: reconstructions
+    [images, restarts, H, W, C] in [0, 1] and their losses [images, restarts]. `depth` has all
+    layers, in forward order."""
     layer, = objective.layers
     place = depth.index(layer)
     weights = {field: config[field][len(config[field]) * place // len(depth)]
@@ -181,7 +176,7 @@ def invert(config, running, network, objective, depth, codes, shape):
         if config.jitter and stage < len(config.steps):
             margin = max(round(config.jitter * stride(network, layer, depth)), 1) - 1
         if images is not None and images.shape[1:3] != (shape[0] + margin, shape[1] + margin):
-            first = (images.shape[1] - shape[0]) // 2  # the canvas was larger than the image
+            first = (images.shape[1] - shape[0]) // 2  # The canvas was larger than the image.
             images = images[:, first:first + shape[0], first:first + shape[1]]
         key, noise = jax.random.split(key)
         state = optimize.init(problem(margin), tx, jax.random.split(noise, count), images)
@@ -191,7 +186,7 @@ def invert(config, running, network, objective, depth, codes, shape):
         state = running.optimize(name, problem(margin), tx, steps, key, state=state, aux=aux,
                                  mesh=parallel.data_mesh(sharing))
         images = optimize.decode(problem(margin), state)
-    losses = jax.jit(jax.vmap(lambda theta, aux: optimize.loss(
+    losses = jax.jit(jax.vmap(lambda theta, aux: descent.loss(
         problem(0), network.variables, theta, key, aux)[0]))(state.theta, aux)
     images = np.asarray(images).clip(0, 1)
     return (images.reshape(len(codes), config.restarts, *shape),
@@ -199,7 +194,7 @@ def invert(config, running, network, objective, depth, codes, shape):
 
 
 def make(config, network, objective, shape, weights, margin):
-    """The `Problem` of one layer; `margin`: the pixels by which the image moves."""
+    """The `Problem` of one layer, whose image moves by up to `margin` pixels."""
     mean = network.normalize.mean
     mean = np.broadcast_to(mean.mean((0, 1)) if mean.ndim > 1 else mean, (1, 1, shape[-1]))
     sigma = config.sigma * math.sqrt(math.prod(shape) / REFERENCE)
@@ -212,7 +207,7 @@ def make(config, network, objective, shape, weights, margin):
 
 
 def unknown(config, shape, mean, sigma):
-    """(what is optimized, a `Parametrization`; its projection or None)"""
+    """(the `Parametrization` that is optimized, its projection or None)"""
     if config.parametrization == 'fourier':
         inner = parametrizations.fourier(shape, config.deviation)
         if shape[-1] == 3:
@@ -254,10 +249,10 @@ def penalties(config, weights, mean, sigma):
 
 
 def optimizer(config, shape):
-    """The optax optimizer, whose learning rate is part of its state: stages share a program."""
+    """The optax optimizer, its learning rate a part of its state: stages share a program."""
     def adagrad(learning_rate):
-        # nnpreimage: v = m v - g / (1 / rate + sqrt(G)), G = m G + g^2; optax's average of g^2 is
-        # (1 - m) G. The rate is that of a pixel, for penalties that are means over pixels.
+        # nnpreimage has v = m v - g / (1 / rate + sqrt(G)) with G = m G + g^2; optax's average of
+        # g^2 is (1 - m) G. The rate is that of a pixel, for penalties that are means over pixels.
         root = jnp.sqrt(1 - config.momentum)
         floor = root / (learning_rate * shape[0] * shape[1])
         return optax.chain(optax.scale_by_rms(config.momentum, floor, eps_in_sqrt=False),
@@ -276,92 +271,3 @@ def stride(network, layer, depth):
     steps = [max(rows[name].stride) for name in depth[:depth.index(layer) + 1]
              if name in rows and rows[name].stride]
     return max(step for step in steps if math.isfinite(step))
-
-
-def error(found, codes):
-    """[N]: the squared distance of the codes [N, ...], over the squared norm of the second."""
-    found, codes = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (found, codes))
-    return ((found - codes) ** 2).sum(1) / (codes ** 2).sum(1)
-
-
-def statistics(errors, kept, codes, same):
-    """The row of a layer: see NORMALIZATION.
-
-    Args:
-      errors: [images, restarts]; `kept`: [images], the restart that is kept.
-      codes: [images, ...], of the images.
-      same: [images], whether the class survives; None: not known.
-    """
-    errors = np.asarray(errors, np.float64)
-    count, best = len(errors), errors[np.arange(len(errors)), kept]
-    flat = np.asarray(codes, np.float64).reshape(count, -1)
-    squares = (flat ** 2).sum(1)
-    # The mean over pairs is that over all, with the N zeros of the diagonal left out.
-    pairs = 2 * (count * squares.sum() - (flat.sum(0) ** 2).sum()) / max(count * (count - 1), 1)
-    pair_errors = best * squares / pairs if pairs > 0 else None
-
-    def moments(name, values):
-        if values is None:
-            return {name: None, f'{name}_standard_error': None}
-        spread = values.std(ddof=1) / math.sqrt(count) if count > 1 else None
-        return {name: float(values.mean()),
-                f'{name}_standard_error': None if spread is None else float(spread)}
-
-    return {'code': list(np.shape(codes)[1:]), **moments('error', best),
-            **moments('pair_error', pair_errors),
-            'restart_spread': (float(errors.std(1, ddof=1).mean())
-                               if errors.shape[1] > 1 else None),
-            'class_kept': None if same is None else float(np.mean(same)),
-            'errors': errors.tolist(), 'kept': np.asarray(kept).tolist(),
-            'classes_kept': None if same is None else np.asarray(same).tolist()}
-
-
-def write(directory, config, names, images, best, rows):
-    """The reconstructions, the figure and the table."""
-    for layer, found in {'original': images, **best}.items():
-        for name, image in zip(names, found, strict=True):
-            pictures.write(directory / 'reconstructions' / layer.replace('/', '.') / f'{name}.png',
-                           image)
-    figure = directory / 'figures' / 'inversions.png'
-    errors = {layer: np.asarray(row['errors'])[np.arange(len(names)), row['kept']]
-              for layer, row in rows.items()}
-    plots.inversions(figure, names, images, best, errors)
-    atomic.write_json(directory / 'results.json', {
-        'source': str(config.source), 'checkpoint': config.checkpoint, 'images': list(names),
-        'image_shape': list(images.shape[1:]), 'restarts': config.restarts, 'match': config.match,
-        'definitions': NORMALIZATION, 'layers': rows})
-    table = text(rows)
-    notes = [f'{len(names)} images of {" x ".join(map(str, images.shape[1:]))}: '
-             f'mean and standard error. error: {NORMALIZATION["error"]}; by pairs: '
-             f'{NORMALIZATION["pair_error"]}; spread: {NORMALIZATION["restart_spread"]}; class '
-             f'kept: {NORMALIZATION["class_kept"]}. The codes are those of reconstructions clipped '
-             'to [0, 1].']
-    if any(row['class_kept'] is None for row in rows.values()):
-        notes.append('class kept: not known, since the network has no scores of classes for images '
-                     'of this size.')
-    atomic.write_text(directory / 'results.md', '\n\n'.join([
-        f'Reconstructions from the layers of {config.source}', table, *notes]) + '\n')
-    print(table)
-    print(*notes[1:], f'figure: {figure}', f'table: {directory / "results.md"}', sep='\n')
-
-
-def text(rows):
-    """The table, aligned, as Markdown."""
-    def number(mean, deviation=None):
-        if mean is None:
-            return '-'
-        return f'{mean:.3g}' + (f' ± {deviation:.1g}' if deviation is not None else '')
-
-    lines = [('layer', 'code', 'error', 'error by pairs', 'spread of restarts', 'class kept')]
-    for layer, row in rows.items():
-        lines.append((layer, ' x '.join(map(str, row['code'])),
-                      number(row['error'], row['error_standard_error']),
-                      number(row['pair_error'], row['pair_error_standard_error']),
-                      number(row['restart_spread']),
-                      '-' if row['class_kept'] is None else f'{row["class_kept"]:.0%}'))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ['-' * width if i < 2 else '-' * (width - 1) + ':' for i, width in enumerate(widths)]
-    return '\n'.join('| ' + ' | '.join(
-        cell.ljust(width) if i < 2 else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(line, widths, strict=True))) + ' |'
-        for line in [lines[0], rule, *lines[1:]])

@@ -1,4 +1,7 @@
-"""Classical kernels on a picture, and what pools keep of its edges, by the layers of networks."""
+"""Classical kernels on a picture, and what pools keep of its edges, by the layers of networks.
+
+A picture is float [H, W, 3] in [0, 1].
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +20,13 @@ KERNELS = {
     'Sobel x': np.outer([1, 2, 1], [-1, 0, 1]) / 4,
     'Sobel y': np.outer([-1, 0, 1], [1, 2, 1]) / 4,
 }
-SIGMA = 2.0  # of the Gaussian kernel, in pixels
-STRONGEST = 0.01  # share of the pixels of an edge map that count as its peaks
+SIGMA = 2.0  # the standard deviation of the Gaussian kernel, in pixels
+STRONGEST = 0.01  # This share of the pixels of an edge map are its peaks.
 
 
 def correlate(picture, kernel):
-    """[H, W, C] by [h, w], every colour alike, with the edge repeated: [H, W, C] as it was.
+    """Every colour of a picture [H, W, C] correlated with a kernel [h, w]. The edge is repeated, so
+    that the shape stays.
 
     As in networks the kernel is not flipped. The colours are the batch of the convolution.
     """
@@ -58,7 +62,7 @@ def kernels(picture):
 
 
 def kernel_rows(picture, filtered):
-    """Cells of a gallery, each with its kernel in the corner; gray is 0 where a kernel sums to 0"""
+    """Cells of a gallery, each with its kernel in the corner; gray is 0 for kernels of sum 0."""
     cells = [('picture', picture, None)]
     for name, (kernel, result) in filtered.items():
         if abs(kernel.sum()) < 1e-6:
@@ -90,15 +94,16 @@ def pools(size):
             'subsampled': lambda x: x[size // 2::size, size // 2::size]}
 
 
-def pooling(config, edge):
-    """What pools keep of an edge map [H, W] that moves:
+def pooling(edge, side, size):
+    """What pools of size x size keep of an edge map that moves, at about side x side pixels of it:
 
     'change' by the shift, relative to the norm; 'unchanged', the share of the values that are
     exactly the same after a shift by one pixel; 'peaks', the mean share of the height of the
     strongest edges that is left where they are. Returns ({name: still, moved by one}, numbers).
+
+    `edge` is [side + 2 * size, side + 2 * size].
     """
-    size = config.pool_size
-    side = config.size // size * size
+    side = side // size * size
     maps = {shift: edge[shift:shift + side, shift:shift + side] for shift in range(2 * size + 1)}
     highest = pools(size)['max'](maps[0])
     strong = highest >= np.quantile(maps[0], 1 - STRONGEST)

@@ -1,0 +1,107 @@
+"""A network of the user's own: a flax module in a Python file, named 'my_nets.py:MyNet'.
+
+`models.create` takes such a name wherever it takes one of ours. The contract that the module keeps
+is in the docstring of cnnjax/models/__init__.py. The file is run: only a name that stands in a
+config or that the caller gives leads here, never one that a file of weights holds.
+"""
+
+import dataclasses
+import functools
+import inspect
+import os
+from pathlib import Path
+
+import flax.linen as nn
+
+from cnnjax import python_file
+from cnnjax.errors import UserError, suggest
+
+CALL = '`def __call__(self, images, train=False)` that returns (outputs, taps)'
+
+
+def is_named(name):
+    """Whether the name is that of a class in a Python file, not that of a network of ours."""
+    return '.py:' in name or name.endswith('.py')
+
+
+def located(name):
+    """The name with the absolute path of its file; a name of ours stays as it is."""
+    return os.path.abspath(os.path.expanduser(name)) if is_named(name) else name
+
+
+def short(name):
+    """The name without the directories of its file, for titles and for files of weights."""
+    return os.path.basename(name) if is_named(name) else name
+
+
+def load(name):
+    """The class 'my_nets.py:MyNet'. Relative paths begin at the working directory.
+
+    Raises:
+      UserError: no such file or class; an error in the file; a class that breaks the contract.
+    """
+    if name.endswith('.py'):
+        raise UserError(f"'{name}' names a file: name the class in it too, as in {name}:MyNet")
+    path, _, network = located(name).rpartition(':')
+    if not os.path.isfile(path):
+        raise UserError(f"network '{name}': there is no file {path}")
+    with python_file.blamed(path):
+        source = Path(path).read_bytes()
+    module = _module(path, source)
+    if not hasattr(module, network):
+        own = [each for each, value in vars(module).items() if _is_network(value)]
+        near = suggest(network, own) or (f'; it has {", ".join(own)}' if own else '')
+        raise UserError(f"{path} has no class '{network}'{near}")
+    found = getattr(module, network)
+    if not _is_network(found):
+        raise UserError(f'{path}: {network} is no class of flax.linen modules, it is {found!r}')
+    return _checked(found, path)
+
+
+@functools.cache
+def _module(path, source):
+    """The module of the file. The same source is run once, so that a network has one class."""
+    del source
+    return python_file.load(path)
+
+
+def _is_network(value):
+    return isinstance(value, type) and issubclass(value, nn.Module)
+
+
+@functools.cache
+def _checked(network, path):
+    """A subclass that tells what breaks the contract, and the line of `path` where a call fails."""
+    name = f'{path}: {network.__name__}'
+    fields = {field.name for field in dataclasses.fields(network)}
+    if 'num_classes' not in fields:
+        raise UserError(f'{name} has no field for the number of its outputs: add '
+                        '`num_classes: int = 10`')
+    try:
+        for options in ({}, {'train': True}):
+            inspect.signature(network.__call__).bind(None, None, **options)
+    except TypeError as error:
+        raise UserError(f'{name}.__call__: {error}; write {CALL}') from None
+
+    def call(self, *arguments, **options):
+        with python_file.blamed(path):
+            result = network.__call__(self, *arguments, **options)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+            what = 'an array' if hasattr(result, 'shape') else f'a {type(result).__name__}'
+            raise UserError(f'{name}.__call__ returns {what}: write {CALL}, the latter a dict '
+                            '{name: activation}')
+        width = getattr(result[0], 'shape', (None,))[-1]
+        if width not in (None, self.num_classes):
+            raise UserError(f'{name} has {width} outputs for num_classes={self.num_classes}: make '
+                            'its last layer as wide as that field')
+        return result
+
+    def image_shape(self):
+        raise UserError(f'{name} has no image_shape: give the shape of the images where you can, '
+                        'or add `image_shape = (height, width, channels)` to the class')
+
+    found = type(network.__name__, (network,), {'__doc__': network.__doc__} if (
+        'image_shape' in fields or hasattr(network, 'image_shape')) else {
+        'image_shape': property(image_shape)})
+    found.__call__ = call  # afterwards: flax would take it for a method that makes layers
+    return found

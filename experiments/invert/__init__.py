@@ -1,0 +1,1 @@
+"""Images from the codes of a network's layers."""

@@ -1,0 +1,1 @@
+"""A site with a page for every unit of a network."""
