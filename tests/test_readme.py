@@ -53,7 +53,7 @@ def test_ci_calls_exactly_the_test_command():
 
 
 def test_launch_commands_parse():
-    assert len(LAUNCHES) >= 30
+    assert len(LAUNCHES) > 20
     done = subprocess.run([sys.executable, '-c', PARSE], cwd=ROOT, text=True, capture_output=True,
                           input=json.dumps([shlex.split(command) for command in LAUNCHES]))
     assert not done.returncode, done.stderr
