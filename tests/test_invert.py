@@ -96,10 +96,10 @@ def test_mahendran2015_is_deep_goggle(use, layer, part):
     noise = np.float64(jax.random.normal(
         jax.random.fold_in(jax.random.split(key, 1)[0], 0), (8, 8, 3)))
     x, velocity, before = noise / np.linalg.norm(noise) * sigma, 0, None
-    mean = trained.normalize.mean[None, None, None]
+    mean = trained.normalize.mean[None, None]
 
     def distance(x):
-        code = trained.taps(x[None] / 255 + mean)[layer]
+        code = trained.taps((x / 255 + mean)[None])[layer]
         return ((code - codes) ** 2).sum()
 
     def penalty(x):
@@ -142,7 +142,7 @@ def test_mahendran2016_is_nnpreimage(use, layer, part, jitter):
     objective = objectives.match(layer, made.match)
     found, _ = invert.invert(made, Straight(), trained, objective, depth, codes, image.shape[1:])
 
-    margin, mean = jitter - 1, trained.normalize.mean
+    margin, mean = jitter - 1, trained.normalize.mean[None, None]
     key, key_of_noise = jax.random.split(
         jax.random.fold_in(jax.random.key(0), depth.index(layer)))
     u = np.float64(jax.random.uniform(
@@ -153,7 +153,7 @@ def test_mahendran2016_is_nnpreimage(use, layer, part, jitter):
 
     def loss(x, corner):
         crop = jax.lax.dynamic_slice(x, (*corner, 0), (8, 8, 3))
-        distance = ((trained.taps(crop[None] / 255 + mean)[layer] - codes) ** 2).sum()
+        distance = ((trained.taps((crop / 255 + mean)[None])[layer] - codes) ** 2).sum()
         right = jnp.diff(x, axis=1, append=x[:, -1:])
         down = jnp.diff(x, axis=0, append=x[-1:])
         penalty = (6.5 / 80) ** 2 * (right ** 2 + down ** 2).sum()

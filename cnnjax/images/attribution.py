@@ -169,7 +169,7 @@ METHODS = {'gradient': gradient, 'SmoothGrad': smooth_gradient,
            'occlusion': occlusion}
 
 
-def colored(method, values, image):
+def colored(method: str, values: np.ndarray, image: np.ndarray) -> np.ndarray:
     """A map [H, W] as a picture. In maps with a sign red speaks for the class, blue against it, and
     white is 0. Grad-CAM's, which has few positions, lies on the image."""
     from matplotlib import colormaps

@@ -31,7 +31,7 @@ def taps(network: Trained, variables: Any, image: jax.Array) -> dict[str, Any]:
     return {name: tap[0] for name, tap in found.items()}
 
 
-def activations(network, shape, tile=0):
+def activations(network: Trained, shape: Sequence[int], tile: int = 0) -> int:
     """How many numbers all activations of an image [H, W, C] are, or those of one of its tiles."""
     if tile:
         shape = (*(min(side, max(tile, own)) for side, own in
