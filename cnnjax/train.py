@@ -38,16 +38,16 @@ SIDE = 8192  # pixels: a single image with longer sides would take gigabytes
 LIMITS = {
     'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
     'border': Whole(0, SIDE // 4), 'loader_threads': Whole(1, 1024),
-    'loader_workers': Whole(0, 1024),
-    'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1), 'crop_aspect': Number(0),
-    'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4), 'color': Number(0),
-    'color_jitter': Number(0, 1), 'batch_size': Whole(1), 'accumulate': Whole(1),
-    'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0), 'drops': Number(0),
-    'drop_factor': Number(0, 1e300), 'warmup': Number(0), 'warmup_rate': Number(0),
-    'momentum': Number(0, below=1), 'weight_decay': Number(0), 'bias_rate': Number(0),
-    'label_smoothing': Number(0, 1), 'report_every': Whole(), 'eval_every': Number(0),
-    'checkpoint_every': Number(0), 'keep': Whole(1), 'eval_batch_size': Whole(1),
-    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(), 'parallel': parallel.KINDS}
+    'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
+    'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
+    'color': Number(0), 'color_jitter': Number(0, 1), 'batch_size': Whole(1),
+    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
+    'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
+    'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
+    'bias_rate': Number(0), 'label_smoothing': Number(0, 1), 'report_every': Whole(),
+    'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
+    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'parallel': parallel.KINDS}
 
 
 def check(config):
@@ -57,6 +57,7 @@ def check(config):
     if config.model.name:  # else it is inherited
         models.create(**config.model, dtype=config.dtype)  # before the data is looked for
     tasks.target(config.task)
+
 
 class Training(NamedTuple):
     """The parts that a config describes, put together; pure functions but for `plan`."""

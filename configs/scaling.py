@@ -35,7 +35,7 @@ def get_config():
     config.dtype = 'float32'  # of activations while timing; gradients are float32 in any case
 
     # The reduction.
-    config.clusters = 'ethernet_100,infiniband_400,nvlink_900,tpu_v5p'  # names in interconnects.py
+    config.clusters = 'ethernet_100,infiniband_400,nvlink_900,tpu_v5p'  # names in CLUSTERS
     config.devices = (8, 16, 32, 64, 128, 256, 512, 1024)  # in all
     config.algorithm = 'best'  # between nodes: 'ring', 'tree' or the faster, which NCCL picks
     config.utilization = 1.0  # share of a link's speed that is reached: nccl-tests' busbw / link

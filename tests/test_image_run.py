@@ -103,8 +103,8 @@ def test_what_a_run_writes(whole, capsys):
     (reports.Metrics, 'write', 5),  # and of the second
     (Run, '_snapshot', 2),
     (Run, '_snapshot', 5),
-    (optimize, '_step', 3),  # in the middle of a report
-    (optimize, '_step', 10),
+    (descent, '_step', 3),  # in the middle of a report
+    (descent, '_step', 10),
 ])
 def test_interrupted_and_continued(problem, whole, tmp_path, monkeypatch, owner, name, at):
     directory, images = whole
@@ -124,7 +124,7 @@ def test_interrupted_twice(problem, whole, tmp_path, monkeypatch):
     directory, images = whole
     for at in (7, 3):  # the second time, in the second stage again
         with monkeypatch.context() as patch:
-            stopping(patch, optimize, '_step', at)
+            stopping(patch, descent, '_step', at)
             with pytest.raises(Stop):
                 experiment(problem, tmp_path)
     np.testing.assert_array_equal(experiment(problem, tmp_path), images)
@@ -192,7 +192,7 @@ def test_finished_stages_are_read(problem, whole, monkeypatch):
     before = (directory / 'metrics.jsonl').read_text()
     (directory / 'figures' / 'loss.png').unlink()
     with monkeypatch.context() as patch:
-        stopping(patch, optimize, '_step', 1)  # no step is made
+        stopping(patch, descent, '_step', 1)  # no step is made
         found = experiment(problem, directory)
     np.testing.assert_array_equal(found, images)
     assert (directory / 'metrics.jsonl').read_text() == before
@@ -223,7 +223,7 @@ def test_rows_that_are_lost_come_back(problem, whole, copied, monkeypatch, capsy
     lines[3:] = ['[]\n', *lines[4:9], lines[9][:9]]
     (directory / 'metrics.jsonl').write_text(''.join(lines))
     with monkeypatch.context() as patch:
-        stopping(patch, optimize, '_step', 1)  # no step is made
+        stopping(patch, descent, '_step', 1)  # no step is made
         np.testing.assert_array_equal(experiment(problem, directory), whole[1])
     assert (directory / 'metrics.jsonl').read_text() == rows
     assert 'restored' in capsys.readouterr().out
@@ -251,7 +251,7 @@ def test_another_config_is_refused(problem, whole):
 
 def test_a_directory_whose_first_start_failed_is_usable(problem, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stopping(patch, optimize, '_step', 2)
+        stopping(patch, descent, '_step', 2)
         with pytest.raises(Stop):
             experiment(problem, tmp_path, config(seed=3))
     np.testing.assert_array_equal(experiment(problem, tmp_path), whole[1])

@@ -692,7 +692,7 @@ NARROW = {
     'densenet121': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, (8, 8, 3)),
     'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1)}, (4, 4, 3)),
     'googlenet': ({'inceptions': (('3a', *(2,) * 6), ('4a', *(2,) * 6), ('5a', *(2,) * 6)),
-                   'auxiliary_weight': 0, 'dtype': 'bfloat16'}, (31, 31, 3)),
+                   'auxiliary_weight': 0}, (31, 31, 3)),
     'mobilenet_v1': ({'blocks': ((1, 8), (2, 8)), 'stem_width': 8}, (8, 8, 3)),
     'unet_padded': ({'widths': (2, 3)}, (8, 8, 1)),
     'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),

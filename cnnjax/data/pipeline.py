@@ -26,7 +26,7 @@ from absl import flags
 
 from cnnjax import memory, quiet
 from cnnjax.data import geometry, images, threads
-from cnnjax.data.examples import Source, Subset
+from cnnjax.data.examples import Source, subset
 from cnnjax.errors import UserError
 
 TARGETS = ('label', 'mask', 'labels')  # the parts of an example that are classes
@@ -190,8 +190,8 @@ class Stream:
 
     def subset(self, index):
         """The stream of only the examples at the places `index`."""
-        source = Source(Subset(self.examples, index), self.classes)
-        return Stream(source, self.crops, self.threads, self.workers)
+        some = subset(Source(self.examples, self.classes), index)
+        return Stream(some, self.crops, self.threads, self.workers)
 
     def train_batches(self, batch_size, seed, start=0, share=(0, 1)):
         """As Resident's, but a permutation follows the last without a break, even in a batch."""
