@@ -442,25 +442,27 @@ def zeroed(variables, pattern):
 
 
 class Layers:
-    """Layers of a network by its variables, in evaluation."""
+    """Layers of a network by its variables, in evaluation, as numpy has them."""
 
     def __init__(self, variables):
-        self.variables = traverse_util.flatten_dict(variables, sep='/')
+        self.variables = {path: np.asarray(array) for path, array in
+                          traverse_util.flatten_dict(variables, sep='/').items()}
 
     def conv(self, path, x, stride=1):
         kernel = self.variables[f'params/{path}/kernel']
         pad = kernel.shape[0] // 2
         x = lax.conv_general_dilated(x, kernel, (stride, stride), ((pad, pad), (pad, pad)),
                                      dimension_numbers=convolution.LAYOUT)
-        return x + self.variables.get(f'params/{path}/bias', 0)
+        return np.asarray(x) + self.variables.get(f'params/{path}/bias', 0)
 
     def norm(self, path, x):
         scale, bias = (self.variables[f'params/{path}/{name}'] for name in ('scale', 'bias'))
         mean, var = (self.variables[f'batch_stats/{path}/{name}'] for name in ('mean', 'var'))
-        return scale * (x - mean) / np.sqrt(var + 1e-5) + bias
+        return scale * (np.asarray(x) - mean) / np.sqrt(var + 1e-5) + bias
 
     def dense(self, path, x):
-        return x @ self.variables[f'params/{path}/kernel'] + self.variables[f'params/{path}/bias']
+        kernel, bias = (self.variables[f'params/{path}/{name}'] for name in ('kernel', 'bias'))
+        return np.asarray(x) @ kernel + bias
 
 
 def assert_taps(taps, expected):
