@@ -126,8 +126,9 @@ def set_up(digits, tmp_path_factory):
             patch.setattr(step, 'create', create)
             patch.setattr(parallel, 'parallelize', parallelize)
             patch.setattr(parallel, 'replicate', lambda tree, mesh: tree)
-            for name in ('write_config', 'write_environment', 'write_json'):
-                patch.setattr(workdir, name, lambda *arguments: None)
+            for module, name in ((workdir, 'write_config'), (workdir, 'write_environment'),
+                                 (atomic, 'write_json')):
+                patch.setattr(module, name, lambda *arguments: None)
             try:
                 train.train(config, directory)
             except SetUp:
