@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 from absl import logging
 
-from cnnjax import cluster, config_file, parallel, quiet, workdir
+from cnnjax import cluster, config_file, parallel, quiet, user_network, workdir
 from cnnjax.errors import UserError
 
 # How many minutes a job may take where `resources` has no timeout_min.
@@ -76,6 +76,7 @@ def facts(config, directory):
     code = hashlib.sha256()
     for path in sorted(ROOT.glob('cnnjax/**/*.py')) + sorted(ROOT.glob('experiments/**/*.py')):
         code.update(path.read_bytes())
+    code.update(user_network.digest(config_file.flat(config).get('model.name') or '').encode())
     values = {name: value for name, value in config_file.flat(config).items()
               if name.rpartition('.')[2] not in LOCAL}
     versions = {name: importlib.metadata.version(name) for name in workdir.PACKAGES}

@@ -25,6 +25,7 @@ from cnnjax import (
     tasks,
     trained,
     transfer,
+    user_network,
     workdir,
 )
 from cnnjax.errors import UserError
@@ -192,7 +193,7 @@ def train(config, directory, sources=None):
             state = checkpoints.restore(start, state)
         if cluster.first():
             workdir.write_config(directory, config)
-            workdir.write_environment(directory)
+            workdir.write_environment(directory, user_network.digest(config.model.name))
             if not (start and recorded):
                 dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
         reports.recover(directory, past)

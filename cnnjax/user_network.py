@@ -7,6 +7,7 @@ config or that the caller gives leads here, never one that a file of weights hol
 
 import dataclasses
 import functools
+import hashlib
 import inspect
 import os
 from pathlib import Path
@@ -32,6 +33,15 @@ def located(name):
 def short(name):
     """The name without the directories of its file, for titles and for files of weights."""
     return os.path.basename(name) if is_named(name) else name
+
+
+def digest(name):
+    """The SHA-256 of the file of a user's own network; '' for a network of ours."""
+    if not is_named(name):
+        return ''
+    path, _, _ = located(name).rpartition(':')
+    with python_file.blamed(path):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def load(name):

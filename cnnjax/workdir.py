@@ -244,8 +244,9 @@ def refuse(workdir, changed, reason=''):
                     f'Take another workdir, or the same values{reason}')
 
 
-def write_environment(workdir):
-    """Adds this start to environment.json."""
+def write_environment(workdir, code=''):
+    """Adds this start to environment.json. `code` is a digest of the user's own network ('': it is
+    one of ours); where that is not the digest of the last start, a line says so."""
     source = Path(__file__).parent
 
     def git(*command):  # None without a repository, or without git
@@ -258,8 +259,11 @@ def write_environment(workdir):
     changed = git('status', '--porcelain', '--untracked-files=no')
     path = Path(workdir) / 'environment.json'
     before = atomic.read_json(path) or []
-    if not isinstance(before, list):
-        raise UserError(f'{path} is damaged, it is no list: delete it')
+    if not isinstance(before, list) or not all(isinstance(start, dict) for start in before):
+        raise UserError(f'{path} is damaged, it is no list of starts: delete it')
+    if code and before and before[-1].get('network', code) != code:
+        print(f'{workdir}: the file of its network is not the one that the last start read; the '
+              'weights so far were trained with that', flush=True)
     atomic.write_json(path, [*before, {
         'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'command': shlex.join([sys.executable, *sys.argv]),
@@ -270,6 +274,7 @@ def write_environment(workdir):
         'packages': {name: importlib.metadata.version(name) for name in PACKAGES},
         'devices': [str(device) for device in jax.devices()],
         'device_kind': jax.devices()[0].device_kind,
+        **({'network': code} if code else {}),
     }])
 
 
