@@ -19,7 +19,7 @@ from cnnjax.errors import UserError
 if TYPE_CHECKING:
     from cnnjax.tasks.task import Task
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, jax.Array]  # examples, or where they are in the whole set: see `fetch`
 
 
 class TrainState(NamedTuple):

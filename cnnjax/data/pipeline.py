@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -130,7 +130,7 @@ class Resident:
         return self.data['image'].shape[1:]
 
     def train_batches(self, batch_size: int, seed: int, start: int = 0,
-                      share: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
+                      share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
         """The batches from step `start` on, without end: every epoch is a new permutation, whose
         incomplete last batch is left out. 'position' is the place in the global batch."""
         position = _rows(batch_size, share)
@@ -144,7 +144,7 @@ class Resident:
                 step += 1
 
     def test_batches(self, batch_size: int,
-                     share: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
+                     share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
         """Every example once, in order; 'weight' is 0 on the padding of the last batch."""
         rows = _rows(batch_size, share)
         for i in range(0, len(self), batch_size):
@@ -196,7 +196,7 @@ class Stream:
         return Stream(some, self.crops, self.threads, self.workers)
 
     def train_batches(self, batch_size: int, seed: int, start: int = 0,
-                      share: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
+                      share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
         """As Resident's, but a permutation follows the last without a break, even in a batch."""
         position = _rows(batch_size, share)
         examples = (grain.MapDataset.source(_Checked(self.examples, len(self.classes))).seed(seed)
@@ -205,7 +205,7 @@ class Stream:
             yield batch | {'position': position}
 
     def test_batches(self, batch_size: int,
-                     share: tuple[int, int] = (0, 1)) -> Iterator[dict[str, np.ndarray]]:
+                     share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
         """As Resident's, with the images and targets themselves, 0 where the weight is."""
         examples = _TestExamples(_Checked(self.examples, len(self.classes)), self.crops, {
             name: np.zeros_like(array) for name, array in self._first.items()})
