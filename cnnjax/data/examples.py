@@ -101,7 +101,7 @@ class Subset(Sequence):
     a crop is computed of the same pixels that are shown of the image."""
 
     examples: Sequence
-    places: Sequence[int] | np.ndarray  # of those that it has
+    places: Sequence[int] | np.ndarray  # of these examples in the source
 
     def __len__(self) -> int:
         return len(self.places)
