@@ -1,8 +1,9 @@
 """The lengths of a training, given in epochs or in steps, as numbers of steps."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import optax
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from cnnjax import optim
@@ -16,7 +17,7 @@ class Plan(NamedTuple):
 
     steps: int
     steps_per_epoch: int
-    rate: optax.Schedule  # step -> learning rate
+    rate: Callable[[ArrayLike], Any]  # step -> learning rate
     report_every: int
     eval_every: int
     checkpoint_every: int
