@@ -1,15 +1,17 @@
 """Python files that the user names, a config or a network: run as modules, their mistakes told."""
 
 import contextlib
+import os
 import sys
 import traceback
 import types
+from collections.abc import Generator
 from pathlib import Path
 
 from cnnjax.errors import UserError
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> types.ModuleType:
     """The module that the Python file at `path` makes. It is run anew by every call.
 
     Raises:
@@ -24,7 +26,7 @@ def load(path):
 
 
 @contextlib.contextmanager
-def blamed(path):
+def blamed(path: str | os.PathLike[str]) -> Generator[None]:
     """A context in which errors are the fault of the Python file at `path`, which may raise any:
     each becomes a UserError 'mine.py, line 3: NameError: ...'."""
     try:

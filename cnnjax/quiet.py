@@ -7,7 +7,7 @@ import logging
 import warnings
 
 
-def pictures():
+def pictures() -> None:
     """Keeps this process from telling what Pillow and tifffile say of damage that they get over (of
     EXIF data, say). Damage of the pixels, or too many of them, is a UserError in any case."""
     warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')

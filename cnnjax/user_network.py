@@ -20,17 +20,17 @@ from cnnjax.errors import UserError, suggest
 CALL = '`def __call__(self, images, train=False)` that returns (outputs, taps)'
 
 
-def is_named(name):
+def is_named(name: str) -> bool:
     """Whether the name is that of a class in a Python file, not that of a network of ours."""
     return '.py:' in name or name.endswith('.py')
 
 
-def located(name):
+def located(name: str) -> str:
     """The name with the absolute path of its file; a name of ours stays as it is."""
     return os.path.abspath(os.path.expanduser(name)) if is_named(name) else name
 
 
-def short(name):
+def short(name: str) -> str:
     """The name without the directories of its file, for titles and for files of weights."""
     return os.path.basename(name) if is_named(name) else name
 
@@ -44,7 +44,7 @@ def digest(name):
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def load(name):
+def load(name: str) -> type[nn.Module]:
     """The class 'my_nets.py:MyNet'. Relative paths begin at the working directory.
 
     Raises:

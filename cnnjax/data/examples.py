@@ -3,9 +3,10 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cnnjax.data import geometry, images
 from cnnjax.data.identity import Entry, file_sizes, some
@@ -35,20 +36,20 @@ class Files(Sequence):
 
     paths: tuple[str, ...]  # not pathlib's: a million take seconds to send to a worker process
     labels: tuple[int, ...]
-    read: Callable = images.read
+    read: Callable[[str], Any] = images.read
     root: str = ''  # the beginning of the paths that a listing's names leave out
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         return {'image': self.read(self.paths[i]), 'label': self.labels[i]}
 
     @property
-    def undecoded(self):
+    def undecoded(self) -> 'Files':
         return dataclasses.replace(self, read=images.Picture)
 
-    def listing(self):
+    def listing(self) -> list[Entry]:
         """An Entry of every file."""
         root = os.path.join(self.root, '')
         sizes = file_sizes(self.paths).tolist()
@@ -62,15 +63,15 @@ class Arrays(Sequence):
 
     arrays: dict[str, np.ndarray]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.arrays['image'])
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         i = range(len(self))[i]  # a range knows -1 and the IndexError
         return {name: array[i] for name, array in self.arrays.items()}
 
 
-def from_arrays(images, classes, **targets):
+def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike) -> Source:
     """A source of arrays: `from_arrays(images, ('cat', 'dog'), label=labels)`.
 
     Args:
@@ -100,21 +101,21 @@ class Subset(Sequence):
     a crop is computed of the same pixels that are shown of the image."""
 
     examples: Sequence
-    index: Sequence  # the places of those that it has
+    places: Sequence[int] | np.ndarray  # of these examples in the source
 
-    def __len__(self):
-        return len(self.index)
+    def __len__(self) -> int:
+        return len(self.places)
 
-    def __getitem__(self, i):
-        return self.examples[int(self.index[i])]
+    def __getitem__(self, i: Any) -> Any:
+        return self.examples[int(self.places[i])]
 
 
-def subset(source, index):
+def subset(source: Source, index: Sequence[int] | np.ndarray) -> Source:
     """The source with only the examples at the places `index`, in this order."""
     return source._replace(examples=Subset(source.examples, index))
 
 
-def spread(total, count):
+def spread(total: int, count: int) -> np.ndarray:
     """`count` of `total` places, evenly spread; all of them for a count of 0, or of more."""
     return np.linspace(0, total - 1, min(count or total, total)).round().astype(int)
 
@@ -126,10 +127,10 @@ class Relabelled(Sequence):
     examples: Sequence
     labels: tuple[int, ...]  # the new class of each old one
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         example = self.examples[i]
         if 'label' in example:
             return {**example, 'label': self.labels[example['label']]}
@@ -138,12 +139,12 @@ class Relabelled(Sequence):
         return {**example, 'mask': table[example['mask']]}
 
     @property
-    def undecoded(self):
+    def undecoded(self) -> 'Relabelled':
         return dataclasses.replace(
             self, examples=getattr(self.examples, 'undecoded', self.examples))
 
 
-def matched(source, classes):
+def matched(source: Source, classes: Sequence[str]) -> Source:
     """The source with its labels as a network with these `classes` counts them, by name.
 
     Raises:

@@ -12,6 +12,10 @@ On the host pictures are bordered and cut, by numpy and Pillow; inside the compi
 translated and mirrored.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -21,7 +25,7 @@ from cnnjax.data import images
 IGNORE = 255  # in a mask: the pixel counts neither in the loss nor in an error
 
 
-def bordered(example, pixels):
+def bordered(example: Mapping[str, Any], pixels: int) -> Mapping[str, Any]:
     """The example with so many black pixels on each side of its picture."""
     if not pixels:
         return example
@@ -34,7 +38,8 @@ def bordered(example, pixels):
     return {**example, **moved}
 
 
-def cut(example, box, size, interpolation='bilinear'):
+def cut(example: Mapping[str, Any], box: images.Box, size: int,
+        interpolation: str = 'bilinear') -> dict[str, Any]:
     """The part of the example in a box (top, left, height, width), in pixels, scaled to
     [size, size]; masks by their nearest pixels, whatever the interpolation of the image is."""
     top, left, height, width = box
@@ -42,12 +47,14 @@ def cut(example, box, size, interpolation='bilinear'):
     if 'mask' in example:
         moved['mask'] = images.cut(example['mask'][..., None], box, size, 'nearest')[..., 0]
     if 'boxes' in example:
-        shift, scale = np.float32([left, top] * 2), np.float32([size / width, size / height] * 2)
+        shift = np.array([left, top] * 2, np.float32)
+        scale = np.array([size / width, size / height] * 2, np.float32)
         moved |= _visible((example['boxes'] - shift) * scale, example['labels'], size, size, np)
     return {**example, **moved}
 
 
-def translated(example, corner, padding, mode):
+def translated(example: Mapping[str, jax.Array], corner: jax.Array, padding: int,
+               mode: str) -> dict[str, jax.Array]:
     """The example as large as before, cut at `corner`, (top, left), from one with `padding` more
     pixels on each side: a traced move by up to that many pixels.
 
@@ -71,7 +78,7 @@ def translated(example, corner, padding, mode):
     return {**example, **found}
 
 
-def mirrored(example, flip):
+def mirrored(example: Mapping[str, jax.Array], flip: jax.Array) -> dict[str, jax.Array]:
     """The example, left and right exchanged where the traced `flip` is true."""
     found = {name: jnp.where(flip, example[name][:, ::-1], example[name])
              for name in ('image', 'mask') if name in example}
@@ -87,7 +94,7 @@ def _visible(boxes, labels, height, width, numpy):
     """The parts of the boxes that lie on the picture; an object whose centre has left it is none.
     """
     centers = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
-    size = np.float32([width, height])
+    size = np.array([width, height], np.float32)
     inside = ((centers >= 0) & (centers < size[None])).all(-1)
     clipped = numpy.clip(boxes, 0, np.tile(size, 2)[None])
     return {'boxes': numpy.where(inside[:, None], clipped, np.float32(0)),

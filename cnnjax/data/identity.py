@@ -11,12 +11,18 @@ Whoever keeps something about a set, such as positions in it, keeps its identity
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cnnjax.errors import UserError
+
+if TYPE_CHECKING:
+    from cnnjax.data.examples import Source
+    from cnnjax.data.pipeline import Resident, Stream
 
 SHOWN = 3  # names that a line of differences has at most
 THREADS = 16  # threads that ask for sizes of files: those on a network answer slowly
@@ -43,18 +49,18 @@ class Identity(NamedTuple):
     digest: str  # a checksum of the classes, the number of examples and the listing
     listing: tuple[str, ...] = ()  # the lines of all entries; (): not kept
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """All but the listing, for a JSON file."""
         return {name: value for name, value in self._asdict().items() if name != 'listing'}
 
-    def with_listing(self, lines):
+    def with_listing(self, lines: Sequence[str]) -> 'Identity':
         """The same with the lines of its listing; without, where they are not those of the digest.
         """
         same = _digest(self.classes, self.examples, lines) == self.digest
         return self._replace(listing=tuple(lines) if same else ())
 
     @classmethod
-    def of_summary(cls, summary):
+    def of_summary(cls, summary: Mapping[str, Any]) -> 'Identity':
         """The identity with that summary, which may come from a JSON file, without the listing.
 
         Raises:
@@ -69,7 +75,7 @@ class Identity(NamedTuple):
         return found
 
 
-def identity(loaded):
+def identity(loaded: 'Source | Resident | Stream') -> Identity:
     """The Identity of a Source, Resident or Stream.
 
     No picture is decoded: a folder's files are asked for their sizes, tensorflow-datasets for its
@@ -82,8 +88,9 @@ def identity(loaded):
     entries = listing() if listing else _arrays(loaded.examples)
     lines = tuple(map(str, entries))
     counts = None
-    if all(entry.label is not None for entry in entries):
-        counts = np.bincount([entry.label for entry in entries], minlength=len(loaded.classes))
+    labels = [entry.label for entry in entries if entry.label is not None]
+    if len(labels) == len(entries):
+        counts = np.bincount(labels, minlength=len(loaded.classes))
         counts = tuple(counts.tolist())
     digest = _digest(loaded.classes, len(loaded.examples), lines)
     return Identity(loaded.classes, len(loaded.examples), counts, digest, lines)
@@ -96,7 +103,7 @@ def _digest(classes, examples, lines):
     return digest.hexdigest()
 
 
-def file_sizes(paths):
+def file_sizes(paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
     """The size of each file in bytes, an array.
 
     Raises:
@@ -115,7 +122,7 @@ def file_sizes(paths):
     return sizes
 
 
-def array_digest(array):
+def array_digest(array: ArrayLike) -> str:
     """A checksum of an array's values, shape and type."""
     array = np.asarray(array)
     header = f'{array.dtype.str} {array.shape} '.encode()
@@ -133,7 +140,7 @@ def _arrays(examples):
     return [entry(i, example) for i, example in enumerate(examples)]
 
 
-def differences(then, now):
+def differences(then: Identity, now: Identity) -> list[str]:
     """What tells the set `now` from the set `then`, a few lines; none where they are the same."""
     if then.digest == now.digest:
         return []
@@ -209,7 +216,7 @@ def _members(identity):
     return members
 
 
-def some(names, separator=', '):
+def some(names: Sequence[str], separator: str = ', ') -> str:
     """The first few names, and how many more there are."""
     shown = separator.join(names[:SHOWN])
     return shown + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')

@@ -10,6 +10,7 @@ import pathlib
 import shlex
 import tarfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import requests
@@ -78,15 +79,15 @@ class _Examples(Sequence):
     """A tfds data source without the fields that are not the image or its label; as image files
     are, images are decoded by Pillow."""
 
-    records: Sequence
+    records: Any  # a sequence that also has dataset_info and split
     name: str
     mode: str
     decoded: bool = True
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         index = range(len(self))[index]  # a range knows -1 and the IndexError
         name = f'{self.name}: record {index}'
         try:
@@ -137,18 +138,18 @@ def prepare(
     if path.exists():
         _prepared(builder, name)
         return path
-    manual_dir = manual_dir and pathlib.Path(os.path.expanduser(manual_dir))
+    manual = pathlib.Path(os.path.expanduser(manual_dir)) if manual_dir else None
     if name not in _BUILDERS:
-        raise UserError(_tensorflow_commands(builder, name, manual_dir))
+        raise UserError(_tensorflow_commands(builder, name, manual))
 
     builder = _BUILDERS[name](data_dir=builder.data_dir_root, file_format='array_record')
-    if manual_dir:
-        archives = {url: manual_dir / info.filename for url, info in builder.url_infos.items()}
+    if manual:
+        archives = {url: manual / info.filename for url, info in builder.url_infos.items()}
         missing = [f'{archive}, from {url}' for url, archive in archives.items()
                    if not archive.exists()]
         if missing:
             raise UserError('\n  '.join([f'to prepare {name}, these are missing:', *missing]))
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
     try:
         builder.download_and_prepare(download_config=config)
     except tfds.core.download.download_manager.NonMatchingChecksumError as error:
@@ -164,7 +165,7 @@ def prepare(
     return path
 
 
-def _builder(name, data_dir, others=()):
+def _builder(name, data_dir, others=()) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
     except (ValueError, AssertionError) as error:  # the latter: an unknown version
@@ -182,7 +183,7 @@ def _prepare_command(name, data_dir):
     return f'python launch.py --config=configs/prepare.py:{name} --workdir=runs/prepare{override}'
 
 
-def _prepared(builder, name):
+def _prepared(builder, name) -> Any:
     # From its directory, a builder knows of a second format, added by `tfds convert_format`.
     prepared = tfds.builder_from_directory(builder.data_path)
     formats = prepared.info.available_file_formats()
@@ -227,14 +228,22 @@ def _tensorflow_commands(builder, name, manual_dir):
 # writes name that module.
 
 
+def _parent(name) -> Any:
+    """The builder of tfds, whose methods its own annotations do not tell."""
+    return tfds.builder_cls(name)
+
+
 class _Cifar:
+    info: Any
+    _cifar_info: Any
+
     def _split_generators(self, dl_manager):
         info = self._cifar_info
         with tarfile.open(dl_manager.download(info.url)) as archive:
             files = {
-                member.name.removeprefix(info.prefix): archive.extractfile(member).read()
+                member.name.removeprefix(info.prefix): file.read()
                 for member in archive
-                if member.isfile()
+                if (file := archive.extractfile(member))
             }
         for key, file in zip(info.label_keys, info.label_files, strict=True):
             self.info.features[key].names = files[file].decode().split()
@@ -256,16 +265,16 @@ class _Cifar:
             }
 
 
-class Cifar10(_Cifar, tfds.builder_cls('cifar10'), skip_registration=True):
-    __module__ = tfds.builder_cls('cifar10').__module__
+class Cifar10(_Cifar, _parent('cifar10'), skip_registration=True):
+    __module__ = _parent('cifar10').__module__
 
 
-class Cifar100(_Cifar, tfds.builder_cls('cifar100'), skip_registration=True):
-    __module__ = tfds.builder_cls('cifar100').__module__
+class Cifar100(_Cifar, _parent('cifar100'), skip_registration=True):
+    __module__ = _parent('cifar100').__module__
 
 
-class SvhnCropped(tfds.builder_cls('svhn_cropped'), skip_registration=True):
-    __module__ = tfds.builder_cls('svhn_cropped').__module__
+class SvhnCropped(_parent('svhn_cropped'), skip_registration=True):
+    __module__ = _parent('svhn_cropped').__module__
 
     def _generate_examples(self, split_prefix, filepath):
         data = scipy.io.loadmat(filepath)
@@ -278,8 +287,8 @@ class SvhnCropped(tfds.builder_cls('svhn_cropped'), skip_registration=True):
             }
 
 
-class MNIST(tfds.builder_cls('mnist'), skip_registration=True):
-    __module__ = tfds.builder_cls('mnist').__module__
+class MNIST(_parent('mnist'), skip_registration=True):
+    __module__ = _parent('mnist').__module__
 
     def _split_generators(self, dl_manager):
         dl_manager.download_and_extract = dl_manager.download  # unpacked below

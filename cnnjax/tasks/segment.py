@@ -5,7 +5,10 @@ https://arxiv.org/abs/1505.04597.
 """
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,19 +16,19 @@ import numpy as np
 from cnnjax import losses
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
-from cnnjax.tasks.task import Task
+from cnnjax.tasks.task import LossAndMetrics, Observed, Task
 
 TARGET = 'mask'
 
 
-def create(net, smoothing=0.0):
+def create(net: nn.Module, smoothing: float = 0.0) -> Task:
     """The task for networks with logits [N, H', W', classes] of the middle H' x W' pixels of the
     images: those of a network without padding are smaller than the images."""
     del net
     return Task(check, functools.partial(loss, smoothing), observe, results)
 
 
-def check(outputs, examples, classes):
+def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
     """Raises UserError unless the outputs are a score for each class at the middle pixels."""
     if outputs.ndim != 4:
         raise UserError(f'the network has one score per class, {list(outputs.shape[1:])}, no maps '
@@ -41,7 +44,8 @@ def check(outputs, examples, classes):
                         'layer needs num_classes of them')
 
 
-def loss(smoothing, apply, examples, mean):
+def loss(smoothing: float, apply: Callable, examples: Mapping[str, jax.Array],
+         mean: Callable[..., jax.Array]) -> LossAndMetrics:
     """The mean cross-entropy of the pixels that count, and of the metrics the share of these that
     is wrong."""
     logits, _, batch_stats = apply(examples['image'])
@@ -51,7 +55,7 @@ def loss(smoothing, apply, examples, mean):
     return value, ({'loss': value, 'pixel_error': wrong}, batch_stats)
 
 
-def observe(apply, examples):
+def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
     """Sums of 'loss', of the pixels that count together, of their number 'pixels', and the
     confusion matrix, int [classes, classes], truth in rows."""
     logits, _ = apply(examples['image'])
@@ -68,7 +72,8 @@ def observe(apply, examples):
             'confusion': jax.vmap(confusion)(labels, logits.argmax(-1), counts)}, {}
 
 
-def results(sums, kept, count, classes):
+def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
+            classes: Sequence[str]) -> dict[str, float]:
     """'loss' and 'pixel_error', means over the pixels that count; 'mean_iou', the mean over classes
     of intersection / union (https://arxiv.org/abs/1411.4038, section 5), and 'error', 1 less it;
     'iou/<class>' of each. A class that is in neither the masks nor the predictions has none.
