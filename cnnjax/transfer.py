@@ -23,7 +23,6 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from cnnjax import models, summary, user_network
-from cnnjax.data import Normalization
 from cnnjax.errors import UserError, suggest
 from cnnjax.models import resnet
 
@@ -180,7 +179,7 @@ def carry_over(variables: Any, source: Any, new: Collection[str], where: str) ->
     return traverse_util.unflatten_dict(fresh | {path: theirs[path] for path in mine})
 
 
-def check_images(normalize: Normalization, image_shape: Sequence[int], where: str) -> None:
+def check_images(normalize: Any, image_shape: Sequence[int], where: str) -> None:
     """Raises UserError if the normalization of `where` is not for images [H, W, C]."""
     if not normalize.fits(image_shape):
         shape = np.broadcast_shapes(np.shape(normalize.mean), np.shape(normalize.std))
