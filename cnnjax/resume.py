@@ -70,7 +70,7 @@ def check_config(directory: Path, config: ConfigDict, lengths: Plan, start: int,
     if extended and changed:
         then = plan(saved, lengths.steps_per_epoch * saved.batch_size).rate
         done = np.arange(start)
-        before, now = (np.broadcast_to(np.float32(rate(done)), done.shape)
+        before, now = (np.broadcast_to(np.asarray(rate(done), np.float32), done.shape)
                        for rate in (then, lengths.rate))
         extended = start <= lengths.steps and np.array_equal(before, now)
     if changed and not extended:

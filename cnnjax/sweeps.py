@@ -109,7 +109,7 @@ def run(config: ConfigDict, place: jobs.Place, file: str, changed: Collection[st
     return succeeded
 
 
-def identity(*what: str | None) -> data.Identity | None:
+def identity(*what: Any) -> data.Identity | None:
     """The identity of what data.load takes; None where there is no such data any more."""
     try:
         return data.identity(data.load(*what))

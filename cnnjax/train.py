@@ -351,7 +351,7 @@ def check_finite(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
         if not all(map(np.isfinite, values.values())):
             raise UserError(
                 f'step {i}: ' + ', '.join(f'{name} is {v}' for name, v in values.items())
-                + f'. Lower learning_rate (it was {float(lengths.rate(i - 1)):g}) or warm up; '
+                + f'. Lower learning_rate (it was {np.asarray(lengths.rate(i - 1)):g}) or warm up; '
                 + (f'checkpoint {checkpoints.latest()} in {checkpoints.directory} is intact'
                    if checkpoints.latest() else 'there is no checkpoint before it'))
 
@@ -360,7 +360,7 @@ def report(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
            images_per_second: float | None) -> dict[str, Any]:
     """The row of metrics.jsonl after `done` steps: the means of the metrics of the last ones."""
     row = {'step': done, 'epoch': done / lengths.steps_per_epoch,
-           'learning_rate': float(lengths.rate(done - 1)),
+           'learning_rate': float(np.asarray(lengths.rate(done - 1))),
            **{f'train/{name}': float(np.mean([values[name] for values in pending]))
               for name in pending[0]}}
     return row | ({'images_per_second': images_per_second} if images_per_second else {})
