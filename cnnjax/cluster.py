@@ -10,6 +10,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Generator
+from typing import Any, NoReturn
 
 import jax
 from flax import traverse_util
@@ -30,7 +32,8 @@ _meetings = itertools.count()
 _ending = threading.Lock()
 
 
-def connect(coordinator=None, processes=None, process=None, wait=120):
+def connect(coordinator: str | None = None, processes: int | None = None,
+            process: int | None = None, wait: int = 120) -> None:
     """Joins the processes of one training; to be called before all else that jax does.
 
     Without arguments Slurm, Open MPI, Kubernetes and TPU pods are detected by jax, and a process
@@ -89,7 +92,8 @@ class _Watch(threading.Thread):
 
     def __init__(self, wait):
         super().__init__(daemon=True)
-        self.client, self.wait = distributed.global_state.client, wait
+        self.client: Any = distributed.global_state.client
+        self.wait = wait
         self.leaving = threading.Event()
         atexit.register(self.leave)  # it runs before jax's own exit: this thread calls jax
 
@@ -142,14 +146,14 @@ def _end(message):
     os._exit(1)
 
 
-def agree(**facts):
+def agree(**facts: Any) -> None:
     """Raises UserError in all processes of a run unless each has the same facts.
 
     Args:
       facts: what JSON can hold; dicts and lists are compared value by value. All processes call
         this equally often.
     """
-    run = distributed.global_state  # jax.process_count() would wait for the others' devices
+    run: Any = distributed.global_state  # jax.process_count() would wait for the others' devices
     if run.num_processes == 1:
         return
     meeting = f'{FACTS}/{next(_meetings)}'
@@ -179,13 +183,13 @@ def _indexed(value):
         value, dict) else value
 
 
-def first():
+def first() -> bool:
     """Whether this process is the one that prints and writes what only one must."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def together():
+def together() -> Generator[None]:
     """Where several processes train, an error in one must not leave the others waiting for it.
 
     It ends this process at once, with its message, and through _Watch the others with the same.
@@ -193,7 +197,8 @@ def together():
     try:
         yield
     except Exception as error:
-        run = distributed.global_state  # jax.process_count() would wait for the others' devices
+        # jax.process_count() would wait for the others' devices.
+        run: Any = distributed.global_state
         if run.num_processes == 1:
             raise
         who = f'process {run.process_id} of {run.num_processes}'
@@ -250,14 +255,14 @@ class Preemption:
         if jax.distributed.is_initialized():
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def reached(self):
+    def reached(self) -> bool:
         """Whether to stop now; all processes ask equally often, between two steps."""
         if jax.distributed.is_initialized():
             self._asked += 1
             return multihost_utils.reached_preemption_sync_point(self._asked)
         return self.signal is not None
 
-    def leave(self):
+    def leave(self) -> NoReturn:
         """Ends the process as its signal would have: with exit code 128 + its number.
 
         Where somebody else handled the signal before (submitit, which asks Slurm to requeue the

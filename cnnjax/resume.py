@@ -1,14 +1,21 @@
 """Whether a run may go on in its directory, and what is said of one that is finished."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from cnnjax import checkpoint, cluster, reports, workdir
+from cnnjax.dataset import Dataset
 from cnnjax.errors import UserError
-from cnnjax.plan import plan
+from cnnjax.plan import Plan, plan
 
 
-def finished_without_data(config, directory, recorded, missing):
+def finished_without_data(config: ConfigDict, directory: Path, recorded: Dataset | None,
+                          missing: Exception) -> dict[str, Any]:
     """The last row of a finished run; raises `missing`, the error, for any other."""
     known = recorded and recorded.splits.get(config.train_split)
     if not recorded or not (known or config.steps):
@@ -25,7 +32,7 @@ def finished_without_data(config, directory, recorded, missing):
                     f'; that its data is still the same cannot be told: {missing}')
 
 
-def finished(directory, steps, remark=''):
+def finished(directory: Path, steps: int, remark: str = '') -> dict[str, Any]:
     """The last row of metrics.jsonl; says that the run is finished.
 
     Raises:
@@ -42,7 +49,8 @@ def finished(directory, steps, remark=''):
     return last
 
 
-def check_config(directory, config, lengths, start, past):
+def check_config(directory: Path, config: ConfigDict, lengths: Plan, start: int,
+                 past: Mapping[str, Any]) -> None:
     """Raises UserError if the run in `directory`, `start` steps long, was not made with `config`.
 
     It may get longer or shorter as long as the steps done had the same learning rates. `past` is
@@ -62,9 +70,9 @@ def check_config(directory, config, lengths, start, past):
     if extended and changed:
         then = plan(saved, lengths.steps_per_epoch * saved.batch_size).rate
         done = np.arange(start)
-        extended = start <= lengths.steps and np.array_equal(
-            *(np.broadcast_to(np.float32(rate(done)), done.shape)
-              for rate in (then, lengths.rate)))
+        before, now = (np.broadcast_to(np.asarray(rate(done), np.float32), done.shape)
+                       for rate in (then, lengths.rate))
+        extended = start <= lengths.steps and np.array_equal(before, now)
     if changed and not extended:
         workdir.refuse(directory, changed, ': the learning rates of the steps done would differ'
                        if set(changed) <= {'epochs', 'steps'} else '')

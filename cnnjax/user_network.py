@@ -35,7 +35,7 @@ def short(name: str) -> str:
     return os.path.basename(name) if is_named(name) else name
 
 
-def digest(name):
+def digest(name: str) -> str:
     """The SHA-256 of the file of a user's own network; '' for a network of ours."""
     if not is_named(name):
         return ''

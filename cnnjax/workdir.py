@@ -24,7 +24,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Generator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -53,7 +55,7 @@ OURS = frozenset({'checkpoints', 'dataset.json', 'environment.json', 'figures', 
 PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
-def located(workdir):
+def located(workdir: str) -> str:
     """The directory that the flag means: '~/runs' is in the home directory.
 
     Raises:
@@ -68,7 +70,7 @@ def located(workdir):
 
 
 @contextlib.contextmanager
-def claim(workdir, config):
+def claim(workdir: str | Path, config: ml_collections.ConfigDict) -> Generator[None]:
     """Holds the directory for the run of `config`; of several processes the first does. What a
     killed run left unfinished is removed, and a lost config.json is written again.
 
@@ -96,7 +98,7 @@ def claim(workdir, config):
                     (Path(workdir) / 'config.json').unlink()
 
 
-def check_free(workdir, experiment):
+def check_free(workdir: str | Path, experiment: str) -> None:
     """Raises UserError unless `experiment` may write in the directory: nothing of ours is there, or
     its own work. Sweeps, which have no config of their own, are called 'sweep'."""
     try:
@@ -128,7 +130,7 @@ def _names(workdir):
 
 
 @contextlib.contextmanager
-def lock(workdir, name=LOCK, wait=False):
+def lock(workdir: str | Path, name: str = LOCK, wait: bool = False) -> Generator[None]:
     """Holds the directory, or what the file `name` in it stands for, for this process; with `wait`
     after the others. The system frees it even where the process is killed.
 
@@ -157,12 +159,12 @@ def lock(workdir, name=LOCK, wait=False):
         yield
 
 
-def write_config(workdir, config):
+def write_config(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
     """Saves every field of `config`."""
     atomic.write_json(Path(workdir) / 'config.json', config.to_dict())
 
 
-def read_config(workdir):
+def read_config(workdir: str | Path) -> ml_collections.ConfigDict | None:
     """The config of the run in `workdir`, None where there is none: of config.json or, where that
     is lost, damaged or of another run, of the newest checkpoint.
 
@@ -196,7 +198,7 @@ def _config_json(workdir):
         raise UserError(f'{path} is damaged: {error}') from None
 
 
-def sealed(workdir):
+def sealed(workdir: str | Path) -> dict[str, Any]:
     """What the newest checkpoint knows of the run, see `Metrics.past`; {} where there is none. The
     checkpoints of images that are optimized are one folder lower."""
     try:
@@ -218,14 +220,15 @@ def _config(saved):
     return ml_collections.ConfigDict(_tuples(saved))
 
 
-def _tuples(value):
+def _tuples(value) -> Any:
     """JSON has lists where the config has tuples."""
     if isinstance(value, dict):
         return {name: _tuples(v) for name, v in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def differences(saved, config):
+def differences(saved: ml_collections.ConfigDict,
+                config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     """{field: (saved value, new value)} of the fields that may change the trained parameters."""
     before, now = (traverse_util.flatten_dict(c.to_dict(), sep='.') for c in (saved, config))
     pairs = {name: (before.get(name), now.get(name))
@@ -233,7 +236,8 @@ def differences(saved, config):
     return {name: (then, value) for name, (then, value) in pairs.items() if then != value}
 
 
-def refuse(workdir, changed, reason=''):
+def refuse(workdir: str | Path, changed: Mapping[str, tuple[Any, Any]],
+           reason: str = '') -> NoReturn:
     """Raises the UserError for a working directory that holds a run with another config; `changed`
     are the `differences`."""
     rows = [f'\n  {name}: {before!r} there, {now!r} here'
@@ -244,7 +248,7 @@ def refuse(workdir, changed, reason=''):
                     f'Take another workdir, or the same values{reason}')
 
 
-def write_environment(workdir, code=''):
+def write_environment(workdir: str | Path, code: str = '') -> None:
     """Adds this start to environment.json. `code` is a digest of the user's own network ('': it is
     one of ours); where that is not the digest of the last start, a line says so."""
     source = Path(__file__).parent
@@ -278,7 +282,7 @@ def write_environment(workdir, code=''):
     }])
 
 
-def checked_row(row):
+def checked_row(row: Any) -> dict[str, Any]:
     """Raises ValueError unless `row` is {name: number} with a whole 'step'."""
     if not isinstance(row, dict) or type(row.get('step')) is not int:
         raise ValueError('it is no row with a step')
@@ -288,7 +292,7 @@ def checked_row(row):
     return row
 
 
-def read_past(checkpoint):
+def read_past(checkpoint: str | Path) -> dict[str, Any]:
     """What `Metrics.past` gave the checkpoint in that directory; {} where there was none.
 
     Raises:
