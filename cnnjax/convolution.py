@@ -82,7 +82,7 @@ def _in_blocks(x, kernel, strides, padding, outputs, options):
         more = (0, -kernel.shape[2] % 4)
         x, kernel = jnp.pad(x, [(0, 0)] * 3 + [more]), jnp.pad(
             kernel, [(0, 0)] * 2 + [more, (0, 0)])
-    batch, channels, features = len(x), *kernel.shape[2:]
+    batch, channels, features = x.shape[0], *kernel.shape[2:]
     blocks = [stride * out for stride, out in zip(strides, outputs, strict=True)]
     inputs = [-(-n // block) for n, block in zip(x.shape[1:3], blocks, strict=True)]
     # For each axis: how many outputs, how many blocks a block sees, the padding in blocks.

@@ -33,8 +33,8 @@ def load(config, split, network, defaults):
     own = network.training(defaults)
     train.check(own)
     with own.unlocked():
-        own.update(dataset=config.dataset, bad_images=config.bad_images, stream=True,
-                   loader_threads=config.loader_threads, loader_workers=0,
+        own.update(task='classify', dataset=config.dataset, bad_images=config.bad_images,
+                   stream=True, loader_threads=config.loader_threads, loader_workers=0,
                    image_size=network.image_shape[0])
         own.data_dir = config.data_dir
     stream = dataset.load(own, split)

@@ -19,7 +19,18 @@ import math
 import urllib.parse
 from pathlib import Path
 
-from cnnjax import atomic, cluster, config_file, data, dataset, jobs, reports, tables, workdir
+from cnnjax import (
+    atomic,
+    cluster,
+    config_file,
+    data,
+    dataset,
+    jobs,
+    reports,
+    tables,
+    tasks,
+    workdir,
+)
 from cnnjax.errors import UserError
 
 LONGEST = 200  # the most characters in the name of a directory; file systems allow 255 bytes
@@ -114,7 +125,8 @@ def check_data(run, identity, read):
     of the sweep would be: their errors cannot be compared in one table."""
     recorded, config = read(run.directory), run.config
     if recorded:
-        splits = {split: identity(config.dataset, split, config.data_dir, config.bad_images)
+        splits = {split: identity(config.dataset, split, config.data_dir, config.bad_images,
+                                  tasks.target(config.task))
                   for split in (config.train_split, config.test_split)}
         dataset.check(run.directory, recorded,
                       {split: found for split, found in splits.items() if found})

@@ -23,6 +23,7 @@ def is_fast(x, kernel, others):
     return (kernel.shape[:2] == (3, 3) and set(others) == {1}
             and jnp.finfo(x.dtype).bits >= 32 and least >= 32
             and x.shape[1] * x.shape[2] <= 512 * least
+            and isinstance(x.shape[0], int)  # the work is not known at a symbolic batch size
             and math.prod(x.shape[:3]) * math.prod(kernel.shape[2:]) >= 2 ** 23)
 
 
@@ -60,10 +61,10 @@ def _tiled(x, kernel, padding, contracted, precision):
     tiles = [-(-n // 2) for n in size]
     inputs = _twice(_input, _pixels(x, tiles, [low for low, _ in padding], 4))
     products = _products(inputs, _twice(_kernel, kernel), (1, contracted), precision)
-    outputs = [[array.reshape(len(x), *tiles, -1) for array in row]
+    outputs = [[array.reshape(x.shape[0], *tiles, -1) for array in row]
                for row in _twice(_output, products)]
     y = jnp.stack([jnp.stack(row, 3) for row in outputs], 2)
-    return y.reshape(len(x), 2 * tiles[0], 2 * tiles[1], -1)[:, :size[0], :size[1]]
+    return y.reshape(x.shape[0], 2 * tiles[0], 2 * tiles[1], -1)[:, :size[0], :size[1]]
 
 
 def _products(block, other, contracted, precision):

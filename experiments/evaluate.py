@@ -12,8 +12,6 @@ from cnnjax import (
     features,
     limits,
     memory,
-    parallel,
-    tasks,
     train,
     trained,
     workdir,
@@ -46,12 +44,9 @@ def run(config, directory):
         raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
     memory.check(min(config.batch_size, len(examples)) * features.largest(network),
-                        batch_size=config.batch_size)
-    mesh = parallel.data_mesh(config.devices)
-    task = tasks.create(own.task, network.net)
-    run_on = evaluate.evaluator(task, network.net, network.normalize, examples, mesh,
-                                batch_size=config.batch_size)
-    results = run_on(parallel.replicate(network.variables, mesh))
+                 batch_size=config.batch_size)
+    results = evaluate.evaluate(network, examples, batch_size=config.batch_size,
+                                devices=config.devices)
     if not cluster.first():
         return
     for name, value in results.items():

@@ -116,7 +116,8 @@ def set_up(digits, tmp_path_factory):
         array = jax.ShapeDtypeStruct
         resident = {'image': array((40, *shapes[0]), np.uint8), 'label': array((40,), np.int32)}
         batch = {name: array((8,), np.int32) for name in ('index', 'position')}
-        jax.eval_shape(functools.partial(step, axis=None), shapes[1], resident, batch,
+        one = step.__self__.step  # of one update, where a program has several
+        jax.eval_shape(functools.partial(one, axis=None), shapes[1], resident, batch,
                        jax.random.key(0))
         raise SetUp
 
@@ -126,8 +127,9 @@ def set_up(digits, tmp_path_factory):
             patch.setattr(step, 'create', create)
             patch.setattr(parallel, 'parallelize', parallelize)
             patch.setattr(parallel, 'replicate', lambda tree, mesh: tree)
-            for name in ('write_config', 'write_environment', 'write_json'):
-                patch.setattr(workdir, name, lambda *arguments: None)
+            for module, name in ((workdir, 'write_config'), (workdir, 'write_environment'),
+                                 (atomic, 'write_json')):
+                patch.setattr(module, name, lambda *arguments: None)
             try:
                 train.train(config, directory)
             except SetUp:

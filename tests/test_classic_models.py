@@ -373,8 +373,8 @@ def test_groups_are_two_separate_convolutions():
                                            dimension_numbers=convolution.LAYOUT)
                   for maps, weights in zip(jnp.split(taps[before], 2, -1),
                                            jnp.split(kernel, 2, -1), strict=True)]
-        np.testing.assert_allclose(taps[layer], jnp.concatenate(halves, -1) + bias, rtol=1e-4,
-                                   atol=1e-5)
+        np.testing.assert_allclose(taps[layer], np.concatenate(halves, -1) + np.asarray(bias),
+                                   rtol=1e-4, atol=1e-5)
     ungrouped = drawn(narrow_alexnet('alexnet_ungrouped'), x)['params']
     assert [ungrouped[f'conv{i}']['kernel'].shape[2] for i in range(1, 6)] == [3, 4, 6, 4, 8]
 
@@ -527,7 +527,7 @@ def test_recipe_on_mnist(name):
                                [-0.1, 1.175], atol=1e-5)
     crops = data.Crops(border=config.border)
     image = np.full((28, 28, 1), 7, np.uint8)
-    surrounded = crops.center(image)
+    surrounded = crops.center({'image': image})['image']
     assert surrounded.shape == (32, 32, 1)
     np.testing.assert_array_equal(surrounded[2:-2, 2:-2], image)
     assert surrounded.sum() == image.sum()

@@ -52,19 +52,22 @@ def test_every_field_read_is_in_base():
         for node in ast.walk(ast.parse(path.read_text())):
             if (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
                     and node.value.id == 'config'):
-                assert node.attr in known | {'items'}, f'{path}: config.{node.attr}'
+                assert node.attr in known | {'items', 'copy_and_resolve_references'}, (
+                    f'{path}: config.{node.attr}')
 
 
 @pytest.mark.parametrize('name', ['benchmark', 'convolutions', 'dream', 'features', 'invert',
                                   'microscope', 'scaling', 'style', 'visualize'])
 def test_every_field_of_an_experiment_is_read_and_explained_and_the_other_way_round(name):
     known = set(fields(load(name)))
-    own = (ROOT / 'experiments' / f'{name}.py').read_text()
+    file, = ROOT.glob(f'experiments/**/{name}.py')
+    own = file.read_text()
     read = {node.attr for node in ast.walk(ast.parse(own)) if isinstance(node, ast.Attribute)
             and isinstance(node.value, ast.Name) and node.value.id == 'config'}
     assert read <= known
     own = ''.join(path.read_text() for path in [ROOT / 'cnnjax' / 'images' / 'run.py',
-                                                *ROOT.glob('experiments/*.py')])
+                                                ROOT / 'cnnjax' / 'features.py',
+                                                *ROOT.glob('experiments/**/*.py')])
     for field in known - {'experiment', 'train_split', 'test_split'}:  # f'{name}_split'
         assert re.search(rf"config\.{field}\b|'{field}'", own), f'{field} is never read'
     for line in (ROOT / 'configs' / f'{name}.py').read_text().splitlines():

@@ -3,6 +3,7 @@
 https://github.com/google/deepdream, dream.ipynb
 """
 
+import itertools
 import re
 import types
 from pathlib import Path
@@ -334,6 +335,15 @@ def test_every_preset_dreams(config, tmp_path):
         assert pictures.read(tmp_path / preset / 'figures' / 'dream.png').shape == (48, 48, 3)
     with pytest.raises(ValueError, match='gogle.*google'):
         configs.get_config('gogle')
+
+
+def test_a_key_belongs_to_its_stage():
+    """It counts groups, frames and octaves in the order of the run, whatever ran before."""
+    config = configs.get_config()
+    config.update(seed=3, frames=2, octaves=4)
+    root, stages = jax.random.key(3), itertools.product(range(3), range(2), range(4))
+    for number, stage in enumerate(stages, 1):
+        assert dream.stage_key(config, *stage) == jax.random.fold_in(root, number), stage
 
 
 def test_a_gray_network_dreams_in_gray(config, tmp_path, monkeypatch):

@@ -442,25 +442,27 @@ def zeroed(variables, pattern):
 
 
 class Layers:
-    """Layers of a network by its variables, in evaluation."""
+    """Layers of a network by its variables, in evaluation, as numpy has them."""
 
     def __init__(self, variables):
-        self.variables = traverse_util.flatten_dict(variables, sep='/')
+        self.variables = {path: np.asarray(array) for path, array in
+                          traverse_util.flatten_dict(variables, sep='/').items()}
 
     def conv(self, path, x, stride=1):
         kernel = self.variables[f'params/{path}/kernel']
         pad = kernel.shape[0] // 2
         x = lax.conv_general_dilated(x, kernel, (stride, stride), ((pad, pad), (pad, pad)),
                                      dimension_numbers=convolution.LAYOUT)
-        return x + self.variables.get(f'params/{path}/bias', 0)
+        return np.asarray(x) + self.variables.get(f'params/{path}/bias', 0)
 
     def norm(self, path, x):
         scale, bias = (self.variables[f'params/{path}/{name}'] for name in ('scale', 'bias'))
         mean, var = (self.variables[f'batch_stats/{path}/{name}'] for name in ('mean', 'var'))
-        return scale * (x - mean) / np.sqrt(var + 1e-5) + bias
+        return scale * (np.asarray(x) - mean) / np.sqrt(var + 1e-5) + bias
 
     def dense(self, path, x):
-        return x @ self.variables[f'params/{path}/kernel'] + self.variables[f'params/{path}/bias']
+        kernel, bias = (self.variables[f'params/{path}/{name}'] for name in ('kernel', 'bias'))
+        return np.asarray(x) @ kernel + bias
 
 
 def assert_taps(taps, expected):
@@ -692,7 +694,7 @@ NARROW = {
     'densenet121': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, (8, 8, 3)),
     'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1)}, (4, 4, 3)),
     'googlenet': ({'inceptions': (('3a', *(2,) * 6), ('4a', *(2,) * 6), ('5a', *(2,) * 6)),
-                   'auxiliary_weight': 0, 'dtype': 'bfloat16'}, (31, 31, 3)),
+                   'auxiliary_weight': 0}, (31, 31, 3)),
     'mobilenet_v1': ({'blocks': ((1, 8), (2, 8)), 'stem_width': 8}, (8, 8, 3)),
     'unet_padded': ({'widths': (2, 3)}, (8, 8, 1)),
     'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),

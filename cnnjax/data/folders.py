@@ -2,8 +2,11 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from cnnjax.data import formats
+from cnnjax import cluster
+from cnnjax.data import formats, threads
 from cnnjax.errors import UserError
 
 # What systems put beside the user's files, in lower case.
@@ -78,6 +81,21 @@ def unusable(entry: os.DirEntry[str]) -> str | None:
     if suffix in formats.SUFFIXES or not suffix and formats.is_image(entry.path):
         return None
     return suffix or 'without suffix'
+
+
+def readable(files: Sequence[Any], read: Callable[[Any], Any], title: str) -> list[Any]:
+    """Those of the files that `read` reads without a UserError; each of the others is printed."""
+    def error(i):
+        try:
+            read(files[i])
+        except UserError as found:
+            return found
+        return None
+
+    errors = threads.mapped(error, len(files), title)
+    for found in filter(None, errors) if cluster.first() else ():
+        print(f'skipped: {found}', flush=True)
+    return [file for file, found in zip(files, errors, strict=True) if not found]
 
 
 def described(left_out: Counter[str]) -> str:

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnjax import cluster
-from cnnjax.data import folders, formats, images, threads
+from cnnjax.data import folders, formats, images
 from cnnjax.data.examples import Missing, Source
 from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.errors import UserError
@@ -92,11 +91,10 @@ def folder(root, split, bad_images='error'):
                             'there')
         paths.append((picture, found[name]))
     if bad_images == 'skip':
-        errors = threads.mapped(lambda i: _error(paths[i]), len(paths), f'checking {split}')
-        for error in filter(None, errors) if cluster.first() else ():
-            print(f'skipped: {error}', flush=True)
-        paths = [pair for pair, error in zip(paths, errors, strict=True) if not error]
-        left_out['unreadable'] = len(errors) - len(paths)
+        readable = folders.readable(paths, lambda pair: (images.read(pair[0]), read(pair[1])),
+                                    f'checking {split}')
+        left_out['unreadable'] = len(paths) - len(readable)
+        paths = readable
     if not paths:
         raise UserError(f'{directories["images"]} has no image that can be read')
     about = (f'{root / split}: {len(paths):,} image{"s" * (len(paths) != 1)} with masks of '
@@ -127,13 +125,3 @@ def read_classes(path):
 def _without_suffix(paths, directory):
     """{path below the directory, without its suffix: path}"""
     return {os.path.splitext(os.path.relpath(path, directory))[0]: path for path in paths}
-
-
-def _error(paths):
-    picture, mask = paths
-    try:
-        images.read(picture)
-        read(mask)
-    except UserError as error:
-        return error
-    return None

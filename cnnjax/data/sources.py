@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax import cluster
-from cnnjax.data import folders, images, masks, photos, threads
+from cnnjax.data import folders, images, masks, photos
 from cnnjax.data.examples import Files, Missing, Source
 from cnnjax.errors import UserError
 
@@ -125,11 +125,9 @@ def folder(root, split, bad_images='error'):
         files += [(path, label) for path in paths]
         left_out += others
     if bad_images == 'skip':
-        errors = threads.mapped(lambda i: _error(files[i][0]), len(files), f'checking {split}')
-        for error in filter(None, errors) if cluster.first() else ():
-            print(f'skipped: {error}', flush=True)
-        files = [file for file, error in zip(files, errors, strict=True) if not error]
-        left_out['unreadable'] = len(errors) - len(files)
+        found = folders.readable(files, lambda file: images.read(file[0]), f'checking {split}')
+        left_out['unreadable'] = len(files) - len(found)
+        files = found
         if not files:
             raise UserError(f'{root / split}: none of its images can be read')
     paths, labels = zip(*files, strict=True)
@@ -162,11 +160,3 @@ def _classes(directory, left_out):
 def _readable(name):
     """The name of a file; bytes in it that are not UTF-8 are spelled out: 'caf\\xe9'."""
     return os.fsencode(name).decode(errors='backslashreplace')
-
-
-def _error(path):
-    try:
-        images.read(path)
-    except UserError as error:
-        return error
-    return None

@@ -118,17 +118,17 @@ def training(name, images, **fields):
     The network, its images and classes are the paper's; the images, so many, stream: they come with
     the batch. `fields` are those of configs/base.py.
     """
-    config = base.get_config()
-    config.update_from_flattened_dict({
+    recipe = base.get_config()
+    recipe.update_from_flattened_dict({
         'model.name': name, 'batch_size': images, 'steps': 1, 'schedule': 'constant', 'flip': True,
         'padding': 4, **fields})
-    net = models.create(**config.model)
+    net = models.create(**recipe.model)
     batch = {'image': jax.ShapeDtypeStruct((images, *net.image_shape), jnp.uint8),
              'label': jax.ShapeDtypeStruct((images,), jnp.int32)}
     shapes = {field: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype)
               for field, array in batch.items()}
     normalize = data.Normalization(np.float32([0.5]), np.float32([1]))
-    made = train.build(config, range(net.num_classes), shapes, normalize, images)
+    made = train.build(recipe, range(net.num_classes), shapes, normalize, images)
     state = jax.eval_shape(made.init, jax.random.key(0))
     return made.step, state, batch | {'position': jax.ShapeDtypeStruct((images,), jnp.int32)}
 
