@@ -1,4 +1,4 @@
-"""A small network on real scans of handwritten digits, with nothing to download.
+"""A network on real scans of handwritten digits, with nothing to download.
 
     python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
     python launch.py --config=configs/quickstart.py:fractalnet --workdir=runs/fractalnet

@@ -1,4 +1,4 @@
-"""To tell what an image shows: one of the classes, by softmax cross-entropy."""
+"""Classification: which class an image shows, learned with softmax cross-entropy."""
 
 import functools
 
@@ -12,15 +12,15 @@ TARGET = 'label'
 def create(net, smoothing=0.0):
     """The task for networks with logits [N, classes].
 
-    Of a network with `auxiliary` heads, {tap: weight}, their losses are added; one with
-    `subnetworks`, {name: arguments of a call}, is evaluated as each of these too.
+    The losses of `auxiliary` heads, {tap: weight}, are added if the network has any. Its
+    `subnetworks`, {name: arguments of a call}, are evaluated too.
     """
     return Task(check, functools.partial(loss, smoothing, getattr(net, 'auxiliary', {})),
                 functools.partial(observe, getattr(net, 'subnetworks', {})), results)
 
 
 def check(outputs, examples, classes):
-    """Raises UserError unless the outputs are a score for each class."""
+    """Raises UserError unless the network has one score for each class."""
     del examples
     if outputs.ndim != 2:
         raise UserError(f'the network has maps of scores {list(outputs.shape[1:])}, not one score '
@@ -31,8 +31,8 @@ def check(outputs, examples, classes):
 
 
 def loss(smoothing, auxiliary, apply, examples, mean):
-    """The cross-entropy, and of its metrics also the error. The losses of auxiliary heads do not
-    count in the metrics."""
+    """The mean cross-entropy with that of the auxiliary heads, and the metrics 'loss' and 'error',
+    which leave the heads out."""
     labels = examples['label']
     logits, taps, batch_stats = apply(examples['image'])
     value = mean(losses.cross_entropy(logits, labels, smoothing))
@@ -43,8 +43,8 @@ def loss(smoothing, auxiliary, apply, examples, mean):
 
 
 def observe(subnetworks, apply, examples):
-    """Sums of 'loss', 'error' and, above five classes, 'top5_error', then those of the
-    subnetworks ('column3/error', ...)."""
+    """'loss', 'error' and, with more than five classes, 'top5_error' of each image; then those of
+    the subnetworks ('column3/error', ...)."""
     sums, labels = {}, examples['label']
     for name, arguments in {'': {}, **subnetworks}.items():
         logits, _ = apply(examples['image'], **arguments)
@@ -57,6 +57,6 @@ def observe(subnetworks, apply, examples):
 
 
 def results(sums, kept, count, classes):
-    """The means."""
+    """The means over all examples."""
     del kept, classes
     return {name: float(total / count) for name, total in sums.items()}
