@@ -32,8 +32,8 @@ KINDS = ('shard_map', 'pmap', 'jit')
 def cache_programs():
     """Keeps compiled programs, so that a second start need not compile them again.
 
-    In the user's cache, at most 10 GiB; $JAX_COMPILATION_CACHE_DIR names another place. A user
-    without a home, as containers have them, has none.
+    They are in the user's cache, at most 10 GiB; $JAX_COMPILATION_CACHE_DIR names another place. A
+    user without a home directory, as in some containers, gets no cache.
     """
     cache = Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
     if jax.config.jax_compilation_cache_dir is None and cache.is_absolute():
@@ -44,8 +44,8 @@ def cache_programs():
 
 
 def data_mesh(devices=0):
-    """A mesh over the first `devices` devices (0: all), for data parallelism; of several processes
-    always over all their devices."""
+    """A mesh over the first `devices` devices (0: all), for data parallelism. With several
+    processes it always has all devices."""
     available = jax.devices()
     if jax.process_count() > 1 and devices not in (0, len(available)):
         raise UserError(f'devices={devices}, but {jax.process_count()} processes train on all of '
@@ -57,12 +57,12 @@ def data_mesh(devices=0):
 
 
 def replicate(tree, mesh):
-    """Copies every array of `tree` to all devices; the processes must hold equal ones."""
+    """Copies every array of `tree` to all devices; all processes must hold equal arrays."""
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
 
 
 def check_batch(batch_size, mesh, accumulate=1):
-    """Raises UserError unless every device gets the same share of each of the micro-batches."""
+    """Raises UserError unless every device gets the same share of every micro-batch."""
     parts = mesh.size * accumulate
     if batch_size < 1 or batch_size % parts:
         raise UserError(
@@ -80,8 +80,8 @@ def parallelize(step, mesh, kind='shard_map', donate=True):
     donated = (0,) if donate else ()
     shared, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     if kind == 'shard_map':
-        # check_vma=False: with the check, gradients with respect to replicated parameters are
-        # summed over devices before the step's own pmean, hence N times too large, silently.
+        # With check_vma, gradients of replicated parameters are summed over the N devices before
+        # the step's own pmean, and are N times too large, without any error.
         mapped = jax.jit(jax.shard_map(functools.partial(step, axis=AXIS), mesh=mesh,
                                        in_specs=(P(), P(), P(AXIS), P()), out_specs=P(),
                                        check_vma=False), donate_argnums=donated)
@@ -99,7 +99,7 @@ def parallelize(step, mesh, kind='shard_map', donate=True):
             batch = {name: jax.make_array_from_process_local_data(split, value)
                      for name, value in batch.items()}
             return mapped(state, data, batch, key)
-        # A leading axis of devices; pmap knows a process's own devices only.
+        # pmap takes a leading axis of devices, and only those of this process.
         batch = {name: np.reshape(value, (mesh.local_mesh.size, -1, *np.shape(value)[1:]))
                  for name, value in batch.items()}
         state, data, key = multihost_utils.global_array_to_host_local_array(
@@ -107,5 +107,5 @@ def parallelize(step, mesh, kind='shard_map', donate=True):
         results = mapped(state, data, batch, key)
         return multihost_utils.host_local_array_to_global_array(results, mesh, P())
 
-    run.lower = mapped.lower  # as jit's, of shapes: the program, see collectives.py
+    run.lower = mapped.lower  # jit's method, by which collectives.py gets the program
     return run
