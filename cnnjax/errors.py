@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend, and the names near to one that is unknown."""
+"""The exception for mistakes of the user, and suggestions for an unknown name."""
 
 import difflib
 
@@ -11,6 +11,6 @@ class UserError(ValueError):
 
 
 def suggest(word, words):
-    """'; did you mean a or b?': those of the words that are nearest to `word`; '' where none is."""
+    """A text '; did you mean a or b?' of the words nearest to `word`; '' if none is near."""
     close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
     return f'; did you mean {" or ".join(close)}?' if close else ''
