@@ -5,7 +5,7 @@
 Any field of the config can be overridden: --config.batch_size=32 --config.model.name=vgg11. A
 config that takes an argument gets it after a colon: --config=configs/cifar.py:resnet110.
 
---sweep runs all that the config's sweep() yields; --executor=slurm submits instead, with
+--sweep runs all variants that the config's sweep() yields. --executor=slurm submits a job, with
 --resources=timeout_min=600,nodes=2,tasks_per_node=8,gpus_per_node=8,slurm_partition=gpu.
 """
 
@@ -24,7 +24,7 @@ from cnnjax.errors import UserError
 
 
 class ConfigFile(flags.ArgumentParser):
-    """Reads a config as `parse` does. The parser of ml_collections explains fewer mistakes."""
+    """Reads a config as `parse` does, because ml_collections' parser explains fewer mistakes."""
 
     def parse(self, file):
         return config_file.load(file).lock()
@@ -32,7 +32,7 @@ class ConfigFile(flags.ArgumentParser):
 
 try:
     CONFIG = config_flags.DEFINE_config_file('config', help_string='A config file.')
-except flags.Error as error:  # DEFINE_config_file reads the --flagfile
+except flags.Error as error:  # DEFINE_config_file reads the --flagfile too
     sys.exit(f'error: {str(error).removeprefix("ERROR:: ")}')
 flags.FLAGS['config'].parser = ConfigFile()
 WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run: everything it writes.')
@@ -51,7 +51,7 @@ WAIT = flags.DEFINE_integer('wait', 120, 'With several processes: seconds that e
                             'others to come.')
 
 HELP = {'--help', '-help', '-h', '--helpshort', '-?'}
-# What absl and ml_collections say of a wrong value -> what we say instead.
+# What absl and ml_collections say about a wrong value, and what we say instead.
 VALUES = {'invalid literal for int()': 'give a whole number',
           'could not convert string to float': 'give a number',
           "('Non-boolean argument": 'give True or False',
@@ -59,8 +59,8 @@ VALUES = {'invalid literal for int()': 'give a whole number',
 
 
 def parse(argv):
-    """Parses the flags. A mistake in them ends the program with a line that says what may have been
-    meant or what there is; --help lists the configs or, with --config, the fields of that one."""
+    """Parses the flags. A mistake ends the program with a line that suggests what was meant or
+    lists what there is. --help lists the configs or, with --config, the fields of that config."""
     config = None
     try:
         argv[:] = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
@@ -101,7 +101,7 @@ def parse(argv):
 
 
 def given(argv, name):
-    """The last value that the arguments give a flag, as '--name=value' or '--name', 'value'."""
+    """The last value of a flag in the arguments, '--name=value' or '--name', 'value'."""
     values = [following if argument in (f'--{name}', f'-{name}') else argument.partition('=')[2]
               for argument, following in itertools.zip_longest(argv, argv[1:])
               if re.match(f'--?{name}(=|$)', argument)]
@@ -109,8 +109,8 @@ def given(argv, name):
 
 
 def leave_out_none(argv, values):
-    """Takes '--config.data_dir=None' out of `argv` if `values`, {field: value}, has None there
-    already: the field's parser would read the string 'None', or ask for a number."""
+    """Removes '--config.data_dir=None' from `argv` if the field is None in `values` already: the
+    parser would read the string 'None', or ask for a number."""
     for i in reversed(range(len(argv))):
         name, equals, value = argv[i].partition('=')
         following = argv[i + 1:i + 2] if not equals else []
@@ -132,9 +132,9 @@ Flags:
 
 
 def main(argv):
-    del argv  # it holds only flags
-    verbosity = flags.FLAGS['verbosity']  # for orbax, which logs every file that it writes
-    # Imported after the flags are parsed, so that a mistake in them is told at once.
+    del argv  # All of it is flags, which are parsed.
+    verbosity = flags.FLAGS['verbosity']  # limits orbax, which logs each file
+    # Imported after the flags are parsed, so that a mistake in them shows at once.
     import experiments
     from cnnjax import cluster, jobs, sweeps, workdir
 

@@ -1,4 +1,4 @@
-"""Files, text and JSON, that are written whole or, where the writer is interrupted, not at all."""
+"""Files that are written whole or, if the writer is interrupted, not at all."""
 
 import contextlib
 import json
@@ -16,10 +16,10 @@ PathLike = str | os.PathLike[str]
 
 @contextlib.contextmanager
 def replacing(path: PathLike) -> Generator[Path]:
-    """Yields the path of an unfinished file beside `path`, which takes that name at the end.
+    """Yields the path of an unfinished file beside `path`, which is renamed to `path` at the end.
 
-    Folders are made. Where the block raises, nothing is left; where the process is killed, the
-    unfinished file is, see `remove_unfinished`.
+    Folders are made. If the block raises an error, the unfinished file is deleted; if the process
+    is killed, it is left for `remove_unfinished`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,8 +36,8 @@ def write_text(path: PathLike, text: str) -> None:
         unfinished.write_text(text, 'utf-8')
 
 
-# JSON is Unicode, but names of files are bytes. In Python one that is no character is half of a
-# surrogate pair, which most readers of JSON refuse: it is written as Python shows it, \udce9.
+# JSON is Unicode, but names of files are bytes. Python shows a byte that is no character as half of
+# a surrogate pair, which most readers of JSON refuse, so it is written as a text such as \udce9.
 HALVES = r'[\ud800-\udfff]|\\(?=u(?:005c|d[89a-f][0-9a-f]{2}))'
 
 
@@ -50,7 +50,7 @@ def _decoded(text):
 
 
 def _strings(value, change):
-    """A value of JSON with all of its strings changed."""
+    """A JSON value in which `change` is applied to all strings."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
@@ -67,7 +67,7 @@ def write_json(path: PathLike, value: Any, indent: int | None = 1) -> None:
 
 
 def read_json(path: PathLike) -> Any:
-    """The value of a JSON file, None where there is none.
+    """The value of a JSON file; None if the file does not exist.
 
     Raises:
       UserError: the file is damaged.
@@ -82,8 +82,8 @@ def read_json(path: PathLike) -> Any:
 
 
 def remove_unfinished(directory: PathLike, mark: str) -> None:
-    """Deletes what killed writers left in a directory and below, where nobody else writes now. A
-    folder below that holds a file named `mark` is left alone: others may be writing there."""
+    """Deletes the unfinished files of killed writers in and below a directory in which nobody else
+    writes now. A folder below that has a file named `mark` is skipped: others may write there."""
     for folder, folders, files in os.walk(directory):
         folders[:] = [name for name in folders
                       if not os.path.exists(os.path.join(folder, name, mark))]

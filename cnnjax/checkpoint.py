@@ -1,7 +1,7 @@
 """Checkpoints of a training, by orbax: asynchronous, atomic, the newest and the best are kept.
 
-Each holds what the run must know beside its state (see reports.Metrics.past) and is sealed by the
-checksums of its files. One that does not match them is not resumed from: the one before is.
+Each also holds what reports.Metrics.past returns, and is sealed by the checksums of its files. If a
+checkpoint does not match them, the run resumes from the one before.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ from orbax.checkpoint import checkpoint_managers
 from cnnjax import atomic, cluster, workdir
 from cnnjax.errors import UserError
 
-SEAL = 'checksums.json'  # in a checkpoint's directory: {file: its CRC-32}
+SEAL = 'checksums.json'  # A file in each checkpoint: {file: its CRC-32}.
 # A checkpoint takes up to ROOM times the bytes of its arrays on the disk, plus LEAST bytes.
 ROOM, LEAST = 1.2, 1 << 18
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Keeps from the logs what the caller is told anyway: the traceback of an exception in a thread
-    of orbax or tensorstore, which reaches us as well and is told in one line; and orbax's warnings,
-    of every directory that is only read."""
+    """A context that keeps two things out of the logs: tracebacks from threads of orbax or
+    tensorstore, whose errors the caller gets anyway in one line; and orbax's warnings about
+    directories that are only read."""
     def is_news(record):
         if 'orbax' in record.pathname:
             return not record.exc_info and record.levelno != logging.WARNING
@@ -53,7 +53,7 @@ class Checkpoints:
     `keep` is the number of newest ones that stay; the one with the lowest error stays too. Unless
     they are only read, those that are damaged or incomplete are set aside, with a message.
 
-    All methods raise UserError for a checkpoint that matches its seal and yet cannot be read.
+    All methods raise UserError if a checkpoint matches its seal but cannot be read.
     """
 
     def __init__(self, directory: str | Path, keep: int = 2, read_only: bool = False):
@@ -84,7 +84,7 @@ class Checkpoints:
                 self.directory.absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
                 options=options)
             self._manager.best_step()  # reads the errors of all of them
-            self._quiet = stack.pop_all()  # for as long as checkpoints are written
+            self._quiet = stack.pop_all()  # until the last checkpoint is written
 
     def __enter__(self):
         return self
@@ -93,7 +93,7 @@ class Checkpoints:
         with self._quiet:
             if jax.process_count() == 1 or kind is None or not issubclass(kind, Exception):
                 self.wait()
-                self._manager.close()  # which waits for the other processes too
+                self._manager.close()  # waits for the other processes too
 
     def _set_damaged_aside(self):
         for path in sorted(self.directory.glob('[0-9]*')):
@@ -156,7 +156,7 @@ class Checkpoints:
         self.wait()
         self._saving, self._past = step, past
         with self._writing():
-            # Told before orbax begins: where its threads run into the end, each prints a traceback.
+            # Check before orbax begins: on a full disk each of its threads prints a traceback.
             size = ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + LEAST
             if (free := shutil.disk_usage(self.directory).free) < size:
                 raise OSError(f'it takes {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free')

@@ -1,6 +1,6 @@
-"""Config files: which there are, what stands in them, and what was meant by a wrong name.
+"""Config files: lists them, loads them, explains their fields, and suggests names for wrong ones.
 
-What they say of themselves, docstrings and the comments beside the fields, is read from the source.
+The explanations are the docstrings and the comments beside the fields, read from the source.
 """
 
 import ast
@@ -22,8 +22,8 @@ from cnnjax import python_file
 from cnnjax.errors import UserError
 
 FOLDER = Path(__file__).parent.parent / 'configs'
-BASE = FOLDER / 'base.py'  # has the fields of all trainings
-INDENT = 42  # characters of a field and its value, before what it does
+BASE = FOLDER / 'base.py'  # The fields of all trainings.
+INDENT = 42  # The width of the column of fields and their values.
 
 
 class Field(NamedTuple):
@@ -31,8 +31,8 @@ class Field(NamedTuple):
 
     name: str  # 'padding', 'model.name'
     value: str  # '0', as it is written
-    comment: str  # what it does
-    above: str  # comment on lines of its own above it
+    comment: str  # the comment beside it
+    above: str  # the comment on lines of its own above it
 
 
 def paths() -> dict[str, str]:

@@ -17,8 +17,8 @@ from cnnjax import winograd
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 STRIP = 2 ** 19  # bytes, of one image; see _strips
-# Within `with direct(True):` no convolution is computed in Winograd's tiles. What jax.jit has
-# compiled outside is compiled anew inside.
+# Within `with direct(True):` no convolution is computed in Winograd's tiles. jax.jit compiles
+# separate programs inside and outside.
 direct = jax.make_user_context(False)
 
 
@@ -152,18 +152,17 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
             x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
         sides = [(*sides, grow - 1) for sides, grow in zip(padding, lhs_dilation, strict=True)]
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
-        x = lax.optimization_barrier(x)  # without it XLA merges the two operations again
+        x = lax.optimization_barrier(x)  # Without it XLA merges the two operations again.
         padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
     return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation, rhs_dilation,
                                     LAYOUT, groups, **dict(options))
 
 
 def _canonical_forward(x, kernel, *static):
-    # XLA:CPU repeats cheap operations in each loop that reads them: the transposition of x for the
-    # kernel's gradient would compute whole stages of residual blocks again, pixel by pixel (over a
-    # quarter of a ResNet-20 step; docs/cpu.md). It does not repeat what comes before a choice
-    # between two arrays. This choice always gives x, NaN included. An optimization_barrier does not
-    # help: XLA removes it before.
+    # XLA:CPU computes cheap operations again in each loop that reads them: the transposition of x
+    # for the kernel's gradient would repeat whole stages of residual blocks (over a quarter of a
+    # ResNet-20 step; docs/cpu.md). But it computes the operands of jnp.where only once. This one
+    # always returns x, NaN included. XLA would remove an optimization_barrier before it fuses.
     x = jnp.where(x <= jnp.inf, x, jnp.nan)
     return _canonical(x, kernel, *static), (x, kernel)
 

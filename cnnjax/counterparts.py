@@ -1,4 +1,4 @@
-"""What timm, torchvision and Caffe call and how they arrange the tensors of our networks."""
+"""The names and layouts that timm, torchvision and Caffe give to the tensors of our networks."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -16,9 +16,9 @@ from cnnjax.data import Normalization
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's mean and std
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean',
-          'var': 'running_var'}  # ours: torch's
-# How to know Simonyan & Zisserman's own weights, made for Caffe, in whatever file: conv1_1's first
-# biases, and the first corner of its first kernel in blue, green, red. Their images are 0..255 less
+          'var': 'running_var'}  # our name: torch's name
+# Simonyan & Zisserman's own weights, made for Caffe, are recognized in any file by conv1_1's first
+# biases and the first corner of its first kernel in blue, green, red. Their images are 0..255 less
 # the mean below (https://gist.github.com/ksimonyan/211839e770f7b538e2d8).
 CAFFE = {'vgg16': ((0.73429835, 0.09340367, 0.06775674, 0.8862966),
                    (0.42947057, 0.55037946, 0.4800154)),
@@ -28,21 +28,21 @@ CAFFE_MEAN = (123.68, 116.779, 103.939)  # red, green, blue
 
 
 class Counterpart(NamedTuple):
-    """What a family's networks and layers are called in timm and torchvision.
+    """The names of a family's networks and layers in timm and torchvision.
 
-    The rules are pairs (pattern, replacement) for our path of a layer; the first that matches the
-    whole path counts, and a layer that none matches keeps its name.
+    A rule is a pair (pattern, replacement) for our path of a layer. The first rule that matches the
+    whole path counts; a layer without a matching rule keeps its name.
     """
 
-    networks: dict[str, str]  # our name: theirs
+    networks: dict[str, str]  # our name: their name
     rules: dict[str, Callable]  # library: network -> rules; `save` writes the first one's names
     head: str = 'fc'  # our last layer, as wide as there are classes
-    flat: dict[str, str] = {}  # a full layer: the tap of the maps it flattens (in torch: C, H, W)
-    convolutions: dict[str, tuple[str, ...]] = {}  # library: the full layers that are convolutions
-    old: tuple[str, Any] = ('(?!)', '')  # (pattern, replacement): names in others' files
-    extra: str = '(?!)'  # pattern of their tensors that the network may have no place for
-    normalize: tuple = IMAGENET  # mean and std of their files that say none
-    fields: dict[str, Any] = {}  # where their network departs from the paper's
+    flat: dict[str, str] = {}  # full layer: the layer whose maps it flattens (torch: C, H, W)
+    convolutions: dict[str, tuple[str, ...]] = {}  # library: full layers that it convolves
+    old: tuple[str, Any] = ('(?!)', '')  # (pattern, replacement) for outdated names in files
+    extra: str = '(?!)'  # a pattern for tensors that our network may not have
+    normalize: tuple = IMAGENET  # mean and std for files that name none
+    fields: dict[str, Any] = {}  # fields in which their network differs from the paper's
 
 
 def _vgg(*heads):
@@ -52,20 +52,20 @@ def _vgg(*heads):
             for j in range(1, len(kernels) + 1):
                 result += [(f'conv{i}_{j}', f'features.{index}'),
                            (f'bn{i}_{j}', f'features.{index + 1}')]
-                index += 3 if net.batch_norm else 2  # torch counts the ReLUs and pools too
+                index += 3 if net.batch_norm else 2  # Torch counts the ReLUs and pools too.
             index += 1
         return result
     return rules
 
 
 def _block(match):
-    """conv2_1/conv3 -> layer1.0.conv3: torch's first stage is the second row of the table."""
+    """conv2_1/conv3 -> layer1.0.conv3: torch's first stage is row 2 of the paper's table."""
     layer = {'shortcut_conv': 'downsample.0', 'shortcut_bn': 'downsample.1'}.get(match[3], match[3])
     return f'layer{int(match[1]) - 1}.{int(match[2]) - 1}.{layer}'
 
 
 def _mobilenet(net):
-    """block1 -> blocks.0.0: timm counts in stages, which begin with the stride."""
+    """block1 -> blocks.0.0: timm counts blocks in stages, each of which begins with a stride."""
     rules, stage, index = [('conv1', 'conv_stem'), ('fc', 'classifier')], 0, 0
     for i, (stride, _) in enumerate(net.blocks, 1):
         stage, index = (stage + 1, 0) if stride == 2 else (stage, index)
@@ -87,7 +87,7 @@ COUNTERPARTS = (
         rules={'timm': _vgg('pre_logits.fc1', 'pre_logits.fc2', 'head.fc'),
                'torchvision': _vgg('classifier.0', 'classifier.3', 'classifier.6')},
         head='fc8', flat={'fc6': 'pool5'}, convolutions={'timm': ('fc6', 'fc7')},
-        # The conversion of Caffe's for torch counts the full layers' dropouts otherwise.
+        # The files converted from Caffe to torch count the full layers' dropouts differently.
         old=(r'classifier\.([14])\.(.*)',
              lambda match: f'classifier.{int(match[1]) - 1}.{match[2]}')),
     Counterpart(
@@ -105,7 +105,7 @@ COUNTERPARTS = (
             (r'transition(\d+)/bn', r'features.transition\1.norm'),
             (r'bn', r'features.norm5'),
             (r'fc', r'classifier')]},
-        # torchvision's published files still say norm.1, its networks norm1.
+        # torchvision's published files have norm.1 where its networks have norm1.
         old=(r'(.*\.denselayer\d+\.(?:norm|conv))\.(\d\..*)', r'\1\2')),
     Counterpart(
         networks={'alexnet_tv': 'alexnet'},
@@ -123,7 +123,7 @@ COUNTERPARTS = (
               for branch, layer in (('1', '1x1'), ('2.0', '3x3_reduce'), ('2.1', '3x3'),
                                     ('3.0', '5x5_reduce'), ('3.1', '5x5'), ('4.1', 'pool_proj'))
               for layer, theirs in ((layer, 'conv'), (f'bn_{layer}', 'bn')))]},
-        # Torchvision's network itself undoes the usual normalization (`transform_input`).
+        # torchvision's network undoes the usual normalization itself (`transform_input`).
         extra=r'aux[12]\..*', normalize=(0.5, 0.5)),
     Counterpart(
         networks={'mobilenet_v1': 'mobilenetv1_100', 'mobilenet_v1_075': 'mobilenetv1_075',
@@ -134,21 +134,21 @@ COUNTERPARTS = (
 
 
 def find(name: str) -> Counterpart | None:
-    """The Counterpart of a network; None for one that neither timm nor torchvision has."""
+    """The Counterpart of a network; None if neither timm nor torchvision has it."""
     return next((counterpart for counterpart in COUNTERPARTS if name in counterpart.networks), None)
 
 
 def our_name(architecture: str | None) -> str | None:
-    """Our name of the network that we or timm call `architecture`; None for one we do not have."""
+    """Our name of the network that we or timm call `architecture`; None if we do not have it."""
     theirs = {value: key for counterpart in COUNTERPARTS
               for key, value in counterpart.networks.items()}
-    bare = str(architecture).split('.')[0]  # timm's tag, as in resnet50.a1_in1k, says how trained
+    bare = str(architecture).split('.')[0]  # without timm's tag: resnet50.a1_in1k
     return theirs.get(bare, architecture if bare in models.names() else None)
 
 
 class Place(NamedTuple):
-    """Where a tensor goes: our path and shape, their shape; `kernel`: our shape as a convolution's
-    [H, W, I, O], None for what is no kernel."""
+    """The place of a tensor: our path and shape, and their shape. `kernel` is our shape as that of
+    a convolution, [H, W, I, O]; None if the tensor is no kernel."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
@@ -156,13 +156,13 @@ class Place(NamedTuple):
     theirs: tuple[int, ...]
 
     def give(self, array: np.ndarray) -> np.ndarray:
-        """Ours -> theirs."""
+        """Converts our array to theirs."""
         if self.kernel is not None:
             array = np.moveaxis(array.reshape(self.kernel), (-1, -2), (0, 1))
         return np.ascontiguousarray(array.reshape(self.theirs))
 
     def take(self, array: np.ndarray) -> np.ndarray:
-        """Theirs -> ours."""
+        """Converts their array to ours."""
         if self.kernel is not None:
             array = array.reshape(self.kernel[:-3:-1] + self.kernel[:-2])
             array = np.moveaxis(array, (0, 1), (-1, -2))
@@ -171,8 +171,8 @@ class Place(NamedTuple):
 
 def places(net: nn.Module, image_shape: Sequence[int], counterpart: Counterpart | None,
            library: str | None = None) -> dict[str, Place]:
-    """{name of a tensor in the file: its Place}. The names are ours without a counterpart, else
-    those of the library, by default of the first one."""
+    """{name of a tensor in the file: its Place}. Without a counterpart the names are ours, else
+    those of `library`, by default the counterpart's first."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     (_, taps), variables = jax.eval_shape(net.init_with_output, jax.random.key(0), images)
     library = library or (next(iter(counterpart.rules)) if counterpart else '')
@@ -197,7 +197,7 @@ def places(net: nn.Module, image_shape: Sequence[int], counterpart: Counterpart 
 
 
 def rename(layer: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
-    """Their name of the layer with this path."""
+    """Their name of our layer with this path."""
     for pattern, replacement in rules:
         if match := re.fullmatch(pattern, layer):
             return replacement(match) if callable(replacement) else match.expand(replacement)
@@ -205,8 +205,8 @@ def rename(layer: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]]
 
 
 def caffe(name: str, variables: Any, path: Path) -> tuple[Any, Normalization] | None:
-    """(variables, normalization) where these are Simonyan & Zisserman's own weights in Caffe's
-    convention, with the kernels turned to red, green, blue; None where they are not."""
+    """(variables, normalization) of Simonyan & Zisserman's own weights, made for Caffe, with
+    kernels in the order red, green, blue; None for other weights."""
     if name not in CAFFE:
         return None
     biases, corner = CAFFE[name]
@@ -216,7 +216,7 @@ def caffe(name: str, variables: Any, path: Path) -> tuple[Any, Normalization] | 
         return None
     blue_first, red_first = (np.allclose(kernel[0, 0, :, 0], order, atol=1e-5)
                              for order in (corner, corner[::-1]))
-    if not (blue_first or red_first):  # rescaled since, for other images
+    if not (blue_first or red_first):  # The kernels were rescaled, for other images.
         return None
     if cluster.first():
         print(f"{path} holds Caffe's {name}: its images are 0..255 less the mean"

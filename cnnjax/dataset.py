@@ -1,5 +1,5 @@
-"""The data of a run: the sets that its config names, and what it was trained on, which belongs to
-the run and is written once, when it begins.
+"""The data of a run: the sets that its config names, and a description of the sets that it was
+trained on, which is written once when the run begins.
 
     dataset.json        class names, image shape, mean and std; of each split the number of
                         examples, of all and of each class, and a digest (see data/identity.py)
@@ -19,7 +19,7 @@ from cnnjax import atomic, cluster, data, tasks, workdir
 from cnnjax.errors import UserError
 
 FILE, LISTING = workdir.DATASET, 'dataset.listing.gz'
-ROUNDING = 1e-5  # the means that two machines compute may differ by it
+ROUNDING = 1e-5  # How much the means of two machines may differ.
 
 
 class Dataset(NamedTuple):
@@ -108,8 +108,8 @@ def write(directory: str | Path, splits: Mapping[str, data.Identity], image_shap
 
 
 def read(directory: str | Path) -> Dataset | None:
-    """The Dataset of the run in `directory`, without the listings; None where there is none. Where
-    dataset.json is lost it is that of the newest checkpoint.
+    """The Dataset of the run in `directory`, without the listings; None if there is no run. If
+    dataset.json is lost, it is that of the newest checkpoint.
 
     Raises:
       UserError: it is damaged.
@@ -131,15 +131,15 @@ def read(directory: str | Path) -> Dataset | None:
         if not (np.isfinite(normalize.mean).all() and np.isfinite(normalize.std).all()
                 and (normalize.std > 0).all()):
             raise ValueError(f'mean {values["mean"]}, std {values["std"]}')
-    except Exception as error:  # any value may stand in a file and raise anything
+    except Exception as error:  # A file may hold any value and raise any error.
         raise UserError(f'{path} is damaged, or of another version: {error!r}; delete it, '
                         'and the copy in the newest checkpoint takes its place') from None
     return Dataset(classes, image_shape, normalize, splits)
 
 
 def of_run(directory: str | Path) -> Dataset | None:
-    """The Dataset of the run in `directory`, None where none has begun: it has no checkpoint. A
-    lost dataset.json is written again."""
+    """The Dataset of the run in `directory`; None if it has no checkpoint yet. A lost dataset.json
+    is written again."""
     checkpoints = (Path(directory) / 'checkpoints').glob('*')
     if not any(path.name.isdigit() for path in checkpoints):
         return None

@@ -12,7 +12,7 @@ from cnnjax.summary import Summary
 
 # The height of the largest map; depth over height; the space between columns.
 HEIGHT, SLANT, GAP = 2.6, 0.30, 0.34
-LARGEST = 32  # with more layers than that, runs of equal ones are drawn as one
+LARGEST = 32  # With more layers, runs of equal ones are drawn as one.
 COLORS = {'image': '#d9d9d9', 'convolution': '#f2b36b', 'block': '#e8845c', 'pool': '#7fb3d5',
           'join, crop': '#c9c2e8', 'full layer': '#8fc79a'}
 
@@ -28,7 +28,7 @@ class Node(NamedTuple):
 
 def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
     """Draws the rows of a summary (`summary.fold` it first) to a PNG file."""
-    from matplotlib.figure import Figure  # here: half a second that others need not pay
+    from matplotlib.figure import Figure  # here, because the import takes half a second
     from matplotlib.patches import Patch
 
     nodes = graph(summary)

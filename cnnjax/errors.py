@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend, and the names near to one that is unknown."""
+"""The exception for mistakes of the user, and suggestions for an unknown name."""
 
 import difflib
 from collections.abc import Iterable
@@ -12,6 +12,6 @@ class UserError(ValueError):
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
-    """'; did you mean a or b?': those of the words that are nearest to `word`; '' where none is."""
+    """A text '; did you mean a or b?' of the words nearest to `word`; '' if none is near."""
     close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
     return f'; did you mean {" or ".join(close)}?' if close else ''

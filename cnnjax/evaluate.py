@@ -1,4 +1,4 @@
-"""The errors of a network over every example of a set, each exactly once."""
+"""The error of a network on a set, counting each example exactly once."""
 
 import functools
 import math
@@ -22,11 +22,11 @@ def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stre
 
     Args:
       network: a trained.Trained.
-      examples: a data.Source, which is cut as the run's config says, its classes in the order of
-        the network's (see data.matched); of a network that has no config a data.Resident or
+      examples: a data.Source with the network's classes in its order (see data.matched); pictures
+        are cut as the run's config says. For a network without a config, a data.Resident or
         data.Stream.
-      batch_size: images of a step, on all devices together.
-      devices: how many of the local devices; 0: all.
+      batch_size: images per step, over all devices.
+      devices: how many local devices to use; 0: all.
     """
     prepared: Any = examples
     if network.config is not None and isinstance(examples, data.Source):
@@ -40,17 +40,17 @@ def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stre
 def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
               examples: data.Resident | data.Stream, mesh: Mesh, *, batch_size: int,
               kind: str = 'shard_map') -> Callable[[Any], dict[str, float]]:
-    """A function of the variables {'params', 'batch_stats'} -> {'count': the number of examples,
-    'error': ..., and the other results of the task, numbers}.
+    """A function from the variables, {'params', 'batch_stats'}, to the results: {'count': the
+    number of examples, 'error': ..., and the other numbers of the task}.
 
     Args:
       task: a tasks.Task.
       examples: a data.Resident or data.Stream.
-      batch_size: images of a step, on all devices together; made a multiple of their number.
+      batch_size: images per step, over all devices; rounded to a multiple of their number.
       kind: one of parallel.KINDS.
 
     Raises:
-      UserError: a batch without an image.
+      UserError: the batch size is less than 1.
     """
     if batch_size < 1:
         raise UserError(f'a batch of an evaluation has at least one image, not {batch_size}')
@@ -60,7 +60,7 @@ def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
         functools.partial(step.eval_step, task=task, net=net, normalize=normalize), mesh, kind,
         donate=False)
     resident = parallel.replicate(examples.data or {}, mesh)
-    key = jax.random.key(0)  # nothing is random
+    key = jax.random.key(0)  # unused: nothing is random
 
     def evaluate(variables):
         batches = jax.device_get([compiled(variables, resident, batch, key)[1]

@@ -1,4 +1,4 @@
-"""Features of a data set: what the layers of a trained network make of each of its images.
+"""Features of a data set: the activations of a trained network's layers for each image.
 
     stream = load(config, 'test', network, defaults)
     found = extractor(network, selection.entries(network, 'pool'), config)(stream, 'test')
@@ -25,14 +25,14 @@ LIMITS = {'batch_size': Whole(1), 'devices': Whole(),
 
 def load(config: ConfigDict, split: str, network: Trained,
          defaults: ConfigDict) -> data.Resident | data.Stream:
-    """A Stream of the set config.dataset, its images cut as for an evaluation of the network.
+    """A Stream of the set config.dataset, whose images are cut as for an evaluation of the network.
 
     Args:
       config: has the fields dataset, data_dir, bad_images and loader_threads.
       defaults: the config of a training, as for Trained.training.
 
     Raises:
-      UserError: the set is not there, or its images have other channels than the network takes.
+      UserError: the set is not there, or its images do not have the network's number of channels.
     """
     own = network.training(defaults)
     train.check(own)
@@ -49,14 +49,14 @@ def load(config: ConfigDict, split: str, network: Trained,
 
 
 def largest(network: Trained) -> int:
-    """The size of the largest activation of an image: an evaluation keeps no others."""
+    """The size of an image's largest activation, about what an evaluation keeps in memory."""
     return max(map(math.prod, network.tap_shapes().values()))
 
 
 def extractor(network: Trained, entries: Mapping[str, tuple[str, Sequence[int]]],
               config: ConfigDict) -> Callable[..., dict[str, np.ndarray]]:
-    """A function (stream, title, images=False) -> {entry: [N, features], 'label': [N]} and, if
-    asked for, 'image' [N, H, W, C]: every example once.
+    """A function (stream, title, images=False) -> {entry: [N, features], 'label': [N]} and, with
+    `images`, 'image' [N, H, W, C]; it has every example once.
 
     Args:
       entries: {entry: (layer, channels)}, see selection.entries.
@@ -66,12 +66,12 @@ def extractor(network: Trained, entries: Mapping[str, tuple[str, Sequence[int]]]
     mesh = parallel.data_mesh(config.devices)
 
     def step(variables, _, batch, key, axis):
-        del key, axis  # nothing is random, nothing is summed over devices
+        del key, axis  # Nothing is random or summed over devices.
         taps = network._replace(variables=variables).taps(batch['image'])
         return {}, {entry: _features(objectives.select(layer, channels, taps[layer]), config.pool)
                     for entry, (layer, channels) in entries.items()}
 
-    compute = parallel.parallelize(step, mesh, 'jit', donate=False)  # results of all devices
+    compute = parallel.parallelize(step, mesh, 'jit', donate=False)  # returns all devices' results
     variables = parallel.replicate(network.variables, mesh)
 
     def extract(stream, title, images=False):
@@ -106,7 +106,7 @@ def _features(activation, pool):
 
 
 def _check_memory(network, entries, config, count, batch_size, images):
-    """Raises UserError where a batch, or the features of `count` images, fill the memory."""
+    """Raises UserError if a batch, or the features of `count` images, do not fit in memory."""
     shapes = network.tap_shapes()
     memory.check(batch_size * largest(network), batch_size=config.batch_size)
     size = images * math.prod(network.image_shape)

@@ -1,7 +1,7 @@
 """A walk through a network's forward pass: what each array sees, depends on and costs.
 
-The pass is a jaxpr, JAX's list of its operations. Nothing is computed but constants, where an index
-is asked for.
+The pass is a jaxpr, JAX's list of its operations. Only constants are computed, if they are needed
+as an index.
 """
 
 import functools
@@ -19,7 +19,7 @@ from cnnjax.receptive_fields import Extent
 
 
 class Value(NamedTuple):
-    """What is known of an array."""
+    """What is known about an array."""
 
     seen: tuple[Extent, ...] | None = None  # per side of the image; None: independent of the image
     leaves: int = 0  # the set of variables on which it depends, a bit for each
@@ -146,7 +146,7 @@ class Walk:
             cost = 0
 
     def cond(self, branches: Sequence[ClosedJaxpr], inputs: Sequence[Value]) -> list[Value]:
-        """The costliest branch counts; the results see what those of any branch see."""
+        """The costliest branch counts; the results see what those of all branches see together."""
         before, outcomes = self.layers, []
         for branch in branches:
             self.layers = dict(before)

@@ -1,8 +1,8 @@
-"""Where an experiment runs: in this process, or as a job of submitit
-(https://github.com/facebookincubator/submitit): on a Slurm cluster, in a process of its own on this
-machine, or, to debug, in this one.
+"""Runs an experiment in this process, or as a job of submitit
+(https://github.com/facebookincubator/submitit): on a Slurm cluster, in another process on this
+machine or, for debugging, in this process.
 
-A job that Slurm preempts, or whose time is over, is queued again and goes on from its checkpoint:
+A job that Slurm preempts, or whose time is over, is queued again and resumes from its checkpoint:
 Slurm sends SIGUSR2, the training saves a checkpoint and passes the signal to submitit's handler,
 which stores what `Job.checkpoint` returns and calls `scontrol requeue`.
 """
@@ -28,10 +28,10 @@ from ml_collections import ConfigDict
 from cnnjax import cluster, config_file, parallel, quiet, user_network, workdir
 from cnnjax.errors import UserError
 
-# How many minutes a job may take where `resources` has no timeout_min.
+# How many minutes a job may take if `resources` has no timeout_min.
 TIMEOUT = {'slurm': 24 * 60, 'local': 365 * 24 * 60, 'debug': 0}
-REQUEUES = 100  # how often a job whose time is over is queued again, to go on where it stopped
-SHARED = ('train', 'evaluate', 'reproduce')  # the experiments that several processes can share
+REQUEUES = 100  # How often a job whose time is over may be queued again.
+SHARED = ('train', 'evaluate', 'reproduce')  # The experiments that several processes can share.
 # The fields of a config that may differ between the processes of a run, since each process has its
 # own disk and its own cores.
 LOCAL = ('data_dir', 'loader_threads', 'loader_workers', 'profile')
@@ -39,8 +39,8 @@ ROOT = Path(__file__).parent.parent
 
 
 class Job:
-    """Runs the function `experiment` with a config and a directory. It takes no arguments and can
-    be pickled; called again, in another process, it resumes the experiment.
+    """A job is called without arguments to run the function `experiment` with a config and a
+    directory. It can be pickled; a call in another process resumes the experiment.
 
     `label` precedes every message about the job.
     """
@@ -61,7 +61,7 @@ class Job:
             self.run()
 
     def run(self) -> None:
-        """The experiment itself, in all its processes."""
+        """Runs the experiment itself, in each of its processes."""
         if jax.process_count() > 1 and self.config.experiment not in SHARED:
             raise UserError(f"experiment='{self.config.experiment}' runs in one process, on all "
                             f'of its devices; of several processes are {", ".join(SHARED)}')
@@ -69,14 +69,14 @@ class Job:
             self.experiment(self.config, self.directory)
 
     def checkpoint(self) -> Any:
-        """What submitit calls when this process must end: the job that takes its place."""
+        """The job that replaces this one; submitit calls this when the process must end."""
         from submitit import helpers
 
         return helpers.DelayedSubmission(self)
 
 
 def facts(config: ConfigDict, directory: str) -> dict[str, Any]:
-    """What must be the same in all processes of a run: {name: value}, for cluster.agree."""
+    """The facts, {name: value}, that all processes of a run must share; for cluster.agree."""
     code = hashlib.sha256()
     for path in sorted(ROOT.glob('cnnjax/**/*.py')) + sorted(ROOT.glob('experiments/**/*.py')):
         code.update(path.read_bytes())
@@ -90,20 +90,23 @@ def facts(config: ConfigDict, directory: str) -> dict[str, Any]:
 
 @functools.cache
 def connect(processes: tuple[Any, ...], verbosity: int) -> None:
-    """cluster.connect, once in a process: a sweep runs many jobs in it. Raises UserError where the
-    devices that JAX_PLATFORMS names are not there."""
+    """Calls cluster.connect once in a process, which may run many jobs of a sweep.
+
+    Raises:
+      UserError: the devices that JAX_PLATFORMS names are not there.
+    """
     logging.set_verbosity(verbosity)
     quiet.pictures()
-    # The environment may ask jax for stricter promotion, with which adam of optax and the average
-    # pools of flax do not run.
+    # The environment may ask jax for stricter promotion, under which optax's adam and flax's
+    # average pools fail.
     jax.config.update('jax_numpy_dtype_promotion', 'standard')
     jax.config.update('jax_numpy_rank_promotion', 'allow')
     stdout: Any = sys.stdout
-    stdout.reconfigure(errors='backslashreplace')  # a job's may be ASCII
+    stdout.reconfigure(errors='backslashreplace')  # A job's output may be ASCII.
     cluster.connect(*processes)
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # 'cuda' raises the latter
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS=cuda raises the latter
         reason = str(error).splitlines() or ['no such device is here, or jax lacks its plugin: '
                                              'leave it out to take the devices that there are']
         raise UserError(f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: {reason[0]}'
@@ -112,17 +115,17 @@ def connect(processes: tuple[Any, ...], verbosity: int) -> None:
 
 
 class Place:
-    """Runs jobs: here where `executor` is '', or through submitit's 'slurm', 'local' or 'debug'.
+    """Runs jobs in this process, or through submitit.
 
     Args:
-      directory: the logs go to its folder `submitit`.
-      executor: as above.
-      resources: parameters of submitit, 'timeout_min=600,slurm_partition=gpu'.
-      processes: what cluster.connect takes: (coordinator, processes, process, wait).
-      verbosity: of absl's logging.
+      directory: its folder `submitit` gets the logs.
+      executor: '' for this process, or submitit's 'slurm', 'local' or 'debug'.
+      resources: parameters of submitit, such as 'timeout_min=600,slurm_partition=gpu'.
+      processes: the arguments of cluster.connect: (coordinator, processes, process, wait).
+      verbosity: the level of absl's logging.
 
     Raises:
-      UserError: what does not fit together, or is not installed.
+      UserError: the arguments do not fit together, or submitit is not installed.
     """
 
     def __init__(self, directory: str, executor: str = '', resources: str = '',
@@ -142,8 +145,8 @@ class Place:
         for job in jobs:
             job.processes, job.verbosity = self.processes, self.verbosity
         if not self.executor:
-            return all([self.here(job) for job in jobs])  # a list: a failure stops none
-        for job in jobs:  # before they wait in a queue, which may be long
+            return all([self.here(job) for job in jobs])  # The list runs all, even after a failure.
+        for job in jobs:  # Check now: in the queue a job may wait for long.
             workdir.check_free(job.directory, job.config.experiment)
         if self.executor == 'slurm':
             self.submit(jobs)
@@ -154,14 +157,13 @@ class Place:
         """Runs a job in this process and returns whether it succeeded."""
         try:
             job()
-        except (UserError, OSError) as error:  # the latter: a full disk, say
+        except (UserError, OSError) as error:  # OSError: a full disk, for example
             tell(job, error)
             return False
         return True
 
     def wait(self, job: Job) -> bool:
-        """Runs a job in a process of its own ('debug': in this one) and returns whether it
-        succeeded."""
+        """Runs a job in another process ('debug': this one); returns whether it succeeded."""
         submitted = self.submitit.submit(job)
         if self.executor == 'local':
             print(f'{colon(job)}job {submitted.job_id} writes {submitted.paths.stdout}', flush=True)
@@ -235,7 +237,7 @@ def parse(resources: str) -> dict[str, Any]:
 
 
 def create(name: str, directory: Path, parameters: dict[str, Any]) -> Any:
-    """submitit's executor."""
+    """submitit's executor of that name, with its parameters."""
     try:
         import submitit
     except ImportError as error:
@@ -247,7 +249,7 @@ def create(name: str, directory: Path, parameters: dict[str, Any]) -> Any:
     if name == 'local' and parameters.get('tasks_per_node', 1) != 1:
         raise UserError('tasks_per_node: a local job is one process, which takes all devices')
     if parameters.get('nodes', 1) != 1 and 'gpus_per_node' in parameters:
-        # jax expects one process for each GPU on Slurm.
+        # On Slurm, jax expects one process for each GPU.
         parameters.setdefault('tasks_per_node', parameters['gpus_per_node'])
     options = {}
     if name != 'debug':
@@ -257,7 +259,7 @@ def create(name: str, directory: Path, parameters: dict[str, Any]) -> Any:
     try:
         executor = submitit.AutoExecutor(directory / 'submitit', cluster=name, **options)
         with warnings.catch_warnings():
-            warnings.simplefilter('error', UserWarning)  # a name without its prefix
+            warnings.simplefilter('error', UserWarning)  # It warns of a name without its prefix.
             executor.update_parameters(**{'name': directory.name, 'timeout_min': TIMEOUT[name],
                                           **parameters})
     except RuntimeError as error:
@@ -268,8 +270,7 @@ def create(name: str, directory: Path, parameters: dict[str, Any]) -> Any:
     except (NameError, AssertionError, TypeError, ValueError, UserWarning) as error:
         raise UserError(f'resources: {str(error).splitlines()[0]}') from error
     if name == 'slurm':
-        # submitit's own default is 'submitit', which is refused where wckeys are checked; None
-        # gives none.
+        # submitit's default, 'submitit', is refused by clusters that check wckeys; None sends none.
         executor.parameters['wckey'] = parameters.get('slurm_wckey')
         # Some clusters queue a preempted job again only if the job asks for it.
         more = executor.parameters.setdefault('additional_parameters', {})
@@ -281,8 +282,8 @@ def create(name: str, directory: Path, parameters: dict[str, Any]) -> Any:
 def python(same_gpus: bool) -> str:
     """The command that starts Python in a job.
 
-    Python finds this code there from any directory. With `same_gpus` it sees the same GPUs as this
-    process: submitit's local executor otherwise hides all that gpus_per_node does not ask for.
+    The job finds this code from any directory. With `same_gpus` it sees the same GPUs as this
+    process; otherwise submitit's local executor hides all GPUs beyond gpus_per_node.
     """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
     command = ['env', f'PYTHONPATH={path}']

@@ -1,4 +1,4 @@
-"""What the fields of a config may be: a table beside the thing that it limits, and one check.
+"""Limits of the fields of a config: a table beside the code that they protect, and one check.
 
     LIMITS = {'steps': Whole(1), 'learning_rate': Number(above=0), 'optimizer': ('adam', 'sgd'),
               'layers': Names()}
@@ -39,8 +39,8 @@ class Whole(NamedTuple):
 class Names(NamedTuple):
     """A field that is a text of names with commas between them."""
 
-    known: tuple[str, ...] = ()  # the names that there are; () for any
-    some: bool = True  # whether the text needs at least one
+    known: tuple[str, ...] = ()  # the allowed names; (): any
+    some: bool = True  # whether the text needs at least one name
 
 
 SEED = Whole(0, 2 ** 32 - 1)
@@ -53,13 +53,13 @@ def names(text: str) -> tuple[str, ...]:
 
 def check(config: 'Mapping[str, Any] | ConfigDict',
           limits: Mapping[str, Number | Whole | Names | tuple]) -> None:
-    """Checks fields of `config`, a config or another mapping.
+    """Checks the fields of `config`, a config or another mapping.
 
     Args:
-      limits: {field: a Number, Whole, Names or the tuple of all its values}.
+      limits: {field: a Number, Whole, Names or a tuple of all allowed values}.
 
     Raises:
-      UserError: the first field that is not within its limits, with what it may be.
+      UserError: a field is not within its limits; the message says what it may be.
     """
     for field, limit in limits.items():
         given = config[field]

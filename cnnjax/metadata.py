@@ -1,5 +1,5 @@
-"""What a file of weights says of its network and images: in its metadata, where cnnjax wrote it, or
-in the config.json that the Hugging Face hub has beside it."""
+"""The description of a network and its images that comes with a weights file: in its metadata if
+cnnjax wrote it, or in the config.json beside it on the Hugging Face hub."""
 
 import importlib.metadata
 import json
@@ -14,16 +14,16 @@ import numpy as np
 from cnnjax import user_network
 from cnnjax.errors import UserError
 
-# Fields of configs/base.py by which pictures become the images of an evaluation, and their types.
+# The fields of configs/base.py that make images of pictures in an evaluation, with their types.
 EVALUATION = {'test_shorter_side': int, 'interpolation': str, 'border': int}
-# torchvision's, of the files that say nothing: 256 pixels where the image has 224.
+# torchvision's crop, for files that name none: 224 of 256 pixels.
 CROP = {'crop_pct': 0.875, 'interpolation': 'bilinear'}
-# Arguments of timm's networks that change no function: the rest may (see `beside`).
+# Arguments of timm's networks that do not change what they compute; others may (see `beside`).
 HARMLESS = {'num_classes', 'in_chans', 'img_size', 'drop_rate', 'drop_path_rate'}
 
 
 def beside(path: Path) -> dict[str, Any]:
-    """What the hub's config.json beside a file says of it; {} if there is none."""
+    """The contents of the hub's config.json beside a file; {} if there is none."""
     path = path.with_name('config.json')
     if not path.is_file():
         return {}
@@ -42,7 +42,7 @@ def beside(path: Path) -> dict[str, Any]:
 
 
 def to_write(network: Any, fields: Mapping[str, Any], classes: Sequence[str]) -> dict[str, str]:
-    """The metadata of the file of a network, made with `fields`; `inside` reads them."""
+    """The metadata for the file of a network that was made with `fields`; `inside` reads them."""
     height, width, channels = map(int, network.image_shape)
     values = {
         'architecture': user_network.short(network.name), 'fields': fields,
@@ -55,7 +55,7 @@ def to_write(network: Any, fields: Mapping[str, Any], classes: Sequence[str]) ->
 
 
 def inside(written: Mapping[str, str], path: Path, count: int) -> dict[str, Any]:
-    """What `save` wrote into the metadata of a file of so many tensors."""
+    """The metadata that `save` wrote into a file of `count` tensors."""
     try:
         about = {key: json.loads(written[key]) for key in
                  ('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')}
@@ -65,7 +65,7 @@ def inside(written: Mapping[str, str], path: Path, count: int) -> dict[str, Any]
         layers = len(jax.tree.leaves(fields)) + sum(
             number for numbers in repeated if isinstance(numbers, tuple) for number in numbers
             if isinstance(number, int))
-        if layers > 8 * count + 64:  # building them would take forever
+        if layers > 8 * count + 64:  # Building so many would take forever.
             raise ValueError(f'the fields {fields} make more layers than it has tensors')
         if not all(isinstance(evaluation[field], EVALUATION[field]) for field in evaluation):
             raise ValueError(f'evaluation {evaluation}')
@@ -75,12 +75,12 @@ def inside(written: Mapping[str, str], path: Path, count: int) -> dict[str, Any]
 
 
 def _tuples(value):
-    """JSON has lists where the fields are tuples."""
+    """Turns JSON's lists into tuples, as the fields have them."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def crop(values: Mapping[str, Any], image_shape: Sequence[int]) -> dict[str, Any]:
-    """The fields EVALUATION that mean timm's crop_pct and interpolation
+    """The fields EVALUATION that correspond to timm's crop_pct and interpolation
     (https://github.com/huggingface/pytorch-image-models/blob/main/timm/data/transforms_factory.py).
     """
     share = float(values['crop_pct'])
@@ -91,8 +91,8 @@ def crop(values: Mapping[str, Any], image_shape: Sequence[int]) -> dict[str, Any
 
 
 def _parse(values, path):
-    """{'architecture', 'label_names', 'image_shape', 'normalize', 'evaluation'}, those that
-    `values` has."""
+    """A dict of 'architecture', 'label_names', 'image_shape', 'normalize' and 'evaluation', as far
+    as `values` has them."""
     about = {key: values[key] for key in ('architecture', 'label_names') if values.get(key)}
     try:
         if not isinstance(about.get('architecture', ''), str):

@@ -34,8 +34,8 @@ KINDS = ('shard_map', 'pmap', 'jit')
 def cache_programs() -> None:
     """Keeps compiled programs, so that a second start need not compile them again.
 
-    In the user's cache, at most 10 GiB; $JAX_COMPILATION_CACHE_DIR names another place. A user
-    without a home, as containers have them, has none.
+    They are in the user's cache, at most 10 GiB; $JAX_COMPILATION_CACHE_DIR names another place. A
+    user without a home directory, as in some containers, gets no cache.
     """
     config: Any = jax.config  # Its attributes are made as jax is imported.
     cache = Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
@@ -47,8 +47,8 @@ def cache_programs() -> None:
 
 
 def data_mesh(devices: int = 0) -> Mesh:
-    """A mesh over the first `devices` devices (0: all), for data parallelism; of several processes
-    always over all their devices."""
+    """A mesh over the first `devices` devices (0: all), for data parallelism. With several
+    processes it always has all devices."""
     available = jax.devices()
     if jax.process_count() > 1 and devices not in (0, len(available)):
         raise UserError(f'devices={devices}, but {jax.process_count()} processes train on all of '
@@ -60,12 +60,12 @@ def data_mesh(devices: int = 0) -> Mesh:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Copies every array of `tree` to all devices; the processes must hold equal ones."""
+    """Copies every array of `tree` to all devices; all processes must hold equal arrays."""
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
 
 
 def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises UserError unless every device gets the same share of each of the micro-batches."""
+    """Raises UserError unless every device gets the same share of every micro-batch."""
     parts = mesh.size * accumulate
     if batch_size < 1 or batch_size % parts:
         raise UserError(
@@ -84,8 +84,8 @@ def parallelize(step: Callable[..., Any], mesh: Mesh, kind: str = 'shard_map',
     donated = (0,) if donate else ()
     shared, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(AXIS))
     if kind == 'shard_map':
-        # check_vma=False: with the check, gradients with respect to replicated parameters are
-        # summed over devices before the step's own pmean, hence N times too large, silently.
+        # With check_vma, gradients of replicated parameters are summed over the N devices before
+        # the step's own pmean, and are N times too large, without any error.
         mapped = jax.jit(jax.shard_map(functools.partial(step, axis=AXIS), mesh=mesh,
                                        in_specs=(P(), P(), P(AXIS), P()), out_specs=P(),
                                        check_vma=False), donate_argnums=donated)
@@ -103,7 +103,7 @@ def parallelize(step: Callable[..., Any], mesh: Mesh, kind: str = 'shard_map',
             batch = {name: jax.make_array_from_process_local_data(split, value)
                      for name, value in batch.items()}
             return mapped(state, data, batch, key)
-        # A leading axis of devices; pmap knows a process's own devices only.
+        # pmap takes a leading axis of devices, and only those of this process.
         batch = {name: np.reshape(value, (mesh.local_mesh.size, -1, *np.shape(value)[1:]))
                  for name, value in batch.items()}
         state, data, key = multihost_utils.global_array_to_host_local_array(
@@ -112,5 +112,5 @@ def parallelize(step: Callable[..., Any], mesh: Mesh, kind: str = 'shard_map',
         return multihost_utils.host_local_array_to_global_array(results, mesh, P())
 
     compiled: Any = run
-    compiled.lower = mapped.lower  # as jit's, of shapes: the program, see collectives.py
+    compiled.lower = mapped.lower  # jit's method, by which collectives.py gets the program
     return compiled

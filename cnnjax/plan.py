@@ -1,4 +1,4 @@
-"""The lengths of a training, given in epochs or in steps, as numbers of steps."""
+"""Converts the lengths of a training, in epochs or in steps, to steps."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cnnjax import optim
 from cnnjax.errors import UserError
 
-MOST = 2 ** 31 - 1  # steps: they are counted in 32 bits
+MOST = 2 ** 31 - 1  # The most steps that 32 bits can count.
 
 
 class Plan(NamedTuple):
@@ -23,21 +23,21 @@ class Plan(NamedTuple):
     checkpoint_every: int
 
     def due(self, done: int, every: int) -> bool:
-        """Whether something that happens `every` so many steps, and at the end, happens now."""
+        """Whether an event that is due `every` so many steps, and at the end, is due now."""
         return done == self.steps or (every > 0 and done % every == 0)
 
     def until_due(self, done: int) -> int:
-        """How many steps after `done` something happens."""
+        """The number of steps from `done` to the next report, evaluation, checkpoint or end."""
         return min([self.steps - done, *(
             every - done % every for every in (self.report_every, self.eval_every,
                                                self.checkpoint_every) if every > 0)])
 
 
 def plan(config: ConfigDict, examples: int) -> Plan:
-    """The plan of a training on so many examples.
+    """The Plan of a training on so many examples.
 
     Raises:
-      UserError: a batch larger than the set, or no length.
+      UserError: a batch is larger than the set, or the training has no steps or too many.
     """
     per_epoch = examples // config.batch_size
     if not per_epoch:

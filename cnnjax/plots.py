@@ -19,7 +19,7 @@ PathLike = str | os.PathLike[str]
 
 def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -> None:
     """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl."""
-    from matplotlib import ticker  # here: half a second that a short run need not pay
+    from matplotlib import ticker  # here, because the import takes half a second
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout='constrained', dpi=150)

@@ -1,4 +1,4 @@
-"""What one sees of a training that runs: its progress on the terminal, a trace of its programs."""
+"""The progress of a training on the terminal, and a trace of its programs."""
 
 import datetime
 import time
@@ -24,10 +24,10 @@ class Profile:
         self.traced = range(self.FIRST, self.FIRST + steps)
 
     def step(self, done: int, state: Any) -> None:
-        """To be called before each step, with the state that the devices are working at."""
+        """Starts or stops the trace; called before each step, with the newest state."""
         if (done in self.traced) == self.running:
             return
-        jax.block_until_ready(state)  # the trace has whole steps
+        jax.block_until_ready(state)  # so that the trace has whole steps
         if self.running:
             jax.profiler.stop_trace()
         else:
@@ -43,7 +43,7 @@ class Profile:
 
 
 class Progress:
-    """A progress bar on a terminal, one line per report elsewhere; of the first process."""
+    """A progress bar on a terminal, else a line per report; only the first process shows it."""
 
     def __init__(self, lengths: Plan, batch_size: int, start: int):
         self.lengths, self.batch_size, self.done = lengths, batch_size, start
@@ -61,7 +61,7 @@ class Progress:
             print(line, flush=True)
 
     def compiled(self, count: int) -> None:
-        """The first steps are done: speed is measured from here."""
+        """Prints how long the first `count` steps took, and measures speed from here on."""
         self.time, self.timed = time.perf_counter(), self.done + count
         self.print(f'first step after {self.time - self.start_time:.1f} s (compilation)')
 
@@ -70,14 +70,14 @@ class Progress:
         self.bar.update(count)
 
     def rate(self) -> float | None:
-        """Images per second since the last report, None where there are none to count."""
+        """Images per second since the last report; None if no step was made."""
         now, images = time.perf_counter(), (self.done - self.timed) * self.batch_size
         rate = images / (now - self.time) if images else None
         self.time, self.timed = now, self.done
         return rate
 
     def report(self, row: Mapping[str, Any]) -> None:
-        """Shows a row; the time of evaluation and saving does not count as training."""
+        """Shows a row. The time that it takes to evaluate and save does not count as training."""
         shown = f'epoch {row["epoch"]:.1f}  step {row["step"]}/{self.lengths.steps}  ' \
                 f'loss {row["train/loss"]:.4f}'
         shown += ''.join(f'  {name.removeprefix("train/")} {100 * value:.2f}%'

@@ -1,4 +1,4 @@
-"""Python files that the user names, a config or a network: run as modules, their mistakes told."""
+"""Runs Python files of the user, a config or a network, as modules, and reports their mistakes."""
 
 import contextlib
 import os
@@ -12,23 +12,23 @@ from cnnjax.errors import UserError
 
 
 def load(path: str | os.PathLike[str]) -> types.ModuleType:
-    """The module that the Python file at `path` makes. It is run anew by every call.
+    """The module in the Python file at `path`. Every call runs the file again.
 
     Raises:
-      UserError: the file cannot be read, or fails; names the line.
+      UserError: the file cannot be read or fails; the message names the line.
     """
     with blamed(path):
         found = types.ModuleType(str(path))
         found.__file__ = str(path)
-        sys.modules[found.__name__] = found  # where dataclasses look for the names in annotations
+        sys.modules[found.__name__] = found  # Dataclasses look up annotations there.
         exec(compile(Path(path).read_bytes(), str(path), 'exec'), vars(found))
         return found
 
 
 @contextlib.contextmanager
 def blamed(path: str | os.PathLike[str]) -> Generator[None]:
-    """A context in which errors are the fault of the Python file at `path`, which may raise any:
-    each becomes a UserError 'mine.py, line 3: NameError: ...'."""
+    """A context that blames all errors on the Python file at `path`: each becomes a UserError such
+    as 'mine.py, line 3: NameError: ...'."""
     try:
         yield
     except UserError:

@@ -1,6 +1,6 @@
-"""What the program keeps other libraries from saying; importing cnnjax keeps them from nothing.
+"""Silences other libraries when the program runs; importing cnnjax silences nothing.
 
-Nothing is imported here, since most starts wait for no picture.
+The libraries are not imported here, because most starts do not need them.
 """
 
 import logging
@@ -8,8 +8,8 @@ import warnings
 
 
 def pictures() -> None:
-    """Keeps this process from telling what Pillow and tifffile say of damage that they get over (of
-    EXIF data, say). Damage of the pixels, or too many of them, is a UserError in any case."""
+    """Silences warnings of Pillow and tifffile about damage that does not matter, such as in EXIF
+    data. Damaged pixels, or too many of them, are a UserError in any case."""
     warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')
     warnings.filterwarnings('ignore', 'Image size .* exceeds limit', RuntimeWarning)
     for name in ('PIL', 'tifffile'):

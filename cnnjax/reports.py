@@ -1,7 +1,7 @@
 """The numbers that a run reports: metrics.jsonl, and the same numbers as TensorBoard events.
 
-There is one row for each report; none is written twice and none is lost where a run is killed and
-resumed, because every checkpoint has a copy of the rows so far.
+Each report is one row. When a run is killed and resumed, no row is written twice and none is lost,
+because every checkpoint has a copy of the rows so far.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from cnnjax.errors import UserError
 
 
 def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, oldest first; a last row cut off by a kill is left out.
+    """The rows of metrics.jsonl, oldest first, without a last row that a kill cut off.
 
     Raises:
       UserError: the file is damaged.
@@ -43,8 +43,8 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
 
 def recover(directory: str | Path, past: Mapping[str, Any], begin: int = 0,
             end: float = math.inf) -> None:
-    """Gives metrics.jsonl back the rows that a checkpoint's `past` has, and tells how many were
-    lost. They are all that it may have after the step `begin`, up to `end`."""
+    """Restores the rows of metrics.jsonl after step `begin` and up to step `end` from the `past` of
+    a checkpoint, and prints how many were lost."""
     if not past or not cluster.first():
         return
     try:
@@ -66,17 +66,17 @@ def recover(directory: str | Path, past: Mapping[str, Any], begin: int = 0,
 
 
 class Metrics:
-    """Writes metrics.jsonl and TensorBoard events; a context manager. Of several processes the
+    """Writes metrics.jsonl and TensorBoard events; a context manager. Of several processes only the
     first writes.
 
-    Rows after `step`, where the run resumes, are dropped: they are about to be written again.
+    Rows after `step`, where the run resumes, are dropped, because the run will write them again.
 
     Args:
-      config: that of the run; its checkpoints get a copy.
-      past: that of the checkpoint from which it resumes; `recover` comes before.
-      begin: the step after which the rows belong into this run's checkpoints.
+      config: the config of the run, which its checkpoints copy.
+      past: that of the checkpoint from which the run resumes; call `recover` first.
+      begin: the rows after this step belong to this run's checkpoints.
 
-    `pending` are the values, of each step, that the run had not reported yet when it was stopped.
+    `pending` are the metrics of the steps that were not reported yet when the run stopped.
     """
 
     def __init__(self, directory: str | Path, step: int, config: ConfigDict | None = None,
@@ -95,7 +95,7 @@ class Metrics:
         self._events = _Events(directory, f'.{step}', step + 1)
 
     def write(self, *rows: dict[str, Any]) -> None:
-        """Adds rows, dicts of numbers with 'step'; they are on disk when this returns."""
+        """Adds rows, dicts of numbers with a 'step'. They are on disk when this returns."""
         if not self._first:
             return
         self._file.write(''.join(map(_line, rows)))
@@ -105,8 +105,8 @@ class Metrics:
         self._events.add(rows)
 
     def past(self, pending: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any] | None:
-        """What a checkpoint must know of the run beside its state, as JSON has it: the config, what
-        dataset.json holds, all rows, and `pending`, the values of each step since the last one."""
+        """What a checkpoint saves beside the state, for a JSON file: the config, the contents of
+        dataset.json, all rows, and `pending`, the metrics of each step since the last row."""
         if not self._first:
             return None
         return {'config': self._config.to_dict(), 'dataset': self._dataset,
@@ -123,11 +123,11 @@ class Metrics:
 
 
 class _Events:
-    """A file of TensorBoard events, which replace those from step `begin` on. The first rows make
-    it.
+    """A file of TensorBoard events, which replace all earlier ones from step `begin` on. It is
+    created with the first rows.
 
-    What is added is on disk at once. SummaryWriter leaves it to a thread, which loses two minutes
-    where the process is killed, and stops with a traceback where the disk is full.
+    Events are on disk at once. SummaryWriter writes in a thread: a killed process loses the last
+    two minutes, and a full disk ends the thread with a traceback.
     """
 
     def __init__(self, directory, suffix, begin=None):
@@ -146,7 +146,7 @@ class _Events:
                 session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
 
     def add(self, rows):
-        # Not above: it imports PyTorch where that is installed, which takes more than a second.
+        # Imported here, because it imports PyTorch if that is installed, which takes a second.
         from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 

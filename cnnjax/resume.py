@@ -1,4 +1,4 @@
-"""Whether a run may go on in its directory, and what is said of one that is finished."""
+"""Checks whether a run may resume in its directory, and ends runs that are finished."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,8 @@ from cnnjax.plan import Plan, plan
 
 def finished_without_data(config: ConfigDict, directory: Path, recorded: Dataset | None,
                           missing: Exception) -> dict[str, Any]:
-    """The last row of a finished run; raises `missing`, the error, for any other."""
+    """The last row of a finished run whose data is not there. If the run is not finished, raises
+    `missing`, the error about the data."""
     known = recorded and recorded.splits.get(config.train_split)
     if not recorded or not (known or config.steps):
         raise missing
@@ -33,13 +34,13 @@ def finished_without_data(config: ConfigDict, directory: Path, recorded: Dataset
 
 
 def finished(directory: Path, steps: int, remark: str = '') -> dict[str, Any]:
-    """The last row of metrics.jsonl; says that the run is finished.
+    """Prints that the run is finished, and returns the last row of metrics.jsonl.
 
     Raises:
-      UserError: it is not that of the last step, and the checkpoint, of an older version, has no
+      UserError: the row of the last step is lost, and the checkpoint, from an older version, has no
         copy of it.
     """
-    multihost_utils.sync_global_devices('rows')  # the first process may have restored some
+    multihost_utils.sync_global_devices('rows')  # waits for rows that the first process restores
     last = (reports.read_metrics(directory) or [{'step': None}])[-1]
     if last['step'] != steps:
         raise UserError(f'{directory}: this run is finished, after {steps} steps, but the last row '
@@ -51,16 +52,16 @@ def finished(directory: Path, steps: int, remark: str = '') -> dict[str, Any]:
 
 def check_config(directory: Path, config: ConfigDict, lengths: Plan, start: int,
                  past: Mapping[str, Any]) -> None:
-    """Raises UserError if the run in `directory`, `start` steps long, was not made with `config`.
+    """Raises UserError if the run in `directory`, which has made `start` steps, has another config.
 
-    It may get longer or shorter as long as the steps done had the same learning rates. `past` is
-    that of its checkpoint.
+    Its length may change, if the steps so far had the same learning rates. `past` is that of its
+    checkpoint.
     """
     rows = [] if start else reports.read_metrics(directory)
     if rows and cluster.first():
         print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint: the training '
               'begins anew', flush=True)
-    if not start and not any('test/error' in row for row in rows):  # what is evaluated is saved
+    if not start and not any('test/error' in row for row in rows):  # An evaluation saves too.
         return
     saved = past['config'] if past else workdir.read_config(directory)
     if saved is None:
@@ -76,7 +77,7 @@ def check_config(directory: Path, config: ConfigDict, lengths: Plan, start: int,
     if changed and not extended:
         workdir.refuse(directory, changed, ': the learning rates of the steps done would differ'
                        if set(changed) <= {'epochs', 'steps'} else '')
-    if start > lengths.steps:  # the data has changed, and dataset.json, which would tell, is lost
+    if start > lengths.steps:  # The data has changed, and dataset.json is lost.
         raise UserError(f'{directory}: its run has made {start} steps, but {config.epochs:g} '
                         f'epochs of the data as it is now are only {lengths.steps}: restore the '
                         'data, or take another workdir')

@@ -1,6 +1,6 @@
-"""The state of a training and its two pure steps: one update, one batch of an evaluation.
+"""The state of a training and its two pure steps: one update, and one batch of an evaluation.
 
-What is learned is a task's (see tasks/): these steps know examples, but none of their targets.
+The task (see tasks/) knows what is learned: these steps never look at the targets of examples.
 """
 
 import functools
@@ -23,9 +23,9 @@ Batch = Mapping[str, jax.Array]  # examples, or where they are in the whole set:
 
 
 class TrainState(NamedTuple):
-    """All that a training changes; arrays only. Randomness is a function of the seed and `step`."""
+    """All that training changes; arrays only. Randomness depends only on the seed and `step`."""
 
-    step: jax.Array  # int32 [], the updates done
+    step: jax.Array  # int32 [], the number of updates so far
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -34,14 +34,14 @@ class TrainState(NamedTuple):
 def create(net: nn.Module, tx: optax.GradientTransformation, key: jax.Array,
            image_shape: Sequence[int], frozen: Collection[str] = frozenset(),
            check: Callable[[jax.Array], None] = lambda outputs: None) -> TrainState:
-    """The state before the first step, for images [H, W, C]; the `frozen` layers (see transfer.py)
-    have no optimizer state. `check` gets the shapes of the outputs of one image.
+    """The state before the first step, for images [H, W, C]. Layers in `frozen` (see transfer.py)
+    have no optimizer state. `check` is called with the traced outputs for one image.
 
     Raises:
-      UserError: the network does not fit in memory, or what `check` raises.
+      UserError: the network does not fit in memory; or what `check` raises.
     """
-    # At its usual level LLVM works on the random numbers of a deep network for up to minutes. Where
-    # this is traced (eval_shape), nothing compiles, and jit takes no options.
+    # At its usual level LLVM takes up to minutes to compile the random numbers of a deep network.
+    # While this function is traced (eval_shape), nothing compiles and jit takes no options.
     compiles = jax.default_backend() == 'cpu' and not isinstance(key, jax.core.Tracer)
     fast = {'xla_backend_optimization_level': 1} if compiles else None
 
@@ -55,7 +55,7 @@ def create(net: nn.Module, tx: optax.GradientTransformation, key: jax.Array,
                           tx.init(transfer.split(params, frozen)[0]))
 
     size = sum(leaf.size for leaf in jax.tree.leaves(init.eval_shape(key).params))
-    if 8 * size > memory.device():  # float32, and what the optimizer remembers of each
+    if 8 * size > memory.device():  # a float32 parameter and its momentum
         raise UserError(f'{type(net).__name__} has {size:,} parameters, more than the memory '
                         'holds: take fewer or narrower layers, or smaller images')
     return init(key)
@@ -68,17 +68,17 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
     """One update on one device's share of the batch: (new state, mean metrics of the batch).
 
     Args:
-      data, batch: see `fetch`; `batch` also has 'position', int [B], each example's place in the
-        global batch, which seeds its augmentation: the same on any number of devices.
-      key: the run's; folded with `state.step`.
+      data, batch: see `fetch`. `batch` also has 'position', int [B], each example's place in the
+        global batch. It seeds the augmentation, which is thus the same on any number of devices.
+      key: the key of the run; it is folded with `state.step`.
       axis: the mapped axis to reduce over, or None.
       task: a tasks.Task, whose loss is differentiated.
       augment: (key, positions, examples with uint8 images) -> examples with float images.
-      accumulate: compute the gradient in that many micro-batches, one after the other.
-      frozen: the layers that stay as they are; nothing is differentiated for them.
+      accumulate: the number of micro-batches in which the gradient is computed.
+      frozen: layers that do not change; no gradient is computed for them.
     """
     augment_key, shared_key, own_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-    if axis is not None:  # dropout differs between devices; drop-path must not: all skip together
+    if axis is not None:  # Dropout differs between devices; drop-path is the same on all.
         own_key = jax.random.fold_in(own_key, lax.axis_index(axis))
     examples = augment(augment_key, batch['position'], fetch(data, batch))
     trainable, fixed = transfer.split(state.params, frozen)
@@ -97,26 +97,26 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
 
     gradient = functools.partial(jax.grad(loss, has_aux=True), trainable)
     grads, (metrics, batch_stats) = _accumulated(gradient, state.batch_stats, examples, accumulate)
-    # One reduction, of one tree, after the last micro-batch: the compiler sends it in few messages
-    # (collectives.py). One device has none; its all-reduce would copy every gradient.
+    # One reduction of one tree, after the last micro-batch, lets the compiler send few messages
+    # (collectives.py). One device needs none: an all-reduce would only copy every gradient.
     if axis is not None and lax.axis_size(axis) > 1:
         grads, batch_stats, metrics = lax.pmean((grads, batch_stats, metrics), axis)
     updates, opt_state = tx.update(grads, state.opt_state, trainable)
     params = transfer.merge(optax.apply_updates(trainable, updates), fixed)
-    # The mean over devices of equal statistics may differ from them in the last bit.
+    # The mean over devices may change the last bit of the frozen statistics: restore them.
     batch_stats = transfer.merge(transfer.split(batch_stats, frozen)[0],
                                  transfer.split(state.batch_stats, frozen)[1])
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
 def _mean(axis, values, weights=None):
-    """The mean of values whose weights are not 0; the mean of it over devices is that of the whole
-    batch, because each divides by the devices' mean weight."""
+    """The weighted mean of values. Each device divides by the mean weight of all devices, so that
+    the mean over devices is that of the whole batch."""
     if weights is None:
         return values.mean()
     weights = weights.astype(values.dtype)
     total = weights.sum() if axis is None else lax.pmean(weights.sum(), axis)
-    # where, not multiplication alone: an infinite value that does not count must not count.
+    # Multiplication alone would let an infinite value with the weight 0 count.
     return (jnp.where(weights != 0, values, 0) * weights).sum() / jnp.maximum(total, 1e-12)
 
 
@@ -143,11 +143,11 @@ def _accumulated(gradient, batch_stats, examples, count):
 def train_steps(state: TrainState, data: Batch, batches: Batch,
                 key_and_count: tuple[jax.Array, jax.Array], axis: str | None,
                 **arguments: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Several updates in one program, without a word from the host: (new state, metrics [S]).
+    """Several updates in one program, without the host: (new state, metrics [S]).
 
-    `batches` is as that of `train_step`, with a second axis of S steps; `key_and_count` is the key
-    and how many of them to do, traced, so that one program serves any number up to S. The metrics
-    of the others are 0.
+    `batches` is like `batch` of `train_step`, with a second axis of S steps. `key_and_count` is the
+    key and the number of steps to do, which is traced, so that one program serves any number up to
+    S. Metrics of the steps that are not done are 0.
     """
     key, count = key_and_count
 
@@ -169,18 +169,18 @@ def train_steps(state: TrainState, data: Batch, batches: Batch,
 def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.Array,
               axis: str | None, *, task: 'Task', net: nn.Module,
               normalize: Callable[[jax.Array], jax.Array]) -> tuple[dict, tuple[dict, dict]]:
-    """What a task observes of one batch: ({}, (sums, kept)).
+    """What the task observes in one batch: ({}, (sums, kept)).
 
-    `batch` also has 'weight', float [B]: 1 for an example, 0 for padding. `sums` are those over the
-    examples of all devices, and 'count', their number; `kept` are values of each example of the
-    global batch, in its order, with 'weight', its own.
+    `batch` also has 'weight', float [B]: 1 for an example, 0 for padding. `sums` are the task's
+    values summed over the examples of all devices, and their number 'count'. `kept` are values of
+    each example of the global batch, in order, with its 'weight'.
     """
     del key
     examples, weight = fetch(data, batch), batch['weight']
     examples = {**examples, 'image': normalize(examples['image'])}
     values, kept = task.observe(functools.partial(net.apply, variables, train=False), examples)
 
-    def total(x):  # where, not multiplication: an infinite value of the padding must not count
+    def total(x):  # Multiplication would let an infinite value of the padding count.
         return jnp.where((weight > 0).reshape(-1, *(1,) * (x.ndim - 1)), x, 0).sum(0)
 
     sums = {'count': weight.sum(), **jax.tree.map(total, values)}
@@ -193,8 +193,7 @@ def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.
 def fetch(data: Batch, batch: Batch) -> dict[str, jax.Array]:
     """The examples of a batch, {'image': uint8 [B, H, W, C], and each target [B, ...]}.
 
-    Either `batch` has them, or it has their 'index' [B] in `data`, the whole set, which lives on
-    the device.
+    Either `batch` holds them, or it holds their 'index' [B] in `data`, the whole set on the device.
     """
     if 'index' in batch:
         return {name: array[batch['index']] for name, array in data.items()}

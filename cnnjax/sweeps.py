@@ -1,9 +1,9 @@
-"""All runs that a config's sweep() yields, with a table of their test errors.
+"""Runs all variants that a config's sweep() yields, and makes a table of their test errors.
 
     sweep.json    every run of the directory, the best first: fields, state, test error
     sweep.md      the same as a table
 
-The function stands beside get_config, takes the same argument, and yields {field: value}:
+sweep() is in the config file, takes the argument of get_config, and yields {field: value}:
 
     def sweep():
         for learning_rate in (0.05, 0.1):
@@ -37,14 +37,14 @@ from cnnjax import (
 )
 from cnnjax.errors import UserError
 
-LONGEST = 200  # the most characters in the name of a directory; file systems allow 255 bytes
+LONGEST = 200  # The most characters in a directory's name; file systems allow 255 bytes.
 
 Entries = dict[str, dict[str, Any]]  # {name of a run: what sweep.json says of it}
 Find = Callable[[str], Callable[[ConfigDict, str], Any]]  # name of an experiment -> its function
 
 
 class Run(jobs.Job):
-    """One run of a sweep, which writes into the sweep's table how it ended."""
+    """One run of a sweep, which adds its result to the sweep's table."""
 
     def __init__(self, config: ConfigDict, fields: dict[str, Any], sweep: Path, find: Find):
         self.label = name(fields)
@@ -61,13 +61,13 @@ class Run(jobs.Job):
         self.note(state='finished', **errors(self.directory))
 
     def note(self, **entry: Any) -> None:
-        """Replaces the run's entry in sweep.json, and both tables."""
+        """Replaces the run's entry in sweep.json and in sweep.md."""
         if cluster.first():
             record(self.sweep, {self.label: {'fields': self.fields, 'config': self.digest(),
                                              **entry}})
 
     def digest(self) -> str:
-        """A checksum of the config, which tells whether a finished run had the same one."""
+        """A checksum of the config, by which a finished run with the same config is known."""
         values = json.dumps(self.config.to_dict(), sort_keys=True, default=str)
         return hashlib.sha256(values.encode()).hexdigest()
 
@@ -85,9 +85,13 @@ def run(config: ConfigDict, place: jobs.Place, file: str, changed: Collection[st
     Args:
       config: the config of the command line, whose flags set the fields in `changed`, a dict.
       file: where the config was read from, such as 'configs/quickstart.py:resnet'.
-      find: a function from the name of an experiment to its function of config and directory.
+      find: a function from an experiment's name to its function of config and directory.
 
-    Returns whether all succeeded. Raises UserError, before anything runs, for a wrong sweep.
+    Returns:
+      Whether all runs succeeded.
+
+    Raises:
+      UserError: the sweep is wrong. This is raised before anything runs.
     """
     directory = Path(place.directory)
     runs = [Run(*variant(config, fields, changed), directory, find) for fields in read(file)]
@@ -99,13 +103,13 @@ def run(config: ConfigDict, place: jobs.Place, file: str, changed: Collection[st
         jobs.connect(place.processes, place.verbosity)
     entries = read_entries(directory)
     left = [run for run in runs if not run.finished(entries)]
-    told = functools.cache(identity)  # most sweeps have one data set
+    told = functools.cache(identity)  # Most sweeps use one data set for all runs.
     for run in runs:
         if run.config.experiment == 'train':
             check_data(run, told, dataset.of_run if run in left else dataset.read)
     if not place.executor:
         cluster.agree(sweep=[run.label for run in left])
-    # A run that failed before is tried last: where several processes run, its failure ends all.
+    # A run that failed before is tried last: with several processes its failure ends them all.
     left.sort(key=lambda run: entries.get(run.label, {}).get('state') == 'failed')
     alone = place.executor or cluster.first()
     if alone:
@@ -121,7 +125,7 @@ def run(config: ConfigDict, place: jobs.Place, file: str, changed: Collection[st
 
 
 def identity(*what: Any) -> data.Identity | None:
-    """The identity of what data.load takes; None where there is no such data any more."""
+    """The identity of the data set that data.load gives for `what`; None if it is gone."""
     try:
         return data.identity(data.load(*what))
     except data.Missing:
@@ -130,8 +134,8 @@ def identity(*what: Any) -> data.Identity | None:
 
 def check_data(run: Run, identity: Callable[..., data.Identity | None],
                read: Callable[[str], dataset.Dataset | None]) -> None:
-    """Raises UserError if a run, finished or interrupted, was trained on other data than the rest
-    of the sweep would be: their errors cannot be compared in one table."""
+    """Raises UserError if a finished or interrupted run was trained on other data than the rest of
+    the sweep will be, because one table cannot compare their errors."""
     recorded, config = read(run.directory), run.config
     if recorded:
         splits = {split: identity(config.dataset, split, config.data_dir, config.bad_images,
@@ -170,16 +174,17 @@ def read(file: str) -> list[dict[str, Any]]:
 def variant(config: ConfigDict, fields: dict[str, Any],
             changed: Collection[str]) -> tuple[ConfigDict, dict[str, Any]]:
     """A copy of `config` with these values, {field: value}, and the values as the copy holds them:
-    0.0 where 0 was given, a tuple for a list.
+    0.0 for a 0, a tuple for a list.
 
-    Raises UserError for a field that does not exist or does not take its value.
+    Raises:
+      UserError: a field does not exist or does not take its value.
     """
     for field in fields:
         for other in changed:
             if f'{field}.'.startswith(f'{other}.') or f'{other}.'.startswith(f'{field}.'):
                 raise UserError(f'{other} is given on the command line, and sweep() yields values '
                                 f'of {field}: leave one of them out')
-    config = copy.deepcopy(config)  # ConfigDict's own copies lose the types
+    config = copy.deepcopy(config)  # ConfigDict's own copy loses the types.
     try:
         for field in fields:
             config_file.check_field(config, field)
@@ -190,7 +195,7 @@ def variant(config: ConfigDict, fields: dict[str, Any],
 
 
 def name(fields: Mapping[str, Any]) -> str:
-    """The name of a run's directory, 'learning_rate=0.1,seed=2', different for different fields."""
+    """The name of a run's directory, 'learning_rate=0.1,seed=2', unique to its fields."""
     def shown(value):
         if isinstance(value, (tuple, list)):
             return f'({",".join(map(shown, value))})'
@@ -214,22 +219,21 @@ def errors(directory: str | Path) -> dict[str, float]:
 
 
 def read_entries(directory: str | Path) -> Entries:
-    """{name: entry} of sweep.json. A damaged file gives {} and a message: it is made anew, and the
-    runs, which find that they are finished, add themselves again."""
+    """{name: entry} of sweep.json. A damaged file gives {} and a message; the file is made again,
+    and finished runs add their entries again."""
     path = Path(directory) / 'sweep.json'
     if path.is_dir():
         raise UserError(f'{path} is a directory: move it away')
     try:
         return dict(map(_entry, atomic.read_json(path) or []))
-    except Exception as error:  # a damaged file can hold any value, which can raise anything
+    except Exception as error:  # A damaged file can hold any value and raise any error.
         if cluster.first():
             print(f'{path} is damaged ({error!r}): it is made anew', flush=True)
         return {}
 
 
 def _entry(entry):
-    """An entry of sweep.json as (name, entry). Raises an error for one that `record` cannot have
-    written."""
+    """An entry of sweep.json as (name, entry). Raises an error if `record` cannot have made it."""
     for field, kind in (('name', str), ('fields', dict), ('state', str)):
         if not isinstance(entry[field], kind):
             raise ValueError(f'{field}={entry[field]!r}')
@@ -239,7 +243,7 @@ def _entry(entry):
 
 
 def record(directory: str | Path, entries: Entries) -> None:
-    """Adds entries to sweep.json and sweep.md. Jobs of an array may do this at the same time."""
+    """Adds entries to sweep.json and sweep.md. Several jobs may do this at the same time."""
     directory = Path(directory)
     with workdir.lock(directory, 'sweep.lock', wait=True):
         entries = ranked(read_entries(directory) | entries)
@@ -249,7 +253,7 @@ def record(directory: str | Path, entries: Entries) -> None:
 
 
 def ranked(entries: Entries) -> Entries:
-    """The entries, the best first; those without an error come last, by name."""
+    """The entries, the best first; those without an error come last, sorted by name."""
     return dict(sorted(entries.items(),
                        key=lambda item: (item[1].get('error', math.inf), item[0])))
 

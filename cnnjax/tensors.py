@@ -1,7 +1,7 @@
-"""The tensors of a file that others made, by name: safetensors and torch files, here or on the hub.
+"""Reads the tensors of safetensors and torch files, here or on the hub, by name.
 
-Nothing is unpickled: torch's files are read by its weights_only reader, to which the plain values
-of an argparse.Namespace, which training scripts save beside the weights, are allowed as well.
+Nothing is unpickled: torch's files are read by its weights_only reader. It may also read the plain
+values of an argparse.Namespace, which training scripts save beside the weights.
 """
 
 import argparse
@@ -26,10 +26,10 @@ PREFIXES = re.compile(r'^(?:(?:_orig_mod|module|model|backbone)\.)+')
 
 
 def find(source: str) -> Path:
-    """The path of the file that `source` means, fetched from the hub if that is where it is.
+    """The path of the file that `source` names, downloaded if it is on the hub.
 
     Raises:
-      UserError: no such file or repository, or it cannot be fetched.
+      UserError: the file or repository does not exist or cannot be fetched.
     """
     path = Path(os.path.expanduser(source))
     if os.path.isfile(path):  # unlike the method, False for a name that is too long
@@ -54,7 +54,7 @@ def _fetch(repository, revision, file):
         try:
             return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision,
                                                         local_files_only=cached))
-        except Exception as error:  # the library's, the network's and the disk's are many
+        except Exception as error:  # The library, the network and the disk raise many kinds.
             reason = str(error).strip().partition('\n')[0]
     raise UserError(
         f"'{repository}': the hub's file {file} is neither cached nor to be had ({reason}). "
@@ -67,7 +67,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors of a file, {name: numpy array}, and its metadata, {name: str}.
 
     Raises:
-      UserError: another suffix; a file that is damaged or holds more than tensors.
+      UserError: the suffix is unknown, or the file is damaged or holds more than tensors.
     """
     if path.suffix in TORCH:
         return _read_torch(path), {}
@@ -109,7 +109,7 @@ def _read_torch(path):
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             saved = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # whatever the damage makes of it; torch's text advises to trust it
+    except Exception as error:  # Damage raises many kinds; torch's text says to trust the file.
         if more := re.search(r'GLOBAL (\S+)', str(error)):
             raise UserError(
                 f'{path} holds more than tensors ({more[1]}), which is never unpickled here: it '
@@ -126,7 +126,7 @@ def _read_torch(path):
     try:
         return {key: (tensor.float() if tensor.is_floating_point() else tensor)
                 .detach().resolve_conj().resolve_neg().numpy() for key, tensor in tensors.items()}
-    except (RuntimeError, TypeError) as error:  # sparse ones, or those without data
+    except (RuntimeError, TypeError) as error:  # Tensors may be sparse or have no data.
         raise UserError(f'{path} holds tensors that are no plain arrays: {error}') from None
 
 
@@ -143,6 +143,6 @@ def _unwrapped(saved, path):
         if not (averages or raw):
             break
         saved = saved[(averages or raw)[0]]
-        if averages:  # torch's AveragedModel counts
+        if averages:  # Torch's AveragedModel counts its updates.
             saved = {key: value for key, value in saved.items() if key != 'n_averaged'}
     return saved

@@ -1,4 +1,4 @@
-"""The training loop: data -> network -> optimizer -> step -> devices -> metrics, checkpoints."""
+"""Training: builds its parts from a config, and runs the loop with checkpoints and reports."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ from cnnjax.progress import Profile, Progress
 from cnnjax.step import TrainState
 from cnnjax.tasks.task import Task
 
-SIDE = 8192  # pixels: a single image with longer sides would take gigabytes
+SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
 LIMITS = {
     'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
     'border': Whole(0, SIDE // 4), 'loader_threads': Whole(1, 1024),
@@ -55,25 +55,25 @@ LIMITS = {
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError for a value in `config` that no training can have."""
+    """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
-                          if config[field] is not None})  # image_size: to be inherited
-    if config.model.name:  # else it is inherited
-        models.create(**config.model, dtype=config.dtype)  # before the data is looked for
+                          if config[field] is not None})  # None: image_size is inherited
+    if config.model.name:  # None: it is inherited
+        models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.target(config.task)
 
 
 class Training(NamedTuple):
-    """The parts that a config describes, put together; pure functions but for `plan`."""
+    """The parts of a training that a config describes; all but `plan` are pure functions."""
 
     net: Any  # a flax.linen module
     task: Task
     tx: Any  # optax's transformation of gradients
     augment: Callable  # (key, positions, examples) -> examples; see data.augment
     plan: Plan
-    shapes: dict[str, Any]  # of one example, {'image': [1, H, W, C], and each target [1, ...]}
+    shapes: dict[str, Any]  # a batch of one example: {'image': [1, H, W, C], each target [1, ...]}
     classes: tuple[str, ...]
-    frozen: frozenset = frozenset()  # layers that stay as they are
+    frozen: frozenset = frozenset()  # layers that do not change
     head: frozenset = frozenset()  # layers that depend on the number of classes
     accumulate: int = 1
 
@@ -83,11 +83,11 @@ class Training(NamedTuple):
                            lambda outputs: self.task.check(outputs, self.shapes, self.classes))
 
     def step(self, *arguments: Any, **options: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        """step.train_step of these parts: (state, data, batch, key, axis) -> (state, metrics)."""
+        """step.train_step with these parts: (state, data, batch, key, axis) -> (state, metrics)."""
         return step.train_step(*arguments, **self._parts(), **options)
 
     def steps(self, *arguments: Any, **options: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        """step.train_steps of these parts, many updates in one program."""
+        """step.train_steps with these parts: many updates in one program."""
         return step.train_steps(*arguments, **self._parts(), **options)
 
     def _parts(self):
@@ -101,15 +101,15 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     """The Training that a config describes (see configs/base.py).
 
     Args:
-      classes: their names.
-      shapes: of a batch of one example of the data, {'image': uint8 [1, H, W, C], and each target
-        [1, ...]}: arrays, or jax.ShapeDtypeStructs.
+      classes: the names of the classes.
+      shapes: a batch of one example, {'image': uint8 [1, H, W, C], and each target [1, ...]}, as
+        arrays or jax.ShapeDtypeStructs.
       normalize: a data.Normalization.
-      examples: the number of training examples, which an epoch has.
-      source: the trained.Trained of config.init_from, if that is given.
+      examples: the number of training examples in an epoch.
+      source: the trained.Trained of config.init_from, if that is set.
 
     Raises:
-      UserError: a field does not fit the others, or the data.
+      UserError: a field does not fit the other fields or the data.
     """
     image_shape = shapes['image'].shape[1:]
     net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
@@ -130,7 +130,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         data.augment, normalize=normalize, flip=config.flip, padding=config.padding,
         padding_mode=config.padding_mode, color=config.color,
         color_jitter=config.color_jitter)
-    # What does not fit the images is told before anything is written.
+    # Tracing finds what does not fit the images, before anything is written.
     jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
     task = tasks.create(config.task, net, smoothing=config.label_smoothing)
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
@@ -140,8 +140,8 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
 def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.Dataset | None,
                   train_set: data.Resident | data.Stream,
                   source: trained.Trained | None) -> data.Normalization:
-    """The data.Normalization of a run: its own, if it has begun, or that of the weights that it
-    starts from, or the data's."""
+    """The data.Normalization of a run: the one it began with, else that of the weights it starts
+    from, else that of the data."""
     if source:
         normalize = source.normalize
         transfer.check_images(normalize, train_set.image_shape, config.init_from)
@@ -155,26 +155,26 @@ def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.D
 
 def train(config: ConfigDict, directory: str | Path,
           sources: Mapping[str, data.Source] | None = None) -> dict[str, Any]:
-    """Trains what `config` (see configs/base.py) describes in `directory`, or resumes it there.
+    """Trains in `directory` what `config` (see configs/base.py) describes, or resumes it there.
 
     A resumed training ends with the same bits as one that was never interrupted. Returns the last
     row of metrics.jsonl. All processes of a run call this (see cluster.connect); a signal to stop
     (cluster.Preemption) saves a checkpoint and ends the process.
 
     Args:
-      sources: data of your own in the place of config.dataset, {split: data.Source} for
-        config.train_split and config.test_split; see data.from_arrays.
+      sources: your own data, instead of config.dataset: {split: data.Source} for config.train_split
+        and config.test_split; see data.from_arrays.
 
     Raises:
-      UserError: something in the config does not fit, `directory` holds another run or one that was
-        trained on other data, or the loss is no longer finite; checkpoints stay as they are.
+      UserError: a field does not fit, `directory` holds another run or a run on other data, or the
+        loss is no longer finite. Checkpoints are kept.
     """
     directory = Path(directory)
     if sources:
         config = config.copy_and_resolve_references()
         config.dataset = data.FROM_PYTHON
     check(config)
-    if config.dtype == 'float16':  # a network that was trained elsewhere may compute in it
+    if config.dtype == 'float16':  # only networks that were trained elsewhere may use it
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
                         "scaled against that; take 'bfloat16', which has the range of float32")
     source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
@@ -221,11 +221,11 @@ def train(config: ConfigDict, directory: str | Path,
 
 def initial_state(config: ConfigDict, training: Training, source: trained.Trained | None,
                   mesh: Mesh, new: bool = True) -> TrainState:
-    """The state before the first step, on all devices: random, but for what comes from `source`,
-    the trained.Trained of config.init_from. A `new` run says what that is."""
+    """The state before the first step, on all devices: random, except for the weights of `source`,
+    the trained.Trained of config.init_from. A `new` run prints a line about them."""
     state = training.init(run_keys(config)[0])
     if source:
-        same = source.classes == training.classes  # else the last layer is random
+        same = source.classes == training.classes  # otherwise the last layer is random
         if new and cluster.first():
             print(f"init_from='{config.init_from}': the last layer is "
                   + ('kept, its classes are those of the data' if same else
@@ -238,13 +238,13 @@ def initial_state(config: ConfigDict, training: Training, source: trained.Traine
 
 
 def run_keys(config: ConfigDict) -> jax.Array:
-    """The keys of the initialization and of all the steps."""
+    """The key of the initialization and that of all steps."""
     return jax.random.split(jax.random.key(config.seed))
 
 
 class Update(NamedTuple):
-    """The compiled step: `call(state, batches)` makes an update with each of a list of at most
-    `size` batches, and returns the new state and the metrics."""
+    """The compiled step. `call(state, batches)` makes one update for each of at most `size` batches
+    and returns the new state and the metrics."""
 
     size: int
     call: Callable
@@ -252,9 +252,8 @@ class Update(NamedTuple):
 
 def updater(config: ConfigDict, training: Training, train_set: data.Resident | data.Stream,
             mesh: Mesh) -> Update:
-    """The Update of a run. How many steps are one program is config.steps_per_call or, where that
-    is 0, one on the CPU and of streamed batches, else as many as lie between two reports, at most
-    100."""
+    """The Update of a run. A program has config.steps_per_call steps. If that is 0, it has one step
+    on the CPU or if batches are streamed, otherwise the steps up to a report, at most 100."""
     size = config.steps_per_call
     if not size:
         alone = config.stream or jax.default_backend() == 'cpu'
@@ -275,7 +274,7 @@ def updater(config: ConfigDict, training: Training, train_set: data.Resident | d
 
 
 class Watch(NamedTuple):
-    """What keeps, shows and stops a training."""
+    """The parts of a loop that save, show and stop the training."""
 
     checkpoints: checkpoint.Checkpoints
     metrics: reports.Metrics
@@ -287,11 +286,11 @@ class Watch(NamedTuple):
 def loop(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
          evaluate: Callable[[Any], dict[str, float]], lengths: Plan,
          watch: Watch) -> dict[str, Any]:
-    """The steps from state.step to the end; returns the last row. Nothing waits for the devices
-    between two reports.
+    """Makes all steps from state.step to the end, and returns the last row. Between two reports it
+    never waits for the devices.
 
     Args:
-      batches: an iterator, from the next step's on.
+      batches: an iterator that begins with the batch of the next step.
       update: an Update.
       evaluate: see evaluate.evaluator.
       lengths: a Plan.
@@ -299,7 +298,7 @@ def loop(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
     """
     done = start = int(state.step)
     row: dict[str, Any] = {}
-    # The values of the calls since the last row, still on the devices.
+    # The metrics since the last row; those of recent calls are still on the devices.
     pending: list[Any] = [(1, values) for values in watch.metrics.pending]
     while done < lengths.steps:
         watch.profile.step(done - start, state)
@@ -339,15 +338,14 @@ def loop(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
 
 
 def fetched(pending: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Any]:
-    """The metrics of each step, dicts of numbers, from [(number of steps, their metrics)]."""
+    """The metrics of each step, as dicts of numbers, from [(number of steps, their metrics)]."""
     return [{name: np.ravel(of_all)[i] for name, of_all in values.items()}
             for count, values in jax.device_get(pending) for i in range(count)]
 
 
 def check_finite(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
                  checkpoints: checkpoint.Checkpoints) -> None:
-    """Raises UserError if the metrics of the last steps, the newest number `done`, are not finite.
-    """
+    """Raises UserError if the metrics of the last steps up to step `done` are not finite."""
     for i, values in enumerate(pending, done - len(pending) + 1):
         if not all(map(np.isfinite, values.values())):
             raise UserError(
@@ -359,7 +357,7 @@ def check_finite(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
 
 def report(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
            images_per_second: float | None) -> dict[str, Any]:
-    """The row of metrics.jsonl after `done` steps: the means of the metrics of the last ones."""
+    """The row of metrics.jsonl after `done` steps, with the mean metrics since the last row."""
     row = {'step': done, 'epoch': done / lengths.steps_per_epoch,
            'learning_rate': float(np.asarray(lengths.rate(done - 1))),
            **{f'train/{name}': float(np.mean([values[name] for values in pending]))
@@ -368,7 +366,7 @@ def report(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
 
 
 def stop(done: int, lengths: Plan, watch: Watch) -> NoReturn:
-    """Ends the process of a preempted run, once its checkpoint is written."""
+    """Ends the process of a preempted run after its checkpoint is written."""
     watch.checkpoints.wait()
     watch.progress.print(f'asked to stop: saved after step {done} of {lengths.steps}; the same '
                          'command goes on from there')

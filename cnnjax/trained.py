@@ -22,20 +22,20 @@ from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 
 EMBEDDED = Path(__file__).with_name('embedded.safetensors')
-# Floats may be this far outside [0, 1], which interpolation and optimization leave a little. Images
-# of 0 to 255, of [-1, 1] and normalized ones are outside of this range.
+# Floats may be a little outside [0, 1] after interpolation or optimization. Images in [0, 255] or
+# [-1, 1] and normalized images exceed this range.
 RANGE = (-0.5, 1.5)
 
 
 class Trained(NamedTuple):
-    """A network, its variables, and the data's normalization, class names and shape."""
+    """A network with its variables, and the normalization, class names and shape of its images."""
 
     net: nn.Module
     variables: Any  # {'params': ..., 'batch_stats': ...}
     normalize: Normalization  # uint8 or [0, 1] images [..., H, W, C] -> the network's input
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
-    config: Any  # that of the run; None for published weights
+    config: Any  # the config of the run; None for published weights
     name: str = ''  # as `models.create` takes it
     evaluation: dict[str, Any] = {}  # see `metadata.EVALUATION`
 
@@ -43,8 +43,8 @@ class Trained(NamedTuple):
         """Logits [N, classes] of images [N, H, W, C], uint8 or floats in [0, 1].
 
         Raises:
-          UserError: images of another rank, type, size or number of channels, or, where they are
-            not traced, of other values.
+          UserError: the images have another rank, type, size or number of channels; or, unless
+            they are traced, values outside the range.
         """
         images = self._checked(images)
         same = images.shape[1:] == tuple(self.image_shape)
@@ -54,13 +54,13 @@ class Trained(NamedTuple):
 
     def taps(self, images: ArrayLike | Sequence[ArrayLike],
              **arguments: Any) -> dict[str, jax.Array]:
-        """Every activation, {name: array}, for images [N, H, W, C], uint8 or floats in [0, 1].
+        """Every activation, {layer: array}, for images [N, H, W, C], uint8 or floats in [0, 1].
 
-        They may have another size than those of the training: if that does not fit a full layer,
-        the activations up to it are returned.
+        The images may have another size than those of the training. If the size does not fit a full
+        layer, the activations before that layer are returned.
 
         Raises:
-          UserError: as a call does.
+          UserError: as for a call of the network.
         """
         images, misfits = self._checked(images), []
 
@@ -80,13 +80,14 @@ class Trained(NamedTuple):
         return dict(itertools.takewhile(lambda item: item[0] not in misfits, found[1].items()))
 
     def tap_shapes(self, shape: Sequence[int] | None = None) -> dict[str, tuple[int, ...]]:
-        """{name: shape of the activation} of one image [H, W, C], in forward order; computes none.
+        """{layer: shape of its activation} for one image, in forward order; computes nothing.
 
-        `shape` is that of the image; None: of those of the training. Raises UserError as `taps`.
+        `shape` is that of the image [H, W, C]; None: the shape of the training images. Raises
+        UserError like `taps`.
         """
         found = {}
 
-        def collect(variables, images):  # jax would sort the names of what is returned
+        def collect(variables, images):  # jax would sort the names of a returned dict.
             taps = self._replace(variables=variables).taps(images)
             found.update((name, tap.shape[1:]) for name, tap in taps.items())
 
@@ -95,10 +96,10 @@ class Trained(NamedTuple):
         return found
 
     def training(self, defaults: ConfigDict) -> ConfigDict:
-        """The config that the network was trained with, or the little that is known of it.
+        """The config that the network was trained with, as far as it is known.
 
-        Fields that it lacks, such as those younger than the run, are those of `defaults`, the
-        config of a training. Raises UserError where what is known fits no such config.
+        Missing fields, such as those added after the run, come from `defaults`, the config of a
+        training. Raises UserError if a known value does not fit such a config.
         """
         own = copy.deepcopy(defaults)
         with own.unlocked():
@@ -110,18 +111,18 @@ class Trained(NamedTuple):
 
     @property
     def task(self) -> str:
-        """What it was trained for; published weights tell images apart."""
+        """The name of the task that it was trained for; published weights classify."""
         return 'classify' if self.config is None else self.config.task
 
     def _normalizer(self, images):
-        """The normalization; with a mean image of another size, its mean colour takes its place."""
+        """The normalization. A mean image of another size is replaced by its mean colour."""
         mean = self.normalize.mean
         if np.ndim(mean) > 1 and mean.shape[:2] != images.shape[1:3]:
             return self.normalize._replace(mean=mean.mean((0, 1)))
         return self.normalize
 
     def _checked(self, images):
-        """The images as one array [N, H, W, C] that the normalization takes."""
+        """The images as an array [N, H, W, C], after checks."""
         if isinstance(images, (list, tuple)):
             shapes = sorted({np.shape(image) for image in images})
             if len(shapes) != 1:
@@ -150,7 +151,7 @@ class Trained(NamedTuple):
 
     @contextlib.contextmanager
     def _of_another_size(self, images):
-        """A context in which errors are blamed on the size of the images."""
+        """A context that blames errors on the size of the images."""
         try:
             yield
         except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
@@ -162,7 +163,7 @@ class Trained(NamedTuple):
 
 
 def _check_values(images):
-    """Raises UserError for floats that are no image in [0, 1]; traced arrays are not checked."""
+    """Raises UserError for floats outside RANGE; traced arrays are not checked."""
     if (isinstance(images, jax.core.Tracer) or not images.size or images.dtype == np.uint8
             or not getattr(images, 'is_fully_addressable', True)):
         return
@@ -183,22 +184,22 @@ def fingerprint(network: Trained) -> str:
 
 
 def load(source: str | os.PathLike[str], which: str = 'best', name: str | None = None) -> Trained:
-    """The network trained in the working directory `source`, ready for images in [0, 1].
+    """A trained network, ready for images in [0, 1].
 
-    Or one with the weights of a file or of the hub: 'vgg19.safetensors', 'timm/vgg19.tv_in1k' or
-    'hf-hub:owner/repository' (see `cnnjax.weights`). Or 'embedded': the narrow VGG-16 that comes
-    with this package, trained by configs/photos.py.
+    The source may be the working directory of a run; a file or a hub id with published weights,
+    'vgg19.safetensors', 'timm/vgg19.tv_in1k' or 'hf-hub:owner/repository' (see `cnnjax.weights`);
+    or 'embedded', the narrow VGG-16 that comes with this package, trained by configs/photos.py.
 
     Args:
       source: a run's working directory, a file (either may begin with ~), a hub id or 'embedded' (a
         directory of that name is './embedded').
-      which: checkpoint of a run: 'best' (lowest test error), 'latest' or the number of a step.
-      name: the network's, where a file does not say it, or where the file of the user's own network
-        (see `cnnjax.user_network`) is now: loading runs that file.
+      which: the checkpoint of a run: 'best' (lowest test error), 'latest' or the number of a step.
+      name: the network's name, if a file does not say it; or the new place of the file of the
+        user's own network (see `cnnjax.user_network`), which loading executes.
 
     Raises:
-      UserError: no run or no such checkpoint there; weights that are damaged or do not fit; the
-        file of the user's own network is gone.
+      UserError: there is no run or no such checkpoint; the weights are damaged or do not fit; or
+        the file of the user's own network is gone.
     """
     source = EMBEDDED if source == 'embedded' else os.path.expanduser(source)
     if weights.is_weights(source):
@@ -215,7 +216,7 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)
     except UserError:
         raise
-    except Exception as error:  # Any value may stand in the file, and raise anything.
+    except Exception as error:  # The file may hold any value, which may raise any error.
         raise UserError(f'{directory}: its config.json is damaged, or of another version: '
                         f'{error!r}; copy it from another run of the same config, or train '
                         'anew') from None
@@ -227,8 +228,8 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
 
 
 def _locate(config, name, directory):
-    """Puts the place of the user's own network, where the run has one, into its `config`: `name`
-    says where it is now. Raises UserError where no file is there."""
+    """Puts the place of the user's own network, `name`, into the `config` of the run if it has such
+    a network. Raises UserError if there is no file."""
     if not user_network.is_named(config.model.name):
         return
     if name and user_network.is_named(name):

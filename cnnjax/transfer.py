@@ -4,12 +4,12 @@ Yosinski et al. 2014, "How transferable are features in deep neural networks?",
 https://arxiv.org/abs/1411.1792: take the layers of a network trained on one task, replace the last
 by one for the new classes, and train either all (fine-tuning) or only the upper layers.
 
-A frozen layer is not differentiated, so that the backward pass ends above it; it has no momentum
-and no weight decay. Its batch normalization uses the statistics it came with, and keeps them: those
-of small new batches would change features that nothing could adapt to (the Keras convention; torch
-users call .eval()). Dropout stays as it is in training.
+A frozen layer is not differentiated, so the backward pass ends above it; it has no momentum and no
+weight decay. Its batch normalization uses and keeps the statistics it came with: those of small new
+batches would change features without any layer adapting to it (Keras does the same; torch users
+call .eval()). Dropout works as in training.
 
-A layer is the path of its module: 'conv1', 'conv2_1/bn1'.
+A layer's name is the path of its module: 'conv1', 'conv2_1/bn1'.
 """
 
 from collections.abc import Collection, Sequence
@@ -34,21 +34,21 @@ def head(net: nn.Module, image_shape: Sequence[int]) -> frozenset[str]:
         params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, train=False), image)
         return {path: array.shape for path, array in _flat(params['params']).items()}
 
-    fewer = net.num_classes - 1 or 2  # not more: LeNet-5 of 1998 has codes for ten
+    fewer = net.num_classes - 1 or 2  # LeNet-5 of 1998 has codes for ten classes at most.
     own, other = shapes(net), shapes(net.clone(num_classes=fewer))
     return frozenset(_layer(path) for path in own if own[path] != other[path])
 
 
 def frozen_layers(net: nn.Module, freeze: str, image_shape: Sequence[int]) -> frozenset[str]:
-    """The layers that `freeze` means, a set.
+    """The set of layers that `freeze` freezes.
 
     Args:
-      freeze: '': none; 'all': all but the head; a layer or a tap: all that it is computed with,
-        itself included. The batch normalization after a convolution is a layer of its own: with
-        'relu1' it is frozen, with 'conv1' not.
+      freeze: '' for none, 'all' for all but the head, or a layer, which is frozen with all layers
+        that it depends on. The batch normalization after a convolution is a layer of its own:
+        'relu1' freezes it, 'conv1' does not.
 
     Raises:
-      UserError: no such layer, or nothing is left to train.
+      UserError: there is no such layer, or nothing is left to train.
     """
     if not freeze:
         return frozenset()
@@ -66,7 +66,7 @@ def frozen_layers(net: nn.Module, freeze: str, image_shape: Sequence[int]) -> fr
                         "freeze='all'")
     else:
         frozen = set(rows[freeze].depends)
-        # Statistics without parameters (FractalNet's columns) follow the module they are in.
+        # Statistics without parameters (FractalNet's columns) freeze with the module they are in.
         for layer in layers - learning - frozen:
             module = layer.rpartition('/')[0] + '/'
             kin = {other for other in learning if other.startswith(module)}
@@ -79,7 +79,7 @@ def frozen_layers(net: nn.Module, freeze: str, image_shape: Sequence[int]) -> fr
 
 
 def split(tree: Any, frozen: Collection[str]) -> tuple[Any, ...]:
-    """(the part of params or batch_stats that trains, the frozen part)."""
+    """(the trainable part, the frozen part) of params or batch_stats."""
     if not frozen:
         return tree, {}
     flat = _flat(tree)
@@ -96,7 +96,7 @@ def merge(trainable: Any, fixed: Any) -> Any:
 
 
 def frozen_norms(frozen: Collection[str]) -> AbstractContextManager[None]:
-    """A context in which the frozen layers' batch normalization is in inference mode."""
+    """A context in which the batch normalization of frozen layers is in inference mode."""
     def intercept(function, arguments, options, context):
         module = context.module
         if (isinstance(module, nn.BatchNorm) and context.method_name == '__call__'
@@ -109,8 +109,8 @@ def frozen_norms(frozen: Collection[str]) -> AbstractContextManager[None]:
 
 
 def inherit(config: ConfigDict, source: Any) -> ConfigDict:
-    """`config` with the network, its fields and the image size of `source`, a Trained or None,
-    where it has none, and with the absolute path of a user's own network."""
+    """`config` with its missing network, network fields and image size taken from `source`, a
+    Trained or None, and with the absolute path of a user's own network."""
     config = config.copy_and_resolve_references()
     if config.model.name:
         with config.unlocked():
@@ -132,8 +132,8 @@ def inherit(config: ConfigDict, source: Any) -> ConfigDict:
 
 
 def check_network(net: nn.Module, source: Any, where: str) -> None:
-    """Raises UserError if `net` differs from the network of `source`, a Trained, which came from
-    `where`, in a field that its weights depend on. Other families do not fit its variables."""
+    """Raises UserError if `net` differs from the network of `source` (a Trained from `where`) in a
+    field that the weights depend on. The variables of another family do not fit anyway."""
     if type(net) is not type(source.net):
         return
     changed = [f'{field}={models.plain(field, theirs)!r} there, {models.plain(field, own)!r} here'
@@ -147,7 +147,7 @@ def check_network(net: nn.Module, source: Any, where: str) -> None:
 
 
 def variables(net: nn.Module, source: Any) -> Any:
-    """The variables of `source`, a Trained, as `net` has them, which may have another `scan`."""
+    """The variables of `source`, a Trained, in the form for `net`, whose `scan` may differ."""
     scan, theirs = (getattr(of, 'scan', False) for of in (net, source.net))
     if scan == theirs:
         return source.variables
@@ -155,11 +155,11 @@ def variables(net: nn.Module, source: Any) -> Any:
 
 
 def carry_over(variables: Any, source: Any, new: Collection[str], where: str) -> dict[str, Any]:
-    """Fresh variables {'params', 'batch_stats'} with all but the layers `new` replaced by those of
-    `source`, variables that came from `where`.
+    """Fresh variables, {'params', 'batch_stats'}, in which all layers but those in `new` are
+    replaced by the layers of `source`, variables that came from `where`.
 
     Raises:
-      UserError: they do not fit; lists what is missing, unexpected and mis-shaped.
+      UserError: they do not fit; the message lists what is missing, unexpected and mis-shaped.
     """
     fresh, theirs = _flat(variables), _flat(source)
     mine, kept = ({path for path in tree if _layer(path[1:]) not in new}
@@ -180,7 +180,7 @@ def carry_over(variables: Any, source: Any, new: Collection[str], where: str) ->
 
 
 def check_images(normalize: Any, image_shape: Sequence[int], where: str) -> None:
-    """Raises UserError if the normalization of `where` is not for images [H, W, C]."""
+    """Raises UserError if the normalization from `where` does not fit images [H, W, C]."""
     if not normalize.fits(image_shape):
         shape = np.broadcast_shapes(np.shape(normalize.mean), np.shape(normalize.std))
         raise UserError(f"init_from='{where}' normalizes images of {shape}, the data has "

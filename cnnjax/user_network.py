@@ -1,8 +1,8 @@
 """A network of the user's own: a flax module in a Python file, named 'my_nets.py:MyNet'.
 
-`models.create` takes such a name wherever it takes one of ours. The contract that the module keeps
-is in the docstring of cnnjax/models/__init__.py. The file is run: only a name that stands in a
-config or that the caller gives leads here, never one that a file of weights holds.
+`models.create` takes such a name wherever it takes one of ours. The contract that the module must
+keep is in the docstring of cnnjax/models/__init__.py. The file is executed, so only a name from a
+config or from the caller leads here, never one from a weights file.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def load(name: str) -> type[nn.Module]:
 
 @functools.cache
 def _module(path, source):
-    """The module of the file. The same source is run once, so that a network has one class."""
+    """The module of the file. The same source runs only once, so that a network has one class."""
     del source
     return python_file.load(path)
 
@@ -113,5 +113,5 @@ def _checked(network, path):
     found = type(network.__name__, (network,), {'__doc__': network.__doc__} if (
         'image_shape' in fields or hasattr(network, 'image_shape')) else {
         'image_shape': property(image_shape)})
-    found.__call__ = call  # afterwards: flax would take it for a method that makes layers
+    found.__call__ = call  # Set later: flax would take it for a method that makes layers.
     return found

@@ -1,11 +1,11 @@
-"""Published weights in, our own out: timm's and torchvision's tensor names, in safetensors files.
+"""Loads published weights and saves our own, with the tensor names of timm and torchvision.
 
     weights.load('vgg19', 'timm/vgg19.tv_in1k')  # from the Hugging Face hub, once; then its cache
     weights.load('vgg19', 'vgg19-dcbb9e9d.pth')  # a file: .safetensors, or torch's .pth
     weights.save(trained.load('runs/vgg19'), 'vgg19.safetensors')  # opens in timm
 
-A network that timm or torchvision computes alike is written with their names of its tensors, which
-counterparts.py derives from ours; any other one with our own, the parameters' path
+If timm or torchvision has the same network, the file has their names of the tensors, which
+counterparts.py derives from ours. Otherwise it has our own names, the paths of the parameters
 ('params/conv1/kernel'). tensors.py reads the files.
 """
 
@@ -28,11 +28,11 @@ from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
 
-OURS = ('params/', 'batch_stats/')  # how our own names of tensors begin
+OURS = ('params/', 'batch_stats/')  # The beginnings of our own tensor names.
 
 
 class Weights(NamedTuple):
-    """A network, its variables, and what its images and outputs are."""
+    """A network, its variables, and a description of its images and outputs."""
 
     name: str  # as `models.create` takes it
     net: nn.Module
@@ -44,7 +44,7 @@ class Weights(NamedTuple):
 
 
 def is_weights(source: str | os.PathLike[str]) -> bool:
-    """Whether `source` reads as a file of weights or a hub id, not as a run's directory."""
+    """Whether `source` looks like a weights file or a hub id, and not like a run's directory."""
     source = str(source)
     return not os.path.isdir(source) and (
         source.startswith((tensors.HUB, 'timm/'))
@@ -52,24 +52,24 @@ def is_weights(source: str | os.PathLike[str]) -> bool:
 
 
 def load(name: str | None, source: str | os.PathLike[str], **fields: Any) -> Weights:
-    """The network `name` with published weights, or with those that `save` wrote.
+    """The network `name` with published weights, or with weights that `save` wrote.
 
     Args:
-      name: as `models.create` takes it; None: the network that the source says it is of.
+      name: as `models.create` takes it; None: the network that the source names.
       source: a .safetensors file with timm's, torchvision's or our names of the tensors; a torch
         file (.pth, .pt, .bin; needs the extra 'torch'); or an id on the Hugging Face hub, such as
         'timm/vgg19.tv_in1k' (needs the extra 'hub'; downloaded once, offline from then on).
-      fields: those of `models.create`, in place of the source's; the number of classes is the
-        source's.
+      fields: fields of `models.create` that replace those of the source. The number of classes is
+        always the source's.
 
-    The normalization, image shape, class names and the crops of an evaluation are the source's own:
-    in the file when `save` wrote it, in the config.json that the hub has beside the file. Where
-    there are none they are torchvision's, without class names. Simonyan & Zisserman's own VGG-16
-    and VGG-19 are known by their numbers, and get Caffe's.
+    The normalization, image shape, class names and evaluation crops come from the file if `save`
+    wrote it, or from the config.json beside it on the hub. Otherwise they are torchvision's,
+    without class names. Simonyan & Zisserman's own VGG-16 and VGG-19 are recognized by their
+    weights and get Caffe's normalization.
 
     Raises:
-      UserError: no such source; a file that is damaged or holds anything but tensors of finite
-        numbers; tensors that do not fit the network; another network's.
+      UserError: the source does not exist; the file is damaged, or holds anything but tensors of
+        finite numbers; or the tensors do not fit the network.
     """
     path = tensors.find(str(source))
     given, written = tensors.read(path)
@@ -115,8 +115,8 @@ def load(name: str | None, source: str | os.PathLike[str], **fields: Any) -> Wei
 
 
 def _their_tensors(counterpart, net, given, path):
-    """(the tensors by the names of today, which library's names they are, the number of classes, or
-    None where that cannot be told)"""
+    """(the tensors by their current names, the library whose names they are, the number of classes
+    or None if it is unknown)"""
     pattern, replacement = counterpart.old
     given = {re.sub(f'^{pattern}$', replacement, key): tensor
              for key, tensor in tensors.bare(given, path).items()}
@@ -145,10 +145,10 @@ def _variables(name, places, given, counterpart, path):
 def save(network: Any, path: str | os.PathLike[str]) -> None:
     """Writes a trained network to a .safetensors file, whole or not at all.
 
-    Where timm's network of that name computes the same, the tensors have timm's names and layout
-    and the file opens there (`timm.create_model('resnet50', num_classes=..., checkpoint_path=path)`
-    ); else where torchvision's does, its names; of other networks our own, and where only a field
-    keeps it from being theirs, a line says so. All else that `load` gives back goes into the file's
+    If timm's network of that name computes the same, the tensors have timm's names and layout, and
+    timm can open the file: `timm.create_model('resnet50', num_classes=..., checkpoint_path=path)`.
+    Otherwise they have torchvision's names if its network computes the same, else our own; if only
+    a field makes the difference, a line says so. All else that `load` returns is in the file's
     metadata, as JSON.
 
     Args:
@@ -156,8 +156,8 @@ def save(network: Any, path: str | os.PathLike[str]) -> None:
       path: the file; its name ends in .safetensors.
 
     Raises:
-      UserError: the variables do not fit the network; another suffix; a network without a name, or
-        with a function that has none.
+      UserError: the variables do not fit the network; the suffix is another one; or the network or
+        a function in its fields has no name.
     """
     path, name, net, variables = Path(path), network.name, network.net, network.variables
     if path.suffix != tensors.SAFETENSORS:
@@ -195,16 +195,16 @@ def save(network: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _differences(name, net, counterpart, image_shape):
-    """In words, the fields by which `net` computes something else than their network of that name
-    although its tensors have the same shapes, so that their file could not say it; '' if none."""
+    """A text of the fields that make `net` compute something else than the library's network of
+    that name with tensors of the same shapes, which a file could not show; '' if there are none."""
     theirs, found = models.create(name, **counterpart.fields), []
     shapes = _shapes(net, image_shape)
     for field in models.settings(net):
         own, other = getattr(net, field), getattr(theirs, field)
         if field in models.FREE or own == other:
             continue
-        # Where tensors are missing or of another shape their library refuses the file, and fields
-        # that do not go together make no network.
+        # The library refuses a file whose tensors are missing or of another shape, and fields that
+        # do not fit together make no network.
         with contextlib.suppress(Exception):
             if _shapes(net.clone(**{field: other}), image_shape) == shapes:
                 own, other = (models.plain(field, value) for value in (own, other))
@@ -218,11 +218,11 @@ def _shapes(net, image_shape):
 
 
 def _named(name, about, ours, path) -> str:
-    """Our name of the network whose weights `path` holds: `name`, unless it is None or another than
-    the file or the config.json beside it says."""
+    """Our name of the network whose weights `path` holds: `name`, or if that is None, the name in
+    the file or in the config.json beside it. The two must not differ."""
     said = about.get('architecture')
     found: Any = said if ours else counterparts.our_name(said)
-    if found and user_network.is_named(found):  # no file says which Python is run, only the user
+    if found and user_network.is_named(found):  # Only the user may choose the Python to run.
         if not name or not user_network.is_named(name):
             raise UserError(f"{path} holds a network of the user's own, {found}: give the place of "
                             f"that file and its class, as in name='{found}'")
@@ -238,7 +238,7 @@ def _named(name, about, ours, path) -> str:
 
 
 def _check_normalization(normalize, image_shape, path):
-    """Raises UserError unless the normalization is of images [H, W, C]."""
+    """Raises UserError unless the normalization fits images [H, W, C]."""
     if not normalize.fits(image_shape):
         raise UserError(f'{path}: its images are {tuple(image_shape)}, but its mean and std are of '
                         f'{np.shape(normalize.mean)} and {np.shape(normalize.std)}: give one '
@@ -261,7 +261,7 @@ def layout(name: str, image_shape: Sequence[int] | None = None,
 
 @contextlib.contextmanager
 def _building(name, fields, path):
-    """What goes wrong is the fault of the file `path`, in which any value may stand."""
+    """A context that blames errors on the file `path`, which may hold any value."""
     try:
         yield
     except UserError:
@@ -271,7 +271,7 @@ def _building(name, fields, path):
 
 
 def _check(name, expected, given, source):
-    """Raises UserError unless the tensors are those expected, in name and shape."""
+    """Raises UserError unless the tensors have the expected names and shapes."""
     wrong = [f'{key} {tuple(given[key].shape)} for {tuple(shape)}'
              if jnp.issubdtype(given[key].dtype, jnp.floating) else f'{key} {given[key].dtype}'
              for key, shape in expected.items() if key in given and (
@@ -290,5 +290,6 @@ def _check(name, expected, given, source):
 
 
 def _without_scan(fields):
-    """Scan changes the tree of the variables only; files have the usual one."""
+    """The fields without `scan`, which changes only the tree of the variables: files have the usual
+    tree."""
     return {key: value for key, value in fields.items() if key != 'scan'}

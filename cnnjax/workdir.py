@@ -3,7 +3,7 @@
     config.json       every field of the config
     environment.json  one entry per start: versions, devices, commit, command
     dataset.json      what the run was trained on, with dataset.listing.gz: see dataset.py
-    metrics.jsonl     one row per report; none twice and none lost when a run is resumed
+    metrics.jsonl     one row per report; a resumed run writes none twice and loses none
     tensorboard/      the same numbers as TensorBoard events
     checkpoints/      see checkpoint.py
     figures/          curves.png
@@ -11,8 +11,8 @@
     lock              held by the process that writes all this
 
 A directory belongs to one experiment, which claims it. Every checkpoint has a copy of the config,
-of dataset.json and of the rows so far: what is lost is restored from there. Of several processes
-the first writes; all must see the same directory.
+of dataset.json and of the rows so far, from which lost files are restored. Of several processes
+only the first writes; all must see the same directory.
 """
 
 import contextlib
@@ -36,19 +36,19 @@ from flax import traverse_util
 from cnnjax import atomic, cluster
 from cnnjax.errors import UserError
 
-# Fields that leave the trained parameters as they are: a run may be resumed with other values.
+# Fields that do not affect the trained parameters: a run may be resumed with other values.
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
                        'data_dir', 'loader_threads', 'loader_workers', 'profile'})
-# A run may be resumed with another length, if that keeps the learning rates of the steps done.
+# A run may be resumed with another length if the learning rates of the steps so far stay the same.
 LENGTHS = frozenset({'epochs', 'steps'})
-# Fields that older runs lack, with the values that those were trained with.
+# Fields that older runs lack, with the values that these runs were trained with.
 YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify'}
-SHOWN = 6  # a message names at most so many differences between two configs
+SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
-PAST = 'past.json'  # a file in the directory of a checkpoint: what Metrics.past returns
+PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns
 LOCK = 'lock'
-# A run that was killed at once leaves no more than BARE, and holds its directory no longer. Any of
-# OURS shows that a run holds it.
+# A run that was killed at its start leaves only files in BARE, and its directory is free again. A
+# directory with a file in OURS belongs to a run.
 BARE = frozenset({'config.json', LOCK, 'submitit'})
 OURS = frozenset({'checkpoints', 'dataset.json', 'environment.json', 'figures', 'metrics.jsonl',
                   'results.json', 'summary.json', 'tensorboard', 'weights.json'})
@@ -56,10 +56,10 @@ PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'num
 
 
 def located(workdir: str) -> str:
-    """The directory that the flag means: '~/runs' is in the home directory.
+    """The directory that the flag names: '~/runs' is in the home directory.
 
     Raises:
-      UserError: it is empty, or there is no such user.
+      UserError: the flag is empty, or there is no such user.
     """
     if not workdir.strip():
         raise UserError('workdir is empty: give a directory, for example --workdir=runs/quickstart')
@@ -71,8 +71,8 @@ def located(workdir: str) -> str:
 
 @contextlib.contextmanager
 def claim(workdir: str | Path, config: ml_collections.ConfigDict) -> Generator[None]:
-    """Holds the directory for the run of `config`; of several processes the first does. What a
-    killed run left unfinished is removed, and a lost config.json is written again.
+    """A context that holds the directory for the run of `config`; of several processes the first
+    holds it. It removes unfinished files of a killed run, and restores a lost config.json.
 
     Raises:
       UserError: another experiment, or another process, has the directory.
@@ -88,19 +88,19 @@ def claim(workdir: str | Path, config: ml_collections.ConfigDict) -> Generator[N
         if own is None and copy is not None:
             print(f'{Path(workdir) / "config.json"} was lost or damaged: it is restored from the '
                   'newest checkpoint', flush=True)
-        if own is None or own.experiment != config.experiment:  # a run that wrote nothing else
+        if own is None or own.experiment != config.experiment:  # That run wrote nothing else.
             write_config(workdir, config if copy is None else copy)
         try:
             yield
         finally:
             with contextlib.suppress(FileNotFoundError):
-                if _names(workdir) <= BARE:  # it was refused, or writes elsewhere
+                if _names(workdir) <= BARE:  # The run was refused, or writes elsewhere.
                     (Path(workdir) / 'config.json').unlink()
 
 
 def check_free(workdir: str | Path, experiment: str) -> None:
-    """Raises UserError unless `experiment` may write in the directory: nothing of ours is there, or
-    its own work. Sweeps, which have no config of their own, are called 'sweep'."""
+    """Raises UserError unless `experiment` may write in the directory: it must be free or have the
+    work of that experiment. Sweeps, which write no config, are called 'sweep'."""
     try:
         names = _names(workdir)
     except FileNotFoundError:
@@ -131,11 +131,11 @@ def _names(workdir):
 
 @contextlib.contextmanager
 def lock(workdir: str | Path, name: str = LOCK, wait: bool = False) -> Generator[None]:
-    """Holds the directory, or what the file `name` in it stands for, for this process; with `wait`
-    after the others. The system frees it even where the process is killed.
+    """A context that locks the file `name` in the directory for this process; with `wait` it waits
+    for its turn. The system frees the lock even if the process is killed.
 
     Raises:
-      UserError: another process holds it, or it cannot be written.
+      UserError: another process has the lock, or the file cannot be written.
     """
     path = Path(workdir) / name
     with contextlib.ExitStack() as stack:
@@ -150,7 +150,7 @@ def lock(workdir: str | Path, name: str = LOCK, wait: bool = False) -> Generator
             file.seek(0)
             raise UserError(f'another run writes in {workdir} ({file.read().strip()}): wait for '
                             'its end, or take another workdir') from None
-        except OSError as error:  # a file system that has no locks
+        except OSError as error:  # The file system has no locks.
             print(f'{workdir} cannot be locked ({error.strerror}): do not start a second run in it',
                   flush=True)
         file.truncate(0)
@@ -165,8 +165,8 @@ def write_config(workdir: str | Path, config: ml_collections.ConfigDict) -> None
 
 
 def read_config(workdir: str | Path) -> ml_collections.ConfigDict | None:
-    """The config of the run in `workdir`, None where there is none: of config.json or, where that
-    is lost, damaged or of another run, of the newest checkpoint.
+    """The config of the run in `workdir`; None if there is no run. It is that in config.json or, if
+    this is lost, damaged or of another run, that in the newest checkpoint.
 
     Raises:
       UserError: config.json is damaged, and no checkpoint has a copy.
@@ -179,7 +179,7 @@ def read_config(workdir: str | Path) -> ml_collections.ConfigDict | None:
 
 
 def _own_config(workdir, copy):
-    """The config in config.json; None where it is lost, damaged or not the checkpoint's `copy`."""
+    """The config in config.json; None if it is lost, damaged or not the checkpoint's `copy`."""
     try:
         own = _config_json(workdir)
     except UserError:
@@ -194,18 +194,18 @@ def _config_json(workdir):
     saved = atomic.read_json(path)
     try:
         return None if saved is None else _config(saved)
-    except Exception as error:  # any value may stand in a file and raise anything
+    except Exception as error:  # A file may hold any value and raise any error.
         raise UserError(f'{path} is damaged: {error}') from None
 
 
 def sealed(workdir: str | Path) -> dict[str, Any]:
-    """What the newest checkpoint knows of the run, see `Metrics.past`; {} where there is none. The
-    checkpoints of images that are optimized are one folder lower."""
+    """What `Metrics.past` gave the newest checkpoint; {} if there is none. Checkpoints of optimized
+    images are one folder deeper."""
     try:
         found = [path for pattern in ('[0-9]*', '*/[0-9]*')
                  for path in Path(workdir).glob(f'checkpoints/{pattern}/{PAST}')]
         found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    except (OSError, ValueError):  # there can be no such directory
+    except (OSError, ValueError):  # The directory does not exist or cannot exist.
         return {}
     for path in found:
         with contextlib.suppress(UserError):
@@ -221,7 +221,7 @@ def _config(saved):
 
 
 def _tuples(value) -> Any:
-    """JSON has lists where the config has tuples."""
+    """Turns JSON's lists into tuples, as the config has them."""
     if isinstance(value, dict):
         return {name: _tuples(v) for name, v in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -238,8 +238,8 @@ def differences(saved: ml_collections.ConfigDict,
 
 def refuse(workdir: str | Path, changed: Mapping[str, tuple[Any, Any]],
            reason: str = '') -> NoReturn:
-    """Raises the UserError for a working directory that holds a run with another config; `changed`
-    are the `differences`."""
+    """Raises UserError, because the working directory holds a run with another config; `changed` is
+    what `differences` returns."""
     rows = [f'\n  {name}: {before!r} there, {now!r} here'
             for name, (before, now) in changed.items()]
     if len(rows) > SHOWN:
@@ -253,7 +253,7 @@ def write_environment(workdir: str | Path, code: str = '') -> None:
     one of ours); where that is not the digest of the last start, a line says so."""
     source = Path(__file__).parent
 
-    def git(*command):  # None without a repository, or without git
+    def git(*command):  # None without a repository or without git
         try:
             return subprocess.run(['git', '-C', source, *command], capture_output=True, text=True,
                                   check=True).stdout.strip()
@@ -293,10 +293,10 @@ def checked_row(row: Any) -> dict[str, Any]:
 
 
 def read_past(checkpoint: str | Path) -> dict[str, Any]:
-    """What `Metrics.past` gave the checkpoint in that directory; {} where there was none.
+    """What `Metrics.past` gave the checkpoint in that directory; {} if it gave nothing.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the file is damaged.
     """
     path = Path(checkpoint) / PAST
     past = atomic.read_json(path)
@@ -304,8 +304,8 @@ def read_past(checkpoint: str | Path) -> dict[str, Any]:
         return {} if not past or 'config' not in past else {
             'config': _config(past['config']), 'dataset': past.get('dataset'),
             'rows': list(map(checked_row, past['rows'])),
-            # They had this type, in which their mean is what it would have been.
+            # As float32 again, their mean has the same bits as in a run that was not stopped.
             'pending': [{name: np.float32(value) for name, value in values.items()}
                         for values in past['pending']]}
-    except Exception as error:  # any value may stand in a file and raise anything
+    except Exception as error:  # A file may hold any value and raise any error.
         raise UserError(f'{path} is damaged: {error!r}; delete that checkpoint') from None

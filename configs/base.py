@@ -1,4 +1,4 @@
-"""Every field of a training, its default and what it does. Recipes change some, never add any.
+"""Every field of a training, its default and what it does. Recipes change fields and add none.
 
 A field that is a placeholder is None until it is given a value.
 """
@@ -9,102 +9,102 @@ from ml_collections.config_dict import placeholder
 
 def get_config():
     config = ml_collections.ConfigDict()
-    config.experiment = 'train'  # the module of experiments/ that runs
-    config.seed = 0  # of everything random: initialization, order, augmentation, dropout
+    config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
+    config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # what is learned: 'classify' images or 'segment' them, by pixels
+    config.task = 'classify'  # what to learn: 'classify' for images, 'segment' for their pixels
 
-    # Network: a name of cnnjax.models.names() and fields of that network; None: the paper's value.
+    # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
-    model.name = 'resnet20'  # an unknown one is answered with the nearest
-    model.widths = placeholder(tuple)  # vgg, resnet, fractalnet: channels per group, stage, block
-    model.dropout = placeholder(object)  # a rate; fractalnet: one rate per block
-    model.input_dropout = placeholder(float)  # allcnn: rate at which pixels of the images drop
-    model.hidden = placeholder(tuple)  # vgg, alexnet: widths of hidden full layers; () leaves none
-    model.pool = placeholder(str)  # of networks with max-pools: 'average' in their place, or 'max'
-    model.relu = placeholder(str)  # 'relu', or 'relu6', which ends at 6, as in timm's MobileNet
+    model.name = 'resnet20'  # a name of cnnjax.models.names(), or 'my_nets.py:MyNet', your own
+    model.widths = placeholder(tuple)  # vgg, resnet, fractalnet: channels per group, stage or block
+    model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
+    model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
+    model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
+    model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
+    model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
-    model.width_multiplier = placeholder(float)  # mobilenet: alpha
-    model.auxiliary_weight = placeholder(float)  # googlenet: of the auxiliary losses; 0: none
-    model.order = placeholder(str)  # fractional max-pooling: random or pseudorandom regions
-    model.overlapping = placeholder(bool)  # fractional max-pooling: regions share boundaries
-    model.canvas = placeholder(int)  # fractional max-pooling: side of what the images lie on
-    model.tests = placeholder(int)  # fractional max-pooling: draws averaged in an evaluation
-    model.shortcut = placeholder(str)  # resnet: A, B or C
-    model.stride_in = placeholder(str)  # resnet bottlenecks: 1x1 (v1, the paper) or 3x3 (v1.5)
+    model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
+    model.auxiliary_weight = placeholder(float)  # googlenet: weight of the auxiliary losses
+    model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
+    model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
+    model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image
+    model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
+    model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them
+    model.stride_in = placeholder(str)  # resnet bottlenecks: '1x1' (v1, the paper) or '3x3' (v1.5)
     model.survival = placeholder(float)  # resnet: stochastic depth, p_L of the last block; 1: off
-    model.survival_rule = placeholder(str)  # resnet: 'linear' from 1 to p_L, or 'uniform'
-    model.scan = placeholder(bool)  # resnet: compile the repeated blocks of a stage once
-    model.remat = placeholder(bool)  # resnet, densenet: less memory, more computation
-    model.columns = placeholder(int)  # fractalnet: C
-    model.local_drop_path = placeholder(float)  # fractalnet: rate at which a join's inputs drop
-    model.global_drop_path = placeholder(float)  # fractalnet: share of single-column mini-batches
+    model.survival_rule = placeholder(str)  # resnet: 'linear' from 1 down to p_L, or 'uniform'
+    model.scan = placeholder(bool)  # resnet: compile a stage's repeated blocks only once
+    model.remat = placeholder(bool)  # resnet, densenet: save memory by computing activations twice
+    model.columns = placeholder(int)  # fractalnet: the number of columns, the paper's C
+    model.local_drop_path = placeholder(float)  # fractalnet: drop rate of a join's inputs
+    model.global_drop_path = placeholder(float)  # fractalnet: share of single-column batches
 
-    # Transfer: see configs/finetune.py.
+    # Transfer from a trained network; configs/finetune.py explains it.
     config.init_from = ''  # weights to start from: a run's workdir, 'embedded', a file or a hub id
-    config.freeze = ''  # layers that stay: '', 'all' but the head, or all up to the one named
+    config.freeze = ''  # frozen layers: '' (none), 'all' but the last, or all up to the one named
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
-    # Data.
-    config.dataset = 'digits'  # digits, photos, folder, or a name of tensorflow-datasets
-    config.data_dir = placeholder(str)  # where the data is; tensorflow-datasets: None is the usual
-    config.train_split = 'train'  # tensorflow-datasets: also 'train[:45000]', 'train+extra'
-    config.test_split = 'test'  # what the error is measured on
-    config.image_size = 0  # side of the square images in pixels; 0 leaves them as they are
-    config.border = 0  # black pixels around every picture, before all else: MNIST's 28 x 28 -> 32
-    config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' and count it
-    config.stream = False  # False: the decoded set lives on the devices; True: decode as needed
-    config.loader_threads = 16  # stream: decoding threads, of all workers together
-    config.loader_workers = 0  # stream: processes that decode, seconds to start; 0: this one
-    config.crop = 'shorter_side'  # stream, training: 'shorter_side' or 'random_resized'
-    config.shorter_side = (256, 256)  # its range, in pixels, before a crop of image_size
-    config.crop_area = (0.08, 1.0)  # random_resized: range of the crop's share of the picture
-    config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of width / height
-    config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos', 'box'
-    config.test_shorter_side = 0  # evaluation, resident sets: then the middle; 0: image_size
+    # The data.
+    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets
+    config.data_dir = placeholder(str)  # where the data is; None: tensorflow-datasets' usual place
+    config.train_split = 'train'  # the split to train on; tensorflow-datasets: also 'train[:45000]'
+    config.test_split = 'test'  # the split to measure the error on
+    config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
+    config.border = 0  # black pixels added around each picture first: 2 makes MNIST 32 x 32
+    config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
+    config.loader_threads = 16  # stream: the number of decoding threads, in all workers together
+    config.loader_workers = 0  # stream: processes that decode; 0: the main process does it
+    config.crop = 'shorter_side'  # stream: the training's random crops; also 'random_resized'
+    config.shorter_side = (256, 256)  # shorter_side: range of that side, in pixels, before the crop
+    config.crop_area = (0.08, 1.0)  # random_resized: range of the crop's share of the area
+    config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of the crop's width / height
+    config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos' or 'box'
+    config.test_shorter_side = 0  # shorter side before the middle crop of evaluation; 0: image_size
 
-    # Normalization, (image in [0, 1] - mean) / std, and augmentation, inside the compiled step.
+    # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
     config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
-    config.flip = False  # mirror every other image
-    config.padding = 0  # pixels around the image before a random crop back to its size
-    config.padding_mode = 'zero'  # 'zero' (the mean) or 'reflect'
-    config.color = 0.0  # AlexNet's random colour shift: its standard deviation there is 0.1
-    config.color_jitter = 0.0  # brightness, contrast and saturation change by up to this share
+    config.flip = False  # mirror each image with probability 1/2
+    config.padding = 0  # pixels added around an image before a random crop back to its size
+    config.padding_mode = 'zero'  # what the padding shows: 'zero' (the mean) or 'reflect'
+    config.color = 0.0  # strength of AlexNet's random colour shift; the paper: 0.1; 0: none
+    config.color_jitter = 0.0  # largest relative change of brightness, contrast and saturation
 
-    # Optimization. Lengths (epochs, drops, warmup, ..._every) are in epochs, but in steps where
-    # `steps` is set.
-    config.batch_size = 128  # over all devices
-    config.accumulate = 1  # micro-batches per step
+    # Optimization. Lengths (epochs, drops, warmup, eval_every, checkpoint_every) count epochs, or
+    # steps if `steps` is set.
+    config.batch_size = 128  # images per step, over all devices
+    config.accumulate = 1  # micro-batches that a step splits its batch into, to save memory
     config.epochs = 100.0  # the length of the training
-    config.steps = 0  # if set: the length instead of `epochs`, and the unit of all lengths
-    config.learning_rate = 0.1  # after the warm-up
-    config.schedule = 'step'  # 'step', 'cosine' or 'constant'
-    config.drops = ()  # step: when the rate is multiplied by drop_factor
-    config.drop_factor = 0.1  # step: what a drop multiplies the rate by
-    config.warmup = 0.0  # its length
-    config.warmup_shape = 'constant'  # 'constant' at warmup_rate, or 'linear' from it
-    config.warmup_rate = 0.0  # the rate it holds, or starts from
-    config.momentum = 0.9  # of SGD: the share of the velocity that stays
-    config.nesterov = False  # Nesterov's momentum
-    config.weight_decay = 1e-4  # times the parameter is added to its gradient
-    config.decay = 'all'  # what decays: 'all', 'kernels' or 'kernels_except_depthwise'
-    config.order = 'torch'  # 'torch', or 'caffe': the learning rate inside the velocity
-    config.bias_rate = 1.0  # multiplies the learning rate of biases
-    config.label_smoothing = 0.0  # share of the target spread over all classes
-    config.dtype = 'float32'  # of activations; 'bfloat16' is faster on accelerators
+    config.steps = 0  # if set, the length of the training instead of `epochs`
+    config.learning_rate = 0.1  # the rate after the warm-up
+    config.schedule = 'step'  # how the rate falls: 'step', 'cosine' or 'constant' (not at all)
+    config.drops = ()  # step: when the rate drops
+    config.drop_factor = 0.1  # step: the factor of each drop
+    config.warmup = 0.0  # the length of the warm-up
+    config.warmup_shape = 'constant'  # 'constant' stays at warmup_rate; 'linear' rises from it
+    config.warmup_rate = 0.0  # the learning rate at the start of the warm-up
+    config.momentum = 0.9  # share of the velocity that SGD keeps from step to step
+    config.nesterov = False  # use Nesterov's momentum
+    config.weight_decay = 1e-4  # this times the parameter is added to its gradient
+    config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
+    config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
+    config.bias_rate = 1.0  # multiplies the learning rate of the biases
+    config.label_smoothing = 0.0  # share of the target that is spread evenly over all classes
+    config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
-    # Devices.
+    # Devices and compilation.
     config.parallel = 'shard_map'  # or 'pmap', or 'jit' (batch norm over the global batch)
-    config.devices = 0  # how many of the local devices; 0: all
+    config.devices = 0  # how many local devices to use; 0: all
 
-    config.steps_per_call = 0  # compiled into one program; 0: up to a report, but 1 on the CPU
+    config.steps_per_call = 0  # steps in one program; 0: up to the next report, but 1 on the CPU
 
-    # Reporting.
+    # Reports, evaluations and checkpoints.
     config.report_every = 100  # steps between two rows of metrics.jsonl; 0: only with evaluations
-    config.eval_every = 1.0  # each evaluation is also saved as a checkpoint; 0: only at the end
-    config.checkpoint_every = 1.0  # 0: only with evaluations
-    config.keep = 2  # newest checkpoints to keep, beside the best
-    config.eval_batch_size = 500  # over all devices
+    config.eval_every = 1.0  # interval of evaluations, each with a checkpoint; 0: only at the end
+    config.checkpoint_every = 1.0  # interval of further checkpoints; 0: only with evaluations
+    config.keep = 2  # how many of the newest checkpoints to keep, besides the best
+    config.eval_batch_size = 500  # images per step of an evaluation, over all devices
     config.profile = 0  # steps to trace, after the first ten, into the workdir's profile/
     return config

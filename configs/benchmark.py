@@ -1,13 +1,13 @@
-"""Speed beside PyTorch, interleaved in one run (PyTorch where it is installed: pip install
-torch==2.13.0 torchvision).
+"""Speed beside PyTorch, measured in turns in one run.
 
     python launch.py --config=configs/benchmark.py --workdir=runs/benchmark
 
-Writes results.json, results.md and figures/benchmark.png; see docs/benchmark.md. The argument is
-'default', some of everything, a quarter of an hour on two cores; 'cifar', 'imagenet', 'images' or
-'all'. On a GPU that PyTorch shares, set XLA_PYTHON_CLIENT_PREALLOCATE=false.
+PyTorch is measured if it is installed: pip install torch==2.13.0 torchvision. The run writes
+results.json, results.md and figures/benchmark.png; docs/benchmark.md explains them. The argument is
+'default' (some of everything, a quarter of an hour on two cores), 'cifar', 'imagenet', 'images' or
+'all'. On a GPU set XLA_PYTHON_CLIENT_PREALLOCATE=false, which leaves memory to PyTorch.
 
-Before and after a change:
+These two commands compare the speed before and after a change:
 
     python launch.py --config=configs/benchmark.py:cifar --config.label=before --workdir=runs/before
     python launch.py --config=configs/benchmark.py:cifar --workdir=runs/after \
@@ -37,15 +37,15 @@ def get_config(rows='default'):
         raise ValueError(f"the argument is one of {', '.join(ROWS)}, not '{rows}'")
     config = ml_collections.ConfigDict()
     config.experiment = 'benchmark'
-    # train_, infer_, loop_ or compile_ with a network and, after a colon, a batch, if not the usual
-    # one (train_resnet20:64); style_, visualization_, units_ or input_ with a size in pixels.
-    config.rows = ROWS[rows]  # what is measured, separated by commas
-    config.rounds = 7  # of which each measures all sides, in turn
-    config.seconds = 0.3  # of a side's turn, at least a step
-    config.dtype = ''  # of networks' activations; '': float32 on CPUs, bfloat16 on accelerators
-    config.steps_per_call = 0  # of a training, in one program; 0: 100 on accelerators, 1 on the CPU
-    config.torch = True  # measure PyTorch, too
-    config.compile_mode = 'reduce-overhead'  # of torch.compile, on GPUs; '': eager PyTorch alone
-    config.label = ''  # what the run is called in its tables, and in those of later ones
-    config.compare_to = ''  # results.json of an earlier run: before / after
+    # A row is train_, infer_, loop_ or compile_ with a network, and a batch size if not the usual
+    # one (train_resnet20:64); or style_, visualization_, units_ or input_ with a size in pixels.
+    config.rows = ROWS[rows]  # the rows to measure, with commas between them
+    config.rounds = 7  # rounds of measurements; each measures all sides in turn
+    config.seconds = 0.3  # seconds of a turn, which lasts at least one step
+    config.dtype = ''  # the networks' activations; '': float32 on CPUs, bfloat16 on accelerators
+    config.steps_per_call = 0  # training steps in one program; 0: 100 on accelerators, 1 on the CPU
+    config.torch = True  # whether to measure PyTorch too
+    config.compile_mode = 'reduce-overhead'  # torch.compile's mode, on GPUs; '': eager PyTorch only
+    config.label = ''  # this run's name in its tables and in those of later runs
+    config.compare_to = ''  # results.json of an earlier run to compare with
     return config

@@ -4,11 +4,11 @@
     python launch.py --config=configs/cifar.py:resnet20 --workdir=runs/resnet20
 
 PAPER below has the published test errors. configs/reproduce.py trains a recipe with several seeds
-and prints them beside its own. Expect the ResNets and DenseNets within a few tenths of these. The
-FractalNet row is the one that independent ports have not reached (they report 6.4 % and more on
-CIFAR-10+); its weight decay is not published. NIN and All-CNN saw whitened images (global contrast
-normalization and ZCA), which these recipes do not make. fractalnet40 and convnet, CS231n's first
-example, are in no table.
+and prints the published errors beside its own. Expect ResNets and DenseNets to come within a few
+tenths of a percent. No independent port has reached the paper's FractalNet (they report 6.4 % and
+more on CIFAR-10+); its weight decay is not published. NIN and All-CNN were trained on whitened
+images (global contrast normalization and ZCA), which these recipes leave out. No paper has errors
+of fractalnet40 or of convnet, CS231n's first example.
 
 CIFAR-100: --config.dataset=cifar100. Without augmentation: --config.flip=False --config.padding=0;
 DenseNets then also --config.model.dropout=0.2. "++" (reflection): --config.padding_mode=reflect.
@@ -18,7 +18,7 @@ SVHN, for DenseNets, FractalNets and NIN: --config=configs/cifar.py:densenet_bc_
 from cnnjax.errors import UserError, suggest
 from configs import base
 
-# Data set, "+" with flips and translations, "++" where these reflect the borders.
+# Names of data sets: "+" adds flips and translations, "++" fills their borders by reflection.
 SETTINGS = ('cifar10+', 'cifar100+', 'cifar10', 'cifar100', 'svhn_cropped', 'cifar10++',
             'cifar100++')
 
@@ -124,9 +124,9 @@ def get_config(network='resnet20'):
 
 
 def street_view(config):
-    """SVHN: 604,388 images without augmentation. DenseNet divides them by 255 only, drops out and
-    takes 40 epochs (section 4.2); FractalNet takes 20 (section 4.1), its rate falling as on CIFAR.
-    NIN's paper gives no length."""
+    """SVHN has 604,388 images and is not augmented. DenseNet only divides them by 255, uses dropout
+    and trains for 40 epochs (section 4.2). FractalNet trains for 20 (section 4.1), and its rate
+    falls as on CIFAR. NIN's paper gives no length."""
     config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
     config.flip, config.padding = False, 0
     if config.model.name.startswith('densenet'):
@@ -143,7 +143,7 @@ def street_view(config):
 
 
 def resnet(config):
-    """He et al. 2015, section 4.2: 64,000 iterations; the mean image is subtracted."""
+    """He et al. 2015, section 4.2: 64,000 steps on images less the mean image."""
     config.mean, config.std = 'pixel', 'none'
     config.batch_size = 128
     config.steps = 64_000
@@ -202,8 +202,8 @@ def densenet(config):
 def fractalnet(config):
     """Larsson et al. 2016, section 4.1: the rate falls whenever the epochs left have halved.
 
-    Biases learn twice as fast and do not decay, as in the authors' Caffe network. Their weight
-    decay is not known; 1e-4 is that of a solver published for it by others.
+    Biases learn twice as fast and do not decay, as in the authors' Caffe network. The authors'
+    weight decay is not known; 1e-4 is from a solver file that others published.
     """
     config.mean, config.std = 'pixel', 'none'
     config.batch_size = 100
@@ -217,8 +217,8 @@ def fractalnet(config):
 
 
 def nin(config):
-    """Lin et al. 2013, section 4.1: the rate falls twice to a tenth, when the training stalls. The
-    paper gives no rate, decay or length; these are ours."""
+    """Lin et al. 2013, section 4.1: the rate falls to a tenth twice, when the training stalls. The
+    paper gives no rate, decay or length; ours are a choice."""
     config.batch_size = 128
     config.epochs = 250.0
     config.learning_rate = 0.05
@@ -240,7 +240,7 @@ def allcnn(config):
 
 
 def convnet(config):
-    """The example has no recipe; this one is short."""
+    """CS231n publishes no recipe; this short one is ours."""
     config.epochs = 20.0
     config.learning_rate = 0.01
     config.drops = (15,)

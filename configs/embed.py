@@ -1,4 +1,4 @@
-"""The space of a network's codes: a data set mapped by what a layer makes of its images.
+"""Maps of a data set by the codes (activations of a layer) of its images.
 
     python launch.py --config=configs/embed.py --workdir=runs/embed
     python launch.py --config=configs/embed.py --config.source=embedded --config.dataset=photos \\
@@ -12,8 +12,8 @@ for every tap, figures/TAP.png, figures/TAP-neighbours.png and TAP.npz (`code`, 
 
 The argument 'eigenfaces' is PCA on pixels: Turk & Pentland 1991, "Eigenfaces for Recognition",
 https://doi.org/10.1162/jocn.1991.3.1.71, on the 100 faces and 100 other pictures of 25 x 25 pixels
-that come with scikit-image. Writes figures/eigenfaces.png, reconstructions.png, repair.png and
-curves.png, and results.json.
+that come with scikit-image. Writes eigenfaces.png, reconstructions.png, repair.png and curves.png
+to figures/, and results.json.
 """
 
 import ml_collections
@@ -27,27 +27,27 @@ def get_config(kind='codes'):
         raise ValueError(f"the argument is 'codes' or 'eigenfaces', not '{kind}'")
     config = ml_collections.ConfigDict()
     config.experiment = 'embed'
-    config.source = 'runs/quickstart'  # or 'embedded', a weights file, a hub id
-    config.checkpoint = 'best'  # of a run: 'best', 'latest' or the number of a step
-    config.name = placeholder(str)  # the network's, where a file of weights does not say it
-    config.dataset = 'digits'  # or photos, folder, or a name of tensorflow-datasets
-    config.data_dir = placeholder(str)  # of the data set
-    config.bad_images = 'error'  # folder: an unreadable image is an 'error', or 'skip' it
-    config.split = 'test'  # of the data set
-    config.count = 1000  # how many images, spread over the set; 0: all
-    config.taps = ''  # names that configs/summarize.py prints, 'pool,conv4_6:1+5', and 'pixels' for
-    #                   the images; '': the pixels and the last ones before the classifier
+    config.source = 'runs/quickstart'  # 'embedded', a run's workdir, a weights file or a hub id
+    config.checkpoint = 'best'  # the checkpoint of a run: 'best', 'latest' or the number of a step
+    config.name = placeholder(str)  # the network's name, if a weights file does not say it: 'vgg19'
+    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets
+    config.data_dir = placeholder(str)  # where the data set is
+    config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.split = 'test'  # the split of the data set
+    config.count = 1000  # how many images, evenly spread over the set; 0: all
+    config.taps = ''  # layers that configs/summarize.py prints, 'pool,conv4_6:1+5', and 'pixels';
+    #                   '': the pixels and the last layers before the classifier
     config.pool = True  # average maps over their pixels; False: keep every pixel of a map
-    config.metric = 'euclidean'  # between codes, of neighbours and of t-SNE; or 'cosine'
-    config.components = 50  # of the PCA that t-SNE starts from
-    config.perplexity = 30.0  # of t-SNE: about how many neighbours count
-    config.neighbours = 8  # shown of every query
-    config.queries = 10  # rows of neighbours, each of another class while there are
-    config.drawn = 600  # at most so many images in a map, spread over them
-    config.seed = 0  # what PCA and t-SNE draw at random
-    config.batch_size = 64  # over all devices
-    config.loader_threads = 16  # that decode images
-    config.devices = 0  # how many of the local devices; 0: all
+    config.metric = 'euclidean'  # distance of codes, in t-SNE too: 'euclidean' or 'cosine'
+    config.components = 50  # PCA components that t-SNE starts from
+    config.perplexity = 30.0  # t-SNE's perplexity: about how many neighbours count
+    config.neighbours = 8  # how many neighbours to show for each query
+    config.queries = 10  # rows of neighbours, of different classes as long as there are more
+    config.drawn = 600  # most images to draw in a map, evenly spread
+    config.seed = 0  # seeds PCA and t-SNE
+    config.batch_size = 64  # images at a time, over all devices
+    config.loader_threads = 16  # threads that decode images
+    config.devices = 0  # how many local devices to use; 0: all
     return config
 
 
@@ -56,9 +56,9 @@ def eigenfaces():
     config.experiment = 'eigenfaces'
     config.components = (1, 2, 3, 5, 10, 20, 40, 79)  # how many eigenfaces span the face space
     config.folds = 5  # every face is judged by a space of the faces of the other folds
-    config.detect = 5  # components of the ROC curves
-    config.repair = 10  # components of the pictures of repaired faces
-    config.hidden = (14, 4, 8, 17)  # top, left, height, width of what is hidden of every face
-    config.shown = 8  # faces in the pictures
-    config.seed = 0  # which faces are in which fold
+    config.detect = 5  # how many eigenfaces detect faces, for the ROC curves
+    config.repair = 10  # how many eigenfaces repair hidden parts of a face
+    config.hidden = (14, 4, 8, 17)  # the hidden part of each face: top, left, height, width
+    config.shown = 8  # how many faces the figures show
+    config.seed = 0  # seeds the choice of the folds
     return config

@@ -3,8 +3,8 @@
     python launch.py --config=configs/evaluate.py --config.source=runs/quickstart \\
         --workdir=runs/quickstart-evaluation
 
-On another data set, classes are matched by their names, in whatever order each has them; a set of
-some of the network's classes will do. Published weights mostly know no names: say which they are.
+On another data set, classes are matched by name, in any order; the set may have only some of the
+network's classes. Most published weights come without names, so name their classes:
 
     ... --config.source=timm/resnet50.tv_in1k --config.dataset=imagenet2012 \\
         --config.split=validation --config.classes=dataset
@@ -17,17 +17,17 @@ from ml_collections.config_dict import placeholder
 def get_config():
     config = ml_collections.ConfigDict()
     config.experiment = 'evaluate'
-    config.source = 'runs/quickstart'  # working directory of a run, weights' file or hub id
-    config.name = placeholder(str)  # the network's, where a file of weights does not say it
-    config.checkpoint = 'best'  # 'best', 'latest' or the number of a step
-    config.split = placeholder(str)  # None: the run's test_split
-    config.dataset = placeholder(str)  # this and the next three: None is the run's own
+    config.source = 'runs/quickstart'  # the network: a run's workdir, a weights file or a hub id
+    config.name = placeholder(str)  # the network's name, if a weights file does not say it: 'vgg19'
+    config.checkpoint = 'best'  # the checkpoint of a run: 'best', 'latest' or the number of a step
+    config.split = placeholder(str)  # the split to evaluate on; None: the run's test_split
+    config.dataset = placeholder(str)  # this and the next three fields: None is the run's own
     config.data_dir = placeholder(str)  # where the data set is
-    config.stream = placeholder(bool)  # decode as needed; False: hold the set in memory
-    config.bad_images = placeholder(str)  # 'error' at an unreadable one, or 'skip' it
-    # The names of the network's outputs, in their order, where it has none or others than the data:
-    # 'cat,dog', a text file with a name a line, or 'dataset': as the data set counts its classes.
+    config.stream = placeholder(bool)  # True: decode as needed; False: hold the set in memory
+    config.bad_images = placeholder(str)  # unreadable ones: 'error' stops, 'skip' omits them
+    # The names of the network's outputs, in order, if it has none or others than the data:
+    # 'cat,dog', a text file with one name per line, or 'dataset' for the classes of the data set.
     config.classes = placeholder(str)
     config.batch_size = 500  # images at a time, over all devices
-    config.devices = 0  # how many of the local devices; 0: all
+    config.devices = 0  # how many local devices to use; 0: all
     return config

@@ -1,4 +1,4 @@
-"""Your own photographs with a network that has already learned others: transfer learning.
+"""Transfer learning: a network that was trained on other pictures learns your photographs.
 
     photos/train/cat/*.jpg  photos/train/dog/*.jpg  photos/test/cat/*.jpg  photos/test/dog/*.jpg
 
@@ -7,25 +7,25 @@
     python launch.py --config=configs/finetune.py --config.init_from=runs/photos-head \\
         --config.data_dir=photos --workdir=runs/photos
 
-The network, its fields, its normalization and the size of its images are those of `init_from`; a
-field of model that says otherwise is refused where the weights depend on it. The last layer is new,
-one output per folder, unless the classes are the same (the second command goes on with the last
-layer of the first). The argument says what learns:
+The network, its fields, its normalization and its image size are those of `init_from`. A model
+field that contradicts the weights is an error. The last layer is new, with one output per folder,
+unless the classes are the same: the second command keeps the last layer of the first. The argument
+says which layers learn:
 
     all (default)   every layer, the last one ten times as fast
     head            the last layer only: the fewest photographs, the least time
 
-Between the two, --config.freeze=conv4_6 freezes that layer and all below it; configs/summarize.py
-prints the names. Frozen layers cost no backward pass, and their batch normalization keeps the
-statistics it came with. With a few hundred photographs begin with `head`; other layers than the
-last pay where the photographs are many, or unlike those the network was trained on.
+Between the two, --config.freeze=conv4_6 freezes that layer and all layers below it; the names are
+those that configs/summarize.py prints. Frozen layers have no backward pass, and their batch
+normalization keeps its statistics. With a few hundred photographs begin with `head`. Training more
+layers pays if you have many photographs, or if they differ from those that the network knows.
 
-Published weights, a hub id or a file, do as well; a torch file needs the network's name:
+Published weights work too, by hub id or from a file; a torch file needs the network's name:
 
     ... --config.init_from=timm/resnet50.tv_in1k
     ... --config.init_from=resnet50-11ad3fa6.pth --config.model.name=resnet50
 
-Large pictures: add --config.stream=True, and --config.shorter_side=256,320 for crops at random.
+For large pictures add --config.stream=True, and --config.shorter_side=256,320 for random crops.
 """
 
 from ml_collections.config_dict import placeholder
@@ -37,7 +37,7 @@ def get_config(learning='all'):
     config = base.get_config()
     config.dataset = 'folder'
     with config.ignore_type():
-        config.model.name = placeholder(str)  # this and image_size: those of init_from
+        config.model.name = placeholder(str)  # None: that of init_from; so is image_size
         config.image_size = placeholder(int)
     config.flip = True
     config.batch_size = 32

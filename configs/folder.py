@@ -4,17 +4,17 @@
 
     python launch.py --config=configs/folder.py --config.data_dir=photos --workdir=runs/photos
 
-A picture may be a file of any kind that Pillow reads, also in folders below that of its class and
-behind links. One line tells how many were found and what was left out.
+A picture may have any format that Pillow reads. Folders inside the folder of a class and links are
+followed. One line says how many pictures were found, and which files were left out.
 
 By default every picture is scaled and cut to 64 x 64 pixels once and kept in memory, and a
-ResNet-20 is trained from random weights. A larger network on larger pictures,
-decoded and cropped at random as needed:
+ResNet-20 is trained from random weights. For a larger network on larger pictures, which are
+decoded as needed and cropped at random, add
 
     ... --config.model.name=resnet50 --config.image_size=224 --config.test_shorter_side=256 \\
         --config.stream=True --config.mean=0.485,0.456,0.406 --config.std=0.229,0.224,0.225
 
-With more than a few cores, --config.loader_workers=8 decodes in so many processes.
+With many cores, --config.loader_workers=8 decodes in eight processes.
 """
 
 from configs import base

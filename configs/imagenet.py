@@ -3,14 +3,15 @@
     python launch.py --config=configs/prepare.py:imagenet2012 --workdir=runs/prepare   (says how)
     python launch.py --config=configs/imagenet.py:resnet50 --workdir=runs/resnet50
 
-PAPER below has the published validation errors and how they were measured. `launch.py` reports the
-middle 224 x 224 crop of the picture scaled to 256 pixels ("one crop"). configs/reproduce.py trains
-a recipe with several seeds and prints the paper's errors beside its own.
+PAPER below has the published validation errors and how they were measured. Our errors are those of
+"one crop": the middle 224 x 224 pixels of a picture whose shorter side is scaled to 256.
+configs/reproduce.py trains a recipe with several seeds and prints the published errors beside its
+own.
 
 alexnet_ungrouped has no published error; alexnet_tv, googlenet_bn and vgg11_bn ... vgg19_bn are
-torchvision's networks, not the papers'. MobileNet at 192 pixels has an error of 30.9 %, at 160 of
-32.8 %, at 128 of 35.6 %. On accelerators add --config.dtype=bfloat16. Where VGG and ResNet lower
-the rate when the error stalls, these recipes do so at fixed epochs.
+torchvision's networks, not the papers'. MobileNet's published error is 30.9 % at 192 pixels, 32.8 %
+at 160 and 35.6 % at 128. On accelerators add --config.dtype=bfloat16. The authors of VGG and ResNet
+lowered the rate when the error stalled; these recipes lower it at fixed epochs.
 """
 
 from cnnjax.errors import UserError, suggest
@@ -110,9 +111,9 @@ def get_config(network='resnet50'):
 
 
 def alexnet(config):
-    """Krizhevsky et al. 2012, sections 4 and 5: about 90 epochs, three drops; pictures of 256
-    pixels, of which only the mean is subtracted. Its crops of 224 pixels are 227 here, as its first
-    layer needs."""
+    """Krizhevsky et al. 2012, sections 4 and 5: about 90 epochs and three drops; pictures of 256
+    pixels, less their mean. The paper speaks of crops of 224 pixels, but its first layer needs the
+    227 used here."""
     if config.model.name == 'alexnet_tv':
         config.image_size = 224
     else:
@@ -127,9 +128,9 @@ def alexnet(config):
 
 
 def vgg(config):
-    """Simonyan & Zisserman 2014, section 3.1: 74 epochs, three drops; the deeper nets see pictures
-    scaled to 256 ... 512 pixels. The paper only subtracts the mean; unit variance is for its later
-    initialization (see models/vgg.py)."""
+    """Simonyan & Zisserman 2014, section 3.1: 74 epochs and three drops; the deeper networks see
+    pictures scaled to 256 ... 512 pixels. The paper only subtracts the mean; we also divide by the
+    standard deviation, because our initialization expects it (see models/vgg.py)."""
     if config.model.name.startswith(('vgg16', 'vgg19')):
         config.shorter_side = (256, 512)
     config.epochs = 74.0
@@ -140,8 +141,8 @@ def vgg(config):
 
 
 def resnet(config):
-    """He et al. 2015, section 3.4; epochs and drops as in facebookarchive/fb.resnet.torch. The
-    stride is in the first 1x1 convolution of a bottleneck, as in the paper (v1)."""
+    """He et al. 2015, section 3.4, with the epochs and drops of facebookarchive/fb.resnet.torch.
+    The first 1x1 convolution of a bottleneck has the stride, as in the paper (v1)."""
     config.shorter_side = (256, 480)
     config.epochs = 90.0
     config.learning_rate = 0.1
@@ -178,10 +179,10 @@ def densenet(config):
 
 
 def googlenet(config):
-    """Szegedy et al. 2014, sections 5 and 6: the crops and the rate's fall by 4 % every 8 epochs;
-    the rest as in Caffe's replica (BVLC/caffe, models/bvlc_googlenet). The paper tests the mean of
-    the iterates (Polyak & Juditsky 1992, section 6), which is not done yet. googlenet_bn is trained
-    as densenet is."""
+    """Szegedy et al. 2014, sections 5 and 6, for the crops and for the rate, which falls by 4 %
+    every 8 epochs; the rest is Caffe's replica (BVLC/caffe, models/bvlc_googlenet). The paper tests
+    the mean of the iterates (Polyak & Juditsky 1992, section 6), which we do not compute yet.
+    googlenet_bn is trained as densenet is."""
     if config.model.name == 'googlenet_bn':
         densenet(config)
         return
@@ -199,9 +200,9 @@ def googlenet(config):
 
 
 def mobilenet(config):
-    """Not the paper's asynchronous RMSprop: momentum SGD, with the weight decay of the authors'
-    TF-slim code, which leaves out depthwise kernels. For the resolution multiplier,
-    --config.image_size=192, 160 or 128 (and --config.test_shorter_side in proportion)."""
+    """Momentum SGD, where the paper uses asynchronous RMSprop, with the weight decay of the
+    authors' TF-slim code, which leaves out depthwise kernels. For the resolution multiplier give
+    --config.image_size=192, 160 or 128, and --config.test_shorter_side in proportion."""
     config.crop = 'random_resized'
     config.color = 0.0  # "less regularization and data augmentation", section 3
     config.epochs = 90.0

@@ -7,15 +7,15 @@
 errors.
 
 As in the paper, the digits stand in the middle of 32 x 32 pixels, the background is -0.1 and the
-ink 1.175. The paper's 20 passes through the set go one example at a time, with rates from a
-diagonal approximation of the Hessian; here it is momentum SGD on small batches, with a rate of our
-choice that falls by about as much. The paper's distortions are affine; those of this recipe,
---config.padding=2, are translations only.
+ink 1.175. The paper makes 20 passes over the set, one example at a time, with rates from a diagonal
+approximation of the Hessian. We use momentum SGD on small batches, with a rate of our choice that
+falls by about as much. The paper's distortions are affine; --config.padding=2 gives translations
+only.
 """
 
 from configs import base
 
-# Published test errors in %, "+" with distortions.
+# Published test errors in %; "+" is with distortions.
 PAPER = {'lenet5_1998': {'source': 'LeCun et al. 1998, section III.C',
                          'measured': 'after 20 passes; with distortions, affine ones',
                          'error': {'mnist': 0.95, 'mnist+': 0.8}}}
@@ -34,7 +34,7 @@ def get_config(network='lenet5'):
     config.report_every = 500
     if network == 'lenet5':
         config.learning_rate = 0.01
-    elif network == 'lenet5_1998':  # its logits, distances, are large
+    elif network == 'lenet5_1998':  # its logits are distances, and large
         config.learning_rate = 0.001
     else:
         raise ValueError(f"no recipe for '{network}' on MNIST: lenet5 or lenet5_1998")

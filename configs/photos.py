@@ -1,14 +1,15 @@
-"""A narrow VGG-16 on photographs that come with scikit-image and scikit-learn, nothing downloaded.
+"""A narrow VGG-16 on photographs that come with scikit-image and scikit-learn.
 
     python launch.py --config=configs/photos.py --workdir=runs/embedded
 
-After 8 epochs, 154 classes, the test error is 87.6 % (top 5: 59.0 %, chance 99.4 %): the test's
-places are next to those of the training, not the same.
+Nothing is downloaded. Each of the 154 classes is a place in a photograph. After 8 epochs the test
+error is 87.6 % (top 5: 59.0 %, chance 99.4 %): test crops lie beside those of the training, not on
+them.
 
-`trained.load('embedded')` is the network of this run, for optimizing images: average pools (Gatys
-et al. 2016, section 2, https://arxiv.org/abs/1508.06576), and no batch normalization any more. The
-run needs it, to learn anything in a quarter of an hour; then it becomes part of the
-convolutions. The file was written, from the repository's root, with
+`trained.load('embedded')` is the network of this run, meant for optimizing images. It has average
+pools (Gatys et al. 2016, section 2, https://arxiv.org/abs/1508.06576). Batch normalization, without
+which it would learn nothing in a quarter of an hour, has been folded into the convolutions. The
+file was written, from the repository's root, by
 
     from cnnjax import trained, weights
     from cnnjax.models import vgg
@@ -26,7 +27,7 @@ def get_config():
     config = base.get_config()
     config.dataset = 'photos'
     config.image_size = 48
-    config.model.name = 'vgg16_bn'  # with these widths 0.97 million parameters, 3.9 MB
+    config.model.name = 'vgg16_bn'  # these widths give 0.97 million parameters, 3.9 MB
     config.model.widths = (32, 64, 96, 112, 112)
     config.model.hidden = ()
     config.model.pool = 'average'

@@ -3,14 +3,15 @@
     python launch.py --config=configs/quickstart.py --workdir=runs/quickstart
     python launch.py --config=configs/quickstart.py:fractalnet --workdir=runs/fractalnet
 
-The argument is 'resnet' (default) or 'fractalnet'. Three learning rates with two seeds each:
+The argument is 'resnet' (default) or 'fractalnet'. This sweeps three learning rates with two seeds
+each:
 
     python launch.py --config=configs/quickstart.py --sweep --workdir=runs/quickstart-sweep
 """
 
 from configs import base
 
-PAPER = {}  # published test errors: none
+PAPER = {}  # No paper has test errors of these recipes.
 
 
 def get_config(network='resnet'):
@@ -39,7 +40,7 @@ def get_config(network='resnet'):
 
 
 def sweep(network='resnet'):
-    """What --sweep runs."""
+    """The runs of --sweep, each as the fields that it changes."""
     usual = get_config(network).learning_rate
     for learning_rate in (usual / 2, usual, 2 * usual):
         for seed in (0, 1):

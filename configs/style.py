@@ -8,7 +8,7 @@ Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Net
 https://doi.org/10.1109/CVPR.2016.265. The argument is a preset, the name of a system: it sets the
 layers, weights, conventions, optimizer and first image that belong together. Each system was made
 for certain weights of VGG-19; `activations` makes the terms of the loss about as large in any
-network. The source of each preset is the system's code, that of `gatys2016` the paper.
+network. Presets follow the code of their systems; `gatys2016` follows the paper.
 """
 
 import ml_collections
@@ -17,11 +17,11 @@ ADAM = {'optimizer': 'adam', 'bound': 'none', 'average': 0.0, 'carry': False,
         'activations': 'caffe', 'content_layers': 'relu4_2', 'content_convention': 'mean',
         'style_layer_weights': (), 'sizes': (512,), 'steps': (1000,)}
 LBFGS = ADAM | {'optimizer': 'lbfgs'}
-TORCH = LBFGS | {'memory': 100}  # Torch7's nCorrection, torch's history_size
-EQUAL = (1.0,) * 5  # the sum over layers, not their mean
+TORCH = LBFGS | {'memory': 100}  # Torch7 calls it nCorrection, torch history_size.
+EQUAL = (1.0,) * 5  # Weights of 1 sum over the layers; () would take their mean.
 
 PRESETS = {
-    'cnnjax': {},  # the fields below: for any network
+    'cnnjax': {},  # the defaults below, for any network
     'gatys2016': LBFGS | {  # figure 3: alpha / beta = 1e-3; a VGG whose activations have mean 1
         'content_weight': 1.0, 'content_convention': 'gatys2016', 'style_weight': 1e3,
         'style_convention': 'gatys2016', 'tv_weight': 0.0, 'init': 'noise', 'noise': 0.25,
@@ -67,55 +67,56 @@ def get_config(preset='cnnjax'):
     config = ml_collections.ConfigDict()
     config.experiment = 'style'
     config.seed = 0  # the seed of the noise
-    config.source = 'embedded'  # network: 'embedded', a run's workdir, a weights file, a hub id
-    config.checkpoint = 'best'  # a run's: 'best', 'latest' or the number of a step
-    config.name = ''  # the network's name, where a weights file does not say it: 'vgg19'
-    config.pool = ''  # 'max' or 'average' in place of the network's own pools; '': as they are
+    config.source = 'embedded'  # 'embedded', a run's workdir, a weights file or a hub id
+    config.checkpoint = 'best'  # the checkpoint of a run: 'best', 'latest' or the number of a step
+    config.name = ''  # the network's name, if a weights file does not say it: 'vgg19'
+    config.pool = ''  # 'max' or 'average' replaces the network's own pools; '': as they are
 
-    # Pictures: paths, with commas between them, or 'skimage:NAME' for those of scikit-image.
+    # Pictures are paths with commas between them, or 'skimage:NAME' for those of scikit-image.
     config.content = 'skimage:astronaut'  # pictures that get the style; equal sizes share a batch
     config.styles = 'skimage:immunohistochemistry'  # styles to mix, or one for each mask
-    config.style_weights = ()  # shares of the styles; (): equal
-    config.style_scale = 1.0  # how large the styles are; 1: their side as long as the content's
-    config.content_masks = ''  # regions of the content, white where they are
-    config.style_masks = ''  # the region of the style that each of them takes its style from
-    config.color = 'style'  # 'luminance': the content's colours; 'match': give them to the style
-    config.sizes = (128, 256)  # pixels of the side below, from coarse to fine
-    config.side = 'longer'  # the side that has these sizes: also 'shorter', 'height' or 'width'
+    config.style_weights = ()  # a share for each style; (): equal shares
+    config.style_scale = 1.0  # size of the styles; 1: their side is as long as the content's
+    config.content_masks = ''  # regions of the content, each a picture that is white in the region
+    config.style_masks = ''  # for each content mask, the region of its style to take
+    config.color = 'style'  # the colours: 'style', or the content's by 'luminance' or 'match'
+    config.sizes = (128, 256)  # lengths in pixels of the side named below, from coarse to fine
+    config.side = 'longer'  # the side of these lengths: 'longer', 'shorter', 'height' or 'width'
     config.steps = (150, 100)  # steps at each size; the last number counts for all further sizes
     config.bits = 8  # bits of each channel of the result: 8 (PNG) or 16 (TIFF)
 
-    # What is minimised: content_weight * content + style_weight * style + tv_weight * variation.
-    config.content_layers = 'relu3_3'  # names that configs/summarize.py prints, with commas
+    # The loss is content_weight * content + style_weight * style + tv_weight * variation.
+    config.content_layers = 'relu3_3'  # layers that configs/summarize.py prints, with commas
     config.content_layer_weights = ()  # one for each layer; (): equal, with the sum 1
-    config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'  # likewise
-    config.style_layer_weights = (0.5, 0.2, 0.1, 0.1, 0.1)  # likewise
+    config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'  # the same for the style
+    config.style_layer_weights = (0.5, 0.2, 0.1, 0.1, 0.1)  # the same for the style
     config.content_weight = 1.0  # how much the content counts
     config.style_weight = 10.0  # how much the style counts
-    config.tv_weight = 8.0  # how much the total variation counts, which smooths
+    config.tv_weight = 8.0  # how much the total variation counts; a larger one smooths more
     config.content_convention = 'mean'  # one of cnnjax.images.neural_style.CONTENT
-    config.style_convention = 'wasserstein'  # this, or one of cnnjax.images.neural_style.GRAM
+    config.style_convention = 'wasserstein'  # or one of cnnjax.images.neural_style.GRAM
     config.tv_form = 'crowsonkb'  # one of cnnjax.images.regularizers.FORMS
-    config.pixel_range = 1.0  # white, in the units of learning_rate, noise and tv_weight
-    # 'own': as they are. 'relative': divided by their layer's mean on the styles. 'caffe': as those
-    # of Caffe's weights, for levels of 0 to 255 less a mean. 'torchvision': as those of
-    # torchvision's, for [0, 1] less a mean, over a standard deviation. 'levels': as they become
-    # when the network itself is given levels (see experiments/style.py).
-    config.activations = 'relative'  # how large the network's activations count, see above
+    config.pixel_range = 1.0  # the value of white in learning_rate, noise and tv_weight
+    # How activations are scaled. 'own': not at all. 'relative': divided by their layer's mean on
+    # the styles. 'caffe': as large as those of Caffe's weights, whose images are levels from 0 to
+    # 255 less a mean. 'torchvision': as large as those of torchvision's weights, whose images are
+    # in [0, 1] less a mean, over a standard deviation. 'levels': as large as they become if the
+    # network itself gets levels (see experiments/style.py).
+    config.activations = 'relative'  # the scale of the network's activations, see above
 
-    # How.
-    config.optimizer = 'adam'  # or 'lbfgs', which needs bound 'none' or 'sigmoid'
-    config.learning_rate = 0.02  # Adam's
+    # The optimization.
+    config.optimizer = 'adam'  # 'adam', or 'lbfgs', which needs bound 'none' or 'sigmoid'
+    config.learning_rate = 0.02  # Adam's learning rate
     config.beta1 = 0.9  # Adam's decay of the mean of gradients
     config.beta2 = 0.99  # Adam's decay of the mean of their squares
-    config.epsilon = 1e-8  # Adam's
-    config.memory = 10  # lbfgs: pairs of vectors it remembers, each two images large
-    config.init = 'content'  # the first image: also 'noise', 'style' or a picture
+    config.epsilon = 1e-8  # Adam's epsilon, which avoids a division by 0
+    config.memory = 10  # lbfgs: how many pairs of vectors it remembers, each as large as two images
+    config.init = 'content'  # the first image: 'content', 'noise', 'style' or a picture
     config.noise = 0.0  # standard deviation of the noise, alone or added to the first image
-    config.bound = 'clip'  # clip to [0, 1] after each step; 'sigmoid'; 'none': clip at the end
-    config.average = 0.97  # decay of the mean of all images that is the result; 0: the last one
+    config.bound = 'clip'  # 'clip' to [0, 1] after each step; 'sigmoid'; 'none': clip at the end
+    config.average = 0.97  # decay of the running mean of images that is the result; 0: the last
     config.carry = True  # keep Adam's moments, resized, from one size to the next
-    config.tile = 0  # pixels: gradients in tiles of this side, exact, for large pictures
+    config.tile = 0  # side of tiles, in pixels, that save memory; 0: the whole image at once
     config.report_every = 25  # steps between reports, snapshots and checkpoints
 
     if preset not in PRESETS:

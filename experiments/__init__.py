@@ -1,5 +1,5 @@
-"""What `launch.py` runs: experiment x is the function run(config, directory) of x.py, in this
-folder or in one below it."""
+"""The experiments that `launch.py` runs: experiment x is the function run(config, directory) in
+x.py, in this folder or in a subfolder."""
 
 import importlib
 import re
@@ -11,10 +11,10 @@ FOLDER = Path(__file__).parent
 
 
 def find(name):
-    """The function of the experiment `name`, from its module, which alone is imported.
+    """The function of the experiment `name`. Only its module is imported.
 
     Raises:
-      UserError: there is none of that name; shows which there are.
+      UserError: there is no such experiment; the message lists those that there are.
     """
     modules = {path.stem: path.relative_to(FOLDER.parent).with_suffix('')
                for path in sorted(FOLDER.rglob('*.py'))

@@ -1,7 +1,7 @@
-"""DeepDream: what a network sees in a picture is amplified, octave by octave.
+"""DeepDream: amplifies what a network sees in a picture, octave by octave.
 
 Mordvintsev et al. 2015, https://github.com/google/deepdream: gradient ascent with steps of a
-normalized size on a randomly shifted image, first on a small one, then on larger ones.
+normalized size on a randomly shifted image, first at a small size, then at larger ones.
 """
 
 import functools
@@ -30,9 +30,9 @@ from cnnjax.images.run import Run
 from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
 
-MOST = 1000  # The most octaves; the smallest have one pixel long before.
+MOST = 1000  # The most octaves; with so many, the smallest have only one pixel.
 LARGEST = 1e6  # The largest value for fields without a limit of their own.
-NARROWEST = 5  # The least pixels of a side where gradients are smoothed: 4 are mirrored there.
+NARROWEST = 5  # The fewest pixels of a side of a smoothed gradient, which is mirrored by 4 pixels.
 LIMITS = Run.LIMITS | {
     'size': Whole(1), 'guide_size': Whole(1), 'layers': Names(),
     'weights': Number(-LARGEST, LARGEST), 'kind': ('l2', 'mean', 'guided'),
@@ -50,8 +50,8 @@ def run(config, directory):
     """Writes figures/dream.png, or figures/dream-0.png and so on for several pictures; with more
     than one frame also the animation figures/dream.gif.
 
-    Raises UserError where a picture cannot be read or is too small for a layer, for an unknown
-    layer, and for a value that makes no sense.
+    Raises UserError if a picture cannot be read or is too small for a layer, if a layer is unknown,
+    or if a value makes no sense.
     """
     check(config)
     network = load(config)
@@ -65,7 +65,7 @@ def run(config, directory):
     def ascend(group, frame, octave, images):
         """The images [N, H, W, C] after `config.steps` steps."""
         own, key = problem_of(images.shape[1:]), stage_key(config, group, frame, octave)
-        # The image that an octave begins with is not clipped; see `octaves`.
+        # An octave's first image is not clipped; see `octaves`.
         state = init(own, tx, jax.random.split(key, len(images)), images)
         state = state._replace(theta=jnp.array(images))
         name = f'group{group + 1}-' if len(groups) > 1 else ''
@@ -103,7 +103,7 @@ def check(config):
 
 
 def load(config):
-    """The network, with another backward rule of its ReLUs or other pools where the config asks."""
+    """The network, with the backward rule of ReLUs and the pools that the config names."""
     network = trained.load(config.source, config.checkpoint, config.name)
     pictures.check_channels(network.image_shape[-1])
     net = network.net
@@ -115,7 +115,7 @@ def load(config):
 
 
 def mixture(config, network):
-    """The objective of all layers, 'relu4_2' or with some of its channels 'relu4_2:12+40'."""
+    """The objective of all layers; 'relu4_2:12+40' names two channels of one."""
     entries = names(config.layers)
     weights = config.weights or (1.0,) * len(entries)
     if len(weights) != len(entries):
@@ -133,7 +133,7 @@ def mixture(config, network):
 def grouped(config, network, layers):
     """The pictures in groups of one shape, which dream together: [[(number, image [H, W, C])]].
 
-    Raises UserError where one is too small, or a group fills the memory.
+    Raises UserError if a picture is too small, or a group does not fit in memory.
     """
     groups = {}
     for i, source in enumerate(names(config.images)):
@@ -160,8 +160,8 @@ def stage_key(config, group, frame, octave):
 
 
 def film(config, directory, members, ascend):
-    """Dreams about a group, [(number, image)], frame after frame, and writes it; see `octaves` for
-    ascend(frame, octave, images)."""
+    """Dreams about a group, [(number, image)], frame after frame, and writes the results; `octaves`
+    explains ascend(frame, octave, images)."""
     numbers, images = zip(*members, strict=True)
     images, films = np.stack(images), [[] for _ in members]
     for frame in range(config.frames):
@@ -191,7 +191,7 @@ def fits(config, network, layers, shape, octave, source):
     if not reason and config.smooth and min(shape[:2]) < NARROWEST:
         reason = f'smooth={config.smooth} needs {NARROWEST} pixels'
     if reason:
-        few = config.octaves - octave  # This many octaves are larger.
+        few = config.octaves - octave  # the number of larger octaves
         remedy = f'fewer octaves (octaves={few}) or a larger size' if few else (
             'a larger size, or a picture that is less narrow')
         raise UserError(f'{source}: octave {octave} of {config.octaves} is {shape[0]} x {shape[1]} '
@@ -225,8 +225,8 @@ def start(config, source, number, count):
 
 
 def problem(config, network, objective, shape):
-    # What a shift moves out of the image comes in on the other side, so that small images, which
-    # move by fewer pixels, lose nothing.
+    # A shift moves pixels out of the image and in again on the other side, so that small images can
+    # shift by fewer pixels without a difference.
     pixels = min(config.jitter, min(shape[:2]) - 1)
     return Problem(network, objective, parametrizations.pixels(shape),
                    transform=transforms.jitter(pixels) if pixels else None,
@@ -244,7 +244,7 @@ def optimizer(config):
 def smooth_gradient(steps, least):
     """An optax transformation for an image: the mean of three Gaussian filters, less its mean.
 
-    Their standard deviations are 1/2, 1 and 2 times one that grows in `steps` steps from about
+    Their standard deviations are 1/2, 1 and 2 times a value that grows in `steps` steps from about
     `least` to 2 + `least` pixels (https://github.com/gordicaleksa/pytorch-deepdream).
     """
     def update(gradient, count, params=None):
@@ -265,8 +265,8 @@ def smooth_gradient(steps, least):
 def shapes(config, shape):
     """The shapes of all octaves, the smallest first.
 
-    With carry='detail' each is a rounded share of the next, as in google's notebook; else of the
-    picture, as in gordicaleksa's code.
+    With carry='detail' each shape is a rounded share of the next larger one, as in google's
+    notebook; otherwise of the picture, as in gordicaleksa's code.
     """
     def scaled(shape, factor):
         return (*(max(round(side * factor), 1) for side in shape[:2]), shape[2])
@@ -281,13 +281,13 @@ def shapes(config, shape):
 
 
 def octaves(config, images, ascend):
-    """The dream of images [N, H, W, C]; `ascend(octave, images)` dreams at one size, the
-    first octave is 0.
+    """The dream of images [N, H, W, C]; `ascend(octave, images)` dreams at one size, from octave 0
+    on.
 
-    With carry='detail' an octave begins with the picture at its size plus what the octave before
-    has added to it, enlarged; with carry='image' with the result of the octave before, enlarged.
-    As in google's notebook what an octave begins with may leave [0, 1]: it is the results of steps
-    that are clipped.
+    With carry='detail' an octave begins with the picture at its size plus the enlarged detail that
+    the octave before added; with carry='image' it begins with the enlarged result of the octave
+    before. As in google's notebook, its first image may leave [0, 1]: only the results of steps are
+    clipped.
     """
     result, detail = images, None
     sizes = shapes(config, images.shape[1:])
@@ -306,10 +306,10 @@ def octaves(config, images, ascend):
 
 
 def zoom(images, shape):
-    """Images [N, h, w, C] at another size: linear, corners onto corners, as google's notebook."""
+    """Images [N, h, w, C] at another size: linear, corners on corners, as in google's notebook."""
     factors = [new / old for new, old in zip(shape, images.shape[1:], strict=True)]
-    # Rounding may look for the last pixel just outside: 'nearest' then repeats the border, where
-    # other modes have black.
+    # Rounding may put the last pixel just outside the image. There 'nearest' repeats the border;
+    # other modes give black.
     return np.stack([ndimage.zoom(image, factors, order=1, mode='nearest') for image in images])
 
 
@@ -321,12 +321,12 @@ def resize(images, shape):
 
 
 def move(config, image):
-    """The image [H, W, C] that the next frame dreams about: zoomed in about its centre, turned
-    anticlockwise and moved. What comes in at the border is mirrored."""
+    """The image [H, W, C] that the next frame begins with: zoomed in on its centre, turned
+    anticlockwise and moved. New pixels at the border are mirrored."""
     angle, center = np.deg2rad(config.rotate), np.array([*image.shape[:2], 0]) / 2
     cosine, sine = np.cos(angle), np.sin(angle)
-    # matrix @ place + offset is the place that a new pixel comes from. Without turning they are
-    # google's, (1 - s, 1 - s, 1) and (h s / 2, w s / 2, 0).
+    # A new pixel at `place` comes from matrix @ place + offset. Without rotation both are google's,
+    # (1 - s, 1 - s, 1) and (h s / 2, w s / 2, 0).
     matrix = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 0]]) * (1 - config.zoom)
     matrix[2, 2] = 1
     offset = center - matrix @ (center + np.array([*config.translate, 0]))
@@ -334,6 +334,6 @@ def move(config, image):
 
 
 def figure(config, directory, number, suffix):
-    """The path of the file for the result of a picture, by the number of the picture."""
+    """The path of the figure for the picture with this number."""
     label = f'-{number}' if len(names(config.images)) > 1 else ''
     return Path(directory) / 'figures' / f'dream{label}.{suffix}'

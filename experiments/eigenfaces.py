@@ -1,8 +1,8 @@
-"""Faces as points of a low-dimensional space, and what lies near it.
+"""Eigenfaces: a low-dimensional space of faces, which detects and repairs faces.
 
 Turk & Pentland 1991, "Eigenfaces for Recognition", https://doi.org/10.1162/jocn.1991.3.1.71. The
-components are those of scikit-learn's PCA. What is said of a face is said by a space of others: the
-faces are cut into folds, and each is judged by the faces of the other folds.
+components are those of scikit-learn's PCA. A face is always judged by a space of other faces: they
+are divided into folds, and each fold is judged by the space of the other folds.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from cnnjax import atomic, limits, plots, workdir
 from cnnjax.errors import UserError
 from cnnjax.limits import Whole
 
-FACES = 100  # The first so many pictures of scikit-image's set are faces.
+FACES = 100  # The first 100 pictures of scikit-image's set are faces.
 LIMITS = {'components': Whole(1, some=True), 'folds': Whole(2, FACES), 'detect': Whole(1),
           'repair': Whole(1), 'shown': Whole(1), 'seed': limits.SEED, 'hidden': Whole()}
 MEASURES = {
@@ -32,18 +32,18 @@ REPAIRS = {
 
 
 class Fold(NamedTuple):
-    """What the space of some faces says of the others; [k] is by number of components."""
+    """The results of one fold; lists [k] have an entry for each number of components."""
 
     space: Any
-    areas: dict[str, list[float]]  # {name of MEASURES: [k]}, under the ROC curve
-    scores: dict[str, tuple]  # {name of MEASURES: (of faces, of others)} at config.detect
-    errors: dict[str, list[float]]  # {which faces: [k]}, of their reconstruction
-    repairs: dict[str, list[float]]  # {name of REPAIRS: [k]}, the errors of the hidden pixels
+    areas: dict[str, list[float]]  # {name of MEASURES: [k]}, areas under the ROC curve
+    scores: dict[str, tuple]  # {name of MEASURES: (faces, others)} for config.detect components
+    errors: dict[str, list[float]]  # {which faces: [k]}, reconstruction errors
+    repairs: dict[str, list[float]]  # {name of REPAIRS: [k]}, errors of the hidden pixels
 
 
 def run(config, directory):
     """Writes results.json and the four figures that configs/embed.py names."""
-    from sklearn import model_selection  # here, because it takes seconds
+    from sklearn import model_selection  # here, because the import takes seconds
 
     pictures = load()
     shape = pictures.shape[1:]
@@ -67,7 +67,7 @@ def run(config, directory):
 
 
 def judge(config, own, held, others, seen):
-    """The `Fold` of faces of its own [N, pixels], of faces that it has not seen, and of others."""
+    """The `Fold` of a space of its own faces [N, pixels], for held-out faces and other pictures."""
     most = max(*config.components, config.detect, config.repair)
     space, standard = fit(own, most), fit(standardize(own), most)
     judged = {k: (measure(space, standard, held, k), measure(space, standard, others, k))
@@ -121,9 +121,9 @@ def load():
 
 
 def check(config, shape):
-    """Raises UserError for values of the config that make no sense."""
+    """Raises UserError if a value of the config makes no sense."""
     limits.check(config, LIMITS)
-    most = FACES - -(-FACES // config.folds) - 1  # as many as independent differences of faces
+    most = FACES - -(-FACES // config.folds) - 1  # the number of independent differences of faces
     for field in ('components', 'detect', 'repair'):
         if np.max(config[field]) > most:
             raise UserError(f'{field}={config[field]}: with folds={config.folds} a face space has '
@@ -137,7 +137,7 @@ def check(config, shape):
 
 
 def visible(hidden, shape):
-    """bool [pixels]: all but the rectangle (top, left, height, width)."""
+    """bool [pixels], true outside the rectangle (top, left, height, width)."""
     seen = np.ones(shape, bool)
     top, left, height, width = hidden
     seen[top:top + height, left:left + width] = False
@@ -152,7 +152,7 @@ def fit(faces, components):
 
 
 def standardize(pictures):
-    """Pictures [N, pixels] less their mean, divided by their norm; constant ones become 0."""
+    """Pictures [N, pixels] less their mean, divided by their norm; constant pictures become 0."""
     pictures = pictures - pictures.mean(1, keepdims=True)
     norm = np.linalg.norm(pictures, axis=1, keepdims=True)
     return pictures / np.where(norm > 1e-6, norm, np.inf)
@@ -165,7 +165,7 @@ def project(space, pictures, components):
 
 
 def measure(space, standard, pictures, components):
-    """{name of MEASURES: [N]}, larger for what is less of a face."""
+    """{name of MEASURES: [N]}, larger for pictures that are less like faces."""
     coordinates = space.transform(pictures)[:, :components]
     within = np.sqrt((coordinates ** 2 / space.explained_variance_[:components]).sum(1))
     standardized = standardize(pictures)
@@ -205,7 +205,7 @@ def area(near, far):
 
 
 def equal_error(negative, positive):
-    """The error where as many faces as others are taken for the wrong one."""
+    """The error rate at which faces and other pictures are misjudged equally often."""
     return float(np.interp(0, negative - (1 - positive), negative))
 
 
@@ -214,7 +214,7 @@ def rms(values):
 
 
 def statistics(values):
-    """Mean and standard deviation over the folds of [folds, numbers of components]."""
+    """Mean and standard deviation of values [folds, numbers of components] over the folds."""
     return {'mean': np.mean(values, 0).tolist(), 'deviation': np.std(values, 0).tolist()}
 
 
@@ -230,7 +230,7 @@ def draw_eigenfaces(directory, space, shape):
 
 
 def draw_faces(directory, config, space, faces, seen, shape):
-    """Draws faces that the space has not seen: by number of components, and repaired."""
+    """Draws held-out faces, reconstructed with more and more components, and repaired."""
     def picture(face):
         return face.reshape(shape).clip(0, 1)
 

@@ -17,7 +17,7 @@ from cnnjax.images import selection
 from cnnjax.limits import Number, Whole
 from configs import base
 
-ROOM = 2.5  # A map has so many cells for each image: the empty ones let its shape be seen.
+ROOM = 2.5  # Cells of a map for each image; empty cells let its shape be seen.
 LIMITS = features.LIMITS | {
     'metric': ('euclidean', 'cosine'), 'count': Whole(), 'components': Whole(2),
     'perplexity': Number(1), 'neighbours': Whole(1), 'queries': Whole(1), 'drawn': Whole(1),
@@ -25,19 +25,19 @@ LIMITS = features.LIMITS | {
 
 
 class Reduced(NamedTuple):
-    """A code in two dimensions, and how much of it is lost there."""
+    """A code reduced to two dimensions, and how much that loses."""
 
     pca: np.ndarray  # [N, 2]
     tsne: np.ndarray  # [N, 2]
-    variance: list[float]  # share of the variance along each of the two principal components
-    divergence: float  # what t-SNE minimized, in nats
+    variance: list[float]  # the two principal components' shares of the variance
+    divergence: float  # the divergence that t-SNE minimized, in nats
 
 
 def run(config, directory):
     """Embeds config.dataset; see configs/embed.py for what it writes.
 
-    Raises UserError where the images do not fit the network, a tap does not exist, or its code says
-    nothing about the images.
+    Raises UserError if the images do not fit the network, a layer does not exist, or its code is
+    the same for all images.
     """
     limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name)
@@ -52,7 +52,8 @@ def run(config, directory):
         raise UserError(f'perplexity={config.perplexity:g} and neighbours={config.neighbours} need '
                         f'more than {least:g} images, here are {len(stream)}: take smaller '
                         'numbers, or more images')
-    # The trustworthiness takes most: the distances of all pairs, and their ranks twice, in float64.
+    # The trustworthiness needs most memory: the distances of all pairs, and their ranks twice, in
+    # float64.
     memory.check(6 * len(stream) ** 2, count=config.count)
     memory.check(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
     found = features.extractor(network, taps, config)(stream, config.dataset, images=True)
@@ -87,18 +88,18 @@ def run(config, directory):
 
 def reduce(code, config):
     """The `Reduced` of a code [N, features]."""
-    import threadpoolctl  # here, because these imports take seconds
+    import threadpoolctl  # here, because the imports take seconds
     from sklearn import decomposition, manifold
 
     pca = decomposition.PCA(min(config.components, *code.shape), random_state=config.seed)
     principal = pca.fit_transform(code)
     tsne = manifold.TSNE(perplexity=config.perplexity, init='pca', random_state=config.seed,
-                         metric=config.metric, verbose=2 * (len(code) > 2000))  # progress
-    # The threads wait for one another: on a busy machine two are many times slower than one.
+                         metric=config.metric, verbose=2 * (len(code) > 2000))  # shows the progress
+    # The threads wait for one another, so on a busy machine two are many times slower than one.
     with threadpoolctl.threadpool_limits(None if len(code) > 2000 else 1, 'openmp'):
         given = principal if config.metric == 'euclidean' else code
-        # It begins with two components; a code of one number gets a second of 0, which changes no
-        # distance.
+        # t-SNE starts from two components or more. A code of one number gets a second one that is
+        # 0, which changes no distance.
         points = tsne.fit_transform(np.pad(given, ((0, 0), (0, max(0, 2 - given.shape[1])))))
     variance = np.pad(pca.explained_variance_ratio_[:2], (0, max(0, 2 - pca.n_components_)))
     plane = np.pad(principal[:, :2], ((0, 0), (0, max(0, 2 - principal.shape[1]))))
@@ -106,22 +107,22 @@ def reduce(code, config):
 
 
 def nearest(code, count, metric='euclidean'):
-    """(distances, positions) [N, count] of the nearest others, nearest first."""
+    """(distances, positions), both [N, count], of the nearest other codes, nearest first."""
     from sklearn import neighbors
 
-    # Without a query, an example is not its own neighbour.
+    # When scikit-learn gets no query, an example is not its own neighbour.
     return neighbors.NearestNeighbors(n_neighbors=count, metric=metric).fit(code).kneighbors()
 
 
 def judge(code, reduced, neighbours, labels, config):
-    """The numbers of a tap: leave-one-out errors, and how far the maps can be trusted."""
+    """The numbers of a layer: leave-one-out errors, and how far its maps can be trusted."""
     from sklearn import manifold
 
     def error(positions):
         return float((labels[positions[:, 0]] != labels).mean())
 
     maps = {'pca': reduced.pca, 'tsne': reduced.tsne}
-    near = min(5, (len(code) - 1) // 2)  # Fewer than half of the points are allowed.
+    near = min(5, (len(code) - 1) // 2)  # scikit-learn takes fewer than half of the points.
     return {
         'features': code.shape[1], 'pca_variance': reduced.variance,
         'tsne_divergence': reduced.divergence,
@@ -133,8 +134,8 @@ def judge(code, reduced, neighbours, labels, config):
 
 
 def cells(points):
-    """Cells (row, column) of a square grid for points [N, 2], no two the same, such that the sum of
-    the squared distances between points and cells is least; the second coordinate points up."""
+    """Different cells (row, column) of a square grid for points [N, 2], with the least sum of
+    squared distances between points and cells. The second coordinate points up."""
     side = math.ceil(math.sqrt(ROOM * len(points)))
     low, high = points.min(0), points.max(0)
     scaled = (points - (low + high) / 2) / max((high - low).max(), 1e-12) + 0.5  # one scale
@@ -145,19 +146,19 @@ def cells(points):
 
 
 def queries(labels, count):
-    """Positions of `count` examples: the first of every class, then the second of every class."""
+    """Positions of `count` examples: the first of each class, then the second of each, ..."""
     rank = np.zeros(len(labels), int)
     for label in np.unique(labels):
         rank[labels == label] = np.arange((labels == label).sum())
     order = np.lexsort((labels, rank))
     classes = len(np.unique(labels))
-    if count < classes:  # These are spread over the classes.
+    if count < classes:  # Spread them over the classes.
         return order[data.spread(classes, count)]
     return order[:count]
 
 
 def draw(path, tap, reduced, neighbours, images, labels, classes, config):
-    """The two maps, and rows of a query and its neighbours, green where they are of its class."""
+    """Draws the two maps, and rows of a query and its neighbours, green for those of its class."""
     some = data.spread(len(labels), config.drawn)
     share = 100 * sum(reduced.variance)
     plots.embeddings({f'{tap}: PCA, {share:.0f} % of the variance': cells(reduced.pca[some]),

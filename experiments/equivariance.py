@@ -1,10 +1,10 @@
-"""What a network's layers do when a picture moves; with cnnjax/images/filters.py, what a lecture on
-convolutional networks demonstrates.
+"""What a network's layers do when a picture moves: equivariance and invariance, measured.
 
-The picture is seen through a window that moves, so that true pixels come in where others leave.
-Convolution commutes with that and pooling does where the window moves by a multiple of its stride
-(Azulay & Weiss 2019, https://arxiv.org/abs/1805.12177; Zhang 2019,
-https://arxiv.org/abs/1904.11486): measured at the units whose receptive field is inside the window.
+The picture is seen through a moving window, so that real pixels enter where others leave.
+Convolution commutes with the shift; pooling does if the shift is a multiple of its stride (Azulay &
+Weiss 2019, https://arxiv.org/abs/1805.12177; Zhang 2019, https://arxiv.org/abs/1904.11486). Only
+units whose receptive field is inside the window are compared. cnnjax/images/filters.py has the
+classical kernels.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ LIMITS = {'image': limits.Names(), 'size': Whole(8), 'shifts': Whole(1, some=Tru
 def run(config, directory):
     """Writes results.json and the three figures that configs/equivariance.py names.
 
-    Raises UserError for numbers that make no sense, and a picture too small for them.
+    Raises UserError if a number makes no sense, or the picture is too small.
     """
     limits.check(config, LIMITS)
     source = data.load_if_named(config.dataset, config.split, config.data_dir)
@@ -55,8 +55,8 @@ def run(config, directory):
 
 
 def check_size(config, network, picture):
-    """Raises UserError where the picture is too small for what is to be measured on it, or the
-    images that are cut from it fill the memory."""
+    """Raises UserError if the picture is too small for the measurements, or the images that are cut
+    from it do not fit in memory."""
     windows = max(network.image_shape[:2]) + 2 * config.farthest if not config.dataset else 0
     shifts = config.size + max(config.shifts)
     if min(picture.shape[:2]) < max(windows, shifts):
@@ -84,9 +84,9 @@ def middle(picture, side):
 def equivariance(config, network, picture):
     """[{'layer', 'stride', 'sees', 'units', 'errors': {shift: error, None: no unit compared}}]
 
-    The error is the Euclidean norm of f(shift x) - shift f(x), divided by that of shift f(x). Where
-    a shift is no multiple of a layer's stride, shift f(x) is f(x) interpolated linearly. After an
-    up-convolution (U-Net) it is the largest stride before it that counts, not the layer's own.
+    The error is the Euclidean norm of f(shift x) - shift f(x), divided by that of shift f(x). If a
+    shift is no multiple of a layer's stride, f(x) is shifted by linear interpolation. After an
+    up-convolution (U-Net) the largest stride before it counts, not the layer's own.
     """
     size, most = config.size, max(config.shifts)
     shape = (size, size, picture.shape[-1])
@@ -120,15 +120,15 @@ def equivariance(config, network, picture):
 
 
 def inside(side, size):
-    """bool [positions], whether all that a unit sees is inside the window: no padding."""
+    """bool [positions], whether a unit's receptive field is inside the window, without padding."""
     return (side.low >= 0) & (side.high < size)
 
 
 def moved_error(seen, still, moved, shift, size):
-    """The relative error of a layer [H, W, C]; None where no unit is clear of the border."""
+    """The relative error of a layer [H, W, C]; None if every unit sees the border."""
     expected, moved = np.asarray(still, np.float64), np.asarray(moved, np.float64)
     for axis, side in enumerate(seen):
-        # Unit i of the moved window sees what unit i + shift / stride of the still one sees.
+        # Unit i of the moved window sees the same as unit i + shift / stride of the still one.
         place = np.arange(len(side.low)) + shift / side.step
         below, above = np.floor(place).astype(int), np.ceil(place).astype(int)
         clear = inside(side, size)
@@ -145,8 +145,8 @@ def moved_error(seen, still, moved, shift, size):
 
 
 def invariance(config, network, picture, source=None):
-    """How much of what a network says of images survives when they move by 1 ... farthest pixels,
-    up, down, left or right, drawn for every image:
+    """How much of a network's output survives when images move by 1 ... farthest pixels up, down,
+    left or right, at random for each image:
 
     {'shifts', 'images', 'cosine': {layer: mean cosine of the codes}, 'class_kept': shares or None}
     """
@@ -155,7 +155,7 @@ def invariance(config, network, picture, source=None):
     classifies = len(shapes[last]) == 1
     wanted = {*selection.by_depth('', shapes),
               *(selection.entries(network, '') if classifies else ())}
-    names = [name for name in shapes if name in wanted]  # maps of every size, and the last layers
+    names = [name for name in shapes if name in wanted]  # maps of all sizes, and the last layers
     rng = np.random.default_rng(config.seed)
     images, margin = surrounded(config, network, picture, source, rng), config.farthest
     height, width = network.image_shape[:2]
@@ -190,7 +190,8 @@ def invariance(config, network, picture, source=None):
 
 
 def surrounded(config, network, picture, source, rng):
-    """[N, H + 2 * farthest, W + 2 * farthest, C]: what the images of the network are cut from."""
+    """The images [N, H + 2 * farthest, W + 2 * farthest, C] from which those of the network are
+    cut."""
     margin, (height, width, count) = config.farthest, network.image_shape
     if source:
         found = [source.examples[i]['image'] / np.float32(255)
@@ -203,7 +204,7 @@ def surrounded(config, network, picture, source, rng):
 
 
 def cosine(codes, others):
-    """The mean over [N, features] of the cosine of the angle; two codes of 0 are alike."""
+    """The mean cosine between codes [N, features]; that of two codes of 0 is 1."""
     norms = np.linalg.norm(codes, axis=1) * np.linalg.norm(others, axis=1)
     return float(np.where(norms > 0, (codes * others).sum(1) / np.where(norms > 0, norms, 1),
                           (codes == others).all(1)).mean())

@@ -1,4 +1,4 @@
-"""The errors of a trained network over every example of a set, each exactly once."""
+"""The error of a trained network on a set, counting each example exactly once."""
 
 import os
 from pathlib import Path
@@ -25,8 +25,9 @@ LIMITS = {field: features.LIMITS[field] for field in ('batch_size', 'devices')}
 def run(config, directory):
     """Evaluates config.source and writes results.json.
 
-    The data is that of the run, and still the same, unless the config names another; published
-    weights have none. Raises UserError where its classes or its images do not fit the network.
+    The data is that of the run, and must not have changed, unless the config names another;
+    published weights have no data of their own. Raises UserError if the classes or the images do
+    not fit the network.
     """
     limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name)
@@ -59,8 +60,8 @@ def run(config, directory):
 
 
 def training(config, network):
-    """The config of the training whose test set is evaluated: the network's own, with what the
-    config of this evaluation names in its place."""
+    """The config of a training whose test set is evaluated: the network's own, changed by the
+    fields that are set in this evaluation's config."""
     own = network.training(base.get_config())
     train.check(own)
     own.unlock()
@@ -70,7 +71,7 @@ def training(config, network):
     for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
         if config[field] is not None:
             own[field] = config[field]
-    # Another set than the run's may not use the run's data_dir and bad_images.
+    # A set other than the run's must not inherit its data_dir and bad_images.
     if config.data_dir is None and own.dataset in ('digits', 'photos'):
         own.data_dir = None
     if config.bad_images is None and own.dataset != 'folder':
@@ -82,7 +83,7 @@ def training(config, network):
 
 
 def by_name(source, network, config, name):
-    """The data set `name` with its labels as the network counts its classes."""
+    """The data set `name` with its labels in the order of the network's classes."""
     classes = network.classes
     if config.classes == 'dataset':
         classes = source.classes
@@ -110,7 +111,7 @@ def by_name(source, network, config, name):
 
 
 def given(text):
-    """The class names of the text 'cat,dog', or of a file with one name on each line."""
+    """The class names in the text 'cat,dog', or in a file with one name per line."""
     path = Path(os.path.expanduser(text))
     if ',' in text or not path.is_file():
         return tuple(name.strip() for name in text.split(','))

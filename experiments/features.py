@@ -1,4 +1,4 @@
-"""Writes what a trained network makes of a data set, and fits a linear classifier on it."""
+"""Writes the features of a data set in a trained network, and fits a linear classifier on them."""
 
 import warnings
 from pathlib import Path
@@ -15,9 +15,9 @@ LIMITS = features.LIMITS | {'iterations': limits.Whole(1),
 
 
 def run(config, directory):
-    """Writes features.npz and results.json: the test error of every tap's classifier.
+    """Writes features.npz and, with the test error of each layer's classifier, results.json.
 
-    Raises UserError where the images do not fit the network, or a tap does not exist.
+    Raises UserError if the images do not fit the network, or a layer does not exist.
     """
     limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name)
@@ -56,7 +56,7 @@ def run(config, directory):
 
 def classify(arrays, tap, config):
     """The errors of logistic regression on standardized features."""
-    from sklearn import exceptions, linear_model, pipeline, preprocessing  # it takes seconds
+    from sklearn import exceptions, linear_model, pipeline, preprocessing  # slow
 
     classifier = pipeline.make_pipeline(
         preprocessing.StandardScaler(),

@@ -13,7 +13,7 @@ from cnnjax.errors import UserError
 
 def run(config, workdir):
     """Prints where the data is, the sizes of its splits and the command that trains on it."""
-    del workdir  # the data goes where every run finds it
+    del workdir  # The data goes to a place where every run finds it.
     if config.dataset in ('digits', 'photos', 'folder'):
         raise UserError(f'dataset={config.dataset} needs no preparing: train on it')
     try:
@@ -31,7 +31,7 @@ def run(config, workdir):
     if config.dataset not in ('cifar10', 'imagenet2012', 'mnist'):
         command.append(f'--config.dataset={config.dataset}')
     if config.dataset == 'svhn_cropped':
-        command.append('--config.flip=False')  # mirrored, a digit is no digit
+        command.append('--config.flip=False')  # A mirrored digit is no digit.
     if config.data_dir:
         command.append(f'--config.data_dir={config.data_dir}')
     print(' ', shlex.join([*command, f'--workdir=runs/{network}']))

@@ -1,8 +1,8 @@
-"""A recipe trained with several seeds, and its test errors beside the paper's.
+"""Trains a recipe with several seeds, and compares its test errors with the paper's.
 
-    seed0/, seed1/, ...  the trainings, each as `experiment = 'train'` leaves it
-    results.json         all errors of all seeds, mean and standard deviation, the paper's
-    results.md           the table
+    seed0/, seed1/, ...  the trainings, each a workdir of the experiment 'train'
+    results.json         the errors of all seeds, their mean and standard deviation, the paper's
+    results.md           the same as a table
 """
 
 import statistics
@@ -41,7 +41,7 @@ def run(config, directory):
 
 
 def check(config):
-    """Raises UserError for what would be found only after a training."""
+    """Raises UserError for mistakes that would otherwise show only after a training."""
     limits.check(config, LIMITS)
     if config.recipe.experiment != 'train':
         raise UserError(f"recipe.experiment='{config.recipe.experiment}': only a training has "
@@ -56,14 +56,15 @@ def check(config):
 
 
 def setting(recipe):
-    """'cifar10'; 'cifar10+' with flips or translations; 'cifar10++' with reflecting borders."""
+    """The key in PAPER: 'cifar10'; 'cifar10+' with flips or translations; 'cifar10++' if their
+    borders are reflected."""
     augmented = bool(recipe.flip or recipe.padding)
     reflected = bool(recipe.padding and recipe.padding_mode == 'reflect')
     return recipe.dataset + '+' * (augmented + reflected)
 
 
 def compare(config, rows):
-    """What results.json holds; `rows` are {seed: last row of metrics.jsonl}. Errors are in %."""
+    """The contents of results.json, in %, from `rows`, {seed: last row of metrics.jsonl}."""
     where = setting(config.recipe)
     errors = {}
     for name in next(iter(rows.values())):
@@ -78,7 +79,7 @@ def compare(config, rows):
             'standard_deviation': statistics.stdev(values.values()) if len(rows) > 1 else None,
             'difference': None if paper is None else mean - paper, 'seeds': values}
     original = published.get_config(config.name).recipe
-    original.seed = config.recipe.seed  # listed with the errors
+    original.seed = config.recipe.seed  # The table lists the seeds anyway.
     row = next(iter(rows.values()))
     return {
         'recipe': config.name, 'setting': where, 'network': config.recipe.model.name,
@@ -90,7 +91,7 @@ def compare(config, rows):
 
 
 def markdown(results):
-    """The table of the main error and of those that were published, and how they were measured."""
+    """A table of the main error and the published ones, and how they were measured."""
     rows = []
     for name, error in results['errors'].items():
         if name != 'error' and error['paper'] is None:

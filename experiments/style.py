@@ -1,4 +1,4 @@
-"""Style transfer, at any resolution, on the features of any network."""
+"""Style transfer at any resolution, with the features of any network."""
 
 import functools
 import math
@@ -24,9 +24,9 @@ from cnnjax.images.run import Run
 from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
 
-OURS = ('style', 'loss')  # Our own figures have these names, so that no result may have them.
+OURS = ('style', 'loss')  # The names of our own figures, which no result may have.
 BELOW_1 = 1 - 2 ** -24  # The largest float32 below 1: a decay of 1 would never forget.
-# The divisor of an image in [0, 1] that makes it the input of each kind of weights: Caffe's take 0
+# An image in [0, 1] is divided by this to make it an input for each kind of weights: Caffe's take 0
 # to 255, torchvision's are divided by the standard deviations of ImageNet's colours.
 DIVISORS = {'caffe': 1 / 255, 'torchvision': (0.229 + 0.224 + 0.225) / 3}
 LIMITS = Run.LIMITS | {
@@ -46,7 +46,7 @@ LIMITS = Run.LIMITS | {
 def run(config, directory):
     """Writes figures/NAME.png, a picture for each content, and figures/style.png beside the styles.
 
-    Raises UserError for pictures, layers, weights or masks that do not fit.
+    Raises UserError if pictures, layers, weights or masks do not fit.
     """
     check(config)
     network = load(config)
@@ -90,7 +90,7 @@ def run(config, directory):
 
 
 def check(config):
-    """Raises UserError for fields that do not fit together."""
+    """Raises UserError if fields do not fit together."""
     limits.check(config, LIMITS)
     if config.optimizer == 'lbfgs' and config.bound == 'clip':
         raise UserError("optimizer='lbfgs' searches along lines, which clipping breaks: take "
@@ -116,7 +116,7 @@ def check(config):
 def load(config):
     """The network, with the pools and the inputs that the config asks for.
 
-    Raises UserError for a network that takes no pictures or has no pools.
+    Raises UserError if the network takes no pictures or has no pools.
     """
     network = trained.load(config.source, config.checkpoint, config.name)
     pictures.check_channels(network.image_shape[-1])
@@ -135,12 +135,12 @@ def load(config):
 
 
 def convention(config, network):
-    """What activations are divided by, to be about as large as those of the weights that the config
-    means, 1 for such weights themselves.
+    """The divisor that makes activations about as large as those of the weights that the config
+    names; it is 1 for such weights themselves.
 
     Without biases a network of ReLUs is homogeneous: inputs k times as large give activations k
-    times as large. Initializations and training keep the ratio, so that two networks have
-    activations in the ratio of their inputs: torchvision's inputs are (x - mean) / 0.226, Caffe's
+    times as large. Initialization and training keep this ratio, so the activations of two networks
+    are in the ratio of their inputs: torchvision's inputs are (x - mean) / 0.226, Caffe's
     255 (x - mean), which is 57 times as much.
     """
     return DIVISORS[config.activations] / np.mean(network.normalize.std)
@@ -152,8 +152,8 @@ def steps_of_sizes(config):
 
 
 def transfer(config, network, contents, styles, session, number):
-    """The pictures [N, H, W, 1 or 3] of contents [N, H, W, 3], from the coarsest size on. `number`
-    counts from 0 the groups of contents of one shape."""
+    """The results [N, H, W, 1 or 3] for contents [N, H, W, 3], from the coarsest size on. `number`
+    is that of the group of contents of this shape, from 0."""
     steps = steps_of_sizes(config)
     if config.color == 'match':
         styles = [pictures.match_colors(style, contents) for style in styles]
@@ -187,7 +187,7 @@ def transfer(config, network, contents, styles, session, number):
 
 
 def sized(config, picture, size, scale=1.0):
-    """A picture whose side, the one of the config, has `size` times `scale` pixels."""
+    """The picture scaled so that the side that the config names has `size` times `scale` pixels."""
     height, width = picture.shape[:2]
     side = {'longer': max(height, width), 'shorter': min(height, width), 'height': height,
             'width': width}[config.side]
@@ -201,7 +201,7 @@ def sized(config, picture, size, scale=1.0):
 
 
 def check_fits(config, network, path, image):
-    """Raises UserError, with the picture's name, unless all layers exist for it."""
+    """Raises UserError, with the picture's name, if it is too small for a layer."""
     image = pictures.with_channels(image, network.image_shape[-1])
     try:
         objectives.missing(names(config.style_layers) + names(config.content_layers),
@@ -211,7 +211,7 @@ def check_fits(config, network, path, image):
 
 
 def targets(config, network, contents, styles):
-    """(shared, maps): what the objective needs of the styles, and of each of the contents."""
+    """(shared, maps): the targets of the objective from the styles, and from each content."""
     layers = names(config.style_layers)
     content_layers = names(config.content_layers)
     every = tuple(dict.fromkeys(layers + content_layers))
@@ -269,11 +269,11 @@ def masks(network, layers, paths, image):
 
 
 def first(config, network, key, contents, styles):
-    """Where the optimization starts, [N, H, W, C]."""
+    """The images [N, H, W, C] that the optimization starts from."""
     shape = contents.shape
     noise = np.asarray(jax.random.normal(key, shape, np.float32)) * np.float32(
         config.noise / config.pixel_range)
-    if config.init == 'noise':  # around the colour that the network sees as 0
+    if config.init == 'noise':  # noise around the colour that is 0 to the network
         mean = network.normalize.mean
         return np.asarray(mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
     if config.init == 'content':

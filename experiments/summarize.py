@@ -6,7 +6,7 @@ from pathlib import Path
 from cnnjax import atomic, diagram, limits, models, summary, workdir
 from cnnjax.errors import UserError
 
-LARGEST = 32768  # An image has at most so many pixels on a side, and channels.
+LARGEST = 32768  # The most pixels on a side of an image, and the most channels.
 LIMITS = {'num_classes': limits.Whole(), 'depth': limits.Whole(), 'picture_depth': limits.Whole(),
           'image_shape': limits.Whole(1, LARGEST)}
 
@@ -14,7 +14,7 @@ LIMITS = {'num_classes': limits.Whole(), 'depth': limits.Whole(), 'picture_depth
 def run(config, directory):
     """Writes summary.txt, summary.json and figures/architecture.png.
 
-    Raises UserError for an unknown network, and images that do not fit it.
+    Raises UserError if the network is unknown, or the images do not fit it.
     """
     check(config)
     net = models.create(**config.model, num_classes=config.num_classes or None)
@@ -39,7 +39,7 @@ def run(config, directory):
 
 
 def check(config):
-    """Raises UserError for values of the config that make no sense."""
+    """Raises UserError if a value of the config makes no sense."""
     limits.check(config, LIMITS)
     if len(config.image_shape) not in (0, 3):
         raise UserError(f'image_shape={config.image_shape}: give height, width and channels, or () '
@@ -47,7 +47,7 @@ def check(config):
 
 
 def entry(row):
-    """A row for JSON, which has no infinity: a receptive field of the whole image is 'all'."""
+    """A row for JSON. JSON has no infinity, so a receptive field of the whole image is 'all'."""
     field = row.size and {'size': ['all' if math.isinf(size) else size for size in row.size],
                           'stride': row.stride, 'offset': row.offset}
     return {'name': row.name, 'shape': row.shape, 'receptive_field': field,

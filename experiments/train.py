@@ -11,7 +11,7 @@ def run(config, directory):
     if not cluster.first():
         return
     rows = reports.read_metrics(directory)
-    config = workdir.read_config(directory)  # with what it inherited
+    config = workdir.read_config(directory)  # includes the fields it inherited
     figure = Path(directory) / 'figures' / 'curves.png'
     plots.curves(rows, figure, f'{user_network.short(config.model.name)} on {config.dataset}: '
                                f'{100 * last["test/error"]:.2f} % test error')

@@ -1,8 +1,7 @@
-"""What the units of a trained network look for, and where it sees a class: see
+"""What the units of a trained network look for, and where the network sees a class; see
 configs/visualize.py.
 
-Every part is a figure and its numbers, parts/NAME.json; one that is there as a whole is not
-computed again.
+Each part is a figure with its numbers in parts/NAME.json. A complete part is not computed again.
 """
 
 import functools
@@ -31,8 +30,8 @@ from cnnjax.images.run import begin
 from cnnjax.limits import Names, Number, Whole, names
 from configs import base
 
-COLUMNS = 8  # The figure of classes has so many columns, two for each class.
-DEPTH = 20  # The figure of activations has at most so many layers.
+COLUMNS = 8  # The columns in the figure of classes, two for each class.
+DEPTH = 20  # The most layers in the figure of activations.
 LIMITS = features.LIMITS | {
     'count': Whole(), 'units': Whole(1), 'patches': Whole(1), 'steps': Whole(1),
     'learning_rate': Number(above=0), 'size': Whole(), 'classes': Whole(), 'salient': Whole(),
@@ -43,8 +42,8 @@ LIMITS = features.LIMITS | {
 def run(config, directory):
     """Writes the figures of configs/visualize.py and results.json.
 
-    Raises UserError where the images do not fit the network, for an unknown layer, unit, rule or
-    picture, and for a value that makes no sense.
+    Raises UserError if the images do not fit the network, if a layer, unit, rule or picture is
+    unknown, or if a value makes no sense.
     """
     limits.check(config, LIMITS)
     directory = Path(directory)
@@ -91,7 +90,7 @@ def run(config, directory):
 
 
 def kept_part(directory, name, make, made_from=''):
-    """The numbers that `make(figure)` returns, or has returned for the same in a run before."""
+    """The numbers that `make(figure)` returns, or that it returned in an earlier run."""
     figure = directory / 'figures' / f'{name}.png'
     numbers = directory / 'parts' / f'{name}.json'
     found = finished(numbers, figure, made_from)
@@ -103,8 +102,8 @@ def kept_part(directory, name, make, made_from=''):
 
 
 def finished(numbers, figure, made_from):
-    """The numbers of a part whose figure and images of units are all there; None where it is to be
-    made. Prints what of it is damaged, missing or made from another set or picture."""
+    """The numbers of a part if its figure and its images of units are complete, else None. Prints
+    what is damaged, missing or made from another set or picture."""
     try:
         saved = atomic.read_json(numbers)
         if saved is None:
@@ -125,8 +124,7 @@ def finished(numbers, figure, made_from):
 
 
 def check_size(config, network, stream, layers):
-    """Raises UserError where the images that are made, or looked at, fill the memory or fit no
-    layer."""
+    """Raises UserError if the images to make or show do not fit in memory or in the layers."""
     memory.check(min(config.batch_size, len(stream)) * features.largest(network),
                  batch_size=config.batch_size)
     if sources := names(config.images):
@@ -146,7 +144,7 @@ def check_size(config, network, stream, layers):
 
 
 def chosen(config, network):
-    """{layer: its units, or None where the config leaves them open}, in the order of the config."""
+    """{layer: its units, or None if the config names none}, in the order of the config."""
     shapes = network.tap_shapes()
     found = {layer: list(channels) or None
              for layer, channels in selection.layers(config.layers, shapes).items()}
@@ -159,7 +157,7 @@ def chosen(config, network):
 
 
 def last(config, network):
-    """The layer of the classes' scores, as a tuple; () where it is not needed."""
+    """The layer of the class scores in a tuple; () if it is not needed."""
     layer, shape = list(network.tap_shapes().items())[-1]
     if not (config.classes or config.salient or config.images):
         return ()
@@ -178,20 +176,20 @@ def given(config, network):
 
 
 def recognized(config, network, stream, strong):
-    """Images of the data set in place of pictures, [(name, image)]: for some of the classes, spread
-    over all, the one with the highest score."""
+    """Images of the data set instead of pictures, [(name, image)]: those with the highest score of
+    some classes, evenly spread over all."""
     labels = data.spread(len(strong.images), config.salient)
     images = strongest.look_up(stream, strong.images[labels, 0]) / np.float32(255)
     return [(called(network, label), image) for label, image in zip(labels, images, strict=True)]
 
 
 def safe(layer):
-    """The name of a layer as the name of a file."""
+    """The name of a layer as a valid file name."""
     return layer.replace('/', '.')
 
 
 def filters(network, figure):
-    """Draws the filters of the first convolution, each around gray."""
+    """Draws the filters of the first convolution; gray is 0."""
     for row in summary.summarize(network.net, network.image_shape).rows:
         params = network.variables['params']
         for name in row.name.split('/'):
@@ -211,7 +209,8 @@ def grid(cells, columns):
 
 
 def unit_rows(config, network, stream, row, strong, chosen, figure):
-    """Draws a row for each unit: what excites it most, its patches, and their projections."""
+    """Draws a row for each unit: the image that excites it most, its patches and their
+    projections."""
     layer = row.name
     if chosen is None:
         alive = np.flatnonzero(strong.active > 0)
@@ -265,8 +264,8 @@ def maximize(config, network, layer, chosen, title):
 
 
 def classes(config, network, stream, layer, strong, figure):
-    """Draws two images for each of some classes, spread over all: the one that is made for its
-    score, and the one of the data set with the highest score."""
+    """Draws two images for each of some classes, evenly spread over all: the image made for its
+    score, and the image of the data set with the highest score."""
     chosen = data.spread(len(strong.images), config.classes)
     maximized = maximize(config, network, layer, chosen, 'classes')
     probabilities = np.asarray(jax.nn.softmax(network(maximized.images)))
@@ -289,7 +288,7 @@ def called(network, label):
 
 
 def saliency(config, network, images, figure):
-    """Draws where the network sees the most likely class of each image, by every method."""
+    """Draws where the network sees the most likely class of each image, by each method."""
     names, images = zip(*images, strict=True)
     images = np.stack(images)
     probabilities = np.asarray(jax.nn.softmax(network(images)))
@@ -311,10 +310,10 @@ def saliency(config, network, images, figure):
 
 
 def activations(config, network, image, figure):
-    """Draws an image, and the maps of its strongest channels layer by layer."""
+    """Draws an image, and the maps of the strongest channels of each layer."""
     name, image = image
     sources = names(config.images)
-    if sources:  # Maps may be larger than in the training.
+    if sources:  # The picture may be larger than training images.
         image = pictures.read(sources[0], config.map_size)
         image = pictures.fitted(image, image.shape[:2], network.image_shape[-1])
     taps = jax.device_get(jax.jit(network.taps)(image[None]))

@@ -100,7 +100,7 @@ def test_every_field_of_every_config_is_explained(name, monkeypatch):
 def test_a_recipe_adds_to_what_base_says():
     file = str(config_file.FOLDER / 'cifar.py:resnet110')
     told = ' '.join(config_file.explain(file, config_file.load(file)).split())
-    assert '--config.warmup=400.0 its length; the paper: until the training error is below' in told
+    assert '--config.warmup=400.0 the length of the warm-up; the paper: until the training' in told
     file = str(config_file.FOLDER / 'cifar.py:resnet20')
     told = ' '.join(config_file.explain(file, config_file.load(file)).split())
-    assert '--config.warmup=0.0 its length --config' in told
+    assert '--config.warmup=0.0 the length of the warm-up --config' in told

@@ -135,8 +135,9 @@ def test_a_file_of_flags_that_is_missing_is_told_also_before_they_are_parsed():
              'python launch.py --config=configs/quickstart.py --workdir=runs/quickstart']),
     (['--help'], 0, ['configs/cifar.py         The papers']),
     (['-h'], 0, ['configs/cifar.py         The papers']),
-    ([QUICKSTART, '--help'], 0, ['--config.learning_rate=0.1              after the warm-up']),
-    (['-h', '--config', 'configs/dream.py:google'], 0, ['DeepDream: what', '--config.octaves=4']),
+    ([QUICKSTART, '--help'], 0, ['--config.learning_rate=0.1              the rate after']),
+    (['-h', '--config', 'configs/dream.py:google'], 0,
+     ['DeepDream: amplifies', '--config.octaves=4']),
 ])
 def test_help_lists_configs_and_fields(parse, arguments, code, lines, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '100')

@@ -1,4 +1,4 @@
-"""Examples, images with their targets: sources, the input pipeline, augmentation."""
+"""Examples (images with their targets): sources, the input pipeline and augmentation."""
 
 from cnnjax.data.augment import Normalization, augment, normalization
 from cnnjax.data.examples import Missing, Source, from_arrays, matched, spread, subset

@@ -18,12 +18,12 @@ EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)
 EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009],
                          [-0.5808, -0.0045, -0.8140],
                          [-0.5836, -0.6948, 0.4203]], np.float32)
-# The share of each colour in a gray image, ITU-R BT.601: Y of YIQ and YCbCr, Pillow's mode L.
+# The weights of red, green and blue in gray, ITU-R BT.601, as in Pillow's mode L.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Normalization(NamedTuple):
-    """What a network's input is made with: (image in [0, 1] - mean) / std."""
+    """Makes images a network's input: (image in [0, 1] - mean) / std."""
 
     mean: np.ndarray  # float32 [C] or [H, W, C]
     std: np.ndarray  # float32 [C] or [1]
@@ -37,16 +37,16 @@ class Normalization(NamedTuple):
         return (images - mean) / std
 
     def fits(self, image_shape: Sequence[int]) -> bool:
-        """Whether it is one of images [H, W, C]."""
+        """Whether images of the shape [H, W, C] can be normalized by it."""
         try:
             return tuple(image_shape) == np.broadcast_shapes(
                 image_shape, np.shape(self.mean), np.shape(self.std))
-        except ValueError:  # shapes that do not go together
+        except ValueError:  # The shapes do not go together.
             return False
 
 
 def normalization(images: Any, mean: str, std: str) -> Normalization:
-    """The normalization that a training set, uint8 [N, H, W, C], asks for.
+    """The normalization for a training set, uint8 [N, H, W, C].
 
     Args:
       images: the training set; None when both `mean` and `std` are numbers.
@@ -71,13 +71,14 @@ def normalization(images: Any, mean: str, std: str) -> Normalization:
 
     @functools.cache
     def histograms():
-        """Of every channel: [C, 256], of some images at a time, for each pixel takes 8 bytes."""
+        """A histogram of each channel, [C, 256]. np.bincount takes 8 bytes for each pixel, so
+        it gets only some images at a time."""
         some = max(2 ** 20 // math.prod(images.shape[1:3]), 1)
         return np.stack([sum(np.bincount(images[i:i + some, ..., c].ravel(), minlength=256)
                              for i in range(0, len(images), some)) for c in range(channels)])
 
     def moments(axis):
-        """Mean and variance over all pixels, exactly and without a float copy of the set."""
+        """Exact mean and variance over all pixels, without a copy of the set as floats."""
         counts = histograms().sum(axis, keepdims=True)
         counts = counts.reshape(-1, 256) / counts.reshape(-1, 256).sum(-1, keepdims=True)
         levels = np.arange(256) / 255
@@ -89,13 +90,13 @@ def normalization(images: Any, mean: str, std: str) -> Normalization:
         center = images.mean(0, dtype=np.float64) / 255 if mean == 'pixel' else moments(())[0]
     if scale is None:
         scale = np.sqrt(moments(() if std == 'channel' else 0)[1])
-    # A constant channel (a blank border, say) has no scale to divide by.
+    # A constant channel has the standard deviation 0, by which nothing can be divided.
     return Normalization(np.asarray(center, np.float32),
                          np.asarray(np.where(scale > 0, scale, 1), np.float32))
 
 
 def _numbers(field, value):
-    """None for a name that is computed from the data, else the numbers."""
+    """The numbers in `value`; None if it names a statistic of the data."""
     if value in {'mean': ('channel', 'pixel'), 'std': ('channel', 'scalar')}[field]:
         return None
     try:
@@ -115,18 +116,20 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
             color_jitter: float = 0.0) -> dict[str, jax.Array]:
     """Normalizes the images of a batch and changes each example at random, in the papers' order.
 
-    Colour, normalization, padding, crop, flip: padding with zeros is padding with the mean.
+    The order is colour, normalization, padding, crop, flip. Zeros are padded after the
+    normalization, so they stand for the mean.
 
     Args:
-      positions: int [N], the examples' places in the global batch; each seeds its own example.
-      examples: {'image': uint8 [N, H, W, C], and targets, which follow it (see geometry.py)}.
-      flip: mirror left to right, every other time.
+      positions: int [N], the examples' places in the global batch, which seed what is random.
+      examples: {'image': uint8 [N, H, W, C]} and the targets, which move with the image (see
+        geometry.py).
+      flip: mirror left to right with probability 1/2.
       padding: pixels added on every side before a random crop back to [H, W]: a translation.
       padding_mode: 'zero' or 'reflect'.
-      color: standard deviation of the multiples of the colours' principal components that are
-        added (Krizhevsky et al. 2012, section 4.1: 0.1); RGB only.
-      color_jitter: brightness, contrast and saturation are multiplied by numbers that differ from 1
-        by at most this; RGB only.
+      color: each principal component of the colours is added in a random amount with this standard
+        deviation (Krizhevsky et al. 2012, section 4.1: 0.1); RGB only.
+      color_jitter: brightness, contrast and saturation are multiplied by random factors that differ
+        from 1 by at most this; RGB only.
     """
     modes = {'zero': 'constant', 'reflect': 'reflect'}
     if padding_mode not in modes:
@@ -162,8 +165,8 @@ def jittered(key: jax.Array, image: jax.Array, most: float) -> jax.Array:
     """An RGB image [H, W, 3] whose brightness, contrast and saturation are multiplied by factors
     from 1 - most to 1 + most, not clipped.
 
-    `ColorJitter` of https://github.com/facebookarchive/fb.resnet.torch, which changes the three in
-    random order: the result is the same in any.
+    This is `ColorJitter` of https://github.com/facebookarchive/fb.resnet.torch, without its random
+    order, which does not change the result.
     """
     brightness, contrast, saturation = jax.random.uniform(
         key, (3,), np.float32, 1 - most, 1 + most)

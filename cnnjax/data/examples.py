@@ -1,4 +1,4 @@
-"""Where examples come from: every source is random access to single ones."""
+"""Sources of examples, which give random access to each example."""
 
 import dataclasses
 import os
@@ -14,16 +14,16 @@ from cnnjax.errors import UserError
 
 
 class Source(NamedTuple):
-    """Images and their targets by random access."""
+    """Images and their targets, with random access."""
 
-    # examples[i] -> {'image': uint8 [H, W, C], and targets: 'label', an int, or 'mask', or 'boxes'
-    # with 'labels' (see geometry.py)}; the images may differ in size.
+    # examples[i] is {'image': uint8 [H, W, C]} with the targets: 'label', an int, or 'mask', or
+    # 'boxes' with 'labels' (see geometry.py). The images may differ in size.
     examples: Sequence
     classes: tuple[str, ...]  # the names of the classes 0, 1, ...
-    about: str = ''  # one line: how many were found where, and what was left out
-    # Examples that are encoded have an attribute `undecoded`, the same examples with a Picture (see
-    # images.py) each in place of the array: crops are cut from it in less time. Examples that are
-    # read from files have a method `listing`, which names these without reading them (identity.py).
+    about: str = ''  # a line that says how many were found where, and what was left out
+    # Encoded examples have an attribute `undecoded`: the same examples, each with a Picture (see
+    # images.py) instead of an array, from which crops are cut faster. Examples in files have a
+    # method `listing`, which lists them without reading the pictures (see identity.py).
 
 
 class Missing(UserError):
@@ -34,10 +34,10 @@ class Missing(UserError):
 class Files(Sequence):
     """Image files as examples, read when they are asked for."""
 
-    paths: tuple[str, ...]  # not pathlib's: a million take seconds to send to a worker process
+    paths: tuple[str, ...]  # not Paths, a million of which take seconds to send to a worker
     labels: tuple[int, ...]
     read: Callable[[str], Any] = images.read
-    root: str = ''  # the beginning of the paths that a listing's names leave out
+    root: str = ''  # the directory that a listing's names are relative to
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -50,7 +50,7 @@ class Files(Sequence):
         return dataclasses.replace(self, read=images.Picture)
 
     def listing(self) -> list[Entry]:
-        """An Entry of every file."""
+        """An Entry for each file."""
         root = os.path.join(self.root, '')
         sizes = file_sizes(self.paths).tolist()
         return [Entry(label, str(size), path.removeprefix(root))
@@ -59,7 +59,7 @@ class Files(Sequence):
 
 @dataclasses.dataclass(frozen=True)
 class Arrays(Sequence):
-    """Examples in arrays, {'image': [N, H, W, C], 'label': [N]} or what other targets there are."""
+    """Examples in arrays, such as {'image': [N, H, W, C], 'label': [N]}."""
 
     arrays: dict[str, np.ndarray]
 
@@ -67,7 +67,7 @@ class Arrays(Sequence):
         return len(self.arrays['image'])
 
     def __getitem__(self, i: Any) -> Any:
-        i = range(len(self))[i]  # a range knows -1 and the IndexError
+        i = range(len(self))[i]  # turns -1 into the last, and raises the IndexError
         return {name: array[i] for name, array in self.arrays.items()}
 
 
@@ -77,10 +77,11 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
     Args:
       images: uint8 [N, H, W, C].
       classes: the names of the classes 0, 1, ...
-      targets: of every image, by their names: `label`, int [N], or `mask`, uint8 [N, H, W].
+      targets: an array for each target, by its name: `label`, int [N], or `mask`, uint8
+        [N, H, W].
 
     Raises:
-      UserError: another type or shape, or another number of targets than of images.
+      UserError: an array has another type or shape, or there is not one target for each image.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4:
@@ -97,8 +98,8 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
 
 @dataclasses.dataclass(frozen=True)
 class Subset(Sequence):
-    """Some of other examples. They are decoded as a whole (see Source): so that what is computed of
-    a crop is computed of the same pixels that are shown of the image."""
+    """Some of the examples of a source. It has no `undecoded` (see Source): a whole decoded picture
+    shows the very pixels from which a crop was computed."""
 
     examples: Sequence
     places: Sequence[int] | np.ndarray  # of these examples in the source
@@ -111,21 +112,21 @@ class Subset(Sequence):
 
 
 def subset(source: Source, index: Sequence[int] | np.ndarray) -> Source:
-    """The source with only the examples at the places `index`, in this order."""
+    """The source with only the examples at the places `index`, in that order."""
     return source._replace(examples=Subset(source.examples, index))
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """`count` of `total` places, evenly spread; all of them for a count of 0, or of more."""
+    """`count` of `total` places, evenly spread; all if `count` is 0 or larger than `total`."""
     return np.linspace(0, total - 1, min(count or total, total)).round().astype(int)
 
 
 @dataclasses.dataclass(frozen=True)
 class Relabelled(Sequence):
-    """Examples whose labels or masks have other classes."""
+    """Examples whose labels or masks are renumbered."""
 
     examples: Sequence
-    labels: tuple[int, ...]  # the new class of each old one
+    labels: tuple[int, ...]  # the new number of each old class
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -134,7 +135,7 @@ class Relabelled(Sequence):
         example = self.examples[i]
         if 'label' in example:
             return {**example, 'label': self.labels[example['label']]}
-        table = np.arange(geometry.IGNORE + 1, dtype=np.uint8)  # IGNORE stays
+        table = np.arange(geometry.IGNORE + 1, dtype=np.uint8)  # IGNORE keeps its number.
         table[:len(self.labels)] = self.labels
         return {**example, 'mask': table[example['mask']]}
 
@@ -145,10 +146,10 @@ class Relabelled(Sequence):
 
 
 def matched(source: Source, classes: Sequence[str]) -> Source:
-    """The source with its labels as a network with these `classes` counts them, by name.
+    """The source with its labels renumbered to those of a network with these `classes`, by name.
 
     Raises:
-      UserError: a class that is none of them; shows which.
+      UserError: the network lacks a class of the source; the message says which.
     """
     if tuple(source.classes) == tuple(classes):
         return source

@@ -1,4 +1,4 @@
-"""The image files in folders, and what of a folder is left out."""
+"""The image files in folders, and the files that are left out."""
 
 import os
 from collections import Counter
@@ -9,18 +9,18 @@ from cnnjax import cluster
 from cnnjax.data import formats, threads
 from cnnjax.errors import UserError
 
-# What systems put beside the user's files, in lower case.
+# Files that operating systems add to folders, in lower case.
 SYSTEM = frozenset(('thumbs.db', 'ehthumbs.db', 'desktop.ini', '__macosx', '@eadir',
                     '$recycle.bin', 'system volume information', 'lost+found'))
-KINDS = 6  # kinds of files left out that a line names at most
+KINDS = 6  # The most kinds of left-out files that a line names.
 
 
 def find(directory: str | os.PathLike[str]) -> tuple[list[str], Counter[str]]:
-    """The images in and below a folder: their paths, in the order of their parts, and a Counter of
-    what was left out.
+    """The paths of the images in and below a folder, in the order of the parts of the paths, and a
+    Counter of the files left out, by kind.
 
-    Links are followed, but no folder is read twice. A file without a suffix is an image where its
-    first bytes are those of one.
+    Links are followed, but no folder is read twice. A file without a suffix is an image if its
+    first bytes say so.
 
     Raises:
       UserError: a folder cannot be read.
@@ -39,7 +39,7 @@ def find(directory: str | os.PathLike[str]) -> tuple[list[str], Counter[str]]:
 
 
 def _entries(directory, seen, left_out):
-    """Those that are looked at, the last one first; none where the folder was seen before."""
+    """The entries to look at, in reverse order; none if the folder was seen before."""
     try:
         status = os.stat(directory)
     except OSError as error:
@@ -54,10 +54,10 @@ def _entries(directory, seen, left_out):
 
 def scan(directory: str | os.PathLike[str],
          left_out: Counter[str]) -> list[os.DirEntry[str]]:
-    """The sorted entries of a folder that are neither hidden nor the system's.
+    """The sorted entries of a folder, without hidden files and those in SYSTEM.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the folder cannot be read.
     """
     try:
         with os.scandir(directory) as entries:
@@ -71,12 +71,12 @@ def scan(directory: str | os.PathLike[str],
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Of an entry of os.scandir, whose own method fails on a link to itself."""
+    """Whether the entry is a folder. Its own method fails on a link that points to itself."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def unusable(entry: os.DirEntry[str]) -> str | None:
-    """Why a file is no image: its suffix, or that it has none; None for an image."""
+    """The kind of a file that is no image, by its suffix; None for an image."""
     suffix = os.path.splitext(entry.name)[1].lower()
     if suffix in formats.SUFFIXES or not suffix and formats.is_image(entry.path):
         return None
@@ -99,10 +99,10 @@ def readable(files: Sequence[Any], read: Callable[[Any], Any], title: str) -> li
 
 
 def described(left_out: Counter[str]) -> str:
-    """'; left out: 3 without suffix, 2 .txt', or '' where nothing was."""
+    """A text such as '; left out: 3 without suffix, 2 .txt', or '' if nothing was left out."""
     named = [(reason, count) for reason, count in left_out.most_common() if count]
     if others := sum(count for _, count in named[KINDS:]):
         named = [*named[:KINDS], ('of other kinds', others)]
     text = ', '.join(f'{count:,} {reason}' for reason, count in named)
-    # The names of files may hold bytes that are no text.
+    # File names may hold bytes that are not valid text.
     return f'; left out: {text}'.encode(errors='backslashreplace').decode() if text else ''

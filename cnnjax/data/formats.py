@@ -1,8 +1,8 @@
-"""Image files of every kind: which there are, and what the numbers in them mean.
+"""The formats of image files: which are read, and what the numbers in them mean.
 
-Whatever reads a picture reads it through this file, so that it looks the same everywhere: upright
-(EXIF), gray or RGB, transparency laid on white, the first frame of an animation. Neither gamma nor
-colour profiles count.
+All pictures are read through this file and look the same everywhere: upright (EXIF), gray or RGB,
+on white where they are transparent. Of an animation the first frame counts. Gamma and colour
+profiles are ignored.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from cnnjax.data import levels, tiff
 from cnnjax.errors import UserError
 
 Image.init()
-# Formats of Pillow that are not read: drawings (Ghostscript would run an EPS file), films, and the
-# tables of the sciences, which have no white.
+# Formats of Pillow that are not read: drawings (Ghostscript would execute an EPS file), films, and
+# scientific data, in which no number means white.
 NO_PICTURES = ('EPS', 'WMF', 'MPEG', 'FITS', 'HDF5', 'GRIB', 'BUFR', 'IPTC')
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items()
-                     if kind in (*Image.OPEN, 'MPO') and kind not in NO_PICTURES)  # MPO: as JPEG
-# Formats that the first bytes of a file tell for certain: Pillow tries these first.
+                     if kind in (*Image.OPEN, 'MPO') and kind not in NO_PICTURES)  # MPO is JPEG
+# Formats that the first bytes of a file identify for certain; Pillow tries these first.
 CERTAIN = tuple(kind for kind in ('JPEG', 'PNG', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'JPEG2000', 'BMP')
                 if kind in Image.OPEN)
-# All formats in which Pillow may open a file, whatever the file's suffix.
+# All formats in which Pillow may open a file, whatever its suffix.
 FORMATS = CERTAIN + tuple(kind for kind in Image.ID
                           if kind in Image.registered_extensions().values()
                           and kind not in (*CERTAIN, *NO_PICTURES))
 
 
 def is_image(file: str | os.PathLike[str]) -> bool:
-    """Whether the first bytes of a file, which may have any name, are those of an image."""
+    """Whether the first bytes of a file are those of an image, whatever its name."""
     try:
         with open(regular(file), 'rb') as opened:
             prefix = opened.read(16)
@@ -48,20 +48,21 @@ def is_image(file: str | os.PathLike[str]) -> bool:
 
 
 def decode(file: str | os.PathLike[str] | bytes, name: str) -> Image.Image | levels.Deep:
-    """A path, or the bytes of a file -> Pillow's image, of mode 'L' or 'RGB', or `levels.Deep`
-    where the file holds more than 8 bits that can be read: gray PNG and PGM files and TIFF files.
-    Pillow reduces colour PNG files of 16 bits to 8; so it does with colour TIFF files whose
-    compression (LZW is one) needs the package imagecodecs, where that is not installed.
+    """Decodes a path, or the bytes of a file, to Pillow's image of mode 'L' or 'RGB', or to a
+    `levels.Deep` if the file has more than 8 bits (gray PNG, PGM and TIFF files).
 
-    White is 1 in floating-point numbers, else the largest number of as many bits as the file says
-    that it uses (TIFF's BitsPerSample and MaxSampleValue, PNG's sBIT).
+    Colour PNG files of 16 bits are reduced to 8 by Pillow. So are colour TIFF files whose
+    compression (LZW, for example) needs the package imagecodecs, if that is not installed.
+
+    White is 1 in floating-point numbers. In integers it is the largest number of as many bits as
+    the file says that it uses (TIFF's BitsPerSample and MaxSampleValue, PNG's sBIT).
 
     Args:
-      name: what errors call it.
+      name: the file's name in error messages.
 
     Raises:
-      UserError: no readable image, with the decoder's reason; numbers that are not finite or not
-        from black to white; integers whose white is unknown.
+      UserError: the image cannot be read, for the decoder's reason; its numbers are not finite or
+        not between black and white; or its integers have no known white.
     """
     with reading(name), _opened(file) as opened:
         start = opened.read(4)
@@ -72,13 +73,13 @@ def decode(file: str | os.PathLike[str] | bytes, name: str) -> Image.Image | lev
         if image is None:
             opened.seek(0)
             with open_(opened) as image:
-                image.load()  # truncated files fail here
-                _check_size(image)  # an icon's file holds several
+                image.load()  # A truncated file fails here.
+                _check_size(image)  # The file of an icon holds several sizes.
                 bits = _bits(image, opened)
                 image = ImageOps.exif_transpose(image)
             if image.mode == 'F' or image.mode.startswith('I'):
                 deep = levels.deep(np.asarray(image), bits, name)
-                clear = image.info.get('transparency')  # a gray PNG file's number that is clear
+                clear = image.info.get('transparency')  # a gray PNG file's transparent level
                 return deep if clear is None else deep._replace(
                     numbers=np.where(deep.numbers == clear, deep.white, deep.numbers))
             image = flat(image)
@@ -97,7 +98,7 @@ def open_(file: BinaryIO) -> Image.Image:
 
 
 def _check_size(image):
-    """Raises OSError beyond Pillow's limit, of which Pillow only warns up to twice the limit."""
+    """Raises OSError beyond Pillow's limit, where Pillow only warns up to twice the limit."""
     pixels, limit = math.prod(image.size), Image.MAX_IMAGE_PIXELS
     if limit is not None and pixels > limit:
         raise OSError(f'Image size ({pixels} pixels) exceeds limit of {limit} pixels, could be '
@@ -106,25 +107,25 @@ def _check_size(image):
 
 @contextlib.contextmanager
 def reading(name: str) -> Generator[None]:
-    """Whatever goes wrong is the file's fault.
+    """A context that blames every error on the file.
 
     Raises:
-      UserError: with `name` and the reason.
+      UserError: anything went wrong; the message has `name` and the reason.
     """
     try:
         yield
     except UserError:
         raise
-    # Pillow raises many kinds on damaged files (SyntaxError and struct.error among them).
+    # Damaged files make Pillow raise many kinds of errors, even SyntaxError and struct.error.
     except Exception as error:
         reason = error
-        if isinstance(error, UnidentifiedImageError):  # its message names what is no path
+        if isinstance(error, UnidentifiedImageError):  # Its message names a Python object.
             reason = 'its content is of no kind that is known here, or damaged'
         raise UserError(f'{name} is not a readable image: {reason}') from error
 
 
 def regular(path: str | os.PathLike[str]) -> Path:
-    """The path, if it is a file: to open a pipe would wait for its writer."""
+    """The path, if it is a file; opening a pipe would wait for its writer."""
     path = Path(os.path.expanduser(path))
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError('it is no regular file')
@@ -132,8 +133,8 @@ def regular(path: str | os.PathLike[str]) -> Path:
 
 
 def flat(image: Image.Image) -> Image.Image:
-    """Pillow's image of 8 bits -> one of mode 'L' or 'RGB', transparency laid on white."""
-    if image.mode == 'La':  # Pillow converts it to nothing else
+    """Converts Pillow's image of 8 bits to mode 'L' or 'RGB', with white behind transparency."""
+    if image.mode == 'La':  # Pillow can convert this mode only to LA.
         image = image.convert('LA')
     if image.has_transparency_data:
         image = image.convert('RGBA')
@@ -143,7 +144,7 @@ def flat(image: Image.Image) -> Image.Image:
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Pillow's image converted, without a copy where it is of that mode."""
+    """Pillow's image in this mode; no copy if it already has the mode."""
     return image if image.mode == mode else image.convert(mode)
 
 
@@ -152,25 +153,25 @@ def _opened(file):
 
 
 def _bits(image, file):
-    """The `levels.Bits` of Pillow's image, decoded, and its file."""
+    """The `levels.Bits` of Pillow's decoded image and its file."""
     if image.format == 'TIFF':
         return tiff.bits(image)
     if image.format == 'PNG':
         return _png_bits(file)
     if image.mode == 'F':
         return levels.Bits(32, 'f')
-    if image.mode == 'I' and image.format != 'PPM':  # Pillow scales a PPM file's to 16 bits
+    if image.mode == 'I' and image.format != 'PPM':  # Pillow scales PPM to 16 bits.
         return levels.Bits(32, 'i')
     return levels.Bits(16 if image.mode.startswith('I') else 8)
 
 
 def _png_bits(file):
-    """sBIT stands before the pixels and says how many bits the numbers had before they were scaled
-    to the depth of the file (https://www.w3.org/TR/png-3/#11sBIT)."""
+    """The bits in the chunk sBIT: how many the numbers had before they were scaled to the depth of
+    the file (https://www.w3.org/TR/png-3/#11sBIT). The chunk stands before the pixels."""
     file.seek(24)
     depth, largest = file.read(1)[0], None
     if depth > 8:
-        file.seek(33)  # after the header
+        file.seek(33)  # skips the header
         while len(head := file.read(8)) == 8 and head[4:] != b'IDAT':
             length = int.from_bytes(head[:4], 'big')
             if head[4:] == b'sBIT' and 1 <= length <= 4:

@@ -1,15 +1,14 @@
-"""How what lies on a picture follows it: one geometry is drawn for an example and moves all of it.
+"""Geometric changes of examples: each moves an image and its targets together.
 
-An example is a dict of the image, [H, W, C], and its targets. These lie on the picture and move:
+An example is a dict of the image, [H, W, C], and its targets. These targets move with the image:
 
     mask    uint8 [H, W], the class of each pixel, or IGNORE
     boxes   float [M, 4], the left, top, right and bottom sides of M objects, in pixels from the
-            picture's left and upper border; `labels` [M] are their classes, -1 where there is none
+            image's left and upper border; `labels` [M] are their classes, -1 for no object
 
-All others, such as `label`, the class of the whole picture, stay as they are.
+Other targets, such as `label`, the class of the whole image, stay as they are.
 
-On the host pictures are bordered and cut, by numpy and Pillow; inside the compiled step images are
-translated and mirrored.
+On the host, numpy and Pillow add borders and cut; the compiled step translates and mirrors.
 """
 
 from collections.abc import Mapping
@@ -22,11 +21,11 @@ from jax import lax
 
 from cnnjax.data import images
 
-IGNORE = 255  # in a mask: the pixel counts neither in the loss nor in an error
+IGNORE = 255  # A pixel with this class in a mask counts neither in the loss nor in the error.
 
 
 def bordered(example: Mapping[str, Any], pixels: int) -> Mapping[str, Any]:
-    """The example with so many black pixels on each side of its picture."""
+    """The example with `pixels` black pixels added on each side."""
     if not pixels:
         return example
     sides = (pixels, pixels), (pixels, pixels)
@@ -41,7 +40,7 @@ def bordered(example: Mapping[str, Any], pixels: int) -> Mapping[str, Any]:
 def cut(example: Mapping[str, Any], box: images.Box, size: int,
         interpolation: str = 'bilinear') -> dict[str, Any]:
     """The part of the example in a box (top, left, height, width), in pixels, scaled to
-    [size, size]; masks by their nearest pixels, whatever the interpolation of the image is."""
+    [size, size]. Masks are always scaled by nearest pixels, whatever the interpolation."""
     top, left, height, width = box
     moved = {'image': images.cut(example['image'], box, size, interpolation)}
     if 'mask' in example:
@@ -55,11 +54,11 @@ def cut(example: Mapping[str, Any], box: images.Box, size: int,
 
 def translated(example: Mapping[str, jax.Array], corner: jax.Array, padding: int,
                mode: str) -> dict[str, jax.Array]:
-    """The example as large as before, cut at `corner`, (top, left), from one with `padding` more
-    pixels on each side: a traced move by up to that many pixels.
+    """The example moved by up to `padding` pixels: padded on each side and cut back to its size at
+    `corner`, (top, left), which may be traced.
 
-    What comes in from outside is, by the mode of `jnp.pad`, 0 and ignored ('constant'), or the
-    picture's mirror image, of which the mask has the mirrored classes ('reflect').
+    `mode` is that of `jnp.pad`: 'constant' pads the image with 0 and the mask with IGNORE,
+    'reflect' pads both with their mirror images.
     """
     height, width = example['image'].shape[:2]
     sides = (padding, padding), (padding, padding)
@@ -79,7 +78,7 @@ def translated(example: Mapping[str, jax.Array], corner: jax.Array, padding: int
 
 
 def mirrored(example: Mapping[str, jax.Array], flip: jax.Array) -> dict[str, jax.Array]:
-    """The example, left and right exchanged where the traced `flip` is true."""
+    """The example, mirrored left to right if `flip`, which may be traced, is true."""
     found = {name: jnp.where(flip, example[name][:, ::-1], example[name])
              for name in ('image', 'mask') if name in example}
     if 'boxes' in example:
@@ -91,8 +90,8 @@ def mirrored(example: Mapping[str, jax.Array], flip: jax.Array) -> dict[str, jax
 
 
 def _visible(boxes, labels, height, width, numpy):
-    """The parts of the boxes that lie on the picture; an object whose centre has left it is none.
-    """
+    """The parts of the boxes that lie on the image. An object whose centre is outside gets the
+    label -1."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
     size = np.array([width, height], np.float32)
     inside = ((centers >= 0) & (centers < size[None])).all(-1)

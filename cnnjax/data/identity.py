@@ -1,6 +1,7 @@
-"""What makes a set of labelled examples this set: their names, sizes and labels, in their order.
+"""The identity of a data set: the names, sizes and labels of its examples, in order.
 
-Whoever keeps something about a set, such as positions in it, keeps its identity too, and compares:
+Results that refer to a set, such as positions in it, are saved with its identity, to be compared
+when they are used again:
 
     kept = data.identity(stream).summary()  # a dict for a JSON file
     ...
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from cnnjax.data.examples import Source
     from cnnjax.data.pipeline import Resident, Stream
 
-SHOWN = 3  # names that a line of differences has at most
-THREADS = 16  # threads that ask for sizes of files: those on a network answer slowly
+SHOWN = 3  # The most names in a line of differences.
+THREADS = 16  # Threads that ask for file sizes, because network drives answer slowly.
 
 
 class Entry(NamedTuple):
-    """An example, or a file of many; its line in a listing."""
+    """A line of a listing: one example, or a file with many."""
 
-    label: int | None  # None: not known without reading the file
+    label: int | None  # None: only reading the file would tell
     content: str  # a file's size in bytes, or the checksum of an array
     name: str
 
@@ -41,30 +42,30 @@ class Entry(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """A set, told from others. Two sets are the same where their digests are."""
+    """The identity of a set. Two sets are the same if their digests are equal."""
 
     classes: tuple[str, ...]
     examples: int
-    counts: tuple[int, ...] | None  # examples of each class; None: the labels are not known
+    counts: tuple[int, ...] | None  # examples of each class; None: labels are unknown
     digest: str  # a checksum of the classes, the number of examples and the listing
-    listing: tuple[str, ...] = ()  # the lines of all entries; (): not kept
+    listing: tuple[str, ...] = ()  # the lines of all entries; (): it was not kept
 
     def summary(self) -> dict[str, Any]:
-        """All but the listing, for a JSON file."""
+        """A dict of all but the listing, for a JSON file."""
         return {name: value for name, value in self._asdict().items() if name != 'listing'}
 
     def with_listing(self, lines: Sequence[str]) -> 'Identity':
-        """The same with the lines of its listing; without, where they are not those of the digest.
-        """
+        """The same identity with these lines as its listing, if they match the digest; else without
+        a listing."""
         same = _digest(self.classes, self.examples, lines) == self.digest
         return self._replace(listing=tuple(lines) if same else ())
 
     @classmethod
     def of_summary(cls, summary: Mapping[str, Any]) -> 'Identity':
-        """The identity with that summary, which may come from a JSON file, without the listing.
+        """The identity with that summary, which may come from a JSON file; it has no listing.
 
         Raises:
-          UserError: it is damaged.
+          UserError: the summary is damaged.
         """
         try:
             found = cls(tuple(map(str, summary['classes'])), int(summary['examples']),
@@ -78,11 +79,11 @@ class Identity(NamedTuple):
 def identity(loaded: 'Source | Resident | Stream') -> Identity:
     """The Identity of a Source, Resident or Stream.
 
-    No picture is decoded: a folder's files are asked for their sizes, tensorflow-datasets for its
-    files. Examples in memory, which have no names, are told apart by their pixels.
+    No picture is decoded. Image files count by their names and sizes, data of tensorflow-datasets
+    by its own files, and examples in memory, which have no names, by their pixels.
 
     Raises:
-      UserError: a file has gone since it was listed.
+      UserError: a file was deleted since it was listed.
     """
     listing = getattr(loaded.examples, 'listing', None)
     entries = listing() if listing else _arrays(loaded.examples)
@@ -104,10 +105,10 @@ def _digest(classes, examples, lines):
 
 
 def file_sizes(paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
-    """The size of each file in bytes, an array.
+    """An array of the sizes of files in bytes.
 
     Raises:
-      UserError: a file has gone.
+      UserError: a file was deleted.
     """
     sizes = np.empty(len(paths), np.int64)
 
@@ -130,7 +131,7 @@ def array_digest(array: ArrayLike) -> str:
 
 
 def _arrays(examples):
-    """An Entry of every example; masks and boxes, where there are any, count as content."""
+    """An Entry for each example; masks and boxes count as content."""
     def entry(i, example):
         label, *others = (example.get('label'),
                           *(example[name] for name in sorted(example.keys() - {'label'})))
@@ -141,7 +142,7 @@ def _arrays(examples):
 
 
 def differences(then: Identity, now: Identity) -> list[str]:
-    """What tells the set `now` from the set `then`, a few lines; none where they are the same."""
+    """A few lines that say how the set `now` differs from the set `then`; none if it does not."""
     if then.digest == now.digest:
         return []
     lines = _of_classes(then, now) + _of_counts(then, now)
@@ -179,7 +180,7 @@ def _of_counts(then, now):
 
 
 def _of_entries(then, now):
-    """Without those of classes that only one of them has."""
+    """The differences of single entries, in classes that both sets have."""
     shared = set(then.classes) & set(now.classes)
     before, after = ({entry.name: entry for entry in _entries(each)
                       if entry.label is None or each.classes[entry.label] in shared}
@@ -207,7 +208,7 @@ def _entries(identity):
 
 
 def _members(identity):
-    """{class: its files, without its name}"""
+    """{class: the names of its files without that of the class}"""
     members = {}
     for entry in _entries(identity):
         if entry.label is not None:
@@ -217,6 +218,6 @@ def _members(identity):
 
 
 def some(names: Sequence[str], separator: str = ', ') -> str:
-    """The first few names, and how many more there are."""
+    """The first few names and the number of the others, as a text."""
     shown = separator.join(names[:SHOWN])
     return shown + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')

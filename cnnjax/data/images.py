@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays, and the crops that are cut from pictures of any size."""
+"""Reads image files as uint8 arrays, and cuts crops from pictures of any size."""
 
 import io
 import math
@@ -10,39 +10,39 @@ from PIL import ExifTags, Image, ImageOps
 
 from cnnjax.data import formats, levels
 
-# JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where a crop then still has this many times the
-# pixels, on each side, that it is scaled to. Of photographs of 12 megapixels that takes a fifth of
-# the time, and pixels differ from those of the whole photograph by 0.2 levels of 255 (at most 4).
+# JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if each side of the crop then still has this
+# many times the pixels that it is scaled to. For photographs of 12 megapixels that takes a fifth of
+# the time, and changes pixels by 0.2 of 255 levels on average (at most 4).
 GAP = 2
-# How pictures are scaled, all antialiased but 'nearest'; the names are also timm's.
+# Filters that scale pictures, by timm's names; all but 'nearest' are antialiased.
 FILTERS = {name.lower(): getattr(Image.Resampling, name)
            for name in ('NEAREST', 'BOX', 'BILINEAR', 'HAMMING', 'BICUBIC', 'LANCZOS')}
-JPEG = b'\xff\xd8'  # how such files begin
+JPEG = b'\xff\xd8'  # the first bytes of a JPEG file
 Box = tuple[float, float, float, float]  # top, left, height and width, in pixels
 
 
 def read(path: str | os.PathLike[str]) -> np.ndarray:
-    """An image file -> uint8 [H, W, 3], upright.
+    """The picture in a file, upright, as uint8 [H, W, 3].
 
-    See formats.py for what the numbers of a file mean; of more than 8 bits the upper 8 are kept.
+    formats.py says what the numbers in a file mean. Of more than 8 bits the upper 8 are kept.
 
     Raises:
-      UserError: the file is not a readable image, with its path and the decoder's reason.
+      UserError: the file is no readable image; the message has its path and the decoder's reason.
     """
     return np.asarray(formats.in_mode(_load(path, str(path)), 'RGB'))
 
 
 class Picture:
-    """An encoded image that is decoded, as by read(), only when a crop is cut from it: without a
-    detour through arrays, and a JPEG no finer than the crop needs.
+    """An encoded image that is decoded, as by read(), only when a crop is cut from it. This needs
+    no array of the whole picture, and decodes a JPEG no finer than the crop needs.
 
     Args:
       file: a path, or the bytes of a file.
-      name: what errors call it; None: its path, if it has one.
+      name: its name in error messages; None: its path, if it has one.
       mode: 'RGB', or 'L' for gray.
 
     Raises:
-      UserError: here or when it is decoded, as read() does.
+      UserError: as in read(), either here or when it is decoded.
     """
 
     def __init__(self, file: str | os.PathLike[str] | bytes, name: str | None = None,
@@ -56,17 +56,20 @@ class Picture:
             if self.data.startswith(JPEG):
                 self.image = formats.open_(io.BytesIO(self.data))
                 sideways = self.image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            else:  # whose orientation may follow the pixels
+            else:  # The orientation may stand after the pixels in the file.
                 self.image = _load(self.data, self.name)
-        self.shape = (*self.image.size[::1 if sideways else -1], len(mode))  # of the upright array
+        self.shape = (*self.image.size[::1 if sideways else -1], len(mode))  # when upright
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.decode()[0], dtype).reshape(self.shape)
 
     def decode(self, scale: float = 1) -> tuple[Image.Image, float, tuple[float, float]]:
-        """Pillow's image, how much smaller it is (by 1, or of JPEGs the least of 1/2, 1/4 and 1/8
-        that is at least `scale`), and the pixels to the left and above that are not the picture's:
-        the decoder completes a last one, which may since have been turned there."""
+        """Pillow's image, its scale, and the extra pixels at its left and top.
+
+        The scale is 1, or for a JPEG the smallest of 1/2, 1/4 and 1/8 that is at least `scale`.
+        The JPEG decoder rounds sizes up with an extra last pixel, which may become the first when
+        the image is turned upright.
+        """
         image, self.image = self.image, None
         if not self.data.startswith(JPEG):
             return formats.in_mode(image or _load(self.data, self.name), self.mode), 1, (0, 0)
@@ -99,7 +102,7 @@ def center_box(shape: Sequence[int], shorter_side: float, size: float) -> Box:
 
 def shorter_side_box(shape: Sequence[int], rng: np.random.Generator,
                      shorter_sides: tuple[int, int], size: int) -> Box:
-    """The box of a random [size, size] crop at a random scale: the shorter side is scaled to a
+    """The box of a random [size, size] crop of a picture whose shorter side is scaled to a random
     whole number of pixels in the closed range `shorter_sides` (Simonyan & Zisserman 2014, section
     3.1)."""
     height, width = shape[:2]
@@ -109,8 +112,8 @@ def shorter_side_box(shape: Sequence[int], rng: np.random.Generator,
 
 def random_resized_box(shape: Sequence[int], rng: np.random.Generator,
                        area: tuple[float, float], aspect: tuple[float, float]) -> Box:
-    """The box of a random part of a picture: its share of the area is uniform in `area`, its
-    width / height log-uniform in `aspect`; after ten misfits, the middle square.
+    """The box of a random part of a picture. Its share of the area is uniform in `area`, its
+    width / height log-uniform in `aspect`. If ten draws do not fit, it is the middle square.
 
     Szegedy et al. 2014, section 6, as in torchvision (https://arxiv.org/abs/1409.4842).
     """

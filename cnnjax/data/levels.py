@@ -1,4 +1,4 @@
-"""The numbers of pictures of more than 8 bits: which is white."""
+"""Pictures of more than 8 bits, and which of their numbers is white."""
 
 import threading
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from PIL import Image
 
 from cnnjax.errors import UserError
 
-DARK = 1 / 4  # share of white: a deep picture that is nowhere brighter may have another white
+DARK = 1 / 4  # A picture no brighter than this share of white may have another white.
 
 
 class Deep(NamedTuple):
@@ -18,7 +18,7 @@ class Deep(NamedTuple):
     white: float
 
     def reduced(self) -> Image.Image:
-        """Pillow's image of 8 bits: the upper ones; of floating-point numbers the nearest level."""
+        """Pillow's image of the upper 8 bits; floating-point numbers are rounded to 8 bits."""
         if self.numbers.dtype.kind == 'u' and self.white > 255:
             levels = self.numbers // ((int(self.white) + 1) // 256)
         else:
@@ -27,17 +27,17 @@ class Deep(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """What a file says of its numbers."""
+    """What a file says about its numbers."""
 
     depth: int
-    kind: str = 'u'  # unsigned, or 'i' or 'f' as in numpy
-    inverted: bool = False  # 0 is white
-    largest: int | None = None  # a number that is said to be the largest one
-    scaled: bool = False  # ... where numbers of so few bits were scaled to all bits: see _white
+    kind: str = 'u'  # numpy's kind: 'u', 'i' or 'f'
+    inverted: bool = False  # whether 0 is white
+    largest: int | None = None  # the largest number, if the file names one
+    scaled: bool = False  # whether numbers up to `largest` were scaled to all bits: see _white
 
 
 def deep(numbers: np.ndarray, bits: Bits, name: str) -> Deep:
-    """Numbers as they are in the file, gray or of the channels of a TIFF file -> Deep."""
+    """The Deep picture of the numbers in a file, gray or the channels of a TIFF file."""
     if not np.isfinite(numbers).all():
         raise UserError(f'{name} holds numbers that are not finite (NaN or infinity)')
     low, high = numbers.min(), numbers.max()
@@ -61,28 +61,28 @@ def deep(numbers: np.ndarray, bits: Bits, name: str) -> Deep:
 
 
 def _white(numbers, high, bits):
-    """The number that is white, or None."""
+    """The number that is white; None if it is not known."""
     if bits.kind == 'f':
         return 1
     largest = bits.largest
-    # A number like 1000 was counted in the picture (as TIFF means it), one like 1023 says how many
-    # bits there are.
+    # A largest number like 1000 was found in the picture, as TIFF means the tag; one like 1023 says
+    # how many bits are used.
     if largest and 3 <= largest < 2 ** bits.depth - 1 and not largest & (largest + 1):
         if not bits.scaled:
             return largest
-        # Scaled ones end with zeros or, rounded or repeated, with hardly more, where they are so
-        # small. Files that hold other numbers say sBIT and do not scale.
+        # Scaled numbers this small end with bits that are all 0, or almost. Files with other last
+        # bits name sBIT without scaling.
         if high <= largest and (numbers % (2 ** bits.depth // (largest + 1)) > 1).any():
             return largest
     return 2 ** bits.depth - 1 if bits.kind == 'u' and bits.depth <= 16 else None
 
 
-_dark = []  # the picture that was told to be dark: one in a process
+_dark = []  # the dark picture that was named; a process names only one
 _telling = threading.Lock()
 
 
 def check_dark(brightest: float, name: str) -> None:
-    """Tells of the first picture of more than 8 bits that is nearly black."""
+    """Prints a note about the first picture of more than 8 bits that is nearly black."""
     if not 0 < brightest <= DARK:
         return
     with _telling:

@@ -2,10 +2,10 @@
 
     root/classes.txt              the names of the classes, one a line, the first that of 0
     root/<split>/images/a.jpg     pictures, in folders of any depth
-    root/<split>/masks/a.png      their masks, of the same names but for the suffix
+    root/<split>/masks/a.png      their masks, with the same names but for the suffix
 
-A mask has as many pixels as its picture (as it is stored: no EXIF orientation), each of them the
-number of a class, or geometry.IGNORE: gray, or the index into a palette, as those of PASCAL VOC.
+A mask has as many pixels as its picture (as stored, before EXIF turns it). Each pixel is the number
+of a class or geometry.IGNORE, as a gray level or, as in PASCAL VOC, an index into a palette.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ from cnnjax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Masked(Sequence):
-    """Image files and the files of their masks as examples, read when they are asked for."""
+    """Examples that are read from files of pictures and masks when they are asked for."""
 
-    paths: tuple[tuple[str, str], ...]  # of each picture and of its mask
-    root: str  # the beginning of the pictures' paths that a listing's names leave out
+    paths: tuple[tuple[str, str], ...]  # (picture's path, mask's path)
+    root: str  # the directory that a listing's names are relative to
     read: Callable[[str], Any] = images.read
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class Masked(Sequence):
         return dataclasses.replace(self, read=images.Picture)
 
     def listing(self) -> list[Entry]:
-        """An Entry of every picture with its mask."""
+        """An Entry for each picture with its mask."""
         root = os.path.join(self.root, '')
         sizes = [file_sizes(paths).tolist() for paths in zip(*self.paths, strict=True)]
         return [Entry(None, f'{size} + {of_mask}', picture.removeprefix(root))
@@ -50,10 +50,10 @@ class Masked(Sequence):
 
 
 def read(path: str | os.PathLike[str]) -> np.ndarray:
-    """The mask in a file -> uint8 [H, W].
+    """The mask in a file, uint8 [H, W].
 
     Raises:
-      UserError: it cannot be read, or is a picture of colours, not of classes.
+      UserError: the mask cannot be read, or its pixels are colours and not classes.
     """
     with formats.reading(str(path)), open(formats.regular(path), 'rb') as file:
         image = formats.open_(file)
@@ -67,8 +67,8 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
 def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'error') -> Source:
     """The pictures with masks of root/split; see the top of this file.
 
-    `bad_images`: 'error' leaves an unreadable file to be named when it is read; 'skip' reads every
-    file once now, and leaves out and lists those that cannot be read.
+    `bad_images`: with 'error' an unreadable file raises an error later, when it is read; 'skip'
+    reads every file once now, and leaves out and lists those that cannot be read.
 
     Raises:
       UserError: a folder or classes.txt is missing, or a picture has no mask.
@@ -107,8 +107,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """The names in classes.txt.
 
     Raises:
-      Missing: it is not there.
-      UserError: it cannot be read, or names a class twice.
+      Missing: the file does not exist.
+      UserError: the file cannot be read, or names a class twice.
     """
     try:
         names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
@@ -124,5 +124,5 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _without_suffix(paths, directory):
-    """{path below the directory, without its suffix: path}"""
+    """{path relative to the directory, without its suffix: path}"""
     return {os.path.splitext(os.path.relpath(path, directory))[0]: path for path in paths}

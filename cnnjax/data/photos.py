@@ -1,7 +1,8 @@
-"""Photographs that come with two libraries, cut into as many classes as features need to be rich.
+"""A data set of 20 photographs that come with two libraries, cut into many classes.
 
-After Dosovitskiy et al. 2014, section 2 (https://arxiv.org/abs/1406.6909): a class is a place in a
-photograph; its examples are crops there, their position, scale and colours changed at random.
+As in Dosovitskiy et al. 2014, section 2 (https://arxiv.org/abs/1406.6909), a class is a place in a
+photograph; its examples are crops around it, with random position, scale and colours. A network
+needs many classes to learn rich features.
 """
 
 import dataclasses
@@ -15,13 +16,13 @@ from cnnjax.errors import UserError
 
 NAMES = ('astronaut', 'brick', 'camera', 'cell', 'chelsea', 'clock', 'coffee', 'coins', 'grass',
          'gravel', 'hubble_deep_field', 'immunohistochemistry', 'moon', 'page', 'retina', 'rocket',
-         'stereo_motorcycle', 'text')  # of skimage.data, those in its wheel
-CELL, ROWS = 150, 3  # a cell is about this high, in pixels, in at most so many rows: small details
-#                      of the largest photographs are blurred
-HELD_OUT = 1 / 3  # the lowest part of every cell is the test's alone
-SMALLEST = 0.3  # side of a crop; 1: the cell's height
-BLANK = 12  # standard deviation of the pixels below which a cell shows nothing: a clear sky
-EXAMPLES = {'train': 64, 'test': 8}  # of every class
+         'stereo_motorcycle', 'text')  # those of skimage.data in its wheel
+CELL, ROWS = 150, 3  # A cell is about CELL pixels high, but a photograph has at most ROWS rows of
+#                      cells, because the small details of the largest photographs are blurred.
+HELD_OUT = 1 / 3  # The lowest part of each cell is only for the test.
+SMALLEST = 0.3  # The smallest side of a crop, as a share of the cell's height.
+BLANK = 12  # A cell whose pixels have a smaller standard deviation is left out, such as clear sky.
+EXAMPLES = {'train': 64, 'test': 8}  # The number of examples of each class.
 
 
 class Cell(NamedTuple):
@@ -49,21 +50,21 @@ class Patches(Sequence):
         height = len(pixels)
         border = height - round(HELD_OUT * height)
         pixels = pixels[:border] if self.split == 'train' else pixels[border:]
-        # Scales are as likely as their ratios to each other are large.
+        # The side is log-uniform.
         side = round(np.exp(rng.uniform(*np.log((SMALLEST * height, min(pixels.shape[:2]))))))
         top, left = (rng.integers(size - side + 1) for size in pixels.shape[:2])
         crop = pixels[top:top + side, left:left + side]
         return {'image': recolor(crop, rng), 'label': label}
 
     def listing(self) -> list[Entry]:
-        """An Entry of every cell, from which all of its crops follow."""
+        """An Entry for each cell, which determines all of its crops."""
         return [Entry(None, array_digest(cell.pixels), f'{self.split}/{cell.name}')
                 for cell in self.cells]
 
 
 def recolor(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [H, W, 3], its brightness, contrast, saturation and the balance of its colours changed,
-    so little that features that tell colours apart are worth having."""
+    """An image, uint8 [H, W, 3], with random changes of brightness, contrast, saturation and colour
+    balance. They are small, so that it still pays for features to tell colours apart."""
     image = image / 255
     gray = image.mean(-1, keepdims=True)
     image = gray + rng.uniform(0.6, 1.3) * (image - gray)
@@ -77,10 +78,10 @@ def load(split: str) -> tuple[Patches, tuple[str, ...]]:
     classes.
 
     Crops of 'train' and 'test' share no pixel: they are cut from the upper two thirds and from the
-    lower third of the same cells. Neighbouring cells of a texture (brick, grass, ...) differ in
-    little, so that some of the test's error is there to stay.
+    lower third of the same cells. Neighbouring cells of a texture (brick, grass, ...) look almost
+    the same, so the test error cannot become 0.
     """
-    from skimage import data  # here: time that others need not pay
+    from skimage import data  # here, because the import takes time
     from sklearn import datasets
 
     if split not in EXAMPLES:
@@ -94,7 +95,7 @@ def load(split: str) -> tuple[Patches, tuple[str, ...]]:
 
 
 def grid(name: str, image: np.ndarray) -> list[Cell]:
-    """The cells, nearly square, of a photograph, uint8 [H, W] or [H, W, 3]."""
+    """The nearly square cells of a photograph, uint8 [H, W] or [H, W, 3]."""
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, -1)
     height, width = image.shape[:2]

@@ -1,10 +1,12 @@
-"""From a source to batches: a set that fits lives on the devices, a larger one streams.
+"""Batches from a source: a set that fits lives on the devices (Resident), a larger one streams.
 
-Both are pure functions of (seed, step): the step in the TrainState is all there is to save of the
-input, and a resumed run reads on where it stopped, by any number of threads, workers or processes.
+Batches are pure functions of (seed, step), so the step is all that a checkpoint needs to know about
+the input: a resumed run continues where it stopped, with any number of threads, workers or
+processes.
 
-Of a run of several processes (see parallel.py) each reads its own rows of every global batch: with
-`share=(p, n)`, process p of n gets the p-th of n equal parts. All get as many batches.
+If a run has several processes (see parallel.py), each reads its own rows of every global batch:
+with `share=(p, n)`, process p of n gets the p-th of n equal parts. All get the same number of
+batches.
 """
 
 import contextlib
@@ -29,24 +31,24 @@ from cnnjax.data import geometry, images, threads
 from cnnjax.data.examples import Source, subset
 from cnnjax.errors import UserError
 
-TARGETS = ('label', 'mask', 'labels')  # the parts of an example that are classes
+TARGETS = ('label', 'mask', 'labels')  # the targets that hold classes
 
 
 class Crops(NamedTuple):
-    """How a picture becomes a square of `size` pixels (0: keep pictures as they are)."""
+    """How a picture becomes a square of `size` x `size` pixels; a size of 0 leaves it as it is."""
 
     size: int = 0
-    kind: str = 'shorter_side'  # of the random crops of a stream, or 'random_resized'
+    kind: str = 'shorter_side'  # a stream's random crops; also 'random_resized'
     shorter_side: tuple[int, int] = (256, 256)  # for 'shorter_side': the range of scales
     area: tuple[float, float] = (0.08, 1.0)  # for 'random_resized': share of the picture's area
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # for 'random_resized': width / height
-    test_shorter_side: int = 0  # of the middle crop that evaluation and resident sets use; 0: size
-    border: int = 0  # black pixels around every picture, before all else
+    test_shorter_side: int = 0  # before the middle crop of evaluation and resident sets; 0: size
+    border: int = 0  # black pixels that are added around each picture first
     interpolation: str = 'bilinear'  # a name of images.FILTERS: how pictures are scaled
 
     def center(self, example: Mapping[str, Any]) -> dict[str, Any]:
-        """The example (see geometry.py) with the middle [size, size, C] of its picture, always the
-        same; its image [H, W, C] may be an images.Picture."""
+        """The example (see geometry.py) with the middle [size, size, C] of its image, which may be
+        an array or an images.Picture."""
         example = geometry.bordered(example, self.border)
         if not self.size:
             return {**example, 'image': np.asarray(example['image'])}
@@ -55,7 +57,7 @@ class Crops(NamedTuple):
         return geometry.cut(example, box, self.size, self.interpolation)
 
     def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """The example with a part of its picture, drawn from `rng`."""
+        """The example with a random part of its image."""
         example = geometry.bordered(example, self.border)
         shape = example['image'].shape
         if self.kind == 'shorter_side':
@@ -65,7 +67,7 @@ class Crops(NamedTuple):
         return geometry.cut(example, box, self.size, self.interpolation)
 
     def check(self, stream: bool) -> None:
-        """Raises UserError where the fields, of a stream or of a resident set, do not fit."""
+        """Raises UserError if these fields do not fit together, or not a stream."""
         if self.kind not in ('shorter_side', 'random_resized'):
             raise UserError(f"crop is 'shorter_side' or 'random_resized', not '{self.kind}'")
         if self.interpolation not in images.FILTERS:
@@ -90,8 +92,8 @@ class Crops(NamedTuple):
 
 
 class Resident:
-    """A set held in memory, as `data`: {'image': uint8 [N, H, W, C], and each target [N, ...]}.
-    Batches are indices into it."""
+    """A set in memory. `data` is {'image': uint8 [N, H, W, C], and each target [N, ...]}, and
+    batches are indices into it."""
 
     def __init__(self, source: Source, crops: Crops):
         crops.check(stream=False)
@@ -131,8 +133,8 @@ class Resident:
 
     def train_batches(self, batch_size: int, seed: int, start: int = 0,
                       share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
-        """The batches from step `start` on, without end: every epoch is a new permutation, whose
-        incomplete last batch is left out. 'position' is the place in the global batch."""
+        """Endless batches from step `start` on. Each epoch is a new permutation, without its
+        incomplete last batch. 'position' is an example's place in the global batch."""
         position = _rows(batch_size, share)
         per_epoch = len(self) // batch_size
         step = start
@@ -145,7 +147,7 @@ class Resident:
 
     def test_batches(self, batch_size: int,
                      share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
-        """Every example once, in order; 'weight' is 0 on the padding of the last batch."""
+        """Batches with every example once, in order; padding of the last has the 'weight' 0."""
         rows = _rows(batch_size, share)
         for i in range(0, len(self), batch_size):
             index = i + rows
@@ -153,18 +155,18 @@ class Resident:
 
 
 class Stream:
-    """A set that is decoded, and for training randomly cropped, whenever an example is needed.
+    """A set whose examples are decoded, and cropped at random for training, as they are needed.
 
     Args:
-      source: see sources.py.
-      crops: with a size.
-      threads: that decode ahead, in the background; 0: none.
-      workers: processes that share the threads between them, for more images per second than one
-        Python process can handle; each takes every workers-th batch. 0: the threads are this
-        process's own. They start with the first batch and stop when the generator is closed.
+      source: a Source.
+      crops: Crops with a size other than 0.
+      threads: how many threads decode ahead in the background; may be 0.
+      workers: how many processes the threads are spread over; each takes every workers-th batch.
+        Several processes decode more images per second than one Python process can. They start
+        with the first batch and stop when the generator is closed. 0: the threads run here.
     """
 
-    data = None  # nothing lives on the devices
+    data = None  # No examples live on the devices.
 
     def __init__(self, source: Source, crops: Crops, threads: int = 16, workers: int = 0):
         if not crops.size:
@@ -182,7 +184,7 @@ class Stream:
 
     @property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """As Resident's."""
+        """The same as Resident's."""
         return {name: jax.ShapeDtypeStruct((1, *array.shape), array.dtype)
                 for name, array in self._first.items()}
 
@@ -191,13 +193,13 @@ class Stream:
         return self._first['image'].shape
 
     def subset(self, index: Sequence[int] | np.ndarray) -> 'Stream':
-        """The stream of only the examples at the places `index`."""
+        """The stream with only the examples at the places `index`."""
         some = subset(Source(self.examples, self.classes), index)
         return Stream(some, self.crops, self.threads, self.workers)
 
     def train_batches(self, batch_size: int, seed: int, start: int = 0,
                       share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
-        """As Resident's, but a permutation follows the last without a break, even in a batch."""
+        """Batches as Resident's, but a batch may span the end of one epoch and the next."""
         position = _rows(batch_size, share)
         examples = (grain.MapDataset.source(_Checked(self.examples, len(self.classes))).seed(seed)
                     .shuffle().repeat().random_map(functools.partial(_train_example, self.crops)))
@@ -206,21 +208,21 @@ class Stream:
 
     def test_batches(self, batch_size: int,
                      share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
-        """As Resident's, with the images and targets themselves, 0 where the weight is."""
+        """Batches as Resident's, but with images and targets, which are 0 in the padding."""
         examples = _TestExamples(_Checked(self.examples, len(self.classes)), self.crops, {
             name: np.zeros_like(array) for name, array in self._first.items()})
         yield from self._batches(examples, batch_size, share, count=-(-len(self) // batch_size))
 
     def _batches(self, examples, batch_size, share, start=0, count=None):
-        """The share of `count` batches (None: without end) of endless examples."""
+        """This process's share of `count` batches (None: endlessly many) of endless examples."""
         rows, workers = _rows(batch_size, share), min(self.workers, count or self.workers)
-        readers = max(workers, 1)  # processes that read
+        readers = max(workers, 1)  # the number of processes that read
         threads = -(-self.threads // readers)
-        # Threads read single examples ahead: whole batches would be many times as many at once.
+        # Threads read ahead by single examples; by whole batches, many more would be in memory.
         options = grain.ReadOptions(threads, max(4 * threads, 2 * len(rows) // readers))
         dealt = _Dealt(examples, batch_size, int(rows[0]), len(rows), start, readers)
         if workers and not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain has some, of which not every program knows
+            flags.FLAGS.mark_as_parsed()  # grain reads flags, which not every program parses
         batches = (grain.MapDataset.source(dealt).to_iter_dataset(options).batch(len(rows))
                    .mp_prefetch(grain.MultiprocessingOptions(workers), _begin_worker))
         batches = iter(batches)
@@ -232,13 +234,13 @@ class Stream:
             raise UserError(f'loader_workers={workers}: {error} Where memory or /dev/shm is '
                             'short, take fewer; with 0 there are none') from error
         finally:
-            with contextlib.suppress(Exception):  # after an error: what counts is that one
-                batches.get_state()  # grain closes only the workers of whose batches it knows
+            with contextlib.suppress(Exception):  # An earlier error counts more.
+                batches.get_state()  # Without this grain does not close all workers.
             batches.close()
 
 
 def _rows(batch_size, share):
-    """The places in a global batch that are a process's own."""
+    """The rows of a global batch that belong to this process."""
     process, processes = share
     if batch_size % processes:
         raise UserError(f'a batch of {batch_size} cannot be shared evenly by {processes} '
@@ -249,7 +251,7 @@ def _rows(batch_size, share):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _Checked(Sequence):
-    """Examples, undecoded where they can be, whose targets are sure to be those of classes."""
+    """Examples, undecoded if possible, that raise an error if a target is none of the classes."""
 
     examples: Sequence
     classes: int
@@ -278,7 +280,7 @@ class _Checked(Sequence):
 
 
 def _arrays(example):
-    """The example with arrays that a device holds: whole numbers in 32 bits, but uint8 stays."""
+    """The example as arrays that a device can hold: int64 becomes int32."""
     def array(value):
         value = np.asarray(value)
         return value.astype(np.int32) if value.dtype == np.int64 else value
@@ -292,11 +294,11 @@ def _train_example(crops, example, rng):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _TestExamples:
-    """The middle of each picture, and after the last one padding of weight 0 without end."""
+    """The middle of each picture, followed by endless padding of weight 0."""
 
     examples: Sequence
     crops: Crops
-    blank: dict[str, np.ndarray]  # an example of the padding
+    blank: dict[str, np.ndarray]  # the example that pads
 
     def __getitem__(self, i):
         if i >= len(self.examples):
@@ -306,12 +308,12 @@ class _TestExamples:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _Dealt(Sequence):
-    """Endless examples in the order in which grain deals them to its workers, one by one: so that
-    those of a worker make up whole batches, of which each has its turn."""
+    """Endless examples, in an order that suits grain: it deals them to its workers one by one, yet
+    each worker gets whole batches, in turn."""
 
     examples: Any  # examples[i] for any i
-    batch_size: int  # of all processes
-    first: int  # row of the batch, of `rows` that are taken
+    batch_size: int  # in all processes together
+    first: int  # this process takes `rows` rows of each batch from this one on
     rows: int
     start: int  # the number of the first batch
     workers: int
@@ -327,17 +329,17 @@ class _Dealt(Sequence):
 
 
 def _begin_worker(index, count):
-    """What grain calls in each worker process before all else."""
+    """Prepares a worker process; grain calls it there first."""
     del index, count
-    jax.config.update('jax_platforms', 'cpu')  # the accelerator is the parent's
+    jax.config.update('jax_platforms', 'cpu')  # The parent has the accelerator.
     quiet.pictures()
-    # Ctrl-C and a cluster's signal to stop reach all processes: while the parent saves its state,
-    # it may need one more batch.
+    # Ctrl-C and a cluster's signal to stop reach all processes. A worker goes on, because the
+    # parent may need one more batch before it saves its state.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # kills
-    # A parent that is killed cannot stop its workers.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # ends it after a minute
+    # A killed parent cannot stop its workers, so each watches its parent.
     threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
-    # Nobody waits for what the threads were to read ahead: this comes after all else at the end.
+    # At the very end the worker exits without waiting for threads that still read ahead.
     multiprocessing.util.Finalize(None, os._exit, args=(0,), exitpriority=-100)
 
 

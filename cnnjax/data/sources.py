@@ -1,4 +1,4 @@
-"""The sources by name: scans of digits, photographs, the folders of a user, tensorflow-datasets."""
+"""The data sources by name: digits, photographs, a user's folders and tensorflow-datasets."""
 
 import collections
 import os
@@ -11,7 +11,7 @@ from cnnjax.data import folders, images, masks, photos
 from cnnjax.data.examples import Files, Missing, Source
 from cnnjax.errors import UserError
 
-FROM_PYTHON = 'python'  # what a config calls data that was given as a Source
+FROM_PYTHON = 'python'  # the name in a config for data that was given as a Source
 
 
 def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str = 'error',
@@ -22,11 +22,11 @@ def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str 
     what was found.
 
     Args:
-      target: what each image comes with: 'label' or 'mask'.
+      target: the target of each image: 'label' or 'mask'.
 
     Raises:
-      Missing: it is not there, with the remedy.
-      UserError: it is not as it must be, or does not use what is given.
+      Missing: the data is not there; the message says how to get it.
+      UserError: the data is not in the right form, or the set does not take these arguments.
     """
     if data_dir and dataset in ('digits', 'photos'):
         raise UserError(f'data_dir={data_dir}: {dataset} come with a library and are read from no '
@@ -51,7 +51,7 @@ def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str 
     elif dataset == 'folder':
         source = {'label': folder, 'mask': masks.folder}[target](data_dir, split, bad_images)
     else:
-        from cnnjax.data import tfds  # here, because it takes a second that others need not pay
+        from cnnjax.data import tfds  # here, because the import takes a second
         source = tfds.load(dataset, split, data_dir)
     if cluster.first():
         print(source.about or counted(f'{dataset}, {split}', len(source.examples),
@@ -60,10 +60,10 @@ def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str 
 
 
 def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | None:
-    """The source `dataset`; None where it is '', for those who take other images then.
+    """The source `dataset`; None if it is '', when the images come from elsewhere.
 
     Raises:
-      UserError: a `data_dir` without a data set; or as `load` does.
+      UserError: a `data_dir` without a data set; or as in `load`.
     """
     if data_dir and not dataset:
         raise UserError(f'data_dir={data_dir} is that of a data set: give dataset too, as in '
@@ -72,7 +72,7 @@ def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | No
 
 
 def counted(where: str | Path, examples: int, classes: int) -> str:
-    """'photos/train: 1,200 images of 10 classes'"""
+    """A text such as 'photos/train: 1,200 images of 10 classes'."""
     return (f'{where}: {examples:,} image{"s" * (examples != 1)} of {classes:,} '
             f'class{"es" * (classes != 1)}')
 
@@ -82,15 +82,15 @@ def digits(split: str) -> Source:
     https://archive.ics.uci.edu/dataset/80): 1,347 in 'train', 450 in 'test', always the same ones,
     each digit in the same proportion.
 
-    digits.npz has them in the order of scikit-learn's stratified split, so that no start of a
-    training waits for scikit-learn. Their authors license them under CC BY 4.0.
+    digits.npz has them in the order of scikit-learn's stratified split, so that training starts
+    without importing scikit-learn. Their authors license them under CC BY 4.0.
     """
     if split not in ('train', 'test'):
         raise UserError(f"digits has the splits 'train' and 'test', not '{split}'")
     part = slice(1347) if split == 'train' else slice(1347, None)
     with np.load(Path(__file__).with_name('digits.npz')) as arrays:
         images, labels = arrays['image'][part], arrays['label'][part]
-    images = np.round(images * (255 / 16)).astype(np.uint8)[..., None]  # they are from 0 to 16
+    images = np.round(images * (255 / 16)).astype(np.uint8)[..., None]  # levels from 0 to 16
     return Source([{'image': image, 'label': int(label)}
                    for image, label in zip(images, labels, strict=True)], tuple('0123456789'))
 
@@ -98,11 +98,11 @@ def digits(split: str) -> Source:
 def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'error') -> Source:
     """Pictures in root/split/<class>/; the classes are the folders of root/train, sorted.
 
-    `bad_images`: 'error' leaves an unreadable file to be named when it is read; 'skip' reads every
-    file once now, and leaves out and lists those that cannot be read.
+    `bad_images`: with 'error' an unreadable file raises an error later, when it is read; 'skip'
+    reads every file once now, and leaves out and lists those that cannot be read.
 
     Raises:
-      UserError: a missing or empty folder, or a class that root/train does not have.
+      UserError: a folder is missing or empty, or there is a class that root/train does not have.
     """
     if not root:
         raise UserError("dataset='folder' needs data_dir: the folder that holds "
@@ -137,7 +137,7 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
 
 
 def _classes(directory, left_out):
-    """The folders in a folder, {name: path}, sorted by name; counts what else is there."""
+    """The folders in a folder, {name: path}, sorted by name; counts everything else."""
     try:
         entries = folders.scan(directory, left_out)
     except UserError as error:
@@ -159,5 +159,5 @@ def _classes(directory, left_out):
 
 
 def _readable(name):
-    """The name of a file; bytes in it that are not UTF-8 are spelled out: 'caf\\xe9'."""
+    """The name of a file with bytes that are not UTF-8 written out, as in 'caf\\xe9'."""
     return os.fsencode(name).decode(errors='backslashreplace')

@@ -1,6 +1,4 @@
-"""TensorFlow Datasets, read and prepared without TensorFlow.
-
-https://www.tensorflow.org/datasets
+"""Reads and prepares TensorFlow Datasets (https://www.tensorflow.org/datasets) without TensorFlow.
 """
 
 import dataclasses
@@ -33,9 +31,9 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         data_dir: where tfds keeps its data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        Missing: not prepared.
-        UserError: an unknown data set or split, no labelled images, or prepared in a format
-            without random access.
+        Missing: the data set is not prepared.
+        UserError: an unknown data set or split; a set without labelled images; or one prepared in a
+            format without random access.
     """
     builder = _builder(name, data_dir, others=('digits', 'photos', 'folder'))
     if not builder.data_path.exists():
@@ -61,7 +59,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         # tfds shuffled the records by the hash of their keys when it wrote them; their order in
         # the files is the order here, the same on every machine.
         records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
-    except (ValueError, NotImplementedError) as error:  # the latter: a slice of 'all'
+    except (ValueError, NotImplementedError) as error:  # the latter for a slice of 'all'
         sizes = ', '.join(f'{s.name} ({s.num_examples})' for s in builder.info.splits.values())
         raise UserError(
             f'{name} has no split {split!r}. It has {sizes}; '
@@ -76,8 +74,8 @@ _MODES = {1: 'L', 3: 'RGB'}
 
 @dataclasses.dataclass(frozen=True)
 class _Examples(Sequence):
-    """A tfds data source without the fields that are not the image or its label; as image files
-    are, images are decoded by Pillow."""
+    """The images and labels of a tfds data source; Pillow decodes the images, as it does image
+    files."""
 
     records: Any  # a sequence that also has dataset_info and split
     name: str
@@ -88,12 +86,12 @@ class _Examples(Sequence):
         return len(self.records)
 
     def __getitem__(self, index: Any) -> Any:
-        index = range(len(self))[index]  # a range knows -1 and the IndexError
+        index = range(len(self))[index]  # turns -1 into the last, and raises the IndexError
         name = f'{self.name}: record {index}'
         try:
             record = self.records[index]
             image, label = record['image'], int(record['label'])
-        except Exception as error:  # of many kinds: the file's format, protobuf, tfds
+        except Exception as error:  # The format, protobuf and tfds raise many kinds.
             raise UserError(f'{name} cannot be read: {error}') from error
         picture = Picture(image, name, self.mode)
         return {'image': np.asarray(picture) if self.decoded else picture, 'label': label}
@@ -103,7 +101,7 @@ class _Examples(Sequence):
         return dataclasses.replace(self, decoded=False)
 
     def listing(self):
-        """An Entry of every file, or part of one. Only the records know the labels."""
+        """An Entry for each file, or part of one, without labels: only the records have them."""
         info = self.records.dataset_info
         parts = info.splits[self.records.split].file_instructions
         sizes = file_sizes([part.filename for part in parts]).tolist()
@@ -117,21 +115,21 @@ class _Examples(Sequence):
 def prepare(
     name: str, data_dir: str | None = None, manual_dir: str | None = None
 ) -> pathlib.Path:
-    """Download a data set and write it in tfds' own layout; nothing to do if it is there.
+    """Downloads a data set and writes it in tfds' own layout, unless it is already there.
 
     Args:
         name: 'cifar10', 'cifar100', 'svhn_cropped' or 'mnist'.
         data_dir: where tfds keeps its data sets; None is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        manual_dir: the directory with the archives, downloaded by hand under their own names;
-            None downloads them.
+        manual_dir: the directory with the archives that the user downloaded, under their own
+            names; None downloads them.
 
     Returns:
         The directory of the prepared data set.
 
     Raises:
-        UserError: an unknown data set, one that only TensorFlow can prepare (the message has the
-            commands), one that is there in a format without random access, a download that
-            failed, or an archive that is missing or has a wrong checksum.
+        UserError: the data set is unknown, can be prepared only with TensorFlow (the message has
+            the commands), or is there in a format without random access; a download failed; or an
+            archive is missing or has a wrong checksum.
     """
     builder = _builder(name, data_dir)
     path = pathlib.Path(builder.data_path)
@@ -168,7 +166,7 @@ def prepare(
 def _builder(name, data_dir, others=()) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
-    except (ValueError, AssertionError) as error:  # the latter: an unknown version
+    except (ValueError, AssertionError) as error:  # the latter for an unknown version
         known = [*others, *_BUILDERS, 'imagenet2012']
         hint = suggest(name, known) or f'; try {", ".join(known)}'
         raise UserError(f'tensorflow-datasets has no {name!r}{hint}') from error
@@ -184,11 +182,11 @@ def _prepare_command(name, data_dir):
 
 
 def _prepared(builder, name) -> Any:
-    # From its directory, a builder knows of a second format, added by `tfds convert_format`.
+    # A builder made from the directory also finds a format that `tfds convert_format` added.
     prepared = tfds.builder_from_directory(builder.data_path)
     formats = prepared.info.available_file_formats()
     if not formats & tfds.core.FileFormat.with_random_access():
-        # It cannot be prepared in place: to tfds the directory says that all is done.
+        # It cannot be prepared in place, because tfds takes an existing directory for finished.
         other = f'{builder.data_dir_root}_array_record'
         raise UserError(
             f'{builder.data_path} has the format {prepared.info.file_format.value}, which has no '
@@ -222,10 +220,10 @@ def _tensorflow_commands(builder, name, manual_dir):
     return message
 
 
-# tfds' builders with the steps that need TensorFlow replaced: unpacking the archives, and encoding
-# arrays as PNG (a PIL image is encoded by Pillow). Keys, order, features and versions are theirs.
-# To tfds each class stands in its parent's module: it finds its checksums there, and the files it
-# writes name that module.
+# These are tfds' builders without the steps that need TensorFlow: unpacking archives, and encoding
+# arrays as PNG (Pillow encodes a PIL image). Keys, order, features and versions are tfds' own. Each
+# class takes the name of its parent's module, where tfds finds its checksums; the files it writes
+# name that module.
 
 
 def _parent(name) -> Any:
@@ -283,7 +281,7 @@ class SvhnCropped(_parent('svhn_cropped'), skip_registration=True):
             yield index, {
                 'id': f'{split_prefix}{index:06d}',
                 'image': Image.fromarray(image),
-                'label': int(label) % 10,  # the file writes the digit 0 as 10
+                'label': int(label) % 10,  # The file has 10 for the digit 0.
             }
 
 
@@ -291,7 +289,7 @@ class MNIST(_parent('mnist'), skip_registration=True):
     __module__ = _parent('mnist').__module__
 
     def _split_generators(self, dl_manager):
-        dl_manager.download_and_extract = dl_manager.download  # unpacked below
+        dl_manager.download_and_extract = dl_manager.download  # The archives are unpacked below.
         return super()._split_generators(dl_manager)
 
     def _generate_examples(self, num_examples, data_path, label_path):

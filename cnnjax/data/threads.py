@@ -1,4 +1,4 @@
-"""Many small things done at the same time, with a progress bar."""
+"""A function called for many items in threads, with a progress bar."""
 
 import os
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from tqdm import tqdm
 
 from cnnjax import cluster
 
-LEAST = 16  # threads: more than processors, because they wait for the disk or the network
-LONGEST = 64  # items that a thread takes at a time, because handing them over takes time too
+LEAST = 16  # The fewest threads, even on few cores: they wait for the disk or the network.
+LONGEST = 64  # The most items that a thread takes at once, to save the time of handing over.
 
 Result = TypeVar('Result')
 
 
 def mapped(function: Callable[[int], Result], count: int, title: str) -> list[Result]:
-    """[function(0), ..., function(count - 1)], the same by any number of threads.
+    """[function(0), ..., function(count - 1)], whatever the number of threads.
 
-    The first error in that order is raised. The bar counts images, on a terminal.
+    The first error in that order is raised. On a terminal a bar counts images.
     """
     threads = max(os.cpu_count() or 1, LEAST)
     length = min(max(count // (8 * threads), 1), LONGEST)

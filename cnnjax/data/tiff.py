@@ -1,4 +1,4 @@
-"""TIFF files of more than 8 bits, which Pillow reads in few kinds and otherwise than TIFF means."""
+"""TIFF files of more than 8 bits: Pillow reads only some of them, and misreads others."""
 
 import contextlib
 import functools
@@ -16,18 +16,18 @@ from PIL.TiffImagePlugin import TiffImageFile
 from cnnjax.data import levels
 from cnnjax.errors import UserError
 
-MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE = 281, 341  # tags of TIFF, the second for any kind of number
-# The codecs that tifffile decodes by itself without an end to what may come out.
+MAX_SAMPLE_VALUE, SMAX_SAMPLE_VALUE = 281, 341  # TIFF tags, the second for any type of number
+# The codecs that tifffile decodes without a limit on the size of the result.
 BOUNDED = {8: zlib.decompressobj, 32946: zlib.decompressobj,
            34925: functools.partial(lzma.LZMADecompressor, memlimit=2 ** 27)}
 if sys.version_info >= (3, 14):
-    with contextlib.suppress(ImportError):  # where Python was built without it
+    with contextlib.suppress(ImportError):  # Python may be built without it.
         from compression import zstd
         BOUNDED |= dict.fromkeys((50000, 34926), zstd.ZstdDecompressor)
 
 
 def bits(image: TiffImageFile) -> levels.Bits:
-    """What the tags of Pillow's image say of its numbers."""
+    """What the tags of Pillow's image say about its numbers."""
     tags = image.tag_v2
     kinds = {1: 'u', 2: 'i', 3: 'f'}
     return levels.Bits(tags.get(Tags.BITSPERSAMPLE, (1,))[0],
@@ -37,9 +37,9 @@ def bits(image: TiffImageFile) -> levels.Bits:
 
 
 def mend(image: TiffImageFile) -> None:
-    """What Pillow would read otherwise than TIFF means it."""
+    """Corrects tags of Pillow's image that Pillow would misread."""
     tags = image.tag_v2
-    if image.mode in ('P', 'PA') and max(tags[Tags.COLORMAP]) < 256:  # 8 bits, as to libtiff
+    if image.mode in ('P', 'PA') and max(tags[Tags.COLORMAP]) < 256:  # 8 bits, as libtiff reads it
         image.palette = ImagePalette.raw('RGB;L', bytes(tags[Tags.COLORMAP]))
     if (tags.get(Tags.PHOTOMETRIC_INTERPRETATION) == 6 and tags.get(Tags.COMPRESSION, 1) == 1
             and tuple(tags.get(Tags.YCBCRSUBSAMPLING, (1, 1))) != (1, 1)):
@@ -48,10 +48,12 @@ def mend(image: TiffImageFile) -> None:
 
 
 def deep(file: BinaryIO, name: str) -> levels.Deep | None:
-    """The first page of a TIFF file of more than 8 bits, or of signed numbers; None for all else,
-    and for what Pillow must try, or refuse: other codecs, damaged files, and sizes beyond its
-    limit."""
-    import tifffile  # here: no other start waits for it
+    """The first page of a TIFF file of more than 8 bits or of signed numbers.
+
+    None for all other files, and for those that are left to Pillow to read or refuse: other codecs,
+    damaged files, and sizes beyond Pillow's limit.
+    """
+    import tifffile  # here, because the import takes time
 
     page: Any = None
     try:
@@ -76,10 +78,10 @@ def deep(file: BinaryIO, name: str) -> levels.Deep | None:
                                of_any_kind or largest)
     except _Inflated:
         raise
-    except Exception as error:  # tifffile raises many kinds; Pillow then says what is wrong
+    except Exception as error:  # tifffile raises many kinds; Pillow will say what is wrong
         if (page and 'imagecodecs' in str(error) and page.dtype.kind == 'f'
                 and page.samplesperpixel > 1):
-            # Pillow could not even say that much.
+            # Here Pillow would say less.
             raise UserError(f'{name}: {error}: install it, or save it with deflate (zip) '
                             'compression or none') from error
         return None
@@ -97,7 +99,7 @@ def deep(file: BinaryIO, name: str) -> levels.Deep | None:
 
 
 def _turned(array, orientation):
-    """[H, W, ...] upright, by the number that EXIF and TIFF give."""
+    """The array [H, W, ...] turned upright; EXIF and TIFF number the orientations alike."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     rows = -1 if orientation in (3, 4, 7, 8) else 1
@@ -106,7 +108,7 @@ def _turned(array, orientation):
 
 
 class _Inflated(OSError):
-    """A file that holds more than it says."""
+    """A file that inflates to more than its declared size."""
 
 
 def _fits(page):
@@ -118,10 +120,10 @@ def _fits(page):
 
 
 def _check_inflated(page):
-    """Decodes every strip or tile no further than the picture has room for it.
+    """Decodes each strip or tile up to the size that the picture has room for.
 
     Raises:
-      _Inflated: one holds more.
+      _Inflated: a strip or tile is larger.
     """
     if page.compression not in BOUNDED:
         return
@@ -129,7 +131,7 @@ def _check_inflated(page):
     columns = page.tilewidth if page.is_tiled else page.imagewidth
     samples = page.samplesperpixel if page.planarconfig == 1 else 1
     room = rows * columns * samples * max(page.tiledepth, 1) * page.dtype.itemsize
-    count = math.prod(page.chunked)  # there may be more, which are not decoded
+    count = math.prod(page.chunked)  # A file may have more, which are not decoded.
     for data, _ in page.parent.filehandle.read_segments(page.dataoffsets[:count],
                                                         page.databytecounts[:count]):
         if data and _inflated(data, BOUNDED[page.compression], room + 1) > room:
@@ -138,15 +140,15 @@ def _check_inflated(page):
 
 
 def _inflated(data, codec, limit):
-    """How many bytes come out of `data`, at most `limit`: of all its streams, which LZMA and zstd
-    decode one after the other."""
+    """How many bytes `data` decodes to, at most `limit`. LZMA and zstd decode several streams one
+    after the other."""
     decoder = codec()
     size = len(decoder.decompress(data, limit))
     while size < limit and decoder.unused_data:
         data, decoder = decoder.unused_data, codec()
         try:
             size += len(decoder.decompress(data, limit - size))
-        except Exception:  # each codec raises its own kind where what follows is no stream
+        except Exception:  # The rest is no stream; each codec raises its own kind.
             break
     return size
 

@@ -1,9 +1,9 @@
-"""What a network learns: `tasks.create('classify', net)`, a Task.
+"""Tasks, what a network can learn: `tasks.create('classify', net)` is a Task.
 
-A task is all that the one trainer (train.py, step.py) does not know: the targets of the examples,
-the loss, and what an evaluation tells. Each has a file here, with
+A task knows all that the trainer (train.py, step.py) does not: the targets of the examples, the
+loss and the results of an evaluation. Each task is a file here, with
 
-    TARGET      what an example of the data has beside its image: see data/geometry.py
+    TARGET      the name of the target that an example has (see data/geometry.py)
     create(net, smoothing=0.0) -> Task
 """
 
@@ -19,7 +19,7 @@ TASKS = {'classify': classify, 'segment': segment}
 
 
 def target(name: str) -> str:
-    """What an example has beside its image for the task of that name: 'label' or 'mask'.
+    """The target of the examples for the task of that name: 'label' or 'mask'.
 
     Raises:
       UserError: there is no such task.
@@ -28,7 +28,7 @@ def target(name: str) -> str:
 
 
 def create(name: str, net: nn.Module, **options: Any) -> Task:
-    """The Task of that name for a network, which may have heads of its own (see models).
+    """The Task of that name for a network; some networks have auxiliary heads (see models).
 
     Raises:
       UserError: there is no such task.

@@ -1,4 +1,4 @@
-"""To tell what an image shows: one of the classes, by softmax cross-entropy."""
+"""Classification: which class an image shows, learned with softmax cross-entropy."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +18,15 @@ TARGET = 'label'
 def create(net: nn.Module, smoothing: float = 0.0) -> Task:
     """The task for networks with logits [N, classes].
 
-    Of a network with `auxiliary` heads, {tap: weight}, their losses are added; one with
-    `subnetworks`, {name: arguments of a call}, is evaluated as each of these too.
+    The losses of `auxiliary` heads, {tap: weight}, are added if the network has any. Its
+    `subnetworks`, {name: arguments of a call}, are evaluated too.
     """
     return Task(check, functools.partial(loss, smoothing, getattr(net, 'auxiliary', {})),
                 functools.partial(observe, getattr(net, 'subnetworks', {})), results)
 
 
 def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Raises UserError unless the outputs are a score for each class."""
+    """Raises UserError unless the network has one score for each class."""
     del examples
     if outputs.ndim != 2:
         raise UserError(f'the network has maps of scores {list(outputs.shape[1:])}, not one score '
@@ -38,8 +38,8 @@ def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str
 
 def loss(smoothing: float, auxiliary: Mapping[str, float], apply: Callable,
          examples: Mapping[str, jax.Array], mean: Callable[..., jax.Array]) -> LossAndMetrics:
-    """The cross-entropy, and of its metrics also the error. The losses of auxiliary heads do not
-    count in the metrics."""
+    """The mean cross-entropy with that of the auxiliary heads, and the metrics 'loss' and 'error',
+    which leave the heads out."""
     labels = examples['label']
     logits, taps, batch_stats = apply(examples['image'])
     value = mean(losses.cross_entropy(logits, labels, smoothing))
@@ -51,8 +51,8 @@ def loss(smoothing: float, auxiliary: Mapping[str, float], apply: Callable,
 
 def observe(subnetworks: Mapping[str, Mapping[str, Any]], apply: Callable,
             examples: Mapping[str, jax.Array]) -> Observed:
-    """Sums of 'loss', 'error' and, above five classes, 'top5_error', then those of the
-    subnetworks ('column3/error', ...)."""
+    """'loss', 'error' and, with more than five classes, 'top5_error' of each image; then those of
+    the subnetworks ('column3/error', ...)."""
     sums, labels = {}, examples['label']
     for name, arguments in {'': {}, **subnetworks}.items():
         logits, _ = apply(examples['image'], **arguments)
@@ -66,6 +66,6 @@ def observe(subnetworks: Mapping[str, Mapping[str, Any]], apply: Callable,
 
 def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
             classes: Sequence[str]) -> dict[str, float]:
-    """The means."""
+    """The means over all examples."""
     del kept, classes
     return {name: float(total / count) for name, total in sums.items()}

@@ -1,4 +1,4 @@
-"""To tell what each pixel of an image shows: one of the classes, by softmax cross-entropy.
+"""Segmentation: which class each pixel of an image shows, learned with softmax cross-entropy.
 
 Long et al. 2014, https://arxiv.org/abs/1411.4038; Ronneberger et al. 2015,
 https://arxiv.org/abs/1505.04597.
@@ -22,14 +22,14 @@ TARGET = 'mask'
 
 
 def create(net: nn.Module, smoothing: float = 0.0) -> Task:
-    """The task for networks with logits [N, H', W', classes] of the middle H' x W' pixels of the
-    images: those of a network without padding are smaller than the images."""
+    """The task for networks with logits [N, H', W', classes] for the middle H' x W' pixels of the
+    images. Without padding a network has fewer outputs than pixels."""
     del net
     return Task(check, functools.partial(loss, smoothing), observe, results)
 
 
 def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Raises UserError unless the outputs are a score for each class at the middle pixels."""
+    """Raises UserError unless the network has a score for each class at the middle pixels."""
     if outputs.ndim != 4:
         raise UserError(f'the network has one score per class, {list(outputs.shape[1:])}, no maps '
                         "of scores: it cannot tell pixels apart; take task='classify', or a "
@@ -46,8 +46,8 @@ def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str
 
 def loss(smoothing: float, apply: Callable, examples: Mapping[str, jax.Array],
          mean: Callable[..., jax.Array]) -> LossAndMetrics:
-    """The mean cross-entropy of the pixels that count, and of the metrics the share of these that
-    is wrong."""
+    """The mean cross-entropy of the pixels that count, and the metrics 'loss' and 'pixel_error',
+    the share of these pixels that is wrong."""
     logits, _, batch_stats = apply(examples['image'])
     labels, counts = _truth(examples['mask'], logits.shape)
     value = mean(losses.cross_entropy(logits, labels, smoothing), counts)
@@ -56,8 +56,8 @@ def loss(smoothing: float, apply: Callable, examples: Mapping[str, jax.Array],
 
 
 def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
-    """Sums of 'loss', of the pixels that count together, of their number 'pixels', and the
-    confusion matrix, int [classes, classes], truth in rows."""
+    """For each image the sum of the 'loss' over the pixels that count, their number 'pixels', and
+    their 'confusion' matrix, int [classes, classes], with the truth in rows."""
     logits, _ = apply(examples['image'])
     labels, counts = _truth(examples['mask'], logits.shape)
     values = losses.cross_entropy(logits, labels)
@@ -74,9 +74,10 @@ def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
 
 def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
             classes: Sequence[str]) -> dict[str, float]:
-    """'loss' and 'pixel_error', means over the pixels that count; 'mean_iou', the mean over classes
-    of intersection / union (https://arxiv.org/abs/1411.4038, section 5), and 'error', 1 less it;
-    'iou/<class>' of each. A class that is in neither the masks nor the predictions has none.
+    """The results: 'loss' and 'pixel_error', means over the pixels that count; 'iou/<class>',
+    intersection / union of each class (https://arxiv.org/abs/1411.4038, section 5); their mean
+    'mean_iou'; and 'error', 1 - mean_iou. A class that is in neither the masks nor the predictions
+    has no iou.
 
     Raises:
       UserError: no pixel counts.
@@ -97,8 +98,8 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
 
 
 def _truth(mask, shape):
-    """(labels, which of them count) of the middle pixels that logits of this shape are for, both
-    [N, H', W']; labels that do not count are 0."""
+    """(labels, whether they count), both [N, H', W'], of the middle pixels that logits of this
+    shape belong to. Labels that do not count are 0."""
     top, left = ((side - own) // 2 for side, own in zip(mask.shape[1:], shape[1:3], strict=True))
     middle = mask[:, top:top + shape[1], left:left + shape[2]].astype(jnp.int32)
     counts = middle != geometry.IGNORE

@@ -1,4 +1,4 @@
-"""The interface between the trainer and what a network learns."""
+"""The interface between the trainer and a task."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,28 +11,28 @@ Observed = tuple[dict[str, jax.Array], dict[str, jax.Array]]
 
 
 class Task(NamedTuple):
-    """Pure functions of a batch of examples, {'image': float [N, H, W, C], and their targets}.
+    """Pure functions of a batch of examples, {'image': float [N, H, W, C], and the targets}.
 
-    They get the network as `apply(images, **arguments)`, with its variables. An evaluation's
-    returns (outputs, taps); a training's (outputs, taps, new batch_stats), and may be called with
-    images of its own making, or twice.
+    They get the network with its variables as `apply(images, **arguments)`. In an evaluation it
+    returns (outputs, taps); in training (outputs, taps, new batch_stats). A task may call it twice,
+    or with other images.
     """
 
-    # (outputs, examples, classes): raises UserError where the shapes of a network's outputs and of
-    # a batch of examples do not go together, or with the names of the classes.
+    # (outputs, examples, classes): raises UserError if the shapes of the network's outputs do not
+    # fit a batch of examples or the names of the classes.
     check: Callable[..., None]
 
-    # (apply, examples, mean) -> (scalar, ({metric: scalar}, new batch_stats)): the loss of a
-    # training, and what a report shows of it. `mean(values, weights=None)` is the mean over the
-    # whole batch, whatever the number of devices: for values of which some do not count, a mean
-    # of the devices' own means would be another.
+    # (apply, examples, mean) -> (scalar, ({metric: scalar}, new batch_stats)): the training loss,
+    # and the metrics of a report. `mean(values, weights=None)` is the mean over the whole batch on
+    # any number of devices. If some values do not count, the mean of the devices' own means would
+    # differ from it.
     loss: Callable[..., LossAndMetrics]
 
-    # (apply, examples) -> ({name: [N, ...]}, {name: [N, ...]}): what an evaluation sums over all
-    # examples, and what it keeps of each.
+    # (apply, examples) -> ({name: [N, ...]}, {name: [N, ...]}): the values that an evaluation sums
+    # over all examples, and those that it keeps for each example.
     observe: Callable[..., Observed]
 
     # (sums, kept, count, classes) -> {name: number}: the results of an evaluation of `count`
-    # examples, each of which is in the sums and in `kept`, {name: [count, ...]}, exactly once, in
-    # their order. One is 'error', in [0, 1]: the lower, the better.
+    # examples. Each example is in `sums` and in `kept`, {name: [count, ...]}, exactly once and in
+    # order. The result 'error' is in [0, 1], lower is better.
     results: Callable[..., dict[str, float]]

@@ -1,1 +1,1 @@
-"""What measures speed: the benchmark beside PyTorch, single convolutions, the scaling model."""
+"""Experiments that measure speed: the benchmark beside PyTorch, convolutions, the scaling model."""

@@ -1,4 +1,4 @@
-"""The speed of this library, beside that of PyTorch where it is installed.
+"""The speed of this library beside that of PyTorch, if it is installed.
 
 This file has the rows, the tables and the picture. training.py, runs.py and images.py measure our
 side, torch_steps.py and torch_networks.py are PyTorch's side, and timing.py takes the times.
@@ -19,8 +19,8 @@ from cnnjax.errors import UserError
 from experiments.benchmark import images, runs, training
 from experiments.benchmark.timing import SIZES, Setting, Unmeasured, best, compare, cores
 
-# The function that measures a row of each kind: of (network, batch, setting) in NETWORKS, and of
-# (size, batch, setting) in IMAGES.
+# The functions that measure a row of each kind. They take (network, batch, setting) in NETWORKS,
+# and (size, batch, setting) in IMAGES.
 NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': runs.loop,
             'compile': runs.compilation}
 IMAGES = {'style': images.optimization(images.style),
@@ -29,10 +29,9 @@ IMAGES = {'style': images.optimization(images.style),
 TITLES = {'train': 'Training steps', 'infer': 'Inference', 'loop': "The training's loop",
           'compile': 'Time to the first step', 'style': 'Optimizing images', 'visualization':
           'Optimizing images', 'units': 'Optimizing images', 'input': 'Reading images'}
-INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the first that it has is shown
+INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the best first
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.I)
-# Inference is measured with single images and with batches of this size, by whether there is an
-# accelerator.
+# Inference is measured with single images and with batches of this size, {accelerator: size}.
 LARGE = {False: 8, True: 256}
 LIMITS = {'rounds': limits.Whole(1), 'seconds': limits.Number(0), 'steps_per_call': limits.Whole(),
           'dtype': ('', 'float32', 'bfloat16')}
@@ -73,7 +72,7 @@ def run(config, directory):
         if setting.best.cache_info().currsize:
             results['best'] = setting.best()
         peak = (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
-        results['peak_bytes_in_use'] = peak  # the peak of the whole run so far
+        results['peak_bytes_in_use'] = peak  # the peak of the run so far
         # Written after every row, so that an interrupted run keeps what it has measured.
         atomic.write_json(directory / 'results.json', results)
     atomic.write_json(directory / 'results.json', results)
@@ -125,7 +124,7 @@ def attempt(measure):
 
 
 def load_torch(config):
-    """The module torch_steps, None where torch is not installed."""
+    """The module torch_steps; None if torch is not installed."""
     if not config.torch:
         return None
     try:
@@ -148,7 +147,7 @@ def load_torch(config):
 
 
 def machine(torch, dtype):
-    """A description of the machine that does not name the host."""
+    """A description of the machine without its host name."""
     try:
         known = Path('/proc/cpuinfo').read_text().split()
     except OSError:
@@ -179,7 +178,7 @@ def line(name, row):
 
 
 def milliseconds(times):
-    """'12.3 (12.1 to 12.9)', '' for None."""
+    """A text such as '12.3 (12.1 to 12.9)'; '' for None."""
     if times is None:
         return ''
     values = [1e3 * value for value in (times['seconds'], *times['quartiles'])]
@@ -188,7 +187,7 @@ def milliseconds(times):
 
 
 def markdown(heads, rows):
-    """A table without the columns that are empty in all rows, and an empty line."""
+    """A table without columns that are empty in all rows, followed by an empty line."""
     kept = [i for i, _ in enumerate(heads) if any(row[i] for row in rows)]
     lines = [[row[i] for i in kept] for row in (heads, *rows)]
     return tables.markdown(lines[0], lines[1:]) + '\n' if rows else ''
@@ -241,8 +240,8 @@ def report(results, before):
 
 
 def needs(results):
-    """The tables of what training steps need: memory, operations, and how near they come to the
-    best that the device can do."""
+    """Tables of the memory and the operations that training steps need, and how near they come to
+    the device's best speed."""
     def size(row, side):
         found = row['memory'].get(side)
         return f'{found / 2**20:.0f}' if found else ''

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, convolution by convolution, beside PyTorch's."""
+"""The time of each convolution in a training step, beside PyTorch's."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ LIMITS = {'image_size': limits.Whole(1), 'batch_size': limits.Whole(1), 'rounds'
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """The convolution of one layer: its input [N, H, W, C] and its arguments, two numbers each."""
+    """A layer's convolution: its input [N, H, W, C] and its arguments, two numbers each."""
 
     input: tuple
     features: int
@@ -65,7 +65,7 @@ def run(config, directory):
     """Writes convolutions.json, convolutions.md and figures/convolutions.png.
 
     Raises:
-      UserError: an unknown network, clock or type, or sizes that do not fit.
+      UserError: the network, clock or type is unknown, or sizes do not fit.
     """
     limits.check(config, LIMITS)
     net = models.create(config.network, dtype=config.dtype)
@@ -92,7 +92,7 @@ def run(config, directory):
 
 
 def convolutions(net, images):
-    """{Convolution: how many layers have it}, in the order of the forward pass."""
+    """{Convolution: the number of layers that have it}, in the order of the forward pass."""
     counts = {}
 
     def record(next_method, arguments, options, context):
@@ -135,14 +135,14 @@ def load_torch():
 
 
 def arrays(conv):
-    """x, kernel and the gradient of the output, of unit variance."""
+    """Random x, kernel and gradient of the output, of unit variance."""
     rng = np.random.default_rng(0)
     return [rng.normal(size=shape).astype(np.float32)
             for shape in (conv.input, conv.kernel, conv.output())]
 
 
 def ours(conv, dtype):
-    """{part: a function that computes it as the training step does, and waits}"""
+    """{part: a function that computes it as the training step does, and waits for it}"""
     x, kernel, g = (jnp.asarray(array, dtype) for array in arrays(conv))
     forward = jax.jit(conv.apply)
     _, pull = jax.jit(functools.partial(jax.vjp, conv.apply))(x, kernel)
@@ -159,7 +159,7 @@ def _finish(call):
 
 
 def theirs(torch, conv, dtype):
-    """The same in PyTorch, channels last."""
+    """The same as `ours` in PyTorch, channels last."""
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     x, kernel, g = (torch.from_numpy(array).permute(order).to(
         device, getattr(torch, dtype), memory_format=torch.channels_last)
@@ -188,8 +188,8 @@ def theirs(torch, conv, dtype):
 def measure(sides, config):
     """{side: {part: {'median', 'quartiles'}}} in seconds.
 
-    All take turns, in another order each round, so that other work of the machine slows down all of
-    them. Each runs once before it is timed, which ends what the one before it left behind."""
+    All take turns, in another order each round, so that other work on the machine slows down all of
+    them. Each runs once before it is timed, so that it does not pay for the one before."""
     calls = [(side, part) for side, parts in sides.items() for part in parts]
     seconds = {call: [] for call in calls}
     rng, clock = np.random.default_rng(0), CLOCKS[config.clock]
@@ -242,7 +242,7 @@ def sums(rows):
 
 
 def table(results):
-    """Markdown."""
+    """The results as Markdown."""
     sides = list(results['sums'])
     header = ['convolution', 'layers', 'GFLOP']
     for title in PARTS.values():
@@ -267,7 +267,8 @@ def table(results):
 
 
 def shares(results):
-    """The table of what the whole step spends on each part, and what PyTorch's speed would save."""
+    """A table of the time that the whole step spends on each part, and what PyTorch's speed would
+    save."""
     own, whole = results['sums']['cnnjax'], results['step']
     total = sum(own.values())
     header, lines = ['part of a step', 'ms'], [
@@ -289,8 +290,7 @@ def shares(results):
 
 
 def draw(results, config, path):
-    """Draws bars for each shape, ours above PyTorch's: what all layers of the shape take in a step.
-    """
+    """Draws bars for each shape, ours above PyTorch's: the time of all its layers in a step."""
     from matplotlib.figure import Figure
 
     rows, sides = results['rows'], list(results['sums'])

@@ -1,4 +1,4 @@
-"""The benchmark's rows about images: optimizing them and reading them."""
+"""The benchmark's rows that optimize or read images."""
 
 import contextlib
 import itertools
@@ -26,18 +26,18 @@ from cnnjax.images import (
 from cnnjax.trained import Trained
 from experiments.benchmark.timing import Unmeasured, advance
 
-UNITS = 32  # these are visualized at once by us, one by one in PyTorch, as its tools do it
+UNITS = 32  # We visualize so many units at once; PyTorch one by one, as its tools do.
 LAYERS = ('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1')
 CONTENT, UNIT, JITTER, RATE = 'relu4_2', 7, 8, 0.02
-BATCH = 64  # how many images a step of 'input' reads
+BATCH = 64  # The images that a step of 'input' reads.
 PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'immunohistochemistry', 'retina', 'rocket')
-FILES = 600  # how many files are cut from PHOTOGRAPHS; an epoch reads each once
+FILES = 600  # The files that are cut from PHOTOGRAPHS; an epoch reads each once.
 IMAGENET = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 
 
 def vgg19():
-    """VGG-19 with random weights that keep the scale of activations: where they fade from layer to
-    layer, gradients become denormal numbers, which are slow on CPUs."""
+    """VGG-19 with random weights that keep the scale of activations. If these faded from layer to
+    layer, gradients would become denormal numbers, which are slow on CPUs."""
     net = models.create('vgg19', num_classes=1, hidden=())
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     draw, rng = jax.nn.initializers.he_normal(), np.random.default_rng(0)
@@ -47,7 +47,7 @@ def vgg19():
 
 
 def descend(problem, shared, aux=None, count=1):
-    """A function that does one step of Adam on `count` images and waits for the result."""
+    """A function that makes one step of Adam on `count` images and waits for the result."""
     keys = jax.random.split(jax.random.key(1), count)
     tx = optax.adam(RATE)
     state = optimize.init(problem, tx, keys)
@@ -133,7 +133,7 @@ class Torch:
             if project:
                 with self.torch.no_grad():
                     theta.clamp_(0, 1)
-            return value.item()  # waits
+            return value.item()  # waits for the device
 
         return step
 
@@ -182,7 +182,7 @@ class Torch:
 
 
 def optimization(kind):
-    """The row of a kind: (its name's size, batch, setting) -> what `compare` found."""
+    """The function that measures a row of this kind, (size, batch, setting) -> results."""
     def row(size, batch, setting):
         sides = {'cnnjax': kind(size)}
         if setting.torch:
@@ -194,10 +194,10 @@ def optimization(kind):
 
 
 def reading(size, batch, setting):
-    """The input for a training on ImageNet: JPEGs of 500 x 375 pixels are decoded, cut at random
-    and scaled. PyTorch's images are also flipped and normalized, which in our case is part of the
-    training step. Both read on one thread, without workers, which would read ahead, for free, while
-    it is the other side's turn."""
+    """Reads input for a training on ImageNet: JPEGs of 500 x 375 pixels are decoded, cut at random
+    and scaled. PyTorch also flips and normalizes images here; we do that in the training step. Both
+    read in one thread without workers, because workers would read ahead, for free, during the other
+    side's turn."""
     facts = {'batch': batch}
     with tempfile.TemporaryDirectory() as directory:
         photographs(Path(directory) / 'train' / 'class')
@@ -216,7 +216,7 @@ def reading(size, batch, setting):
 
 
 def photographs(directory):
-    """FILES JPEGs of 500 x 375 pixels, of scikit-image's photographs."""
+    """Writes FILES JPEGs of 500 x 375 pixels, cut from scikit-image's photographs."""
     directory.mkdir(parents=True)
     for i, name in enumerate(PHOTOGRAPHS):
         photograph = Image.fromarray(getattr(skimage.data, name)())
@@ -227,7 +227,7 @@ def photographs(directory):
 
 
 def torch_reading(module, directory, size, batch):
-    """A step that reads a batch as torchvision's examples do. `module` is torch_steps."""
+    """A step that reads a batch as in torchvision's examples. `module` is torch_steps."""
     torch = module.torch
     datasets, vision = map(module.networks.torchvision, ('datasets', 'transforms'))
     folder = datasets.ImageFolder(directory, vision.Compose([

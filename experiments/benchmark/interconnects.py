@@ -1,5 +1,4 @@
-"""Clusters for the scaling model: the speeds of their links, and efficiencies measured by others.
-"""
+"""Clusters for the scaling model: their links' speeds, and efficiencies that others measured."""
 
 from typing import NamedTuple
 
@@ -7,8 +6,8 @@ from cnnjax.collectives import Link
 
 
 class Cluster(NamedTuple):
-    """Devices in nodes. Bandwidths are those of one direction, in bytes/s: vendors often give the
-    sum of both directions."""
+    """Devices in nodes. Bandwidths are those of one direction, in bytes/s; vendors often give the
+    sum of both."""
 
     title: str
     per_node: int
@@ -17,8 +16,8 @@ class Cluster(NamedTuple):
     most: int  # the largest number of devices that such a cluster can have
 
 
-# The speeds are those that vendors publish; the latencies are assumptions of the usual order.
-# nccl-tests measures both.
+# Vendors publish the speeds; the latencies are assumed, of the usual order. nccl-tests measures
+# both.
 NVLINK_1, NVLINK_2, NVLINK_3, NVLINK_4 = (Link(bandwidth, 2e-6) for bandwidth in (
     80e9, 150e9, 300e9, 450e9))  # P100, V100, A100 and H100: 160, 300, 600, 900 GB/s both ways
 UNLIMITED = 2 ** 20
@@ -50,19 +49,20 @@ class Published(NamedTuple):
     cluster: str
     before: int
     devices: int
-    seconds: float  # how long a step takes on `before` devices
+    seconds: float  # the time of a step on `before` devices
     efficiency: float
 
 
 NVIDIA = 'NVIDIA DeepLearningExamples, ResNet-50 v1.5 for PyTorch, '
 PUBLISHED = (
-    # https://arxiv.org/abs/1706.02677, abstract: 256 GPUs, batches of 8192, 90 epochs in one hour,
-    # hence 0.26 s a step, at about 90 % of the speed of 8, hence 0.23 s there. Section 4: 50 Gb/s.
+    # https://arxiv.org/abs/1706.02677, abstract: 256 GPUs run 90 epochs in one hour with batches of
+    # 8192, hence 0.26 s per step; this is about 90 % of the speed of 8 GPUs, hence 0.23 s there.
+    # Section 4: 50 Gb/s.
     Published('Goyal et al. 2017, P100', 'resnet50', 'ethernet_50', 8, 256,
               0.9 * 3600 / (90 * 1_281_167 / 8192), 0.9),
     # https://github.com/NVIDIA/DeepLearningExamples/tree/master/PyTorch/Classification/ConvNets/
-    # resnet50v1.5, training performance, images/s of 1 and of 8 GPUs; batches of 256 and, in FP32
-    # on V100, of 112 a GPU (configs.yml).
+    # resnet50v1.5, training performance: images/s with 1 and with 8 GPUs. A GPU's batches have 256
+    # images, or 112 in FP32 on V100 (configs.yml).
     Published(NVIDIA + 'V100, FP32', 'resnet50', 'dgx1', 1, 8, 112 / 367, 2855 / 8 / 367),
     Published(NVIDIA + 'V100, mixed', 'resnet50', 'dgx1', 1, 8, 256 / 1200, 8322 / 8 / 1200),
     Published(NVIDIA + 'A100, TF32', 'resnet50', 'dgx_a100', 1, 8, 256 / 938, 7248 / 8 / 938),

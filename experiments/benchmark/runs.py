@@ -1,5 +1,5 @@
-"""The benchmark's rows of whole trainings: the loop around the step, and the time that a training
-takes to its first step."""
+"""The benchmark's rows about whole trainings: the loop around the step, and the time to the first
+step."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ def pictures(directory, side, classes, train_images, test_images):
 
 
 def loop(name, batch, setting):
-    """What the loop costs: a whole short training, by train.train, beside its bare step."""
+    """The cost of the loop: a short training by train.train, beside the bare step."""
     network, arrays = training.NETWORKS[name], training.examples(name, batch)
     made = training.made_of(name, batch, setting.dtype, arrays)
     state = made.training.init(jax.random.key(0))
@@ -59,8 +59,8 @@ def loop(name, batch, setting):
 
 
 def compilation(name, batch, setting):
-    """Seconds from the command to the end of a training's first step: without the compiled programs
-    of an earlier start, and with them."""
+    """Seconds from the command to the end of a training's first step, without and with the compiled
+    programs of an earlier start."""
     network, result = training.NETWORKS[name], {'batch': batch}
     file, argument = network.config.split(':')
     with tempfile.TemporaryDirectory() as directory:
@@ -78,9 +78,10 @@ def compilation(name, batch, setting):
 
 
 def first_step(command, programs):
-    """Seconds until a training says that its first step is done; it then ends as usual.
+    """Seconds until a training prints that its first step is done; the training then goes on to its
+    end.
 
-    Raises Unmeasured, with what it said, where it never does.
+    Raises Unmeasured, with the output, if it never prints that.
     """
     environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': programs}
     start, seconds, said = time.perf_counter(), None, []

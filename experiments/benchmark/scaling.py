@@ -30,7 +30,7 @@ from cnnjax.errors import UserError
 from configs import base
 from experiments.benchmark.interconnects import CLUSTERS, PUBLISHED, UNLIMITED, Cluster
 
-LARGEST = 1e12  # seconds, and GB/s
+LARGEST = 1e12  # The most seconds, and the most GB/s.
 LIMITS = {'algorithm': tuple(collectives.ALGORITHMS), 'dtype': ('float32', 'bfloat16')} | {
     name: limits.Whole(1) for name in ('batch_size', 'measured_batch', 'measured_steps', 'message',
                                        'compiled_batch', 'compiled_devices', 'devices',
@@ -41,7 +41,7 @@ LIMITS = {'algorithm': tuple(collectives.ALGORITHMS), 'dtype': ('float32', 'bflo
 def run(config, directory):
     """Writes scaling.json, scaling.md and figures/scaling.png.
 
-    Raises UserError where a field does not fit.
+    Raises UserError if a field does not fit.
     """
     check(config)
     clusters = {name: cluster(config, name) for name in limits.names(config.clusters)}
@@ -97,7 +97,7 @@ def check(config):
 
 
 def cluster(config, name):
-    """The Cluster of this name, its links as fast as config.utilization says."""
+    """The Cluster of this name, with the speed of its links multiplied by config.utilization."""
     if name == 'own':
         found = Cluster('own', config.own_per_node,
                         Link(1e9 * config.own_inside, 1e-6 * config.own_inside_latency),
@@ -113,10 +113,10 @@ def cluster(config, name):
 
 
 def training(name, images, **fields):
-    """The step of a training, and the shapes of what it takes: (step, state, {'image', ...}).
+    """The step of a training, and the shapes of its arguments: (step, state, {'image', ...}).
 
-    The network, its images and classes are the paper's; the images, so many, stream: they come with
-    the batch. `fields` are those of configs/base.py.
+    The network, its images and its classes are the paper's. The batch holds `images` images itself,
+    as if they streamed. `fields` are those of configs/base.py.
     """
     recipe = base.get_config()
     recipe.update_from_flattened_dict({
@@ -134,7 +134,7 @@ def training(name, images, **fields):
 
 
 def compile_step(one, state, batch, mesh, kind):
-    """The program of one step over the devices of `mesh`, compiled."""
+    """The compiled program of one step over the devices of `mesh`."""
     if kind == 'pmap':
         batch = {field: jax.ShapeDtypeStruct((mesh.size, array.shape[0] // mesh.size,
                                               *array.shape[1:]), array.dtype)
@@ -144,8 +144,8 @@ def compile_step(one, state, batch, mesh, kind):
 
 
 def compiled(config):
-    """What the compiled step of config.compiled does, for each way to run it and each number of
-    devices that there are."""
+    """The collectives and costs of the compiled step of config.compiled, for each way to run it and
+    each number of devices that this machine has."""
     counts = [count for count in config.compiled_devices if count <= jax.device_count()]
     if left := [count for count in config.compiled_devices if count not in counts]:
         print(f'{", ".join(map(str, left))} devices are not there: set XLA_FLAGS='
@@ -167,7 +167,7 @@ def compiled(config):
 
 
 def load(name):
-    """What a step of this network reduces, from the shapes of its state alone."""
+    """The bytes that a step of this network reduces, from the shapes of its state alone."""
     _, state, _ = training(name, 1)
     parts = {field: jax.tree.leaves(getattr(state, field)) for field in ('params', 'batch_stats')}
     counts = {field: sum(math.prod(leaf.shape) for leaf in leaves)
@@ -177,7 +177,7 @@ def load(name):
 
 
 def measure(config, name):
-    """Seconds of a step on one device of this machine: the median, compilation left out."""
+    """Median seconds of a step on one device of this machine, without compilation."""
     net = models.create(name, dtype=config.dtype)
     memory.check(config.measured_batch * sum(
         math.prod(row.shape) for row in summary.summarize(net).rows if row.shape),
@@ -208,7 +208,7 @@ def reduction(config, size, devices, where):
 
 def predictions(config, name, reduced, alone, clusters):
     """The rows of one network: dicts of step time, efficiency and images/s, without overlap of the
-    reduction with the backward pass, and with all that fits."""
+    reduction and the backward pass, and with as much overlap as possible."""
     rows = []
     for key, where in clusters.items():
         for devices in config.devices:
@@ -288,7 +288,7 @@ def published_table(published):
 
 
 def draw(config, rows, clusters, measured, path):
-    """Efficiency against devices, a panel per cluster, for the middle one of the step times."""
+    """Draws efficiency against devices, in a panel per cluster, for the middle step time."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 

@@ -1,4 +1,4 @@
-"""How the benchmark measures: sides in turn, and what the device could do at best."""
+"""How the benchmark measures: the sides in turn, and the best speed of the device."""
 
 import math
 import os
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-LIMIT = 2 ** 20  # the most steps in a turn
+LIMIT = 2 ** 20  # The most steps in a turn.
 
 
 class Unmeasured(Exception):
@@ -20,19 +20,19 @@ class Unmeasured(Exception):
 
 
 class Setting(NamedTuple):
-    """What all rows have in common."""
+    """The settings that all rows share."""
 
-    torch: Any  # the module torch_steps, None where torch is not installed
+    torch: Any  # the module torch_steps; None if torch is not installed
     dtype: str
-    steps_per_call: int  # how many steps of a training are one program
+    steps_per_call: int  # training steps in one program
     compile_mode: str  # the mode of torch.compile; '' leaves that side out
-    measure: Callable  # `compare`, given the number of rounds and their length
-    best: Callable  # () -> {'flops', 'bytes'}: what the device does in a second, measured once
-    checked: set  # the networks whose losses have been found equal to PyTorch's
+    measure: Callable  # `compare` with the number of rounds and their length
+    best: Callable  # () -> {'flops', 'bytes'}: the device's best per second, measured once
+    checked: set  # the networks whose losses were equal to PyTorch's
 
 
 def advance(step, wait=lambda value: jax.block_until_ready(value)):
-    """A side of `compare`: a function that does so many steps and then waits for the last."""
+    """A side of `compare`: a function that makes n steps and then waits for the last."""
     def steps(count):
         for _ in range(count):
             value = step()
@@ -43,12 +43,11 @@ def advance(step, wait=lambda value: jax.block_until_ready(value)):
 def compare(sides, name, rounds, seconds, chance=False):
     """{side: {'first', 'seconds', 'quartiles', 'steps'}} and 'ratios', {side: its time / ours}.
 
-    The sides take turns, so that other work of the machine slows down all of them. A turn has as
-    many steps as take `seconds`, at least one. A step that is not timed comes first, because the
-    memory of a side goes back to the system during the others' turns. 'first' is the time of the
-    first step, with its compilation; 'seconds' is the median time of a step over the rounds. Where
-    `chance` decides how much work a step has, turns have four steps or more, and 'seconds' is the
-    mean.
+    The sides take turns, so that other work on the machine slows down all of them. A turn lasts
+    `seconds`, but at least one step. It begins with a step that is not timed, because the memory of
+    a side goes back to the system during the others' turns. 'first' is the time of the first step,
+    with its compilation; 'seconds' is the median time of a step over the rounds. If `chance`
+    decides how much work a step has, turns have four steps or more, and 'seconds' is the mean.
     """
     result, counts, times = {}, {}, {side: [] for side in sides}
     for side, steps in sides.items():
@@ -74,14 +73,14 @@ def timed(steps, count):
     return time.perf_counter() - start
 
 
-# The sizes for `best`, by whether there is an accelerator: the side of the matrices, the elements
-# of the array, and how many operations are queued before it waits for them.
+# The arguments of `best`, {accelerator: ...}: the side of the matrices, the elements of the array,
+# and how many operations are queued before it waits for them.
 SIZES = {False: (2048, 2 ** 26, 1), True: (8192, 2 ** 28, 10)}
 
 
 def best(dtype, side, elements, count):
-    """The floating-point operations of a product of two large matrices and the bytes of a large
-    array read and written, per second: the best of seven trials."""
+    """The best of seven trials: the floating-point operations per second of a product of two large
+    matrices, and the bytes per second that are read from and written to a large array."""
     matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
     product = jax.jit(jnp.matmul)
     array, increase = jnp.zeros(elements), jax.jit(lambda x: x + 1, donate_argnums=0)
@@ -100,5 +99,5 @@ def best(dtype, side, elements, count):
 
 
 def cores():
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()

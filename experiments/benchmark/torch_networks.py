@@ -1,7 +1,7 @@
 """The networks of the benchmark in PyTorch. Needs torch.
 
-resnet50, densenet121 and VGG-16 are torchvision's. No usual package of PyTorch has the others: they
-are written here as is usual in PyTorch, with our names for the layers.
+resnet50, densenet121 and VGG-16 are torchvision's. No common PyTorch package has the others: they
+are written here in PyTorch's usual style, with our names for the layers.
 """
 
 import importlib
@@ -47,8 +47,8 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """He et al. 2015, section 4.2; with stochastic depth, Huang et al. 2016, closed blocks are
-    skipped by Python."""
+    """He et al. 2015, section 4.2. With stochastic depth (Huang et al. 2016), Python skips closed
+    blocks."""
 
     def __init__(self, net):
         super().__init__()
@@ -96,7 +96,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC for 32 x 32 images; with `remat`, layers are computed again for the gradient."""
+    """DenseNet-BC for 32 x 32 images; with `remat` the gradient computes the layers again."""
 
     def __init__(self, net):
         super().__init__()
@@ -138,7 +138,8 @@ class Unit(nn.Module):
 
 
 class FractalNet(nn.Module):
-    """Local drop-path by weights, as ours; global drop-path skips by Python."""
+    """FractalNet. Local drop-path uses weights, as ours does; for global drop-path Python skips
+    columns."""
 
     def __init__(self, net):
         super().__init__()
@@ -193,16 +194,16 @@ class FractalNet(nn.Module):
 
 
 def torchvision(part):
-    """torchvision's module of this name. Raises Unmeasured where it cannot be imported."""
+    """torchvision's module of this name. Raises Unmeasured if it cannot be imported."""
     try:
         return importlib.import_module(f'torchvision.{part}')
-    except (ImportError, RuntimeError) as error:  # RuntimeError: it was made for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: made for another torch
         raise Unmeasured(f'torchvision cannot be imported ({error}): pip install '
                                 'torchvision, of the release that goes with torch') from None
 
 
 def published(name, net):
-    """torchvision's network; of VGG without hidden layers a single full one remains."""
+    """torchvision's network; VGG without hidden layers gets a single full layer."""
     network = getattr(torchvision('models'), name)(num_classes=net.num_classes)
     if name.startswith('vgg') and not net.hidden:
         network.avgpool = nn.Identity()
@@ -230,7 +231,7 @@ def build(name, net, variables, side):
             layer, array = '/'.join(path[:-1]), np.array(leaf)
             if array.ndim == 4:
                 array = array.transpose(3, 2, 0, 1)
-            elif array.ndim == 2 and known and layer in known.flat:  # torch flattens [C, H, W]
+            elif array.ndim == 2 and known and layer in known.flat:  # Torch flattens [C, H, W].
                 array = array.reshape(side // 32, side // 32, -1, array.shape[-1])
                 array = array.transpose(3, 2, 0, 1).reshape(array.shape[-1], -1)
             elif array.ndim == 2:

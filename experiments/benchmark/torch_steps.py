@@ -16,8 +16,8 @@ version = torch.__version__
 
 
 def prepare():
-    """The settings that PyTorch's own guides recommend: as many threads as cores, on a GPU the
-    fastest of cuDNN's algorithms, and TF32 where the type is float32, which jax takes there too."""
+    """Makes the settings that PyTorch's own guides recommend: as many threads as cores; on a GPU
+    the fastest of cuDNN's algorithms, and TF32 for float32, as jax does."""
     torch.set_num_threads(timing.cores())
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True
@@ -36,8 +36,8 @@ def precision(dtype):
 
 
 def augment(images, normalize, flip, padding):
-    """uint8 [N, H, W, C] -> normalized, moved and mirrored at random, [N, C, H, W] channels last.
-    The crop and the mirror are one lookup."""
+    """Normalizes images, uint8 [N, H, W, C], and moves and mirrors them at random: [N, C, H, W],
+    channels last. One lookup crops and mirrors."""
     count, height, width, _ = images.shape
     x = normalized(images, normalize)
     where = functools.partial(torch.arange, device=x.device)
@@ -71,8 +71,7 @@ class Data:
 
 
 def training(network, data, recipe, compile_mode=''):
-    """A side of `compare`: a function that takes a number, does as many steps of SGD and waits for
-    the last.
+    """A side of `compare`: a function that makes n steps of SGD and waits for the last.
 
     `recipe` is the config of our side. With `compile_mode`, augmentation, network and loss are
     compiled; the optimizer is one fused operation in any case.
@@ -91,8 +90,8 @@ def training(network, data, recipe, compile_mode=''):
         [group for group in groups if group['params']], recipe.learning_rate, recipe.momentum,
         nesterov=recipe.nesterov, fused=True)
 
-    # Parameters that chance leaves out of a step get gradients of zero, not none: they then decay,
-    # as on our side, and the fused SGD of torch 2.13 fails where only some have momentum already.
+    # Parameters that chance leaves out of a step get gradients of zero instead of none. They then
+    # decay, as on our side; and the fused SGD of torch 2.13 fails if only some have momentum.
     skips = getattr(network, 'survival', 1) < 1 or getattr(network, 'global_rate', 0) > 0
     if skips:
         for parameter in network.parameters():
@@ -120,7 +119,7 @@ def training(network, data, recipe, compile_mode=''):
 
 
 def inference(network, data, batch, dtype, compile_mode=''):
-    """A side of `compare`: logits of the first images."""
+    """A side of `compare` that computes the logits of the first images."""
     network.eval()
 
     def logits(images):
@@ -141,7 +140,7 @@ def inference(network, data, batch, dtype, compile_mode=''):
 
 
 def loss_of(network, data, count):
-    """The loss of the first images in training mode, without dropout and without rounding."""
+    """The loss of the first images in training mode, without dropout, in full precision."""
     chances = {module: module.p for module in network.modules() if isinstance(module, nn.Dropout)}
     rates = {name: getattr(network, name) for name in ('survival', 'local_rate', 'global_rate')
              if hasattr(network, name)}
@@ -164,8 +163,8 @@ def loss_of(network, data, count):
 
 
 def peak_memory(steps):
-    """The most bytes that tensors took on the device during a step; None on CPUs, where PyTorch
-    does not count them."""
+    """The most bytes of tensors on the device during a step; None on CPUs, where PyTorch does not
+    count them."""
     if networks.device() != 'cuda':
         return None
     steps(2)

@@ -16,26 +16,26 @@ from jax.sharding import PartitionSpec as P
 from cnnjax import data, losses, parallel, summary, train
 from experiments.benchmark.timing import Unmeasured, advance, timed
 
-IMAGES = {32: 4096, 224: 512}  # {side: how many random images there are to draw batches from}
-CHECKED = 8  # the loss of so many images must be the same in both
+IMAGES = {32: 4096, 224: 512}  # {side: the number of random images that batches come from}
+CHECKED = 8  # The images whose loss must be the same as PyTorch's.
 
 
 class Network(NamedTuple):
-    """A recipe, and what the benchmark changes in it."""
+    """A recipe, and the benchmark's changes to it."""
 
     config: str  # the recipe's file and argument
     side: int  # the side of its images
     classes: int
-    batch: int  # the batch on a CPU
-    large: int  # the batch on an accelerator
+    batch: int  # the batch size on a CPU
+    large: int  # the batch size on an accelerator
     changes: dict = {}
-    plain: dict = {}  # the changes of another side: our network without what is measured
+    plain: dict = {}  # the changes of another side, without the feature that is measured
     chance: bool = False  # whether chance decides how much of the network runs
 
 
-# CIFAR's recipes, at the papers' batch sizes on accelerators. There is none for VGG-16 on CIFAR:
-# that is torchvision's with batch normalization and a single full layer. ResNet-50 strides in the
-# 3x3, as torchvision's does.
+# On accelerators, CIFAR's recipes have the papers' batch sizes. VGG-16 has no recipe for CIFAR: it
+# is torchvision's, with batch normalization and a single full layer. In ResNet-50 the 3x3
+# convolutions have the strides, as in torchvision's.
 PLAIN = {'model.hidden': ()}
 NETWORKS = {
     'resnet20':             Network('cifar:resnet20', 32, 10, 128, 128),
@@ -46,7 +46,7 @@ NETWORKS = {
     'densenet_bc_l100_k12_remat': Network(
         'cifar:densenet_bc_l100_k12', 32, 10, 16, 64, {'model.remat': True},
         {'model.remat': False}),
-    # Always the whole fractal, never one column: the two sides would draw different columns.
+    # Always the whole fractal: with single columns, the two sides would draw different ones.
     'fractalnet20':         Network('cifar:fractalnet20', 32, 10, 32, 100,
                                     {'model.global_drop_path': 0.0}),
     'fractalnet20_columns': Network('cifar:fractalnet20', 32, 10, 32, 100,
@@ -61,13 +61,13 @@ NETWORKS = {
 
 
 def batch_of(name, accelerator):
-    """How many images a step of the network takes, unless the row says."""
+    """The usual number of images per step of the network."""
     return NETWORKS[name].large if accelerator else NETWORKS[name].batch
 
 
 def recipe(name, batch, dtype, changes):
-    """The training's config. The images are on the device, none is recoloured, and momentum SGD is
-    in torch's order: what both sides can do alike."""
+    """The training's config. Images are on the device and are not recoloured, and momentum SGD has
+    torch's order, so that both sides do the same."""
     network = NETWORKS[name]
     file, argument = network.config.split(':')
     config = importlib.import_module(f'configs.{file}').get_config(argument)
@@ -78,7 +78,7 @@ def recipe(name, batch, dtype, changes):
 
 
 class Made(NamedTuple):
-    """What train.train makes of a config, and the config."""
+    """A config, and the parts that train.train builds from it."""
 
     config: object
     training: train.Training
@@ -86,7 +86,7 @@ class Made(NamedTuple):
 
 
 def made_of(name, batch, dtype, arrays, changes=()):
-    """A recipe put together for examples, {'image': [N, H, W, C], 'label': [N]}."""
+    """A recipe built for examples, {'image': [N, H, W, C], 'label': [N]}."""
     config = recipe(name, batch, dtype, dict(changes))
     normalize = data.normalization(arrays['image'], config.mean, config.std)
     shapes = {field: array[:1] for field, array in arrays.items()}
@@ -95,7 +95,7 @@ def made_of(name, batch, dtype, arrays, changes=()):
 
 
 def examples(name, batch):
-    """Random images and labels: what they show does not change the work."""
+    """Random images and labels; the work does not depend on their contents."""
     network, rng = NETWORKS[name], np.random.default_rng(0)
     count = max(IMAGES[network.side], batch)
     return {'image': rng.integers(0, 256, (count, network.side, network.side, 3), np.uint8),
@@ -103,7 +103,7 @@ def examples(name, batch):
 
 
 class Step:
-    """The compiled update of a training, as train.train runs it, on one device."""
+    """The compiled update of a training on one device, as train.train runs it."""
 
     def __init__(self, made, state, resident, size=1):
         self.mesh, self.size, self.batch = parallel.data_mesh(1), size, made.config.batch_size
@@ -122,7 +122,7 @@ class Step:
                                             (self.batch, *shape))}
 
     def __call__(self, count):
-        """A side of `compare`."""
+        """Makes `count` updates, as a side of `compare`."""
         while count > 0:
             now = min(count, self.size)
             self.state, values = self.mapped(self.state, self.resident, *self.inputs(now))
@@ -130,27 +130,27 @@ class Step:
         jax.block_until_ready(values)
 
     def inputs(self, count):
-        """The indices and the key of so many steps of one call."""
+        """The indices and the key for a call of `count` steps."""
         if self.size == 1:
             return self.indices(), self.key
         return self.indices(self.size), (self.key, np.int32(count))
 
     def program(self):
-        """The compiled program, of which XLA's costs are those of a single step."""
+        """The compiled program; the costs that XLA gives are those of a single step."""
         batch, key = self.inputs(self.size)
         batch = jax.device_put(batch, NamedSharding(self.mesh, P(parallel.AXIS)))
         return self.mapped.lower(self.state, self.resident, batch, key).compile()
 
 
 def memory(program):
-    """Bytes of arguments, results and temporaries of a program; what is donated counts once."""
+    """Bytes of a program's arguments, results and temporaries; donated arrays count once."""
     found = program.memory_analysis()
     return (found.argument_size_in_bytes + found.output_size_in_bytes
             + found.temp_size_in_bytes - found.alias_size_in_bytes)
 
 
 def check_memory(program, name):
-    """Raises Unmeasured where the program is larger than what is left of the memory."""
+    """Raises Unmeasured if the program does not fit in the free memory."""
     stats, left = jax.devices()[0].memory_stats() or {}, math.inf
     if 'bytes_limit' in stats:
         left = stats['bytes_limit'] - stats['bytes_in_use']
@@ -162,8 +162,8 @@ def check_memory(program, name):
 
 
 def training(name, batch, setting):
-    """The step of a training on data that lies on the device: ours; without what the row is about;
-    PyTorch's, and compiled."""
+    """Measures a training step on data on the device: our step, our step without the feature of the
+    row, PyTorch's, and PyTorch's compiled."""
     network = NETWORKS[name]
     arrays = examples(name, batch)
     made = made_of(name, batch, setting.dtype, arrays)
@@ -183,7 +183,7 @@ def training(name, batch, setting):
             sides['torch'] = setting.torch.training(*theirs, made.config)
             if (peak := setting.torch.peak_memory(sides['torch'])) is not None:
                 facts['memory']['torch'] = peak
-            if setting.compile_mode and not network.chance:  # each combination would compile
+            if setting.compile_mode and not network.chance:  # Each choice would be compiled.
                 add_compiled(sides, facts, setting.torch.training(*theirs, made.config,
                                                                   setting.compile_mode))
         result = setting.measure(sides, f'train_{name}', chance=network.chance)
@@ -195,7 +195,7 @@ def training(name, batch, setting):
 
 @contextlib.contextmanager
 def torch_side(name, made, state, arrays, setting, facts):
-    """(network, data) in PyTorch, checked against ours; None where there is none, and why in
+    """(network, data) in PyTorch, checked against ours; None if there is none, with the reason in
     `facts`."""
     if setting.torch is None:
         yield None
@@ -218,7 +218,7 @@ def torch_side(name, made, state, arrays, setting, facts):
 
 
 def add_compiled(sides, facts, steps):
-    """Adds the side 'torch_compile', compiled, or why it cannot be."""
+    """Adds the compiled side 'torch_compile', or the reason why it cannot be compiled."""
     try:
         facts['torch_compile_first'] = timed(steps, 1)
     except RuntimeError as error:
@@ -228,8 +228,8 @@ def add_compiled(sides, facts, steps):
 
 
 def compare_losses(name, made, state, arrays, network, there, setting):
-    """Raises AssertionError unless the losses of both agree, with the same weights, on the same
-    images, in training but without chance."""
+    """Raises AssertionError unless both sides have the same loss for the same weights and images,
+    in training mode but without random parts."""
     count = min(CHECKED, len(arrays['label']))
     rates = getattr(made.training.net, 'dropout', 0.0)
     certain = {'dropout': (0.0,) * len(rates) if isinstance(rates, tuple) else 0.0, 'survival': 1.0,
@@ -245,8 +245,8 @@ def compare_losses(name, made, state, arrays, network, there, setting):
                                    rngs={'drop_path': jax.random.key(0)})
         return losses.cross_entropy(logits, labels).mean()
 
-    # A GPU would round products of float32 to TF32. A CPU does not: the program that is checked is
-    # the one that is timed.
+    # A GPU would round float32 products to TF32. A CPU does not, so that the checked program is
+    # also the one that is timed.
     precision = None if jax.default_backend() == 'cpu' else 'highest'
     with jax.default_matmul_precision(precision):
         ours = float(loss(state.params, state.batch_stats, arrays['image'][:count],
@@ -257,12 +257,12 @@ def compare_losses(name, made, state, arrays, network, there, setting):
 
 
 def roofline(net, shape, batch, program, setting, seconds):
-    """How near a step is to what the device could do.
+    """How near a step comes to the device's best speed.
 
     The operations are those of the model, 3 times the forward pass's multiply-adds (see
-    cnnjax/summary.py) times 2, whatever the compiler makes of them. The bytes are XLA's of the
-    compiled program, those that all its fused operations read and write; what a cache keeps
-    between two of them counts too, so that the bound is no strict one.
+    cnnjax/summary.py) times 2, whatever the compiler changes. The bytes are XLA's count of what all
+    fused operations of the compiled program read and write. This includes what a cache keeps from
+    one operation to the next, so it is no strict bound.
     """
     flops = 3 * 2 * batch * summary.summarize(net, shape).multiply_adds
     best, costs = setting.best(), program.cost_analysis()
@@ -273,7 +273,7 @@ def roofline(net, shape, batch, program, setting, seconds):
 
 
 def inference(name, batch, setting):
-    """Logits of images that lie on the device."""
+    """Measures the logits of images on the device."""
     arrays = examples(name, batch)
     made = made_of(name, batch, setting.dtype, arrays)
     state = made.training.init(jax.random.key(0))

@@ -1,1 +1,1 @@
-"""Images from the codes of a network's layers."""
+"""Inversion: images from the codes of a network's layers."""

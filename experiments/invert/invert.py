@@ -35,8 +35,8 @@ from cnnjax.limits import Number, Whole
 from experiments.invert import results
 
 REFERENCE = 227 * 227 * 3  # config.sigma is the norm of images of this many numbers.
-FARTHEST = 100  # Images move by at most so many strides.
-START = 80 / math.sqrt(3)  # nnpreimage's x0_sigma: the 95 % quantile of the first levels
+FARTHEST = 100  # The most strides by which images move.
+START = 80 / math.sqrt(3)  # nnpreimage's x0_sigma, the 95 % quantile of the first levels.
 LIMITS = Run.LIMITS | {
     'count': Whole(), 'size': Whole(), 'devices': Whole(), 'restarts': Whole(1),
     'parametrization': ('pixels', 'levels', 'sigma', 'fourier'), 'deviation': Number(0),
@@ -56,12 +56,12 @@ class Example(NamedTuple):
 def run(config, directory):
     """Inverts config.layers; see configs/invert.py for what it writes.
 
-    Raises UserError for an unknown layer or picture, and numbers that make no sense.
+    Raises UserError if a layer or picture is unknown, or a number makes no sense.
     """
     check(config)
-    parallel.data_mesh(config.devices)  # It refuses more devices than there are.
+    parallel.data_mesh(config.devices)  # raises an error if there are fewer
     network = trained.load(config.source, config.checkpoint, config.name)
-    if config.size:  # This is checked before pictures are made so large.
+    if config.size:  # Check before pictures are made this large.
         check_size(config, network, (config.size, config.size, network.image_shape[-1]))
     names, images = zip(*load(config, network), strict=True)
     images = np.stack(images)
@@ -101,7 +101,7 @@ def run(config, directory):
 
 
 def check(config):
-    """Raises UserError for values of the config that make no sense."""
+    """Raises UserError if a value of the config makes no sense."""
     limits.check(config, LIMITS)
     if len(config.steps) != len(config.learning_rate):
         raise UserError(f'steps={config.steps} and learning_rate={config.learning_rate}: give as '
@@ -112,13 +112,13 @@ def check(config):
 
 
 def check_size(config, network, shape, count=1):
-    """Raises UserError where the activations of so many images fill the memory."""
+    """Raises UserError if the activations of `count` images do not fit in memory."""
     memory.check(count * config.restarts * tiles.activations(network, shape),
                  size=config.size, count=config.count, restarts=config.restarts)
 
 
 def check_images(config, network, images, layers, depth):
-    """Raises UserError where the largest images of one layer fill the memory."""
+    """Raises UserError if the largest images of one layer do not fit in memory."""
     count, *shape = images.shape
     if config.jitter and len(config.steps) > 1:
         margin = max(round(config.jitter * stride(network, layer, depth)) for layer in layers)
@@ -157,7 +157,7 @@ def load(config, network):
 
 
 def invert(config, running, network, objective, depth, codes, shape):
-    """What the layer of `objective` knows of images of the shape [H, W, C]: reconstructions
+    """Inverts the codes of one layer for images of the shape [H, W, C]: the reconstructions
     [images, restarts, H, W, C] in [0, 1] and their losses [images, restarts]. `depth` has all
     layers, in forward order."""
     layer, = objective.layers
@@ -249,10 +249,10 @@ def penalties(config, weights, mean, sigma):
 
 
 def optimizer(config, shape):
-    """The optax optimizer, its learning rate a part of its state: stages share a program."""
+    """The optax optimizer. Its learning rate is in its state, so that stages share a program."""
     def adagrad(learning_rate):
-        # nnpreimage has v = m v - g / (1 / rate + sqrt(G)) with G = m G + g^2; optax's average of
-        # g^2 is (1 - m) G. The rate is that of a pixel, for penalties that are means over pixels.
+        # nnpreimage computes v = m v - g / (1 / rate + sqrt(G)) with G = m G + g^2; optax averages
+        # g^2 to (1 - m) G. The rate is that of one pixel, because penalties are means over pixels.
         root = jnp.sqrt(1 - config.momentum)
         floor = root / (learning_rate * shape[0] * shape[1])
         return optax.chain(optax.scale_by_rms(config.momentum, floor, eps_in_sqrt=False),
@@ -266,7 +266,7 @@ def optimizer(config, shape):
 
 
 def stride(network, layer, depth):
-    """The pixels between neighbouring units of a layer; of a full layer, of the maps before it."""
+    """The pixels between neighbouring units of a layer, or of the maps before a full layer."""
     rows = {row.name: row for row in summary.summarize(network.net, network.image_shape).rows}
     steps = [max(rows[name].stride) for name in depth[:depth.index(layer) + 1]
              if name in rows and rows[name].stride]

@@ -1,4 +1,4 @@
-"""How much of a code its reconstructions have: the numbers, and the files with them."""
+"""How much of a code survives in its reconstructions: the numbers, and the files with them."""
 
 import math
 
@@ -18,7 +18,7 @@ NORMALIZATION = {
 
 
 def error(found, codes):
-    """[N], the squared distances of `found` from `codes`, over the squared norms of `codes`."""
+    """[N], the squared distances of `found` from `codes`, divided by their squared norms."""
     found, codes = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (found, codes))
     return ((found - codes) ** 2).sum(1) / (codes ** 2).sum(1)
 
@@ -28,14 +28,14 @@ def statistics(errors, kept, codes, same):
 
     Args:
       errors: [images, restarts]; `kept`: [images], the restart that is kept.
-      codes: [images, ...], of the images.
-      same: [images], whether the class survives; None: not known.
+      codes: [images, ...], the codes of the images.
+      same: [images], whether the class survives; None: it is not known.
     """
     errors = np.asarray(errors, np.float64)
     count, best = len(errors), errors[np.arange(len(errors)), kept]
     flat = np.asarray(codes, np.float64).reshape(count, -1)
     squares = (flat ** 2).sum(1)
-    # The sum over all pairs has the N zeros of the diagonal, which the mean leaves out.
+    # The sum over all pairs includes the N zeros of the diagonal, which the mean leaves out.
     pairs = 2 * (count * squares.sum() - (flat.sum(0) ** 2).sum()) / max(count * (count - 1), 1)
     pair_errors = best * squares / pairs if pairs > 0 else None
 
@@ -56,7 +56,7 @@ def statistics(errors, kept, codes, same):
 
 
 def write(directory, config, names, images, best, rows):
-    """The reconstructions, the figure and the table."""
+    """Writes the reconstructions, the figure and the table."""
     for layer, found in {'original': images, **best}.items():
         for name, image in zip(names, found, strict=True):
             pictures.write(directory / 'reconstructions' / layer.replace('/', '.') / f'{name}.png',
@@ -85,7 +85,7 @@ def write(directory, config, names, images, best, rows):
 
 
 def text(rows):
-    """The table, aligned, as Markdown."""
+    """The table in aligned Markdown."""
     def number(mean, deviation=None):
         if mean is None:
             return '-'

@@ -1,4 +1,4 @@
-"""What the pages of the site say of a network, of its layers and of the classes."""
+"""The site's data about a network, its layers and the classes."""
 
 import importlib.metadata
 from pathlib import Path
@@ -10,14 +10,14 @@ import numpy as np
 from cnnjax import data, diagram, microscope, trained, user_network, workdir
 from cnnjax.images import strongest, units
 
-LARGEST = 112  # On its page, a patch has sides of at most so many pixels.
-SMALL = 64  # Pictures with sides up to so many pixels are written without loss.
-OF_A_CLASS = 8  # The page of a class has at most so many units of a layer.
-LEAST = 0.1  # They stand out by at least so many standard deviations.
+LARGEST = 112  # The longest side of a patch on its page, in pixels.
+SMALL = 64  # Pictures with sides of up to 64 pixels are written without loss.
+OF_A_CLASS = 8  # The most units of a layer on the page of a class.
+LEAST = 0.1  # The standard deviations by which these units must stand out.
 
 
 class Site(NamedTuple):
-    """What a site is made of."""
+    """The parts that a site is made from."""
 
     config: Any
     directory: Path
@@ -25,12 +25,12 @@ class Site(NamedTuple):
     rows: dict[str, Any]  # {layer: its row in the summary}, in forward order
     stream: data.Stream
     mesh: Any  # the devices
-    chunk: int  # how many units are made at once
+    chunk: int  # units that are made at once
 
 
 def activations(rows):
-    """The layers shown by default: the ReLUs, the sums of residual blocks, and the last layer; of a
-    network without ReLUs, the convolutions and the last layer."""
+    """The layers shown by default: the ReLUs, the sums of residual blocks, and the last layer. If a
+    network has no ReLUs, its convolutions and the last layer."""
     names = [name for name, row in rows.items() if name.split('/')[-1].startswith('relu')
              or len(row.inputs) > 1 and any(rows[tap].shape == row.shape for tap in row.inputs)]
     names = names or [name for name, row in rows.items() if row.multiply_adds]
@@ -38,11 +38,11 @@ def activations(rows):
 
 
 def before(network, rows, name):
-    """The tap behind which `name` is a ReLU, and for each unit 1, or -1 where a normalization
-    between the two turns it round; None if it is no ReLU.
+    """The layer before the ReLU `name`, and for each unit 1, or -1 if a normalization between the
+    two changes its sign; None if `name` is no ReLU.
 
-    A unit's image is made there: behind the ReLU, what inhibits a unit has no gradient. Up to a
-    factor and a constant, the two have the same mean over positions.
+    A unit's image is made there, because behind the ReLU an image that inhibits a unit has no
+    gradient. Up to a factor and a constant, the two layers have the same mean over positions.
     """
     row = rows[name]
     if row.multiply_adds or len(row.inputs) != 1 or not name.split('/')[-1].startswith('relu'):
@@ -61,8 +61,8 @@ def before(network, rows, name):
 
 
 def describe(site, whole, chosen):
-    """The manifest: what the pages say of the network and of its layers; `chosen` are these,
-    {name: channels}, () for the first ones, and `whole` is the summary of the network."""
+    """The manifest, which describes the network and its layers. `chosen` are the layers, {name:
+    channels}, with () for the first channels; `whole` is the summary of the network."""
     config, _, network, rows, stream, _, chunk = site
     sources = {name: before(network, rows, name) for name in chosen}
     hidden = {source[0] for source in sources.values() if source} - set(chosen)
@@ -73,7 +73,7 @@ def describe(site, whole, chosen):
         kinds[name] = 'block' if inside else diagram.kind_of(row, origin)
     kinds |= {name: kinds[source[0]] for name, source in sources.items() if source}
     shown = [name for name, row in rows.items() if name in chosen or not (
-        name in hidden or row.params and not row.multiply_adds  # it is a normalization
+        name in hidden or row.params and not row.multiply_adds  # a normalization
         or len(row.inputs) == 1 and row.shape == rows[row.inputs[0]].shape and not row.params)]
     some = strongest.look_up(stream, range(min(32, len(stream))))
     lowest = jax.jit(lambda images: {name: tap.min() for name, tap in network.taps(images).items()
@@ -112,7 +112,7 @@ def describe(site, whole, chosen):
 
 
 def write_classes(directory, manifest, found):
-    """Writes the units of every layer that stand out most on the images of each class."""
+    """Writes, for each class and layer, the units that stand out most on the class's images."""
     scores = {}
     channels = {layer['name']: layer['channels'] for layer in manifest['layers']}
     for layer in manifest['layers']:
@@ -129,7 +129,7 @@ def write_classes(directory, manifest, found):
 
 
 def overview(statistics, channels):
-    """What the page of a layer needs of its units; `best` is the class that excites most."""
+    """The data about units for the page of a layer; `best` is the class that excites them most."""
     means = statistics.class_means[:, channels]
     known = np.isfinite(means).any(0)
     best = np.where(np.isnan(means), -np.inf, means).argmax(0)

@@ -18,17 +18,17 @@ from configs import base
 from experiments.microscope import manifest as pages
 from experiments.microscope.manifest import Site, before
 
-PATCHES = 9  # A unit shows its nine strongest patches, three by three.
+PATCHES = 9  # A unit's page shows its nine strongest patches, three by three.
 LIMITS = features.LIMITS | {
     'rule': tuple(RULES), 'units_per_layer': Whole(), 'count': Whole(), 'steps': Whole(1),
     'learning_rate': Number(above=0), 'chunk': Whole(1), 'seed': limits.SEED}
 
 
 def run(config, directory):
-    """Writes the site, one chunk of units after the other; what is there is not made again.
+    """Writes the site, one chunk of units after the other; finished chunks are not made again.
 
-    Raises UserError where the directory holds another site, or one of another data set or network,
-    or a layer does not exist.
+    Raises UserError if the directory holds another site or one of another data set or network, or
+    if a layer does not exist.
     """
     check(config)
     network = trained.load(config.source, config.checkpoint, config.name)
@@ -61,7 +61,7 @@ def run(config, directory):
 
 
 def make(site, manifest, found, records):
-    """Writes what is missing in `records`; `found` are the strongest images of every layer."""
+    """Makes the chunks that `records` lacks; `found` are the strongest images of every layer."""
     made = sum(len(chunk) for chunks in records.values() for chunk in chunks.values())
     with tqdm(total=sum(layer['units'] for layer in manifest['layers']), unit='unit',
               initial=made, disable=None) as bar:
@@ -81,7 +81,7 @@ def make(site, manifest, found, records):
 
 
 def check(config):
-    """Raises UserError for values of the config that make no sense."""
+    """Raises UserError if a value of the config makes no sense."""
     limits.check(config, LIMITS)
     if 0 < config.count < PATCHES:
         raise UserError(f'count={config.count}: a unit has {PATCHES} strongest images; take at '
@@ -89,15 +89,15 @@ def check(config):
 
 
 def check_count(config, stream):
-    """Raises UserError where the set has fewer images than a unit shows."""
+    """Raises UserError if the set has fewer images than a unit shows."""
     if len(stream) < PATCHES:
         raise UserError(f"split='{config.split}' of dataset='{config.dataset}' has {len(stream)} "
                         f'images, of which a unit shows its {PATCHES} strongest: take a larger set')
 
 
 def saved(directory, layer, statistics, classes, chunk):
-    """The records of the chunks that are there with all their pictures, {place of the first unit:
-    the chunk's records}. Prints what is damaged or missing of the others."""
+    """The records of the chunks that are complete with all pictures, {place of the first unit: the
+    chunk's records}. Prints what is damaged or missing in the others."""
     found = {}
     for start in range(0, layer['units'], chunk):
         channels = layer['channels'][start:start + chunk]
@@ -157,8 +157,8 @@ def of_the_set(statistics, unit):
 
 
 def update(directory, layer, statistics, chunks):
-    """Counts the finished units of a layer, up to the first chunk that is missing, and writes what
-    the page of the layer needs. `chunks` are {place of the first unit: records}."""
+    """Counts the finished units of a layer, up to the first missing chunk, and writes the data for
+    the layer's page. `chunks` are {place of the first unit: records}."""
     layer['done'] = len(leading(chunks))
     if layer['done']:
         channels = layer['channels'][:layer['done']]
@@ -180,14 +180,13 @@ def leading(chunks):
 
 
 def short(record):
-    """A record of manifest.json: all but the classes, which would be most of it."""
+    """The record of a unit in manifest.json, without its classes, which would be most of it."""
     return {name: value for name, value in record.items() if name != 'classes'}
 
 
 def optimized(site, layer, left):
     """Makes the chunks whose first units have the places `left`, and yields (place, {kind:
-    Maximized}) of one after the other; the kinds are 'positive' and, where there is one,
-    'negative'."""
+    Maximized}) for one after the other. The kinds are 'positive' and, if possible, 'negative'."""
     config, _, network, rows, _, mesh, chunk = site
     source = before(network, rows, layer['name'])
     signs = source[1] if source else np.ones(layer['shape'][-1])
@@ -195,9 +194,10 @@ def optimized(site, layer, left):
     parts = [np.array(layer['channels'][start:start + chunk]) for start in left]
     if not parts:
         return
-    # All chunks have the same size: they share a program, and a resumed run makes the same images.
+    # All chunks have the same size, so that they share a program and a resumed run makes the same
+    # images.
     wanted = np.concatenate([np.resize(part, min(chunk, layer['units'])) for part in parts])
-    # The kinds are made in turn, so that a chunk is finished as a whole.
+    # The kinds are made in turn, so that a whole chunk is finished at a time.
     runs = [units.each(network, layer['target'], wanted, size=tuple(layer['side']),
                        steps=config.steps, learning_rate=config.learning_rate, sign=sign,
                        chunk=chunk, seed=config.seed, mesh=mesh) for sign in kinds.values()]
@@ -207,7 +207,7 @@ def optimized(site, layer, left):
 
 
 def turned(images, signs, i):
-    """The i-th of two `Maximized`, with the other one's values for the units whose sign is -1."""
+    """The i-th of two `Maximized`, but with the other's values for units whose sign is -1."""
     if len(images) == 1:
         return images[0]
     one, other = images[i], images[1 - i]
@@ -219,8 +219,7 @@ def turned(images, signs, i):
 
 
 def write_units(site, layer, statistics, start, images):
-    """Writes the pictures of the chunk of units that begins at the place `start` and, last, their
-    records."""
+    """Writes the pictures of the chunk that begins at unit `start`, and finally its records."""
     config, directory, network, rows, stream, mesh, _ = site
     row = rows[layer['name']]
     some = np.array(layer['channels'][start:start + len(images['positive'].images)])
