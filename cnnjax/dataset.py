@@ -82,9 +82,19 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
     if recorded:
         check(directory, recorded, identities)
     train_set, test_set = (prepare(config, sources[split]) for split in splits)
+    for examples in (train_set, test_set):
+        check_target(config.task, examples)
     if train_set.classes != test_set.classes:
         raise UserError('the training and the test set have different classes')
     return Sets(train_set, test_set, identities)
+
+
+def check_target(task: str, examples: data.Resident | data.Stream) -> None:
+    """Raises UserError unless the examples have what the task of that name learns."""
+    target = tasks.target(task)
+    if target not in examples.shapes:
+        raise UserError(f'task={task} learns from a {target} for each image, and the examples have '
+                        f'only {", ".join(examples.shapes)}')
 
 
 def write(directory: str | Path, splits: Mapping[str, data.Identity], image_shape: Sequence[int],

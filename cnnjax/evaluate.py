@@ -27,10 +27,18 @@ def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stre
         data.Stream.
       batch_size: images per step, over all devices.
       devices: how many local devices to use; 0: all.
+
+    Raises:
+      UserError: the examples do not have the targets of the network's task, or a data.Source is
+        given for a network that has no config.
     """
     prepared: Any = examples
-    if network.config is not None and isinstance(examples, data.Source):
+    if isinstance(examples, data.Source):
+        if network.config is None:
+            raise UserError('these weights are no run, whose config says how pictures become '
+                            'images: give a data.Resident or a data.Stream, with its data.Crops')
         prepared = dataset.prepare(network.config, data.matched(examples, network.classes))
+    dataset.check_target(network.task, prepared)
     mesh = parallel.data_mesh(devices)
     task = tasks.create(network.task, network.net)
     run = evaluator(task, network.net, network.normalize, prepared, mesh, batch_size=batch_size)
@@ -63,14 +71,19 @@ def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
     key = jax.random.key(0)  # unused: nothing is random
 
     def evaluate(variables):
-        batches = jax.device_get([compiled(variables, resident, batch, key)[1]
-                                  for batch in examples.test_batches(batch_size, share)])
+        batches = []
+        for batch in examples.test_batches(batch_size, share):
+            batches.append(compiled(variables, resident, batch, key)[1])
+            # While a batch is computed, the results of the one before come from the devices.
+            batches[-2:-1] = jax.device_get(batches[-2:-1])
+        batches[-1] = jax.device_get(batches[-1])
         sums = {name: sum(np.float64(batch[name]) for batch, _ in batches)
                 for name in batches[0][0]}
         count = round(sums.pop('count'))
         assert count == len(examples), f'{count} examples evaluated of {len(examples)}'
         kept = {name: np.concatenate([batch[name][batch['weight'] > 0] for _, batch in batches])
                 for name in batches[0][1] if name != 'weight'}
+        assert all(len(values) == count for values in kept.values())
         return {'count': count, **task.results(sums, kept, count, examples.classes)}
 
     return evaluate

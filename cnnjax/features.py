@@ -37,11 +37,11 @@ def load(config: ConfigDict, split: str, network: Trained,
     own = network.training(defaults)
     train.check(own)
     with own.unlocked():
-        own.update(task='classify', dataset=config.dataset, bad_images=config.bad_images,
+        own.update(dataset=config.dataset, bad_images=config.bad_images,
                    stream=True, loader_threads=config.loader_threads, loader_workers=0,
                    image_size=network.image_shape[0])
         own.data_dir = config.data_dir
-    stream = dataset.load(own, split)
+    stream = dataset.prepare(own, data.load(own.dataset, split, own.data_dir, own.bad_images))
     if tuple(stream.image_shape) != tuple(network.image_shape):
         raise UserError(f'{config.dataset} has images of {tuple(stream.image_shape)}, the network '
                         f'was trained on {tuple(network.image_shape)}')
@@ -113,4 +113,4 @@ def _check_memory(network, entries, config, count, batch_size, images):
     for layer, channels in entries.values():
         *positions, own = shapes[layer]
         size += (len(channels) or own) * (1 if config.pool else math.prod(positions))
-    memory.check(2 * count * size, pool=config.pool, taps=','.join(entries))
+    memory.check(2 * count * size, memory.HOST, pool=config.pool, taps=','.join(entries))

@@ -80,7 +80,9 @@ def facts(config: ConfigDict, directory: str) -> dict[str, Any]:
     code = hashlib.sha256()
     for path in sorted(ROOT.glob('cnnjax/**/*.py')) + sorted(ROOT.glob('experiments/**/*.py')):
         code.update(path.read_bytes())
-    code.update(user_network.digest(config_file.flat(config).get('model.name') or '').encode())
+    for value in config_file.flat(config).values():
+        if isinstance(value, str) and '.py:' in value:
+            code.update(user_network.digest(value).encode())
     values = {name: value for name, value in config_file.flat(config).items()
               if name.rpartition('.')[2] not in LOCAL}
     versions = {name: importlib.metadata.version(name) for name in workdir.PACKAGES}

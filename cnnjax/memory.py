@@ -17,10 +17,11 @@ def device() -> int:
     return stats.get('bytes_limit', HOST)
 
 
-def check(total: float, /, **given: Any) -> None:
-    """Raises UserError if `total` float32 numbers do not fit in the memory of a device; the message
-    names the fields that are `given`."""
-    if 4 * total > device():
+def check(total: float, limit: int | None = None, /, **given: Any) -> None:
+    """Raises UserError if `total` float32 numbers take more bytes than the limit, `HOST` or that of
+    a device (None); the message names the fields that are `given`."""
+    limit = device() if limit is None else limit
+    if 4 * total > limit:
         named = ' with '.join(f'{field}={value}' for field, value in given.items())
-        raise UserError(f'{named} takes {4 * total / 2 ** 30:,.1f} GiB, more than half of the '
-                        'memory: take less')
+        raise UserError(f'{named} takes {4 * total / 2 ** 30:,.1f} GiB of memory, of which it may '
+                        f'take {limit / 2 ** 30:,.1f}: take less')

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,10 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
     train, test = {'color': '0.6', 'linewidth': 1.2}, {'color': 'tab:blue', 'linewidth': 1.8}
     line(losses, 'train/loss', label='train', **train)
     line(losses, 'test/loss', label='test', **test)
-    line(errors, 'train/error', 100, label='train', **train)
+    for name in dict.fromkeys(name for row in rows for name in row
+                              if re.fullmatch('train/.*error', name)):
+        label = 'train' if name == 'train/error' else name.replace('_', ' ').replace('/', ', ')
+        line(errors, name, 100, label=label, **train)
     line(errors, 'test/error', 100, label='test', **test)
     columns = sorted({name for row in rows for name in row
                       if name.startswith('test/column') and name.endswith('/error')})

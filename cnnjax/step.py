@@ -114,7 +114,7 @@ def _mean(axis, values, weights=None):
     the mean over devices is that of the whole batch."""
     if weights is None:
         return values.mean()
-    weights = weights.astype(values.dtype)
+    weights = lax.stop_gradient(weights).astype(values.dtype)
     total = weights.sum() if axis is None else lax.pmean(weights.sum(), axis)
     # Multiplication alone would let an infinite value with the weight 0 count.
     return (jnp.where(weights != 0, values, 0) * weights).sum() / jnp.maximum(total, 1e-12)

@@ -112,7 +112,7 @@ class Trained(NamedTuple):
     @property
     def task(self) -> str:
         """The name of the task that it was trained for; published weights classify."""
-        return 'classify' if self.config is None else self.config.task
+        return self.evaluation.get('task', 'classify')
 
     def _normalizer(self, images):
         """The normalization. A mean image of another size is replaced by its mean colour."""
@@ -232,10 +232,13 @@ def _locate(config, name, directory):
     a network. Raises UserError if there is no file."""
     if not user_network.is_named(config.model.name):
         return
-    if name and user_network.is_named(name):
-        with config.unlocked():
-            config.model.name = user_network.located(name)
     path, _, network = config.model.name.rpartition(':')
+    if name and user_network.is_named(name):
+        path, _, other = user_network.located(name).rpartition(':')
+        if other != network:
+            raise UserError(f"name='{name}': {directory} holds a run of the network {network}")
+        with config.unlocked():
+            config.model.name = f'{path}:{network}'
     if not os.path.isfile(path):
         raise UserError(f'{directory} holds a run of the network {network} in {path}, and that '
                         'file is gone: put it back, or say where it is now, as in '

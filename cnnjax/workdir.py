@@ -33,7 +33,7 @@ import ml_collections
 import numpy as np
 from flax import traverse_util
 
-from cnnjax import atomic, cluster
+from cnnjax import atomic, cluster, user_network
 from cnnjax.errors import UserError
 
 # Fields that do not affect the trained parameters: a run may be resumed with other values.
@@ -231,6 +231,9 @@ def differences(saved: ml_collections.ConfigDict,
                 config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     """{field: (saved value, new value)} of the fields that may change the trained parameters."""
     before, now = (traverse_util.flatten_dict(c.to_dict(), sep='.') for c in (saved, config))
+    for values in (before, now):
+        if name := values.get('model.name'):  # the file of a user's own network may have moved
+            values['model.name'] = user_network.short(name)
     pairs = {name: (before.get(name), now.get(name))
              for name in {**before, **now} if name not in REPORTING}
     return {name: (then, value) for name, (then, value) in pairs.items() if then != value}

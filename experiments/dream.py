@@ -149,7 +149,8 @@ def grouped(config, network, layers):
                      size=config.size, tile=config.tile)
         memory.check(4 * len(members) * math.prod(largest), size=config.size,
                      octaves_above=config.octaves_above)
-        memory.check(len(members) * config.frames * math.prod(shape), frames=config.frames)
+        memory.check(len(members) * config.frames * math.prod(shape), memory.HOST,
+                     frames=config.frames)
     return list(groups.values())
 
 

@@ -54,8 +54,9 @@ def run(config, directory):
                         'numbers, or more images')
     # The trustworthiness needs most memory: the distances of all pairs, and their ranks twice, in
     # float64.
-    memory.check(6 * len(stream) ** 2, count=config.count)
-    memory.check(4 * ROOM * min(config.drawn, len(stream)) ** 2, drawn=config.drawn)
+    memory.check(6 * len(stream) ** 2, memory.HOST, count=config.count)
+    memory.check(4 * ROOM * min(config.drawn, len(stream)) ** 2, memory.HOST,
+                 drawn=config.drawn)
     found = features.extractor(network, taps, config)(stream, config.dataset, images=True)
     labels, images = found['label'], found['image'] / np.float32(255)
     if 'pixels' in named or not named:

@@ -18,4 +18,4 @@ def run(config, directory):
     print(f'curves: {figure}')
     for name, value in last.items():
         if name.startswith('test/') and name.endswith('error'):
-            print(f'{name.removeprefix("test/")}: {100 * value:.2f} % of the test images')
+            print(f'test {name.removeprefix("test/")}: {100 * value:.2f} %')

@@ -86,8 +86,8 @@ def change(file, text=None, size=None, mode='L'):
     (change('masks/a.png'), r'images/a\.jpg has no mask: .*masks/a\.png is not there$'),
     (change('masks/a.png', 'x'), r'masks/a\.png is not a readable image'),
     (change('masks/a.png', size=(4, 3), mode='RGB'), r'masks/a\.png has the mode RGB: a mask is'),
-    (change('masks/a.png', size=(5, 3)), r'position 0 has 3 x 4 pixels, its mask is \[3, 5\]'),
-    (change('masks/a.png', size=(4, 3)), 'position 0 has the class in its mask 9: the 3 classes'),
+    (change('masks/a.png', size=(5, 3)), r'position 0 has 3 x 4 pixels, its mask \[3, 5\]'),
+    (change('masks/a.png', size=(4, 3)), 'the mask of the image at position 0 has the class 9: the 3 classes'),
     (change('../classes.txt'), r'classes\.txt is not there: it names the classes'),
     (change('../classes.txt', 'a\na\n'), r'classes\.txt has 1 different names in 2 lines')])
 def test_what_does_not_fit_is_named(scenes, apply, message):

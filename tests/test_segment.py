@@ -165,8 +165,9 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     train_experiment.run(config, tmp_path / 'whole')
     said = capsys.readouterr().out
     assert 'images with masks of 3 classes' in said
-    assert 'error: ' in said
     last = rows(tmp_path / 'whole')[-1]
+    for name in ('error', 'pixel_error'):
+        assert f'test {name}: {100 * last[f"test/{name}"]:.2f} %' in said
     assert {'train/loss', 'train/pixel_error', 'test/loss', 'test/error', 'test/mean_iou',
             'test/pixel_error', 'test/iou/background'} <= last.keys()
     assert (tmp_path / 'whole' / 'figures' / 'curves.png').exists()

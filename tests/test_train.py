@@ -47,7 +47,8 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys):
     assert workdir.read_config(tmp_path).to_dict() == tiny.to_dict()
     start, = json.loads((tmp_path / 'environment.json').read_text())
     assert start['packages']['jax'] == jax.__version__
-    assert 'of the test images' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f'test error: {100 * rows(tmp_path)[-1]["test/error"]:.2f} %' in said
 
     network = trained.load(tmp_path, 'latest')
     assert network.classes == tuple('0123456789')

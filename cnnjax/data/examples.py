@@ -84,15 +84,22 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
       UserError: an array has another type or shape, or there is not one target for each image.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4:
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise UserError(f'images are uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}')
-    arrays = {'image': images} | {name: np.asarray(array) for name, array in targets.items()}
-    for name, array in arrays.items():
-        if len(array) != len(images):
-            raise UserError(f'{len(images)} images, but {len(array)} of {name}: every image has '
-                            'one')
+    arrays = {'image': images}
+    for name, given in targets.items():
+        array, shape = np.asarray(given), {'label': images.shape[:1], 'mask': images.shape[:3]}
+        if name not in shape:
+            raise UserError(f"a target is a 'label' or a 'mask', not '{name}'")
+        if array.shape != shape[name]:
+            raise UserError(f'{name} is {list(array.shape)}, and {list(shape[name])} for images '
+                            f'{list(images.shape)}: every image has one')
         if not np.issubdtype(array.dtype, np.integer):
             raise UserError(f'{name} is an array of {array.dtype}: classes are whole numbers')
+        for i in np.flatnonzero((array < 0) | (array > geometry.IGNORE)) if name == 'mask' else ():
+            raise UserError(f'a mask has the number {array.flat[i]}: classes are counted from 0, '
+                            f'and {geometry.IGNORE} is none')
+        arrays[name] = array.astype(np.uint8) if name == 'mask' else array
     return Source(Arrays(arrays), tuple(map(str, classes)))
 
 
@@ -121,6 +128,20 @@ def spread(total: int, count: int) -> np.ndarray:
     return np.linspace(0, total - 1, min(count or total, total)).round().astype(int)
 
 
+# The targets that are numbers of classes, and the numbers in them that stand for none.
+NO_CLASS = {'label': (), 'mask': (geometry.IGNORE,), 'labels': (-1,)}
+
+
+def check_classes(i: int, target: str, values: np.ndarray, classes: int) -> None:
+    """Raises UserError unless a target of example i has numbers of so many classes."""
+    wrong = ((values < 0) | (values >= classes)) & ~np.isin(values, NO_CLASS[target])
+    if wrong.any():
+        what = {'label': 'the label of the image', 'mask': 'the mask of the image',
+                'labels': 'an object in the image'}[target]
+        raise UserError(f'{what} at position {i} has the class {values[wrong].flat[0]}: the '
+                        f'{classes} classes are counted from 0')
+
+
 @dataclasses.dataclass(frozen=True)
 class Relabelled(Sequence):
     """Examples whose labels or masks are renumbered."""
@@ -133,11 +154,14 @@ class Relabelled(Sequence):
 
     def __getitem__(self, i: Any) -> Any:
         example = self.examples[i]
-        if 'label' in example:
-            return {**example, 'label': self.labels[example['label']]}
-        table = np.arange(geometry.IGNORE + 1, dtype=np.uint8)  # IGNORE keeps its number.
-        table[:len(self.labels)] = self.labels
-        return {**example, 'mask': table[example['mask']]}
+        renumbered = {}
+        for target in NO_CLASS.keys() & example.keys():
+            values = np.asarray(example[target])
+            check_classes(i, target, values, len(self.labels))
+            known = ~np.isin(values, NO_CLASS[target])
+            found = np.asarray(self.labels)[np.where(known, values, 0)]
+            renumbered[target] = np.where(known, found, values).astype(values.dtype)
+        return {**example, **renumbered}
 
     @property
     def undecoded(self) -> 'Relabelled':

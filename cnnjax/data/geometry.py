@@ -94,7 +94,7 @@ def _visible(boxes, labels, height, width, numpy):
     label -1."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
     size = np.array([width, height], np.float32)
-    inside = ((centers >= 0) & (centers < size[None])).all(-1)
+    inside = ((centers >= 0) & (centers < size[None])).all(-1) & (labels >= 0)
     clipped = numpy.clip(boxes, 0, np.tile(size, 2)[None])
     return {'boxes': numpy.where(inside[:, None], clipped, np.float32(0)),
             'labels': numpy.where(inside, labels, np.int32(-1))}

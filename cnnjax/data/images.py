@@ -32,6 +32,16 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
     return np.asarray(formats.in_mode(_load(path, str(path)), 'RGB'))
 
 
+def orientation(path: str) -> int:
+    """The EXIF orientation of an image file; 1, upright, where it has none.
+
+    Raises:
+      UserError: it is no image.
+    """
+    with formats.reading(path), open(formats.regular(path), 'rb') as file:
+        return formats.open_(file).getexif().get(ExifTags.Base.Orientation, 1)
+
+
 class Picture:
     """An encoded image that is decoded, as by read(), only when a crop is cut from it. This needs
     no array of the whole picture, and decodes a JPEG no finer than the crop needs.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.data import folders, formats, images
+from cnnjax.data import folders, formats, geometry, images
 from cnnjax.data.examples import Missing, Source
 from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.errors import UserError
@@ -35,6 +35,9 @@ class Masked(Sequence):
 
     def __getitem__(self, i: Any) -> Any:
         picture, mask = self.paths[i]
+        if (turned := images.orientation(picture)) != 1:
+            raise UserError(f'{picture} has the EXIF orientation {turned}, and whether its mask is '
+                            'turned as well cannot be told: save both upright')
         return {'image': self.read(picture), 'mask': read(mask)}
 
     @property
@@ -90,7 +93,8 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
         if name not in found:
             raise UserError(f'{picture} has no mask: {directories["masks"] / name}.png is not '
                             'there')
-        paths.append((picture, found[name]))
+        paths.append((picture, found.pop(name)))
+    left_out['masks without a picture'] = len(found)
     if bad_images == 'skip':
         readable = folders.readable(paths, lambda pair: (images.read(pair[0]), read(pair[1])),
                                     f'checking {split}')
@@ -117,12 +121,19 @@ def read_classes(path: Path) -> tuple[str, ...]:
                       'their numbers in the masks, from 0') from None
     except (OSError, ValueError) as error:
         raise UserError(f'{path} is not a readable text file: {error}') from None
-    if len(set(names)) != len(names) or len(names) < 2:
+    if len(set(names)) != len(names) or not 2 <= len(names) <= geometry.IGNORE:
         raise UserError(f'{path} has {len(set(names))} different names in {len(names)} lines: give '
-                        'each class its own, and at least two')
+                        f'each class its own, from 2 to {geometry.IGNORE} of them')
     return names
 
 
 def _without_suffix(paths, directory):
     """{path relative to the directory, without its suffix: path}"""
-    return {os.path.splitext(os.path.relpath(path, directory))[0]: path for path in paths}
+    found = {}
+    for path in paths:
+        name = os.path.splitext(os.path.relpath(path, directory))[0]
+        if name in found:
+            raise UserError(f'{found[name]} and {path} have one name but for the suffix: which '
+                            'belongs to which mask cannot be told; rename or remove one')
+        found[name] = path
+    return found

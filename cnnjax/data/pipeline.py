@@ -28,10 +28,8 @@ from absl import flags
 
 from cnnjax import memory, quiet
 from cnnjax.data import geometry, images, threads
-from cnnjax.data.examples import Source, subset
+from cnnjax.data.examples import NO_CLASS, Source, check_classes, subset
 from cnnjax.errors import UserError
-
-TARGETS = ('label', 'mask', 'labels')  # the targets that hold classes
 
 
 class Crops(NamedTuple):
@@ -251,7 +249,7 @@ def _rows(batch_size, share):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _Checked(Sequence):
-    """Examples, undecoded if possible, that raise an error if a target is none of the classes."""
+    """Examples, undecoded if possible, whose numbers of classes are checked when they are read."""
 
     examples: Sequence
     classes: int
@@ -261,29 +259,22 @@ class _Checked(Sequence):
 
     def __getitem__(self, i):
         example = getattr(self.examples, 'undecoded', self.examples)[i]
-        for target in TARGETS:
-            if target in example:
-                self._check(i, target, np.asarray(example[target]), example['image'].shape)
+        height, width, _ = example['image'].shape
+        for target in NO_CLASS.keys() & example.keys():
+            values = np.asarray(example[target])
+            if target == 'mask' and values.shape != (height, width):
+                raise UserError(f'the image at position {i} has {height} x {width} pixels, its '
+                                f'mask {list(values.shape)}: a mask has a class for each pixel')
+            check_classes(i, target, values, self.classes)
         return example
-
-    def _check(self, i, target, values, shape):
-        if target == 'mask' and values.shape != shape[:2]:
-            raise UserError(f'the image at position {i} has {shape[0]} x {shape[1]} pixels, its '
-                            f'mask is {list(values.shape)}: a mask has a class for each pixel')
-        no_class = {'label': (), 'mask': (geometry.IGNORE,), 'labels': (-1,)}[target]
-        wrong = ((values < 0) | (values >= self.classes)) & ~np.isin(values, no_class)
-        if wrong.any():
-            what = {'label': 'label', 'mask': 'class in its mask', 'labels': 'object of the label'}
-            raise UserError(f'the image at position {i} has the {what[target]} '
-                            f'{values[wrong].flat[0]}: the {self.classes} classes are counted '
-                            'from 0')
 
 
 def _arrays(example):
     """The example as arrays that a device can hold: int64 becomes int32."""
     def array(value):
         value = np.asarray(value)
-        return value.astype(np.int32) if value.dtype == np.int64 else value
+        return value.astype(np.int32) if (
+            np.issubdtype(value.dtype, np.integer) and value.dtype != np.uint8) else value
 
     return {name: array(value) for name, value in example.items()}
 

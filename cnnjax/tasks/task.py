@@ -23,9 +23,9 @@ class Task(NamedTuple):
     check: Callable[..., None]
 
     # (apply, examples, mean) -> (scalar, ({metric: scalar}, new batch_stats)): the training loss,
-    # and the metrics of a report. `mean(values, weights=None)` is the mean over the whole batch on
-    # any number of devices. If some values do not count, the mean of the devices' own means would
-    # differ from it.
+    # and the metrics of a report, of which 'loss' is one. `mean(values, weights=None)` is the mean
+    # over the batch (over each micro-batch, where there are several) on any number of devices. If
+    # some values do not count, the mean of the devices' own means would differ from it.
     loss: Callable[..., LossAndMetrics]
 
     # (apply, examples) -> ({name: [N, ...]}, {name: [N, ...]}): the values that an evaluation sums

@@ -36,7 +36,6 @@ class Network(NamedTuple):
 # On accelerators, CIFAR's recipes have the papers' batch sizes. VGG-16 has no recipe for CIFAR: it
 # is torchvision's, with batch normalization and a single full layer. In ResNet-50 the 3x3
 # convolutions have the strides, as in torchvision's.
-PLAIN = {'model.hidden': ()}
 NETWORKS = {
     'resnet20':             Network('cifar:resnet20', 32, 10, 128, 128),
     'resnet110':            Network('cifar:resnet110', 32, 10, 32, 128),
