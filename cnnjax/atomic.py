@@ -4,15 +4,18 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 from cnnjax.errors import UserError
 
 UNFINISHED = re.compile(r'\..+\.[0-9]+\.part')  # .NAME.PROCESS.part
+PathLike = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: PathLike) -> Generator[Path]:
     """Yields the path of an unfinished file beside `path`, which is renamed to `path` at the end.
 
     Folders are made. If the block raises an error, the unfinished file is deleted; if the process
@@ -28,7 +31,7 @@ def replacing(path):
         unfinished.unlink(missing_ok=True)
 
 
-def write_text(path, text):
+def write_text(path: PathLike, text: str) -> None:
     with replacing(path) as unfinished:
         unfinished.write_text(text, 'utf-8')
 
@@ -55,7 +58,7 @@ def _strings(value, change):
     return [_strings(v, change) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def write_json(path, value, indent=1):
+def write_json(path: PathLike, value: Any, indent: int | None = 1) -> None:
     """Writes the whole JSON file or, when interrupted, nothing."""
     with replacing(path) as unfinished, unfinished.open('w') as file:
         file.write(json.dumps(_strings(value, _encoded), indent=indent) + '\n')
@@ -63,7 +66,7 @@ def write_json(path, value, indent=1):
         os.fsync(file.fileno())
 
 
-def read_json(path):
+def read_json(path: PathLike) -> Any:
     """The value of a JSON file; None if the file does not exist.
 
     Raises:
@@ -78,7 +81,7 @@ def read_json(path):
         raise UserError(f'{path} is not a readable JSON file: {error}') from error
 
 
-def remove_unfinished(directory, mark):
+def remove_unfinished(directory: PathLike, mark: str) -> None:
     """Deletes the unfinished files of killed writers in and below a directory in which nobody else
     writes now. A folder below that has a file named `mark` is skipped: others may write there."""
     for folder, folders, files in os.walk(directory):

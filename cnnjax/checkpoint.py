@@ -8,7 +8,9 @@ import contextlib
 import logging
 import shutil
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -54,7 +56,7 @@ class Checkpoints:
     All methods raise UserError if a checkpoint matches its seal but cannot be read.
     """
 
-    def __init__(self, directory, keep=2, read_only=False):
+    def __init__(self, directory: str | Path, keep: int = 2, read_only: bool = False):
         self.directory = Path(directory)
         path = str(self.directory.absolute())
         if path.encode(errors='ignore').decode() != path:  # orbax would fail with a cast
@@ -66,7 +68,8 @@ class Checkpoints:
             if cluster.first():
                 self._set_damaged_aside()
             multihost_utils.sync_global_devices('checkpoints')
-        self._saving = self._past = None
+        self._saving: int | None = None
+        self._past: Mapping[str, Any] | None = None
         latest = checkpoint_managers.LatestN(keep)
         best = checkpoint_managers.BestN(get_metric_fn=lambda metrics: -metrics['error'], n=1,
                                          keep_checkpoints_without_metrics=False)
@@ -134,15 +137,16 @@ class Checkpoints:
             raise UserError(f'{what} in {self.directory} cannot be read ({reason}): move it away, '
                             'and the one before it is taken') from error
 
-    def latest(self):
+    def latest(self) -> int | None:
         """The step of the newest checkpoint, None when there is none."""
         return self._manager.latest_step()
 
-    def best(self):
+    def best(self) -> int | None:
         """The step of the checkpoint with the lowest error, None when none was evaluated."""
         return self._manager.best_step()
 
-    def save(self, step, state, error=None, past=None):
+    def save(self, step: int, state: Any, error: float | None = None,
+             past: Mapping[str, Any] | None = None) -> None:
         """Starts to write `state` and `past`, that of reports.Metrics; `error` is that of its
         evaluation, if it was evaluated.
 
@@ -159,7 +163,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.PyTreeSave(state), force=True,
                                metrics=None if error is None else {'error': error})
 
-    def wait(self):
+    def wait(self) -> None:
         """Returns once all is written; raises UserError if it cannot be."""
         with self._writing():
             self._manager.wait_until_finished()
@@ -177,17 +181,17 @@ class Checkpoints:
                             f'{reason}\nThe ones before it are intact: mend that, and start again '
                             'with the same command') from error
 
-    def past(self, step):
+    def past(self, step: int) -> dict[str, Any]:
         """The `past` saved at `step`; {} if there was none."""
         return workdir.read_past(self.directory / str(step))
 
-    def restore(self, step, like):
+    def restore(self, step: int, like: Any) -> Any:
         """The state saved at `step`, with the shapes and the placement on devices of `like`."""
         with self._reading(f'checkpoint {step}'):
             return self._manager.restore(step, args=ocp.args.PyTreeRestore(
                 like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)))
 
-    def variables(self, step):
+    def variables(self, step: int) -> Mapping[str, Any]:
         """{'params', 'batch_stats'} saved at `step`, as numpy arrays, from whatever devices."""
         if not self._intact(step):
             raise UserError(f'checkpoint {step} in {self.directory} is damaged: take another one')
@@ -198,7 +202,7 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.PyTreeRestore(
                 wanted, restore_args=as_numpy, partial_restore=True))
 
-    def resolve(self, which):
+    def resolve(self, which: str) -> int:
         """The step that `which` means: 'latest', 'best' or a step's number as a string."""
         steps = sorted(self._manager.all_steps())
         if not steps:

@@ -10,6 +10,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Generator
+from typing import Any, NoReturn
 
 import jax
 from flax import traverse_util
@@ -31,7 +33,8 @@ _meetings = itertools.count()
 _ending = threading.Lock()
 
 
-def connect(coordinator=None, processes=None, process=None, wait=120):
+def connect(coordinator: str | None = None, processes: int | None = None,
+            process: int | None = None, wait: int = 120) -> None:
     """Joins the processes of one training; must be called before jax does anything else.
 
     Without arguments, jax detects Slurm, Open MPI, Kubernetes and TPU pods; elsewhere a process
@@ -90,7 +93,8 @@ class _Watch(threading.Thread):
 
     def __init__(self, wait):
         super().__init__(daemon=True)
-        self.client, self.wait = distributed.global_state.client, wait
+        self.client: Any = distributed.global_state.client
+        self.wait = wait
         self.leaving = threading.Event()
         atexit.register(self.leave)  # This thread calls jax, so it must end before jax does.
 
@@ -143,7 +147,7 @@ def _end(message):
     os._exit(1)
 
 
-def agree(**facts):
+def agree(**facts: Any) -> None:
     """Raises UserError in all processes of a run unless all have the same facts.
 
     All processes must call this equally often.
@@ -151,7 +155,7 @@ def agree(**facts):
     Args:
       facts: values for JSON; dicts and lists are compared value by value.
     """
-    run = distributed.global_state  # jax.process_count() would wait for the others' devices
+    run: Any = distributed.global_state  # jax.process_count() would wait for the others' devices
     if run.num_processes == 1:
         return
     meeting = f'{FACTS}/{next(_meetings)}'
@@ -181,13 +185,13 @@ def _indexed(value):
         value, dict) else value
 
 
-def first():
+def first() -> bool:
     """Whether this is the first process, which prints and writes for all."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def together():
+def together() -> Generator[None]:
     """A context in which an error in one process ends all, so that none waits for it forever.
 
     An error ends this process at once with its message, and through _Watch the others too.
@@ -195,7 +199,8 @@ def together():
     try:
         yield
     except Exception as error:
-        run = distributed.global_state  # jax.process_count() would wait for the others' devices
+        # jax.process_count() would wait for the others' devices.
+        run: Any = distributed.global_state
         if run.num_processes == 1:
             raise
         who = f'process {run.process_id} of {run.num_processes}'
@@ -252,14 +257,14 @@ class Preemption:
         if jax.distributed.is_initialized():
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def reached(self):
+    def reached(self) -> bool:
         """Whether to stop now. All processes must ask equally often, between two steps."""
         if jax.distributed.is_initialized():
             self._asked += 1
             return multihost_utils.reached_preemption_sync_point(self._asked)
         return self.signal is not None
 
-    def leave(self):
+    def leave(self) -> NoReturn:
         """Ends the process as the signal would have, with the exit code 128 + its number.
 
         If there was another handler before (submitit's asks Slurm to requeue the job), it runs

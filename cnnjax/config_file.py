@@ -13,7 +13,8 @@ import shutil
 import textwrap
 import tokenize
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -34,13 +35,13 @@ class Field(NamedTuple):
     above: str  # the comment on lines of its own above it
 
 
-def paths():
+def paths() -> dict[str, str]:
     """{'quickstart': its path from here}: the files that come with the launcher."""
     return {path.stem: os.path.relpath(path) for path in sorted(FOLDER.glob('*.py'))
             if path.name != '__init__.py'}
 
 
-def load(file):
+def load(file: str) -> ml_collections.ConfigDict:
     """'configs/cifar.py:resnet20' -> the config that get_config('resnet20') there returns.
 
     Raises:
@@ -68,7 +69,7 @@ def load(file):
     return config
 
 
-def module(path):
+def module(path: str) -> ModuleType:
     """The Python module in the config file at `path`.
 
     Raises:
@@ -79,12 +80,12 @@ def module(path):
     with python_file.blamed(path):
         has_config = re.search(r'\bget_config\b', _source(path))
     found = python_file.load(path) if has_config else None
-    if not callable(getattr(found, 'get_config', None)):
+    if not (found and callable(getattr(found, 'get_config', None))):
         raise UserError(f'{path} is no config file: it has no function get_config')
     return found
 
 
-def check_field(config, field):
+def check_field(config: ml_collections.ConfigDict, field: str) -> None:
     """Raises UserError unless `field`, 'padding' or 'model.name', is one of the config's; it says
     which may have been meant or, where none is like it, which there are."""
     group, parts = config, field.split('.')
@@ -103,7 +104,7 @@ def check_field(config, field):
                         f'{did_you_mean(config, field)}')
 
 
-def did_you_mean(config, word):
+def did_you_mean(config: ml_collections.ConfigDict, word: str) -> str:
     """'; did you mean --config.learning_rate?' where the config has such a field, else ''."""
     names = list(flat(config))
     group, _, word = word.replace('-', '_').lower().rpartition('.')
@@ -118,7 +119,7 @@ def did_you_mean(config, word):
     return f'; did you mean {" or ".join(f"--config.{name}" for name in found[:3])}?' * bool(found)
 
 
-def flat(config, prefix=''):
+def flat(config: ml_collections.ConfigDict, prefix: str = '') -> dict[str, Any]:
     """{'padding': 0, 'model.name': 'resnet20', ...}: every field, groups last."""
     found = {}
     for name in _in_order(config):
@@ -130,7 +131,7 @@ def flat(config, prefix=''):
     return found
 
 
-def overview():
+def overview() -> str:
     """The files that come with the launcher, each with what it says of itself first."""
     names = paths().values()
     width = max(map(len, names)) + 4
@@ -138,7 +139,7 @@ def overview():
                      for path in names)
 
 
-def explain(file, config):
+def explain(file: str, config: ml_collections.ConfigDict) -> str:
     """What the config file says of itself, and every field: its value and what it does."""
     path = file.partition(':')[0]
     own, shared = fields(_source(path)), fields(_source(BASE))
@@ -158,7 +159,7 @@ def explain(file, config):
     return '\n'.join(lines)
 
 
-def fields(source):
+def fields(source: str) -> list[Field]:
     """Every Field that is set in the source of a config file, in its order."""
     comments, alone = {}, set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -173,7 +174,7 @@ def fields(source):
         for target in node.targets:  # config.model = model = ConfigDict()
             if isinstance(target, ast.Name) and any(names):
                 groups[target.id] = next(filter(None, names)) + '.'
-        first, last = node.lineno, node.end_lineno
+        first, last = node.lineno, node.end_lineno or node.lineno
         while first - 1 in alone and not comments[first - 1].startswith(' '):
             first -= 1
         while last + 1 in alone and comments[last + 1].startswith(' '):  # goes on, indented

@@ -6,6 +6,8 @@ Measured in docs/cpu.md and docs/gpu.md. Elsewhere it is `lax.conv_general_dilat
 import functools
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,11 @@ STRIP = 2 ** 19  # bytes, of one image; see _strips
 direct = jax.make_user_context(False)
 
 
-def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dilation=None,
-                         dimension_numbers=None, feature_group_count=1, **options):
+def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Sequence[int],
+                         padding: str | Sequence[tuple[int, int]],
+                         lhs_dilation: Sequence[int] | None = None,
+                         rhs_dilation: Sequence[int] | None = None, dimension_numbers: Any = None,
+                         feature_group_count: int = 1, **options: Any) -> jax.Array:
     """`lax.conv_general_dilated`, with a gradient that XLA's CPU backend runs fast everywhere.
 
     The gradient convolutions that JAX derives have permuted dimension numbers. XLA:CPU rewrites
@@ -39,7 +44,7 @@ def conv_general_dilated(x, kernel, strides, padding, lhs_dilation=None, rhs_dil
     canonical = (jax.default_backend() == 'cpu' and x.ndim == 4
                  and set(lhs_dilation or ()) <= {1} and not isinstance(padding, str))
     if canonical:
-        padding = tuple(map(tuple, padding))
+        padding = tuple((low, high) for low, high in padding)
         if (kernel.shape[:2] == (1, 1) and set(strides) == {1} and feature_group_count == 1
                 and set(itertools.chain(*padding)) == {0}):
             return _pointwise(x, kernel[0, 0], tuple(options.items()))
@@ -173,8 +178,8 @@ def _canonical_backward(strides, padding, dilation, groups, options, saved, g):
     dx = _convolve(g, flipped, (1, 1), [(span - low, n - out + low) for n, span, out, low in axes],
                    strides, dilation, groups, options)
     # dkernel: the input correlated with the dilated output gradient, the batch as the channels.
-    dkernel = sum(_correlate(x, g, rows, axes, strides, dilation, groups, options)
-                  for rows in _strips(g, max(padding[0]) // strides[0] + 1))
+    dkernel: Any = sum(_correlate(x, g, rows, axes, strides, dilation, groups, options)
+                       for rows in _strips(g, max(padding[0]) // strides[0] + 1))
     return dx.astype(x.dtype), dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
 
 

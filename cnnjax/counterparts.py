@@ -1,7 +1,8 @@
 """The names and layouts that timm, torchvision and Caffe give to the tensors of our networks."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -132,12 +133,12 @@ COUNTERPARTS = (
 )
 
 
-def find(name):
+def find(name: str) -> Counterpart | None:
     """The Counterpart of a network; None if neither timm nor torchvision has it."""
     return next((counterpart for counterpart in COUNTERPARTS if name in counterpart.networks), None)
 
 
-def our_name(architecture):
+def our_name(architecture: str | None) -> str | None:
     """Our name of the network that we or timm call `architecture`; None if we do not have it."""
     theirs = {value: key for counterpart in COUNTERPARTS
               for key, value in counterpart.networks.items()}
@@ -154,13 +155,13 @@ class Place(NamedTuple):
     kernel: tuple[int, ...] | None
     theirs: tuple[int, ...]
 
-    def give(self, array):
+    def give(self, array: np.ndarray) -> np.ndarray:
         """Converts our array to theirs."""
         if self.kernel is not None:
             array = np.moveaxis(array.reshape(self.kernel), (-1, -2), (0, 1))
         return np.ascontiguousarray(array.reshape(self.theirs))
 
-    def take(self, array):
+    def take(self, array: np.ndarray) -> np.ndarray:
         """Converts their array to ours."""
         if self.kernel is not None:
             array = array.reshape(self.kernel[:-3:-1] + self.kernel[:-2])
@@ -168,15 +169,17 @@ class Place(NamedTuple):
         return np.ascontiguousarray(array.reshape(self.shape))
 
 
-def places(net, image_shape, counterpart, library=None):
+def places(net: nn.Module, image_shape: Sequence[int], counterpart: Counterpart | None,
+           library: str | None = None) -> dict[str, Place]:
     """{name of a tensor in the file: its Place}. Without a counterpart the names are ours, else
     those of `library`, by default the counterpart's first."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     (_, taps), variables = jax.eval_shape(net.init_with_output, jax.random.key(0), images)
-    library = library or (next(iter(counterpart.rules)) if counterpart else None)
+    library = library or (next(iter(counterpart.rules)) if counterpart else '')
     rules = counterpart.rules[library](net) if counterpart else ()
     found = {}
-    for path, leaf in traverse_util.flatten_dict(variables).items():
+    leaves: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
+    for path, leaf in leaves.items():
         if not counterpart:
             found['/'.join(path)] = Place(path, leaf.shape, None, leaf.shape)
             continue
@@ -193,7 +196,7 @@ def places(net, image_shape, counterpart, library=None):
     return found
 
 
-def rename(layer, rules):
+def rename(layer: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
     """Their name of our layer with this path."""
     for pattern, replacement in rules:
         if match := re.fullmatch(pattern, layer):
@@ -201,7 +204,7 @@ def rename(layer, rules):
     return layer.replace('/', '.')
 
 
-def caffe(name, variables, path):
+def caffe(name: str, variables: Any, path: Path) -> tuple[Any, Normalization] | None:
     """(variables, normalization) of Simonyan & Zisserman's own weights, made for Caffe, with
     kernels in the order red, green, blue; None for other weights."""
     if name not in CAFFE:
@@ -223,4 +226,4 @@ def caffe(name, variables, path):
         kernel = np.ascontiguousarray(kernel[:, :, ::-1])
     params = variables['params'] | {'conv1_1': {'kernel': kernel, 'bias': bias}}
     return variables | {'params': params}, Normalization(
-        np.float32(CAFFE_MEAN) / np.float32(255), np.full(3, 1 / 255, np.float32))
+        np.array(CAFFE_MEAN, np.float32) / np.float32(255), np.full(3, 1 / 255, np.float32))

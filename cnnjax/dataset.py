@@ -8,10 +8,12 @@ trained on, which is written once when the run begins.
 
 import gzip
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cnnjax import atomic, cluster, data, tasks, workdir
 from cnnjax.errors import UserError
@@ -29,18 +31,18 @@ class Dataset(NamedTuple):
     splits: dict[str, data.Identity]  # the training and the test set; {} in an older run
 
 
-def load(config, split):
+def load(config: ConfigDict, split: str) -> data.Resident | data.Stream:
     """The set `split` of config.dataset, resident or streamed as the config says."""
     return prepare(config, source(config, split))
 
 
-def source(config, split):
+def source(config: ConfigDict, split: str) -> data.Source:
     """The data.Source of a split of config.dataset, with the targets of config.task."""
     return data.load(config.dataset, split, config.data_dir, config.bad_images,
                      tasks.target(config.task))
 
 
-def prepare(config, source):
+def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Stream:
     """A data.Source resident or streamed, and cut, as the config says."""
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
                        config.crop_aspect, config.test_shorter_side, config.border,
@@ -58,7 +60,8 @@ class Sets(NamedTuple):
     splits: dict[str, data.Identity]
 
 
-def load_sets(config, directory, recorded, sources=None):
+def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | None,
+              sources: Mapping[str, data.Source] | None = None) -> Sets:
     """The Sets of a config, or of `sources`, {split: data.Source}; `recorded` is the
     Dataset of the run in `directory`, None where none has begun.
 
@@ -84,7 +87,8 @@ def load_sets(config, directory, recorded, sources=None):
     return Sets(train_set, test_set, identities)
 
 
-def write(directory, splits, image_shape, normalize):
+def write(directory: str | Path, splits: Mapping[str, data.Identity], image_shape: Sequence[int],
+          normalize: data.Normalization) -> None:
     """Writes both files, dataset.json last.
 
     Args:
@@ -103,7 +107,7 @@ def write(directory, splits, image_shape, normalize):
                            if name != 'classes'} for split, identity in splits.items()}})
 
 
-def read(directory):
+def read(directory: str | Path) -> Dataset | None:
     """The Dataset of the run in `directory`, without the listings; None if there is no run. If
     dataset.json is lost, it is that of the newest checkpoint.
 
@@ -118,7 +122,8 @@ def read(directory):
         return None
     try:
         classes, image_shape = tuple(map(str, values['classes'])), tuple(values['image_shape'])
-        normalize = data.Normalization(*(np.float32(values[name]) for name in ('mean', 'std')))
+        mean, std = (np.asarray(values[name], np.float32) for name in ('mean', 'std'))
+        normalize = data.Normalization(mean, std)
         splits = {split: data.Identity.of_summary({**summary, 'classes': classes})
                   for split, summary in values.get('splits', {}).items()}
         if len(image_shape) != 3 or min(image_shape) < 1 or not normalize.fits(image_shape):
@@ -132,7 +137,7 @@ def read(directory):
     return Dataset(classes, image_shape, normalize, splits)
 
 
-def of_run(directory):
+def of_run(directory: str | Path) -> Dataset | None:
     """The Dataset of the run in `directory`; None if it has no checkpoint yet. A lost dataset.json
     is written again."""
     checkpoints = (Path(directory) / 'checkpoints').glob('*')
@@ -149,7 +154,7 @@ def of_run(directory):
     return found
 
 
-def check(directory, recorded, splits):
+def check(directory: str | Path, recorded: Dataset, splits: Mapping[str, data.Identity]) -> None:
     """Raises UserError, with the differences, unless the run in `directory` was trained on these.
 
     Args:
@@ -173,7 +178,8 @@ def check(directory, recorded, splits):
     _refuse(directory, lines)
 
 
-def normalization(directory, recorded, image_shape, normalize):
+def normalization(directory: str | Path, recorded: Dataset, image_shape: Sequence[int],
+                  normalize: data.Normalization) -> data.Normalization:
     """The normalization of the run in `directory`.
 
     Raises:

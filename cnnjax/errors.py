@@ -1,6 +1,7 @@
 """The exception for mistakes of the user, and suggestions for an unknown name."""
 
 import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -10,7 +11,7 @@ class UserError(ValueError):
     """
 
 
-def suggest(word, words):
+def suggest(word: str, words: Iterable[str]) -> str:
     """A text '; did you mean a or b?' of the words nearest to `word`; '' if none is near."""
     close = difflib.get_close_matches(word, words, n=3, cutoff=0.5)
     return f'; did you mean {" or ".join(close)}?' if close else ''

@@ -2,15 +2,22 @@
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from cnnjax import data, dataset, parallel, step, tasks
 from cnnjax.errors import UserError
+from cnnjax.tasks.task import Task
+from cnnjax.trained import Trained
 
 
-def evaluate(network, examples, *, batch_size=500, devices=0):
+def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stream, *,
+             batch_size: int = 500, devices: int = 0) -> dict[str, float]:
     """The results of a trained network on a set: {'count': ..., 'error': ..., ...}.
 
     Args:
@@ -21,15 +28,18 @@ def evaluate(network, examples, *, batch_size=500, devices=0):
       batch_size: images per step, over all devices.
       devices: how many local devices to use; 0: all.
     """
+    prepared: Any = examples
     if network.config is not None and isinstance(examples, data.Source):
-        examples = dataset.prepare(network.config, data.matched(examples, network.classes))
+        prepared = dataset.prepare(network.config, data.matched(examples, network.classes))
     mesh = parallel.data_mesh(devices)
     task = tasks.create(network.task, network.net)
-    run = evaluator(task, network.net, network.normalize, examples, mesh, batch_size=batch_size)
+    run = evaluator(task, network.net, network.normalize, prepared, mesh, batch_size=batch_size)
     return run(parallel.replicate(network.variables, mesh))
 
 
-def evaluator(task, net, normalize, examples, mesh, *, batch_size, kind='shard_map'):
+def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
+              examples: data.Resident | data.Stream, mesh: Mesh, *, batch_size: int,
+              kind: str = 'shard_map') -> Callable[[Any], dict[str, float]]:
     """A function from the variables, {'params', 'batch_stats'}, to the results: {'count': the
     number of examples, 'error': ..., and the other numbers of the task}.
 

@@ -6,21 +6,25 @@
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from cnnjax import dataset, memory, parallel, train
+from cnnjax import data, dataset, memory, parallel, train
 from cnnjax.errors import UserError
 from cnnjax.images import objectives
 from cnnjax.limits import Whole
+from cnnjax.trained import Trained
 
 LIMITS = {'batch_size': Whole(1), 'devices': Whole(),
           'loader_threads': train.LIMITS['loader_threads']}
 
 
-def load(config, split, network, defaults):
+def load(config: ConfigDict, split: str, network: Trained,
+         defaults: ConfigDict) -> data.Resident | data.Stream:
     """A Stream of the set config.dataset, whose images are cut as for an evaluation of the network.
 
     Args:
@@ -44,12 +48,13 @@ def load(config, split, network, defaults):
     return stream
 
 
-def largest(network):
+def largest(network: Trained) -> int:
     """The size of an image's largest activation, about what an evaluation keeps in memory."""
     return max(map(math.prod, network.tap_shapes().values()))
 
 
-def extractor(network, entries, config):
+def extractor(network: Trained, entries: Mapping[str, tuple[str, Sequence[int]]],
+              config: ConfigDict) -> Callable[..., dict[str, np.ndarray]]:
     """A function (stream, title, images=False) -> {entry: [N, features], 'label': [N]} and, with
     `images`, 'image' [N, H, W, C]; it has every example once.
 

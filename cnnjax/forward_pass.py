@@ -6,11 +6,13 @@ as an index.
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from cnnjax import convolution, receptive_fields
 from cnnjax.receptive_fields import Extent
@@ -35,7 +37,7 @@ class Layer(NamedTuple):
     multiply_adds: int
 
 
-def walk(net, variables, image):
+def walk(net: nn.Module, variables: Any, image: jax.Array | jax.ShapeDtypeStruct) -> 'Walk':
     """The finished Walk through the evaluation of one image; shapes and types of all are enough."""
     leaves, structure = jax.tree.flatten(variables)
     names = []
@@ -68,17 +70,17 @@ class Walk:
       outputs: the names of the taps that a variable of the jaxpr is.
     """
 
-    def __init__(self, owners, outputs):
+    def __init__(self, owners: Sequence[str], outputs: Mapping[Any, Sequence[str]]):
         self.owners, self.outputs = owners, outputs
         self.layers = {}  # {name: Layer}
         self.taps = {}  # {name: (order, Value, shape)}
         self.time = 0
 
-    def owners_of(self, leaves):
+    def owners_of(self, leaves: int) -> frozenset[str]:
         """The layers of a set of variables, see `Value.leaves`."""
         return frozenset(self.owners[i] for i in _bits(leaves))
 
-    def run(self, jaxpr, consts, arguments):
+    def run(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
         """The Values of a jaxpr's results, given those of its arguments."""
         known = [Value(constant=lambda c=c: c) for c in consts]
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*known, *arguments], strict=True))
@@ -97,14 +99,14 @@ class Walk:
                 env[variable] = value
         return [read(atom) for atom in jaxpr.outvars]
 
-    def tap(self, variable, value):
+    def tap(self, variable: Any, value: Value) -> Value:
         names = self.outputs[variable]
         for i, name in enumerate(names):
             self.taps[name] = (self.time + i / len(names), value, variable.aval.shape)
             value = value._replace(taps=frozenset([name]))
         return value
 
-    def equation(self, eqn, inputs):
+    def equation(self, eqn: Any, inputs: list[Value]) -> list[Value]:
         if all(value.constant for value in inputs):
             return _constants(eqn, inputs)
         name, params = eqn.primitive.name, eqn.params
@@ -130,7 +132,7 @@ class Walk:
             self.record(eqn, inputs, results[0])
         return results
 
-    def record(self, eqn, inputs, result):
+    def record(self, eqn: Any, inputs: Sequence[Value], result: Value) -> None:
         """Notes the layers whose variables meet the image here: the last meeting is the output."""
         own = functools.reduce(int.__or__, (v.leaves for v in inputs if v.seen is None), 0)
         cost = _multiply_adds(eqn) if own else 0
@@ -143,7 +145,7 @@ class Walk:
                                       (before.multiply_adds if before else 0) + cost)
             cost = 0
 
-    def cond(self, branches, inputs):
+    def cond(self, branches: Sequence[ClosedJaxpr], inputs: Sequence[Value]) -> list[Value]:
         """The costliest branch counts; the results see what those of all branches see together."""
         before, outcomes = self.layers, []
         for branch in branches:
@@ -154,7 +156,7 @@ class Walk:
             layer.multiply_adds for layer in outcome[0].values()))
         return [_union(values) for values in zip(*(r for _, r in outcomes), strict=True)]
 
-    def scan(self, params, inputs):
+    def scan(self, params: Mapping[str, Any], inputs: list[Value]) -> list[Value]:
         """Iteration by iteration: the receptive field grows from each to the next."""
         if 'ft_in' in params:  # jax 0.12: constants, state and slices, each a tree of leaves
             consts, carry = (len(list(tree.vals)) for tree in params['ft_in'].unpack()[:2])
@@ -172,7 +174,7 @@ class Walk:
             stacked.reverse()
         return [*state, *(_stack(values) for values in zip(*stacked, strict=True))]
 
-    def loop(self, params, inputs):
+    def loop(self, params: Mapping[str, Any], inputs: list[Value]) -> list[Value]:
         """A while loop, of unknown length: one iteration counts, all of it sees all of the image
         that it reads."""
         body = inputs[params['cond_nconsts']:]

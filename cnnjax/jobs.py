@@ -17,12 +17,15 @@ import re
 import shlex
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import logging
+from ml_collections import ConfigDict
 
-from cnnjax import cluster, config_file, parallel, quiet, workdir
+from cnnjax import cluster, config_file, parallel, quiet, user_network, workdir
 from cnnjax.errors import UserError
 
 # How many minutes a job may take if `resources` has no timeout_min.
@@ -44,11 +47,12 @@ class Job:
 
     label = ''
 
-    def __init__(self, config, directory, experiment):
+    def __init__(self, config: ConfigDict, directory: str,
+                 experiment: Callable[[ConfigDict, str], Any]):
         self.config, self.directory, self.experiment = config, directory, experiment
         self.processes, self.verbosity = (None, None, None), logging.ERROR
 
-    def __call__(self):
+    def __call__(self) -> None:
         connect(self.processes, self.verbosity)
         with cluster.together():
             cluster.agree(**facts(self.config, self.directory))
@@ -56,7 +60,7 @@ class Job:
                 print(self.label, flush=True)
             self.run()
 
-    def run(self):
+    def run(self) -> None:
         """Runs the experiment itself, in each of its processes."""
         if jax.process_count() > 1 and self.config.experiment not in SHARED:
             raise UserError(f"experiment='{self.config.experiment}' runs in one process, on all "
@@ -64,18 +68,19 @@ class Job:
         with workdir.claim(self.directory, self.config):
             self.experiment(self.config, self.directory)
 
-    def checkpoint(self):
+    def checkpoint(self) -> Any:
         """The job that replaces this one; submitit calls this when the process must end."""
         from submitit import helpers
 
         return helpers.DelayedSubmission(self)
 
 
-def facts(config, directory):
+def facts(config: ConfigDict, directory: str) -> dict[str, Any]:
     """The facts, {name: value}, that all processes of a run must share; for cluster.agree."""
     code = hashlib.sha256()
     for path in sorted(ROOT.glob('cnnjax/**/*.py')) + sorted(ROOT.glob('experiments/**/*.py')):
         code.update(path.read_bytes())
+    code.update(user_network.digest(config_file.flat(config).get('model.name') or '').encode())
     values = {name: value for name, value in config_file.flat(config).items()
               if name.rpartition('.')[2] not in LOCAL}
     versions = {name: importlib.metadata.version(name) for name in workdir.PACKAGES}
@@ -84,7 +89,7 @@ def facts(config, directory):
 
 
 @functools.cache
-def connect(processes, verbosity):
+def connect(processes: tuple[Any, ...], verbosity: int) -> None:
     """Calls cluster.connect once in a process, which may run many jobs of a sweep.
 
     Raises:
@@ -96,7 +101,8 @@ def connect(processes, verbosity):
     # average pools fail.
     jax.config.update('jax_numpy_dtype_promotion', 'standard')
     jax.config.update('jax_numpy_rank_promotion', 'allow')
-    sys.stdout.reconfigure(errors='backslashreplace')  # A job's output may be ASCII.
+    stdout: Any = sys.stdout
+    stdout.reconfigure(errors='backslashreplace')  # A job's output may be ASCII.
     cluster.connect(*processes)
     try:
         jax.devices()
@@ -122,8 +128,8 @@ class Place:
       UserError: the arguments do not fit together, or submitit is not installed.
     """
 
-    def __init__(self, directory, executor='', resources='', processes=(None, None, None),
-                 verbosity=logging.ERROR):
+    def __init__(self, directory: str, executor: str = '', resources: str = '',
+                 processes: tuple[Any, ...] = (None, None, None), verbosity: int = logging.ERROR):
         self.directory, self.executor = directory, executor
         self.processes, self.verbosity = processes, verbosity
         if executor and processes[:3] != (None, None, None):
@@ -134,7 +140,7 @@ class Place:
         if executor:
             self.submitit = create(executor, Path(directory).absolute(), parse(resources))
 
-    def run(self, jobs):
+    def run(self, jobs: Sequence[Job]) -> bool:
         """Runs or submits the jobs, and returns whether none has failed so far."""
         for job in jobs:
             job.processes, job.verbosity = self.processes, self.verbosity
@@ -147,7 +153,7 @@ class Place:
             return True
         return all([self.wait(job) for job in jobs])
 
-    def here(self, job):
+    def here(self, job: Job) -> bool:
         """Runs a job in this process and returns whether it succeeded."""
         try:
             job()
@@ -156,7 +162,7 @@ class Place:
             return False
         return True
 
-    def wait(self, job):
+    def wait(self, job: Job) -> bool:
         """Runs a job in another process ('debug': this one); returns whether it succeeded."""
         submitted = self.submitit.submit(job)
         if self.executor == 'local':
@@ -168,7 +174,7 @@ class Place:
             print(f'{colon(job)}job {submitted.job_id} succeeded', flush=True)
         return not error
 
-    def submit(self, jobs):
+    def submit(self, jobs: Sequence[Job]) -> None:
         """Submits the jobs to Slurm, several as one array, and says how to follow them."""
         import submitit
 
@@ -185,15 +191,15 @@ class Place:
         print(f'queue:  squeue --jobs={number}\ncancel: scancel {number}', flush=True)
 
 
-def colon(job):
+def colon(job: Job) -> str:
     return job.label and f'{job.label}: '
 
 
-def tell(job, error, log=''):
+def tell(job: Job, error: Exception, log: str = '') -> None:
     print(f'error: {colon(job)}{reason(error)}{log}', file=sys.stderr, flush=True)
 
 
-def reason(error):
+def reason(error: Exception) -> str:
     """What went wrong in a job, without the traceback that submitit adds to it."""
     text = str(error)
     if isinstance(error, UserError):
@@ -208,7 +214,7 @@ def reason(error):
     return f'{lines[0]} ... {lines[-1].strip()}'
 
 
-def parse(resources):
+def parse(resources: str) -> dict[str, Any]:
     """'nodes=2,slurm_partition=gpu' -> {'nodes': 2, 'slurm_partition': 'gpu'}
 
     A value may hold commas: 'slurm_exclude=node[1,2],nodes=2'. Numbers, True and lists of strings
@@ -230,7 +236,7 @@ def parse(resources):
     return parameters
 
 
-def create(name, directory, parameters):
+def create(name: str, directory: Path, parameters: dict[str, Any]) -> Any:
     """submitit's executor of that name, with its parameters."""
     try:
         import submitit
@@ -273,7 +279,7 @@ def create(name, directory, parameters):
     return executor
 
 
-def python(same_gpus):
+def python(same_gpus: bool) -> str:
     """The command that starts Python in a job.
 
     The job finds this code from any directory. With `same_gpus` it sees the same GPUs as this

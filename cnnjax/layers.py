@@ -7,6 +7,7 @@ what the papers (or Caffe, or torch) compute.
 import functools
 import itertools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,9 +21,10 @@ from cnnjax.errors import UserError
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et al. 2015
 caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caffe's, not Glorot's
 torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's nn.Linear
+Taps = dict[str, jax.Array]  # what a network computes on the way, by name, in forward order
 
 
-def check_size(images, smallest, network, remedy=''):
+def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '') -> None:
     """Raises UserError for images [N, H, W, C] of fewer than `smallest` pixels a side; `network`
     names what needs them, and `remedy` says what helps, or why."""
     if min(images.shape[1:3]) < smallest:
@@ -30,7 +32,7 @@ def check_size(images, smallest, network, remedy=''):
                         f'{images.shape[1:3]}{remedy and ": "}{remedy}')
 
 
-def nested(name, inner, output):
+def nested(name: str, inner: Taps, output: jax.Array) -> Taps:
     """The taps of the block `name`, as a network adds them to its own: those inside the block, by
     paths such as 'block1/conv1', then its output."""
     return {**{f'{name}/{tap}': value for tap, value in inner.items()}, name: output}
@@ -48,7 +50,7 @@ class BatchNorm(nn.BatchNorm):
 
     momentum: float = 0.9
 
-    def __call__(self, x, use_running_average=None):
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
         still = nn.merge_param('use_running_average', self.use_running_average, use_running_average)
         ours = (self.axis, self.axis_name, self.use_fast_variance) == (-1, None, True)
         if still or self.is_initializing() or not ours:
@@ -113,7 +115,7 @@ _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
 @jax.custom_jvp
-def relu(x):
+def relu(x: jax.Array) -> jax.Array:
     """max(x, 0). Its gradient, 1 above 0 and 0 elsewhere, looks at the result, while that of
     `flax.linen.relu` looks at x: here x need not be kept. The comparison with the constant 0 is
     safe even where the compiler computes the result twice, with other rounding: only values next to
@@ -124,7 +126,8 @@ def relu(x):
 relu.defjvps(lambda tangent, y, x: lax.select(y != 0, tangent, jnp.zeros_like(tangent)))
 
 
-def conv(features, size, stride=1, padding=None, **options):
+def conv(features: int, size: int, stride: int = 1, padding: int | None = None,
+         **options: Any) -> nn.Conv:
     """A 2-D convolution module [N, H, W, C] -> [N, H', W', features], symmetric zero padding.
 
     `size` is the kernel's side, `padding` the pixels on every side (default `size // 2`, which
@@ -135,7 +138,8 @@ def conv(features, size, stride=1, padding=None, **options):
                    conv_general_dilated=convolution.conv_general_dilated, **options)
 
 
-def max_pool(x, size, stride, padding=0, ceil=False):
+def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0,
+             ceil: bool = False) -> jax.Array:
     """Max over `size` x `size` windows, [N, H, W, C]; the padding never wins.
 
     With `ceil` a last window that sticks out at the bottom or right counts, as in Caffe and in
@@ -178,7 +182,7 @@ def _max_pool_forward(x, size, stride, sides):
     return best, (lax.optimization_barrier(winner), x.shape)
 
 
-def beats(value, best):
+def beats(value: jax.Array, best: jax.Array) -> jax.Array:
     """Whether a value takes the place of the best before it: the larger one does, or the first NaN.
     No rounding of either makes both lose."""
     return ~(value <= best) & (best <= jnp.inf)
@@ -211,7 +215,8 @@ def _max_pool_backward(size, stride, sides, saved, g):
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def average_pool(x, size, stride, padding=0, ceil=False, count_padding=True):
+def average_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False,
+                 count_padding: bool = True) -> jax.Array:
     """Mean over `size` x `size` windows, [N, H, W, C]; padding counts as zeros, as in torch and
     Caffe, unless `count_padding` is False. What sticks out under `ceil` (see `max_pool`) never
     counts."""
@@ -239,7 +244,7 @@ def _sides(x, size, stride, padding, ceil):
     return sides
 
 
-def adaptive_average_pool(x, size):
+def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     """Means over size x size windows that cover [N, H, W, C] as evenly as whole pixels can, as
     torch's: window i of H pixels is those from floor(i H / size) to before ceil((i + 1) H / size).
     """
@@ -250,7 +255,8 @@ def adaptive_average_pool(x, size):
     return x
 
 
-def fractional_max_pool(x, ratio, key, order='random', overlapping=True):
+def fractional_max_pool(x: jax.Array, ratio: float, key: jax.Array, order: str = 'random',
+                        overlapping: bool = True) -> jax.Array:
     """Max over regions of one or two pixels a side (overlapping: two or three), [N, H, W, C] ->
     [N, round(H / ratio), round(W / ratio), C]: one draw of the regions for the whole batch.
 
@@ -288,7 +294,7 @@ def _larger_jvp(primals, tangents):
     return _larger(*primals), lax.select(beats(*primals[::-1]), *tangents[::-1])
 
 
-def pooling_boundaries(key, span, count, order):
+def pooling_boundaries(key: jax.Array, span: int, count: int, order: str) -> jax.Array:
     """Where the regions of fractional max-pooling begin: int [count + 1], from 0 to span, in steps
     of one and two. Their order is 'random', or 'pseudorandom': a_i = ceil(alpha * (i + u)) with
     alpha = span / count and u uniform in (0, 1), less a_0."""
@@ -304,17 +310,18 @@ def pooling_boundaries(key, span, count, order):
     raise UserError(f"fractional max-pooling: order is 'random' or 'pseudorandom', not {order!r}")
 
 
-def global_average_pool(x):
+def global_average_pool(x: jax.Array) -> jax.Array:
     """Mean over the pixels: [N, H, W, C] -> [N, C]."""
     return x.mean((1, 2))
 
 
-def flatten(x):
+def flatten(x: jax.Array) -> jax.Array:
     """[N, H, W, C] -> [N, H * W * C], the channel running fastest (torch's runs slowest)."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
-def local_response_normalization(x, k=2.0, alpha=1e-4, beta=0.75, n=5):
+def local_response_normalization(x: jax.Array, k: float = 2.0, alpha: float = 1e-4,
+                                 beta: float = 0.75, n: int = 5) -> jax.Array:
     """b_i = a_i / (k + alpha * sum_j a_j^2)^beta, j over the channels i - n//2 ... i + n//2.
 
     Krizhevsky et al. 2012, section 3.3. Caffe and torch divide alpha by n: their alpha is n times

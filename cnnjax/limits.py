@@ -6,9 +6,13 @@
 """
 
 import numbers
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cnnjax.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 LARGEST = 1e12  # The largest value for fields without a limit of their own; larger ones overflow.
 LARGEST_WHOLE = 2 ** 31 - 1  # Whole numbers on the devices have 32 bits.
@@ -42,12 +46,13 @@ class Names(NamedTuple):
 SEED = Whole(0, 2 ** 32 - 1)
 
 
-def names(text):
+def names(text: str) -> tuple[str, ...]:
     """'relu1_1, relu2_1' -> ('relu1_1', 'relu2_1')"""
     return tuple(name.strip() for name in text.split(',') if name.strip())
 
 
-def check(config, limits):
+def check(config: 'Mapping[str, Any] | ConfigDict',
+          limits: Mapping[str, Number | Whole | Names | tuple]) -> None:
     """Checks the fields of `config`, a config or another mapping.
 
     Args:

@@ -6,10 +6,12 @@ Every function returns one value per prediction: [N] for logits [N, K], [N, H, W
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
-def cross_entropy(logits, labels, smoothing=0.0):
+def cross_entropy(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray,
+                  smoothing: float = 0.0) -> jax.Array:
     """Softmax cross-entropy in float32: logits [..., K], labels int [...] -> [...]. A label outside
     the K classes has the loss 0.
 
@@ -21,7 +23,8 @@ def cross_entropy(logits, labels, smoothing=0.0):
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
 
-def top_k_error(logits, labels, k=1):
+def top_k_error(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray,
+                k: int = 1) -> jax.Array:
     """1.0 where the label is not among the k largest of the logits [..., K], else 0.0: [...].
 
     Ties count as errors, so that a constant output is not rewarded; so do NaNs.

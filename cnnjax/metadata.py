@@ -4,6 +4,9 @@ cnnjax wrote it, or in the config.json beside it on the Hugging Face hub."""
 import importlib.metadata
 import json
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +22,7 @@ CROP = {'crop_pct': 0.875, 'interpolation': 'bilinear'}
 HARMLESS = {'num_classes', 'in_chans', 'img_size', 'drop_rate', 'drop_path_rate'}
 
 
-def beside(path):
+def beside(path: Path) -> dict[str, Any]:
     """The contents of the hub's config.json beside a file; {} if there is none."""
     path = path.with_name('config.json')
     if not path.is_file():
@@ -38,7 +41,7 @@ def beside(path):
     return _parse(config, path)
 
 
-def to_write(network, fields, classes):
+def to_write(network: Any, fields: Mapping[str, Any], classes: Sequence[str]) -> dict[str, str]:
     """The metadata for the file of a network that was made with `fields`; `inside` reads them."""
     height, width, channels = map(int, network.image_shape)
     values = {
@@ -51,7 +54,7 @@ def to_write(network, fields, classes):
         'format': 'pt', 'cnnjax': importlib.metadata.version('cnnjax')}
 
 
-def inside(written, path, count):
+def inside(written: Mapping[str, str], path: Path, count: int) -> dict[str, Any]:
     """The metadata that `save` wrote into a file of `count` tensors."""
     try:
         about = {key: json.loads(written[key]) for key in
@@ -76,7 +79,7 @@ def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def crop(values, image_shape):
+def crop(values: Mapping[str, Any], image_shape: Sequence[int]) -> dict[str, Any]:
     """The fields EVALUATION that correspond to timm's crop_pct and interpolation
     (https://github.com/huggingface/pytorch-image-models/blob/main/timm/data/transforms_factory.py).
     """

@@ -15,7 +15,9 @@ ways to run it:
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,21 +31,22 @@ AXIS = 'data'
 KINDS = ('shard_map', 'pmap', 'jit')
 
 
-def cache_programs():
+def cache_programs() -> None:
     """Keeps compiled programs, so that a second start need not compile them again.
 
     They are in the user's cache, at most 10 GiB; $JAX_COMPILATION_CACHE_DIR names another place. A
     user without a home directory, as in some containers, gets no cache.
     """
+    config: Any = jax.config  # Its attributes are made as jax is imported.
     cache = Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
-    if jax.config.jax_compilation_cache_dir is None and cache.is_absolute():
+    if config.jax_compilation_cache_dir is None and cache.is_absolute():
         directory = cache / 'cnnjax' / 'programs'
         jax.config.update('jax_compilation_cache_dir', str(directory))
         jax.config.update('jax_compilation_cache_max_size', 10 * 2 ** 30)
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
-def data_mesh(devices=0):
+def data_mesh(devices: int = 0) -> Mesh:
     """A mesh over the first `devices` devices (0: all), for data parallelism. With several
     processes it always has all devices."""
     available = jax.devices()
@@ -56,12 +59,12 @@ def data_mesh(devices=0):
     return Mesh(np.array(available[:devices or None]), (AXIS,))
 
 
-def replicate(tree, mesh):
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """Copies every array of `tree` to all devices; all processes must hold equal arrays."""
     return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, P()))(tree)
 
 
-def check_batch(batch_size, mesh, accumulate=1):
+def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises UserError unless every device gets the same share of every micro-batch."""
     parts = mesh.size * accumulate
     if batch_size < 1 or batch_size % parts:
@@ -71,7 +74,8 @@ def check_batch(batch_size, mesh, accumulate=1):
             + f'; take a multiple of {parts}, such as {max(round(batch_size / parts), 1) * parts}')
 
 
-def parallelize(step, mesh, kind='shard_map', donate=True):
+def parallelize(step: Callable[..., Any], mesh: Mesh, kind: str = 'shard_map',
+                donate: bool = True) -> Callable[..., Any]:
     """Compiles `step` for all devices of `mesh`: (state, data, batch, key) -> (state, metrics).
 
     `batch` is a dict of host arrays, this process's share. With `donate` the memory of `state` is
@@ -107,5 +111,6 @@ def parallelize(step, mesh, kind='shard_map', donate=True):
         results = mapped(state, data, batch, key)
         return multihost_utils.host_local_array_to_global_array(results, mesh, P())
 
-    run.lower = mapped.lower  # jit's method, by which collectives.py gets the program
-    return run
+    compiled: Any = run
+    compiled.lower = mapped.lower  # jit's method, by which collectives.py gets the program
+    return compiled

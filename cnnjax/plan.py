@@ -1,7 +1,10 @@
 """Converts the lengths of a training, in epochs or in steps, to steps."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from cnnjax import optim
 from cnnjax.errors import UserError
@@ -14,23 +17,23 @@ class Plan(NamedTuple):
 
     steps: int
     steps_per_epoch: int
-    rate: Callable  # step -> learning rate
+    rate: Callable[[ArrayLike], Any]  # step -> learning rate
     report_every: int
     eval_every: int
     checkpoint_every: int
 
-    def due(self, done, every):
+    def due(self, done: int, every: int) -> bool:
         """Whether an event that is due `every` so many steps, and at the end, is due now."""
         return done == self.steps or (every > 0 and done % every == 0)
 
-    def until_due(self, done):
+    def until_due(self, done: int) -> int:
         """The number of steps from `done` to the next report, evaluation, checkpoint or end."""
         return min([self.steps - done, *(
             every - done % every for every in (self.report_every, self.eval_every,
                                                self.checkpoint_every) if every > 0)])
 
 
-def plan(config, examples):
+def plan(config: ConfigDict, examples: int) -> Plan:
     """The Plan of a training on so many examples.
 
     Raises:

@@ -2,11 +2,15 @@
 
 import datetime
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import jax
 from tqdm import tqdm
 
 from cnnjax import cluster
+from cnnjax.plan import Plan
 
 
 class Profile:
@@ -15,11 +19,11 @@ class Profile:
 
     FIRST = 10
 
-    def __init__(self, directory, steps):
+    def __init__(self, directory: Path, steps: int):
         self.directory, self.running = directory / 'profile', False
         self.traced = range(self.FIRST, self.FIRST + steps)
 
-    def step(self, done, state):
+    def step(self, done: int, state: Any) -> None:
         """Starts or stops the trace; called before each step, with the newest state."""
         if (done in self.traced) == self.running:
             return
@@ -41,7 +45,7 @@ class Profile:
 class Progress:
     """A progress bar on a terminal, else a line per report; only the first process shows it."""
 
-    def __init__(self, lengths, batch_size, start):
+    def __init__(self, lengths: Plan, batch_size: int, start: int):
         self.lengths, self.batch_size, self.done = lengths, batch_size, start
         self.bar = tqdm(total=lengths.steps, initial=start, unit='step',
                         disable=None if cluster.first() else True, dynamic_ncols=True)
@@ -50,29 +54,29 @@ class Progress:
         if start:
             self.print(f'resuming after step {start} of {lengths.steps}')
 
-    def print(self, line):
+    def print(self, line: str) -> None:
         if not self.bar.disable:
             self.bar.write(line)
         elif cluster.first():
             print(line, flush=True)
 
-    def compiled(self, count):
+    def compiled(self, count: int) -> None:
         """Prints how long the first `count` steps took, and measures speed from here on."""
         self.time, self.timed = time.perf_counter(), self.done + count
         self.print(f'first step after {self.time - self.start_time:.1f} s (compilation)')
 
-    def advance(self, count):
+    def advance(self, count: int) -> None:
         self.done += count
         self.bar.update(count)
 
-    def rate(self):
+    def rate(self) -> float | None:
         """Images per second since the last report; None if no step was made."""
         now, images = time.perf_counter(), (self.done - self.timed) * self.batch_size
         rate = images / (now - self.time) if images else None
         self.time, self.timed = now, self.done
         return rate
 
-    def report(self, row):
+    def report(self, row: Mapping[str, Any]) -> None:
         """Shows a row. The time that it takes to evaluate and save does not count as training."""
         shown = f'epoch {row["epoch"]:.1f}  step {row["step"]}/{self.lengths.steps}  ' \
                 f'loss {row["train/loss"]:.4f}'

@@ -1,15 +1,17 @@
 """Runs Python files of the user, a config or a network, as modules, and reports their mistakes."""
 
 import contextlib
+import os
 import sys
 import traceback
 import types
+from collections.abc import Generator
 from pathlib import Path
 
 from cnnjax.errors import UserError
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> types.ModuleType:
     """The module in the Python file at `path`. Every call runs the file again.
 
     Raises:
@@ -24,7 +26,7 @@ def load(path):
 
 
 @contextlib.contextmanager
-def blamed(path):
+def blamed(path: str | os.PathLike[str]) -> Generator[None]:
     """A context that blames all errors on the Python file at `path`: each becomes a UserError such
     as 'mine.py, line 3: NameError: ...'."""
     try:

@@ -7,7 +7,7 @@ import logging
 import warnings
 
 
-def pictures():
+def pictures() -> None:
     """Silences warnings of Pillow and tifffile about damage that does not matter, such as in EXIF
     data. Damaged pixels, or too many of them, are a UserError in any case."""
     warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')

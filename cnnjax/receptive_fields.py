@@ -10,7 +10,8 @@ element, or each of their results may see all that their operands see.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,11 +30,11 @@ def _collapse(extent):
     return Extent(None, extent.low.min(keepdims=True), extent.high.max(keepdims=True), extent.step)
 
 
-def collapsed(values):
+def collapsed(values: Iterable[Any]) -> tuple[Extent, ...] | None:
     return join([tuple(map(_collapse, value.seen)) for value in values if value.seen is not None])
 
 
-def join(seen):
+def join(seen: Sequence[tuple[Extent, ...]]) -> tuple[Extent, ...] | None:
     """The union, position by position, of what arrays of one shape see; None for none."""
     if not seen:
         return None
@@ -71,7 +72,7 @@ def _pick(extent, index):
     return extent._replace(low=extent.low[index], high=extent.high[index])
 
 
-def operation(eqn, inputs):
+def operation(eqn: Any, inputs: Sequence[Any]) -> tuple[Extent, ...] | None:
     """What the results of an operation see: a tuple of Extents, None without the image."""
     seeing = [i for i, value in enumerate(inputs) if value.seen is not None]
     if not seeing:
@@ -87,7 +88,7 @@ def operation(eqn, inputs):
     if rule is None and alike and len(eqn.outvars) == 1:
         return tuple(e if e.axis is None else e._replace(
             low=np.broadcast_to(e.low, shape[e.axis]), high=np.broadcast_to(e.high, shape[e.axis]))
-            for e in join([inputs[i].seen for i in seeing]))
+            for e in join([inputs[i].seen for i in seeing]) or ())
     return collapsed(inputs)
 
 

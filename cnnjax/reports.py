@@ -9,13 +9,17 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from cnnjax import atomic, cluster, workdir
 from cnnjax.errors import UserError
 
 
-def read_metrics(directory):
+def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, oldest first, without a last row that a kill cut off.
 
     Raises:
@@ -37,7 +41,8 @@ def read_metrics(directory):
     return rows
 
 
-def recover(directory, past, begin=0, end=math.inf):
+def recover(directory: str | Path, past: Mapping[str, Any], begin: int = 0,
+            end: float = math.inf) -> None:
     """Restores the rows of metrics.jsonl after step `begin` and up to step `end` from the `past` of
     a checkpoint, and prints how many were lost."""
     if not past or not cluster.first():
@@ -74,9 +79,11 @@ class Metrics:
     `pending` are the metrics of the steps that were not reported yet when the run stopped.
     """
 
-    def __init__(self, directory, step, config=None, past=None, begin=0):
+    def __init__(self, directory: str | Path, step: int, config: ConfigDict | None = None,
+                 past: Mapping[str, Any] | None = None, begin: int = 0):
         self.pending = past['pending'] if past else []
-        self._config, self._dataset = config, atomic.read_json(Path(directory) / workdir.DATASET)
+        self._config: Any = config
+        self._dataset = atomic.read_json(Path(directory) / workdir.DATASET)
         self._first = cluster.first()
         if not self._first:
             return
@@ -87,7 +94,7 @@ class Metrics:
         self._file = path.open('a')
         self._events = _Events(directory, f'.{step}', step + 1)
 
-    def write(self, *rows):
+    def write(self, *rows: dict[str, Any]) -> None:
         """Adds rows, dicts of numbers with a 'step'. They are on disk when this returns."""
         if not self._first:
             return
@@ -97,7 +104,7 @@ class Metrics:
         self._rows += rows
         self._events.add(rows)
 
-    def past(self, pending=()):
+    def past(self, pending: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any] | None:
         """What a checkpoint saves beside the state, for a JSON file: the config, the contents of
         dataset.json, all rows, and `pending`, the metrics of each step since the last row."""
         if not self._first:
@@ -125,7 +132,7 @@ class _Events:
 
     def __init__(self, directory, suffix, begin=None):
         self._folder, self._suffix, self._begin = Path(directory) / 'tensorboard', suffix, begin
-        self._file = None
+        self._file: Any = None
 
     def _open(self):
         from tensorboardX import event_file_writer
@@ -143,7 +150,7 @@ class _Events:
         from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 
-        if self._file is None:
+        if not self._file:
             self._open()
         for row in rows:
             for name, value in row.items():

@@ -1,14 +1,21 @@
 """Checks whether a run may resume in its directory, and ends runs that are finished."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from cnnjax import checkpoint, cluster, reports, workdir
+from cnnjax.dataset import Dataset
 from cnnjax.errors import UserError
-from cnnjax.plan import plan
+from cnnjax.plan import Plan, plan
 
 
-def finished_without_data(config, directory, recorded, missing):
+def finished_without_data(config: ConfigDict, directory: Path, recorded: Dataset | None,
+                          missing: Exception) -> dict[str, Any]:
     """The last row of a finished run whose data is not there. If the run is not finished, raises
     `missing`, the error about the data."""
     known = recorded and recorded.splits.get(config.train_split)
@@ -26,7 +33,7 @@ def finished_without_data(config, directory, recorded, missing):
                     f'; that its data is still the same cannot be told: {missing}')
 
 
-def finished(directory, steps, remark=''):
+def finished(directory: Path, steps: int, remark: str = '') -> dict[str, Any]:
     """Prints that the run is finished, and returns the last row of metrics.jsonl.
 
     Raises:
@@ -43,7 +50,8 @@ def finished(directory, steps, remark=''):
     return last
 
 
-def check_config(directory, config, lengths, start, past):
+def check_config(directory: Path, config: ConfigDict, lengths: Plan, start: int,
+                 past: Mapping[str, Any]) -> None:
     """Raises UserError if the run in `directory`, which has made `start` steps, has another config.
 
     Its length may change, if the steps so far had the same learning rates. `past` is that of its
@@ -63,9 +71,9 @@ def check_config(directory, config, lengths, start, past):
     if extended and changed:
         then = plan(saved, lengths.steps_per_epoch * saved.batch_size).rate
         done = np.arange(start)
-        extended = start <= lengths.steps and np.array_equal(
-            *(np.broadcast_to(np.float32(rate(done)), done.shape)
-              for rate in (then, lengths.rate)))
+        before, now = (np.broadcast_to(np.asarray(rate(done), np.float32), done.shape)
+                       for rate in (then, lengths.rate))
+        extended = start <= lengths.steps and np.array_equal(before, now)
     if changed and not extended:
         workdir.refuse(directory, changed, ': the learning rates of the steps done would differ'
                        if set(changed) <= {'epochs', 'steps'} else '')

@@ -4,8 +4,10 @@ The task (see tasks/) knows what is learned: these steps never look at the targe
 """
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +15,11 @@ from jax import lax
 
 from cnnjax import memory, transfer
 from cnnjax.errors import UserError
+
+if TYPE_CHECKING:
+    from cnnjax.tasks.task import Task
+
+Batch = Mapping[str, jax.Array]  # examples, or where they are in the whole set: see `fetch`
 
 
 class TrainState(NamedTuple):
@@ -24,7 +31,9 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def create(net, tx, key, image_shape, frozen=frozenset(), check=lambda outputs: None):
+def create(net: nn.Module, tx: optax.GradientTransformation, key: jax.Array,
+           image_shape: Sequence[int], frozen: Collection[str] = frozenset(),
+           check: Callable[[jax.Array], None] = lambda outputs: None) -> TrainState:
     """The state before the first step, for images [H, W, C]. Layers in `frozen` (see transfer.py)
     have no optimizer state. `check` is called with the traced outputs for one image.
 
@@ -52,8 +61,10 @@ def create(net, tx, key, image_shape, frozen=frozenset(), check=lambda outputs: 
     return init(key)
 
 
-def train_step(state, data, batch, key, axis, *, task, net, tx, augment, accumulate=1,
-               frozen=frozenset()):
+def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axis: str | None, *,
+               task: 'Task', net: nn.Module, tx: optax.GradientTransformation,
+               augment: Callable[..., Batch], accumulate: int = 1,
+               frozen: Collection[str] = frozenset()) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on one device's share of the batch: (new state, mean metrics of the batch).
 
     Args:
@@ -129,7 +140,9 @@ def _accumulated(gradient, batch_stats, examples, count):
     return grads, (metrics, batch_stats)
 
 
-def train_steps(state, data, batches, key_and_count, axis, **arguments):
+def train_steps(state: TrainState, data: Batch, batches: Batch,
+                key_and_count: tuple[jax.Array, jax.Array], axis: str | None,
+                **arguments: Any) -> tuple[TrainState, dict[str, jax.Array]]:
     """Several updates in one program, without the host: (new state, metrics [S]).
 
     `batches` is like `batch` of `train_step`, with a second axis of S steps. `key_and_count` is the
@@ -153,7 +166,9 @@ def train_steps(state, data, batches, key_and_count, axis, **arguments):
     return lax.fori_loop(0, count, body, (state, metrics))
 
 
-def eval_step(variables, data, batch, key, axis, *, task, net, normalize):
+def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.Array,
+              axis: str | None, *, task: 'Task', net: nn.Module,
+              normalize: Callable[[jax.Array], jax.Array]) -> tuple[dict, tuple[dict, dict]]:
     """What the task observes in one batch: ({}, (sums, kept)).
 
     `batch` also has 'weight', float [B]: 1 for an example, 0 for padding. `sums` are the task's
@@ -175,7 +190,7 @@ def eval_step(variables, data, batch, key, axis, *, task, net, normalize):
     return {}, (sums, kept)
 
 
-def fetch(data, batch):
+def fetch(data: Batch, batch: Batch) -> dict[str, jax.Array]:
     """The examples of a batch, {'image': uint8 [B, H, W, C], and each target [B, ...]}.
 
     Either `batch` holds them, or it holds their 'index' [B] in `data`, the whole set on the device.

@@ -12,8 +12,10 @@ Multiply-adds are those of convolutions and full layers, for one image, as the p
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -48,7 +50,7 @@ class Summary(NamedTuple):
     multiply_adds: int
 
 
-def summarize(net, image_shape=None):
+def summarize(net: nn.Module, image_shape: Sequence[int] | None = None) -> Summary:
     """The Summary of a network in evaluation, for images [H, W, C] (default: the paper's)."""
     image_shape = tuple(image_shape or net.image_shape)
     image = jax.ShapeDtypeStruct((1, *image_shape), 'float32')
@@ -61,12 +63,12 @@ def summarize(net, image_shape=None):
     rows = []
     order = {name: layer.order for name, layer in walk.layers.items()}
     order |= {name: when for name, (when, _, _) in walk.taps.items()}
-    for name in sorted(order, key=order.get):
-        layer = walk.layers.get(name)
+    for name in sorted(order, key=order.__getitem__):
+        layer: Any = walk.layers.get(name)
         _, value, shape = walk.taps.get(name) or (0, layer.value, layer.shape)
         rows.append(Row(
             name, tuple(shape[1:]), *_report(value.seen, image_shape), params.get(name, 0),
-            layer.multiply_adds if layer else 0, tuple(sorted(value.taps, key=order.get)),
+            layer.multiply_adds if layer else 0, tuple(sorted(value.taps, key=order.__getitem__)),
             walk.owners_of(value.leaves), value.seen))
     rows += [Row(name, None, None, None, None, count, 0, (), frozenset([name]), None)
              for name, count in params.items() if name not in order]
@@ -90,7 +92,7 @@ def _report(seen, image_shape):
     return tuple(sizes), tuple(strides), tuple(offsets)
 
 
-def fold(summary, depth):
+def fold(summary: Summary, depth: int) -> Summary:
     """The same with the rows of names longer than `depth` added to those of their module."""
     if not depth:
         return summary
@@ -108,18 +110,19 @@ def fold(summary, depth):
     return summary._replace(rows=tuple(rows))
 
 
-def numbers(values, infinite='all'):
+def numbers(values: Sequence[float], infinite: str = 'all') -> str:
     """(3, 3) -> '3', (3, 5) -> '3 x 5'; whole numbers without a point."""
     shown = [infinite if math.isinf(v) else f'{v:.4g}' if v % 1 else f'{v:.0f}' for v in values]
     return shown[0] if len(set(shown)) == 1 else ' x '.join(shown)
 
 
-def table(summary):
+def table(summary: Summary) -> str:
     """The rows as aligned text, and the totals."""
-    lines = [('layer', 'output', 'sees', 'stride', 'offset', 'parameters', 'multiply-adds')]
+    lines: list[tuple[str, ...]] = [
+        ('layer', 'output', 'sees', 'stride', 'offset', 'parameters', 'multiply-adds')]
     for row in summary.rows:
         field = ('', '', '')
-        if row.size is not None:
+        if row.size and row.stride and row.offset:
             field = (numbers(row.size), numbers(row.stride) if any(row.stride) else '',
                      '' if any(map(math.isinf, row.size)) else numbers(row.offset))
         lines.append((row.name, 'not evaluated' if row.shape is None else

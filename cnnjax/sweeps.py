@@ -17,7 +17,11 @@ import inspect
 import json
 import math
 import urllib.parse
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from cnnjax import (
     atomic,
@@ -35,16 +39,19 @@ from cnnjax.errors import UserError
 
 LONGEST = 200  # The most characters in a directory's name; file systems allow 255 bytes.
 
+Entries = dict[str, dict[str, Any]]  # {name of a run: what sweep.json says of it}
+Find = Callable[[str], Callable[[ConfigDict, str], Any]]  # name of an experiment -> its function
+
 
 class Run(jobs.Job):
     """One run of a sweep, which adds its result to the sweep's table."""
 
-    def __init__(self, config, fields, sweep, find):
+    def __init__(self, config: ConfigDict, fields: dict[str, Any], sweep: Path, find: Find):
         self.label = name(fields)
         super().__init__(config, str(sweep / self.label), find(config.experiment))
         self.fields, self.sweep = fields, sweep
 
-    def run(self):
+    def run(self) -> None:
         try:
             super().run()
         except Exception as error:
@@ -53,25 +60,26 @@ class Run(jobs.Job):
             raise
         self.note(state='finished', **errors(self.directory))
 
-    def note(self, **entry):
+    def note(self, **entry: Any) -> None:
         """Replaces the run's entry in sweep.json and in sweep.md."""
         if cluster.first():
             record(self.sweep, {self.label: {'fields': self.fields, 'config': self.digest(),
                                              **entry}})
 
-    def digest(self):
+    def digest(self) -> str:
         """A checksum of the config, by which a finished run with the same config is known."""
         values = json.dumps(self.config.to_dict(), sort_keys=True, default=str)
         return hashlib.sha256(values.encode()).hexdigest()
 
-    def finished(self, entries):
+    def finished(self, entries: Entries) -> bool:
         """Whether the sweep's table says that this run, with this config, is finished."""
         entry = entries.get(self.label, {})
         return (entry.get('state') == 'finished' and entry.get('config') == self.digest()
                 and Path(self.directory).is_dir())
 
 
-def run(config, place, file, changed, find):
+def run(config: ConfigDict, place: jobs.Place, file: str, changed: Collection[str],
+        find: Find) -> bool:
     """Runs at `place` (a jobs.Place) all runs of the config's sweep() that are not finished.
 
     Args:
@@ -116,7 +124,7 @@ def run(config, place, file, changed, find):
     return succeeded
 
 
-def identity(*what):
+def identity(*what: Any) -> data.Identity | None:
     """The identity of the data set that data.load gives for `what`; None if it is gone."""
     try:
         return data.identity(data.load(*what))
@@ -124,7 +132,8 @@ def identity(*what):
         return None
 
 
-def check_data(run, identity, read):
+def check_data(run: Run, identity: Callable[..., data.Identity | None],
+               read: Callable[[str], dataset.Dataset | None]) -> None:
     """Raises UserError if a finished or interrupted run was trained on other data than the rest of
     the sweep will be, because one table cannot compare their errors."""
     recorded, config = read(run.directory), run.config
@@ -136,7 +145,7 @@ def check_data(run, identity, read):
                       {split: found for split, found in splits.items() if found})
 
 
-def read(file):
+def read(file: str) -> list[dict[str, Any]]:
     """The dicts that the sweep() of 'configs/quickstart.py:resnet' yields."""
     path, *argument = file.split(':', 1)
     module = config_file.module(path)
@@ -162,7 +171,8 @@ def read(file):
     return found
 
 
-def variant(config, fields, changed):
+def variant(config: ConfigDict, fields: dict[str, Any],
+            changed: Collection[str]) -> tuple[ConfigDict, dict[str, Any]]:
     """A copy of `config` with these values, {field: value}, and the values as the copy holds them:
     0.0 for a 0, a tuple for a list.
 
@@ -184,7 +194,7 @@ def variant(config, fields, changed):
     return config, {field: functools.reduce(getattr, field.split('.'), config) for field in fields}
 
 
-def name(fields):
+def name(fields: Mapping[str, Any]) -> str:
     """The name of a run's directory, 'learning_rate=0.1,seed=2', unique to its fields."""
     def shown(value):
         if isinstance(value, (tuple, list)):
@@ -197,7 +207,7 @@ def name(fields):
     return text or 'unchanged'
 
 
-def errors(directory):
+def errors(directory: str | Path) -> dict[str, float]:
     """{'error': ..., 'top5_error': ...}: the last test errors of the run in `directory`."""
     rows = [row for row in reports.read_metrics(directory) if 'test/error' in row]
     if rows:
@@ -208,7 +218,7 @@ def errors(directory):
     return {} if found is None else {'error': found}
 
 
-def read_entries(directory):
+def read_entries(directory: str | Path) -> Entries:
     """{name: entry} of sweep.json. A damaged file gives {} and a message; the file is made again,
     and finished runs add their entries again."""
     path = Path(directory) / 'sweep.json'
@@ -232,7 +242,7 @@ def _entry(entry):
     return entry.pop('name'), entry
 
 
-def record(directory, entries):
+def record(directory: str | Path, entries: Entries) -> None:
     """Adds entries to sweep.json and sweep.md. Several jobs may do this at the same time."""
     directory = Path(directory)
     with workdir.lock(directory, 'sweep.lock', wait=True):
@@ -242,13 +252,13 @@ def record(directory, entries):
         atomic.write_text(directory / 'sweep.md', table(entries))
 
 
-def ranked(entries):
+def ranked(entries: Entries) -> Entries:
     """The entries, the best first; those without an error come last, sorted by name."""
     return dict(sorted(entries.items(),
                        key=lambda item: (item[1].get('error', math.inf), item[0])))
 
 
-def table(entries):
+def table(entries: Entries) -> str:
     """The entries in Markdown, aligned."""
     fields = list(dict.fromkeys(field for entry in entries.values() for field in entry['fields']))
     header, rows = ['test error, %', *fields, 'state'], []

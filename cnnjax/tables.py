@@ -1,7 +1,10 @@
 """Tables as text."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-def aligned(rows, left):
+
+def aligned(rows: Sequence[Sequence[str]], left: int) -> list[list[str]]:
     """Rows of strings with every column as wide as its widest cell: the first `left` columns flush
     left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -9,7 +12,7 @@ def aligned(rows, left):
              for i, (cell, width) in enumerate(zip(row, widths, strict=True))] for row in rows]
 
 
-def markdown(header, rows, left=None):
+def markdown(header: Sequence[Any], rows: Iterable[Sequence[Any]], left: int | None = None) -> str:
     """A table in Markdown, with a newline after every line.
 
     Args:
@@ -22,6 +25,5 @@ def markdown(header, rows, left=None):
     lines.insert(1, ['---'] * len(header))
     if left is not None:
         lines = aligned(lines, left)
-        lines[1] = ['-' * (len(cell) - (i >= left)) + ':' * (i >= left)
-                    for i, cell in enumerate(lines[1])]
+        lines[1] = [f'{":" * (i >= left):->{len(cell)}}' for i, cell in enumerate(lines[1])]
     return ''.join(f'| {" | ".join(line)} |\n' for line in lines)

@@ -7,8 +7,10 @@ values of an argparse.Namespace, which training scripts save beside the weights.
 import argparse
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import safetensors
 
 from cnnjax import cluster
@@ -23,7 +25,7 @@ AVERAGES = ('state_dict_ema', 'model_ema')
 PREFIXES = re.compile(r'^(?:(?:_orig_mod|module|model|backbone)\.)+')
 
 
-def find(source):
+def find(source: str) -> Path:
     """The path of the file that `source` names, downloaded if it is on the hub.
 
     Raises:
@@ -36,8 +38,9 @@ def find(source):
     if not match or os.path.exists(path) or path.suffix in (SAFETENSORS, *TORCH):
         raise UserError(f"'{source}': no such file, and not an id on the Hugging Face hub such as "
                         "'timm/vgg19.tv_in1k'")
-    _fetch(*match.groups(), 'config.json')
-    return _fetch(*match.groups(), 'model.safetensors')
+    repository, revision = match.groups()
+    _fetch(repository, revision, 'config.json')
+    return _fetch(repository, revision, 'model.safetensors')
 
 
 def _fetch(repository, revision, file):
@@ -60,7 +63,7 @@ def _fetch(repository, revision, file):
         'config.json into one folder; bring it here and give the path of model.safetensors')
 
 
-def read(path):
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The tensors of a file, {name: numpy array}, and its metadata, {name: str}.
 
     Raises:
@@ -79,7 +82,7 @@ def read(path):
                         f'{error}') from None
 
 
-def bare(tensors, path):
+def bare(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     """The tensors without the prefixes that wrappers give their names ('module.conv1.weight').
 
     Raises:

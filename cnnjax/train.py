@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from cnnjax import (
     checkpoint,
@@ -25,6 +27,7 @@ from cnnjax import (
     tasks,
     trained,
     transfer,
+    user_network,
     workdir,
 )
 from cnnjax.errors import UserError
@@ -32,6 +35,7 @@ from cnnjax.evaluate import evaluator
 from cnnjax.limits import Number, Whole
 from cnnjax.plan import Plan, plan
 from cnnjax.progress import Profile, Progress
+from cnnjax.step import TrainState
 from cnnjax.tasks.task import Task
 
 SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
@@ -50,7 +54,7 @@ LIMITS = {
     'parallel': parallel.KINDS}
 
 
-def check(config):
+def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
@@ -73,16 +77,16 @@ class Training(NamedTuple):
     head: frozenset = frozenset()  # layers that depend on the number of classes
     accumulate: int = 1
 
-    def init(self, key):
+    def init(self, key: jax.Array) -> TrainState:
         """The step.TrainState before the first step."""
         return step.create(self.net, self.tx, key, self.shapes['image'].shape[1:], self.frozen,
                            lambda outputs: self.task.check(outputs, self.shapes, self.classes))
 
-    def step(self, *arguments, **options):
+    def step(self, *arguments: Any, **options: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         """step.train_step with these parts: (state, data, batch, key, axis) -> (state, metrics)."""
         return step.train_step(*arguments, **self._parts(), **options)
 
-    def steps(self, *arguments, **options):
+    def steps(self, *arguments: Any, **options: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         """step.train_steps with these parts: many updates in one program."""
         return step.train_steps(*arguments, **self._parts(), **options)
 
@@ -91,7 +95,9 @@ class Training(NamedTuple):
                 'accumulate': self.accumulate, 'frozen': self.frozen}
 
 
-def build(config, classes, shapes, normalize, examples, source=None):
+def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
+          normalize: data.Normalization, examples: int,
+          source: trained.Trained | None = None) -> Training:
     """The Training that a config describes (see configs/base.py).
 
     Args:
@@ -131,7 +137,9 @@ def build(config, classes, shapes, normalize, examples, source=None):
                     config.accumulate)
 
 
-def normalization(config, directory, recorded, train_set, source):
+def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.Dataset | None,
+                  train_set: data.Resident | data.Stream,
+                  source: trained.Trained | None) -> data.Normalization:
     """The data.Normalization of a run: the one it began with, else that of the weights it starts
     from, else that of the data."""
     if source:
@@ -145,7 +153,8 @@ def normalization(config, directory, recorded, train_set, source):
     return normalize
 
 
-def train(config, directory, sources=None):
+def train(config: ConfigDict, directory: str | Path,
+          sources: Mapping[str, data.Source] | None = None) -> dict[str, Any]:
     """Trains in `directory` what `config` (see configs/base.py) describes, or resumes it there.
 
     A resumed training ends with the same bits as one that was never interrupted. Returns the last
@@ -192,7 +201,7 @@ def train(config, directory, sources=None):
             state = checkpoints.restore(start, state)
         if cluster.first():
             workdir.write_config(directory, config)
-            workdir.write_environment(directory)
+            workdir.write_environment(directory, user_network.digest(config.model.name))
             if not (start and recorded):
                 dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
         reports.recover(directory, past)
@@ -210,7 +219,8 @@ def train(config, directory, sources=None):
             return loop(state, batches, update, evaluate, training.plan, watch)
 
 
-def initial_state(config, training, source, mesh, new=True):
+def initial_state(config: ConfigDict, training: Training, source: trained.Trained | None,
+                  mesh: Mesh, new: bool = True) -> TrainState:
     """The state before the first step, on all devices: random, except for the weights of `source`,
     the trained.Trained of config.init_from. A `new` run prints a line about them."""
     state = training.init(run_keys(config)[0])
@@ -227,7 +237,7 @@ def initial_state(config, training, source, mesh, new=True):
     return parallel.replicate(state, mesh)
 
 
-def run_keys(config):
+def run_keys(config: ConfigDict) -> jax.Array:
     """The key of the initialization and that of all steps."""
     return jax.random.split(jax.random.key(config.seed))
 
@@ -240,7 +250,8 @@ class Update(NamedTuple):
     call: Callable
 
 
-def updater(config, training, train_set, mesh):
+def updater(config: ConfigDict, training: Training, train_set: data.Resident | data.Stream,
+            mesh: Mesh) -> Update:
     """The Update of a run. A program has config.steps_per_call steps. If that is 0, it has one step
     on the CPU or if batches are streamed, otherwise the steps up to a report, at most 100."""
     size = config.steps_per_call
@@ -272,7 +283,9 @@ class Watch(NamedTuple):
     preemption: cluster.Preemption
 
 
-def loop(state, batches, update, evaluate, lengths, watch):
+def loop(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
+         evaluate: Callable[[Any], dict[str, float]], lengths: Plan,
+         watch: Watch) -> dict[str, Any]:
     """Makes all steps from state.step to the end, and returns the last row. Between two reports it
     never waits for the devices.
 
@@ -284,8 +297,9 @@ def loop(state, batches, update, evaluate, lengths, watch):
       watch: a Watch.
     """
     done = start = int(state.step)
+    row: dict[str, Any] = {}
     # The metrics since the last row; those of recent calls are still on the devices.
-    pending = [(1, values) for values in watch.metrics.pending]
+    pending: list[Any] = [(1, values) for values in watch.metrics.pending]
     while done < lengths.steps:
         watch.profile.step(done - start, state)
         count = min(update.size, lengths.until_due(done))
@@ -323,33 +337,35 @@ def loop(state, batches, update, evaluate, lengths, watch):
     return row
 
 
-def fetched(pending):
+def fetched(pending: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Any]:
     """The metrics of each step, as dicts of numbers, from [(number of steps, their metrics)]."""
     return [{name: np.ravel(of_all)[i] for name, of_all in values.items()}
             for count, values in jax.device_get(pending) for i in range(count)]
 
 
-def check_finite(pending, done, lengths, checkpoints):
+def check_finite(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
+                 checkpoints: checkpoint.Checkpoints) -> None:
     """Raises UserError if the metrics of the last steps up to step `done` are not finite."""
     for i, values in enumerate(pending, done - len(pending) + 1):
         if not all(map(np.isfinite, values.values())):
             raise UserError(
                 f'step {i}: ' + ', '.join(f'{name} is {v}' for name, v in values.items())
-                + f'. Lower learning_rate (it was {float(lengths.rate(i - 1)):g}) or warm up; '
+                + f'. Lower learning_rate (it was {np.asarray(lengths.rate(i - 1)):g}) or warm up; '
                 + (f'checkpoint {checkpoints.latest()} in {checkpoints.directory} is intact'
                    if checkpoints.latest() else 'there is no checkpoint before it'))
 
 
-def report(pending, done, lengths, images_per_second):
+def report(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
+           images_per_second: float | None) -> dict[str, Any]:
     """The row of metrics.jsonl after `done` steps, with the mean metrics since the last row."""
     row = {'step': done, 'epoch': done / lengths.steps_per_epoch,
-           'learning_rate': float(lengths.rate(done - 1)),
+           'learning_rate': float(np.asarray(lengths.rate(done - 1))),
            **{f'train/{name}': float(np.mean([values[name] for values in pending]))
               for name in pending[0]}}
     return row | ({'images_per_second': images_per_second} if images_per_second else {})
 
 
-def stop(done, lengths, watch):
+def stop(done: int, lengths: Plan, watch: Watch) -> NoReturn:
     """Ends the process of a preempted run after its checkpoint is written."""
     watch.checkpoints.wait()
     watch.progress.print(f'asked to stop: saved after step {done} of {lengths.steps}; the same '

@@ -5,6 +5,7 @@ import copy
 import hashlib
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from cnnjax import checkpoint, dataset, metadata, models, user_network, weights, workdir
 from cnnjax.data import Normalization
@@ -36,7 +39,7 @@ class Trained(NamedTuple):
     name: str = ''  # as `models.create` takes it
     evaluation: dict[str, Any] = {}  # see `metadata.EVALUATION`
 
-    def __call__(self, images, **arguments):
+    def __call__(self, images: ArrayLike | Sequence[ArrayLike], **arguments: Any) -> jax.Array:
         """Logits [N, classes] of images [N, H, W, C], uint8 or floats in [0, 1].
 
         Raises:
@@ -49,7 +52,8 @@ class Trained(NamedTuple):
             return self.net.apply(self.variables, self._normalizer(images)(images), train=False,
                                   **arguments)[0]
 
-    def taps(self, images, **arguments):
+    def taps(self, images: ArrayLike | Sequence[ArrayLike],
+             **arguments: Any) -> dict[str, jax.Array]:
         """Every activation, {layer: array}, for images [N, H, W, C], uint8 or floats in [0, 1].
 
         The images may have another size than those of the training. If the size does not fit a full
@@ -63,18 +67,19 @@ class Trained(NamedTuple):
         def intercept(call, args, kwargs, context):
             layer = context.module
             if isinstance(layer, nn.Dense) and layer.has_variable('params', 'kernel'):
-                expected, width = layer.get_variable('params', 'kernel').shape
+                kernel: Any = layer.get_variable('params', 'kernel')
+                expected, width = kernel.shape
                 if args[0].shape[-1] != expected:
                     misfits.append('/'.join(layer.path))
                     return jnp.zeros((*args[0].shape[:-1], width), args[0].dtype)
             return call(*args, **kwargs)
 
         with nn.intercept_methods(intercept):
-            _, taps = self.net.apply(self.variables, self._normalizer(images)(images), train=False,
-                                     **arguments)
-        return dict(itertools.takewhile(lambda item: item[0] not in misfits, taps.items()))
+            found: Any = self.net.apply(self.variables, self._normalizer(images)(images),
+                                        train=False, **arguments)
+        return dict(itertools.takewhile(lambda item: item[0] not in misfits, found[1].items()))
 
-    def tap_shapes(self, shape=None):
+    def tap_shapes(self, shape: Sequence[int] | None = None) -> dict[str, tuple[int, ...]]:
         """{layer: shape of its activation} for one image, in forward order; computes nothing.
 
         `shape` is that of the image [H, W, C]; None: the shape of the training images. Raises
@@ -90,7 +95,7 @@ class Trained(NamedTuple):
         jax.eval_shape(collect, self.variables, images)
         return found
 
-    def training(self, defaults):
+    def training(self, defaults: ConfigDict) -> ConfigDict:
         """The config that the network was trained with, as far as it is known.
 
         Missing fields, such as those added after the run, come from `defaults`, the config of a
@@ -105,7 +110,7 @@ class Trained(NamedTuple):
         return own
 
     @property
-    def task(self):
+    def task(self) -> str:
         """The name of the task that it was trained for; published weights classify."""
         return 'classify' if self.config is None else self.config.task
 
@@ -170,15 +175,15 @@ def _check_values(images):
                         'or divide by 255; they are normalized here, not before')
 
 
-def fingerprint(network):
+def fingerprint(network: Trained) -> str:
     """The SHA-256 of all arrays of a Trained's variables."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(network.variables):
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.ascontiguousarray(leaf).data)
     return digest.hexdigest()
 
 
-def load(source, which='best', name=None):
+def load(source: str | os.PathLike[str], which: str = 'best', name: str | None = None) -> Trained:
     """A trained network, ready for images in [0, 1].
 
     The source may be the working directory of a run; a file or a hub id with published weights,

@@ -12,17 +12,22 @@ call .eval()). Dropout works as in training.
 A layer's name is the path of its module: 'conv1', 'conv2_1/bn1'.
 """
 
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
 import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from cnnjax import models, summary, user_network
 from cnnjax.errors import UserError, suggest
 from cnnjax.models import resnet
 
 
-def head(net, image_shape):
+def head(net: nn.Module, image_shape: Sequence[int]) -> frozenset[str]:
     """The layers whose parameters depend on the number of classes."""
     def shapes(net):
         image = jax.ShapeDtypeStruct((1, *image_shape), 'float32')
@@ -34,7 +39,7 @@ def head(net, image_shape):
     return frozenset(_layer(path) for path in own if own[path] != other[path])
 
 
-def frozen_layers(net, freeze, image_shape):
+def frozen_layers(net: nn.Module, freeze: str, image_shape: Sequence[int]) -> frozenset[str]:
     """The set of layers that `freeze` freezes.
 
     Args:
@@ -73,7 +78,7 @@ def frozen_layers(net, freeze, image_shape):
     return frozenset(frozen)
 
 
-def split(tree, frozen):
+def split(tree: Any, frozen: Collection[str]) -> tuple[Any, ...]:
     """(the trainable part, the frozen part) of params or batch_stats."""
     if not frozen:
         return tree, {}
@@ -83,14 +88,14 @@ def split(tree, frozen):
     return tuple(map(traverse_util.unflatten_dict, parts))
 
 
-def merge(trainable, fixed):
+def merge(trainable: Any, fixed: Any) -> Any:
     """The inverse of `split`."""
     if not fixed:
         return trainable
     return traverse_util.unflatten_dict(_flat(trainable) | _flat(fixed))
 
 
-def frozen_norms(frozen):
+def frozen_norms(frozen: Collection[str]) -> AbstractContextManager[None]:
     """A context in which the batch normalization of frozen layers is in inference mode."""
     def intercept(function, arguments, options, context):
         module = context.module
@@ -103,7 +108,7 @@ def frozen_norms(frozen):
     return nn.intercept_methods(intercept)
 
 
-def inherit(config, source):
+def inherit(config: ConfigDict, source: Any) -> ConfigDict:
     """`config` with its missing network, network fields and image size taken from `source`, a
     Trained or None, and with the absolute path of a user's own network."""
     config = config.copy_and_resolve_references()
@@ -126,7 +131,7 @@ def inherit(config, source):
     return config
 
 
-def check_network(net, source, where):
+def check_network(net: nn.Module, source: Any, where: str) -> None:
     """Raises UserError if `net` differs from the network of `source` (a Trained from `where`) in a
     field that the weights depend on. The variables of another family do not fit anyway."""
     if type(net) is not type(source.net):
@@ -141,7 +146,7 @@ def check_network(net, source, where):
                         f"of model, whose values then come along, and model.name, '{source.name}'")
 
 
-def variables(net, source):
+def variables(net: nn.Module, source: Any) -> Any:
     """The variables of `source`, a Trained, in the form for `net`, whose `scan` may differ."""
     scan, theirs = (getattr(of, 'scan', False) for of in (net, source.net))
     if scan == theirs:
@@ -149,7 +154,7 @@ def variables(net, source):
     return resnet.stack(source.variables) if scan else resnet.unstack(source.variables)
 
 
-def carry_over(variables, source, new, where):
+def carry_over(variables: Any, source: Any, new: Collection[str], where: str) -> dict[str, Any]:
     """Fresh variables, {'params', 'batch_stats'}, in which all layers but those in `new` are
     replaced by the layers of `source`, variables that came from `where`.
 
@@ -174,7 +179,7 @@ def carry_over(variables, source, new, where):
     return traverse_util.unflatten_dict(fresh | {path: theirs[path] for path in mine})
 
 
-def check_images(normalize, image_shape, where):
+def check_images(normalize: Any, image_shape: Sequence[int], where: str) -> None:
     """Raises UserError if the normalization from `where` does not fit images [H, W, C]."""
     if not normalize.fits(image_shape):
         shape = np.broadcast_shapes(np.shape(normalize.mean), np.shape(normalize.std))
@@ -182,7 +187,7 @@ def check_images(normalize, image_shape, where):
                         f'{tuple(image_shape)}: set image_size, or take colour for colour')
 
 
-def _flat(tree):
+def _flat(tree) -> dict[tuple[str, ...], Any]:
     return traverse_util.flatten_dict(tree)
 
 

@@ -7,6 +7,7 @@ config or from the caller leads here, never one from a weights file.
 
 import dataclasses
 import functools
+import hashlib
 import inspect
 import os
 from pathlib import Path
@@ -19,22 +20,31 @@ from cnnjax.errors import UserError, suggest
 CALL = '`def __call__(self, images, train=False)` that returns (outputs, taps)'
 
 
-def is_named(name):
+def is_named(name: str) -> bool:
     """Whether the name is that of a class in a Python file, not that of a network of ours."""
     return '.py:' in name or name.endswith('.py')
 
 
-def located(name):
+def located(name: str) -> str:
     """The name with the absolute path of its file; a name of ours stays as it is."""
     return os.path.abspath(os.path.expanduser(name)) if is_named(name) else name
 
 
-def short(name):
+def short(name: str) -> str:
     """The name without the directories of its file, for titles and for files of weights."""
     return os.path.basename(name) if is_named(name) else name
 
 
-def load(name):
+def digest(name: str) -> str:
+    """The SHA-256 of the file of a user's own network; '' for a network of ours."""
+    if not is_named(name):
+        return ''
+    path, _, _ = located(name).rpartition(':')
+    with python_file.blamed(path):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def load(name: str) -> type[nn.Module]:
     """The class 'my_nets.py:MyNet'. Relative paths begin at the working directory.
 
     Raises:

@@ -12,6 +12,7 @@ counterparts.py derives from ours. Otherwise it has our own names, the paths of 
 import contextlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Weights(NamedTuple):
     evaluation: dict[str, Any] = {}  # see metadata.EVALUATION
 
 
-def is_weights(source):
+def is_weights(source: str | os.PathLike[str]) -> bool:
     """Whether `source` looks like a weights file or a hub id, and not like a run's directory."""
     source = str(source)
     return not os.path.isdir(source) and (
@@ -50,7 +51,7 @@ def is_weights(source):
         or Path(source).suffix in (tensors.SAFETENSORS, *tensors.TORCH))
 
 
-def load(name, source, **fields):
+def load(name: str | None, source: str | os.PathLike[str], **fields: Any) -> Weights:
     """The network `name` with published weights, or with weights that `save` wrote.
 
     Args:
@@ -93,12 +94,12 @@ def load(name, source, **fields):
         raise UserError(f'{path} has {width} classes, not num_classes={fields["num_classes"]}: '
                         'load it without that field, then replace the head')
     net = net.clone(num_classes=width)
-    image_shape = tuple(about.get('image_shape') or net.image_shape)
+    image_shape: Any = tuple(about.get('image_shape') or net.image_shape)
     with _building(name, fields, path):
         places = counterparts.places(net, image_shape, counterpart, library)
     variables = _variables(name, places, given, counterpart, path)
     mean, std = about.get('normalize') or (counterpart.normalize if counterpart else (0, 1))
-    normalize = Normalization(np.float32(mean), np.float32(std))
+    normalize = Normalization(np.asarray(mean, np.float32), np.asarray(std, np.float32))
     if caffes := counterparts.caffe(name, variables, path):
         variables, normalize = caffes
     _check_normalization(normalize, image_shape, path)
@@ -141,7 +142,7 @@ def _variables(name, places, given, counterpart, path):
         for key, place in places.items()})
 
 
-def save(network, path):
+def save(network: Any, path: str | os.PathLike[str]) -> None:
     """Writes a trained network to a .safetensors file, whole or not at all.
 
     If timm's network of that name computes the same, the tensors have timm's names and layout, and
@@ -216,11 +217,11 @@ def _shapes(net, image_shape):
     return jax.eval_shape(net.init, jax.random.key(0), images)
 
 
-def _named(name, about, ours, path):
+def _named(name, about, ours, path) -> str:
     """Our name of the network whose weights `path` holds: `name`, or if that is None, the name in
     the file or in the config.json beside it. The two must not differ."""
     said = about.get('architecture')
-    found = said if ours else counterparts.our_name(said)
+    found: Any = said if ours else counterparts.our_name(said)
     if found and user_network.is_named(found):  # Only the user may choose the Python to run.
         if not name or not user_network.is_named(name):
             raise UserError(f"{path} holds a network of the user's own, {found}: give the place of "
@@ -245,7 +246,8 @@ def _check_normalization(normalize, image_shape, path):
                         'metadata)')
 
 
-def layout(name, image_shape=None, **fields):
+def layout(name: str, image_shape: Sequence[int] | None = None,
+           **fields: Any) -> dict[str, tuple[int, ...]]:
     """What `save` writes: {name of a tensor: shape}, in the order of our layers."""
     net, counterpart = models.create(name, **_without_scan(fields)), counterparts.find(name)
     places = counterparts.places(net, image_shape or net.image_shape, counterpart)

@@ -6,13 +6,15 @@ F(2x2, 3x3) of Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural Ne
 
 import functools
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 
-def is_fast(x, kernel, others):
+def is_fast(x: jax.Array, kernel: jax.Array, others: Iterable[int]) -> bool:
     """Whether `convolve` computes this convolution, and faster than XLA does on a CPU. `others` are
     its strides, dilations and groups.
 
@@ -28,7 +30,8 @@ def is_fast(x, kernel, others):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x, kernel, padding, precision=None):
+def convolve(x: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]],
+             precision: Any = None) -> jax.Array:
     """The convolution of x [N, H, W, C] with a kernel [3, 3, C, K]; an infinity in x makes its
     tiles NaN. `precision` is that of the products, see `jax.lax.dot_general`.
 

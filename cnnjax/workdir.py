@@ -24,7 +24,9 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Generator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -53,7 +55,7 @@ OURS = frozenset({'checkpoints', 'dataset.json', 'environment.json', 'figures', 
 PACKAGES = ('cnnjax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
-def located(workdir):
+def located(workdir: str) -> str:
     """The directory that the flag names: '~/runs' is in the home directory.
 
     Raises:
@@ -68,7 +70,7 @@ def located(workdir):
 
 
 @contextlib.contextmanager
-def claim(workdir, config):
+def claim(workdir: str | Path, config: ml_collections.ConfigDict) -> Generator[None]:
     """A context that holds the directory for the run of `config`; of several processes the first
     holds it. It removes unfinished files of a killed run, and restores a lost config.json.
 
@@ -96,7 +98,7 @@ def claim(workdir, config):
                     (Path(workdir) / 'config.json').unlink()
 
 
-def check_free(workdir, experiment):
+def check_free(workdir: str | Path, experiment: str) -> None:
     """Raises UserError unless `experiment` may write in the directory: it must be free or have the
     work of that experiment. Sweeps, which write no config, are called 'sweep'."""
     try:
@@ -128,7 +130,7 @@ def _names(workdir):
 
 
 @contextlib.contextmanager
-def lock(workdir, name=LOCK, wait=False):
+def lock(workdir: str | Path, name: str = LOCK, wait: bool = False) -> Generator[None]:
     """A context that locks the file `name` in the directory for this process; with `wait` it waits
     for its turn. The system frees the lock even if the process is killed.
 
@@ -157,12 +159,12 @@ def lock(workdir, name=LOCK, wait=False):
         yield
 
 
-def write_config(workdir, config):
+def write_config(workdir: str | Path, config: ml_collections.ConfigDict) -> None:
     """Saves every field of `config`."""
     atomic.write_json(Path(workdir) / 'config.json', config.to_dict())
 
 
-def read_config(workdir):
+def read_config(workdir: str | Path) -> ml_collections.ConfigDict | None:
     """The config of the run in `workdir`; None if there is no run. It is that in config.json or, if
     this is lost, damaged or of another run, that in the newest checkpoint.
 
@@ -196,7 +198,7 @@ def _config_json(workdir):
         raise UserError(f'{path} is damaged: {error}') from None
 
 
-def sealed(workdir):
+def sealed(workdir: str | Path) -> dict[str, Any]:
     """What `Metrics.past` gave the newest checkpoint; {} if there is none. Checkpoints of optimized
     images are one folder deeper."""
     try:
@@ -218,14 +220,15 @@ def _config(saved):
     return ml_collections.ConfigDict(_tuples(saved))
 
 
-def _tuples(value):
+def _tuples(value) -> Any:
     """Turns JSON's lists into tuples, as the config has them."""
     if isinstance(value, dict):
         return {name: _tuples(v) for name, v in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def differences(saved, config):
+def differences(saved: ml_collections.ConfigDict,
+                config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     """{field: (saved value, new value)} of the fields that may change the trained parameters."""
     before, now = (traverse_util.flatten_dict(c.to_dict(), sep='.') for c in (saved, config))
     pairs = {name: (before.get(name), now.get(name))
@@ -233,7 +236,8 @@ def differences(saved, config):
     return {name: (then, value) for name, (then, value) in pairs.items() if then != value}
 
 
-def refuse(workdir, changed, reason=''):
+def refuse(workdir: str | Path, changed: Mapping[str, tuple[Any, Any]],
+           reason: str = '') -> NoReturn:
     """Raises UserError, because the working directory holds a run with another config; `changed` is
     what `differences` returns."""
     rows = [f'\n  {name}: {before!r} there, {now!r} here'
@@ -244,8 +248,9 @@ def refuse(workdir, changed, reason=''):
                     f'Take another workdir, or the same values{reason}')
 
 
-def write_environment(workdir):
-    """Adds an entry for this start to environment.json."""
+def write_environment(workdir: str | Path, code: str = '') -> None:
+    """Adds an entry for this start to environment.json. `code` is a digest of the user's own network
+    ('': it is one of ours). If it differs from that of the last start, a line says so."""
     source = Path(__file__).parent
 
     def git(*command):  # None without a repository or without git
@@ -258,8 +263,11 @@ def write_environment(workdir):
     changed = git('status', '--porcelain', '--untracked-files=no')
     path = Path(workdir) / 'environment.json'
     before = atomic.read_json(path) or []
-    if not isinstance(before, list):
-        raise UserError(f'{path} is damaged, it is no list: delete it')
+    if not isinstance(before, list) or not all(isinstance(start, dict) for start in before):
+        raise UserError(f'{path} is damaged, it is no list of starts: delete it')
+    if code and before and before[-1].get('network', code) != code:
+        print(f'{workdir}: the file of its network is not the one that the last start read; the '
+              'weights so far were trained with that', flush=True)
     atomic.write_json(path, [*before, {
         'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
         'command': shlex.join([sys.executable, *sys.argv]),
@@ -270,10 +278,11 @@ def write_environment(workdir):
         'packages': {name: importlib.metadata.version(name) for name in PACKAGES},
         'devices': [str(device) for device in jax.devices()],
         'device_kind': jax.devices()[0].device_kind,
+        **({'network': code} if code else {}),
     }])
 
 
-def checked_row(row):
+def checked_row(row: Any) -> dict[str, Any]:
     """Raises ValueError unless `row` is {name: number} with a whole 'step'."""
     if not isinstance(row, dict) or type(row.get('step')) is not int:
         raise ValueError('it is no row with a step')
@@ -283,7 +292,7 @@ def checked_row(row):
     return row
 
 
-def read_past(checkpoint):
+def read_past(checkpoint: str | Path) -> dict[str, Any]:
     """What `Metrics.past` gave the checkpoint in that directory; {} if it gave nothing.
 
     Raises:

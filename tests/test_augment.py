@@ -110,7 +110,7 @@ def test_a_translation_is_a_crop_of_numpys_padded_image(mean, padding_mode, nump
                   padding=padding, padding_mode=padding_mode)
     padded = np.pad(normalize(images), ((0, 0), (padding,) * 2, (padding,) * 2, (0, 0)), numpys)
     crops = np.stack([padded[:, y:y + 5, x:x + 4] for y in range(7) for x in range(7)])
-    distance = np.abs(crops - out).max((2, 3, 4))  # [offsets, N]
+    distance = np.abs(crops - np.asarray(out)).max((2, 3, 4))  # [offsets, N]
     assert distance.min(0).max() < 1e-5
     assert len(set(distance.argmin(0))) > 30  # of the 49 offsets
 

@@ -153,6 +153,21 @@ def test_it_resumes_bit_for_bit(config, tmp_path, monkeypatch):
     assert_same_run(tmp_path / 'whole', tmp_path / 'killed', 4)
 
 
+def test_a_change_of_its_file_is_told(config, tmp_path, capsys):
+    with config.unlocked():
+        config.steps = 2
+    for steps, told in ((2, False), (3, False), (4, True)):
+        with config.unlocked():
+            config.steps = steps
+        if told:
+            path = tmp_path / 'my_nets.py'
+            path.write_text(path.read_text() + '\n')
+        train.train(config, tmp_path / 'run')
+        assert ('the file of its network is not the one' in capsys.readouterr().out) == told
+    starts = json.loads((tmp_path / 'run' / 'environment.json').read_text())
+    assert len({start['network'] for start in starts}) == 2
+
+
 def test_another_training_starts_from_it(config, tmp_path):
     train.train(config, tmp_path / 'run')
     with config.unlocked():

@@ -2,7 +2,8 @@
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ class Normalization(NamedTuple):
     mean: np.ndarray  # float32 [C] or [H, W, C]
     std: np.ndarray  # float32 [C] or [1]
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array | np.ndarray) -> Any:
         """uint8 or [0, 1] float images [..., H, W, C] -> normalized float32."""
         if images.dtype == jnp.uint8:
             images = images.astype(np.float32) / np.float32(255)
@@ -35,7 +36,7 @@ class Normalization(NamedTuple):
                      for values in (self.mean, self.std))
         return (images - mean) / std
 
-    def fits(self, image_shape):
+    def fits(self, image_shape: Sequence[int]) -> bool:
         """Whether images of the shape [H, W, C] can be normalized by it."""
         try:
             return tuple(image_shape) == np.broadcast_shapes(
@@ -44,7 +45,7 @@ class Normalization(NamedTuple):
             return False
 
 
-def normalization(images, mean, std):
+def normalization(images: Any, mean: str, std: str) -> Normalization:
     """The normalization for a training set, uint8 [N, H, W, C].
 
     Args:
@@ -90,7 +91,8 @@ def normalization(images, mean, std):
     if scale is None:
         scale = np.sqrt(moments(() if std == 'channel' else 0)[1])
     # A constant channel has the standard deviation 0, by which nothing can be divided.
-    return Normalization(np.float32(center), np.float32(np.where(scale > 0, scale, 1)))
+    return Normalization(np.asarray(center, np.float32),
+                         np.asarray(np.where(scale > 0, scale, 1), np.float32))
 
 
 def _numbers(field, value):
@@ -108,8 +110,10 @@ def _numbers(field, value):
                         f"not '{value}'") from None
 
 
-def augment(key, positions, examples, *, normalize, flip=False, padding=0, padding_mode='zero',
-            color=0.0, color_jitter=0.0):
+def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Array], *,
+            normalize: Callable[[jax.Array], jax.Array], flip: bool = False, padding: int = 0,
+            padding_mode: str = 'zero', color: float = 0.0,
+            color_jitter: float = 0.0) -> dict[str, jax.Array]:
     """Normalizes the images of a batch and changes each example at random, in the papers' order.
 
     The order is colour, normalization, padding, crop, flip. Zeros are padded after the
@@ -157,7 +161,7 @@ def augment(key, positions, examples, *, normalize, flip=False, padding=0, paddi
     return jax.vmap(one)(positions, examples)
 
 
-def jittered(key, image, most):
+def jittered(key: jax.Array, image: jax.Array, most: float) -> jax.Array:
     """An RGB image [H, W, 3] whose brightness, contrast and saturation are multiplied by factors
     from 1 - most to 1 + most, not clipped.
 

@@ -3,9 +3,10 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cnnjax.data import geometry, images
 from cnnjax.data.identity import Entry, file_sizes, some
@@ -35,20 +36,20 @@ class Files(Sequence):
 
     paths: tuple[str, ...]  # not Paths, a million of which take seconds to send to a worker
     labels: tuple[int, ...]
-    read: Callable = images.read
+    read: Callable[[str], Any] = images.read
     root: str = ''  # the directory that a listing's names are relative to
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         return {'image': self.read(self.paths[i]), 'label': self.labels[i]}
 
     @property
-    def undecoded(self):
+    def undecoded(self) -> 'Files':
         return dataclasses.replace(self, read=images.Picture)
 
-    def listing(self):
+    def listing(self) -> list[Entry]:
         """An Entry for each file."""
         root = os.path.join(self.root, '')
         sizes = file_sizes(self.paths).tolist()
@@ -62,15 +63,15 @@ class Arrays(Sequence):
 
     arrays: dict[str, np.ndarray]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.arrays['image'])
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         i = range(len(self))[i]  # turns -1 into the last, and raises the IndexError
         return {name: array[i] for name, array in self.arrays.items()}
 
 
-def from_arrays(images, classes, **targets):
+def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike) -> Source:
     """A source of arrays: `from_arrays(images, ('cat', 'dog'), label=labels)`.
 
     Args:
@@ -101,21 +102,21 @@ class Subset(Sequence):
     shows the very pixels from which a crop was computed."""
 
     examples: Sequence
-    index: Sequence  # the places of these examples in the source
+    places: Sequence[int] | np.ndarray  # where these examples are in the source
 
-    def __len__(self):
-        return len(self.index)
+    def __len__(self) -> int:
+        return len(self.places)
 
-    def __getitem__(self, i):
-        return self.examples[int(self.index[i])]
+    def __getitem__(self, i: Any) -> Any:
+        return self.examples[int(self.places[i])]
 
 
-def subset(source, index):
+def subset(source: Source, index: Sequence[int] | np.ndarray) -> Source:
     """The source with only the examples at the places `index`, in that order."""
     return source._replace(examples=Subset(source.examples, index))
 
 
-def spread(total, count):
+def spread(total: int, count: int) -> np.ndarray:
     """`count` of `total` places, evenly spread; all if `count` is 0 or larger than `total`."""
     return np.linspace(0, total - 1, min(count or total, total)).round().astype(int)
 
@@ -127,10 +128,10 @@ class Relabelled(Sequence):
     examples: Sequence
     labels: tuple[int, ...]  # the new number of each old class
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         example = self.examples[i]
         if 'label' in example:
             return {**example, 'label': self.labels[example['label']]}
@@ -139,12 +140,12 @@ class Relabelled(Sequence):
         return {**example, 'mask': table[example['mask']]}
 
     @property
-    def undecoded(self):
+    def undecoded(self) -> 'Relabelled':
         return dataclasses.replace(
             self, examples=getattr(self.examples, 'undecoded', self.examples))
 
 
-def matched(source, classes):
+def matched(source: Source, classes: Sequence[str]) -> Source:
     """The source with its labels renumbered to those of a network with these `classes`, by name.
 
     Raises:

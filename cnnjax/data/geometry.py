@@ -11,6 +11,10 @@ Other targets, such as `label`, the class of the whole image, stay as they are.
 On the host, numpy and Pillow add borders and cut; the compiled step translates and mirrors.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -20,7 +24,7 @@ from cnnjax.data import images
 IGNORE = 255  # A pixel with this class in a mask counts neither in the loss nor in the error.
 
 
-def bordered(example, pixels):
+def bordered(example: Mapping[str, Any], pixels: int) -> Mapping[str, Any]:
     """The example with `pixels` black pixels added on each side."""
     if not pixels:
         return example
@@ -33,7 +37,8 @@ def bordered(example, pixels):
     return {**example, **moved}
 
 
-def cut(example, box, size, interpolation='bilinear'):
+def cut(example: Mapping[str, Any], box: images.Box, size: int,
+        interpolation: str = 'bilinear') -> dict[str, Any]:
     """The part of the example in a box (top, left, height, width), in pixels, scaled to
     [size, size]. Masks are always scaled by nearest pixels, whatever the interpolation."""
     top, left, height, width = box
@@ -41,12 +46,14 @@ def cut(example, box, size, interpolation='bilinear'):
     if 'mask' in example:
         moved['mask'] = images.cut(example['mask'][..., None], box, size, 'nearest')[..., 0]
     if 'boxes' in example:
-        shift, scale = np.float32([left, top] * 2), np.float32([size / width, size / height] * 2)
+        shift = np.array([left, top] * 2, np.float32)
+        scale = np.array([size / width, size / height] * 2, np.float32)
         moved |= _visible((example['boxes'] - shift) * scale, example['labels'], size, size, np)
     return {**example, **moved}
 
 
-def translated(example, corner, padding, mode):
+def translated(example: Mapping[str, jax.Array], corner: jax.Array, padding: int,
+               mode: str) -> dict[str, jax.Array]:
     """The example moved by up to `padding` pixels: padded on each side and cut back to its size at
     `corner`, (top, left), which may be traced.
 
@@ -70,7 +77,7 @@ def translated(example, corner, padding, mode):
     return {**example, **found}
 
 
-def mirrored(example, flip):
+def mirrored(example: Mapping[str, jax.Array], flip: jax.Array) -> dict[str, jax.Array]:
     """The example, mirrored left to right if `flip`, which may be traced, is true."""
     found = {name: jnp.where(flip, example[name][:, ::-1], example[name])
              for name in ('image', 'mask') if name in example}
@@ -86,7 +93,7 @@ def _visible(boxes, labels, height, width, numpy):
     """The parts of the boxes that lie on the image. An object whose centre is outside gets the
     label -1."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
-    size = np.float32([width, height])
+    size = np.array([width, height], np.float32)
     inside = ((centers >= 0) & (centers < size[None])).all(-1)
     clipped = numpy.clip(boxes, 0, np.tile(size, 2)[None])
     return {'boxes': numpy.where(inside[:, None], clipped, np.float32(0)),

@@ -12,12 +12,18 @@ when they are used again:
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cnnjax.errors import UserError
+
+if TYPE_CHECKING:
+    from cnnjax.data.examples import Source
+    from cnnjax.data.pipeline import Resident, Stream
 
 SHOWN = 3  # The most names in a line of differences.
 THREADS = 16  # Threads that ask for file sizes, because network drives answer slowly.
@@ -44,18 +50,18 @@ class Identity(NamedTuple):
     digest: str  # a checksum of the classes, the number of examples and the listing
     listing: tuple[str, ...] = ()  # the lines of all entries; (): it was not kept
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """A dict of all but the listing, for a JSON file."""
         return {name: value for name, value in self._asdict().items() if name != 'listing'}
 
-    def with_listing(self, lines):
+    def with_listing(self, lines: Sequence[str]) -> 'Identity':
         """The same identity with these lines as its listing, if they match the digest; else without
         a listing."""
         same = _digest(self.classes, self.examples, lines) == self.digest
         return self._replace(listing=tuple(lines) if same else ())
 
     @classmethod
-    def of_summary(cls, summary):
+    def of_summary(cls, summary: Mapping[str, Any]) -> 'Identity':
         """The identity with that summary, which may come from a JSON file; it has no listing.
 
         Raises:
@@ -70,7 +76,7 @@ class Identity(NamedTuple):
         return found
 
 
-def identity(loaded):
+def identity(loaded: 'Source | Resident | Stream') -> Identity:
     """The Identity of a Source, Resident or Stream.
 
     No picture is decoded. Image files count by their names and sizes, data of tensorflow-datasets
@@ -83,8 +89,9 @@ def identity(loaded):
     entries = listing() if listing else _arrays(loaded.examples)
     lines = tuple(map(str, entries))
     counts = None
-    if all(entry.label is not None for entry in entries):
-        counts = np.bincount([entry.label for entry in entries], minlength=len(loaded.classes))
+    labels = [entry.label for entry in entries if entry.label is not None]
+    if len(labels) == len(entries):
+        counts = np.bincount(labels, minlength=len(loaded.classes))
         counts = tuple(counts.tolist())
     digest = _digest(loaded.classes, len(loaded.examples), lines)
     return Identity(loaded.classes, len(loaded.examples), counts, digest, lines)
@@ -97,7 +104,7 @@ def _digest(classes, examples, lines):
     return digest.hexdigest()
 
 
-def file_sizes(paths):
+def file_sizes(paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
     """An array of the sizes of files in bytes.
 
     Raises:
@@ -116,7 +123,7 @@ def file_sizes(paths):
     return sizes
 
 
-def array_digest(array):
+def array_digest(array: ArrayLike) -> str:
     """A checksum of an array's values, shape and type."""
     array = np.asarray(array)
     header = f'{array.dtype.str} {array.shape} '.encode()
@@ -134,7 +141,7 @@ def _arrays(examples):
     return [entry(i, example) for i, example in enumerate(examples)]
 
 
-def differences(then, now):
+def differences(then: Identity, now: Identity) -> list[str]:
     """A few lines that say how the set `now` differs from the set `then`; none if it does not."""
     if then.digest == now.digest:
         return []
@@ -210,7 +217,7 @@ def _members(identity):
     return members
 
 
-def some(names, separator=', '):
+def some(names: Sequence[str], separator: str = ', ') -> str:
     """The first few names and the number of the others, as a text."""
     shown = separator.join(names[:SHOWN])
     return shown + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')

@@ -2,6 +2,8 @@
 
 import io
 import math
+import os
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -16,9 +18,10 @@ GAP = 2
 FILTERS = {name.lower(): getattr(Image.Resampling, name)
            for name in ('NEAREST', 'BOX', 'BILINEAR', 'HAMMING', 'BICUBIC', 'LANCZOS')}
 JPEG = b'\xff\xd8'  # the first bytes of a JPEG file
+Box = tuple[float, float, float, float]  # top, left, height and width, in pixels
 
 
-def read(path):
+def read(path: str | os.PathLike[str]) -> np.ndarray:
     """The picture in a file, upright, as uint8 [H, W, 3].
 
     formats.py says what the numbers in a file mean. Of more than 8 bits the upper 8 are kept.
@@ -26,7 +29,7 @@ def read(path):
     Raises:
       UserError: the file is no readable image; the message has its path and the decoder's reason.
     """
-    return np.asarray(formats.in_mode(_load(path, path), 'RGB'))
+    return np.asarray(formats.in_mode(_load(path, str(path)), 'RGB'))
 
 
 class Picture:
@@ -42,9 +45,11 @@ class Picture:
       UserError: as in read(), either here or when it is decoded.
     """
 
-    def __init__(self, file, name=None, mode='RGB'):
-        self.name = name or ('the image' if isinstance(file, bytes) else file)
+    def __init__(self, file: str | os.PathLike[str] | bytes, name: str | None = None,
+                 mode: str = 'RGB'):
+        self.name = name or ('the image' if isinstance(file, bytes) else str(file))
         self.mode = mode
+        self.image: Image.Image | None  # until it is decoded
         with formats.reading(self.name):
             self.data = file if isinstance(file, bytes) else formats.regular(file).read_bytes()
             sideways = False
@@ -58,7 +63,7 @@ class Picture:
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.decode()[0], dtype).reshape(self.shape)
 
-    def decode(self, scale=1):
+    def decode(self, scale: float = 1) -> tuple[Image.Image, float, tuple[float, float]]:
         """Pillow's image, its scale, and the extra pixels at its left and top.
 
         The scale is 1, or for a JPEG the smallest of 1/2, 1/4 and 1/8 that is at least `scale`.
@@ -70,8 +75,8 @@ class Picture:
             return formats.in_mode(image or _load(self.data, self.name), self.mode), 1, (0, 0)
         with formats.reading(self.name):
             image = image or formats.open_(io.BytesIO(self.data))
-            width = image.size[0]
-            drafted = image.draft(None, [math.ceil(scale * side) for side in image.size])
+            width, height = image.size
+            drafted = image.draft(None, (math.ceil(scale * width), math.ceil(scale * height)))
             scale = drafted[1][2] / width if drafted else 1
             image.load()
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -87,7 +92,7 @@ def _load(file, name):
     return image.reduced() if isinstance(image, levels.Deep) else image
 
 
-def center_box(shape, shorter_side, size):
+def center_box(shape: Sequence[int], shorter_side: float, size: float) -> Box:
     """The box (top, left, height, width), in pixels of a picture [H, W, ...], that becomes the
     middle [size, size] where the shorter side is scaled to `shorter_side` pixels."""
     height, width = shape[:2]
@@ -95,7 +100,8 @@ def center_box(shape, shorter_side, size):
     return (height - side) / 2, (width - side) / 2, side, side
 
 
-def shorter_side_box(shape, rng, shorter_sides, size):
+def shorter_side_box(shape: Sequence[int], rng: np.random.Generator,
+                     shorter_sides: tuple[int, int], size: int) -> Box:
     """The box of a random [size, size] crop of a picture whose shorter side is scaled to a random
     whole number of pixels in the closed range `shorter_sides` (Simonyan & Zisserman 2014, section
     3.1)."""
@@ -104,7 +110,8 @@ def shorter_side_box(shape, rng, shorter_sides, size):
     return rng.uniform(0, height - side), rng.uniform(0, width - side), side, side
 
 
-def random_resized_box(shape, rng, area, aspect):
+def random_resized_box(shape: Sequence[int], rng: np.random.Generator,
+                       area: tuple[float, float], aspect: tuple[float, float]) -> Box:
     """The box of a random part of a picture. Its share of the area is uniform in `area`, its
     width / height log-uniform in `aspect`. If ten draws do not fit, it is the middle square.
 
@@ -120,7 +127,8 @@ def random_resized_box(shape, rng, area, aspect):
     return center_box(shape, 1, 1)
 
 
-def cut(image, box, size, interpolation='bilinear'):
+def cut(image: np.ndarray | Picture, box: Box, size: int,
+        interpolation: str = 'bilinear') -> np.ndarray:
     """The part of an image [H, W, C], an array or a Picture, in a box (top, left, height, width),
     in pixels, scaled to [size, size] by the filter of that name in FILTERS."""
     top, left, height, width = box
@@ -131,8 +139,10 @@ def cut(image, box, size, interpolation='bilinear'):
         whole, scale, corner = image.decode(GAP * size / min(height, width))
     else:
         whole = Image.fromarray(image[..., 0] if gray else image)
-    box = (max(left, 0), max(top, 0), min(left + width, image.shape[1]),
-           min(top + height, image.shape[0]))
-    box = [first + scale * side for first, side in zip(2 * corner, box, strict=True)]
-    scaled = np.asarray(whole.resize((size, size), FILTERS[interpolation], box=box))
+    edges = (max(left, 0), max(top, 0), min(left + width, image.shape[1]),
+             min(top + height, image.shape[0]))
+    left, top, right, bottom = (first + scale * side
+                                for first, side in zip(2 * corner, edges, strict=True))
+    scaled = np.asarray(whole.resize((size, size), FILTERS[interpolation],
+                                     (left, top, right, bottom)))
     return scaled[..., None] if gray else scaled

@@ -12,6 +12,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,20 +28,20 @@ class Masked(Sequence):
 
     paths: tuple[tuple[str, str], ...]  # (picture's path, mask's path)
     root: str  # the directory that a listing's names are relative to
-    read: Callable = images.read
+    read: Callable[[str], Any] = images.read
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: Any) -> Any:
         picture, mask = self.paths[i]
         return {'image': self.read(picture), 'mask': read(mask)}
 
     @property
-    def undecoded(self):
+    def undecoded(self) -> 'Masked':
         return dataclasses.replace(self, read=images.Picture)
 
-    def listing(self):
+    def listing(self) -> list[Entry]:
         """An Entry for each picture with its mask."""
         root = os.path.join(self.root, '')
         sizes = [file_sizes(paths).tolist() for paths in zip(*self.paths, strict=True)]
@@ -48,13 +49,13 @@ class Masked(Sequence):
                 for (picture, _), size, of_mask in zip(self.paths, *sizes, strict=True)]
 
 
-def read(path):
+def read(path: str | os.PathLike[str]) -> np.ndarray:
     """The mask in a file, uint8 [H, W].
 
     Raises:
       UserError: the mask cannot be read, or its pixels are colours and not classes.
     """
-    with formats.reading(path), open(formats.regular(path), 'rb') as file:
+    with formats.reading(str(path)), open(formats.regular(path), 'rb') as file:
         image = formats.open_(file)
         image.load()
     if image.mode not in ('1', 'L', 'P'):
@@ -63,7 +64,7 @@ def read(path):
     return np.asarray(image).astype(np.uint8)
 
 
-def folder(root, split, bad_images='error'):
+def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'error') -> Source:
     """The pictures with masks of root/split; see the top of this file.
 
     `bad_images`: with 'error' an unreadable file raises an error later, when it is read; 'skip'
@@ -102,7 +103,7 @@ def folder(root, split, bad_images='error'):
     return Source(Masked(tuple(paths), str(directories['images'])), classes, about)
 
 
-def read_classes(path):
+def read_classes(path: Path) -> tuple[str, ...]:
     """The names in classes.txt.
 
     Raises:

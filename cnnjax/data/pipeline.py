@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -46,7 +46,7 @@ class Crops(NamedTuple):
     border: int = 0  # black pixels that are added around each picture first
     interpolation: str = 'bilinear'  # a name of images.FILTERS: how pictures are scaled
 
-    def center(self, example):
+    def center(self, example: Mapping[str, Any]) -> dict[str, Any]:
         """The example (see geometry.py) with the middle [size, size, C] of its image, which may be
         an array or an images.Picture."""
         example = geometry.bordered(example, self.border)
@@ -56,7 +56,7 @@ class Crops(NamedTuple):
                                 self.size)
         return geometry.cut(example, box, self.size, self.interpolation)
 
-    def random(self, example, rng):
+    def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """The example with a random part of its image."""
         example = geometry.bordered(example, self.border)
         shape = example['image'].shape
@@ -66,7 +66,7 @@ class Crops(NamedTuple):
             box = images.random_resized_box(shape, rng, self.area, self.aspect)
         return geometry.cut(example, box, self.size, self.interpolation)
 
-    def check(self, stream):
+    def check(self, stream: bool) -> None:
         """Raises UserError if these fields do not fit together, or not a stream."""
         if self.kind not in ('shorter_side', 'random_resized'):
             raise UserError(f"crop is 'shorter_side' or 'random_resized', not '{self.kind}'")
@@ -95,7 +95,7 @@ class Resident:
     """A set in memory. `data` is {'image': uint8 [N, H, W, C], and each target [N, ...]}, and
     batches are indices into it."""
 
-    def __init__(self, source, crops):
+    def __init__(self, source: Source, crops: Crops):
         crops.check(stream=False)
         self.classes, self.examples = source.classes, source.examples
         examples = _Checked(source.examples, len(source.classes))
@@ -118,20 +118,21 @@ class Resident:
 
         threads.mapped(decode, count, 'reading')
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data['image'])
 
     @property
-    def shapes(self):
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """{name: jax.ShapeDtypeStruct} of a batch of one example."""
         return {name: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype)
                 for name, array in self.data.items()}
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...]:
         return self.data['image'].shape[1:]
 
-    def train_batches(self, batch_size, seed, start=0, share=(0, 1)):
+    def train_batches(self, batch_size: int, seed: int, start: int = 0,
+                      share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
         """Endless batches from step `start` on. Each epoch is a new permutation, without its
         incomplete last batch. 'position' is an example's place in the global batch."""
         position = _rows(batch_size, share)
@@ -144,7 +145,8 @@ class Resident:
                 yield {'index': order[i * batch_size + position], 'position': position}
                 step += 1
 
-    def test_batches(self, batch_size, share=(0, 1)):
+    def test_batches(self, batch_size: int,
+                     share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
         """Batches with every example once, in order; padding of the last has the 'weight' 0."""
         rows = _rows(batch_size, share)
         for i in range(0, len(self), batch_size):
@@ -166,14 +168,14 @@ class Stream:
 
     data = None  # No examples live on the devices.
 
-    def __init__(self, source, crops, threads=16, workers=0):
+    def __init__(self, source: Source, crops: Crops, threads: int = 16, workers: int = 0):
         if not crops.size:
             raise UserError('a streamed data set needs image_size')
         crops.check(stream=True)
         self.classes, self.examples, self.crops = source.classes, source.examples, crops
         self.threads, self.workers = threads, workers
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.examples)
 
     @functools.cached_property
@@ -181,21 +183,22 @@ class Stream:
         return _arrays(self.crops.center(self.examples[0]))
 
     @property
-    def shapes(self):
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """The same as Resident's."""
         return {name: jax.ShapeDtypeStruct((1, *array.shape), array.dtype)
                 for name, array in self._first.items()}
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...]:
         return self._first['image'].shape
 
-    def subset(self, index):
+    def subset(self, index: Sequence[int] | np.ndarray) -> 'Stream':
         """The stream with only the examples at the places `index`."""
         some = subset(Source(self.examples, self.classes), index)
         return Stream(some, self.crops, self.threads, self.workers)
 
-    def train_batches(self, batch_size, seed, start=0, share=(0, 1)):
+    def train_batches(self, batch_size: int, seed: int, start: int = 0,
+                      share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
         """Batches as Resident's, but a batch may span the end of one epoch and the next."""
         position = _rows(batch_size, share)
         examples = (grain.MapDataset.source(_Checked(self.examples, len(self.classes))).seed(seed)
@@ -203,7 +206,8 @@ class Stream:
         for batch in self._batches(examples, batch_size, share, start):
             yield batch | {'position': position}
 
-    def test_batches(self, batch_size, share=(0, 1)):
+    def test_batches(self, batch_size: int,
+                     share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
         """Batches as Resident's, but with images and targets, which are 0 in the padding."""
         examples = _TestExamples(_Checked(self.examples, len(self.classes)), self.crops, {
             name: np.zeros_like(array) for name, array in self._first.items()})
@@ -252,7 +256,7 @@ class _Checked(Sequence):
     examples: Sequence
     classes: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, i):
@@ -314,7 +318,7 @@ class _Dealt(Sequence):
     start: int  # the number of the first batch
     workers: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sys.maxsize // self.workers * self.workers
 
     def __getitem__(self, i):

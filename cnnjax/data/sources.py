@@ -14,7 +14,8 @@ from cnnjax.errors import UserError
 FROM_PYTHON = 'python'  # the name in a config for data that was given as a Source
 
 
-def load(dataset, split, data_dir=None, bad_images='error', target='label'):
+def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str = 'error',
+         target: str = 'label') -> Source:
     """The source `dataset`: 'digits', 'photos' (see photos.py), 'folder'
     (data_dir/split/class/*.jpg; with masks see masks.py), or a name of tensorflow-datasets,
     prepared in `data_dir` (default: the usual place of tensorflow-datasets). Prints one line about
@@ -58,7 +59,7 @@ def load(dataset, split, data_dir=None, bad_images='error', target='label'):
     return source
 
 
-def load_if_named(dataset, split, data_dir):
+def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | None:
     """The source `dataset`; None if it is '', when the images come from elsewhere.
 
     Raises:
@@ -70,13 +71,13 @@ def load_if_named(dataset, split, data_dir):
     return load(dataset, split, data_dir) if dataset else None
 
 
-def counted(where, examples, classes):
+def counted(where: str | Path, examples: int, classes: int) -> str:
     """A text such as 'photos/train: 1,200 images of 10 classes'."""
     return (f'{where}: {examples:,} image{"s" * (examples != 1)} of {classes:,} '
             f'class{"es" * (classes != 1)}')
 
 
-def digits(split):
+def digits(split: str) -> Source:
     """scikit-learn's 1,797 scans of handwritten digits, 8 x 8 gray (Alpaydin & Kaynak 1998,
     https://archive.ics.uci.edu/dataset/80): 1,347 in 'train', 450 in 'test', always the same ones,
     each digit in the same proportion.
@@ -94,7 +95,7 @@ def digits(split):
                    for image, label in zip(images, labels, strict=True)], tuple('0123456789'))
 
 
-def folder(root, split, bad_images='error'):
+def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'error') -> Source:
     """Pictures in root/split/<class>/; the classes are the folders of root/train, sorted.
 
     `bad_images`: with 'error' an unreadable file raises an error later, when it is read; 'skip'

@@ -8,6 +8,7 @@ import pathlib
 import shlex
 import tarfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import requests
@@ -76,15 +77,15 @@ class _Examples(Sequence):
     """The images and labels of a tfds data source; Pillow decodes the images, as it does image
     files."""
 
-    records: Sequence
+    records: Any  # a sequence that also has dataset_info and split
     name: str
     mode: str
     decoded: bool = True
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         index = range(len(self))[index]  # turns -1 into the last, and raises the IndexError
         name = f'{self.name}: record {index}'
         try:
@@ -135,18 +136,18 @@ def prepare(
     if path.exists():
         _prepared(builder, name)
         return path
-    manual_dir = manual_dir and pathlib.Path(os.path.expanduser(manual_dir))
+    manual = pathlib.Path(os.path.expanduser(manual_dir)) if manual_dir else None
     if name not in _BUILDERS:
-        raise UserError(_tensorflow_commands(builder, name, manual_dir))
+        raise UserError(_tensorflow_commands(builder, name, manual))
 
     builder = _BUILDERS[name](data_dir=builder.data_dir_root, file_format='array_record')
-    if manual_dir:
-        archives = {url: manual_dir / info.filename for url, info in builder.url_infos.items()}
+    if manual:
+        archives = {url: manual / info.filename for url, info in builder.url_infos.items()}
         missing = [f'{archive}, from {url}' for url, archive in archives.items()
                    if not archive.exists()]
         if missing:
             raise UserError('\n  '.join([f'to prepare {name}, these are missing:', *missing]))
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
     try:
         builder.download_and_prepare(download_config=config)
     except tfds.core.download.download_manager.NonMatchingChecksumError as error:
@@ -162,7 +163,7 @@ def prepare(
     return path
 
 
-def _builder(name, data_dir, others=()):
+def _builder(name, data_dir, others=()) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
     except (ValueError, AssertionError) as error:  # the latter for an unknown version
@@ -180,7 +181,7 @@ def _prepare_command(name, data_dir):
     return f'python launch.py --config=configs/prepare.py:{name} --workdir=runs/prepare{override}'
 
 
-def _prepared(builder, name):
+def _prepared(builder, name) -> Any:
     # A builder made from the directory also finds a format that `tfds convert_format` added.
     prepared = tfds.builder_from_directory(builder.data_path)
     formats = prepared.info.available_file_formats()
@@ -225,14 +226,22 @@ def _tensorflow_commands(builder, name, manual_dir):
 # name that module.
 
 
+def _parent(name) -> Any:
+    """The builder of tfds, whose methods its own annotations do not tell."""
+    return tfds.builder_cls(name)
+
+
 class _Cifar:
+    info: Any
+    _cifar_info: Any
+
     def _split_generators(self, dl_manager):
         info = self._cifar_info
         with tarfile.open(dl_manager.download(info.url)) as archive:
             files = {
-                member.name.removeprefix(info.prefix): archive.extractfile(member).read()
+                member.name.removeprefix(info.prefix): file.read()
                 for member in archive
-                if member.isfile()
+                if (file := archive.extractfile(member))
             }
         for key, file in zip(info.label_keys, info.label_files, strict=True):
             self.info.features[key].names = files[file].decode().split()
@@ -254,16 +263,16 @@ class _Cifar:
             }
 
 
-class Cifar10(_Cifar, tfds.builder_cls('cifar10'), skip_registration=True):
-    __module__ = tfds.builder_cls('cifar10').__module__
+class Cifar10(_Cifar, _parent('cifar10'), skip_registration=True):
+    __module__ = _parent('cifar10').__module__
 
 
-class Cifar100(_Cifar, tfds.builder_cls('cifar100'), skip_registration=True):
-    __module__ = tfds.builder_cls('cifar100').__module__
+class Cifar100(_Cifar, _parent('cifar100'), skip_registration=True):
+    __module__ = _parent('cifar100').__module__
 
 
-class SvhnCropped(tfds.builder_cls('svhn_cropped'), skip_registration=True):
-    __module__ = tfds.builder_cls('svhn_cropped').__module__
+class SvhnCropped(_parent('svhn_cropped'), skip_registration=True):
+    __module__ = _parent('svhn_cropped').__module__
 
     def _generate_examples(self, split_prefix, filepath):
         data = scipy.io.loadmat(filepath)
@@ -276,8 +285,8 @@ class SvhnCropped(tfds.builder_cls('svhn_cropped'), skip_registration=True):
             }
 
 
-class MNIST(tfds.builder_cls('mnist'), skip_registration=True):
-    __module__ = tfds.builder_cls('mnist').__module__
+class MNIST(_parent('mnist'), skip_registration=True):
+    __module__ = _parent('mnist').__module__
 
     def _split_generators(self, dl_manager):
         dl_manager.download_and_extract = dl_manager.download  # The archives are unpacked below.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from cnnjax import parallel
 from cnnjax.errors import UserError
@@ -19,14 +21,15 @@ from cnnjax.images.rules import RULES, RULES6, with_rule
 AWAKENING = 16  # lucid's number of steps with the rule 'redirected'
 
 
-def first_average(problem, theta):
+def first_average(problem: Any, theta: Any) -> jax.Array | None:
     """The average of the first image alone; it counts in all that follow, as in crowsonkb's."""
     if not problem.average:
         return None
     return (1 - problem.average) * problem.parametrization.decode(theta)
 
 
-def loss(problem, variables, theta, key, aux, nudge=0.0):
+def loss(problem: Any, variables: Any, theta: Any, key: jax.Array, aux: Mapping[str, Any],
+         nudge: ArrayLike = 0.0) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of one image, and its terms {name: value}. `nudge` is added to what the network
     sees: the gradient with respect to it is the objective's own, without regularizer."""
     image = problem.parametrization.decode(theta)
@@ -37,10 +40,12 @@ def loss(problem, variables, theta, key, aux, nudge=0.0):
         extra = problem.regularizer(image)
         terms = terms | (extra if isinstance(extra, dict) else {'regularizer': extra})
     # A line search compares it with numbers of the type of theta.
-    return sum(terms.values()).astype(jnp.result_type(*jax.tree.leaves(theta))), terms
+    total: Any = sum(terms.values())
+    return total.astype(jnp.result_type(*jax.tree.leaves(theta))), terms
 
 
-def update(problem, tx, variables, state, key, aux):
+def update(problem: Any, tx: optax.GradientTransformation, variables: Any, state: Any,
+           key: jax.Array, aux: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """One step on one image: (state, {'loss', its terms, 'gradient'})."""
     key = jax.random.fold_in(key, state.step + 1)  # 0 was the initialization's
 
@@ -77,7 +82,7 @@ def update(problem, tx, variables, state, key, aux):
                           average=average), values
 
 
-def searches(opt_state):
+def searches(opt_state: Any) -> bool:
     """Whether an optimizer with this state has a line search, which keeps the loss it found."""
     return optax.tree_utils.tree_get(opt_state, 'value', None) is not None
 
@@ -132,7 +137,8 @@ class Descent(NamedTuple):
     every: int
     loop: str
 
-    def advance(self, problem, state, count, stop=None):
+    def advance(self, problem: Any, state: Any, count: int,
+                stop: Callable[[], bool] | None = None) -> tuple[Any, dict[str, np.ndarray], bool]:
         """(`state`, which is donated, `count` steps further; the values of these steps; whether
         to stop): `stop` is asked after every program, and there may be fewer steps."""
         fixed, given = (self.tx, self.mesh, self.variables), (self.keys, self.aux, self.shared)
@@ -149,7 +155,7 @@ class Descent(NamedTuple):
         rows = jax.device_get(rows)
         return state, {name: np.stack([row[name] for row in rows]) for name in rows[0]}, stopped
 
-    def awaken(self, redirected, state, asleep):
+    def awaken(self, redirected: Any, state: Any, asleep: np.ndarray) -> Any:
         """`state`, at step 0, where the images that are `asleep` [N] have made AWAKENING steps on
         the `redirected` problem. They do not count, and the optimizer forgets them."""
         moved, *_ = self.advance(redirected, jax.tree.map(jnp.copy, state), AWAKENING)
@@ -160,7 +166,7 @@ class Descent(NamedTuple):
 
 
 @functools.lru_cache(8)
-def with_redirected_rule(problem):
+def with_redirected_rule(problem: Any) -> Any:
     """The same problem with the rule 'redirected'; None for a network without the plain ReLU."""
     net = problem.network.net
     if getattr(net, 'relu', None) not in (RULES['gradient'], RULES6['gradient']):
@@ -169,7 +175,7 @@ def with_redirected_rule(problem):
         net=with_rule(net, 'redirected')))
 
 
-def merge(shared, aux):
+def merge(shared: Any, aux: Any) -> Any:
     """The two trees of dicts as one; a leaf of `aux` wins."""
     if not (isinstance(shared, dict) and isinstance(aux, dict)):
         return aux

@@ -1,12 +1,17 @@
 """What is wrong with an optimization, in a sentence that says what to do about it."""
 
+from collections.abc import Mapping, Sequence
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cnnjax.images import tiles
+from cnnjax.trained import Trained
 
 
-def health(values, image=0):
+def health(values: Mapping[str, np.ndarray], image: int = 0) -> str:
     """What is wrong with the steps of a report: '' if they are sound.
 
     `values` {name: [steps, N]} as in `Report`; `image` counts along N.
@@ -20,20 +25,21 @@ def health(values, image=0):
     return ''
 
 
-def remedy(complaint):
+def remedy(complaint: str) -> str:
     """What to do about a complaint of `health`, to be written behind it."""
     if 'exactly 0' in complaint:
         return '; take the layer before the ReLU, another seed, or start from another image'
     return '; take a lower learning rate' if 'not finite' in complaint else ''
 
 
-def verdict(values, image, before, after):
+def verdict(values: Mapping[str, np.ndarray], image: int, before: ArrayLike,
+            after: ArrayLike) -> str:
     """What is wrong with all steps of an image, that was `before` and is `after` [H, W, C]."""
     return (health(values, image) or unmoved(before, after)
             or unfallen(values['loss'][:, image]))
 
 
-def unmoved(before, after):
+def unmoved(before: ArrayLike, after: ArrayLike) -> str:
     """Whether an image has stayed what it was, [H, W, C] in [0, 1]: then a sentence, else ''."""
     if not np.abs(np.asarray(after) - np.asarray(before)).max() * 255 < 1:  # nan: see `health`
         return ''
@@ -42,7 +48,7 @@ def unmoved(before, after):
             'them may hold it where it is')
 
 
-def unfallen(losses):
+def unfallen(losses: Sequence[float] | np.ndarray) -> str:
     """Whether the loss [steps] is nowhere in its last quarter below the first: then a sentence,
     else ''. Less than four steps say nothing."""
     if len(losses) < 4:
@@ -54,7 +60,8 @@ def unfallen(losses):
             'the last quarter of the steps; take a lower learning rate')
 
 
-def failure(network, image, complaint, done, values):
+def failure(network: Trained, image: jax.Array, complaint: str, done: int,
+            values: Mapping[str, np.ndarray]) -> str:
     """The message of a failed optimization: since when, and which layer shows it first."""
     first = done - len(values['loss']) + 1
     where = 'no activation is 0 everywhere or not finite'

@@ -3,6 +3,9 @@
 A picture is float [H, W, 3] in [0, 1].
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,8 +26,11 @@ KERNELS = {
 SIGMA = 2.0  # the standard deviation of the Gaussian kernel, in pixels
 STRONGEST = 0.01  # This share of the pixels of an edge map are its peaks.
 
+Pair = tuple[np.ndarray, np.ndarray]
+Cell = tuple[str, np.ndarray, None]  # see plots.gallery
 
-def correlate(picture, kernel):
+
+def correlate(picture: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Every colour of a picture [H, W, C] correlated with a kernel [h, w]. The edge is repeated, so
     that the shape stays.
 
@@ -38,14 +44,14 @@ def correlate(picture, kernel):
     return np.asarray(colors[..., 0]).transpose(1, 2, 0)
 
 
-def gaussian(sigma):
+def gaussian(sigma: float) -> np.ndarray:
     """The kernel of a Gaussian, cut at three standard deviations, of sum 1."""
     at = np.arange(-round(3 * sigma), round(3 * sigma) + 1)
     bell = np.exp(-at ** 2 / (2 * sigma ** 2))
     return np.outer(bell, bell) / bell.sum() ** 2
 
 
-def kernels(picture):
+def kernels(picture: np.ndarray) -> tuple[dict[str, Pair], dict[str, dict[str, float]]]:
     """({name: (kernel, what it makes of the picture)}, {name: numbers}): the gain of a constant
     picture and of the fastest waves across columns and rows, and the share of the variance left."""
     filtered, numbers = {}, {}
@@ -61,7 +67,7 @@ def kernels(picture):
     return filtered, numbers
 
 
-def kernel_rows(picture, filtered):
+def kernel_rows(picture: np.ndarray, filtered: Mapping[str, Pair]) -> list[list[Cell]]:
     """Cells of a gallery, each with its kernel in the corner; gray is 0 for kernels of sum 0."""
     cells = [('picture', picture, None)]
     for name, (kernel, result) in filtered.items():
@@ -80,13 +86,13 @@ def kernel_rows(picture, filtered):
     return [cells[i:i + 4] for i in range(0, len(cells), 4)]
 
 
-def edges(picture):
+def edges(picture: np.ndarray) -> np.ndarray:
     """The strength of edges [H, W] by Sobel's kernels."""
     gray = (picture @ pictures.LUMA)[..., None]
     return np.hypot(*(correlate(gray, KERNELS[name])[..., 0] for name in ('Sobel x', 'Sobel y')))
 
 
-def pools(size):
+def pools(size: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """{name: function of [H, W]}"""
     def by(pool):
         return lambda x: np.asarray(pool(jnp.asarray(x)[None, ..., None], size, size)[0, ..., 0])
@@ -94,7 +100,7 @@ def pools(size):
             'subsampled': lambda x: x[size // 2::size, size // 2::size]}
 
 
-def pooling(edge, side, size):
+def pooling(edge: np.ndarray, side: int, size: int) -> tuple[dict[str, Pair], dict[str, Any]]:
     """What pools of size x size keep of an edge map that moves, at about side x side pixels of it:
 
     'change' by the shift, relative to the norm; 'unchanged', the share of the values that are
@@ -107,7 +113,8 @@ def pooling(edge, side, size):
     maps = {shift: edge[shift:shift + side, shift:shift + side] for shift in range(2 * size + 1)}
     highest = pools(size)['max'](maps[0])
     strong = highest >= np.quantile(maps[0], 1 - STRONGEST)
-    shown, numbers = {'edges': (maps[0], maps[1])}, {'shifts': list(maps)[1:], 'pool_size': size}
+    shown = {'edges': (maps[0], maps[1])}
+    numbers: dict[str, Any] = {'shifts': list(maps)[1:], 'pool_size': size}
     for name, pool in ({'edges': lambda x: x} | pools(size)).items():
         pooled = {shift: pool(x) for shift, x in maps.items()}
         norm = np.linalg.norm(pooled[0])
@@ -121,7 +128,7 @@ def pooling(edge, side, size):
     return shown, numbers
 
 
-def pooling_rows(shown, numbers):
+def pooling_rows(shown: Mapping[str, Pair], numbers: Mapping[str, Any]) -> list[list[Cell]]:
     """Cells of a gallery: edge map and pools, moved by one pixel, and the difference."""
     rows = [[], [], []]
     for name, (still, moved) in shown.items():

@@ -5,6 +5,8 @@
 objectives.py says what `aux` holds.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -21,10 +23,11 @@ CONTENT = {
 }
 
 
-def content(layers, weights=None, convention='mean'):
+def content(layers: Sequence[str], weights: Sequence[float] | None = None,
+            convention: str = 'mean') -> Objective:
     """The distance of activations from aux['maps'][layer]['content'], in the form of CONTENT;
     Gatys et al. 2016, equation 1 (https://doi.org/10.1109/CVPR.2016.265)."""
-    weights = _weights(layers, weights)
+    shares = _weights(layers, weights)
     _known('content', convention, CONTENT)
 
     def statistics(taps, aux, masks):
@@ -39,7 +42,7 @@ def content(layers, weights=None, convention='mean'):
 
     def loss(statistics, aux):
         return {'content': sum(weight * CONTENT[convention](*statistics[layer])
-                               for layer, weight in weights.items())}
+                               for layer, weight in shares.items())}
 
     return Objective(tuple(layers), statistics, loss)
 
@@ -60,7 +63,8 @@ GRAM = {
 WASSERSTEIN = 'wasserstein'  # crowsonkb's
 
 
-def style(layers, weights=None, convention='gatys2016'):
+def style(layers: Sequence[str], weights: Sequence[float] | None = None,
+          convention: str = 'gatys2016') -> Objective:
     """The distance of the statistics of activations from those of a style, aux['style'][layer].
 
     `convention`: a name of GRAM, or 'wasserstein': the squared 2-Wasserstein distance between
@@ -69,12 +73,12 @@ def style(layers, weights=None, convention='gatys2016'):
     aux['maps'][layer], every region has its own style (Gatys et al. 2017, section 4,
     https://arxiv.org/abs/1611.07865), weighted by its share of the image.
     """
-    weights = _weights(layers, weights)
+    shares = _weights(layers, weights)
     _known('style', convention, (*GRAM, WASSERSTEIN))
 
     def loss(statistics, aux):
         total = 0.0
-        for layer, weight in weights.items():
+        for layer, weight in shares.items():
             count, target = statistics[layer][0], aux['style'][layer]
             mean, second = _per_position(*statistics[layer])
             if convention == WASSERSTEIN:
@@ -89,7 +93,7 @@ def style(layers, weights=None, convention='gatys2016'):
     return Objective(tuple(layers), moments(layers).statistics, loss)
 
 
-def moments(layers):
+def moments(layers: Sequence[str]) -> Objective:
     """What `style` compares, as an objective without loss: of a style image it makes the target
     aux['style'], {layer: {'mean': [R, C], 'second': [R, C, C]}}, the first two moments of the
     activations in each of its R regions (one without 'regions'). Those of several styles may be

@@ -20,12 +20,13 @@ style transfer are in neural_style.py.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cnnjax.errors import UserError, suggest
 
@@ -38,16 +39,17 @@ class Objective:
     # (taps, aux, masks) -> a tree of sums over the positions of the layers; masks: None or
     # {layer: [h, w]}, the weights of the positions.
     statistics: Callable[[Any, Any, Any], Any]
-    loss: Callable[[Any, Any], dict[str, jax.Array]]  # (statistics, aux) -> {term: value}
+    loss: Callable[[Any, Any], dict[str, Any]]  # (statistics, aux) -> {term: value}
     tileable: bool = True  # whether the statistics are sums over positions
 
-    def __call__(self, taps, aux=None):
+    def __call__(self, taps: Mapping[str, Any],
+                 aux: Mapping[str, Any] | None = None) -> dict[str, Any]:
         missing(self.layers, taps)
         aux = aux or {}
         fitting(self.layers, taps, aux)
         return self.loss(self.statistics(taps, aux, None), aux)
 
-    def __add__(self, other):
+    def __add__(self, other: 'Objective') -> 'Objective':
         def statistics(taps, aux, masks):
             return (self.statistics(taps, aux, masks), other.statistics(taps, aux, masks))
 
@@ -60,7 +62,7 @@ class Objective:
         layers = tuple(dict.fromkeys(self.layers + other.layers))
         return Objective(layers, statistics, loss, self.tileable and other.tileable)
 
-    def __mul__(self, weight):
+    def __mul__(self, weight: ArrayLike) -> 'Objective':
         def loss(statistics, aux):
             return {term: weight * value for term, value in self.loss(statistics, aux).items()}
         return dataclasses.replace(self, loss=loss)
@@ -68,7 +70,7 @@ class Objective:
     __rmul__ = __mul__
 
 
-def missing(layers, taps):
+def missing(layers: Iterable[str], taps: Collection[str]) -> None:
     """Raises UserError if one of `layers` is not among `taps`."""
     for layer in layers:
         if layer not in taps:
@@ -78,7 +80,7 @@ def missing(layers, taps):
                 f'{suggest(layer, taps)}')
 
 
-def select(layer, channels, maps):
+def select(layer: str, channels: Sequence[int], maps: jax.Array) -> jax.Array:
     """These channels of a layer's maps [..., C]; () are all.
 
     Raises UserError for one that the layer does not have.
@@ -91,7 +93,7 @@ def select(layer, channels, maps):
     return maps[..., np.asarray(channels)]
 
 
-def fitting(layers, taps, aux):
+def fitting(layers: Iterable[str], taps: Mapping[str, Any], aux: Mapping[str, Any]) -> None:
     """Raises UserError if an array of aux['maps'] has other positions than its layer in `taps`."""
     for layer in layers:
         for name, target in aux.get('maps', {}).get(layer, {}).items():
@@ -101,29 +103,29 @@ def fitting(layers, taps, aux):
                                 'of the size of the optimized one')
 
 
-def maps_of(tap):
+def maps_of(tap: jax.Array) -> jax.Array:
     """[h, w, C]; a layer without positions has one."""
     return tap if tap.ndim == 3 else tap[None, None]
 
 
-def sum_of(values, mask):
+def sum_of(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The sum over positions of values [h, w, ...], weighted by a mask [h, w]."""
     if mask is None:
         return values.sum((0, 1))
     return jnp.einsum('hw,hw...->...', mask.astype(values.dtype), values)
 
 
-def absolute(x):
+def absolute(x: jax.Array) -> jax.Array:
     """|x| with gradient 0 at 0, where jnp.abs has 1."""
     return jnp.where(x == 0, 0, jnp.abs(x))
 
 
-def mask_of(masks, layer):
+def mask_of(masks: Mapping[str, jax.Array] | None, layer: str) -> jax.Array | None:
     """The weights [h, w] of a layer's positions; None: all are 1."""
     return None if masks is None else masks[layer]
 
 
-def count_of(maps, mask):
+def count_of(maps: jax.Array, mask: jax.Array | None) -> jax.Array:
     """The number of positions of maps [h, w, C], or their weight."""
     return jnp.asarray(maps.shape[0] * maps.shape[1] if mask is None else mask.sum(), maps.dtype)
 
@@ -141,19 +143,19 @@ def _mean(term, layer, values):
     return Objective((layer,), statistics, loss)
 
 
-def channel(layer):
+def channel(layer: str) -> Objective:
     """Maximises the mean of channel aux['unit'] (Olah et al. 2017,
     https://distill.pub/2017/feature-visualization); of a full layer, the unit."""
     return _mean('channel', layer, lambda maps, aux: jnp.take(maps, aux['unit'], -1))
 
 
-def logit(layer):
+def logit(layer: str) -> Objective:
     """Maximises the score aux['unit'] of a class before softmax (Simonyan et al. 2013, eq. 1,
     https://arxiv.org/abs/1312.6034): `channel` of the last layer."""
     return channel(layer)
 
 
-def neuron(layer, position=None):
+def neuron(layer: str, position: tuple[int, int] | None = None) -> Objective:
     """Maximises unit aux['unit'] at one position, (row, column); default: the middle one."""
     def statistics(taps, aux, masks):
         maps = maps_of(taps[layer])
@@ -165,7 +167,7 @@ def neuron(layer, position=None):
     return Objective((layer,), statistics, lambda value, aux: {'neuron': -value}, tileable=False)
 
 
-def direction(layer, cosine_power=0.0):
+def direction(layer: str, cosine_power: float = 0.0) -> Objective:
     """Maximises the mean of <a, d> max(0.1, cos(a, d))^cosine_power, with d = aux['direction']
     (lucid's `direction`, https://github.com/tensorflow/lucid)."""
     def values(maps, aux):
@@ -178,7 +180,7 @@ def direction(layer, cosine_power=0.0):
     return _mean('direction', layer, values)
 
 
-def dream(layer, kind='l2', channels=()):
+def dream(layer: str, kind: str = 'l2', channels: Sequence[int] = ()) -> Objective:
     """Activates further what is active (Mordvintsev et al. 2015,
     https://github.com/google/deepdream).
 
@@ -208,7 +210,8 @@ def dream(layer, kind='l2', channels=()):
     return Objective((layer,), statistics, lambda total, aux: {'dream': -total})
 
 
-def match(layer, kind='l2', term='match', channels=()):
+def match(layer: str, kind: str = 'l2', term: str = 'match',
+          channels: Sequence[int] = ()) -> Objective:
     """Comes near to the code aux['maps'][layer]['code'] (Mahendran & Vedaldi 2015, eq. 2,
     https://arxiv.org/abs/1412.0035).
 
@@ -235,7 +238,7 @@ def match(layer, kind='l2', term='match', channels=()):
     return Objective((layer,), statistics, loss)
 
 
-def relative(objective):
+def relative(objective: Objective) -> Objective:
     """The objective on activations divided by aux['scale'][layer]: with their means, the weights of
     the terms mean the same in every network (Gatys et al. 2016, section 2, scale VGG's weights so
     that its activations have mean 1). Targets are those of divided activations, too."""

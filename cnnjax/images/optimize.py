@@ -17,7 +17,7 @@ image alone.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +25,9 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from cnnjax import parallel
 from cnnjax.errors import UserError
@@ -73,7 +74,8 @@ class Result(NamedTuple):
     snapshots: dict[int, jax.Array]  # {step: images}
 
 
-def init(problem, tx, keys, images=None):
+def init(problem: Problem, tx: optax.GradientTransformation, keys: jax.Array,
+         images: ArrayLike | None = None) -> State:
     """The `State` before the first step: random, or from `images` [N, H, W, C].
 
     Args:
@@ -105,7 +107,7 @@ def _init(problem, tx, keys, images):
 
 
 @functools.partial(jax.jit, static_argnames='problem')
-def decode(problem, state):
+def decode(problem: Problem, state: State) -> jax.Array:
     """The images [N, H, W, C] of a state; their average where the problem has one."""
     def one(state):
         if problem.average:
@@ -115,7 +117,8 @@ def decode(problem, state):
     return jax.vmap(one)(state)
 
 
-def carry(problem, tx, keys, images, opt_state):
+def carry(problem: Problem, tx: optax.GradientTransformation, keys: jax.Array, images: ArrayLike,
+          opt_state: Any) -> State:
     """The first `State` of another size: from `images` [N, H, W, C], with an optimizer's state of
     the size before, resized; that of a line search starts anew. As in
     https://github.com/crowsonkb/style-transfer-pytorch the mean of gradients is resized by cubic
@@ -134,7 +137,7 @@ def carry(problem, tx, keys, images, opt_state):
         opt_state=jax.tree_util.tree_map_with_path(resize, opt_state, state.opt_state))
 
 
-def normalize_gradient(kind='mean_abs'):
+def normalize_gradient(kind: str = 'mean_abs') -> optax.GradientTransformation:
     """An optax transformation that divides the gradient by its size: 'mean_abs' (DeepDream's
     notebook), 'std' (TensorFlow's DeepDream tutorial) or 'l2' (lucid); a gradient of 0 stays 0."""
     sizes = {'mean_abs': lambda g: jnp.abs(g).mean(), 'std': jnp.std, 'l2': jnp.linalg.norm}
@@ -149,8 +152,11 @@ def normalize_gradient(kind='mean_abs'):
     return optax.stateless(lambda updates, params: divide(updates))
 
 
-def iterate(problem, tx, state, steps, keys, aux=None, shared=None, *, every=50, mesh=None,
-            loop='auto', strict=True, stop=None) -> Iterator[Report]:
+def iterate(problem: Problem, tx: optax.GradientTransformation, state: State, steps: int,
+            keys: jax.Array, aux: Mapping[str, Any] | None = None,
+            shared: Mapping[str, Any] | None = None, *, every: int = 50, mesh: Mesh | None = None,
+            loop: str = 'auto', strict: bool = True,
+            stop: Callable[[], bool] | None = None) -> Iterator[Report]:
     """Descends up to step number `steps`, with a `Report` at every multiple of `every` steps.
 
     Args:
@@ -211,8 +217,11 @@ def iterate(problem, tx, state, steps, keys, aux=None, shared=None, *, every=50,
         reported, parts = done, []
 
 
-def optimize(problem, tx, steps, key, *, images=None, count=None, aux=None, shared=None,
-             state=None, every=0, mesh=None, loop='auto'):
+def optimize(problem: Problem, tx: optax.GradientTransformation, steps: int, key: jax.Array, *,
+             images: ArrayLike | None = None, count: int | None = None,
+             aux: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None,
+             state: State | None = None, every: int = 0, mesh: Mesh | None = None,
+             loop: str = 'auto') -> Result:
     """Runs `iterate` to the end.
 
     Args:

@@ -16,12 +16,15 @@ A unit is a channel of a layer.
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from cnnjax import parallel
 from cnnjax.errors import UserError
@@ -31,7 +34,7 @@ from cnnjax.images.rules import with_rule
 from cnnjax.trained import Trained
 
 
-def field(row, position):
+def field(row: Any, position: Sequence[int] | np.ndarray) -> tuple[tuple[int, int], ...]:
     """The receptive field of the units at a position (row, column) of a layer: ((top, bottom),
     (left, right)), pixels `top` to before `bottom`; beyond the image where they see its padding.
 
@@ -48,7 +51,8 @@ def field(row, position):
     return tuple(spans)
 
 
-def cut(image, row, position, fill=0.5):
+def cut(image: ArrayLike, row: Any, position: Sequence[int] | np.ndarray,
+        fill: float = 0.5) -> np.ndarray:
     """What the units at a position of a layer see of an image [H, W, C]: exactly their receptive
     field, as a float32 picture of the same size for all positions of the layer.
 
@@ -61,7 +65,7 @@ def cut(image, row, position, fill=0.5):
       row, position: see `field`.
     """
     image = np.asarray(image)
-    image = np.float32(image / 255 if image.dtype == np.uint8 else image)
+    image = np.asarray(image / 255 if image.dtype == np.uint8 else image, np.float32)
     size = tuple(int(min(side, n)) for side, n in zip(row.size, image.shape, strict=False))
     picture = np.full((*size, image.shape[-1]), fill, np.float32)
     source, target = [], []
@@ -87,7 +91,8 @@ def _project(net, layer, variables, normalize, images, units, positions):
     return jax.grad(activations)(images)
 
 
-def project(network, layer, images, units, positions, rule='deconvnet', *, chunk=32, mesh=None):
+def project(network: Trained, layer: str, images: ArrayLike, units: ArrayLike, positions: ArrayLike,
+            rule: str = 'deconvnet', *, chunk: int = 32, mesh: Mesh | None = None) -> np.ndarray:
     """What of each image causes the activation of its unit: float32 [N, H, W, C].
 
     The activation's gradient by the image in [0, 1], with the backward rule `rule` in all ReLUs
@@ -132,7 +137,7 @@ def project(network, layer, images, units, positions, rule='deconvnet', *, chunk
     return found
 
 
-def contrast(projection):
+def contrast(projection: ArrayLike) -> np.ndarray:
     """Projections [..., H, W, C] as pictures in [0, 1] around gray: each is scaled by its largest
     absolute value, so that what lowers the activation is as visible as what raises it (the Deep
     Visualization Toolbox's, https://github.com/yosinski/deep-visualization-toolbox)."""
@@ -141,7 +146,7 @@ def contrast(projection):
     return 0.5 + projection / np.where(largest > 0, 2 * largest, 1)
 
 
-def positive(projection):
+def positive(projection: ArrayLike) -> np.ndarray:
     """Projections [..., H, W, C] as pictures in [0, 1] on black: what raises the activation, scaled
     by its largest value."""
     projection = np.maximum(np.asarray(projection, np.float32), 0)
@@ -149,7 +154,7 @@ def positive(projection):
     return projection / np.where(largest > 0, largest, 1)
 
 
-def sheet(found, size):
+def sheet(found: Sequence[np.ndarray], size: Sequence[int]) -> np.ndarray:
     """One picture of nine [H, W, C], three by three, each scaled to `size` (height, width)."""
     stacked = np.concatenate(found, -1)  # Side by side, scaling would mix their borders.
     height, width, channels = (*size, found[0].shape[-1])

@@ -7,12 +7,14 @@ Artistic Style Transfer": https://arxiv.org/abs/1606.05897
 """
 
 import math
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import skimage.data
 import tifffile
+from jax.typing import ArrayLike
 from PIL import Image
 
 from cnnjax import atomic, memory
@@ -25,7 +27,7 @@ SHIPPED = ('astronaut', 'brick', 'camera', 'cat', 'cell', 'clock', 'coffee', 'co
            'gravel', 'horse', 'hubble_deep_field', 'immunohistochemistry', 'logo', 'moon', 'page',
            'retina', 'rocket', 'text')
 LARGEST = 32768  # `resize` makes sides of at most so many pixels.
-BLUE = np.float32([0.6, 0.74, 0.9])  # the colour of lines between gray pictures
+BLUE = np.array([0.6, 0.74, 0.9], np.float32)  # the colour of lines between gray pictures
 SHARP = 128  # `mosaic` enlarges smaller pictures to about so many pixels, each one a square.
 
 # Pillow's options for each suffix. The losses of JPEG at this quality are below what the eye sees.
@@ -36,7 +38,7 @@ DEEP = ('.tif', '.tiff')  # for 16 bits: Pillow writes no such PNG of three chan
 MOVING = {'.gif': {}, '.webp': {'quality': 90}, '.png': {}, '.apng': {}}
 
 
-def read(source, size=None):
+def read(source: str | Path, size: int | Sequence[int] | None = None) -> np.ndarray:
     """A picture -> float32 [H, W, 3] in [0, 1], upright.
 
     The numbers are those of formats.decode, divided by white; gray becomes RGB.
@@ -56,7 +58,7 @@ def read(source, size=None):
             raise UserError(f"'{source}': the pictures of scikit-image are {', '.join(SHIPPED)}")
         image = formats.flat(Image.fromarray(getattr(skimage.data, name)()))
     else:
-        image = formats.decode(source, source)
+        image = formats.decode(source, str(source))
     if not isinstance(image, levels.Deep):
         image = levels.Deep(np.asarray(image), 255)
     picture = np.divide(image.numbers, image.white, dtype=np.float32)
@@ -65,7 +67,7 @@ def read(source, size=None):
     return picture if size is None else resize(picture, size)
 
 
-def distinct(names, taken=()):
+def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
     """The names, each made different from those before it and from `taken` by a number: 'cat-2'.
 
     A slash, which a file's name cannot have, becomes '_'. Names that differ only in capitals are
@@ -82,14 +84,14 @@ def distinct(names, taken=()):
     return found
 
 
-def check_channels(count):
+def check_channels(count: int) -> None:
     """Raises UserError unless a network that takes images of `count` channels takes pictures."""
     if count not in (1, 3):
         raise UserError(f'source: its network takes images of {count} channels, a picture has 1 or '
                         '3: take another one')
 
 
-def with_channels(image, count):
+def with_channels(image: np.ndarray, count: int) -> np.ndarray:
     """[H, W, 1 or 3] as a network takes it whose images have `count` channels: of three channels
     the luma, of one three equal ones.
 
@@ -105,7 +107,7 @@ def with_channels(image, count):
     raise UserError(f'the network takes images of {count} channels, not {image.shape[-1]}')
 
 
-def fitted(image, size, channels):
+def fitted(image: np.ndarray, size: Sequence[int], channels: int) -> np.ndarray:
     """The largest middle part of an image that has the proportions of `size` (height, width), at
     this size and with so many channels."""
     height, width = image.shape[:2]
@@ -116,7 +118,7 @@ def fitted(image, size, channels):
     return with_channels(image, channels)
 
 
-def mosaic(images):
+def mosaic(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Pictures of one shape in rows and columns: [H, W, 3], with lines between them."""
     height, width, channels = images[0].shape
     zoom, gap = max(1, SHARP // max(height, width)), 4
@@ -131,7 +133,7 @@ def mosaic(images):
     return canvas
 
 
-def read_mask(source, shape):
+def read_mask(source: str | Path, shape: Sequence[int]) -> np.ndarray:
     """A picture as weights: float32 [H, W] of that `shape`, 0 where black and 1 where white.
 
     Colours count by the mean of their channels; transparent parts are white. Scaling is linear,
@@ -142,7 +144,7 @@ def read_mask(source, shape):
     return mask if mask.shape == shape else _scale(mask, shape, 'linear')
 
 
-def resize(image, size):
+def resize(image: np.ndarray, size: int | Sequence[int]) -> np.ndarray:
     """Scales [H, W, C] by antialiased Lanczos filtering, clipped to [0, 1].
 
     Args:
@@ -155,7 +157,7 @@ def resize(image, size):
     return image if image.shape[:2] == size else _scale(image, size, 'lanczos3')
 
 
-def write(path, image, bits=8):
+def write(path: str | Path, image: ArrayLike, bits: int = 8) -> None:
     """Writes [H, W], [H, W, 1] or [H, W, 3] to a file, whole or not at all; the suffix says how.
 
     Values outside [0, 1] are clipped, the others rounded to the nearest level. A file of 16 bits is
@@ -180,7 +182,7 @@ def write(path, image, bits=8):
             Image.fromarray(numbers).save(unfinished, _format(path), **STILL[path.suffix.lower()])
 
 
-def animate(path, frames, seconds_per_frame):
+def animate(path: str | Path, frames: Iterable[np.ndarray], seconds_per_frame: float) -> None:
     """Writes pictures of one shape as an endless animation: GIF, WebP or APNG (.png, .apng), by
     the suffix. A GIF has 256 colours a frame and counts hundredths of seconds.
 
@@ -204,7 +206,7 @@ def animate(path, frames, seconds_per_frame):
                    duration=round(1000 * seconds_per_frame), **MOVING[path.suffix.lower()])
 
 
-def keep_luminance(result, content):
+def keep_luminance(result: np.ndarray, content: np.ndarray) -> np.ndarray:
     """The luma of `result` with the chroma of `content`, [H, W, 3], clipped to [0, 1].
 
     Section 4 of the paper ("luminance-only transfer") joins the Y of the result with the I and Q
@@ -217,7 +219,7 @@ def keep_luminance(result, content):
     return np.clip(content + ((result - content) @ LUMA)[..., None], 0, 1).astype(np.float32)
 
 
-def match_colors(style, content):
+def match_colors(style: np.ndarray, content: np.ndarray) -> np.ndarray:
     """`style` with its colours mapped linearly to the mean and covariance of those of `content`,
     [H, W, 3], clipped to [0, 1]; the two may differ in size.
 

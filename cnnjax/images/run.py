@@ -7,16 +7,25 @@
     figures/loss.png      the loss and its terms
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cnnjax import atomic, checkpoint, cluster, plots, reports, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import diagnosis, optimize, pictures
+from cnnjax.images.optimize import Problem, State
 from cnnjax.limits import SEED, Whole
+
+if TYPE_CHECKING:
+    import optax
 
 
 class Run:
@@ -33,7 +42,8 @@ class Run:
     # The values of `report_every` steps are kept on the devices.
     LIMITS = {'seed': SEED, 'report_every': Whole(1, 2 ** 16)}
 
-    def __init__(self, directory, config, network, steps):
+    def __init__(self, directory: str | Path, config: ConfigDict, network: trained.Trained,
+                 steps: int):
         self.directory = Path(directory)
         # Our checkpoints are below checkpoints/NAME/, those of a training below checkpoints/.
         rows = self.directory / 'metrics.jsonl'
@@ -61,8 +71,10 @@ class Run:
                   flush=True)
         self.preemption.__exit__(kind, *rest)
 
-    def optimize(self, name, problem, tx, steps, key, *, images=None, state=None, aux=None,
-                 shared=None, mesh=None, snapshots=True):
+    def optimize(self, name: str, problem: Problem, tx: 'optax.GradientTransformation', steps: int,
+                 key: jax.Array, *, images: ArrayLike | None = None, state: State | None = None,
+                 aux: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None,
+                 mesh: Mesh | None = None, snapshots: bool = True) -> State:
         """The final `State` of `steps` steps; arguments as in `cnnjax.images.optimize`.
 
         Where it begins are `images` or, prepared by the caller, `state`; aux and images have a
@@ -110,7 +122,8 @@ class Run:
                             f'{self.bar.total}; the same command goes on from there')
                 self.preemption.leave()
         self.before += steps
-        self._judge(name, first, optimize.decode(problem, state), metrics.past()['rows'])
+        self._judge(name, first, optimize.decode(problem, state),
+                    (metrics.past() or {})['rows'])
         return state
 
     def _print(self, line):
@@ -157,7 +170,7 @@ class Run:
                            image.clip(0, 1))
 
 
-def begin(directory, config, network, begun):
+def begin(directory: Path, config: ConfigDict, network: trained.Trained, begun: bool) -> None:
     """Writes config.json, weights.json and environment.json.
 
     Raises:

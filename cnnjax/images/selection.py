@@ -4,14 +4,17 @@ Where `shapes` is asked for, it is {layer: its shape [..., C]}, such as Trained.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 from cnnjax import data, summary, transfer
 from cnnjax.errors import UserError
 from cnnjax.images import objectives
 from cnnjax.limits import names
+from cnnjax.trained import Trained
 
 
-def layer(entry, shapes, field='layers'):
+def layer(entry: str, shapes: Mapping[str, Sequence[int]],
+          field: str = 'layers') -> tuple[str, tuple[int, ...]]:
     """'relu4_2:12+40', a layer with some of its channels -> ('relu4_2', (12, 40)); 'relu4_2', a
     layer with all of them -> ('relu4_2', ()).
 
@@ -39,7 +42,8 @@ def layer(entry, shapes, field='layers'):
     return name, channels
 
 
-def layers(text, shapes, field='layers'):
+def layers(text: str, shapes: Mapping[str, Sequence[int]],
+           field: str = 'layers') -> dict[str, tuple[int, ...]]:
     """'relu4_2:12+40,fc8' -> {'relu4_2': (12, 40), 'fc8': ()}, in this order.
 
     Raises:
@@ -54,7 +58,7 @@ def layers(text, shapes, field='layers'):
     return dict(found)
 
 
-def by_depth(text, shapes):
+def by_depth(text: str, shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
     """{layer: channels} of the text, in forward order, () for all channels.
 
     'all' means every layer; '' the last layer of each size of the maps, without those inside of
@@ -69,7 +73,8 @@ def by_depth(text, shapes):
             if following is None or shapes[name][:-1] != shapes[following][:-1]}
 
 
-def maps(rows, shapes, count):
+def maps(rows: Mapping[str, summary.Row], shapes: Mapping[str, Sequence[int]],
+         count: int) -> list[str]:
     """`count` layers of maps, spread over the network, or all of them where there are fewer: of a
     convolution and the ReLU behind it the ReLU, of a block its output.
 
@@ -90,7 +95,7 @@ def maps(rows, shapes, count):
     return [found[i] for i in data.spread(len(found), count)]
 
 
-def entries(network, text):
+def entries(network: Trained, text: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """The layers of 'conv4_6,pool:3+5', {entry: (layer, channels)}, which may name a layer twice;
     '' means the last layer before the classifier."""
     rows = summary.summarize(network.net, network.image_shape).rows

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from cnnjax import atomic, parallel, step, trained
+from cnnjax.data import Resident, Stream
 from cnnjax.data.identity import Identity, differences
 from cnnjax.errors import UserError
 from cnnjax.images.objectives import missing
@@ -42,7 +44,7 @@ class Units(NamedTuple):
     class_means: np.ndarray  # float32 [classes, C], means of images' maxima; nan without images
 
     @property
-    def maximum(self):
+    def maximum(self) -> np.ndarray:
         """[C], over all images and positions."""
         return self.scores[:, 0]
 
@@ -50,16 +52,18 @@ class Units(NamedTuple):
 class Seen(NamedTuple):
     """What is known of a layer after some of the images; `places` are positions, row by row."""
 
-    scores: jax.Array  # [C, count]
-    images: jax.Array
-    places: jax.Array
-    mean: jax.Array  # [C]
-    variance: jax.Array
-    active: jax.Array  # int32 [C], the number of images
-    class_means: jax.Array  # [classes, C]
+    scores: jax.Array | np.ndarray  # [C, count]
+    images: jax.Array | np.ndarray
+    places: jax.Array | np.ndarray
+    mean: jax.Array | np.ndarray  # [C]
+    variance: jax.Array | np.ndarray
+    active: jax.Array | np.ndarray  # int32 [C], the number of images
+    class_means: jax.Array | np.ndarray  # [classes, C]
 
 
-def search(network, layers, stream, count=9, batch_size=64, mesh=None, *, progress=None):
+def search(network: trained.Trained, layers: Sequence[str], stream: Resident | Stream,
+           count: int = 9, batch_size: int = 64, mesh: Mesh | None = None, *,
+           progress: Callable[[int], object] | None = None) -> dict[str, Units]:
     """{layer: Units}: the `count` strongest images of every unit, in one pass for all layers.
 
     The same as sorting the maxima of all images: one maximum per image, and of equal ones the image
@@ -135,7 +139,8 @@ def _updater(network, layers, mesh):
 
 def _nothing(units, count, classes):
     return Seen(np.full((units, count), -np.inf, np.float32),
-                *np.zeros((2, units, count), np.int32), *np.zeros((2, units), np.float32),
+                np.zeros((units, count), np.int32), np.zeros((units, count), np.int32),
+                np.zeros(units, np.float32), np.zeros(units, np.float32),
                 np.zeros(units, np.int32), np.zeros((classes, units), np.float32))
 
 
@@ -217,16 +222,18 @@ def _merge(layer, seen, class_counts, sides):
                  class_means.astype(np.float32))
 
 
-def look_up(stream, places):
+def look_up(stream: Resident | Stream, places: Sequence[int] | np.ndarray) -> np.ndarray:
     """The images at these places [N] of a data.Resident or data.Stream: uint8 [N, H, W, C]."""
-    if stream.data is not None:
+    if isinstance(stream, Resident):
         return stream.data['image'][np.asarray(places)]
     with futures.ThreadPoolExecutor(stream.threads) as pool:
         return np.stack(list(pool.map(
             lambda i: stream.crops.center(stream.examples[int(i)])['image'], places)))
 
 
-def search_once(path, network, layers, stream, identity, count, *, batch_size, mesh):
+def search_once(path: str | Path, network: trained.Trained, layers: Sequence[str],
+                stream: Stream, identity: Identity, count: int, *, batch_size: int,
+                mesh: Mesh | None) -> dict[str, Units]:
     """What `search` finds; or what the file `path` has kept of it, where it can be read.
 
     `identity` is that of the whole data set, of which `stream` may be a part.
@@ -253,7 +260,7 @@ class Origin(NamedTuple):
     fields: dict[str, str]  # the other choices that count, such as the layers
 
 
-def save(path, units, origin):
+def save(path: str | Path, units: Mapping[str, Units], origin: Origin) -> None:
     """Writes {layer: Units} and their Origin to an .npz file of arrays 'layer/field', whole or not
     at all."""
     text = {'weights': origin.weights, 'identity': origin.identity.summary(),
@@ -266,7 +273,7 @@ def save(path, units, origin):
                for field, array in found._asdict().items()})
 
 
-def load(path):
+def load(path: str | Path) -> tuple[dict[str, Units], Origin]:
     """({layer: Units}, their Origin) that `save` wrote.
 
     Raises:
@@ -305,7 +312,7 @@ def _check(layer, units, identity):
         raise ValueError(f'{layer} has images or positions that are not in the data set')
 
 
-def kept(path, origin):
+def kept(path: str | Path, origin: Origin) -> dict[str, Units] | None:
     """{layer: Units} of the file `path`, if it was made from `origin`; None where there is no such
     file, or, with a message, where it is damaged.
 

@@ -14,7 +14,9 @@ that hand JSON to microscope.receive. Every file is written whole or not at all.
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,19 +27,19 @@ PAGES = ('index.html', 'style.css', 'script.js')
 DIGITS = 5  # significant ones of every number: a page shows three
 
 
-def install(directory):
+def install(directory: str | Path) -> None:
     """Copies the pages to the directory."""
     for name in PAGES:
         atomic.write_text(Path(directory) / name, Path(__file__).with_name(name).read_text('utf-8'))
 
 
-def write(directory, key, value):
+def write(directory: str | Path, key: str, value: Any) -> None:
     """Writes data/KEY.js; `value` as in `plain`."""
     text = json.dumps(plain(value), separators=(',', ':'), allow_nan=False)
     atomic.write_text(_path(directory, key), text.join(_call(key)))
 
 
-def read(directory, key):
+def read(directory: str | Path, key: str) -> Any:
     """The value of data/KEY.js; None where there is none.
 
     Raises:
@@ -55,14 +57,15 @@ def read(directory, key):
         raise UserError(f'{path} is damaged: {error}') from error
 
 
-def write_manifest(directory, manifest, units):
+def write_manifest(directory: str | Path, manifest: Mapping[str, Any],
+                   units: Mapping[str, Sequence[Any]]) -> None:
     """Writes data/manifest.js, and manifest.json with the records of `units`, {layer: [...]}."""
     write(directory, 'manifest', manifest)
     layers = [{**layer, 'units': units[layer['name']]} for layer in manifest['layers']]
     atomic.write_json(Path(directory) / 'manifest.json', plain({**manifest, 'layers': layers}))
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """Dicts, sequences, arrays and numbers as JSON has them: what is not finite is null."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}

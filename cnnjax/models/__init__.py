@@ -51,9 +51,9 @@ It may have, as a field, a property or an attribute of the class:
 import dataclasses
 import importlib
 import pkgutil
+from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from cnnjax import layers, limits, user_network
@@ -87,7 +87,7 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'auxiliary_weight': Number(0, 1e6)}
 
 
-def with_pool(net, name):
+def with_pool(net: nn.Module, name: str) -> nn.Module:
     """The network with the pool of that name in POOLS in place of its max-pools; weights stay.
 
     Raises:
@@ -99,12 +99,12 @@ def with_pool(net, name):
     return net.clone(pool=POOLS[name])
 
 
-def names():
+def names() -> list[str]:
     """The names of all variants, sorted. `create` also takes densenet_l40_k24 and the like."""
     return sorted(name for family in FAMILIES for name in family.TABLE)
 
 
-def create(name, **fields):
+def create(name: str, **fields: Any) -> nn.Module:
     """The network `name` as a flax.linen module: one of `names`, or the class of a Python file, as
     in 'my_nets.py:MyNet' (see `cnnjax.user_network`).
 
@@ -172,7 +172,7 @@ def _values(module, row):
     return values | row
 
 
-def fields(name, net):
+def fields(name: str, net: nn.Module) -> dict[str, Any]:
     """The fields with which `create(name, **fields)` gives the network `net`, {field: plain value}:
     those in which it differs from the variant, but for the number of classes and the type.
 
@@ -194,13 +194,13 @@ def fields(name, net):
     return found
 
 
-def plain(field, value):
+def plain(field: str, value: Any) -> Any:
     """The value of a field, or the name of a function in FUNCTIONS."""
     return next((key for key, function in FUNCTIONS.get(field, {}).items() if function is value),
                 value)
 
 
-def settings(net):
+def settings(net: nn.Module | type[nn.Module]) -> list[str]:
     """The names of the fields of a network, or of its class."""
     return [field.name for field in dataclasses.fields(net) if field.name not in ('parent', 'name')]
 
@@ -208,7 +208,7 @@ def settings(net):
 def _check(name, field, value, own):
     """Raises UserError unless a field of the network `name`, where it is `own`, takes `value`."""
     if field == 'dtype':
-        known = (*DTYPES, 'float64') if jax.config.jax_enable_x64 else DTYPES
+        known = (*DTYPES, 'float64') if jnp.result_type(float) == 'float64' else DTYPES
         given = value if isinstance(value, str) else jnp.dtype(value).name
         if given not in known:
             raise UserError(f'dtype is one of {", ".join(known)}, not {given!r}')

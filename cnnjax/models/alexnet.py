@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
@@ -37,11 +38,11 @@ class AlexNet(nn.Module):
     dtype: Any = jnp.float32
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         return (224, 224, 3) if self.torchvision else (227, 227, 3)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         for before, width, groups in zip(self.widths[:1] + self.widths, self.widths, self.groups,
                                          strict=False):
             if groups > 1 and (before % groups or width % groups):
@@ -73,7 +74,7 @@ class AlexNet(nn.Module):
         logits = taps['fc8'] = nn.Dense(self.num_classes, name='fc8', **self.start(0))(x)
         return logits, taps
 
-    def start(self, bias):
+    def start(self, bias: float) -> dict[str, Any]:
         """The type and initial weights of a layer: the paper's (section 5), or torch's, except
         for biases: torch draws them, ours are zero."""
         if self.torchvision:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
@@ -37,7 +38,7 @@ class AllCNN(nn.Module):
     image_shape = (32, 32, 3)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         if self.form not in FORMS:
             raise UserError(f'AllCNN: form is one of {", ".join(FORMS)}, not {self.form!r}')
         layers.check_size(images, 3 * 2 ** len(self.sizes), 'AllCNN')

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
@@ -26,7 +27,7 @@ class ConvNet(nn.Module):
     image_shape = (32, 32, 3)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         layers.check_size(images, 2, 'ConvNet')
         taps, x = {}, images.astype(self.dtype)
         x = taps['conv'] = layers.conv(self.width, 3, kernel_init=nn.initializers.he_normal(),

@@ -1,7 +1,7 @@
 """DenseNet (Huang et al. 2016), Table 1 and section 3: https://arxiv.org/abs/1608.06993"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ class Layer(nn.Module):
     drop: Callable
 
     @nn.compact
-    def __call__(self, features):
+    def __call__(self, features: Sequence[jax.Array]) -> tuple[jax.Array, layers.Taps]:
         taps, x = {}, jnp.concatenate(features, -1)
         if self.bottleneck:
             x = taps['relu1'] = self.relu(self.norm(name='bn1')(x))
@@ -36,7 +36,7 @@ class Layer(nn.Module):
         return self.drop(name='drop2')(x), taps
 
 
-def rematerialized(block, x):
+def rematerialized(block: Sequence[Layer], x: jax.Array) -> list[jax.Array]:
     """The new maps of a block's layers; of all that they compute, only these are kept for the
     gradient.
 
@@ -71,8 +71,8 @@ def rematerialized(block, x):
             of_new = sums.pop()
 
             def gradient(params, features, sums, of_new, i=i):
-                _, transpose = jax.vjp(lambda *inputs: compute(i, *inputs, batch_stats[i],
-                                                               keys[i])[0], params, features)
+                _, transpose = jax.vjp(lambda params, features: compute(
+                    i, params, features, batch_stats[i], keys[i])[0], params, features)
                 of_params, of_features = transpose(of_new)
                 return of_params, jax.tree.map(jnp.add, sums, of_features)
 
@@ -106,7 +106,7 @@ class Transition(nn.Module):
     drop: Callable
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
         x = taps['relu'] = self.relu(self.norm(name='bn')(x))
         x = taps['conv'] = self.conv(self.width, 1, name='conv')(x)
@@ -130,11 +130,11 @@ class DenseNet(nn.Module):
     dtype: Any = jnp.float32
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         return (224, 224, 3) if self.stem == 7 else (32, 32, 3)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         if self.stem not in (3, 7):
             raise UserError(f'DenseNet: stem is one of 3, 7, not {self.stem!r}')
         # The stem may quarter the image; what is left must halve once per transition.
@@ -152,15 +152,16 @@ class DenseNet(nn.Module):
             x = taps['pool0'] = self.pool(x, 3, 2, 1)
         for i, depth in enumerate(self.layers_per_block, 1):
             features = [x]
-            block = [Layer(self.growth, self.bottleneck, self.relu, conv, norm, drop,
-                           name=f'block{i}_layer{j}') for j in range(1, depth + 1)]
+            names = [f'block{i}_layer{j}' for j in range(1, depth + 1)]
+            block = [Layer(self.growth, self.bottleneck, self.relu, conv, norm, drop, name=name)
+                     for name in names]
             if self.remat and not self.is_initializing():
                 features += rematerialized(block, x)
-                taps |= {layer.name: new for layer, new in zip(block, features[1:], strict=True)}
+                taps |= zip(names, features[1:], strict=True)
             else:
-                for layer in block:
+                for name, layer in zip(names, block, strict=True):
                     new, inner = layer(features)
-                    taps |= layers.nested(layer.name, inner, new)
+                    taps |= layers.nested(name, inner, new)
                     features.append(new)
             x = taps[f'block{i}'] = jnp.concatenate(features, -1)
             if i < len(self.layers_per_block):
@@ -174,7 +175,7 @@ class DenseNet(nn.Module):
         return logits, taps
 
 
-def row(name):
+def row(name: str) -> tuple | None:
     """The row of densenet_l{L}_k{k} or densenet_bc_l{L}_k{k}, of any depth L and growth k: three
     equal blocks on 32 x 32 images (section 3, "Implementation Details"). None for another name.
     """

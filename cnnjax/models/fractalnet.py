@@ -8,7 +8,7 @@ join; batch normalization has no scale and bias; and a column run on its own sha
 convolutions with the fractal but has batch statistics of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,7 +29,7 @@ class Unit(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, train, alone):
+    def __call__(self, x: jax.Array, train: bool, alone: bool) -> jax.Array:
         x = layers.conv(self.width, 3, kernel_init=layers.caffe_xavier, dtype=self.dtype,
                         name='conv')(x)
         x = nn.Dropout(self.dropout, deterministic=not train, name='drop')(x)
@@ -64,16 +64,16 @@ class FractalNet(nn.Module):
     dtype: Any = jnp.float32
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         return (224, 224, 3) if self.stem else (32, 32, 3)
 
     @property
-    def subnetworks(self):
+    def subnetworks(self) -> dict[str, dict[str, int]]:
         """The columns, which an evaluation reports beside the fractal: {name: arguments of
         __call__}."""
         return {f'column{c}': {'column': c} for c in range(1, self.columns + 1)}
 
-    def setup(self):
+    def setup(self) -> None:
         if len(self.dropout) != len(self.widths):
             raise UserError(f'FractalNet: dropout has {len(self.dropout)} rates for '
                             f'{len(self.widths)} blocks (widths)')
@@ -91,7 +91,8 @@ class FractalNet(nn.Module):
             self.bn1 = layers.BatchNorm(dtype=self.dtype)
         self.fc = nn.Dense(self.num_classes, kernel_init=layers.caffe_xavier, dtype=self.dtype)
 
-    def __call__(self, images, train=False, column=None):
+    def __call__(self, images: jax.Array, train: bool = False,
+                 column: int | None = None) -> tuple[jax.Array, layers.Taps]:
         # A stem halves twice, and the last block then does not.
         halvings = len(self.widths) + bool(self.stem)
         layers.check_size(images, 2 ** halvings, 'FractalNet', f'it halves them {halvings} times; '
@@ -114,7 +115,7 @@ class FractalNet(nn.Module):
         logits = taps['fc'] = self.fc(x)
         return logits, taps
 
-    def drop_path(self, x):
+    def drop_path(self, x: jax.Array) -> jax.Array:
         """The output of the subnetwork that is drawn for this mini-batch: branch 0 is the fractal,
         the others are its columns."""
         one_column, which = jax.random.split(self.make_rng('drop_path'))
@@ -125,7 +126,7 @@ class FractalNet(nn.Module):
                      for c in range(1, self.columns + 1)]
         return nn.switch(branch, branches, self, x)
 
-    def column(self, x, c, train, taps):
+    def column(self, x: jax.Array, c: int, train: bool, taps: layers.Taps) -> jax.Array:
         """The output of column c of every block, on its own."""
         for b in range(1, len(self.widths) + 1):
             for i in range(1, 2 ** (c - 1) + 1):
@@ -134,13 +135,13 @@ class FractalNet(nn.Module):
             x = taps[f'pool{b}'] = self.end(x, b)
         return x
 
-    def end(self, x, b):
+    def end(self, x: jax.Array, b: int) -> jax.Array:
         """The pooled output of block b."""
         if self.stem and b == len(self.widths):
             return layers.global_average_pool(x)
         return self.pool(x, 2, 2)
 
-    def fractal(self, x, train, taps):
+    def fractal(self, x: jax.Array, train: bool, taps: layers.Taps) -> jax.Array:
         """The output of the whole fractal: columns are joined wherever several end."""
         depth = 2 ** (self.columns - 1)
         for b in range(1, len(self.widths) + 1):
@@ -161,7 +162,7 @@ class FractalNet(nn.Module):
                     taps[f'block{b}_join{t}'] = joined
         return x
 
-    def join(self, inputs, train):
+    def join(self, inputs: Sequence[jax.Array], train: bool) -> Any:
         """The mean of the inputs; in training, of those that local drop-path leaves."""
         if len(inputs) == 1:
             return inputs[0]
@@ -172,7 +173,7 @@ class FractalNet(nn.Module):
         return sum(weight * x for weight, x in zip(keep / keep.sum(), inputs, strict=True))
 
 
-def local_drop_path(key, n, rate):
+def local_drop_path(key: jax.Array, n: int, rate: float) -> jax.Array:
     """Which of a join's n inputs stay, bool [n]: each is dropped with probability `rate`;
     if all would be, one of them, drawn evenly, stays."""
     drop, survivor = jax.random.split(key)

@@ -38,7 +38,7 @@ class FractionalNet(nn.Module):
     relu: Callable = partial(nn.leaky_relu, negative_slope=1 / 3)
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         conv = partial(layers.conv, padding=0, kernel_init=layers.he_normal, dtype=self.dtype)
         last = self.depth + 2
         for n in range(1, last + 1):
@@ -46,7 +46,7 @@ class FractionalNet(nn.Module):
                     conv(self.num_classes, 1))
             setattr(self, f'drop{n}', nn.Dropout(self.dropout * (n - 1) / (last - 1)))
 
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         around = [self.canvas - n for n in images.shape[1:3]]
         if min(around) < 0:
             raise UserError(f'fractional max-pooling: images of {images.shape[1:3]} do not fit on '
@@ -66,7 +66,8 @@ class FractionalNet(nn.Module):
             logits = jnp.log(total / self.tests)
         return logits, taps
 
-    def draw(self, x, key, train=False):
+    def draw(self, x: jax.Array, key: jax.Array,
+             train: bool = False) -> tuple[jax.Array, layers.Taps]:
         """The logits and taps under the regions that the key draws."""
         taps = {}
         for n in range(1, self.depth + 3):

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
@@ -31,7 +32,8 @@ INCEPTIONS = (
 AUXILIARY = {'4a': 'aux1', '4d': 'aux2'}  # the auxiliary classifiers, by the module that they read
 
 
-def unit(taps, conv, norm, relu, x, name, width, size, stride=1):
+def unit(taps: layers.Taps, conv: Callable, norm: Callable | None, relu: Callable, x: jax.Array,
+         name: str, width: int, size: int, stride: int = 1) -> jax.Array:
     """A convolution with its batch normalization, if any, and its ReLU."""
     own = name.removeprefix('conv') if name.startswith('conv') else f'_{name}'
     x = taps[name] = conv(width, size, stride, name=name)(x)
@@ -52,7 +54,7 @@ class Inception(nn.Module):
     norm: Callable | None
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
         layer = partial(unit, taps, self.conv, self.norm, self.relu)
         one, reduce3, three, reduce5, five, proj = self.widths
@@ -70,13 +72,13 @@ class Auxiliary(nn.Module):
     num_classes: int
     relu: Callable
     pool: Callable
-    conv: Callable
+    conv: partial
     norm: Callable | None
     dense: Callable
     train: bool
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
         x = taps['pool'] = self.pool(x)
         x = unit(taps, self.conv, self.norm, self.relu, x, 'conv', 128, 1)
@@ -109,13 +111,13 @@ class GoogLeNet(nn.Module):
     image_shape = (224, 224, 3)
 
     @property
-    def auxiliary(self):
+    def auxiliary(self) -> dict[str, float]:
         """The taps whose cross-entropies training adds to the loss: {name: weight}."""
         weight = self.auxiliary_weight
         return dict.fromkeys(AUXILIARY.values(), weight) if weight else {}
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         # The auxiliary classifiers pool 5 x 5 pixels at a sixteenth of the resolution.
         if self.auxiliary and (train or self.is_initializing()):
             layers.check_size(images, 79, 'GoogLeNet', 'auxiliary_weight=0 allows 31 x 31')
@@ -133,9 +135,9 @@ class GoogLeNet(nn.Module):
         layer = partial(unit, taps, conv, norm, self.relu)
         x = layer(x, 'conv1', 64, 7, 2)
         x = taps['pool1'] = self.pool(x, 3, 2, ceil=True)
+        # Caffe divides its alpha, 1e-4, by the five channels.
+        lrn = partial(layers.local_response_normalization, k=1.0, alpha=2e-5)
         if norm is None:
-            # Caffe divides its alpha, 1e-4, by the five channels.
-            lrn = partial(layers.local_response_normalization, k=1.0, alpha=2e-5)
             x = taps['norm1'] = lrn(x)
         x = layer(x, 'conv2_reduce', 64, 1)
         x = layer(x, 'conv2', 192, 3)

@@ -8,13 +8,14 @@ every map sees all, max-pools, ReLU, and a full layer of scores.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from cnnjax import convolution, layers
 from cnnjax.errors import UserError
@@ -43,24 +44,26 @@ CODES = '''
 '''
 
 
-def digit_codes():
+def digit_codes() -> np.ndarray:
     """The digits' codes, float32 [10, 84] of -1 and +1, row by row of the pictures."""
     rows = [line.split() for line in CODES.split('\n') if line]
     digits = [''.join(row[digit] for row in rows) for digit in range(10)]
-    return np.float32([[1 if pixel == '#' else -1 for pixel in digit] for digit in digits])
+    return np.array([[1 if pixel == '#' else -1 for pixel in digit] for digit in digits],
+                    np.float32)
 
 
-def scaled_tanh(x):
+def scaled_tanh(x: jax.Array) -> jax.Array:
     """1.7159 tanh(2x / 3), equation 6: about +-1 at +-1, where its curvature is largest."""
     return 1.7159 * jnp.tanh(2 / 3 * x)
 
 
-def uniform(key, shape, fan_in, dtype=jnp.float32):
+def uniform(key: jax.Array, shape: Sequence[int], fan_in: ArrayLike,
+            dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Uniform in +-2.4 / fan_in (appendix A)."""
     return jax.random.uniform(key, shape, dtype, -2.4, 2.4) / fan_in
 
 
-def by_fan_in(key, shape, dtype=jnp.float32):
+def by_fan_in(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """`uniform` for the kernel of a full or convolutional layer."""
     return uniform(key, shape, math.prod(shape[:-1]), dtype)
 
@@ -76,10 +79,10 @@ class SparseConv(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         before = np.concatenate(self.table)
         after = np.repeat(np.arange(len(self.table)), [len(row) for row in self.table])
-        fan_in = self.size ** 2 * np.float32([len(self.table[i]) for i in after])
+        fan_in = self.size ** 2 * np.array([len(self.table[i]) for i in after], np.float32)
         kernel = self.param('kernel', uniform, (self.size, self.size, len(before)),
                             fan_in[None, None])
         bias = self.param('bias', nn.initializers.zeros, (len(self.table),))
@@ -96,7 +99,7 @@ class SubSampling(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         coefficient = self.param('coefficient', uniform, x.shape[-1:], 4)
         bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
         sums = 4 * layers.average_pool(x, 2, 2)
@@ -124,7 +127,7 @@ class LeNet5(nn.Module):
     image_shape = (32, 32, 1)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         layers.check_size(images, 32, 'LeNet-5',
                           'border=2 surrounds images of 28 x 28 by the background')
         if self.rbf and self.num_classes > 10:
@@ -161,7 +164,7 @@ class LeNet5(nn.Module):
         taps['output'] = logits
         return logits, taps
 
-    def sample(self, x, layer, taps):
+    def sample(self, x: jax.Array, layer: int, taps: layers.Taps) -> jax.Array:
         """S2 or S4: half the resolution."""
         if not self.sub_sampling:
             x = taps[f's{layer}'] = self.pool(x, 2, 2)
@@ -171,7 +174,7 @@ class LeNet5(nn.Module):
         return x
 
 
-def connections(net):
+def connections(net: nn.Module) -> dict[str, int]:
     """The connections of each layer on images of 32 x 32, as the paper counts them: the inputs of
     all units, a unit's bias being one of them. {'c1': 122304, ...}; of `lenet5_1998` 340,908."""
     table = net.table or (range(6),) * 16

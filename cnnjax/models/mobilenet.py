@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
@@ -22,7 +23,7 @@ class Separable(nn.Module):
     norm: Callable
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps, channels = {}, x.shape[-1]
         x = taps['depthwise'] = self.conv(channels, 3, self.stride, feature_group_count=channels,
                                           name='depthwise')(x)
@@ -49,11 +50,11 @@ class MobileNet(nn.Module):
     dtype: Any = jnp.float32
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         return (self.resolution, self.resolution, 3)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         if self.width_multiplier <= 0:
             raise UserError(f'MobileNet: width_multiplier is positive, such as 0.5, not '
                             f'{self.width_multiplier}')
@@ -73,7 +74,7 @@ class MobileNet(nn.Module):
                                        dtype=self.dtype, name='fc')(x)
         return logits, taps
 
-    def width(self, channels):
+    def width(self, channels: int) -> int:
         """alpha * channels, whole, and 8 at least (as in TF-slim)."""
         return max(8, int(self.width_multiplier * channels))
 

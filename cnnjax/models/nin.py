@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
@@ -29,7 +30,7 @@ class NIN(nn.Module):
     image_shape = (32, 32, 3)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         layers.check_size(images, 4, 'NIN')
         conv = partial(layers.conv, kernel_init=nn.initializers.normal(0.05), dtype=self.dtype)
         taps, x, cccp = {}, images.astype(self.dtype), 0

@@ -14,7 +14,9 @@ convolution.
 """
 
 import flax.linen as nn
+import jax
 
+from cnnjax import layers
 from cnnjax.models import resnet
 
 
@@ -23,7 +25,8 @@ class Unit(resnet.Block):
     shortcut shares the activation, that always runs."""
 
     @nn.compact
-    def __call__(self, x, keep=None):
+    def __call__(self, x: jax.Array,
+                 keep: jax.Array | None = None) -> tuple[jax.Array, layers.Taps]:
         shared = {}
         if self.shares(x):
             x = shared['relu1'] = self.activate(x)
@@ -31,17 +34,17 @@ class Unit(resnet.Block):
         y, taps = self.gated(x, keep, identity)
         return identity + y, shared | taps
 
-    def shares(self, x):
+    def shares(self, x: jax.Array) -> bool:
         """Whether the shortcut starts from the activated input."""
         return self.first or self.changes(x)
 
-    def project(self, x):
+    def project(self, x: jax.Array) -> jax.Array:
         return x
 
-    def activate(self, x):
+    def activate(self, x: jax.Array) -> jax.Array:
         return self.relu(self.norm(name='bn1')(x))
 
-    def activated(self, x, taps):
+    def activated(self, x: jax.Array, taps: layers.Taps) -> jax.Array:
         """The branch's first activation, unless the shortcut shares it and x is activated."""
         if not self.shares(x):
             x = taps['relu1'] = self.activate(x)
@@ -51,7 +54,7 @@ class Unit(resnet.Block):
 class Basic(Unit):
     """BN-ReLU-conv3x3, twice."""
 
-    def branch(self, x):
+    def branch(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
         y = self.activated(x, taps)
         y = taps['conv1'] = self.conv(self.width, 3, self.stride, name='conv1')(y)
@@ -65,7 +68,7 @@ class Bottleneck(Unit):
 
     expansion = 4
 
-    def branch(self, x):
+    def branch(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
         first, second = self.strides()
         y = self.activated(x, taps)
@@ -84,7 +87,7 @@ class PreActResNet(resnet.ResNet):
     stride_in: str = '1x1'
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         resnet.check(self)
         conv, norm = resnet.parts(self, train)
         taps, x = {}, images.astype(self.dtype)

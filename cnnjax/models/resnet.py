@@ -12,7 +12,7 @@ results are the same. The taps of the loop are the outputs of its blocks, not wh
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -46,16 +46,17 @@ class Block(nn.Module):
     expansion = 1
 
     @nn.compact
-    def __call__(self, x, keep=None):
+    def __call__(self, x: jax.Array,
+                 keep: jax.Array | None = None) -> tuple[jax.Array, layers.Taps]:
         identity = self.identity(x)
         y, taps = self.gated(x, keep, identity)
         return self.relu(identity + y), taps
 
-    def changes(self, x):
+    def changes(self, x: jax.Array) -> bool:
         """Whether the block's output has another shape than its input."""
         return self.stride != 1 or x.shape[-1] != self.expansion * self.width
 
-    def identity(self, x):
+    def identity(self, x: jax.Array) -> jax.Array:
         """The shortcut (section 3.3): A subsamples and appends zero channels, B projects where the
         shape changes, C projects always."""
         width = self.expansion * self.width
@@ -64,18 +65,19 @@ class Block(nn.Module):
         x = x[:, ::self.stride, ::self.stride]
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))
 
-    def project(self, x):
+    def project(self, x: jax.Array) -> jax.Array:
         return self.norm(name='shortcut_bn')(x)
 
-    def inner(self):
+    def inner(self) -> int:
         """The channels of a bottleneck's 3x3: groups of width * base_width / 64."""
         return self.cardinality * (self.width * self.base_width // 64)
 
-    def strides(self):
+    def strides(self) -> tuple[int, int]:
         """The strides of a bottleneck's first 1x1 and of its 3x3."""
         return (self.stride, 1) if self.stride_in == '1x1' else (1, self.stride)
 
-    def gated(self, x, keep, like):
+    def gated(self, x: jax.Array, keep: jax.Array | None,
+              like: jax.Array) -> tuple[jax.Array, layers.Taps]:
         """The branch: (output, taps), under stochastic depth if `keep` is not None."""
         if keep is None or self.is_initializing():
             return self.branch(x)
@@ -89,7 +91,7 @@ class Block(nn.Module):
 class Basic(Block):
     """Two 3x3 convolutions (figure 5, left)."""
 
-    def branch(self, x):
+    def branch(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
         y = taps['conv1'] = self.conv(self.width, 3, self.stride, name='conv1')(x)
         y = taps['relu1'] = self.relu(self.norm(name='bn1')(y))
@@ -102,7 +104,7 @@ class Bottleneck(Block):
 
     expansion = 4
 
-    def branch(self, x):
+    def branch(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
         inner, (first, second) = self.inner(), self.strides()
         y = taps['conv1'] = self.conv(inner, 1, first, name='conv1')(x)
@@ -121,7 +123,7 @@ class ResNet(nn.Module):
     mini-batch, which of the L blocks are open; evaluation weighs each branch with its probability.
     """
 
-    block: type[nn.Module]
+    block: type[Block]
     blocks: tuple[int, ...]  # how many each stage has
     widths: tuple[int, ...] = (64, 128, 256, 512)  # of the 3x3 convolutions, one per stage
     stem: int = 7  # 7: a 7x7 of stride 2 and a max-pool (ImageNet); 3: a 3x3 (32 x 32 images)
@@ -139,11 +141,11 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         return (224, 224, 3) if self.stem == 7 else (32, 32, 3)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         check(self)
         conv, norm = parts(self, train)
         taps, x = {}, images.astype(self.dtype)
@@ -156,7 +158,7 @@ class ResNet(nn.Module):
         return head(self, x, taps), taps
 
 
-def check(net):
+def check(net: ResNet) -> None:
     """Raises UserError for a value that a field of a residual network does not take."""
     for field, values in (('shortcut', 'ABC'), ('stride_in', ('1x1', '3x3')), ('stem', (3, 7)),
                           ('survival_rule', ('linear', 'uniform'))):
@@ -177,13 +179,13 @@ def check(net):
                         f'stochastic depth), not {net.survival!r}')
 
 
-def parts(net, train):
+def parts(net: ResNet, train: bool) -> tuple[Callable, Callable]:
     """The convolution and the batch normalization of a residual network."""
     return (partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=net.dtype),
             partial(layers.BatchNorm, use_running_average=not train, dtype=net.dtype))
 
 
-def head(net, x, taps):
+def head(net: ResNet, x: jax.Array, taps: layers.Taps) -> jax.Array:
     """The mean of every map and the full layer: the logits."""
     x = taps['pool'] = layers.global_average_pool(x)
     logits = taps['fc'] = nn.Dense(net.num_classes, kernel_init=layers.torch_linear,
@@ -191,14 +193,15 @@ def head(net, x, taps):
     return logits
 
 
-def survival_probabilities(blocks, survival, rule):
+def survival_probabilities(blocks: int, survival: float, rule: str) -> jax.Array:
     """p_1 ... p_L (Huang et al. 2016, equation 4): linear 1 - l/L (1 - p_L), or all p_L."""
     if rule == 'uniform':
         return jnp.full(blocks, survival, jnp.float32)
     return 1 - jnp.arange(1, blocks + 1) / blocks * (1 - survival)
 
 
-def stages(net, conv, norm, x, train, taps):
+def stages(net: ResNet, conv: Callable, norm: Callable, x: jax.Array, train: bool,
+           taps: layers.Taps) -> jax.Array:
     """All blocks of a residual network; adds conv2_1, conv2_2, ... and what is inside to `taps`."""
     keep = None
     if net.survival < 1:
@@ -211,7 +214,7 @@ def stages(net, conv, norm, x, train, taps):
                     conv=conv, norm=norm)
     done = 0  # the number of blocks so far
     for i, (blocks, width) in enumerate(zip(net.blocks, net.widths, strict=True), 2):
-        gates = [None] * blocks if keep is None else keep[done:done + blocks]
+        gates: Any = [None] * blocks if keep is None else keep[done:done + blocks]
         for j in range(1, (1 if net.scan else blocks) + 1):
             name, stride = f'conv{i}_{j}', 2 if i > 2 and j == 1 else 1
             x, inner = block(width, stride, first=not done, name=name)(x, gates[j - 1])
@@ -225,7 +228,8 @@ def stages(net, conv, norm, x, train, taps):
     return x
 
 
-def repeat(block, times, x, gates):
+def repeat(block: nn.Module, times: int, x: jax.Array,
+           gates: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """Applies `block` `times` times, with its own parameters each time: (last output, outputs)."""
     def body(block, x, gate):
         x, _ = block(x, gate)
@@ -235,7 +239,7 @@ def repeat(block, times, x, gates):
                    split_rngs={'params': True}, length=times)(block, x, gates)
 
 
-def stack(variables):
+def stack(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of a residual network, {'params': ..., 'batch_stats': ...}, as the same network
     with `scan` has them: those of conv3_2, conv3_3, ... along the first axis of conv3_x."""
     def convert(tree):
@@ -252,7 +256,7 @@ def stack(variables):
     return {collection: convert(tree) for collection, tree in variables.items()}
 
 
-def unstack(variables):
+def unstack(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `stack`."""
     def convert(tree):
         blocks = {}

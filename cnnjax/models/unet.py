@@ -1,11 +1,12 @@
 """U-Net (Ronneberger et al. 2015), figure 1: https://arxiv.org/abs/1505.04597"""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
@@ -30,11 +31,11 @@ class UNet(nn.Module):
     dtype: Any = jnp.float32
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         return (512, 512, 1) if self.padding else (572, 572, 1)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         self.check(images.shape[1:3])
         # Section 3 asks for a standard deviation of sqrt(2 / N), where N is a neuron's fan-in.
         conv = partial(layers.conv, dtype=self.dtype,
@@ -68,7 +69,7 @@ class UNet(nn.Module):
         logits = taps['conv'] = conv(self.num_classes, 1, name='conv')(x)
         return logits, taps
 
-    def check(self, shape):
+    def check(self, shape: Sequence[int]) -> None:
         """Raises UserError unless every max-pool finds an even size and some pixels are left."""
         if all(map(self.fits, shape)):
             return
@@ -80,7 +81,7 @@ class UNet(nn.Module):
         raise UserError(f'U-Net cannot take images of {shape[0]} x {shape[1]} pixels; the nearest '
                         f'that work: {", ".join(advice)}')
 
-    def fits(self, n):
+    def fits(self, n: int) -> bool:
         """Whether images of n pixels work."""
         cost, depth = 4 * (1 - self.padding), len(self.widths) - 1
         for _ in range(depth):
@@ -94,7 +95,7 @@ class UNet(nn.Module):
         return n > 0
 
 
-def centre_crop(x, shape):
+def centre_crop(x: jax.Array, shape: Sequence[int]) -> jax.Array:
     """The middle of x as high and wide as `shape`, [N, H, W, C]."""
     top, left = ((n - m) // 2 for n, m in zip(x.shape[1:3], shape[1:3], strict=True))
     return x[:, top:top + shape[1], left:left + shape[2]]

@@ -1,10 +1,11 @@
 """VGG (Simonyan & Zisserman 2014), Table 1: https://arxiv.org/abs/1409.1556"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
@@ -28,7 +29,7 @@ class VGG(nn.Module):
     image_shape = (224, 224, 3)
 
     @nn.compact
-    def __call__(self, images, train=False):
+    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         if len(self.widths) != len(self.groups):
             raise UserError(f'VGG: {len(self.widths)} widths for {len(self.groups)} groups')
         if len(self.hidden) > 2:
@@ -60,7 +61,7 @@ class VGG(nn.Module):
         return logits, taps
 
 
-def fold_batch_norm(variables):
+def fold_batch_norm(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of 'vgg16' that compute what those of 'vgg16_bn' compute in evaluation, and so
     on: batch normalization with fixed statistics is a factor and a shift of the convolution before
     it (Ioffe & Szegedy 2015, section 3.1, https://arxiv.org/abs/1502.03167).

@@ -7,13 +7,18 @@ loss and the results of an evaluation. Each task is a file here, with
     create(net, smoothing=0.0) -> Task
 """
 
+from typing import Any
+
+import flax.linen as nn
+
 from cnnjax.errors import UserError, suggest
 from cnnjax.tasks import classify, segment
+from cnnjax.tasks.task import Task
 
 TASKS = {'classify': classify, 'segment': segment}
 
 
-def target(name):
+def target(name: str) -> str:
     """The target of the examples for the task of that name: 'label' or 'mask'.
 
     Raises:
@@ -22,7 +27,7 @@ def target(name):
     return _module(name).TARGET
 
 
-def create(name, net, **options):
+def create(name: str, net: nn.Module, **options: Any) -> Task:
     """The Task of that name for a network; some networks have auxiliary heads (see models).
 
     Raises:

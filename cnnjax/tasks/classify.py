@@ -1,15 +1,21 @@
 """Classification: which class an image shows, learned with softmax cross-entropy."""
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
 
 from cnnjax import losses
 from cnnjax.errors import UserError
-from cnnjax.tasks.task import Task
+from cnnjax.tasks.task import LossAndMetrics, Observed, Task
 
 TARGET = 'label'
 
 
-def create(net, smoothing=0.0):
+def create(net: nn.Module, smoothing: float = 0.0) -> Task:
     """The task for networks with logits [N, classes].
 
     The losses of `auxiliary` heads, {tap: weight}, are added if the network has any. Its
@@ -19,7 +25,7 @@ def create(net, smoothing=0.0):
                 functools.partial(observe, getattr(net, 'subnetworks', {})), results)
 
 
-def check(outputs, examples, classes):
+def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
     """Raises UserError unless the network has one score for each class."""
     del examples
     if outputs.ndim != 2:
@@ -30,7 +36,8 @@ def check(outputs, examples, classes):
                         'its last layer needs num_classes of them')
 
 
-def loss(smoothing, auxiliary, apply, examples, mean):
+def loss(smoothing: float, auxiliary: Mapping[str, float], apply: Callable,
+         examples: Mapping[str, jax.Array], mean: Callable[..., jax.Array]) -> LossAndMetrics:
     """The mean cross-entropy with that of the auxiliary heads, and the metrics 'loss' and 'error',
     which leave the heads out."""
     labels = examples['label']
@@ -42,7 +49,8 @@ def loss(smoothing, auxiliary, apply, examples, mean):
     return value, (metrics, batch_stats)
 
 
-def observe(subnetworks, apply, examples):
+def observe(subnetworks: Mapping[str, Mapping[str, Any]], apply: Callable,
+            examples: Mapping[str, jax.Array]) -> Observed:
     """'loss', 'error' and, with more than five classes, 'top5_error' of each image; then those of
     the subnetworks ('column3/error', ...)."""
     sums, labels = {}, examples['label']
@@ -56,7 +64,8 @@ def observe(subnetworks, apply, examples):
     return sums, {}
 
 
-def results(sums, kept, count, classes):
+def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
+            classes: Sequence[str]) -> dict[str, float]:
     """The means over all examples."""
     del kept, classes
     return {name: float(total / count) for name, total in sums.items()}

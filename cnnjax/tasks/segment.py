@@ -5,7 +5,10 @@ https://arxiv.org/abs/1505.04597.
 """
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,19 +16,19 @@ import numpy as np
 from cnnjax import losses
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
-from cnnjax.tasks.task import Task
+from cnnjax.tasks.task import LossAndMetrics, Observed, Task
 
 TARGET = 'mask'
 
 
-def create(net, smoothing=0.0):
+def create(net: nn.Module, smoothing: float = 0.0) -> Task:
     """The task for networks with logits [N, H', W', classes] for the middle H' x W' pixels of the
     images. Without padding a network has fewer outputs than pixels."""
     del net
     return Task(check, functools.partial(loss, smoothing), observe, results)
 
 
-def check(outputs, examples, classes):
+def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
     """Raises UserError unless the network has a score for each class at the middle pixels."""
     if outputs.ndim != 4:
         raise UserError(f'the network has one score per class, {list(outputs.shape[1:])}, no maps '
@@ -41,7 +44,8 @@ def check(outputs, examples, classes):
                         'layer needs num_classes of them')
 
 
-def loss(smoothing, apply, examples, mean):
+def loss(smoothing: float, apply: Callable, examples: Mapping[str, jax.Array],
+         mean: Callable[..., jax.Array]) -> LossAndMetrics:
     """The mean cross-entropy of the pixels that count, and the metrics 'loss' and 'pixel_error',
     the share of these pixels that is wrong."""
     logits, _, batch_stats = apply(examples['image'])
@@ -51,7 +55,7 @@ def loss(smoothing, apply, examples, mean):
     return value, ({'loss': value, 'pixel_error': wrong}, batch_stats)
 
 
-def observe(apply, examples):
+def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
     """For each image the sum of the 'loss' over the pixels that count, their number 'pixels', and
     their 'confusion' matrix, int [classes, classes], with the truth in rows."""
     logits, _ = apply(examples['image'])
@@ -68,7 +72,8 @@ def observe(apply, examples):
             'confusion': jax.vmap(confusion)(labels, logits.argmax(-1), counts)}, {}
 
 
-def results(sums, kept, count, classes):
+def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
+            classes: Sequence[str]) -> dict[str, float]:
     """The results: 'loss' and 'pixel_error', means over the pixels that count; 'iou/<class>',
     intersection / union of each class (https://arxiv.org/abs/1411.4038, section 5); their mean
     'mean_iou'; and 'error', 1 - mean_iou. A class that is in neither the masks nor the predictions

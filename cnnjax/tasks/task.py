@@ -1,7 +1,13 @@
 """The interface between the trainer and a task."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+
+# The results of a loss and of an evaluation of a batch, see Task.
+LossAndMetrics = tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
+Observed = tuple[dict[str, jax.Array], dict[str, jax.Array]]
 
 
 class Task(NamedTuple):
@@ -14,19 +20,19 @@ class Task(NamedTuple):
 
     # (outputs, examples, classes): raises UserError if the shapes of the network's outputs do not
     # fit a batch of examples or the names of the classes.
-    check: Callable
+    check: Callable[..., None]
 
     # (apply, examples, mean) -> (scalar, ({metric: scalar}, new batch_stats)): the training loss,
     # and the metrics of a report. `mean(values, weights=None)` is the mean over the whole batch on
     # any number of devices. If some values do not count, the mean of the devices' own means would
     # differ from it.
-    loss: Callable
+    loss: Callable[..., LossAndMetrics]
 
     # (apply, examples) -> ({name: [N, ...]}, {name: [N, ...]}): the values that an evaluation sums
     # over all examples, and those that it keeps for each example.
-    observe: Callable
+    observe: Callable[..., Observed]
 
     # (sums, kept, count, classes) -> {name: number}: the results of an evaluation of `count`
     # examples. Each example is in `sums` and in `kept`, {name: [count, ...]}, exactly once and in
     # order. The result 'error' is in [0, 1], lower is better.
-    results: Callable
+    results: Callable[..., dict[str, float]]
