@@ -109,8 +109,8 @@ def given(argv, name):
 
 
 def leave_out_none(argv, values):
-    """Removes '--config.data_dir=None' from `argv` if the field is None in `values` already: the
-    parser would read the string 'None', or ask for a number."""
+    """Removes '--config.data_dir=None' from `argv` if the field is None in `values`, because the
+    parser would read the string 'None' or ask for a number."""
     for i in reversed(range(len(argv))):
         name, equals, value = argv[i].partition('=')
         following = argv[i + 1:i + 2] if not equals else []

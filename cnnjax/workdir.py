@@ -252,8 +252,8 @@ def refuse(workdir: str | Path, changed: Mapping[str, tuple[Any, Any]],
 
 
 def write_environment(workdir: str | Path, code: str = '') -> None:
-    """Adds this start to environment.json. `code` is a digest of the user's own network ('': it is
-    one of ours); where that is not the digest of the last start, a line says so."""
+    """Adds an entry for this start to environment.json. `code` is a digest of the user's own
+    network, '' for one of ours. If it differs from that of the last start, a line says so."""
     source = Path(__file__).parent
 
     def git(*command):  # None without a repository or without git

@@ -1,23 +1,23 @@
-"""Tests run offline on four fake CPU devices; these variables count only before jax starts."""
+"""All tests run offline on four fake CPU devices; the variables must be set before jax starts."""
 
 import gc
 import os
 from importlib import metadata
 from pathlib import Path
 
-# Tiny programs run once: to optimize their machine code would take longer than to run it. A single
-# module of LLVM's, and XLA's older emitter, which later versions do not have, halve what remains.
+# Tiny programs run once, and optimizing their machine code would take longer than running it. A
+# single LLVM module, and XLA's older emitter, which later versions lack, halve the remaining time.
 os.environ['XLA_FLAGS'] = ('--xla_force_host_platform_device_count=4 '
                            '--xla_backend_optimization_level=0 '
                            '--xla_cpu_parallel_codegen_split_count=1 ')
 if metadata.version('jaxlib').startswith('0.10.'):
     os.environ['XLA_FLAGS'] += '--xla_cpu_use_fusion_emitters=false'
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'  # [N, C] + [C] may well be a mistake: say [None]
+os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'  # [N, C] + [C] is often a mistake: write [None]
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['SUBMITIT_LOG_LEVEL'] = 'NOCONFIG'  # its handlers would close those of the tests
 
-# Compilation is most of the time: programs are shared between tests, processes and runs.
+# Compilation takes most of the time, so programs are shared by tests, processes and runs.
 CACHE = Path(__file__).parent.parent / '.pytest_cache' / 'jax'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(CACHE)
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
@@ -31,7 +31,8 @@ from configs import base  # noqa: E402
 
 logging.set_verbosity(logging.ERROR)
 
-# Tracing makes many objects that live: a seventh of its time went to looking for dead ones.
+# Tracing makes many objects that stay; with the usual threshold, garbage collection took a seventh
+# of its time.
 gc.set_threshold(100_000)
 
 
@@ -40,13 +41,13 @@ LONGEST = ('test_cluster.py', 'test_train.py', 'test_depth.py', 'test_microscope
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest begin, so that the processes end at the same time."""
+    """Starts with the slowest files, so that all processes end at about the same time."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)
 def strict():
-    """An experiment that is launched in this process allows it again: not for the next test."""
+    """Restores strict rank promotion, which an experiment that runs here switches off."""
     yield
     jax.config.update('jax_numpy_rank_promotion', os.environ['JAX_NUMPY_RANK_PROMOTION'])
 

@@ -1,5 +1,5 @@
-"""Kills a training at random moments, starts it again, and compares what it leaves, bit for bit,
-with what an uninterrupted one leaves:
+"""Kills a training at random moments, starts it again, and compares its results, bit for bit, with
+those of an uninterrupted training:
 
     python tests/kill.py 50
 """
@@ -26,7 +26,7 @@ COMMAND = [sys.executable, 'launch.py', '--config=configs/quickstart.py',
            '--config.batch_size=16']
 TIMED = 'images_per_second'
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-PATIENCE = (0, 0.02, 0.1, 600)  # seconds from a signal to SIGKILL: schedulers do not wait for ever
+PATIENCE = (0, 0.02, 0.1, 600)  # Seconds from a signal to SIGKILL, as schedulers wait.
 
 
 def rows(directory):
@@ -70,7 +70,7 @@ def kill(directory, steps, number, after):
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     run = start(directory, steps)
-    # Before the first row is start-up: imports, the data, compilation.
+    # The time before the first row is start-up: imports, data and compilation.
     wanted = written() + after
     while after and written() < wanted and run.poll() is None:
         time.sleep(0.001)

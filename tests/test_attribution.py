@@ -1,4 +1,4 @@
-"""Maps of where a class is seen, each against its definition."""
+"""Attribution maps of a class, each against its definition."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Normalization against numpy; augmentation against all that chance may give."""
+"""Normalization against numpy; augmentation against all its possible results."""
 
 import functools
 import itertools
@@ -112,7 +112,7 @@ def test_a_translation_is_a_crop_of_numpys_padded_image(mean, padding_mode, nump
     crops = np.stack([padded[:, y:y + 5, x:x + 4] for y in range(7) for x in range(7)])
     distance = np.abs(crops - np.asarray(out)).max((2, 3, 4))  # [offsets, N]
     assert distance.min(0).max() < 1e-5
-    assert len(set(distance.argmin(0))) > 30  # of 49
+    assert len(set(distance.argmin(0))) > 30  # of the 49 offsets
 
 
 def test_every_translation_and_flip_is_equally_frequent():

@@ -1,6 +1,6 @@
-"""Bad input, wherever a user can give any: a UserError that names it, or it works.
+"""Bad input anywhere either works or gives a UserError that names it.
 
-Anything else fails here: another exception, a warning, a hang. More examples, to look for faults:
+Other exceptions, warnings and hangs fail. To search for faults with more examples:
 HYPOTHESIS_PROFILE=long python -m pytest tests/test_bad_input.py
 """
 
@@ -35,7 +35,7 @@ from cnnjax.images import pictures
 from configs import base
 
 LONG = os.environ.get('HYPOTHESIS_PROFILE') == 'long'
-# A program ignores Pillow's warnings of damage that it gets over (cnnjax/quiet.py).
+# The program silences Pillow's warnings about damage that does not matter (cnnjax/quiet.py).
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:PIL.TiffImagePlugin')
 
 
@@ -116,7 +116,7 @@ def set_up(digits, tmp_path_factory):
         array = jax.ShapeDtypeStruct
         resident = {'image': array((40, *shapes[0]), np.uint8), 'label': array((40,), np.int32)}
         batch = {name: array((8,), np.int32) for name in ('index', 'position')}
-        one = step.__self__.step  # of one update, where a program has several
+        one = step.__self__.step  # a single update, even if a program has several
         jax.eval_shape(functools.partial(one, axis=None), shapes[1], resident, batch,
                        jax.random.key(0))
         raise SetUp
@@ -149,7 +149,7 @@ def training(given):
     config.lock()
     try:
         config.update_from_flattened_dict(given)
-    except (TypeError, ValueError):  # told by the launcher
+    except (TypeError, ValueError):  # The launcher reports these.
         return None
     return config
 
@@ -229,7 +229,7 @@ class Compiles(BaseException):
     """An experiment has accepted its config."""
 
 
-# Experiment: what of it runs after its config, its network and its pictures are accepted.
+# {experiment: the function that runs after its config, network and pictures are accepted}
 RUNS = {'evaluate': 'cnnjax.evaluate.evaluator', 'features': 'cnnjax.features.extractor',
         'invert': 'cnnjax.images.run.Run.__init__', 'dream': 'cnnjax.images.run.Run.__init__',
         'style': 'cnnjax.images.run.Run.__init__', 'embed': 'cnnjax.features.extractor',
@@ -272,7 +272,7 @@ def test_the_configs_of_the_experiments(name, tmp_path, monkeypatch):
     run()
 
 
-# What takes the memory, never ends, or fails only after hours of work.
+# Values that would fill the memory, never end, or fail only after hours of work.
 @pytest.mark.parametrize(('name', 'given'), [
     ('dream', {'size': 20000}), ('dream', {'size': 2 ** 31 - 1}),
     ('dream', {'size': 20000, 'images': 'noise'}), ('dream', {'octaves': 2 ** 31 - 1}),
@@ -388,7 +388,7 @@ def test_damaged_images(tmp_path_factory, name, seed, cut):
         for _ in range(random_.choice((1, 1, 3, 10))):
             content[random_.randrange(min(len(content), random_.choice((60, 10 ** 6))))] = (
                 random_.choice((0, 1, 127, 128, 255)))
-        # Sizes stay small: a picture of 80 megapixels is read, in its time.
+        # Sizes stay small, because a picture of 80 megapixels is valid but takes long to read.
         if name == 'a.webp':
             content[20:30] = FILES[name][20:30]
     if name == 'a.png':
@@ -550,7 +550,7 @@ def test_sources_that_are_none(source):
         trained.load(source)
 
 
-# JSON files of a run.
+# The JSON files of a run.
 
 @pytest.mark.parametrize('content', ['', '{', '[]', '5', 'null', '"a"', '{"model": 5}', '[' * 99999,
                                      '{"model": {}}', '{"classes": 5}', '{"a.b": 1}'])
@@ -562,7 +562,7 @@ def test_damaged_files_of_a_run(file, content, tmp_path):
         'classes': ['a', 'b'], 'image_shape': [8, 8, 1], 'mean': [0.5], 'std': [1]})
     (tmp_path / file).write_text(content + '\n')
     with pytest.raises(UserError):
-        trained.load(tmp_path)  # at the latest: it has no checkpoint
+        trained.load(tmp_path)  # It fails here at the latest, without a checkpoint.
     for function in (reports.read_metrics, workdir.write_environment):
         try:
             function(tmp_path)
@@ -623,7 +623,7 @@ def test_one_class_and_empty_classes(tmp_path, set_up):
         for i in range(8):
             (tmp_path / split / 'cat' / f'{i}.bmp').write_bytes(FILES['a.bmp'])
     own = {'dataset': 'folder', 'data_dir': str(tmp_path), 'image_size': 8}
-    assert set_up(training(own))  # one class is learned at once, and is no error
+    assert set_up(training(own))  # A single class is no error.
     config = importlib.import_module('configs.features').get_config()
     config.update(source='embedded', data_dir=str(tmp_path), devices=1)
     with pytest.raises(UserError, match="images of one class, 'cat'"):

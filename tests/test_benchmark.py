@@ -1,4 +1,4 @@
-"""The benchmark's own half: its rows, tables and picture. PyTorch is no dependency of the tests."""
+"""Our side of the benchmark: its rows, tables and figure. The tests do not need PyTorch."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ TINY = {'model.widths': (4, 4), 'model.blocks': (1, 1), 'padding': 1}
 @pytest.fixture
 def config(monkeypatch):
     """Without PyTorch, with a tiny network, of which stochastic depth is measured."""
-    monkeypatch.setitem(sys.modules, 'torch', None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, 'torch', None)  # as if it were not installed
     network = training.Network('cifar:resnet20', 8, 3, 4, 4, TINY,
                                          {'model.survival': 0.5})
     monkeypatch.setattr(training, 'NETWORKS', {'tiny': network})

@@ -1,4 +1,4 @@
-"""Checkpoints that a disk, a person or a kill has damaged: the one before is taken, with a word."""
+"""Damaged checkpoints: the run resumes from the one before, and says so."""
 
 import multiprocessing
 import resource
@@ -149,7 +149,7 @@ def test_deleted_ones_are_not_missed(checkpoints):
 
 
 def fill_the_disk(checkpoints):
-    logging.set_verbosity(logging.ERROR)  # as launch.py
+    logging.set_verbosity(logging.ERROR)  # as launch.py does
     with checkpoint.Checkpoints(checkpoints) as full:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         full.save(3, state(3))

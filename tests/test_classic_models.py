@@ -1,4 +1,4 @@
-"""LeNet-5, AlexNet, Network in Network, All-CNN and the first example, against their papers."""
+"""LeNet-5, AlexNet, Network in Network, All-CNN and CS231n's network against their sources."""
 
 import functools
 import importlib

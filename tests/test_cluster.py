@@ -1,4 +1,4 @@
-"""Several processes as one, on this machine: equal results, stopped together, resumed anywhere."""
+"""Several processes train as one: equal results, stopped together, resumed by any number."""
 
 import itertools
 import json
@@ -20,12 +20,12 @@ from cnnjax.errors import UserError
 from configs import base
 from tests.kill import ROOT, assert_same_run, rows, saved
 
-# A network of few arrays: each is a message between the processes. Slow: batch normalization over
-# few values would magnify the rounding of sums in another order with every step.
+# A network of few arrays, because each is a message between the processes. It learns slowly,
+# because batch normalization over few values magnifies rounding with every step.
 FIELDS = {'model.name': 'vgg11_bn', 'model.widths': (4, 4, 4, 4, 4), 'model.hidden': (),
           'image_size': 32, 'padding': 1, 'batch_size': 32, 'learning_rate': 0.0001,
           'report_every': 1, 'eval_every': 100.0, 'checkpoint_every': 20.0}
-LONG = 100_000  # steps, of which only some are done
+LONG = 100_000  # More steps than any test makes.
 
 
 def config(steps):
@@ -213,8 +213,8 @@ def test_a_process_that_is_silent_is_not_waited_for(store, monkeypatch):
     with pytest.raises(Ended, match='process 1 of 2 has given no sign of life for 0.2 seconds'):
         cluster._Watch(wait=0.2).run()
     assert time.monotonic() - begun > 0.2
-    assert int(store['cnnjax/alive/0']) > 1  # it gave signs itself
-    store['cnnjax/alive/1'] = 'left'  # its work was done
+    assert int(store['cnnjax/alive/0']) > 1  # This process gave signs of life.
+    store['cnnjax/alive/1'] = 'left'  # That process finished.
     watch = cluster._Watch(wait=0.05)
     watch.start()
     time.sleep(0.3)
@@ -263,7 +263,7 @@ def test_two_processes_are_one(tmp_path, capsys):
     first, second = outputs(processes)
     assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
     assert 'asked to stop: saved after step' in first
-    assert 'step' not in second  # the first alone reports
+    assert 'step' not in second  # Only the first reports.
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         stopped = checkpoints.latest()
     assert stopped >= 22
@@ -272,7 +272,7 @@ def test_two_processes_are_one(tmp_path, capsys):
     wait_for(directory, processes, stopped + 2)
     processes[1].kill()
     first, _ = outputs(processes)
-    # What notices first is the reduction, which fails, or, where it waits, the silence.
+    # Either the reduction fails first, or, if it waits, the silence is noticed.
     assert processes[0].returncode == 1, first
     assert re.search('process 0 of 2 cannot go on|process 1 of 2 has given no sign of life', first)
     assert 'they resume from the last checkpoint' in first

@@ -1,4 +1,4 @@
-"""Config files: their mistakes, each in a line, and what --help reads from their sources."""
+"""Config files: one line for each mistake, and the fields that --help explains."""
 
 import pytest
 

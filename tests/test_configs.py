@@ -1,4 +1,4 @@
-"""Every config loads, is read completely, and its recipe builds its network and schedule."""
+"""Every config loads, every field is used and explained, and recipes build network and schedule."""
 
 import ast
 import importlib

@@ -145,7 +145,7 @@ def test_a_transposition_for_the_gradient_computes_nothing_again():
     ((16, 16, 3), 7, (2, 2), (3, 3), (1, 1)),  # a ResNet's first
     ((15, 17, 3), 7, (2, 2), (3, 3), (1, 1)),
     ((27, 27, 3), 11, (4, 4), (0, 0), (1, 1)),  # AlexNet's first
-    ((10, 11, 1), 3, (4, 4), (0, 0), (1, 1)),  # whose last rows no window sees
+    ((10, 11, 1), 3, (4, 4), (0, 0), (1, 1)),  # No window sees the last rows.
     ((9, 12, 3), 3, (2, 2), (0, 2), (1, 2)),
     ((8, 8, 5), 5, (1, 1), (2, 2), (2, 2)),
     ((7, 6, 4), 1, (1, 1), (0, 0), (1, 2)),

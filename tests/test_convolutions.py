@@ -1,4 +1,4 @@
-"""The convolutions that a network has, and what the experiment writes about them."""
+"""The convolutions of a network, and what the experiment writes about them."""
 
 import json
 

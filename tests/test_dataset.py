@@ -1,4 +1,4 @@
-"""What a run was trained on belongs to it: another set under the same path is refused."""
+"""A run knows its data: another set under the same path is refused."""
 
 import gzip
 import json
@@ -138,7 +138,7 @@ def test_what_the_run_was_trained_on_is_written_once(config, finished):
     assert values['splits']['train']['counts'] == [10, 10]
     with gzip.open(finished / 'dataset.listing.gz', 'rt') as file:
         assert file.readline() == 'train\t0\t246\tcats/0.bmp\n'
-    # What another machine's rounding makes of the mean changes neither the run nor the file.
+    # A mean that another machine rounds differently changes neither the run nor the file.
     values['mean'] = [mean + 1e-7 for mean in values['mean']]
     atomic.write_json(finished / 'dataset.json', values)
     train.train(changed(config, epochs=4.0), finished)
@@ -192,7 +192,7 @@ def test_lost_files_are_told(config, finished, capsys):
 
 
 def test_a_lost_file_that_no_checkpoint_has(config, finished, capsys, monkeypatch):
-    monkeypatch.setattr(workdir, 'read_past', lambda checkpoint: {})  # of an older version
+    monkeypatch.setattr(workdir, 'read_past', lambda checkpoint: {})  # as in an older version
     more(finished.parent / 'photos')
     (finished / 'dataset.json').unlink()
     train.train(changed(config, steps=6), finished)

@@ -1,4 +1,4 @@
-"""Depth that costs what it should: stochastic depth, scan over blocks, rematerialization."""
+"""The costs of depth: stochastic depth, scan over blocks, rematerialization."""
 
 import functools
 
@@ -88,7 +88,7 @@ def test_survival_probabilities(rule, blocks, survival, expected):
 def test_a_closed_block_is_not_computed(name):
     """Forward and backward: parameters that are not numbers have no effect, not even times zero."""
     net, variables = create(name, survival=0.0, survival_rule='uniform'), variables_of(name)
-    # What runs whatever the draw: the activation that a pre-activation unit's shortcut shares.
+    # A pre-activation unit's first activation always runs, because the shortcut shares it.
     shared = {'conv2_1', 'conv3_1', 'conv4_1'} if 'preact' in name else set()
     closed = {block: [norm for norm in variables['batch_stats'][block]
                       if not (norm == 'bn1' and block in shared)] for block in BLOCKS}
@@ -165,7 +165,7 @@ def test_without_stochastic_depth_there_is_no_cond():
     assert conds(survival=0.5) == 2 * len(BLOCKS)  # one forward, one backward
 
 
-@pytest.mark.parametrize(('name', 'survival', 'remat'), [  # every pair of values
+@pytest.mark.parametrize(('name', 'survival', 'remat'), [  # covers every pair of values
     ('resnet20', 1.0, True), ('resnet20', 0.5, False),
     ('resnext29_8x64d', 1.0, False), ('resnext29_8x64d', 0.5, True),
     ('preact_resnet110', 1.0, True), ('preact_resnet110', 0.5, False),

@@ -1,4 +1,4 @@
-"""What is wrong with an optimization."""
+"""The diagnosis of optimizations that fail."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""DeepDream against google's notebook written in NumPy, and its command: files, resuming, errors.
+"""DeepDream against google's notebook, written in NumPy; its files, resuming and errors.
 
 https://github.com/google/deepdream, dream.ipynb
 """
@@ -23,7 +23,7 @@ from cnnjax.trained import Trained
 from configs import dream as configs
 from experiments import dream
 
-MEAN = np.float32([104, 116, 122])  # of the notebook, in units of 0 to 255
+MEAN = np.float32([104, 116, 122])  # The notebook's mean, in levels from 0 to 255.
 
 
 def network(channels=3, **fields):
@@ -156,7 +156,7 @@ def test_detail_is_carried_as_in_the_notebook():
     image = np.stack([image, image[:, ::-1]])
     add = np.sin(np.arange(7000)).astype(np.float32)
 
-    def ascend(x):  # any change that depends on the image
+    def ascend(x):  # any step that depends on the image
         return 0.8 * x + 0.1 * np.resize(add, x.shape)
 
     found = dream.octaves(config, image,

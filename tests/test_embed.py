@@ -216,7 +216,7 @@ def test_a_hidden_part_is_the_least_squares_face():
         other = eigenfaces.repair(space, hidden, seen, 6, kind)
         assert np.abs(other - faces[20:])[:, ~seen].max() > 0.1
         np.testing.assert_array_equal(other, eigenfaces.repair(
-            space, np.where(seen, hidden, -3.0), seen, 6, kind))  # what is hidden plays no part
+            space, np.where(seen, hidden, -3.0), seen, 6, kind))  # Hidden pixels do not matter.
 
 
 def test_areas_and_errors_of_roc_curves():
@@ -252,8 +252,8 @@ def test_eigenfaces_of_the_faces_that_come_with_scikit_image(tmp_path, monkeypat
     faces = eigenfaces.load()[:100].reshape(100, -1)
     values = np.linalg.svd(faces - faces.mean(0), compute_uv=False) ** 2
     np.testing.assert_allclose(results['variance'], (values.cumsum() / values.sum())[[0, 4, 19]])
-    # Flat pictures lie near any space that spans a change of brightness: the distance alone does
-    # not tell them from faces, standardized or together with the place within the space it does.
+    # Flat pictures lie near any space that spans a change of brightness, so the distance alone does
+    # not tell them from faces. Standardized, or with the position within the space, it does.
     areas = {name: row['mean'] for name, row in results['roc_area'].items()}
     assert areas['distance'][0] > 0.9 > 0.5 > areas['distance'][2]
     assert min(areas['standardized'][:2]) > 0.9

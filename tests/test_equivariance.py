@@ -1,4 +1,4 @@
-"""Shifts against slices written out, kernels against SciPy, and the lecture's pooled numbers."""
+"""Shifts against slices written out by hand."""
 
 import json
 import re

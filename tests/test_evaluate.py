@@ -1,5 +1,5 @@
-"""Published weights are evaluated as they were published: the hub's own crop, interpolation and
-normalization. Which output is which class is known by name, or refused."""
+"""Published weights are evaluated as published, with the hub's crop, interpolation and
+normalization. Outputs are matched to classes by name, or refused."""
 
 import json
 

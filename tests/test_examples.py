@@ -1,4 +1,4 @@
-"""Examples: what several sources share."""
+"""Tools for examples that several sources share."""
 
 from cnnjax import data
 

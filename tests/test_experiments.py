@@ -1,4 +1,4 @@
-"""Experiments are found by their name, and no other is imported."""
+"""Experiments are found by name, and only the wanted one is imported."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What docs/extending.md shows works as it stands there."""
+"""The examples in docs/extending.md work exactly as printed."""
 
 import importlib.util
 import re

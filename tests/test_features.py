@@ -1,4 +1,4 @@
-"""Features off the shelf: every example once, the values those of the network."""
+"""Features: each example counts once, with the network's own values."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Kernels against SciPy, and the lecture's pooled numbers."""
+"""Kernels against SciPy, and pooling against the lecture notes' numbers."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_gains_and_the_gaussian():
         inner = filters.correlate(stripes.swapaxes(0, 1), kernel)[4:-4, 4:-4]
         assert np.ptp(inner) == pytest.approx(numbers[name]['gain_rows'], abs=1e-5), name
     blurred = numbers['Gaussian, sigma 2']['variance_left']
-    assert blurred == pytest.approx(1 / (4 * np.pi * 2 ** 2), rel=0.7)  # of white noise
+    assert blurred == pytest.approx(1 / (4 * np.pi * 2 ** 2), rel=0.7)  # for white noise
     impulse = np.zeros((41, 41))
     impulse[20, 20] = 1
     np.testing.assert_allclose(

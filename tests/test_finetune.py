@@ -1,4 +1,4 @@
-"""Transfer learning: what is frozen stays to the bit and costs nothing, the head is new."""
+"""Transfer learning: frozen layers keep their bits and cost nothing, and the head is new."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, through links and whatever else people leave there."""
+"""Which files in a folder are images, with links and stray files."""
 
 import collections
 import os

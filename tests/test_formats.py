@@ -1,4 +1,4 @@
-"""What the numbers of an image file mean, to both readers: of training and of image experiments."""
+"""The meaning of the numbers in image files, for training and for image experiments."""
 
 import contextlib
 import lzma
@@ -107,7 +107,7 @@ def test_integers_without_a_white_are_refused(tmp_path, dtype):
     assert_refused(path, f'from {levels.min()} to {levels.max()}: which is white?',
                    'MaxSampleValue')
     if dtype == np.int32:
-        Image.fromarray(levels).save(path, compression='tiff_lzw')  # for Pillow alone
+        Image.fromarray(levels).save(path, compression='tiff_lzw')  # only Pillow reads it
         assert_refused(path, 'which is white?')
 
 
@@ -121,7 +121,7 @@ def test_the_largest_number_that_a_tiff_names_is_white(tmp_path, monkeypatch, dt
     levels = np.rint(GRAY * (white / 255)).astype(dtype)
     tifffile.imwrite(tmp_path / 'a.tif', levels, photometric='minisblack',
                      extratags=[(MAX_SAMPLE, 'H', 1, white, True)])
-    if decoder == 'pillow':  # as for codecs that tifffile lacks
+    if decoder == 'pillow':  # as with codecs that tifffile lacks
         monkeypatch.setattr(tifffile.TiffPage, 'asarray', None)
     np.testing.assert_allclose(read(tmp_path / 'a.tif'), gray(levels / white), atol=1e-6)
 
@@ -179,7 +179,7 @@ def test_12_bits_packed(tmp_path):
 @pytest.mark.parametrize('kind', ['a.tif', 'a.png', 'rgb.tif', 'rgb.png', 'lzw.tif'])
 def test_nearly_black_pictures_are_told_once(tmp_path, capsys, kind, bits):
     few, path = DEEP >> (16 - bits), tmp_path / kind
-    if kind == 'rgb.png':  # as Pillow does not write them
+    if kind == 'rgb.png':  # Pillow cannot write these.
         rows = b''.join(b'\x00' + row.astype('>u2').tobytes() for row in np.repeat(few, 3, 1))
         content = bytearray(png(few))
         content[25] = 2

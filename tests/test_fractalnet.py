@@ -1,4 +1,4 @@
-"""FractalNet against its expansion rule in numpy, and the draws of drop-path."""
+"""FractalNet against its expansion rule in numpy, and the statistics of drop-path."""
 
 import collections
 import functools

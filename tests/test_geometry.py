@@ -1,4 +1,4 @@
-"""Masks and boxes follow their picture: where it is moved, they are moved to the same place."""
+"""Masks and boxes move together with their image."""
 
 import functools
 

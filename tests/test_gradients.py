@@ -1,4 +1,4 @@
-"""Gradients and running statistics of a training, against torch's in float64.
+"""Gradients and running statistics of training against torch's in float64.
 
 The reference values were computed by tests/golden/gradients.py.
 """
@@ -84,7 +84,7 @@ def test_gradients_of_a_training_are_torchs(case, golden):
         found, jaxpr = gradient(case)
     assert not list(comparisons(jaxpr))
     ours, theirs = gradients.numbers(found), golden[case]
-    norms = theirs[:, :1]  # of a bias before batch normalization 0, but for rounding
+    norms = theirs[:, :1]  # that of a bias before batch normalization is 0 up to rounding
     errors = np.abs(ours - theirs) / np.maximum(norms, 1e-3 * norms.max())
     assert errors.max() < 1e-10, sorted(found)[errors.max(1).argmax()]
 

@@ -1,4 +1,4 @@
-"""Two sets are told apart by what can be known without decoding a picture, and told how."""
+"""Data sets are told apart without decoding pictures, and their differences are named."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Optimizations in a working directory: interrupted and continued, they are as if they were not."""
+"""Optimizations in a working directory: interrupted ones resume to the same results."""
 
 import json
 import shutil
@@ -103,7 +103,7 @@ def test_what_a_run_writes(whole, capsys):
     (reports.Metrics, 'write', 5),  # and of the second
     (Run, '_snapshot', 2),
     (Run, '_snapshot', 5),
-    (descent, '_step', 3),  # in the middle of a report
+    (descent, '_step', 3),  # between two reports
     (descent, '_step', 10),
 ])
 def test_interrupted_and_continued(problem, whole, tmp_path, monkeypatch, owner, name, at):
@@ -233,7 +233,7 @@ def test_a_lost_config_comes_back(problem, copied):
     directory, _ = copied
     (directory / 'config.json').unlink()
     newer = directory / 'checkpoints' / 'last' / '99' / workdir.PAST
-    atomic.write_json(newer, {'step': 99})  # of another program: it has no copy of the config
+    atomic.write_json(newer, {'step': 99})  # Another program's: it has no copy of the config.
     with pytest.raises(UserError, match='seed: 0 there, 1 here'):
         experiment(problem, directory, config(seed=1))
     newer.unlink()

@@ -1,4 +1,4 @@
-"""Every kind of image file that people have, damaged ones too, and where crops are cut."""
+"""Image files of every format, damaged ones too, and the places of crops."""
 
 import os
 import subprocess

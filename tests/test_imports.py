@@ -1,4 +1,4 @@
-"""Imports only go down the list of the design: launch, experiments, cnnjax, and within it."""
+"""Imports only go down the list RANKS: launch, experiments, cnnjax, and the files within it."""
 
 import ast
 import subprocess

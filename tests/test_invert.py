@@ -1,4 +1,4 @@
-"""Inversion against the papers' codes written in NumPy, its table, its files, and resuming."""
+"""Inversion against the papers' code, written in NumPy; its table, files and resuming."""
 
 import json
 import re
@@ -266,7 +266,7 @@ def test_resumed_is_uninterrupted(use, tmp_path, monkeypatch):
     def killed(self, *arguments):
         report(self, *arguments)
         calls.append(arguments[0])
-        if len(calls) == 3:  # in the second stage
+        if len(calls) == 3:  # This is in the second stage.
             raise KeyboardInterrupt
     monkeypatch.setattr(run.Run, '_report', killed)
     with pytest.raises(KeyboardInterrupt):

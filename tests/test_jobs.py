@@ -1,4 +1,4 @@
-"""Jobs: in this process, in a process of their own, on a Slurm that is a handful of scripts."""
+"""Jobs in this process, in another process, and on a Slurm that a few scripts imitate."""
 
 import os
 import pickle
@@ -24,10 +24,10 @@ from configs import reproduce
 from experiments import reproduce as reproduction
 from experiments import train
 
-STEPS = 400  # of a training that takes seconds
+STEPS = 400  # The steps of a training that takes seconds.
 
-# What Slurm's commands do, as far as submitit relies on it. sbatch only notes the script: the tests
-# start it when and as often as they want.
+# Slurm's commands, as far as submitit relies on them. sbatch only notes the script; the tests start
+# it when and as often as they want.
 SLURM = {
     'sbatch': 'echo "$1" > "$SLURM_HOME/script"; echo "Submitted batch job 4242"',
     'scontrol': 'echo "$@" >> "$SLURM_HOME/requests"',
@@ -116,7 +116,7 @@ def test_here_and_debug_run_the_same_job(experiment, alone, tmp_path, capfd):
                               jobs.Job(noted(seed=1), str(tmp_path / executor), experiment)])
         assert capfd.readouterr().err == 'error: a b\n'
     assert [config.get('seed', 0) for config, _ in experiment.done] == [0, 0, 1] * 2
-    assert alone == [(None, None, None)]  # once in a process
+    assert alone == [(None, None, None)]  # only once in a process
 
 
 def test_a_job_holds_its_directory_while_it_runs(tmp_path):

@@ -1,4 +1,4 @@
-"""GoogLeNet, MobileNet, U-Net, fractional max-pooling, deep FractalNets; convolutions of the notes.
+"""GoogLeNet, MobileNet, U-Net, fractional max-pooling, deep FractalNets; the lecture notes' layers.
 
 The counts of parameters and multiply-adds are in test_models.py.
 """

@@ -25,7 +25,7 @@ def parse(monkeypatch):
     """launch.parse, of a command that is over after it."""
     def run(*arguments):
         argv = ['launch.py', *arguments]
-        monkeypatch.setattr(sys, 'argv', argv)  # which ml_collections reads
+        monkeypatch.setattr(sys, 'argv', argv)  # ml_collections reads it.
         return launcher.parse(argv)
 
     monkeypatch.chdir(ROOT)
@@ -141,7 +141,7 @@ def test_a_file_of_flags_that_is_missing_is_told_also_before_they_are_parsed():
 ])
 def test_help_lists_configs_and_fields(parse, arguments, code, lines, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '100')
-    monkeypatch.setattr(signal, 'signal', lambda *_: None)  # of the process of the tests
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)  # keeps this process's handlers
     with pytest.raises(SystemExit) as stopped:
         parse(*arguments)
     assert stopped.value.code == code

@@ -153,7 +153,7 @@ def test_batch_norm_keeps_nine_tenths_of_its_statistics():
     assert changed['batch_stats']['var'] == pytest.approx(0.9 + 0.1 * 340 / 15, rel=1e-6)
 
 
-@pytest.mark.parametrize('backend', ['cpu', 'gpu'])  # which sum in other ways
+@pytest.mark.parametrize('backend', ['cpu', 'gpu'])  # They sum differently.
 @pytest.mark.parametrize('affine', [True, False])
 def test_the_gradient_of_batch_norm_is_that_of_flax(monkeypatch, backend, affine):
     x = random(6, 5, 4, 3)
@@ -222,7 +222,7 @@ def test_relu_and_its_gradient_are_those_of_flax():
     np.testing.assert_array_equal(layers.relu(x), nn.relu(x))
     gradient = jax.grad(lambda x, relu: (relu(x) * jnp.arange(1.0, 8)).sum())
     np.testing.assert_array_equal(gradient(x, layers.relu), gradient(x, nn.relu))
-    nan = jnp.array([jnp.nan])  # a number that is none is not hidden
+    nan = jnp.array([jnp.nan])  # NaN is not hidden.
     assert jnp.isnan(layers.relu(nan)).all()
     np.testing.assert_array_equal(gradient(nan, lambda x: layers.relu(x)[0]), 28)
 

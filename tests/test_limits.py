@@ -1,4 +1,4 @@
-"""What a config may hold: every kind of limit refuses what is outside, and names the field."""
+"""Every kind of limit refuses values outside it and names the field."""
 
 import pytest
 

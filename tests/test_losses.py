@@ -72,7 +72,7 @@ def test_top_k_error_is_one_value_per_example_in_float32():
     ([2, 2, 1, 0], [1, 0, 0, 0]),  # a tie for the first place counts as the second
     ([1, 1, 1, 1], [1, 1, 1, 0]),  # a constant output
     ([0, 1, 2, 3], [1, 1, 1, 0]),  # the last, but there are only four
-    ([2, np.nan, 1, 0], [1, 0, 0, 0]),  # not a number is never beaten
+    ([2, np.nan, 1, 0], [1, 0, 0, 0]),  # NaN counts as larger
     ([np.nan, 2, 1, 0], [1, 1, 1, 0]),
     ([np.nan] * 4, [1, 1, 1, 0]),
     ([np.inf] * 4, [1, 1, 1, 0]),

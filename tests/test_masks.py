@@ -1,4 +1,4 @@
-"""Folders of pictures with masks: what is read, and what is said of those that do not fit."""
+"""Folders of pictures with masks: what is read, and the errors for masks that do not fit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What does not fit into the memory is refused before it is tried."""
+"""What does not fit in memory is refused before it is tried."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The microscope: what it writes, how it goes on after a kill, and its pages in a real browser."""
+"""The microscope: its files, resuming after a kill, and its pages in a real browser."""
 
 import json
 import os
@@ -187,7 +187,7 @@ def test_killed_and_started_again_it_makes_what_is_missing(source, written, tmp_
 
     made = noted(monkeypatch)
     monkeypatch.setattr(microscope, 'write_units', whole)
-    monkeypatch.setattr(strongest, 'search', None)  # strongest.npz is there
+    monkeypatch.setattr(strongest, 'search', None)  # strongest.npz exists already
     microscope.run(config(source), tmp_path)
     # Four at a time, as in a run that is not killed: the two that are left are filled up.
     assert made == [('pool', 1, [4, 5, 4, 5]), ('fc', 1, [0, 1, 2, 3, 4, 5, 4, 5]),
@@ -621,7 +621,7 @@ def test_what_is_missing_or_damaged_is_said_in_the_browser(driver, written, tmp_
         pages.driver.get((directory / 'index.html').as_uri())
         pages.until("document.querySelector('h1')?.textContent === 'Cannot be shown'")
         assert 'data/manifest.js is missing or damaged' in pages.one('#main').text
-    pages.errors()  # of the browser, for the files that are missing
+    pages.errors()  # the browser's errors about missing files
 
 
 def test_names_of_classes_are_text(driver, written, tmp_path):

@@ -1,4 +1,4 @@
-"""The networks against the counts of their papers, and the order of things in them by hand."""
+"""The networks against their papers' counts, and the order of their operations, written by hand."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ from cnnjax import convolution, layers, models
 from cnnjax.errors import UserError
 
 TRUNK = {'hidden': (), 'num_classes': 10}  # VGG on 32 x 32 images: its convolutions and one layer
-WIDTHS = (16, 32, 64, 128, 128)  # of FractalNet's table of ultra-deep networks
+WIDTHS = (16, 32, 64, 128, 128)  # Those of FractalNet's table of ultra-deep networks.
 
 # Name, fields, side of the images; parameters (batch normalization's scale and bias included, its
 # statistics not), the same with 100 classes instead of 10; multiply-adds of the convolutions and
@@ -316,7 +316,7 @@ VGG11 = ('conv1_1 relu1_1 pool1 conv2_1 relu2_1 pool2 conv3_1 relu3_1 conv3_2 re
 ])
 def test_taps_are_a_dict_in_forward_order(name, expected):
     net, variables, *_ = run(name)
-    seen = []  # from inside the trace: what leaves it has its keys sorted
+    seen = []  # Filled inside the trace: jax sorts the keys of a returned dict.
     jax.eval_shape(lambda: seen.append(net.apply(variables, images(name))[1]))
     assert type(seen[0]) is dict
     assert list(seen[0]) == expected.split()

@@ -1,4 +1,4 @@
-"""The optimizer against recurrences of one number, written out by hand."""
+"""The optimizer against scalar recurrences, written out by hand."""
 
 import jax
 import jax.numpy as jnp

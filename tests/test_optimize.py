@@ -1,4 +1,4 @@
-"""The loop that optimizes images: resumed, batched, split over devices, and what it refuses."""
+"""The loop that optimizes images: resuming, batches, several devices, and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ from cnnjax.trained import Trained
 SHAPE = (8, 8, 3)
 KEY = jax.random.key(0)
 PICTURES = np.float32(np.random.default_rng(0).random((3, *SHAPE)))
-OTHERS = np.roll(PICTURES, 1, 0)  # where to start: at a distance from the codes of PICTURES
-# An optimizer is compiled in, so that each is made once.
+OTHERS = np.roll(PICTURES, 1, 0)  # Starting points, far from the codes of PICTURES.
+# Programs contain their optimizer, so each optimizer is made only once.
 ADAM, MOMENTUM, LBFGS = optax.adam(0.05), optax.sgd(0.01, 0.9), optax.lbfgs(memory_size=3)
 
 
@@ -434,7 +434,7 @@ def test_full_layers_exist_at_the_size_of_training_only(name, fields, size, last
     trained = Trained(net, variables, Normalization(mean, mean + 1), (), shape, None)
 
     def names(size):
-        found = []  # in the order of the forward pass, which eval_shape forgets
+        found = []  # in the order of the forward pass, which eval_shape loses
         jax.eval_shape(lambda variables, images: found.extend(
             trained._replace(variables=variables).taps(images)),
             variables, jax.ShapeDtypeStruct((1, *size), jnp.float32))

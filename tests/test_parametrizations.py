@@ -1,4 +1,4 @@
-"""Parametrizations: there and back, hand values, the statistics of their noise."""
+"""Parametrizations: round trips, values computed by hand, the statistics of their noise."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a unit sees of an image, and projections against gradients."""
+"""A unit's patch of an image, and projections against gradients."""
 
 import jax
 import numpy as np

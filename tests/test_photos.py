@@ -1,4 +1,4 @@
-"""The photographs as a data set, the recipe that learns them, and the network that comes of it."""
+"""The photographs as a data set, their recipe, and the network embedded from it."""
 
 import math
 import pathlib

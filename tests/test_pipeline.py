@@ -280,7 +280,7 @@ def test_a_stream_reads_a_little_ahead(threads, batch_size, ahead):
     deadline = time.monotonic() + 60
     while len(gated.reads) < 2 * batch_size + ahead and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(0.1)  # for those that read too much
+    time.sleep(0.1)  # gives threads time to read too much
     assert len(gated.reads) == 2 * batch_size + ahead
 
 
@@ -375,7 +375,7 @@ if __name__ == '__main__':
     print(len(next(stream.train_batches(4, 0))['label']), flush=True)
     os.kill(os.getpid(), 9)
 '''
-    # Returns when nobody is left who could write.
+    # Returns when no writer is left.
     result = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
                             timeout=60, cwd=Path(__file__).parents[1])
     assert (result.returncode, result.stdout) == (-signal.SIGKILL, '4\n'), result.stderr

@@ -1,4 +1,4 @@
-"""Figures: what text in them may hold."""
+"""Figures: any text can be drawn."""
 
 import numpy as np
 import pytest

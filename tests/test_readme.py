@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/ are real: flags parse, files exist, CI runs the tests."""
+"""The commands in the README and docs/ work: flags parse, files exist, CI runs the tests."""
 
 import ast
 import json
@@ -32,7 +32,7 @@ def commands(page):
 
 LAUNCHES = dict.fromkeys(line[line.index('launch.py'):] for page in PAGES
                          for line in commands(page) if 'launch.py' in line)
-# In a process for each command, since flags are parsed once in one; these all have the imports.
+# Each command is parsed in a forked process, since a process parses flags only once.
 PARSE = """
 import json, os, sys
 import launch

@@ -1,4 +1,4 @@
-"""Receptive fields against the footprint of the gradient, and those that were published."""
+"""Receptive fields against the footprint of the gradient, and against published ones."""
 
 import math
 
@@ -70,7 +70,7 @@ class Crooked(nn.Module):
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None)
 def test_receptive_fields_are_the_footprints_of_the_gradient(net, shape, monkeypatch):
     """With positive weights, and without maxima, every pixel that is seen has a gradient."""
-    monkeypatch.setattr(layers, '_larger', jnp.maximum)  # of which both share the gradient
+    monkeypatch.setattr(layers, '_larger', jnp.maximum)  # Both arguments share its gradient.
     net = net.clone(**{field: value for field, value in (
         ('relu', lambda x: x), ('pool', layers.average_pool)) if hasattr(net, field)})
     variables = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), jax.eval_shape(

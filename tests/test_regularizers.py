@@ -1,4 +1,4 @@
-"""Regularizers against hand values and numpy sentences."""
+"""Regularizers against values computed by hand and against numpy."""
 
 import jax
 import jax.numpy as jnp

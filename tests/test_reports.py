@@ -1,4 +1,4 @@
-"""Rows that are on disk at once, and damaged ones."""
+"""Rows of metrics are on disk at once; damaged rows are reported."""
 
 import pytest
 

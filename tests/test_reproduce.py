@@ -1,4 +1,4 @@
-"""The reproduction of a paper's row: resumable, every number in the table, the sources named."""
+"""Reproducing a paper's row: it resumes, and its table has every number and the sources."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The ReLU's backward rules: each by its formula, and whole networks against the projections
+"""The ReLU's backward rules, each against its formula, and whole networks against projections
 written out in NumPy, with switches, unpooling and transposed filters."""
 
 import flax.linen as nn
@@ -23,7 +23,7 @@ def back(relu, x=X, g=G):
     ('gradient', [[0, 0, 0, -8], [0, 0, 0, 0], [1, -2, 0, 4]]),
     ('deconvnet', [[5, 0, 0, 0], [1, 0, 3, 0], [1, 0, 0, 4]]),
     ('guided', [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 4]]),
-    # The second example is dead: what would raise x passes.
+    # The second example is dead, so gradients that would raise x pass.
     ('redirected', [[0, 0, 0, -8], [0, -2, 0, -4], [1, -2, 0, 4]]),
 ])
 def test_rules_by_hand(name, expected):

@@ -1,5 +1,5 @@
-"""The collectives of compiled programs, exactly; the model of their time, by hand and by others'
-measurements; and the experiment that writes both."""
+"""The exact collectives of compiled programs; the model of their time against values computed by
+hand and published measurements; and the experiment that writes both."""
 
 import functools
 import json
@@ -192,7 +192,7 @@ def test_the_own_cluster_and_the_utilization(config):
     ('parallel', 'jit,threads', "parallel='threads' is none of 'shard_map', 'pmap', 'jit'")])
 def test_what_does_not_fit_is_refused_at_once(config, tmp_path, monkeypatch, field, value, message):
     config.measured = ''
-    monkeypatch.setattr(scaling, 'compiled', None)  # which takes long
+    monkeypatch.setattr(scaling, 'compiled', None)  # It takes long.
     config[field] = value
     with pytest.raises(UserError, match=message):
         scaling.run(config, tmp_path)

@@ -1,4 +1,4 @@
-"""Segmentation: golden values, and U-Net trained by the one trainer on a folder of masks."""
+"""Segmentation: golden values, and a U-Net trained on a folder of masks."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Layers and channels that a text names."""
+"""Selecting layers and channels by a text."""
 
 import pytest
 
@@ -25,6 +25,6 @@ def test_the_layers_of_maps():
     rows = {row.name: row for row in summary.summarize(net, (16, 16, 3)).rows}
     shapes = {name: row.shape for name, row in rows.items() if row.shape is not None}
     names = selection.maps(rows, shapes, 20)
-    assert 'conv2_1' in names  # of blocks, their outputs
+    assert 'conv2_1' in names  # the output of a block
     assert not any('/' in name for name in names)
     assert 'pool' not in names  # without positions

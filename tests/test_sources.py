@@ -1,4 +1,4 @@
-"""The digits of scikit-learn, and folders of photographs with all that people leave in them."""
+"""scikit-learn's digits, and folders of photographs with stray files in them."""
 
 import hashlib
 import os

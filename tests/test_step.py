@@ -1,4 +1,4 @@
-"""One update and one evaluation: on one device, on four, by every way to map them."""
+"""One update and one evaluation, on one device and on four, in every way of mapping them."""
 
 import functools
 

@@ -15,7 +15,7 @@ from cnnjax.trained import Trained
 
 SHAPE = (12, 8, 3)
 LAYERS = ('relu1_1', 'conv2_2', 'pool2', 'fc8')
-CLASSES = ('zero', 'one', 'two', 'none')  # there is no image of the last
+CLASSES = ('zero', 'one', 'two', 'none')  # The last class has no image.
 
 
 def resident(images, labels, classes=CLASSES):
@@ -234,7 +234,7 @@ def test_a_damaged_file_is_said_and_made_anew(found, origin, tmp_path, capsys):
         if loaded is None:
             assert said.startswith(f'{path} does not hold the strongest images of units: '), what
             assert said.endswith('; it is made anew\n'), what
-        else:  # of the zip archive a field that says nothing of its content
+        else:  # a field of the zip archive that does not affect its contents
             assert isinstance(what, int), what
             for one, other in zip(loaded['fc8'], found['fc8'], strict=True):
                 np.testing.assert_array_equal(one, other, err_msg=str(what))

@@ -38,7 +38,7 @@ MULTIPLY_ADDS = {
     'vgg16_bn': 15_470_264_320, 'vgg16c': 11_770_888_192, 'vgg16c_bn': 11_770_888_192,
     'vgg19': 19_632_062_464, 'vgg19_bn': 19_632_062_464,
 }
-ROUNDED = {  # in millions, where no exact figure was published
+ROUNDED = {  # In millions, if no exact number was published.
     'allcnn_a_base': 138.7, 'allcnn_a': 181.1, 'allcnn_b_base': 157.6, 'allcnn_b': 200.0,
 }
 VARIANTS = [  # name, fields, image's side, multiply-adds

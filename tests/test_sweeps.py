@@ -1,4 +1,4 @@
-"""Sweeps: every run in its directory, mistakes told before anything starts, one table."""
+"""Sweeps: a directory for each run, mistakes found before anything starts, and one table."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""Files of others: torch's checkpoints, whole or wrapped, and what in them is refused.
+"""Torch's checkpoint files, plain or wrapped, and what in them is refused.
 
-torch is no dependency of the tests: its place takes a module that unpickles nothing either.
+The tests do not need torch: a small module that also unpickles nothing replaces it.
 """
 
 import argparse

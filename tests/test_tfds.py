@@ -1,4 +1,4 @@
-"""Data sets prepared from tiny archives in the real formats, then read: all without TensorFlow."""
+"""Data sets are prepared from tiny archives in the real formats and read, without TensorFlow."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Many items by several threads."""
+"""A function called for many items in several threads."""
 
 import pytest
 

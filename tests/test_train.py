@@ -1,4 +1,4 @@
-"""A run from its config to its artefacts: resumed bit for bit, refused when it does not fit."""
+"""A run from its config to its files: it resumes bit for bit, and refuses what does not fit."""
 
 import json
 import re
@@ -77,7 +77,7 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys):
     assert len(rows(tmp_path)) == 6
 
 
-@pytest.mark.parametrize('stop', [2, 3, 5])  # at a checkpoint, at an evaluation, after a checkpoint
+@pytest.mark.parametrize('stop', [2, 3, 5])  # a checkpoint, an evaluation, after a checkpoint
 def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, stop):
     """With everything random that there is: augmentation, dropout, drop-path."""
     config = changed(tiny, model__name='fractalnet20', model__widths=(4, 4), model__columns=2,

@@ -1,4 +1,4 @@
-"""What a trained network takes: images in [0, 1] or uint8; for anything else it has one line."""
+"""A trained network takes images in [0, 1] or uint8, and gives one line about anything else."""
 
 import json
 import re
@@ -176,7 +176,7 @@ def test_the_shapes_of_taps_are_those_of_taps(network, sized, images):
     for each in (network, sized):
         taps = each.taps(images)
         shapes = each.tap_shapes()
-        assert list(shapes) == list(taps)  # in forward order, which jax forgets
+        assert list(shapes) == list(taps)  # in forward order, which jax would lose
         assert shapes == {name: tap.shape[1:] for name, tap in taps.items()}
     assert 'fc' not in sized.tap_shapes((9, 9, 3))
     abstract = network._replace(variables=jax.eval_shape(lambda: network.variables))

@@ -1,4 +1,4 @@
-"""Transforms against numpy and scikit-image; identities, shapes, gradients, chance."""
+"""Transforms against numpy and scikit-image: identities, shapes, gradients, randomness."""
 
 import jax
 import numpy as np

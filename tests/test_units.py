@@ -1,4 +1,4 @@
-"""Images that excite units: scores, independence of chunks, dead units, sizes, errors."""
+"""Images that excite units: scores, independence of chunks, dead units, sizes and errors."""
 
 import re
 
@@ -126,7 +126,7 @@ def test_photographs_get_frequencies_and_others_pixels(trained):
 
 
 def test_the_size_is_twice_the_receptive_field(trained):
-    assert units.image_size(trained, 'relu1_1') == (32, 32)  # not 6
+    assert units.image_size(trained, 'relu1_1') == (32, 32)  # and not 6
     assert units.image_size(trained, 'fc8') == (48, 48)
     vgg = models.create('vgg16', num_classes=2)  # fields of Simonyan & Zisserman's layers
     large = trained._replace(net=vgg, image_shape=(224, 224, 3), variables=jax.eval_shape(
@@ -134,7 +134,7 @@ def test_the_size_is_twice_the_receptive_field(trained):
     assert units.image_size(large, 'relu3_3') == (80, 80)
     assert units.image_size(large, 'relu4_3') == (184, 184)
     assert units.image_size(large, 'relu5_3') == (224, 224)
-    alexnet = models.create('alexnet', num_classes=2)  # whose pools need more than 32 pixels
+    alexnet = models.create('alexnet', num_classes=2)  # Its pools need more than 32 pixels.
     sides = alexnet.image_shape
     large = trained._replace(net=alexnet, image_shape=sides, variables=jax.eval_shape(
         alexnet.init, jax.random.key(0), jnp.zeros((1, *sides))))

@@ -1,4 +1,4 @@
-"""A network in a file of the user's own trains, resumes, loads and is looked at like ours."""
+"""A network in the user's own file is trained, resumed, loaded and visualized like ours."""
 
 import json
 

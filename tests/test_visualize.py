@@ -1,4 +1,4 @@
-"""The command that looks inside a network: figures, numbers, an interrupted run, errors."""
+"""The experiment visualize: its figures, numbers, resuming and errors."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Weights: equality with timm and torchvision, names, round trips, and what is refused.
+"""Weights: the same results as timm and torchvision, names, round trips, and errors.
 
 The reference values were computed by tests/golden/make.py.
 """
@@ -21,7 +21,7 @@ from tests.golden import compare, make
 NAMES = compare.names()
 MAPPED = sorted(name for counterpart in counterparts.COUNTERPARTS for name in counterpart.networks)
 IDENTITY = Normalization(np.float32([0]), np.float32([1]))
-TINY = {'widths': (4, 4, 4), 'blocks': (1, 2, 1)}  # of resnet20
+TINY = {'widths': (4, 4, 4), 'blocks': (1, 2, 1)}  # A small resnet20.
 
 
 @pytest.fixture(scope='module')
@@ -98,7 +98,7 @@ def test_names_and_shapes_are_theirs(name):
 @pytest.mark.parametrize('case', make.CASES)
 def test_round_trip_with_their_names(case, tmp_path):
     name, fields, _ = make.CASES[case]
-    fields = {'relu': 'relu6'} | fields if case == 'mobilenet' else fields  # as timm has it
+    fields = {'relu': 'relu6'} | fields if case == 'mobilenet' else fields  # as in timm
     network, path = drawn(name, num_classes=3, **fields), tmp_path / 'weights.safetensors'
     weights.save(network, path)
     expected = {key: shape for key, shape in NAMES[f'case/{case}'].items()

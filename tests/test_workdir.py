@@ -1,4 +1,4 @@
-"""Working directories: one experiment, one writer, and nothing lost or half written."""
+"""Working directories have one experiment and one writer; nothing is lost or half written."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def test_a_run_that_failed_at_once_holds_nothing(start, tmp_path):
 
     assert not start('style', tmp_path, run=refuse)
     assert os.listdir(tmp_path) == ['lock']
-    workdir.write_config(tmp_path, config('style'))  # as one that was killed at once
+    workdir.write_config(tmp_path, config('style'))  # as a run that was killed at its start
     assert start('train', tmp_path)
     assert workdir.read_config(tmp_path).experiment == 'train'
     assert not start('style', tmp_path)
@@ -188,7 +188,7 @@ def test_what_killed_writers_leave_is_removed(tmp_path):
     atomic.write_text(path, 'whole')
     workdir.write_config(tmp_path, config())
     (tmp_path / '.notes.part').write_text('of somebody else')
-    other = tmp_path / 'another run' / '.config.json.1.part'  # which may be writing it now
+    other = tmp_path / 'another run' / '.config.json.1.part'  # That run may be writing it.
     with workdir.claim(other.parent, config()):
         other.write_text('half')
     assert subprocess.run([sys.executable, '-c', KILLED, path]).returncode == -9

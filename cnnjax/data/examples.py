@@ -109,7 +109,7 @@ class Subset(Sequence):
     shows the very pixels from which a crop was computed."""
 
     examples: Sequence
-    places: Sequence[int] | np.ndarray  # of these examples in the source
+    places: Sequence[int] | np.ndarray  # where these examples are in the source
 
     def __len__(self) -> int:
         return len(self.places)

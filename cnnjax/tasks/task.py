@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-# What a loss and an evaluation of a batch return, see Task.
+# The results of a loss and of an evaluation of a batch, see Task.
 LossAndMetrics = tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
 Observed = tuple[dict[str, jax.Array], dict[str, jax.Array]]
 
