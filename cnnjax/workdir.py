@@ -230,10 +230,12 @@ def _tuples(value) -> Any:
 def differences(saved: ml_collections.ConfigDict,
                 config: ml_collections.ConfigDict) -> dict[str, tuple[Any, Any]]:
     """{field: (saved value, new value)} of the fields that may change the trained parameters."""
-    before, now = (traverse_util.flatten_dict(c.to_dict(), sep='.') for c in (saved, config))
-    for values in (before, now):
-        if name := values.get('model.name'):  # the file of a user's own network may have moved
-            values['model.name'] = user_network.short(name)
+    def values(config):
+        flat: dict[str, Any] = traverse_util.flatten_dict(config.to_dict(), sep='.')
+        name = flat.get('model.name')  # the file of a user's own network may have moved
+        return flat | ({'model.name': user_network.short(name)} if name else {})
+
+    before, now = values(saved), values(config)
     pairs = {name: (before.get(name), now.get(name))
              for name in {**before, **now} if name not in REPORTING}
     return {name: (then, value) for name, (then, value) in pairs.items() if then != value}

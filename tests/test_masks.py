@@ -87,7 +87,7 @@ def change(file, text=None, size=None, mode='L'):
     (change('masks/a.png', 'x'), r'masks/a\.png is not a readable image'),
     (change('masks/a.png', size=(4, 3), mode='RGB'), r'masks/a\.png has the mode RGB: a mask is'),
     (change('masks/a.png', size=(5, 3)), r'position 0 has 3 x 4 pixels, its mask \[3, 5\]'),
-    (change('masks/a.png', size=(4, 3)), 'the mask of the image at position 0 has the class 9: the 3 classes'),
+    (change('masks/a.png', size=(4, 3)), 'mask of the image at position 0 has the class 9: the 3'),
     (change('../classes.txt'), r'classes\.txt is not there: it names the classes'),
     (change('../classes.txt', 'a\na\n'), r'classes\.txt has 1 different names in 2 lines')])
 def test_what_does_not_fit_is_named(scenes, apply, message):
@@ -116,6 +116,25 @@ def test_classes_in_another_order_change_the_masks(scenes):
     matched = data.matched(source, ('dog', 'background', 'cat', 'cow'))
     table = {0: 1, 1: 2, 2: 0, geometry.IGNORE: geometry.IGNORE}
     np.testing.assert_array_equal(matched.examples[0]['mask'], np.vectorize(table.get)(MASK))
+
+
+def test_pictures_that_are_turned_or_have_one_name_are_refused(scenes):
+    """A mask does not say whether it is turned too, nor which of two pictures it belongs to."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = scenes / 'train' / 'images' / 'a.jpg'
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(UserError, match=r'a\.jpg has the EXIF orientation 3'):
+        data.Resident(data.load('folder', 'train', str(scenes), target='mask'), data.Crops())
+    Image.open(path).save(path.with_suffix('.png'))
+    with pytest.raises(UserError, match=r'a\.jpg and .*a\.png|a\.png and .*a\.jpg'):
+        data.load('folder', 'train', str(scenes), target='mask')
+
+
+def test_masks_without_a_picture_are_counted(scenes, capsys):
+    Image.fromarray(MASK).save(scenes / 'train' / 'masks' / 'lonely.png')
+    data.load('folder', 'train', str(scenes), target='mask')
+    assert 'left out: 1 masks without a picture' in capsys.readouterr().out
 
 
 def test_a_mask_is_read_without_its_picture(scenes):

@@ -179,7 +179,7 @@ def test_crops_that_cannot_be(make, crops, message):
 def test_a_label_without_a_class_is_found(make, label):
     examples = source(6)
     examples.examples[4]['label'] = label
-    with pytest.raises(UserError, match=f'the label of the image at position 4 has the class {label}: the 3 cl'):
+    with pytest.raises(UserError, match=f'image at position 4 has the class {label}: the 3'):
         take(make(examples, CROPS).train_batches(6, 0), 1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import data, evaluate, parallel, reports, step, tasks, train, trained
+from cnnjax import data, evaluate, parallel, reports, step, tasks, train, trained, weights
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from configs import base
@@ -202,6 +202,21 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     results = evaluate.evaluate(network, source, batch_size=3)
     assert results['count'] == 10
     assert results['error'] == pytest.approx(last['test/error'])
+
+    weights.save(network, tmp_path / 'weights.safetensors')  # which know their task
+    again = trained.load(tmp_path / 'weights.safetensors')
+    assert again.task == 'segment'
+    results = evaluate.evaluate(again, data.Resident(source, data.Crops()))
+    assert results['error'] == pytest.approx(last['test/error'])
+    with pytest.raises(UserError, match='these weights are no run'):
+        evaluate.evaluate(again, source)
+    labelled = data.from_arrays(np.zeros((2, 16, 16, 3), np.uint8), CLASSES, label=[0, 1])
+    for call in (lambda: evaluate.evaluate(network, labelled),
+                 lambda: train.train(config, tmp_path / 'other', {'train': labelled,
+                                                                  'test': labelled})):
+        with pytest.raises(UserError, match='task=segment learns from a mask for each image, and '
+                                            'the examples have only image, label'):
+            call()
 
     from configs import evaluate as evaluate_config
     asked = evaluate_config.get_config()

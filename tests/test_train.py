@@ -367,8 +367,15 @@ def test_data_of_your_own(tiny, tmp_path, monkeypatch):
         train.train(tiny, tmp_path / 'other', {'train': sources['train']})
     with pytest.raises(UserError, match='the data was given in Python'):
         data.load(network.config.dataset, 'test')
-    for array, kind, message in ((images / 255, labels, 'images are uint8'),
-                                 (images, labels[:3], '80 images, but 3 of label'),
-                                 (images, labels / 2, 'classes are whole numbers')):
+    masks = np.zeros((80, 8, 8), int)
+    for array, targets, message in (
+            (images / 255, {'label': labels}, 'images are uint8'),
+            (images[:0], {'label': labels[:0]}, 'images are uint8'),
+            (images, {'label': labels[:3]}, r'label is \[3\], and \[80\] for images'),
+            (images, {'label': labels[:, None]}, r'label is \[80, 1\], and \[80\] for images'),
+            (images, {'labels': labels}, "'label' or a 'mask', not 'labels'"),
+            (images, {'mask': masks + 300}, 'a mask has the number 300'),
+            (images, {'label': labels / 2}, 'classes are whole numbers')):
         with pytest.raises(UserError, match=message):
-            data.from_arrays(array, ('dark', 'bright'), label=kind)
+            data.from_arrays(array, ('dark', 'bright'), **targets)
+    assert data.from_arrays(images, 'ab', mask=masks).examples[0]['mask'].dtype == np.uint8
