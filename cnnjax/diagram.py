@@ -29,7 +29,6 @@ class Node(NamedTuple):
 def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
     """Draws the rows of a summary (`summary.fold` it first) to a PNG file."""
     from matplotlib.figure import Figure  # here, because the import takes half a second
-    from matplotlib.patches import Patch
 
     nodes = graph(summary)
     columns = columns_of(nodes)
@@ -44,17 +43,7 @@ def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
     ranks = [sorted((node for node in nodes if columns[node.name] == rank), key=reach, reverse=True)
              for rank in range(max(columns.values()) + 1)]
     single = all(len(members) == 1 for members in ranks)
-    places, x, between = {}, 0.0, 1.05
-    for members in ranks:
-        heights = [sizes[node.name][0] * (1 + SLANT) for node in members]
-        y = (sum(heights) + between * (len(members) - 1)) / 2
-        for node, height in zip(members, heights, strict=True):
-            places[node.name] = (x, y - height / 2)  # left side, middle of the front and its depth
-            y -= height + between
-        x += GAP + max(sizes[node.name][1] + depth_of(node, sizes[node.name][0])
-                       for node in members)
-        if not single:
-            x = max(x, places[members[0].name][0] + 0.95) + GAP / 2
+    places, x = _arranged(ranks, sizes)
     top = max(y + sizes[name][0] * (1 + SLANT) / 2 for name, (_, y) in places.items())
     bottom = min(y - sizes[name][0] * (1 + SLANT) / 2 for name, (_, y) in places.items())
 
@@ -93,6 +82,32 @@ def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
             label = re.sub(r'[_/](?=[a-z])', '\n', node.label)
             axes.text(center, low - 0.06, f'{label}\n{shape}', va='top', ha='center',
                       fontsize=0.72 * font, linespacing=1.15)
+    _entitle(figure, summary, dict.fromkeys(node.kind for node in nodes))
+    plots.save(figure, path)
+
+
+def _arranged(ranks, sizes):
+    """({layer: (left side, middle of the front and its depth)}, the width of them all); `ranks` are
+    the layers of each column, from the top down."""
+    places: dict[str, tuple[float, float]] = {}
+    x, between = 0.0, 1.05
+    for members in ranks:
+        heights = [sizes[node.name][0] * (1 + SLANT) for node in members]
+        y = (sum(heights) + between * (len(members) - 1)) / 2
+        for node, height in zip(members, heights, strict=True):
+            places[node.name] = (x, y - height / 2)
+            y -= height + between
+        x += GAP + max(sizes[node.name][1] + depth_of(node, sizes[node.name][0])
+                       for node in members)
+        if any(len(others) > 1 for others in ranks):
+            x = max(x, places[members[0].name][0] + 0.95) + GAP / 2
+    return places, x
+
+
+def _entitle(figure, summary, kinds):
+    """Writes the name and the costs of a network above its diagram, and what the colours mean."""
+    from matplotlib.patches import Patch
+
     height, width = figure.get_figheight(), figure.get_figwidth()
     figure.text(0.25 / width, 1 - 0.2 / height, summary.name, va='top', fontsize=18,
                 fontweight='bold')
@@ -100,11 +115,9 @@ def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
                 f'{amount(summary.params)} parameters, '
                 f'{amount(summary.multiply_adds)} multiply-adds',
                 va='top', fontsize=12, color='0.3')
-    kinds = list(dict.fromkeys(node.kind for node in nodes))
     figure.legend(handles=[Patch(facecolor=COLORS[kind], edgecolor='0.3', label=kind)
                            for kind in kinds], loc='upper right', ncols=len(kinds), frameon=False,
                   fontsize=10, bbox_to_anchor=(1 - 0.15 / width, 1 - 0.1 / height))
-    plots.save(figure, path)
 
 
 def amount(number: float) -> str:

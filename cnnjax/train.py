@@ -1,11 +1,10 @@
-"""Training: builds its parts from a config, and runs the loop with checkpoints and reports."""
+"""Training: puts its parts together from a config, begins or resumes a run, and runs it."""
 
 import contextlib
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from cnnjax import (
     data,
     dataset,
     limits,
+    loop,
     models,
     optim,
     parallel,
@@ -177,8 +177,7 @@ def train(config: ConfigDict, directory: str | Path,
     if config.dtype == 'float16':  # only networks that were trained elsewhere may use it
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
                         "scaled against that; take 'bfloat16', which has the range of float32")
-    source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
-    cluster.agree(weights=source and trained.fingerprint(source))
+    source = starting_weights(config)
     config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
@@ -199,11 +198,7 @@ def train(config: ConfigDict, directory: str | Path,
         state = initial_state(config, training, source, mesh, new=not start)
         if start:
             state = checkpoints.restore(start, state)
-        if cluster.first():
-            workdir.write_config(directory, config)
-            workdir.write_environment(directory, user_network.digest(config.model.name))
-            if not (start and recorded):
-                dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
+        record(config, directory, None if start and recorded else sets, normalize)
         reports.recover(directory, past)
         if start == training.plan.steps:
             return resume.finished(directory, start)
@@ -215,8 +210,26 @@ def train(config: ConfigDict, directory: str | Path,
         with (reports.Metrics(directory, start, config, past) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
-            watch = Watch(checkpoints, metrics, progress, profile, preemption)
-            return loop(state, batches, update, evaluate, training.plan, watch)
+            services = loop.Services(checkpoints, metrics, progress, profile, preemption)
+            return loop.run(state, batches, update, evaluate, training.plan, services)
+
+
+def starting_weights(config: ConfigDict) -> trained.Trained | None:
+    """The network of config.init_from, the same in all processes; None if the field is empty."""
+    source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
+    cluster.agree(weights=source and trained.fingerprint(source))
+    return source
+
+
+def record(config: ConfigDict, directory: Path, sets: dataset.Sets | None,
+           normalize: data.Normalization) -> None:
+    """Writes what a run begins with: its config, its environment and, of new `sets`, the data."""
+    if not cluster.first():
+        return
+    workdir.write_config(directory, config)
+    workdir.write_environment(directory, user_network.digest(config.model.name))
+    if sets:
+        dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
 
 
 def initial_state(config: ConfigDict, training: Training, source: trained.Trained | None,
@@ -242,17 +255,9 @@ def run_keys(config: ConfigDict) -> jax.Array:
     return jax.random.split(jax.random.key(config.seed))
 
 
-class Update(NamedTuple):
-    """The compiled step. `call(state, batches)` makes one update for each of at most `size` batches
-    and returns the new state and the metrics."""
-
-    size: int
-    call: Callable
-
-
 def updater(config: ConfigDict, training: Training, train_set: data.Resident | data.Stream,
-            mesh: Mesh) -> Update:
-    """The Update of a run. A program has config.steps_per_call steps. If that is 0, it has one step
+            mesh: Mesh) -> loop.Update:
+    """The loop.Update of a run. A program has config.steps_per_call steps. If that is 0, it has one
     on the CPU or if batches are streamed, otherwise the steps up to a report, at most 100."""
     size = config.steps_per_call
     if not size:
@@ -270,104 +275,4 @@ def updater(config: ConfigDict, training: Training, train_set: data.Resident | d
         stacked = {name: np.stack([batch[name] for batch in padded], 1) for name in batches[0]}
         return mapped(state, resident, stacked, (key, np.int32(len(batches))))
 
-    return Update(size, call)
-
-
-class Watch(NamedTuple):
-    """The parts of a loop that save, show and stop the training."""
-
-    checkpoints: checkpoint.Checkpoints
-    metrics: reports.Metrics
-    progress: Progress
-    profile: Profile
-    preemption: cluster.Preemption
-
-
-def loop(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
-         evaluate: Callable[[Any], dict[str, float]], lengths: Plan,
-         watch: Watch) -> dict[str, Any]:
-    """Makes all steps from state.step to the end, and returns the last row. Between two reports it
-    never waits for the devices.
-
-    Args:
-      batches: an iterator that begins with the batch of the next step.
-      update: an Update.
-      evaluate: see evaluate.evaluator.
-      lengths: a Plan.
-      watch: a Watch.
-    """
-    done = start = int(state.step)
-    row: dict[str, Any] = {}
-    # The metrics since the last row; those of recent calls are still on the devices.
-    pending: list[Any] = [(1, values) for values in watch.metrics.pending]
-    while done < lengths.steps:
-        watch.profile.step(done - start, state)
-        count = min(update.size, lengths.until_due(done))
-        state, values = update.call(state, list(itertools.islice(batches, count)))
-        pending.append((count, values))
-        if done == start:
-            jax.block_until_ready(values)
-            watch.progress.compiled(count)
-        done += count
-        watch.progress.advance(count)
-        evaluating = lengths.due(done, lengths.eval_every)
-        saving = evaluating or lengths.due(done, lengths.checkpoint_every)
-        reporting = saving or lengths.due(done, lengths.report_every)
-        stopping = watch.preemption.reached()
-        if not (reporting or stopping):
-            continue
-        # A report never spans a checkpoint: a resumed run writes the same rows.
-        pending = fetched(pending)
-        check_finite(pending, done, lengths, watch.checkpoints)
-        error = None
-        if reporting:
-            row = report(pending, done, lengths, watch.progress.rate())
-            pending = []
-            if evaluating:
-                results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
-                row |= {f'test/{name}': value for name, value in results.items() if name != 'count'}
-                error = results['error']
-            watch.metrics.write(row)
-        if saving or stopping:
-            watch.checkpoints.save(done, state, error, watch.metrics.past(pending))
-        if reporting:
-            watch.progress.report(row)
-        if stopping:
-            stop(done, lengths, watch)
-    return row
-
-
-def fetched(pending: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Any]:
-    """The metrics of each step, as dicts of numbers, from [(number of steps, their metrics)]."""
-    return [{name: np.ravel(of_all)[i] for name, of_all in values.items()}
-            for count, values in jax.device_get(pending) for i in range(count)]
-
-
-def check_finite(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
-                 checkpoints: checkpoint.Checkpoints) -> None:
-    """Raises UserError if the metrics of the last steps up to step `done` are not finite."""
-    for i, values in enumerate(pending, done - len(pending) + 1):
-        if not all(map(np.isfinite, values.values())):
-            raise UserError(
-                f'step {i}: ' + ', '.join(f'{name} is {v}' for name, v in values.items())
-                + f'. Lower learning_rate (it was {np.asarray(lengths.rate(i - 1)):g}) or warm up; '
-                + (f'checkpoint {checkpoints.latest()} in {checkpoints.directory} is intact'
-                   if checkpoints.latest() else 'there is no checkpoint before it'))
-
-
-def report(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
-           images_per_second: float | None) -> dict[str, Any]:
-    """The row of metrics.jsonl after `done` steps, with the mean metrics since the last row."""
-    row = {'step': done, 'epoch': done / lengths.steps_per_epoch,
-           'learning_rate': float(np.asarray(lengths.rate(done - 1))),
-           **{f'train/{name}': float(np.mean([values[name] for values in pending]))
-              for name in pending[0]}}
-    return row | ({'images_per_second': images_per_second} if images_per_second else {})
-
-
-def stop(done: int, lengths: Plan, watch: Watch) -> NoReturn:
-    """Ends the process of a preempted run after its checkpoint is written."""
-    watch.checkpoints.wait()
-    watch.progress.print(f'asked to stop: saved after step {done} of {lengths.steps}; the same '
-                         'command goes on from there')
-    watch.preemption.leave()
+    return loop.Update(size, call)

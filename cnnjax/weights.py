@@ -82,7 +82,6 @@ def load(name: str | None, source: str | os.PathLike[str], **fields: Any) -> Wei
     elif counterpart:
         fields = counterpart.fields | fields
     scan, fields = fields.get('scan'), _without_scan(fields)
-
     with _building(name, fields, path):
         net = models.create(name, **fields)
     classes = about.get('label_names')

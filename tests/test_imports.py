@@ -17,6 +17,7 @@ RANKS = [
     ['cnnjax.jobs'],
     ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
+    ['cnnjax.loop'],
     ['cnnjax.evaluate', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
     ['cnnjax.images.descent', 'cnnjax.images.diagnosis'],

@@ -195,12 +195,7 @@ def iterate(problem: Problem, tx: optax.GradientTransformation, state: State, st
     if not (done or descent.searches(state.opt_state)):
         redirected = descent.with_redirected_rule(problem)
     if redirected and steps:
-        first = jax.tree.map(jnp.copy, state)
-        state, values, _ = program.advance(problem, state, 1)
-        asleep = values['gradient'][0] == 0
-        if asleep.any():
-            state, values, _ = program.advance(
-                problem, program.awaken(redirected, first, asleep), 1)
+        state, values = _first_step(program, problem, redirected, state)
         done, parts = 1, [values]
     while reported < steps and not stopped:
         end = min(reported - reported % every + every, steps)
@@ -215,6 +210,16 @@ def iterate(problem: Problem, tx: optax.GradientTransformation, state: State, st
                                               complaints[0], done, values))
         yield Report(done, state, values)
         reported, parts = done, []
+
+
+def _first_step(program, problem, redirected, state):
+    """The state and the values after the first step; images whose gradient is 0 are awakened."""
+    first = jax.tree.map(jnp.copy, state)
+    state, values, _ = program.advance(problem, state, 1)
+    asleep = values['gradient'][0] == 0
+    if asleep.any():
+        state, values, _ = program.advance(problem, program.awaken(redirected, first, asleep), 1)
+    return state, values
 
 
 def optimize(problem: Problem, tx: optax.GradientTransformation, steps: int, key: jax.Array, *,
