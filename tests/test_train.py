@@ -374,7 +374,7 @@ def test_data_of_your_own(tiny, tmp_path, monkeypatch):
             (images, {'label': labels[:3]}, r'label is \[3\], and \[80\] for images'),
             (images, {'label': labels[:, None]}, r'label is \[80, 1\], and \[80\] for images'),
             (images, {'labels': labels}, "'label' or a 'mask', not 'labels'"),
-            (images, {'mask': masks + 300}, 'a mask has the number 300'),
+            (images, {'mask': masks + 300}, 'the masks have numbers from 300 to 300'),
             (images, {'label': labels / 2}, 'classes are whole numbers')):
         with pytest.raises(UserError, match=message):
             data.from_arrays(array, ('dark', 'bright'), **targets)

@@ -96,9 +96,9 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
                             f'{list(images.shape)}: every image has one')
         if not np.issubdtype(array.dtype, np.integer):
             raise UserError(f'{name} is an array of {array.dtype}: classes are whole numbers')
-        for i in np.flatnonzero((array < 0) | (array > geometry.IGNORE)) if name == 'mask' else ():
-            raise UserError(f'a mask has the number {array.flat[i]}: classes are counted from 0, '
-                            f'and {geometry.IGNORE} is none')
+        if name == 'mask' and not 0 <= array.min() <= array.max() <= geometry.IGNORE:
+            raise UserError(f'the masks have numbers from {array.min()} to {array.max()}: classes '
+                            f'are counted from 0, and {geometry.IGNORE} is none')
         arrays[name] = array.astype(np.uint8) if name == 'mask' else array
     return Source(Arrays(arrays), tuple(map(str, classes)))
 
