@@ -186,7 +186,19 @@ class Checkpoints:
         return workdir.read_past(self.directory / str(step))
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state saved at `step`, with the shapes and the placement on devices of `like`."""
+        """The state saved at `step`, with the shapes and the placement on devices of `like`.
+
+        Raises:
+          UserError: the parameters have other names or shapes than those of `like`.
+        """
+        with self._reading(f'checkpoint {step}'):
+            saved = self._manager.item_metadata(step).tree.get('params', {})
+        theirs, own = ({path: array.shape for path, array in jax.tree.leaves_with_path(tree)}
+                       for tree in (saved, getattr(like, 'params', {})))
+        if own and theirs != own:
+            raise UserError(f'checkpoint {step} in {self.directory} is of another network than '
+                            'the config now describes: has the file of your network changed? Put '
+                            'it back, or take another workdir')
         with self._reading(f'checkpoint {step}'):
             return self._manager.restore(step, args=ocp.args.PyTreeRestore(
                 like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)))

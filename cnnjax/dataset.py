@@ -70,13 +70,17 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
       UserError: it is not what the run was trained on, or not the same in all processes.
     """
     splits = config.train_split, config.test_split
-    if sources and (missing := [split for split in splits if split not in sources]):
-        raise UserError(f'sources has no {missing[0]!r}: give a data.Source for each of {splits}')
     try:
-        sources = sources or {split: source(config, split) for split in splits}
+        if sources is None:
+            sources = {split: source(config, split) for split in splits}
     except data.Missing:
         cluster.agree(data='missing')
         raise
+    for split in splits:
+        if not isinstance(sources.get(split), data.Source):
+            raise UserError(f'sources has no data.Source for {split!r}: give one for each of '
+                            f'{splits}')
+        data.check_examples(sources[split].examples, split)
     identities = {split: data.identity(found) for split, found in sources.items()}
     cluster.agree(data={split: identity.summary() for split, identity in identities.items()})
     if recorded:
@@ -86,6 +90,9 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
         check_target(config.task, examples)
     if train_set.classes != test_set.classes:
         raise UserError('the training and the test set have different classes')
+    if train_set.image_shape[-1] != test_set.image_shape[-1]:
+        raise UserError(f'the training set has images of {train_set.image_shape}, the test set of '
+                        f'{test_set.image_shape}: bring them to one number of channels')
     return Sets(train_set, test_set, identities)
 
 

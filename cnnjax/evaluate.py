@@ -39,6 +39,9 @@ def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stre
                             'images: give a data.Resident or a data.Stream, with its data.Crops')
         prepared = dataset.prepare(network.config, data.matched(examples, network.classes))
     dataset.check_target(network.task, prepared)
+    if prepared.image_shape[-1] != network.image_shape[-1]:
+        raise UserError(f'images of {prepared.image_shape}: the network was trained on '
+                        f'{network.image_shape}')
     mesh = parallel.data_mesh(devices)
     task = tasks.create(network.task, network.net)
     run = evaluator(task, network.net, network.normalize, prepared, mesh, batch_size=batch_size)

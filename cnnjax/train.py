@@ -170,7 +170,7 @@ def train(config: ConfigDict, directory: str | Path,
         loss is no longer finite. Checkpoints are kept.
     """
     directory = Path(directory)
-    if sources:
+    if sources is not None:
         config = config.copy_and_resolve_references()
         config.dataset = data.FROM_PYTHON
     check(config)

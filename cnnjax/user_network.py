@@ -36,10 +36,10 @@ def short(name: str) -> str:
 
 
 def digest(name: str) -> str:
-    """The SHA-256 of the file of a user's own network; '' for a network of ours."""
-    if not is_named(name):
-        return ''
+    """The SHA-256 of the file of a user's own network; '' for one of ours, or that is not there."""
     path, _, _ = located(name).rpartition(':')
+    if not is_named(name) or not os.path.isfile(path):  # `load` says so
+        return ''
     with python_file.blamed(path):
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -100,10 +100,11 @@ def _checked(network, path):
             what = 'an array' if hasattr(result, 'shape') else f'a {type(result).__name__}'
             raise UserError(f'{name}.__call__ returns {what}: write {CALL}, the latter a dict '
                             '{name: activation}')
-        width = getattr(result[0], 'shape', (None,))[-1]
-        if width not in (None, self.num_classes):
-            raise UserError(f'{name} has {width} outputs for num_classes={self.num_classes}: make '
-                            'its last layer as wide as that field')
+        *batch, width = (None, *getattr(result[0], 'shape', ()))[-2:]
+        if not batch or width != self.num_classes:
+            raise UserError(f'{name} has outputs of {getattr(result[0], "shape", result[0])} for '
+                            f'num_classes={self.num_classes}: make its last layer as wide as that '
+                            'field')
         return result
 
     def image_shape(self):

@@ -16,9 +16,10 @@ def find(name):
     Raises:
       UserError: there is no such experiment; the message lists those that there are.
     """
-    modules = {path.stem: path.relative_to(FOLDER.parent).with_suffix('')
-               for path in sorted(FOLDER.rglob('*.py'))
-               if re.search(r'^def run\(', path.read_text('utf-8'), re.M)}
+    modules: dict[str, Path] = {}
+    for path in sorted(FOLDER.rglob('[a-z]*.py'), key=lambda path: (len(path.parts), path)):
+        if re.search(r'^def run\(', path.read_text('utf-8', 'replace'), re.M):
+            modules.setdefault(path.stem, path.relative_to(FOLDER.parent).with_suffix(''))
     if name not in modules:
         raise UserError(f"experiment='{name}' is none of {', '.join(sorted(modules))}"
                         f'{suggest(name, modules)}')

@@ -51,3 +51,14 @@ for name in ('skimage', 'sklearn', 'matplotlib.figure', 'tensorflow_datasets', '
     assert name not in sys.modules, name
 '''
     subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+
+
+def test_other_files_in_the_folder_change_nothing(tmp_path, monkeypatch):
+    """Such as copies that systems and people leave there."""
+    (tmp_path / 'old').mkdir()
+    for path in ('train.py', 'old/train.py'):
+        (tmp_path / path).write_text('def run(config, directory):\n    pass\n')
+    (tmp_path / '._train.py').write_bytes(b'\x00\x05\x16\x07\xff\ndef run(')
+    monkeypatch.setattr(experiments, 'FOLDER', tmp_path)
+    monkeypatch.syspath_prepend(tmp_path.parent)
+    assert experiments.find('train').__code__.co_filename == str(tmp_path / 'train.py')

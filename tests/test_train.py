@@ -360,10 +360,26 @@ def test_data_of_your_own(tiny, tmp_path, monkeypatch):
     assert results['count'] == 20
     assert results['error'] == pytest.approx(last['test/error'])
 
+    for given, message in (
+            ({}, "no data.Source for 'train'"),
+            ({**sources, 'test': (images, labels)}, "no data.Source for 'test'"),
+            ({**sources, 'test': data.Source([], ('dark', 'bright'))}, "'test' has no examples"),
+            ({**sources, 'test': data.Source([(images[0], 1)], ('dark', 'bright'))}, 'is no dict'),
+            ({**sources, 'test': data.from_arrays(images[..., :1], ('dark', 'bright'),
+                                                  label=labels)}, 'one number of channels'),
+            ({**sources, 'test': data.Source([{'image': images[0], 'label': [1]}],
+                                             ('dark', 'bright'))}, 'give a number'),
+            ({**sources, 'train': data.Source(
+                [{'image': images[0], 'label': 1}, {'image': images[1] / 255, 'label': 1}],
+                ('dark', 'bright'))}, 'the example at position 1 has another image')):
+        with pytest.raises(UserError, match=message):
+            train.train(changed(tiny, batch_size=2), tmp_path / 'refused', given)
+    assert not (tmp_path / 'refused' / 'config.json').exists()
+
     images[0] += 1
     with pytest.raises(UserError, match='not the data that its run was trained on'):
         train.train(tiny, tmp_path / 'run', sources)
-    with pytest.raises(UserError, match="sources has no 'test'"):
+    with pytest.raises(UserError, match="no data.Source for 'test'"):
         train.train(tiny, tmp_path / 'other', {'train': sources['train']})
     with pytest.raises(UserError, match='the data was given in Python'):
         data.load(network.config.dataset, 'test')

@@ -79,6 +79,12 @@ class WithoutTaps(WithoutTrain):
         return nn.Dense(10)(images.mean((1, 2)))
 
 
+class Scalar(MyNet):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(1)(images).mean(), {}
+
+
 class Fixed(WithoutTrain):
     @nn.compact
     def __call__(self, images, train=False):
@@ -167,6 +173,12 @@ def test_a_change_of_its_file_is_told(config, tmp_path, capsys):
     starts = json.loads((tmp_path / 'run' / 'environment.json').read_text())
     assert len({start['network'] for start in starts}) == 2
 
+    path.write_text(path.read_text().replace("name='fc'", "name='classifier'"))
+    with config.unlocked():
+        config.steps = 6
+    with pytest.raises(UserError, match='checkpoint 4 .* is of another network .* Put it back'):
+        train.train(config, tmp_path / 'run')
+
 
 def test_another_training_starts_from_it(config, tmp_path):
     train.train(config, tmp_path / 'run')
@@ -244,7 +256,8 @@ def test_a_mistake_in_the_file_is_told_with_its_line(config, tmp_path, source, m
 
 @pytest.mark.parametrize(('name', 'message'), [
     ('WithoutTaps', r'WithoutTaps.__call__ returns an array: write `def __call__.*activation}'),
-    ('Fixed', 'Fixed has 10 outputs for num_classes=7: make its last layer as wide'),
+    ('Fixed', r'Fixed has outputs of \(1, 10\) for num_classes=7: make its last layer as wide'),
+    ('Scalar', r'Scalar has outputs of \(\) for num_classes=7'),
     ('Misfit', r'my_nets.py, line \d+: TypeError: '),
 ])
 def test_a_call_that_breaks_the_contract(config, name, message):

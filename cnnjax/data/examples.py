@@ -103,6 +103,20 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
     return Source(Arrays(arrays), tuple(map(str, classes)))
 
 
+def check_examples(examples: Sequence, split: str) -> None:
+    """Raises UserError unless the first of the examples is one; later ones must be like it."""
+    if not len(examples):
+        raise UserError(f'the set {split!r} has no examples')
+    first = examples[0]
+    image: Any = first.get('image') if isinstance(first, dict) else None
+    if getattr(image, 'dtype', None) != np.uint8 or np.ndim(image) != 3:
+        raise UserError(f"an example of {split!r} is no dict with 'image', uint8 [H, W, C], and "
+                        f'its targets: {type(first).__name__} of '
+                        f'{sorted(first) if isinstance(first, dict) else first!r}'[:300])
+    if 'label' in first and np.ndim(first['label']):
+        raise UserError(f'an example of {split!r} has the label {first["label"]!r}: give a number')
+
+
 @dataclasses.dataclass(frozen=True)
 class Subset(Sequence):
     """Some of the examples of a source. It has no `undecoded` (see Source): a whole decoded picture

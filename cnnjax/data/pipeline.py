@@ -111,8 +111,12 @@ class Resident:
             if example['image'].shape != shape:
                 raise UserError(f'the images differ in size ({shape}, {example["image"].shape} '
                                 '...): set image_size')
-            for name, array in example.items():
-                self.data[name][i] = array
+            for name, kept in self.data.items():
+                array = example.get(name)
+                if array is None or (array.shape, array.dtype) != (kept.shape[1:], kept.dtype):
+                    raise UserError(f'the example at position {i} has another {name} than that at '
+                                    f'0, {kept.dtype} {list(kept.shape[1:])}: all must be alike')
+                kept[i] = array
 
         threads.mapped(decode, count, 'reading')
 
