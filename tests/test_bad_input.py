@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 import tifffile
@@ -221,8 +222,8 @@ def test_a_network_is_built_or_refused(given, size):
 def test_networks_that_do_not_classify_and_that_fill_the_memory(set_up):
     assert not set_up(training({'model.name': 'unet_padded', 'model.widths': (1, 1)}))
     with pytest.raises(UserError, match='parameters, more than the memory'):
-        step.create(models.create('vgg11', hidden=(65536, 65536)), None, jax.random.key(0),
-                    (512, 512, 3))
+        step.create(models.create('vgg11', hidden=(65536, 65536)), optax.sgd(0.1),
+                    jax.random.key(0), (512, 512, 3))
 
 
 class Compiles(BaseException):
@@ -676,9 +677,9 @@ class Malicious:
 
 
 def test_nothing_is_unpickled_from_patches(tmp_path):
-    from cnnjax.images import patches
+    from cnnjax.images import strongest
 
     (tmp_path / 'patches.npz').write_bytes(pickle.dumps(Malicious(tmp_path / 'executed')))
     with pytest.raises(UserError, match='patches.npz'):
-        patches.load(tmp_path / 'patches.npz')
+        strongest.load(tmp_path / 'patches.npz')
     assert not (tmp_path / 'executed').exists()

@@ -98,7 +98,7 @@ def test_google_is_the_notebook_and_the_default_says_how_it_differs():
     assert (google.octaves, google.scale, google.steps, google.jitter) == (4, 1.4, 10, 32)
     assert google.step == pytest.approx(1.5 / 255)
     assert ':' not in google.layers  # the notebook's objective is of all channels
-    assert "'cnnjax' on one channel of a layer and 'google' on all" in configs.__doc__
+    assert "'cnnjax' on one channel of a layer, 'google' on all" in configs.__doc__
 
 
 @pytest.mark.parametrize('steps', [1, 6])
