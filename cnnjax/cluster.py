@@ -39,8 +39,9 @@ def connect(coordinator: str | None = None, processes: int | None = None,
 
     Without arguments, jax detects Slurm, Open MPI, Kubernetes and TPU pods; elsewhere a process
     trains alone. Every process must see the same working directory. If one fails, the others end
-    with its message. If one is killed, they end at the next reduction or after SILENCE seconds; if
-    the first is killed, jax aborts the others at once, with a message of its own.
+    with its message. If one is killed, they end at the next reduction, on CPUs sometimes with a
+    message of gloo's, or after SILENCE seconds; if the first is killed, jax aborts the others at
+    once, with a message of its own.
 
     Args:
       coordinator: 'host:port' of process 0, with a port that is free there.
