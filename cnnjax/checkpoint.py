@@ -73,13 +73,13 @@ class Checkpoints:
         latest = checkpoint_managers.LatestN(keep)
         best = checkpoint_managers.BestN(get_metric_fn=lambda metrics: -metrics['error'], n=1,
                                          keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
-            read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
-            best_fn=lambda metrics: float(metrics['error']), best_mode='min',
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]))
         with self._reading('a checkpoint'), contextlib.ExitStack() as stack:
             stack.enter_context(_quiet())
+            options = ocp.CheckpointManagerOptions(
+                read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                best_fn=lambda metrics: float(metrics['error']), best_mode='min',
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]))
             self._manager = ocp.CheckpointManager(
                 self.directory.absolute(), item_handlers=ocp.PyTreeCheckpointHandler(),
                 options=options)

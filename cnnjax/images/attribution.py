@@ -30,7 +30,7 @@ def gradient(network: Trained, images: ArrayLike, classes: ArrayLike, *,
     their derivative, the saliency of Springenberg et al. 2014, https://arxiv.org/abs/1412.6806, or
     of Zeiler & Fergus 2013."""
     images, classes = _checked(network, images, classes)
-    net = network.net if rule == 'gradient' else with_rule(network.net, rule)
+    net = with_rule(network.net, rule)
     return np.abs(_gradient(net, network.variables, network.normalize, images, classes)).max(-1)
 
 

@@ -78,9 +78,13 @@ def with_rule(net: nn.Module, name: str) -> nn.Module:
         raise UserError(f"no backward rule is named '{name}'; there are {', '.join(RULES)}"
                         f'{suggest(str(name), RULES)}')
     if not hasattr(net, 'relu'):
-        raise UserError(f'{type(net).__name__} has no ReLUs (no field `relu`), so no rule for them')
+        if name == 'gradient':
+            return net
+        raise UserError(f'{type(net).__name__} has no ReLUs that a rule could take the place of: '
+                        'in a network of your own, add the field `relu: Callable = layers.relu` '
+                        'and call self.relu')
     for rules in (RULES, RULES6):
-        if net.relu in rules.values():
+        if net.relu in rules.values() or rules is RULES and net.relu is nn.relu:
             return net.clone(relu=rules[name])
     raise UserError(f'{type(net).__name__} has the activation {net.relu}: the backward rules are '
                     'those of layers.relu and nn.relu6')
