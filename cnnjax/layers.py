@@ -21,7 +21,7 @@ from cnnjax.errors import UserError
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et al. 2015
 caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caffe's, not Glorot's
 torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's nn.Linear
-Taps = dict[str, jax.Array]  # what a network computes on the way, by name, in forward order
+Taps = dict[str, jax.Array]  # Activations by the names of their layers, in forward order.
 
 
 def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '') -> None:

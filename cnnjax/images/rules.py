@@ -45,7 +45,7 @@ def _rules(relu, ceiling):
 
     def redirected(x, g):
         through = passed(x, g)
-        axes = tuple(range(1, x.ndim))  # of one example; the first axis is the batch
+        axes = tuple(range(1, x.ndim))  # All axes of an example; the first axis is the batch.
         alive = jnp.any(through != 0, axes, keepdims=True)
         # At x = 0, where lucid calls a unit alive, no gradient passes in JAX.
         outward = ((x <= 0) & (g > 0)) | ((x >= ceiling) & (g < 0))

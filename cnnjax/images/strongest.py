@@ -256,7 +256,7 @@ class Origin(NamedTuple):
     """What the units of a file were made from; with anything else they are of no use."""
 
     weights: str  # trained.fingerprint of the network
-    identity: Identity  # of the whole data set, see data/identity.py
+    identity: Identity  # The identity of the whole data set, see data/identity.py.
     fields: dict[str, str]  # the other choices that count, such as the layers
 
 
