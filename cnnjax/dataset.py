@@ -31,11 +31,6 @@ class Dataset(NamedTuple):
     splits: dict[str, data.Identity]  # the training and the test set; {} in an older run
 
 
-def load(config: ConfigDict, split: str) -> data.Resident | data.Stream:
-    """The set `split` of config.dataset, resident or streamed as the config says."""
-    return prepare(config, source(config, split))
-
-
 def source(config: ConfigDict, split: str) -> data.Source:
     """The data.Source of a split of config.dataset, with the targets of config.task."""
     return data.load(config.dataset, split, config.data_dir, config.bad_images,
@@ -62,8 +57,8 @@ class Sets(NamedTuple):
 
 def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | None,
               sources: Mapping[str, data.Source] | None = None) -> Sets:
-    """The Sets of a config, or of `sources`, {split: data.Source}; `recorded` is the
-    Dataset of the run in `directory`, None where none has begun.
+    """The Sets of a config, or of `sources`, {split: data.Source}; `recorded` is the Dataset of the
+    run in `directory`, None if it has not begun.
 
     Raises:
       data.Missing: there is no data.

@@ -12,7 +12,7 @@ def get_config():
     config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # what to learn: 'classify' for images, 'segment' for their pixels
+    config.task = 'classify'  # the task: 'classify' images, or 'segment' them by their pixels
 
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
@@ -68,7 +68,7 @@ def get_config():
     config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
     config.flip = False  # mirror each image with probability 1/2
     config.padding = 0  # pixels added around an image before a random crop back to its size
-    config.padding_mode = 'zero'  # what the padding shows: 'zero' (the mean) or 'reflect'
+    config.padding_mode = 'zero'  # the pixels of the padding: 'zero' (the mean) or 'reflect'
     config.color = 0.0  # strength of AlexNet's random colour shift; the paper: 0.1; 0: none
     config.color_jitter = 0.0  # largest relative change of brightness, contrast and saturation
 

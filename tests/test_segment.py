@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 from configs import base
 from experiments import evaluate as experiment
 from experiments import train as train_experiment
-from tests.kill import assert_same_run, rows
+from tests.kill import Killed, assert_same_run, dying_after, rows
 
 # Two images of 2 x 2 pixels, three classes.
 LOGITS = np.float32([[[(2, 0, -1), (0, 1, 0)], [(-1, 0, 2), (.5, .5, 0)]],
@@ -172,16 +172,8 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
             'test/pixel_error', 'test/iou/background'} <= last.keys()
     assert (tmp_path / 'whole' / 'figures' / 'curves.png').exists()
 
-    class Killed(BaseException):
-        pass
-
-    def write(self, row, real=reports.Metrics.write):
-        real(self, row)
-        if row['step'] == 5:
-            raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(reports.Metrics, 'write', write)
+        patch.setattr(reports.Metrics, 'write', dying_after(5))
         with pytest.raises(Killed):
             train.train(config, tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')

@@ -27,7 +27,7 @@ from cnnjax.errors import UserError
 from experiments import evaluate
 from experiments import train as experiment
 from tests import conftest, kill
-from tests.kill import assert_same_run, rows
+from tests.kill import Killed, assert_same_run, rows
 
 
 def changed(config, **fields):
@@ -84,23 +84,12 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, s
                      model__dropout=(0.1, 0.2))
     train.train(config, tmp_path / 'whole')
 
-    write = reports.Metrics.write
-
-    def write_and_die(self, row):
-        write(self, row)
-        if row['step'] == stop:
-            raise Killed
-
     with monkeypatch.context() as patch:
-        patch.setattr(reports.Metrics, 'write', write_and_die)
+        patch.setattr(reports.Metrics, 'write', kill.dying_after(stop))
         with pytest.raises(Killed):
             train.train(config, tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')
     assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 6)
-
-
-class Killed(BaseException):
-    """In the place of kill -9."""
 
 
 def killed(*_, **__):
@@ -326,7 +315,7 @@ def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
 def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
     monkeypatch.setattr(memory, 'HOST', 1000)
     with pytest.raises(UserError, match='stream=True'):
-        dataset.load(tiny, 'train')
+        dataset.prepare(tiny, dataset.source(tiny, 'train'))
 
 
 def test_killed_at_random_moments_nothing_is_lost(tmp_path):
@@ -387,8 +376,8 @@ def test_data_of_your_own(tiny, tmp_path, monkeypatch):
     for array, targets, message in (
             (images / 255, {'label': labels}, 'images are uint8'),
             (images[:0], {'label': labels[:0]}, 'images are uint8'),
-            (images, {'label': labels[:3]}, r'label is \[3\], and \[80\] for images'),
-            (images, {'label': labels[:, None]}, r'label is \[80, 1\], and \[80\] for images'),
+            (images, {'label': labels[:3]}, r'label has the shape \[3\]: .* it must be \[80\]'),
+            (images, {'label': labels[:, None]}, r'the shape \[80, 1\]: .* must be \[80\]'),
             (images, {'labels': labels}, "'label' or a 'mask', not 'labels'"),
             (images, {'mask': masks + 300}, 'the masks have numbers from 300 to 300'),
             (images, {'label': labels / 2}, 'classes are whole numbers')):

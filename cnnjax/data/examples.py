@@ -92,8 +92,8 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
         if name not in shape:
             raise UserError(f"a target is a 'label' or a 'mask', not '{name}'")
         if array.shape != shape[name]:
-            raise UserError(f'{name} is {list(array.shape)}, and {list(shape[name])} for images '
-                            f'{list(images.shape)}: every image has one')
+            raise UserError(f'{name} has the shape {list(array.shape)}: with images of '
+                            f'{list(images.shape)} it must be {list(shape[name])}')
         if not np.issubdtype(array.dtype, np.integer):
             raise UserError(f'{name} is an array of {array.dtype}: classes are whole numbers')
         if name == 'mask' and not 0 <= array.min() <= array.max() <= geometry.IGNORE:

@@ -4,8 +4,9 @@
     root/<split>/images/a.jpg     pictures, in folders of any depth
     root/<split>/masks/a.png      their masks, with the same names but for the suffix
 
-A mask has as many pixels as its picture (as stored, before EXIF turns it). Each pixel is the number
-of a class or geometry.IGNORE, as a gray level or, as in PASCAL VOC, an index into a palette.
+A mask has as many pixels as its picture, which must be stored upright: a picture with an EXIF
+orientation is refused. Each pixel is the number of a class or geometry.IGNORE, as a gray level or,
+as in PASCAL VOC, an index into a palette.
 """
 
 import dataclasses

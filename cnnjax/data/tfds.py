@@ -59,7 +59,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         # tfds shuffled the records by the hash of their keys when it wrote them; their order in
         # the files is the order here, the same on every machine.
         records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
-    except (ValueError, NotImplementedError) as error:  # the latter for a slice of 'all'
+    except (ValueError, NotImplementedError) as error:  # NotImplementedError: a slice of 'all'
         sizes = ', '.join(f'{s.name} ({s.num_examples})' for s in builder.info.splits.values())
         raise UserError(
             f'{name} has no split {split!r}. It has {sizes}; '

@@ -125,7 +125,7 @@ def carry(problem: Problem, tx: optax.GradientTransformation, keys: jax.Array, i
     interpolation (Keys's a is -1/2 here, -3/4 in torch) and that of squares, which must not become
     negative, linearly."""
     state = init(problem, tx, keys, images)
-    if descent.searches(state.opt_state):  # what it remembers is the loss of another image
+    if descent.searches(state.opt_state):  # Its memory would be of another image.
         return state
 
     def resize(path, old, new):

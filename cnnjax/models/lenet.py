@@ -116,7 +116,7 @@ class LeNet5(nn.Module):
     criterion (equation 9) but for its constant for rubbish images.
     """
 
-    table: tuple[tuple[int, ...], ...] | None  # what each map of C3 sees; None: all maps
+    table: tuple[tuple[int, ...], ...] | None  # the maps that each map of C3 sees; None: all
     sub_sampling: bool  # True: trainable sub-sampling, then `relu`; False: `pool`
     rbf: bool  # True: distances from codes, which exist for ten classes; False: a full layer
     relu: Callable = layers.relu

@@ -125,7 +125,7 @@ class ResNet(nn.Module):
 
     block: type[Block]
     blocks: tuple[int, ...]  # how many each stage has
-    widths: tuple[int, ...] = (64, 128, 256, 512)  # of the 3x3 convolutions, one per stage
+    widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of the 3x3 convolutions, one per stage
     stem: int = 7  # 7: a 7x7 of stride 2 and a max-pool (ImageNet); 3: a 3x3 (32 x 32 images)
     shortcut: str = 'B'  # A, B or C
     cardinality: int = 1  # the number of groups in a bottleneck's 3x3
