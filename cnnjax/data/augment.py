@@ -205,7 +205,7 @@ def _warp(key, scale, rotation, elastic):
     """A random scale, angle and displacements, for `geometry.warped`."""
     keys = jax.random.split(key, 3)
     return {'scale': jnp.exp(jax.random.uniform(keys[0], (), np.float32, *np.log(scale))),
-            'angle': np.deg2rad(rotation) * jax.random.uniform(keys[1], (), np.float32, -1, 1),
+            'angle': math.radians(rotation) * jax.random.uniform(keys[1], (), np.float32, -1, 1),
             'displacements': elastic * jax.random.normal(keys[2], (3, 3, 2), np.float32)}
 
 
