@@ -103,7 +103,8 @@ def test_ignored_pixels_weigh_the_same_on_any_number_of_devices(kind):
     batch = {'image': rng.integers(0, 256, (8, 4, 4, 3)).astype(np.uint8), 'mask': mask,
              'position': np.arange(8, dtype=np.int32)}
     config = base.get_config()
-    config.update(task='segment', batch_size=8, steps=2, flip=True, padding=1)
+    config.update(task='segment', batch_size=8, steps=2, flip=True, padding=1, crop_size=5,
+                  rotation=30.0, scale=(0.8, 1.25), elastic=0.5)
     config.model.name = 'unet_padded'
     made = train.build(config, CLASSES, {name: batch[name][:1] for name in ('image', 'mask')},
                        data.Normalization(np.float32([0.5]), np.float32([0.25])), 8)
@@ -233,7 +234,9 @@ def test_a_unet_learns_shapes(config, tmp_path):
     ({'task': 'segmentation'}, "task is one of classify, segment, not 'segmentation'; did you mean "
                                'segment'),
     ({'task': 'classify'}, r'maps of scores \[16, 16, 2\], not one score per class'),
-    ({'model.widths': (4, 8, 8, 8, 8, 8)}, 'U-Net cannot take images of 16 x 16 pixels')])
+    ({'model.widths': (4, 8, 8, 8, 8, 8)}, 'U-Net cannot take images of 16 x 16 pixels'),
+    ({'model.name': 'unet', 'crop_size': 18}, 'the test images have 16 x 16 pixels, which the '
+     'network, trained on 18 x 18, cannot take: .* nearest that work: heights 18,')])
 def test_what_does_not_fit_is_said_before_anything_is_written(config, fields, message, tmp_path):
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -244,3 +247,17 @@ def test_what_does_not_fit_is_said_before_anything_is_written(config, fields, me
         train.train(config, tmp_path / 'run')
     assert not (tmp_path / 'run' / 'config.json').exists()
 
+
+def test_a_mirrored_border_lets_valid_convolutions_see_every_pixel(config, tmp_path):
+    """The paper's overlap-tile strategy: the middle that has scores is the picture."""
+    config = config.copy_and_resolve_references()
+    config.update(border=8, border_mode='reflect', crop_size=20, rotation=10.0, elastic=1.0,
+                  scale=(0.9, 1.1), flip_vertical=True, steps=2, learning_rate=0.001)
+    config.model.name = 'unet'
+    assert np.isfinite(train.train(config, tmp_path)['test/loss'])
+    network = trained.load(tmp_path)
+    assert network.image_shape == (32, 32, 3)
+    assert network(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 16, 16, 3)
+    weights.save(network, tmp_path / 'weights.safetensors')
+    evaluation = trained.load(tmp_path / 'weights.safetensors').evaluation
+    assert (evaluation['border'], evaluation['border_mode']) == (8, 'reflect')
