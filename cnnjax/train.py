@@ -48,10 +48,10 @@ LIMITS = {
     'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
     'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
     'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
-    'bias_rate': Number(0), 'label_smoothing': Number(0, 1), 'report_every': Whole(),
-    'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
-    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS}
+    'bias_rate': Number(0), 'report_every': Whole(), 'eval_every': Number(0),
+    'checkpoint_every': Number(0), 'keep': Whole(1), 'eval_batch_size': Whole(1),
+    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
 
 
 def check(config: ConfigDict) -> None:
@@ -60,7 +60,7 @@ def check(config: ConfigDict) -> None:
                           if config[field] is not None})  # None: image_size is inherited
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
-    tasks.target(config.task)
+    tasks.loss(config)
 
 
 class Training(NamedTuple):
@@ -132,7 +132,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         color_jitter=config.color_jitter)
     # Tracing finds what does not fit the images, before anything is written.
     jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
-    task = tasks.create(config.task, net, smoothing=config.label_smoothing)
+    task = tasks.create(config.task, net, tasks.loss(config))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
 
