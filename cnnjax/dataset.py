@@ -41,7 +41,7 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     """A data.Source resident or streamed, and cut, as the config says."""
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
                        config.crop_aspect, config.test_shorter_side, config.border,
-                       config.interpolation)
+                       config.interpolation, config.border_mode)
     if config.stream:
         return data.Stream(source, crops, config.loader_threads, config.loader_workers)
     return data.Resident(source, crops)

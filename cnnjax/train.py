@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.errors import FlaxError
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -44,6 +45,8 @@ LIMITS = {
     'border': Whole(0, SIDE // 4), 'loader_threads': Whole(1, 1024),
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
     'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
+    'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),
+    'elastic': Number(0, SIDE // 8),
     'color': Number(0), 'color_jitter': Number(0, 1), 'batch_size': Whole(1),
     'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
     'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
@@ -52,6 +55,8 @@ LIMITS = {
     'checkpoint_every': Number(0), 'keep': Whole(1), 'eval_batch_size': Whole(1),
     'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
     'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
+AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
+                'rotation', 'elastic', 'color', 'color_jitter')  # arguments of data.augment
 
 
 def check(config: ConfigDict) -> None:
@@ -71,7 +76,7 @@ class Training(NamedTuple):
     tx: Any  # optax's transformation of gradients
     augment: Callable  # (key, positions, examples) -> examples; see data.augment
     plan: Plan
-    shapes: dict[str, Any]  # a batch of one example: {'image': [1, H, W, C], each target [1, ...]}
+    shapes: dict[str, Any]  # a batch of one augmented example: {'image', and each target}, [1, ...]
     classes: tuple[str, ...]
     frozen: frozenset = frozenset()  # layers that do not change
     head: frozenset = frozenset()  # layers that depend on the number of classes
@@ -81,6 +86,24 @@ class Training(NamedTuple):
         """The step.TrainState before the first step."""
         return step.create(self.net, self.tx, key, self.shapes['image'].shape[1:], self.frozen,
                            lambda outputs: self.task.check(outputs, self.shapes, self.classes))
+
+    def check_evaluation(self, shapes: dict[str, Any]) -> None:
+        """Raises UserError unless the network can be evaluated on a batch of one example of these
+        shapes, whose images may have another size than those of the training."""
+        images, own = shapes['image'].shape, self.shapes['image'].shape
+        if images == own:
+            return
+        state = jax.eval_shape(self.init, jax.random.key(0))
+        variables = {'params': state.params, 'batch_stats': state.batch_stats}
+        try:
+            outputs, _ = jax.eval_shape(functools.partial(self.net.apply, train=False), variables,
+                                        jax.ShapeDtypeStruct(images, np.float32))
+        except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
+            reason = f': {error}' if isinstance(error, UserError) else ''
+            raise UserError(f'the test images have {images[1]} x {images[2]} pixels, which the '
+                            f'network, trained on {own[1]} x {own[2]}, cannot take{reason}. Bring '
+                            'them to another size, with image_size or border') from error
+        self.task.check(outputs, shapes, self.classes)
 
     def step(self, *arguments: Any, **options: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         """step.train_step with these parts: (state, data, batch, key, axis) -> (state, metrics)."""
@@ -111,8 +134,12 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     Raises:
       UserError: a field does not fit the other fields or the data.
     """
-    image_shape = shapes['image'].shape[1:]
     net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
+    augment = functools.partial(data.augment, normalize=normalize, **{
+        field: config[field] for field in AUGMENTATION})
+    # Tracing finds what does not fit the images, before anything is written.
+    shapes = jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
+    image_shape = shapes['image'].shape[1:]
     if source:
         transfer.check_network(net, source, config.init_from)
     frozen = transfer.frozen_layers(net, config.freeze, image_shape)
@@ -126,12 +153,6 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
         weight_decay=config.weight_decay, decay=config.decay, order=config.order,
         bias_rate=config.bias_rate, head_rate=config.head_rate, head=head)
-    augment = functools.partial(
-        data.augment, normalize=normalize, flip=config.flip, padding=config.padding,
-        padding_mode=config.padding_mode, color=config.color,
-        color_jitter=config.color_jitter)
-    # Tracing finds what does not fit the images, before anything is written.
-    jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
     task = tasks.create(config.task, net, tasks.loss(config))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
@@ -189,6 +210,7 @@ def train(config: ConfigDict, directory: str | Path,
     normalize = normalization(config, directory, recorded, sets.train, source)
     training = build(config, sets.train.classes, sets.train.shapes, normalize, len(sets.train),
                      source)
+    training.check_evaluation(sets.test.shapes)
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0

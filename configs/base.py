@@ -51,7 +51,8 @@ def get_config():
     config.train_split = 'train'  # the split to train on; tensorflow-datasets: also 'train[:45000]'
     config.test_split = 'test'  # the split to measure the error on
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
-    config.border = 0  # black pixels added around each picture first: 2 makes MNIST 32 x 32
+    config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
+    config.border_mode = 'zero'  # what these pixels show: 'zero' (black) or 'reflect' (the picture)
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
     config.loader_threads = 16  # stream: the number of decoding threads, in all workers together
@@ -66,9 +67,14 @@ def get_config():
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
     config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
-    config.flip = False  # mirror each image with probability 1/2
-    config.padding = 0  # pixels added around an image before a random crop back to its size
-    config.padding_mode = 'zero'  # the pixels of the padding: 'zero' (the mean) or 'reflect'
+    config.flip = False  # mirror each image left to right with probability 1/2
+    config.flip_vertical = False  # mirror each image upside down with probability 1/2
+    config.padding = 0  # pixels added around an image before a random crop
+    config.padding_mode = 'zero'  # what is outside the image: 'zero' (the mean) or 'reflect'
+    config.crop_size = 0  # side of the random crop, and of the network's input; 0: the image's size
+    config.scale = (1.0, 1.0)  # range of the factor by which things grow
+    config.rotation = 0.0  # largest angle of a rotation, in degrees, in both directions
+    config.elastic = 0.0  # U-Net's deformation: typical displacement in pixels; the paper: 10
     config.color = 0.0  # strength of AlexNet's random colour shift; the paper: 0.1; 0: none
     config.color_jitter = 0.0  # largest relative change of brightness, contrast and saturation
 
