@@ -56,7 +56,7 @@ def loss(chosen: TrainingLoss, apply: Callable, examples: Mapping[str, jax.Array
     logits, _, batch_stats = apply(examples['image'])
     labels, counts, extra = _truth(examples, logits.shape)
     value = chosen(batch, logits, labels, counts, extra)
-    right = batch.mean(1 - losses.top_k_error(logits, labels), counts)
+    right = batch.mean((logits.argmax(-1) == labels).astype(jnp.float32), counts)
     return value, ({'loss': value, 'pixel_accuracy': right}, batch_stats)
 
 
