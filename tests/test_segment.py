@@ -47,6 +47,18 @@ def test_golden_losses(mask, expected):
     assert float(metrics['pixel_accuracy']) == pytest.approx(right)
 
 
+def test_the_losses_of_auxiliary_heads_are_added_and_not_reported():
+    class Net:
+        auxiliary = {'head': 0.25}
+
+    task = tasks.create('segment', Net())
+    value, (metrics, _) = task.loss(lambda images: (jnp.asarray(MAPS), {'head': -MAPS}, {}),
+                                    {'image': None, 'mask': IGNORED}, WholeBatch())
+    assert float(metrics['loss']) == pytest.approx(0.662114, abs=1e-6)
+    head = evaluated(-MAPS, IGNORED)['loss']
+    assert float(value) == pytest.approx(0.662114 + 0.25 * head, abs=1e-6)
+
+
 def test_golden_results():
     found = evaluated(MAPS, LABELS)
     np.testing.assert_array_equal(found['confusion'], [[3, 0, 0], [1, 2, 1], [0, 0, 1]])

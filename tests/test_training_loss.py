@@ -73,7 +73,7 @@ def every_loss(apply, examples, batch):
     outputs, _, batch_stats = apply(examples['image'])
     total, metrics = 0.0, {}
     for name, chosen in CHOSEN.items():
-        value, (found, _) = segment.loss(chosen, lambda _, name=name: (outputs[name], {}, {}),
+        value, (found, _) = segment.loss(chosen, {}, lambda _, name=name: (outputs[name], {}, {}),
                                          examples, batch)
         total += value
         metrics |= {f'{name}/{key}': value for key, value in found.items()}

@@ -24,9 +24,10 @@ TARGET = 'mask'
 
 def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The task for networks with logits [N, H', W', classes] for the middle H' x W' pixels of the
-    images. Without padding a network has fewer outputs than pixels."""
-    del net
-    return Task(functools.partial(check, chosen), functools.partial(loss, chosen), observe, results)
+    images. Without padding a network has fewer outputs than pixels. The losses of `auxiliary`
+    heads, {tap: weight}, are added if the network has any."""
+    return Task(functools.partial(check, chosen),
+                functools.partial(loss, chosen, getattr(net, 'auxiliary', {})), observe, results)
 
 
 def check(chosen: TrainingLoss, outputs: jax.Array, examples: Mapping[str, Any],
@@ -48,16 +49,19 @@ def check(chosen: TrainingLoss, outputs: jax.Array, examples: Mapping[str, Any],
     chosen.check(len(classes))
 
 
-def loss(chosen: TrainingLoss, apply: Callable, examples: Mapping[str, jax.Array],
-         batch: WholeBatch) -> LossAndMetrics:
-    """The chosen loss of the pixels that count, and the metrics 'loss' and 'pixel_accuracy', the
-    share of these pixels that is right. Examples may have a 'weight_map', float [N, H, W], which is
-    added to the weights of the pixels."""
-    logits, _, batch_stats = apply(examples['image'])
+def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
+         examples: Mapping[str, jax.Array], batch: WholeBatch) -> LossAndMetrics:
+    """The chosen loss of the pixels that count with that of the auxiliary heads, and the metrics
+    'loss' and 'pixel_accuracy', the share of these pixels that is right, which leave the heads out.
+    Examples may have a 'weight_map', float [N, H, W], which is added to the pixels' weights."""
+    logits, taps, batch_stats = apply(examples['image'])
     labels, counts, extra = _truth(examples, logits.shape)
     value = chosen(batch, logits, labels, counts, extra)
     right = batch.mean((logits.argmax(-1) == labels).astype(jnp.float32), counts)
-    return value, ({'loss': value, 'pixel_accuracy': right}, batch_stats)
+    metrics = {'loss': value, 'pixel_accuracy': right}
+    for name, weight in auxiliary.items():
+        value += weight * chosen(batch, taps[name], labels, counts, extra)
+    return value, (metrics, batch_stats)
 
 
 def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
