@@ -80,7 +80,10 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
     cluster.agree(data={split: identity.summary() for split, identity in identities.items()})
     if recorded:
         check(directory, recorded, identities)
-    train_set, test_set = (prepare(config, sources[split]) for split in splits)
+    learned, tested = (sources[split] for split in splits)
+    if config.weight_map and 'mask' in learned.examples[0]:
+        learned = data.weighted(learned, config.weight_map, config.weight_map_sigma)
+    train_set, test_set = prepare(config, learned), prepare(config, tested)
     for examples in (train_set, test_set):
         check_target(config.task, examples)
     if train_set.classes != test_set.classes:

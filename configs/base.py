@@ -97,8 +97,22 @@ def get_config():
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
-    config.label_smoothing = 0.0  # share of the target that is spread evenly over all classes
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
+
+    # The loss, a sum of terms with factors. What a term has: cross_entropy and focal of each image
+    # (classify) or pixel (segment), and dice, of each image of segment. See cnnjax/losses.py.
+    config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
+    config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
+    config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values forget easy predictions
+    config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
+    config.weight_map = 0.0  # cross_entropy, focal: extra weight between close objects, U-Net's w0
+    config.weight_map_sigma = 5.0  # weight_map: how close, in pixels of the picture
+    config.loss_denominator = 'weights'  # divides by the sum of the weights, 'pixels' or 'images'
+    config.dice_sums = 'image'  # dice: of each 'image', or of the whole 'batch'
+    config.dice_smoothing = 1.0  # dice: added above and below the fraction
+    config.dice_squared = False  # dice: squares of the probabilities below the fraction, as V-Net
+    config.dice_background = False  # dice: whether class 0 is one of the classes it averages over
+    config.dice_absent = False  # dice: whether classes that a mask does not have are
 
     # Devices and compilation.
     config.parallel = 'shard_map'  # or 'pmap', or 'jit' (batch norm over the global batch)

@@ -50,6 +50,7 @@ def run(config, directory):
                                 devices=config.devices)
     if not cluster.first():
         return
+    results = evaluate.numbers(results)
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>20}  {shown}')

@@ -1,6 +1,5 @@
 """Segmentation: golden values, and a U-Net trained on a folder of masks."""
 
-import functools
 import json
 
 import flax.linen as nn
@@ -9,70 +8,122 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn import metrics
 
-from cnnjax import data, evaluate, parallel, reports, step, tasks, train, trained, weights
+from cnnjax import data, evaluate, parallel, reports, tasks, train, trained, weights
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
+from cnnjax.tasks.task import WholeBatch
 from configs import base
 from experiments import evaluate as experiment
 from experiments import train as train_experiment
 from tests.kill import Killed, assert_same_run, dying_after, rows
+from tests.test_losses import MAPS, MASKS
 
-# Two images of 2 x 2 pixels, three classes.
-LOGITS = np.float32([[[(2, 0, -1), (0, 1, 0)], [(-1, 0, 2), (.5, .5, 0)]],
-                     [[(1, 1, 1), (3, -1, 0)], [(0, 2, 0), (0, 0, 1)]]])
-LABELS = np.uint8([[(0, 1), (2, 0)], [(1, 0), (1, 1)]])
+LABELS = np.uint8(MASKS)
 IGNORED = LABELS.copy()
 IGNORED[0, 1, 0] = geometry.IGNORE
 TASK = tasks.create('segment', None)
 CLASSES = ('background', 'round', 'square')
 
 
-def apply(images, **_):
-    return jnp.asarray(LOGITS), {}
+def evaluated(logits, mask, classes=CLASSES):
+    """The results of an evaluation in which a network finds these logits."""
+    sums, kept = TASK.observe(lambda images: (jnp.asarray(logits), {}),
+                              {'image': None, 'mask': mask})
+    assert kept == {}
+    return TASK.results({name: np.float64(values).sum(0) for name, values in sums.items()}, {},
+                        len(mask), classes)
 
 
 @pytest.mark.parametrize(('mask', 'expected'), [(LABELS, 0.600580), (IGNORED, 0.662114)])
 def test_golden_losses(mask, expected):
-    examples = {'image': None, 'mask': mask}
-    sums, kept = TASK.observe(apply, examples)
-    sums = {name: np.asarray(values).sum(0) for name, values in sums.items()}
-    assert kept == {}
-    results = TASK.results(sums, kept, 2, CLASSES)
-    assert results['loss'] == pytest.approx(expected, abs=1e-6)
-
+    assert evaluated(MAPS, mask)['loss'] == pytest.approx(expected, abs=1e-6)
     value, (metrics, batch_stats) = TASK.loss(
-        lambda images: (*apply(images), 'statistics'), examples,
-        functools.partial(step._mean, None))
+        lambda images: (jnp.asarray(MAPS), {}, 'statistics'), {'image': None, 'mask': mask},
+        WholeBatch())
     assert float(value) == float(metrics['loss']) == pytest.approx(expected, abs=1e-6)
     assert batch_stats == 'statistics'
+    right = (MAPS.argmax(-1) == mask)[mask != geometry.IGNORE].mean()
+    assert float(metrics['pixel_accuracy']) == pytest.approx(right)
 
 
-def test_golden_intersections_over_unions():
-    results = TASK.results({'confusion': np.float64([[3, 0, 0], [1, 2, 1], [0, 0, 1]]),
-                            'pixels': 8.0, 'loss': 0.0}, {}, 2, CLASSES)
-    assert [results[f'iou/{name}'] for name in CLASSES] == pytest.approx([0.75, 0.5, 0.5])
-    assert results['mean_iou'] == pytest.approx(0.583333, abs=1e-6)
-    assert results['error'] == pytest.approx(1 - 0.583333, abs=1e-6)
-    assert results['pixel_error'] == pytest.approx(2 / 8)
+def test_the_losses_of_auxiliary_heads_are_added_and_not_reported():
+    class Net:
+        auxiliary = {'head': 0.25}
+
+    task = tasks.create('segment', Net())
+    value, (metrics, _) = task.loss(lambda images: (jnp.asarray(MAPS), {'head': -MAPS}, {}),
+                                    {'image': None, 'mask': IGNORED}, WholeBatch())
+    assert float(metrics['loss']) == pytest.approx(0.662114, abs=1e-6)
+    head = evaluated(-MAPS, IGNORED)['loss']
+    assert float(value) == pytest.approx(0.662114 + 0.25 * head, abs=1e-6)
 
 
-def test_a_class_that_is_nowhere_has_no_iou():
-    matrix = np.zeros((4, 4))
-    matrix[:3, :3] = [[3, 0, 0], [1, 2, 1], [0, 0, 1]]
-    results = TASK.results({'confusion': matrix, 'pixels': 8.0, 'loss': 0.0}, {}, 2,
-                           (*CLASSES, 'absent'))
-    assert 'iou/absent' not in results
-    assert results['mean_iou'] == pytest.approx(0.583333, abs=1e-6)
+def test_golden_results():
+    found = evaluated(MAPS, LABELS)
+    np.testing.assert_array_equal(found['confusion'], [[3, 0, 0], [1, 2, 1], [0, 0, 1]])
+    assert found['confusion'].dtype == np.int64
+    expected = {'iou/background': 3 / 4, 'iou/round': 2 / 4, 'iou/square': 1 / 2,
+                'dice/background': 6 / 7, 'dice/round': 4 / 6, 'dice/square': 2 / 3,
+                'mean_iou': 7 / 12, 'error': 5 / 12, 'mean_dice': (6 / 7 + 4 / 3) / 3,
+                'pixel_accuracy': 6 / 8, 'mean_accuracy': (1 + 2 / 4 + 1) / 3,
+                'frequency_weighted_iou': (3 * 3 / 4 + 4 * 2 / 4 + 1 / 2) / 8, 'absent': 0}
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found.keys() == expected.keys() | {'loss', 'confusion'}
+
+
+def test_a_class_that_is_nowhere_is_absent():
+    """It has no iou and is in no mean. One that is only found, or only missed, has the iou 0."""
+    logits = np.concatenate([MAPS, np.full((2, 2, 2, 2), -9.0, np.float32)], -1)
+    found = evaluated(logits, LABELS, (*CLASSES, 'missed', 'absent'))
+    assert found['absent'] == 2
+    assert found['mean_iou'] == pytest.approx(7 / 12)
+    assert not {'iou/missed', 'iou/absent', 'dice/absent'} & found.keys()
+    mask = LABELS.copy()
+    mask[mask == 2] = 3
+    found = evaluated(logits, mask, (*CLASSES, 'missed', 'absent'))
+    assert found['absent'] == 1
+    assert found['iou/square'] == found['iou/missed'] == 0
+    assert found['mean_iou'] == pytest.approx((3 / 4 + 2 / 4) / 4)
+    assert found['mean_accuracy'] == pytest.approx((1 + 2 / 4 + 0) / 3)
     with pytest.raises(UserError, match='no pixel of the masks counts: all are 255'):
-        TASK.results({'confusion': 0 * matrix, 'pixels': 0.0, 'loss': 0.0}, {}, 2, CLASSES)
+        evaluated(MAPS, np.full_like(LABELS, geometry.IGNORE))
+
+
+@pytest.mark.parametrize('seed', [None, 0, 1])
+def test_results_equal_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    mask = IGNORED if seed is None else rng.integers(0, 6, (5, 7, 9)).astype(np.uint8)
+    logits = MAPS if seed is None else rng.normal(size=(5, 7, 9, 5)).astype(np.float32)
+    classes = logits.shape[-1]
+    mask[mask == classes] = geometry.IGNORE
+    names = tuple(map(str, range(classes)))
+    found = evaluated(logits, mask, names)
+    truth, guess = (each[mask != geometry.IGNORE] for each in (mask, logits.argmax(-1)))
+    np.testing.assert_array_equal(found['confusion'], metrics.confusion_matrix(truth, guess))
+    for name, score in (('iou', metrics.jaccard_score), ('dice', metrics.f1_score)):
+        expected = score(truth, guess, average=None)
+        assert [found[f'{name}/{i}'] for i in names] == pytest.approx(expected)
+        assert found[f'mean_{name}'] == pytest.approx(expected.mean())
+    assert found['pixel_accuracy'] == pytest.approx(metrics.accuracy_score(truth, guess))
+    assert found['mean_accuracy'] == pytest.approx(metrics.recall_score(
+        truth, guess, labels=np.unique(truth), average='macro'))
+    assert found['frequency_weighted_iou'] == pytest.approx(
+        metrics.jaccard_score(truth, guess, average='weighted'))
+
+
+def test_counts_of_a_large_set_are_exact():
+    """The host adds up what the devices count in a batch; float64 holds up to 2^53."""
+    matrix = np.float64([[2 ** 52, 1], [3, 2 ** 51 + 1]])
+    found = TASK.results({'confusion': matrix, 'pixels': matrix.sum(), 'loss': 0.0}, {}, 1, 'ab')
+    assert found['confusion'].tolist() == [[2 ** 52, 1], [3, 2 ** 51 + 1]]
 
 
 def test_valid_convolutions_are_judged_at_their_middle_pixels():
     mask = np.full((2, 6, 4), geometry.IGNORE, np.uint8)
     mask[:, 2:4, 1:3] = LABELS
-    sums, _ = TASK.observe(apply, {'image': None, 'mask': mask})
-    assert sums['pixels'].tolist() == [4, 4]
+    assert evaluated(MAPS, mask)['confusion'].sum() == 8
     shapes = {'mask': jax.ShapeDtypeStruct((1, 6, 4), np.uint8)}
     TASK.check(jax.ShapeDtypeStruct((1, 2, 2, 3), np.float32), shapes, CLASSES)
     for outputs, message in (((1, 3, 2, 3), 'not the middle of a mask of 6 x 4'),
@@ -93,9 +144,7 @@ class Linear(nn.Module):
 
 
 @pytest.mark.parametrize('kind', parallel.KINDS)
-def test_ignored_pixels_weigh_the_same_on_any_number_of_devices(kind):
-    """Where devices have different numbers of pixels that count, the mean of their means is not
-    the mean."""
+def test_augmented_masks_are_the_same_on_any_number_of_devices(kind):
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 3, (8, 4, 4)).astype(np.uint8)
     for i in range(8):
@@ -117,7 +166,7 @@ def test_ignored_pixels_weigh_the_same_on_any_number_of_devices(kind):
         return jax.device_get(update(state, {}, batch, jax.random.key(1)))
 
     (one, metrics), (four, theirs) = after(1), after(4)
-    for name in ('loss', 'pixel_error'):
+    for name in ('loss', 'pixel_accuracy'):
         assert theirs[name] == pytest.approx(metrics[name], rel=1e-5)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -167,10 +216,10 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     said = capsys.readouterr().out
     assert 'images with masks of 3 classes' in said
     last = rows(tmp_path / 'whole')[-1]
-    for name in ('error', 'pixel_error'):
-        assert f'test {name}: {100 * last[f"test/{name}"]:.2f} %' in said
-    assert {'train/loss', 'train/pixel_error', 'test/loss', 'test/error', 'test/mean_iou',
-            'test/pixel_error', 'test/iou/background'} <= last.keys()
+    assert f'test error: {100 * last["test/error"]:.2f} %' in said
+    assert {'train/loss', 'train/pixel_accuracy', 'test/loss', 'test/error', 'test/mean_iou',
+            'test/pixel_accuracy', 'test/iou/background', 'test/absent'} <= last.keys()
+    assert 'test/confusion' not in last
     assert (tmp_path / 'whole' / 'figures' / 'curves.png').exists()
 
     with monkeypatch.context() as patch:
@@ -195,6 +244,7 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     results = evaluate.evaluate(network, source, batch_size=3)
     assert results['count'] == 10
     assert results['error'] == pytest.approx(last['test/error'])
+    np.testing.assert_array_equal(results['confusion'], matrix)
 
     weights.save(network, tmp_path / 'weights.safetensors')  # which know their task
     again = trained.load(tmp_path / 'weights.safetensors')
@@ -217,6 +267,7 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     experiment.run(asked, tmp_path / 'evaluation')
     values = json.loads((tmp_path / 'evaluation' / 'results.json').read_text())
     assert values['mean_iou'] == pytest.approx(last['test/mean_iou'])
+    assert 'confusion' not in values  # only numbers
 
 
 def test_a_unet_learns_shapes(config, tmp_path):
@@ -224,7 +275,7 @@ def test_a_unet_learns_shapes(config, tmp_path):
     config.update(steps=120, schedule='cosine', learning_rate=0.1, report_every=60, eval_every=0.0,
                   checkpoint_every=0.0, devices=1, eval_batch_size=10)
     last = train.train(config, tmp_path)
-    assert last['test/pixel_error'] < 0.05
+    assert last['test/pixel_accuracy'] > 0.95
     assert last['test/iou/background'] > 0.95
 
 
