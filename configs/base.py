@@ -46,7 +46,8 @@ def get_config():
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
     # The data.
-    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets
+    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets;
+    #           with masks 'digit_scenes', 'coins', 'folder', 'oxford_iiit_pet' or 'cityscapes'
     config.data_dir = placeholder(str)  # where the data is; None: tensorflow-datasets' usual place
     config.train_split = 'train'  # the split to train on; tensorflow-datasets: also 'train[:45000]'
     config.test_split = 'test'  # the split to measure the error on

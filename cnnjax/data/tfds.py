@@ -19,6 +19,7 @@ from PIL import Image
 from cnnjax.data.examples import Missing, Source
 from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.data.images import Picture
+from cnnjax.data.sources import SHIPPED
 from cnnjax.errors import UserError, suggest
 
 
@@ -35,7 +36,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         UserError: an unknown data set or split; a set without labelled images; or one prepared in a
             format without random access.
     """
-    builder = _builder(name, data_dir, others=('digits', 'photos', 'folder'))
+    builder = _builder(name, data_dir, others=(*SHIPPED, 'folder'))
     if not builder.data_path.exists():
         raise Missing(
             f'{name} is not prepared: there is no {builder.data_path}. Prepare it, once, with\n'
