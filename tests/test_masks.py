@@ -106,7 +106,7 @@ def test_unreadable_files_can_be_left_out(scenes, capsys):
 
 def test_data_without_masks_says_so(scenes):
     with pytest.raises(UserError, match='^dataset=digits has no mask of each image, only label; '
-                       '.* dataset=digit_scenes or folder'):
+                       '.* dataset=digit_scenes or coins or folder'):
         data.load('digits', 'train', target='mask')
     with pytest.raises(data.Missing, match='val/images is not there'):
         data.load('folder', 'val', str(scenes), target='mask')

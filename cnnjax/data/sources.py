@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from cnnjax import cluster
-from cnnjax.data import digit_scenes, digits, folders, images, masks, photos
+from cnnjax.data import coins, digit_scenes, digits, folders, images, masks, photos
 from cnnjax.data.examples import Files, Missing, Source
 from cnnjax.errors import UserError
 
@@ -19,6 +19,7 @@ SHIPPED = {
     'photos': {'label': photos.load},
     'digit_scenes': {target: functools.partial(digit_scenes.load, target=target)
                      for target in ('mask', 'boxes')},
+    'coins': {'mask': coins.load},
 }
 
 
