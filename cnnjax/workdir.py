@@ -42,7 +42,8 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
 # A run may be resumed with another length if the learning rates of the steps so far stay the same.
 LENGTHS = frozenset({'epochs', 'steps'})
 # Fields that older runs lack, with the values that these runs were trained with.
-YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify'}
+YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
+           'mask_values': ()}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

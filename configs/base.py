@@ -54,6 +54,7 @@ def get_config():
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
     config.border = 0  # black pixels added around each picture first: 2 makes MNIST 32 x 32
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.mask_values = ()  # folder: the masks' values of the classes in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
     config.loader_threads = 16  # stream: the number of decoding threads, in all workers together
     config.loader_workers = 0  # stream: processes that decode; 0: the main process does it

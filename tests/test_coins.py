@@ -18,16 +18,15 @@ def test_there_are_24_coins():
 
 
 @pytest.mark.parametrize(('split', 'count'), [('train', 154), ('test', 8)])
-def test_windows_of_gray_pixels(split, count, capsys):
+def test_windows_of_gray_pixels(split, count):
     source = data.load('coins', split, target='mask')
     assert source.classes == ('background', 'coin')
     assert len(source.examples) == count
     for example in source.examples:
         assert (example['image'].shape, example['image'].dtype) == ((96, 96, 1), np.uint8)
         assert (example['mask'].shape, example['mask'].dtype) == ((96, 96), np.uint8)
-    assert capsys.readouterr().out == (
-        f'coins, {split}: {count} images of 2 classes, with masks that are computed (watershed), '
-        'not drawn by hand\n')
+    assert source.about == (f'coins, {split}: {count} images of 2 classes, with masks that are '
+                            'computed (watershed), not drawn by hand')
 
 
 def test_windows_show_the_picture_with_its_mask():

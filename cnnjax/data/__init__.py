@@ -12,8 +12,9 @@ from cnnjax.data.examples import (
 )
 from cnnjax.data.identity import Identity, differences, identity
 from cnnjax.data.pipeline import Crops, Resident, Stream
-from cnnjax.data.sources import FROM_PYTHON, SHIPPED, load, load_if_named
+from cnnjax.data.sources import FROM_PYTHON, SHIPPED, counted, load, load_if_named
 
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
-           'Source', 'Stream', 'augment', 'check_examples', 'differences', 'from_arrays',
-           'identity', 'load', 'load_if_named', 'matched', 'normalization', 'spread', 'subset']
+           'Source', 'Stream', 'augment', 'check_examples', 'counted', 'differences',
+           'from_arrays', 'identity', 'load', 'load_if_named', 'matched', 'normalization',
+           'spread', 'subset']

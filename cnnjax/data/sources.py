@@ -3,6 +3,7 @@
 import collections
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from cnnjax import cluster
@@ -24,18 +25,40 @@ SHIPPED = {
 
 
 def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str = 'error',
-         target: str = 'label') -> Source:
+         target: str = 'label', mask_values: Sequence[int] = ()) -> Source:
     """The source `dataset`: a name in SHIPPED, 'folder' (data_dir/split/class/*.jpg; with masks
     see masks.py), or a name of tensorflow-datasets, prepared in `data_dir` (default: the usual
-    place of tensorflow-datasets). Prints one line about what was found.
+    place of tensorflow-datasets). Prints one line about what was found; if there are masks, that
+    line waits until they are read (see dataset.prepare).
 
     Args:
       target: the target of each image: 'label', 'mask' or 'boxes'.
+      mask_values: see masks.folder.
 
     Raises:
       Missing: the data is not there; the message says how to get it.
       UserError: the data is not in the right form, or the set does not take these arguments.
     """
+    _check(dataset, data_dir, bad_images, target, mask_values)
+    if dataset in SHIPPED:
+        source = _of_target(dataset, SHIPPED[dataset], target)(split)
+    elif dataset == 'folder':
+        masked = functools.partial(masks.folder, mask_values=mask_values)
+        source = _of_target(dataset, {'label': folder, 'mask': masked}, target)(
+            data_dir, split, bad_images)
+    else:
+        from cnnjax.data import tfds  # here, because the import takes a second
+        source = _of_target(dataset, {'label': tfds.load, 'mask': tfds.load_masks}, target)(
+            dataset, split, data_dir)
+    source = source._replace(about=source.about or counted(
+        f'{dataset}, {split}', len(source.examples), len(source.classes)))
+    if cluster.first() and target != 'mask':
+        print(source.about, flush=True)
+    return source
+
+
+def _check(dataset, data_dir, bad_images, target, mask_values):
+    """Raises UserError if arguments of `load` do not fit together."""
     if data_dir and dataset in SHIPPED:
         raise UserError(f'data_dir={data_dir}: {dataset} come with a library and are read from no '
                         'directory; leave it out, or name the data set that is there, as in '
@@ -45,29 +68,22 @@ def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str 
                         f'of {dataset}; leave it out')
     if bad_images not in ('error', 'skip'):
         raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
+    if mask_values and (dataset, target) != ('folder', 'mask'):
+        raise UserError(f'mask_values={tuple(mask_values)}: only masks of dataset=folder have '
+                        f'other values than the numbers of the classes, not the {target} of each '
+                        f'image of {dataset}; leave it out')
     if dataset == FROM_PYTHON:
         raise Missing('the data was given in Python, to train.train: give it there again, or name '
                       'a data set, as in --config.dataset=folder')
-    if dataset in SHIPPED:
-        source = _of_target(dataset, SHIPPED[dataset], target)(split)
-    elif dataset == 'folder':
-        of_target = _of_target(dataset, {'label': folder, 'mask': masks.folder}, target)
-        source = of_target(data_dir, split, bad_images)
-    else:
-        from cnnjax.data import tfds  # here, because the import takes a second
-        source = _of_target(dataset, {'label': tfds.load}, target)(dataset, split, data_dir)
-    if cluster.first():
-        print(source.about or counted(f'{dataset}, {split}', len(source.examples),
-                                      len(source.classes)), flush=True)
-    return source
 
 
 def _of_target(dataset, functions, target):
     """The function that loads a set with this target; {target: function} are those it has."""
     if target not in functions:
-        having = [name for name, others in SHIPPED.items() if target in others] + ['folder']
+        having = [name for name, others in SHIPPED.items() if target in others]
         raise UserError(f'dataset={dataset} has no {target} of each image, only '
-                        f'{" or ".join(functions)}; one that has is dataset={" or ".join(having)}')
+                        f'{" or ".join(functions)}; those that have are '
+                        f'{", ".join([*having, "folder"])} and some of tensorflow-datasets')
     return functions[target]
 
 
@@ -105,6 +121,9 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     left_out = {name: collections.Counter() for name in ('train', split)}
     directories = {name: _classes(root / name, left_out[name]) for name in left_out}
     classes = tuple(directories['train'])
+    if classes == ('images', 'masks'):
+        raise UserError(f'{root / "train"} has the folders images and masks. To learn the masks, '
+                        'set config.task=segment; if these are two classes, rename one')
     if unknown := sorted(set(directories[split]) - set(classes)):
         raise UserError(f'{root / split} has classes that {root / "train"} does not '
                         f'have: {", ".join(unknown)}')
