@@ -42,7 +42,7 @@ from cnnjax.tasks.task import Task
 SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
 LIMITS = {
     'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
-    'border': Whole(0, SIDE // 4), 'loader_threads': Whole(1, 1024),
+    'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
     'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
     'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),

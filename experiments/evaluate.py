@@ -73,7 +73,7 @@ def training(config, network):
         if config[field] is not None:
             own[field] = config[field]
     # A set other than the run's must not inherit its data_dir and bad_images.
-    if config.data_dir is None and own.dataset in ('digits', 'photos'):
+    if config.data_dir is None and own.dataset in data.SHIPPED:
         own.data_dir = None
     if config.bad_images is None and own.dataset != 'folder':
         own.bad_images = 'error'
