@@ -141,7 +141,8 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     shapes = jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
     image_shape = shapes['image'].shape[1:]
     if source:
-        transfer.check_network(net, source, config.init_from)
+        transfer.check_network(net, transfer.adopted(net, source, config.init_from),
+                               config.init_from)
     frozen = transfer.frozen_layers(net, config.freeze, image_shape)
     if frozen and not source:
         raise UserError(f"freeze='{config.freeze}' would freeze random weights: give init_from")
@@ -238,7 +239,11 @@ def train(config: ConfigDict, directory: str | Path,
 
 def starting_weights(config: ConfigDict) -> trained.Trained | None:
     """The network of config.init_from, the same in all processes; None if the field is empty."""
-    source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
+    source = None
+    if config.init_from:
+        name = config.model.name
+        others = getattr(models.create(**config.model), 'adopts', ()) if name else ()
+        source = trained.load(config.init_from, name=name, others=others)
     cluster.agree(weights=source and trained.fingerprint(source))
     return source
 
@@ -260,15 +265,21 @@ def initial_state(config: ConfigDict, training: Training, source: trained.Traine
     the trained.Trained of config.init_from. A `new` run prints a line about them."""
     state = training.init(run_keys(config)[0])
     if source:
+        fresh = {'params': state.params, 'batch_stats': state.batch_stats}
+        start = transfer.adopted(training.net, source, config.init_from)
         same = source.classes == training.classes  # otherwise the last layer is random
+        random = frozenset() if same else training.head
+        said = ('the last layer is kept, its classes are those of the data' if same else
+                'the last layer is new, for the classes of the data')
+        if hasattr(training.net, 'adopt'):
+            random |= transfer.layers(fresh) - transfer.layers(start.variables)
+            left = transfer.layers(source.variables) - transfer.layers(start.variables)
+            said = '; '.join(f'{what}: {", ".join(sorted(names)) or "none"}' for what, names in (
+                ('new layers', random), ("layers of the source that are left out", left)))
         if new and cluster.first():
-            print(f"init_from='{config.init_from}': the last layer is "
-                  + ('kept, its classes are those of the data' if same else
-                     'new, for the classes of the data'), flush=True)
+            print(f"init_from='{config.init_from}': {said}", flush=True)
         state = state._replace(**transfer.carry_over(
-            {'params': state.params, 'batch_stats': state.batch_stats},
-            transfer.variables(training.net, source), () if same else training.head,
-            config.init_from))
+            fresh, start.variables, random, config.init_from))
     return parallel.replicate(state, mesh)
 
 
