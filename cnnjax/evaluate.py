@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ from cnnjax.trained import Trained
 
 
 def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stream, *,
-             batch_size: int = 500, devices: int = 0) -> dict[str, float]:
+             batch_size: int = 500, devices: int = 0) -> dict[str, Any]:
     """The results of a trained network on a set: {'count': ..., 'error': ..., ...}.
 
     Args:
@@ -48,9 +48,14 @@ def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stre
     return run(parallel.replicate(network.variables, mesh))
 
 
+def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results without the arrays, which a report does not show."""
+    return {name: value for name, value in results.items() if not np.ndim(value)}
+
+
 def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
               examples: data.Resident | data.Stream, mesh: Mesh, *, batch_size: int,
-              kind: str = 'shard_map') -> Callable[[Any], dict[str, float]]:
+              kind: str = 'shard_map') -> Callable[[Any], dict[str, Any]]:
     """A function from the variables, {'params', 'batch_stats'}, to the results: {'count': the
     number of examples, 'error': ..., and the other numbers of the task}.
 

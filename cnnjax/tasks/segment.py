@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import losses
+from cnnjax import losses, overlays
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import LossAndMetrics, Observed, Task
@@ -25,7 +25,7 @@ def create(net: nn.Module, smoothing: float = 0.0) -> Task:
     """The task for networks with logits [N, H', W', classes] for the middle H' x W' pixels of the
     images. Without padding a network has fewer outputs than pixels."""
     del net
-    return Task(check, functools.partial(loss, smoothing), observe, results)
+    return Task(check, functools.partial(loss, smoothing), observe, results, predict, draw)
 
 
 def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -57,7 +57,8 @@ def loss(smoothing: float, apply: Callable, examples: Mapping[str, jax.Array],
 
 def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
     """For each image the sum of the 'loss' over the pixels that count, their number 'pixels', and
-    their 'confusion' matrix, int [classes, classes], with the truth in rows."""
+    their 'confusion' matrix, int [classes, classes], with the truth in rows. Its own 'iou' is kept,
+    the mean over the classes that it has or that are found in it; NaN where no pixel counts."""
     logits, _ = apply(examples['image'])
     labels, counts = _truth(examples['mask'], logits.shape)
     values = losses.cross_entropy(logits, labels)
@@ -68,22 +69,28 @@ def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
         return jnp.zeros(classes * classes, jnp.int32).at[places].add(
             counts.ravel().astype(jnp.int32)).reshape(classes, classes)
 
+    def iou(matrix):
+        right = matrix.diagonal()
+        union = matrix.sum(0) + matrix.sum(1) - right
+        return jnp.where(union > 0, right / jnp.maximum(union, 1), 0).sum() / (union > 0).sum()
+
+    matrices = jax.vmap(confusion)(labels, logits.argmax(-1), counts)
     return {'loss': jnp.where(counts, values, 0).sum((1, 2)), 'pixels': counts.sum((1, 2)),
-            'confusion': jax.vmap(confusion)(labels, logits.argmax(-1), counts)}, {}
+            'confusion': matrices}, {'iou': jax.vmap(iou)(matrices)}
 
 
 def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
-            classes: Sequence[str]) -> dict[str, float]:
+            classes: Sequence[str]) -> dict[str, Any]:
     """The results: 'loss' and 'pixel_error', means over the pixels that count; 'iou/<class>',
     intersection / union of each class (https://arxiv.org/abs/1411.4038, section 5); their mean
     'mean_iou'; and 'error', 1 - mean_iou. A class that is in neither the masks nor the predictions
-    has no iou.
+    has no iou. Of all images together is 'confusion', of each its own 'image_iou': see observe.
 
     Raises:
       UserError: no pixel counts.
     """
-    del kept, count
-    matrix = sums['confusion']
+    del count
+    matrix = np.asarray(sums['confusion']).astype(np.int64)
     if not sums['pixels']:
         raise UserError(f'no pixel of the masks counts: all are {geometry.IGNORE}, which stands '
                         'for none of the classes')
@@ -94,7 +101,24 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
     mean_iou = float(np.mean(list(iou.values())))
     return {'loss': float(sums['loss'] / sums['pixels']), 'error': 1 - mean_iou,
             'pixel_error': float(1 - right.sum() / sums['pixels']), 'mean_iou': mean_iou,
-            **{f'iou/{name}': value for name, value in iou.items()}}
+            **{f'iou/{name}': value for name, value in iou.items()},
+            'confusion': matrix,
+            **{f'image_{name}': values for name, values in kept.items()}}
+
+
+def predict(outputs: jax.Array) -> dict[str, jax.Array]:
+    """The 'mask' of the classes with the highest scores, uint8 [N, H', W']."""
+    return {'mask': outputs.argmax(-1).astype(jnp.uint8)}
+
+
+def draw(example: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The 'image', uint8 [H, W, C], under the colours of a 'mask', uint8 [H', W'], of its middle:
+    uint8 [H, W, 3]. Around the middle its pixels are drawn as ignored."""
+    image, mask = example['image'], example['mask']
+    top, left = ((side - own) // 2 for side, own in zip(image.shape, mask.shape, strict=False))
+    whole = np.full(image.shape[:2], geometry.IGNORE, np.uint8)
+    whole[top:top + mask.shape[0], left:left + mask.shape[1]] = mask
+    return overlays.overlay(image, whole)
 
 
 def _truth(mask, shape):

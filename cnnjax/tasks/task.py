@@ -32,7 +32,13 @@ class Task(NamedTuple):
     # over all examples, and those that it keeps for each example.
     observe: Callable[..., Observed]
 
-    # (sums, kept, count, classes) -> {name: number}: the results of an evaluation of `count`
-    # examples. Each example is in `sums` and in `kept`, {name: [count, ...]}, exactly once and in
-    # order. The result 'error' is in [0, 1], lower is better.
-    results: Callable[..., dict[str, float]]
+    # (sums, kept, count, classes) -> {name: number or array}: the results of an evaluation of
+    # `count` examples. Each example is in `sums` and in `kept`, {name: [count, ...]}, exactly once
+    # and in order. The result 'error' is in [0, 1], lower is better.
+    results: Callable[..., dict[str, Any]]
+
+    # (outputs) -> {target: [N, ...]}: what the outputs of the network say of the images. And
+    # (example) -> a picture, uint8 [H, W, 3], of one example with its true or its predicted
+    # targets, whose image is uint8 [H, W, C]. None: a run draws no examples.
+    predict: Callable[..., dict[str, jax.Array]] | None = None
+    draw: Callable[..., Any] | None = None
