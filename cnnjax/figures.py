@@ -47,7 +47,7 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
       results: those of evaluate.evaluate on the same examples.
     """
     task, directory = tasks.create(network.task, network.net), Path(directory)
-    if task.draw is None:
+    if task.predict is None or task.draw is None:
         return
     confusion(directory, results['confusion'], examples.classes)
     iou = results['image_iou']
@@ -157,7 +157,7 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
                       va='center', fontsize=size, color='white' if share > 55 else 'black')
     names = [_short(name) for name in classes]
     every = -(-count // NAMED)  # More names would overlap.
-    turned = {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if count > 3 else {}
+    turned: Any = {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if count > 3 else {}
     axes.set_xticks(range(0, count, every), names[::every], fontsize=8, **turned)
     axes.set_yticks(range(0, count, every), names[::every], fontsize=8)
     axes.set(xlabel='prediction', ylabel='truth')

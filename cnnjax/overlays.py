@@ -46,8 +46,8 @@ def overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.5) -> np.nda
 def write(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """Writes a PNG file of a picture, uint8 [H, W, 3], or of classes, uint8 [H, W]. Viewers show
     the colours of the classes, and `np.asarray(PIL.Image.open(path))` has their numbers."""
-    image = Image.fromarray(image)
-    if image.mode == 'L':
-        image.putpalette(colors().tobytes())
+    picture = Image.fromarray(image)
+    if image.ndim == 2:
+        picture.putpalette(colors().tobytes())
     with atomic.replacing(path) as unfinished:
-        image.save(unfinished, 'PNG')
+        picture.save(unfinished, 'PNG')

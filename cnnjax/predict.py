@@ -15,11 +15,12 @@ import itertools
 import math
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from PIL import Image
 
 from cnnjax import memory, summary
@@ -28,7 +29,7 @@ from cnnjax.errors import UserError
 from cnnjax.trained import Trained
 
 TILE = 1024  # The largest side, in pixels, that a network sees at once.
-Picture = str | os.PathLike[str] | np.ndarray
+Picture = str | os.PathLike[str] | ArrayLike
 
 
 def labels(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
@@ -51,10 +52,11 @@ def scores(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
       UserError: the network has no maps of scores; the picture cannot be read, has another number
         of channels, or is too large for the memory.
     """
-    image = picture if isinstance(picture, np.ndarray) else read(network, picture)
-    if image.ndim != 3:
-        raise UserError(f'a picture of shape {list(image.shape)}: the network takes '
+    image = read(network, picture) if isinstance(picture, (str, os.PathLike)) else picture
+    if np.ndim(image) != 3:
+        raise UserError(f'a picture of shape {list(np.shape(image))}: the network takes '
                         f'[H, W, {network.image_shape[-1]}]')
+    image = np.asarray(network.checked(np.asarray(image)[None])[0])
     shape = image.shape[:2]
     memory.check(2 * len(network.classes) * shape[0] * shape[1], memory.HOST,
                  picture=f'{shape[0]} x {shape[1]} pixels')
@@ -91,10 +93,10 @@ def resized(image: np.ndarray, shape: Sequence[int], interpolation: str) -> np.n
     """[H, W, C], uint8 or floats, scaled to `shape` by a filter of images.FILTERS."""
     if image.shape[:2] == tuple(shape):
         return image
-    planes = [Image.fromarray(np.ascontiguousarray(plane if plane.dtype == np.uint8
-                                                   else plane.astype(np.float32)))
-              for plane in np.moveaxis(image, -1, 0)]
-    return np.stack([plane.resize(shape[::-1], images.FILTERS[interpolation])
+    height, width = shape
+    kind = np.uint8 if image.dtype == np.uint8 else np.float32
+    planes = map(Image.fromarray, np.moveaxis(image, -1, 0).astype(kind, 'C'))
+    return np.stack([np.asarray(plane.resize((width, height), images.FILTERS[interpolation]))
                      for plane in planes], -1)
 
 
@@ -129,7 +131,8 @@ def window(net: nn.Module, image_shape: tuple[int, int, int], tile: int) -> Wind
                         "scores: it cannot tell pixels apart; take one of task='segment'")
     fits = _fits(net)
     side = next(filter(fits, itertools.chain(range(tile, 0, -1), itertools.count(tile))))
-    rows = [row for row in summary.summarize(net, (side, side, image_shape[-1])).rows if row.seen]
+    rows: Any = [row for row in summary.summarize(net, (side, side, image_shape[-1])).rows
+                 if row.seen]
     extent = rows[-1].seen[0]
     count = len(extent.low)  # one score where all see the same
     context = side if count == 1 else max((extent.low < 0).sum(), (extent.high >= side).sum())

@@ -268,8 +268,9 @@ def first_drawn(config: ConfigDict, directory: Path, training: Training,
         return batches
     first = next(batches)
     some = {name: values[:figures.SHOWN] for name, values in first.items()}
+    arrays: Any = train_set.data or {}
     seen = jax.jit(training.augment)(step.keys(run_keys(config)[1], 0)[0], some['position'],
-                                     step.fetch(train_set.data or {}, some))
+                                     step.fetch(arrays, some))
     figures.first_batch(directory, training.task, train_set.classes, normalize, seen)
     return itertools.chain([first], batches)
 
