@@ -69,7 +69,8 @@ def _taken(examples, places):
     """The examples at these places of a data.Resident or data.Stream, as arrays."""
     if examples.data:
         return {name: values[places] for name, values in examples.data.items()}
-    return next(iter(examples.subset(places).test_batches(len(places))))
+    batch, = examples.subset(places).test_batches(len(places))
+    return batch
 
 
 def _colored(images):

@@ -1,5 +1,6 @@
 """Segmentation: golden values, and a U-Net trained on a folder of masks."""
 
+import csv
 import functools
 import json
 
@@ -170,7 +171,9 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
         assert f'test {name}: {100 * last[f"test/{name}"]:.2f} %' in said
     assert {'train/loss', 'train/pixel_error', 'test/loss', 'test/error', 'test/mean_iou',
             'test/pixel_error', 'test/iou/background'} <= last.keys()
-    assert (tmp_path / 'whole' / 'figures' / 'curves.png').exists()
+    drawn = {path.name for path in (tmp_path / 'whole' / 'figures').iterdir()}
+    assert drawn == {f'{name}.png' for name in ('curves', 'first_batch', 'predictions', 'worst',
+                                                'confusion')}
 
     with monkeypatch.context() as patch:
         patch.setattr(reports.Metrics, 'write', dying_after(5))
@@ -216,6 +219,11 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     experiment.run(asked, tmp_path / 'evaluation')
     values = json.loads((tmp_path / 'evaluation' / 'results.json').read_text())
     assert values['mean_iou'] == pytest.approx(last['test/mean_iou'])
+    for run in ('whole', 'evaluation'):  # both of the last checkpoint
+        with open(tmp_path / run / 'confusion.csv') as file:
+            header, *lines = csv.reader(file)
+        assert header[1:] == [line[0] for line in lines] == list(CLASSES)
+        np.testing.assert_array_equal(np.float64([line[1:] for line in lines]), matrix)
 
 
 def test_a_unet_learns_shapes(config, tmp_path):
