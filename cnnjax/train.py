@@ -2,7 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from cnnjax import (
     cluster,
     data,
     dataset,
+    figures,
     limits,
     loop,
     models,
@@ -227,6 +229,8 @@ def train(config: ConfigDict, directory: str | Path,
             return resume.finished(directory, start)
         batches = sets.train.train_batches(config.batch_size, config.seed, start,
                                            (jax.process_index(), jax.process_count()))
+        feed = batches if start else first_drawn(config, directory, training, sets.train,
+                                                 normalize, batches)
         update = updater(config, training, sets.train, mesh)
         evaluate = evaluator(training.task, training.net, normalize, sets.test, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
@@ -234,7 +238,7 @@ def train(config: ConfigDict, directory: str | Path,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             services = loop.Services(checkpoints, metrics, progress, profile, preemption)
-            return loop.run(state, batches, update, evaluate, training.plan, services)
+            return loop.run(state, feed, update, evaluate, training.plan, services)
 
 
 def starting_weights(config: ConfigDict) -> trained.Trained | None:
@@ -286,6 +290,22 @@ def initial_state(config: ConfigDict, training: Training, source: trained.Traine
 def run_keys(config: ConfigDict) -> jax.Array:
     """The key of the initialization and that of all steps."""
     return jax.random.split(jax.random.key(config.seed))
+
+
+def first_drawn(config: ConfigDict, directory: Path, training: Training,
+                train_set: data.Resident | data.Stream, normalize: data.Normalization,
+                batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same batches, of which the first is drawn as the first step sees it, if the task draws
+    examples."""
+    if not (training.task.draw and cluster.first()):
+        return batches
+    first = next(batches)
+    some = {name: values[:figures.SHOWN] for name, values in first.items()}
+    arrays: Any = train_set.data or {}
+    seen = jax.jit(training.augment)(step.keys(run_keys(config)[1], 0)[0], some['position'],
+                                     step.fetch(arrays, some))
+    figures.first_batch(directory, training.task, train_set.classes, normalize, seen)
+    return itertools.chain([first], batches)
 
 
 def updater(config: ConfigDict, training: Training, train_set: data.Resident | data.Stream,

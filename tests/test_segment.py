@@ -1,5 +1,6 @@
 """Segmentation: golden values, and a U-Net trained on a folder of masks."""
 
+import csv
 import json
 
 import flax.linen as nn
@@ -31,8 +32,7 @@ def evaluated(logits, mask, classes=CLASSES):
     """The results of an evaluation in which a network finds these logits."""
     sums, kept = TASK.observe(lambda images: (jnp.asarray(logits), {}),
                               {'image': None, 'mask': mask})
-    assert kept == {}
-    return TASK.results({name: np.float64(values).sum(0) for name, values in sums.items()}, {},
+    return TASK.results({name: np.float64(values).sum(0) for name, values in sums.items()}, kept,
                         len(mask), classes)
 
 
@@ -70,7 +70,8 @@ def test_golden_results():
                 'pixel_accuracy': 6 / 8, 'mean_accuracy': (1 + 2 / 4 + 1) / 3,
                 'frequency_weighted_iou': (3 * 3 / 4 + 4 * 2 / 4 + 1 / 2) / 8, 'absent': 0}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert found.keys() == expected.keys() | {'loss', 'confusion'}
+    np.testing.assert_allclose(found['image_iou'], [1, (1 / 2 + 1 / 3 + 0) / 3], rtol=1e-6)
+    assert found.keys() == expected.keys() | {'loss', 'confusion', 'image_iou'}
 
 
 def test_a_class_that_is_nowhere_is_absent():
@@ -220,7 +221,9 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     assert {'train/loss', 'train/pixel_accuracy', 'test/loss', 'test/error', 'test/mean_iou',
             'test/pixel_accuracy', 'test/iou/background', 'test/absent'} <= last.keys()
     assert 'test/confusion' not in last
-    assert (tmp_path / 'whole' / 'figures' / 'curves.png').exists()
+    drawn = {path.name for path in (tmp_path / 'whole' / 'figures').iterdir()}
+    assert drawn == {f'{name}.png' for name in ('curves', 'first_batch', 'predictions', 'worst',
+                                                'confusion')}
 
     with monkeypatch.context() as patch:
         patch.setattr(reports.Metrics, 'write', dying_after(5))
@@ -268,6 +271,11 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     values = json.loads((tmp_path / 'evaluation' / 'results.json').read_text())
     assert values['mean_iou'] == pytest.approx(last['test/mean_iou'])
     assert 'confusion' not in values  # only numbers
+    for run in ('whole', 'evaluation'):  # both of the last checkpoint
+        with open(tmp_path / run / 'confusion.csv') as file:
+            header, *lines = csv.reader(file)
+        assert header[1:] == [line[0] for line in lines] == list(CLASSES)
+        np.testing.assert_array_equal(np.float64([line[1:] for line in lines]), matrix)
 
 
 def test_a_unet_learns_shapes(config, tmp_path):
@@ -284,7 +292,9 @@ def test_a_unet_learns_shapes(config, tmp_path):
      "the network has one score per class, .3., no maps of scores"),
     ({'task': 'segmentation'}, "task is one of classify, segment, not 'segmentation'; did you mean "
                                'segment'),
-    ({'task': 'classify'}, r'maps of scores \[16, 16, 2\], not one score per class'),
+    ({'task': 'classify'}, 'To learn the masks, set config.task=segment'),
+    ({'task': 'classify', 'dataset': 'digits', 'data_dir': None},
+     r'maps of scores \[8, 8, 10\], not one score per class'),
     ({'model.widths': (4, 8, 8, 8, 8, 8)}, 'U-Net cannot take images of 16 x 16 pixels'),
     ({'model.name': 'unet', 'crop_size': 18}, 'the test images have 16 x 16 pixels, which the '
      'network, trained on 18 x 18, cannot take: .* nearest that work: heights 18,')])

@@ -36,6 +36,11 @@ class Normalization(NamedTuple):
                      for values in (self.mean, self.std))
         return (images - mean) / std
 
+    def undone(self, images: np.ndarray) -> np.ndarray:
+        """Normalized images [..., H, W, C] as pictures, uint8."""
+        mean = self.mean if self.fits(images.shape[-3:]) else self.mean.mean((0, 1))
+        return np.round(255 * np.clip(images * self.std + mean, 0, 1)).astype(np.uint8)
+
     def fits(self, image_shape: Sequence[int]) -> bool:
         """Whether images of the shape [H, W, C] can be normalized by it."""
         try:
