@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn import metrics
 
 from cnnjax import data, evaluate, parallel, reports, tasks, train, trained, weights
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import WholeBatch
-from configs import base
 from experiments import evaluate as experiment
 from experiments import train as train_experiment
 from tests.kill import Killed, assert_same_run, dying_after, rows
@@ -173,42 +171,11 @@ def test_augmented_masks_are_the_same_on_any_number_of_devices(kind):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def scene(rng):
-    """A picture of noise with a bright disk or square on it, and its mask, whose right edge is
-    ignored."""
-    y, x = np.mgrid[:16, :16]
-    top, left = rng.integers(3, 13, 2)
-    label = int(rng.integers(1, 3))
-    inside = ((y - top) ** 2 + (x - left) ** 2 <= 9 if label == 1
-              else (abs(y - top) <= 2) & (abs(x - left) <= 2))
-    image = rng.integers(0, 90, (16, 16, 3)) + 150 * inside[..., None]
-    mask = np.where(inside, label, 0).astype(np.uint8)
-    mask[:, -1] = geometry.IGNORE
-    return image.astype(np.uint8), mask
-
-
-@pytest.fixture(scope='module')
-def scenes(tmp_path_factory):
-    root, rng = tmp_path_factory.mktemp('scenes'), np.random.default_rng(0)
-    (root / 'classes.txt').write_text('\n'.join(CLASSES))
-    for split, count in (('train', 24), ('test', 10)):
-        for i in range(count):
-            image, mask = scene(rng)
-            for kind, array in (('images', image), ('masks', mask)):
-                (root / split / kind).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(array).save(root / split / kind / f'{i}.png')
-    return root
-
-
 @pytest.fixture
-def config(scenes):
-    config = base.get_config()
-    config.update({'task': 'segment', 'dataset': 'folder', 'data_dir': str(scenes), 'flip': True,
-                   'padding': 2, 'batch_size': 8, 'steps': 6, 'learning_rate': 0.05,
-                   'report_every': 1, 'eval_every': 3.0, 'checkpoint_every': 2.0, 'devices': 2,
-                   'eval_batch_size': 4})
-    config.model.update({'name': 'unet_padded', 'widths': (4, 8), 'dropout': 0.0})
-    return config.lock()
+def config(segmenting):
+    with segmenting.unlocked():
+        segmenting.devices = 2
+    return segmenting
 
 
 def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path, capsys,
