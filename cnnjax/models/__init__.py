@@ -46,6 +46,12 @@ It may have, as a field, a property or an attribute of the class:
 - `scan: bool`: whether the blocks of a stage are one loop over stacked parameters, named as by
   `resnet.stack`. Files of weights hold them apart, and no layer of the loop can be frozen alone.
   Without it, False.
+- `adopt(net, variables) -> (network, variables) or None`: what the trained network `net` and its
+  variables are in a training that starts from them: a network of this one's class, and variables
+  with this one's names. Layers without variables there stay as initialized. None: it cannot start
+  from that. Without `adopt`, only from a network like itself.
+- `adopts: (name, ...)`: the names of the networks, besides its own, that it adopts. If a file of
+  weights does not say whose they are, they are looked for in it.
 """
 
 import dataclasses
