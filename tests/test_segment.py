@@ -232,7 +232,9 @@ def test_a_unet_learns_shapes(config, tmp_path):
      "the network has one score per class, .3., no maps of scores"),
     ({'task': 'segmentation'}, "task is one of classify, segment, not 'segmentation'; did you mean "
                                'segment'),
-    ({'task': 'classify'}, r'maps of scores \[16, 16, 2\], not one score per class'),
+    ({'task': 'classify'}, 'has the folders images and masks'),
+    ({'task': 'classify', 'dataset': 'digits', 'data_dir': None, 'image_size': 16},
+     r'maps of scores \[16, 16, 10\], not one score per class'),
     ({'model.widths': (4, 8, 8, 8, 8, 8)}, 'U-Net cannot take images of 16 x 16 pixels')])
 def test_what_does_not_fit_is_said_before_anything_is_written(config, fields, message, tmp_path):
     config = config.copy_and_resolve_references()
