@@ -75,7 +75,7 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
       accumulate: the number of micro-batches in which the gradient is computed.
       frozen: layers that do not change; no gradient is computed for them.
     """
-    augment_key, shared_key, own_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    augment_key, shared_key, own_key = keys(key, state.step)
     if axis is not None:  # Dropout differs between devices; drop-path is the same on all.
         own_key = jax.random.fold_in(own_key, lax.axis_index(axis))
     examples = augment(augment_key, batch['position'], fetch(data, batch))
@@ -105,6 +105,12 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
     batch_stats = transfer.merge(transfer.split(batch_stats, frozen)[0],
                                  transfer.split(state.batch_stats, frozen)[1])
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def keys(key: jax.Array, step: jax.Array | int) -> jax.Array:
+    """The keys of the update after `step` updates: that of the augmentation, one that all devices
+    share, and one that becomes another on each device."""
+    return jax.random.split(jax.random.fold_in(key, step), 3)
 
 
 def _accumulated(gradient, batch_stats, examples, count):

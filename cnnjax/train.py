@@ -2,7 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from cnnjax import (
     cluster,
     data,
     dataset,
+    figures,
     limits,
     loop,
     models,
@@ -42,7 +44,7 @@ from cnnjax.tasks.task import Task
 SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
 LIMITS = {
     'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
-    'border': Whole(0, SIDE // 4), 'loader_threads': Whole(1, 1024),
+    'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
     'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
     'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),
@@ -141,7 +143,8 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     shapes = jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
     image_shape = shapes['image'].shape[1:]
     if source:
-        transfer.check_network(net, source, config.init_from)
+        transfer.check_network(net, transfer.adopted(net, source, config.init_from),
+                               config.init_from)
     frozen = transfer.frozen_layers(net, config.freeze, image_shape)
     if frozen and not source:
         raise UserError(f"freeze='{config.freeze}' would freeze random weights: give init_from")
@@ -226,6 +229,8 @@ def train(config: ConfigDict, directory: str | Path,
             return resume.finished(directory, start)
         batches = sets.train.train_batches(config.batch_size, config.seed, start,
                                            (jax.process_index(), jax.process_count()))
+        feed = batches if start else first_drawn(config, directory, training, sets.train,
+                                                 normalize, batches)
         update = updater(config, training, sets.train, mesh)
         evaluate = evaluator(training.task, training.net, normalize, sets.test, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
@@ -233,12 +238,16 @@ def train(config: ConfigDict, directory: str | Path,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             services = loop.Services(checkpoints, metrics, progress, profile, preemption)
-            return loop.run(state, batches, update, evaluate, training.plan, services)
+            return loop.run(state, feed, update, evaluate, training.plan, services)
 
 
 def starting_weights(config: ConfigDict) -> trained.Trained | None:
     """The network of config.init_from, the same in all processes; None if the field is empty."""
-    source = trained.load(config.init_from, name=config.model.name) if config.init_from else None
+    source = None
+    if config.init_from:
+        name = config.model.name
+        others = getattr(models.create(**config.model), 'adopts', ()) if name else ()
+        source = trained.load(config.init_from, name=name, others=others)
     cluster.agree(weights=source and trained.fingerprint(source))
     return source
 
@@ -260,21 +269,43 @@ def initial_state(config: ConfigDict, training: Training, source: trained.Traine
     the trained.Trained of config.init_from. A `new` run prints a line about them."""
     state = training.init(run_keys(config)[0])
     if source:
+        fresh = {'params': state.params, 'batch_stats': state.batch_stats}
+        start = transfer.adopted(training.net, source, config.init_from)
         same = source.classes == training.classes  # otherwise the last layer is random
+        random = frozenset() if same else training.head
+        said = ('the last layer is kept, its classes are those of the data' if same else
+                'the last layer is new, for the classes of the data')
+        if hasattr(training.net, 'adopt'):
+            random |= transfer.layers(fresh) - transfer.layers(start.variables)
+            left = transfer.layers(source.variables) - transfer.layers(start.variables)
+            said = '; '.join(f'{what}: {", ".join(sorted(names)) or "none"}' for what, names in (
+                ('new layers', random), ("layers of the source that are left out", left)))
         if new and cluster.first():
-            print(f"init_from='{config.init_from}': the last layer is "
-                  + ('kept, its classes are those of the data' if same else
-                     'new, for the classes of the data'), flush=True)
+            print(f"init_from='{config.init_from}': {said}", flush=True)
         state = state._replace(**transfer.carry_over(
-            {'params': state.params, 'batch_stats': state.batch_stats},
-            transfer.variables(training.net, source), () if same else training.head,
-            config.init_from))
+            fresh, start.variables, random, config.init_from))
     return parallel.replicate(state, mesh)
 
 
 def run_keys(config: ConfigDict) -> jax.Array:
     """The key of the initialization and that of all steps."""
     return jax.random.split(jax.random.key(config.seed))
+
+
+def first_drawn(config: ConfigDict, directory: Path, training: Training,
+                train_set: data.Resident | data.Stream, normalize: data.Normalization,
+                batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same batches, of which the first is drawn as the first step sees it, if the task draws
+    examples."""
+    if not (training.task.draw and cluster.first()):
+        return batches
+    first = next(batches)
+    some = {name: values[:figures.SHOWN] for name, values in first.items()}
+    arrays: Any = train_set.data or {}
+    seen = jax.jit(training.augment)(step.keys(run_keys(config)[1], 0)[0], some['position'],
+                                     step.fetch(arrays, some))
+    figures.first_batch(directory, training.task, train_set.classes, normalize, seen)
+    return itertools.chain([first], batches)
 
 
 def updater(config: ConfigDict, training: Training, train_set: data.Resident | data.Stream,

@@ -46,7 +46,8 @@ def get_config():
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
     # The data.
-    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets
+    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets;
+    #           with masks 'digit_scenes', 'coins', 'folder', 'oxford_iiit_pet' or 'cityscapes'
     config.data_dir = placeholder(str)  # where the data is; None: tensorflow-datasets' usual place
     config.train_split = 'train'  # the split to train on; tensorflow-datasets: also 'train[:45000]'
     config.test_split = 'test'  # the split to measure the error on
@@ -54,6 +55,7 @@ def get_config():
     config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
     config.border_mode = 'zero'  # what these pixels show: 'zero' (black) or 'reflect' (the picture)
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.mask_values = ()  # folder: the masks' values of the classes in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
     config.loader_threads = 16  # stream: the number of decoding threads, in all workers together
     config.loader_workers = 0  # stream: processes that decode; 0: the main process does it

@@ -10,6 +10,7 @@ from cnnjax import (
     dataset,
     evaluate,
     features,
+    figures,
     limits,
     memory,
     train,
@@ -50,6 +51,7 @@ def run(config, directory):
                                 devices=config.devices)
     if not cluster.first():
         return
+    figures.evaluation(directory, network, examples, results)
     results = evaluate.numbers(results)
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
@@ -73,7 +75,7 @@ def training(config, network):
         if config[field] is not None:
             own[field] = config[field]
     # A set other than the run's must not inherit its data_dir and bad_images.
-    if config.data_dir is None and own.dataset in ('digits', 'photos'):
+    if config.data_dir is None and own.dataset in data.SHIPPED:
         own.data_dir = None
     if config.bad_images is None and own.dataset != 'folder':
         own.bad_images = 'error'

@@ -7,14 +7,14 @@ import shlex
 
 import tensorflow_datasets
 
-from cnnjax.data import tfds
+from cnnjax.data import SHIPPED, tfds
 from cnnjax.errors import UserError
 
 
 def run(config, workdir):
     """Prints where the data is, the sizes of its splits and the command that trains on it."""
     del workdir  # The data goes to a place where every run finds it.
-    if config.dataset in ('digits', 'photos', 'folder'):
+    if config.dataset in (*SHIPPED, 'folder'):
         raise UserError(f'dataset={config.dataset} needs no preparing: train on it')
     try:
         path = tfds.prepare(config.dataset, config.data_dir, config.manual_dir)

@@ -92,7 +92,7 @@ class SetUp(BaseException):
 
 @pytest.fixture(scope='module')
 def digits():
-    found = {split: data.sources.digits(split) for split in ('train', 'test')}
+    found = {split: data.digits.load(split) for split in ('train', 'test')}
     return {split: data.Source(source.examples[:40], source.classes)
             for split, source in found.items()}
 

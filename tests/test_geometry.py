@@ -229,6 +229,15 @@ def test_warps_take_mask_and_boxes_along(mode, options):
     assert len(np.unique(found['boxes'], axis=0)) >= objects
 
 
+def test_a_warp_under_strict_promotion_of_types_and_ranks():
+    examples = {name: array[None] for name, array in scene().items()}
+    with jax.enable_x64(True), jax.numpy_dtype_promotion('strict'):
+        found = augment(jax.random.key(0), np.zeros(1, np.int32), examples, normalize=IDENTITY,
+                        scale=(0.8, 1.2), rotation=20.0, elastic=2.0, flip_vertical=True)
+    for name in ('image', 'boxes', 'weight_map'):
+        assert found[name].dtype == np.float32
+
+
 def test_scales_and_angles_are_uniform():
     """Seen by a small box beside the middle, whose size tells the scale, and whose place the angle.
     Scales are uniform on a logarithmic axis: half as large is as likely as twice as large."""

@@ -1,17 +1,20 @@
 """Segmentation: golden values, and a U-Net trained on a folder of masks."""
 
+import csv
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics
 
-from cnnjax import data, evaluate, reports, tasks, train, trained, weights
+from cnnjax import data, evaluate, parallel, reports, tasks, train, trained, weights
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import WholeBatch
+from configs import base
 from experiments import evaluate as experiment
 from experiments import train as train_experiment
 from tests.kill import Killed, assert_same_run, dying_after, rows
@@ -28,8 +31,7 @@ def evaluated(logits, mask, classes=CLASSES):
     """The results of an evaluation in which a network finds these logits."""
     sums, kept = TASK.observe(lambda images: (jnp.asarray(logits), {}),
                               {'image': None, 'mask': mask})
-    assert kept == {}
-    return TASK.results({name: np.float64(values).sum(0) for name, values in sums.items()}, {},
+    return TASK.results({name: np.float64(values).sum(0) for name, values in sums.items()}, kept,
                         len(mask), classes)
 
 
@@ -67,7 +69,8 @@ def test_golden_results():
                 'pixel_accuracy': 6 / 8, 'mean_accuracy': (1 + 2 / 4 + 1) / 3,
                 'frequency_weighted_iou': (3 * 3 / 4 + 4 * 2 / 4 + 1 / 2) / 8, 'absent': 0}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert found.keys() == expected.keys() | {'loss', 'confusion'}
+    np.testing.assert_allclose(found['image_iou'], [1, (1 / 2 + 1 / 3 + 0) / 3], rtol=1e-6)
+    assert found.keys() == expected.keys() | {'loss', 'confusion', 'image_iou'}
 
 
 def test_a_class_that_is_nowhere_is_absent():
@@ -130,6 +133,45 @@ def test_valid_convolutions_are_judged_at_their_middle_pixels():
             TASK.check(jax.ShapeDtypeStruct(outputs, np.float32), shapes, CLASSES)
 
 
+class Linear(nn.Module):
+    """A network of one convolution."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Conv(self.num_classes, (1, 1))(images), {}
+
+
+@pytest.mark.parametrize('kind', parallel.KINDS)
+def test_augmented_masks_are_the_same_on_any_number_of_devices(kind):
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 3, (8, 4, 4)).astype(np.uint8)
+    for i in range(8):
+        mask[i].flat[:2 * i] = geometry.IGNORE
+    batch = {'image': rng.integers(0, 256, (8, 4, 4, 3)).astype(np.uint8), 'mask': mask,
+             'position': np.arange(8, dtype=np.int32)}
+    config = base.get_config()
+    config.update(task='segment', batch_size=8, steps=2, flip=True, padding=1, crop_size=5,
+                  rotation=30.0, scale=(0.8, 1.25), elastic=0.5)
+    config.model.name = 'unet_padded'
+    made = train.build(config, CLASSES, {name: batch[name][:1] for name in ('image', 'mask')},
+                       data.Normalization(np.float32([0.5]), np.float32([0.25])), 8)
+    made = made._replace(net=Linear())
+
+    def after(devices):
+        mesh = parallel.data_mesh(devices)
+        state = parallel.replicate(made.init(jax.random.key(0)), mesh)
+        update = parallel.parallelize(made.step, mesh, kind, donate=False)
+        return jax.device_get(update(state, {}, batch, jax.random.key(1)))
+
+    (one, metrics), (four, theirs) = after(1), after(4)
+    for name in ('loss', 'pixel_accuracy'):
+        assert theirs[name] == pytest.approx(metrics[name], rel=1e-5)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
 @pytest.fixture
 def config(segmenting):
     with segmenting.unlocked():
@@ -147,7 +189,9 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     assert {'train/loss', 'train/pixel_accuracy', 'test/loss', 'test/error', 'test/mean_iou',
             'test/pixel_accuracy', 'test/iou/background', 'test/absent'} <= last.keys()
     assert 'test/confusion' not in last
-    assert (tmp_path / 'whole' / 'figures' / 'curves.png').exists()
+    drawn = {path.name for path in (tmp_path / 'whole' / 'figures').iterdir()}
+    assert drawn == {f'{name}.png' for name in ('curves', 'first_batch', 'predictions', 'worst',
+                                                'confusion')}
 
     with monkeypatch.context() as patch:
         patch.setattr(reports.Metrics, 'write', dying_after(5))
@@ -195,6 +239,11 @@ def test_a_unet_is_trained_resumed_loaded_and_evaluated(config, scenes, tmp_path
     values = json.loads((tmp_path / 'evaluation' / 'results.json').read_text())
     assert values['mean_iou'] == pytest.approx(last['test/mean_iou'])
     assert 'confusion' not in values  # only numbers
+    for run in ('whole', 'evaluation'):  # both of the last checkpoint
+        with open(tmp_path / run / 'confusion.csv') as file:
+            header, *lines = csv.reader(file)
+        assert header[1:] == [line[0] for line in lines] == list(CLASSES)
+        np.testing.assert_array_equal(np.float64([line[1:] for line in lines]), matrix)
 
 
 def test_a_unet_learns_shapes(config, tmp_path):
@@ -211,8 +260,12 @@ def test_a_unet_learns_shapes(config, tmp_path):
      "the network has one score per class, .3., no maps of scores"),
     ({'task': 'segmentation'}, "task is one of classify, segment, not 'segmentation'; did you mean "
                                'segment'),
-    ({'task': 'classify'}, r'maps of scores \[16, 16, 2\], not one score per class'),
-    ({'model.widths': (4, 8, 8, 8, 8, 8)}, 'U-Net cannot take images of 16 x 16 pixels')])
+    ({'task': 'classify'}, 'To learn the masks, set config.task=segment'),
+    ({'task': 'classify', 'dataset': 'digits', 'data_dir': None},
+     r'maps of scores \[8, 8, 10\], not one score per class'),
+    ({'model.widths': (4, 8, 8, 8, 8, 8)}, 'U-Net cannot take images of 16 x 16 pixels'),
+    ({'model.name': 'unet', 'crop_size': 18}, 'the test images have 16 x 16 pixels, which the '
+     'network, trained on 18 x 18, cannot take: .* nearest that work: heights 18,')])
 def test_what_does_not_fit_is_said_before_anything_is_written(config, fields, message, tmp_path):
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -223,3 +276,17 @@ def test_what_does_not_fit_is_said_before_anything_is_written(config, fields, me
         train.train(config, tmp_path / 'run')
     assert not (tmp_path / 'run' / 'config.json').exists()
 
+
+def test_a_mirrored_border_lets_valid_convolutions_see_every_pixel(config, tmp_path):
+    """The paper's overlap-tile strategy: the middle that has scores is the picture."""
+    config = config.copy_and_resolve_references()
+    config.update(border=8, border_mode='reflect', crop_size=20, rotation=10.0, elastic=1.0,
+                  scale=(0.9, 1.1), flip_vertical=True, steps=2, learning_rate=0.001)
+    config.model.name = 'unet'
+    assert np.isfinite(train.train(config, tmp_path)['test/loss'])
+    network = trained.load(tmp_path)
+    assert network.image_shape == (32, 32, 3)
+    assert network(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 16, 16, 3)
+    weights.save(network, tmp_path / 'weights.safetensors')
+    evaluation = trained.load(tmp_path / 'weights.safetensors').evaluation
+    assert (evaluation['border'], evaluation['border_mode']) == (8, 'reflect')

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -213,7 +214,7 @@ def test_a_run_that_is_older_than_a_field_goes_on(finished, tmp_path):
         seals = path.with_name(checkpoint.SEAL)
         atomic.write_json(seals, checkpoint._checksums(path.parent))
     values = json.loads((directory / 'config.json').read_text())
-    for field in ('interpolation', 'color_jitter'):
+    for field in workdir.YOUNGER:
         del values[field]
     atomic.write_json(directory / 'config.json', values)
     with pytest.raises(UserError, match=r"interpolation: 'bilinear' there, 'box' here\nTake"):
@@ -297,7 +298,8 @@ def photos(tmp_path_factory):
 def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
     """Resident or streamed; resumed bit for bit, evaluated on every picture."""
     config = changed(tiny, dataset='folder', data_dir=str(photos), stream=stream, batch_size=8,
-                     image_size=24, shorter_side=(24, 32), mean='0.5', std='0.25', flip=True)
+                     image_size=24, shorter_side=(24, 32), mean='0.5', std='0.25', flip=True,
+                     crop_size=20, rotation=20.0)
     train.train(config, tmp_path / 'whole')
     train.train(changed(config, steps=3), tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')
@@ -317,6 +319,32 @@ def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
         train.train(changed(config, bad_images='skip', steps=1), tmp_path / 'broken')
     finally:
         (photos / 'train' / 'coffee' / 'broken.png').unlink()
+
+
+class Flat(nn.Module):
+    """A full layer, which takes images of one size."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(10)(images.reshape(len(images), -1)), {}
+
+
+def test_a_training_on_crops_is_evaluated_on_whole_images(tiny, tmp_path):
+    config = changed(tiny, crop_size=6, rotation=20.0, elastic=0.5)
+    assert 'test/error' in train.train(config, tmp_path)
+    assert trained.load(tmp_path, 'latest').image_shape == (8, 8, 1)
+
+    shapes = {'image': jax.ShapeDtypeStruct((1, 8, 8, 1), np.uint8),
+              'label': jax.ShapeDtypeStruct((1,), np.int32)}
+    made = train.build(config, range(10), shapes, data.Normalization(*np.ones((2, 1), np.float32)),
+                       100)
+    assert made.shapes['image'].shape == (1, 6, 6, 1)
+    made.check_evaluation(shapes)
+    made = made._replace(net=Flat())
+    made.check_evaluation(made.shapes)
+    with pytest.raises(UserError, match='test images have 8 x 8 pixels, which the network, trained '
+                                        'on 6 x 6, cannot take'):
+        made.check_evaluation(shapes)
 
 
 def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):

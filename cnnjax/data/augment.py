@@ -36,6 +36,11 @@ class Normalization(NamedTuple):
                      for values in (self.mean, self.std))
         return (images - mean) / std
 
+    def undone(self, images: np.ndarray) -> np.ndarray:
+        """Normalized images [..., H, W, C] as pictures, uint8."""
+        mean = self.mean if self.fits(images.shape[-3:]) else self.mean.mean((0, 1))
+        return np.round(255 * np.clip(images * self.std + mean, 0, 1)).astype(np.uint8)
+
     def fits(self, image_shape: Sequence[int]) -> bool:
         """Whether images of the shape [H, W, C] can be normalized by it."""
         try:
@@ -205,7 +210,7 @@ def _warp(key, scale, rotation, elastic):
     """A random scale, angle and displacements, for `geometry.warped`."""
     keys = jax.random.split(key, 3)
     return {'scale': jnp.exp(jax.random.uniform(keys[0], (), np.float32, *np.log(scale))),
-            'angle': np.deg2rad(rotation) * jax.random.uniform(keys[1], (), np.float32, -1, 1),
+            'angle': math.radians(rotation) * jax.random.uniform(keys[1], (), np.float32, -1, 1),
             'displacements': elastic * jax.random.normal(keys[2], (3, 3, 2), np.float32)}
 
 

@@ -102,12 +102,12 @@ def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[
         middles of its sides and its own middle; see `displacement_field`. The result shows at p
         what would be at p + displacement.
     """
-    # Places are complex numbers, row + i column, which a multiplication scales and turns.
+    # Places are complex numbers, row + i column, which a multiplication enlarges and turns.
     rows, columns = np.indices(shape, np.float32)
-    corner, middle = (place[0] + 1j * place[1] for place in (
-        jnp.asarray(corner, jnp.float32), (np.float32(shape) - 1) / 2))
+    middle = complex(shape[0] - 1, shape[1] - 1) / 2
+    corner = lax.complex(*jnp.asarray(corner, jnp.float32))
+    turn = lax.complex(scale * jnp.cos(angle), scale * jnp.sin(angle))
     field = displacement_field(displacements, shape)
-    turn = scale * jnp.exp(1j * angle)
     places = corner + middle + (rows + 1j * columns + field - middle) / turn
 
     def seen(points):
@@ -139,7 +139,9 @@ def displacement_field(displacements: jax.Array, shape: Sequence[int]) -> jax.Ar
 
 
 def _sampled(array, places, order, mode, outside=0):
-    return map_coordinates(array, (places.real, places.imag), order, mode, outside)
+    """The array [H, W] at these places; the other arguments are those of map_coordinates."""
+    return map_coordinates(array.astype(np.float32), (places.real, places.imag), order, mode,
+                           outside).astype(array.dtype)
 
 
 def _around(seen, boxes):
@@ -147,7 +149,8 @@ def _around(seen, boxes):
     share = np.linspace(0, 1, 9, dtype=np.float32)
     across, down = (boxes[:, i, None] + (boxes[:, i + 2] - boxes[:, i])[:, None] * share[None] - 0.5
                     for i in (0, 1))  # A pixel's place is its middle.
-    points = seen(down[:, :, None] + 1j * across[:, None]).reshape(len(boxes), -1)
+    points = seen(lax.complex(*jnp.broadcast_arrays(down[:, :, None], across[:, None])))
+    points = points.reshape(len(boxes), -1)
     return jnp.stack([points.imag.min(-1), points.real.min(-1), points.imag.max(-1),
                       points.real.max(-1)], -1) + 0.5
 

@@ -108,9 +108,15 @@ class Resident:
                             'half of the memory: set stream=True')
         self.data = {name: np.empty((count, *array.shape), array.dtype)
                      for name, array in first.items()}
+        self.pixels = np.zeros(256, np.int64)  # how many of all masks are of the class 0, 1, ...
+        counting = threading.Lock()
 
         def decode(i):
-            example = _arrays(crops.center(examples[i]))
+            whole = examples[i]
+            if 'mask' in whole:
+                with counting:
+                    self.pixels += _pixels(whole['mask'])
+            example = _arrays(crops.center(whole))
             if example['image'].shape != shape:
                 raise UserError(f'the images differ in size ({shape}, {example["image"].shape} '
                                 '...): set image_size')
@@ -197,6 +203,20 @@ class Stream:
     def image_shape(self) -> tuple[int, ...]:
         return self._first['image'].shape
 
+    @functools.cached_property
+    def pixels(self) -> np.ndarray:
+        """The same as Resident's; reads and checks every mask."""
+        examples, total = _Checked(self.examples, len(self.classes)), np.zeros(256, np.int64)
+        counting = threading.Lock()
+
+        def count(i):
+            found = _pixels(examples[i]['mask'])
+            with counting:
+                np.add(total, found, out=total)
+
+        threads.mapped(count, len(self), 'checking masks')
+        return total
+
     def subset(self, index: Sequence[int] | np.ndarray) -> 'Stream':
         """The stream with only the examples at the places `index`."""
         some = subset(Source(self.examples, self.classes), index)
@@ -274,6 +294,11 @@ class _Checked(Sequence):
                                 f'mask {list(values.shape)}: a mask has a class for each pixel')
             check_classes(i, target, values, self.classes)
         return example
+
+
+def _pixels(mask):
+    """How many pixels of a mask have the number 0, 1, ..., int [256]."""
+    return np.bincount(np.ravel(mask), minlength=256)
 
 
 def _arrays(example):

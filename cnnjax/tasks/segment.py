@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from cnnjax import losses
+from cnnjax import losses, overlays
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import LossAndMetrics, Observed, Task, WholeBatch
@@ -27,7 +28,8 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     images. Without padding a network has fewer outputs than pixels. The losses of `auxiliary`
     heads, {tap: weight}, are added if the network has any."""
     return Task(functools.partial(check, chosen),
-                functools.partial(loss, chosen, getattr(net, 'auxiliary', {})), observe, results)
+                functools.partial(loss, chosen, getattr(net, 'auxiliary', {})), observe, results,
+                predict, draw)
 
 
 def check(chosen: TrainingLoss, outputs: jax.Array, examples: Mapping[str, Any],
@@ -57,7 +59,7 @@ def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
     logits, taps, batch_stats = apply(examples['image'])
     labels, counts, extra = _truth(examples, logits.shape)
     value = chosen(batch, logits, labels, counts, extra)
-    right = batch.mean((logits.argmax(-1) == labels).astype(jnp.float32), counts)
+    right = batch.mean((_found(logits) == labels).astype(jnp.float32), counts)
     metrics = {'loss': value, 'pixel_accuracy': right}
     for name, weight in auxiliary.items():
         value += weight * chosen(batch, taps[name], labels, counts, extra)
@@ -66,7 +68,8 @@ def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
 
 def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
     """For each image the sum of the 'loss' over the pixels that count, their number 'pixels', and
-    their 'confusion' matrix, int [classes, classes], with the truth in rows."""
+    their 'confusion' matrix, int [classes, classes], with the truth in rows. Its own 'iou' is kept,
+    the mean over the classes that it has or that are found in it; NaN where no pixel counts."""
     logits, _ = apply(examples['image'])
     labels, counts, _ = _truth(examples, logits.shape)
     values = losses.cross_entropy(logits, labels)
@@ -77,19 +80,26 @@ def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
         return jnp.zeros(classes * classes, jnp.int32).at[places].add(
             counts.ravel().astype(jnp.int32)).reshape(classes, classes)
 
+    def iou(matrix):
+        matrix = matrix.astype(jnp.float32)
+        right = matrix.diagonal()
+        return jnp.nanmean(right / (matrix.sum(0) + matrix.sum(1) - right))  # absent: 0 / 0
+
+    matrices = jax.vmap(confusion)(labels, _found(logits), counts)
     return {'loss': jnp.where(counts, values, 0).sum((1, 2)), 'pixels': counts.sum((1, 2)),
-            'confusion': jax.vmap(confusion)(labels, logits.argmax(-1), counts)}, {}
+            'confusion': matrices}, {'iou': jax.vmap(iou)(matrices)}
 
 
 def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
             classes: Sequence[str]) -> dict[str, Any]:
     """The results of the pixels that count, of all images together.
 
-    'confusion' is the matrix of all pixels, int64 [classes, classes], with the truth in rows. All
-    others are numbers (https://arxiv.org/abs/1411.4038, section 5): 'loss', the mean cross-entropy;
-    'error', 1 - mean_iou; 'mean_iou' and 'mean_dice', the means of 'iou/<class>', intersection /
-    union, and 'dice/<class>', 2 intersection / (truth + prediction); 'pixel_accuracy', the share of
-    the pixels that is right; 'mean_accuracy', the mean share of the classes that have pixels;
+    'confusion' is the matrix of all pixels, int64 [classes, classes], with the truth in rows, and
+    'image_iou' the iou of each image, float [count] (see observe). All others are numbers
+    (https://arxiv.org/abs/1411.4038, section 5): 'loss', the mean cross-entropy; 'error',
+    1 - mean_iou; 'mean_iou' and 'mean_dice', the means of 'iou/<class>', intersection / union, and
+    'dice/<class>', 2 intersection / (truth + prediction); 'pixel_accuracy', the share of the pixels
+    that is right; 'mean_accuracy', the mean share of the classes that have pixels;
     'frequency_weighted_iou', the mean iou weighted by the classes' pixels; and 'absent', how many
     classes are in neither the masks nor the predictions. These have no iou and no dice, and are in
     no mean.
@@ -97,7 +107,7 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
     Raises:
       UserError: no pixel counts.
     """
-    del kept, count
+    del count
     if not sums['pixels']:
         raise UserError(f'no pixel of the masks counts: all are {geometry.IGNORE}, which stands '
                         'for none of the classes')
@@ -114,7 +124,27 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
             'pixel_accuracy': float(right.sum() / truth.sum()),
             'mean_accuracy': float((right[truth > 0] / truth[truth > 0]).mean()),
             'frequency_weighted_iou': float((truth[seen] * iou).sum() / truth.sum()),
-            **of_class, 'absent': len(classes) - len(seen), 'confusion': matrix}
+            **of_class, 'absent': len(classes) - len(seen), 'confusion': matrix,
+            **{f'image_{name}': values for name, values in kept.items()}}
+
+
+def predict(outputs: jax.Array) -> dict[str, jax.Array]:
+    """The 'mask' of the classes with the highest scores, uint8 [N, H', W']."""
+    return {'mask': outputs.argmax(-1).astype(jnp.uint8)}
+
+
+def draw(example: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The 'image', uint8 [H, W, C], under the colours of a 'mask', uint8 [H', W'], of its middle:
+    uint8 [H, W, 3]. Around the middle its pixels are drawn as ignored."""
+    image, mask = example['image'], example['mask']
+    top, left = ((side - own) // 2 for side, own in zip(image.shape, mask.shape, strict=False))
+    whole = np.full(image.shape[:2], geometry.IGNORE, np.uint8)
+    whole[top:top + mask.shape[0], left:left + mask.shape[1]] = mask
+    return overlays.overlay(image, whole)
+
+
+def _found(logits):
+    return lax.argmax(logits, logits.ndim - 1, jnp.int32)
 
 
 def _truth(examples, shape):

@@ -58,3 +58,9 @@ class Task(NamedTuple):
     # `count` examples. Each example is in `sums` and in `kept`, {name: [count, ...]}, exactly once
     # and in order. The result 'error' is in [0, 1], lower is better. Only numbers are reported.
     results: Callable[..., dict[str, Any]]
+
+    # (outputs) -> {target: [N, ...]}: what the outputs of the network say of the images. And
+    # (example) -> a picture, uint8 [H, W, 3], of one example with its true or its predicted
+    # targets, whose image is uint8 [H, W, C]. None: a run draws no examples.
+    predict: Callable[..., dict[str, jax.Array]] | None = None
+    draw: Callable[..., Any] | None = None
