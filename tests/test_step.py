@@ -174,7 +174,7 @@ class Label(nn.Module):
         return jax.nn.one_hot((label + shift) % 10, 10) * 100, {}
 
 
-class Pixels(nn.Module):
+class Labels(nn.Module):
     """Reads the class of each pixel off it."""
 
     def __call__(self, images, train=False):
@@ -190,7 +190,7 @@ def known(task):
         masks = images[..., 0].copy()
         masks[:, 3] = geometry.IGNORE
         masks[[0, 5, 20], 2, 2] = (masks[[0, 5, 20], 2, 2] + 1) % 10
-        return Pixels(), images, {'mask': masks}, {
+        return Labels(), images, {'mask': masks}, {
             'pixel_accuracy': 1 - 3 / (21 * 12), 'loss': 3 / (21 * 12) * 100, 'absent': 0}
     images[:, 0, 0, 0] = np.arange(21) % 10
     labels = images[:, 0, 0, 0].astype(int)

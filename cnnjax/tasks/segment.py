@@ -27,15 +27,12 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The task for networks with logits [N, H', W', classes] for the middle H' x W' pixels of the
     images. Without padding a network has fewer outputs than pixels. The losses of `auxiliary`
     heads, {tap: weight}, are added if the network has any."""
-    return Task(functools.partial(check, chosen),
-                functools.partial(loss, chosen, getattr(net, 'auxiliary', {})), observe, results,
-                predict, draw)
+    return Task(check, functools.partial(loss, chosen, getattr(net, 'auxiliary', {})), observe,
+                results, predict, draw)
 
 
-def check(chosen: TrainingLoss, outputs: jax.Array, examples: Mapping[str, Any],
-          classes: Sequence[str]) -> None:
-    """Raises UserError unless the network has a score for each class at the middle pixels, and the
-    loss a weight."""
+def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Raises UserError unless the network has a score for each class at the middle pixels."""
     if outputs.ndim != 4:
         raise UserError(f'the network has one score per class, {list(outputs.shape[1:])}, no maps '
                         "of scores: it cannot tell pixels apart; take task='classify', or a "
@@ -48,7 +45,6 @@ def check(chosen: TrainingLoss, outputs: jax.Array, examples: Mapping[str, Any],
     if count != len(classes):
         raise UserError(f'the network has {count} outputs for {len(classes)} classes: its last '
                         'layer needs num_classes of them')
-    chosen.check(len(classes))
 
 
 def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
