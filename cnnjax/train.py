@@ -156,7 +156,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
         weight_decay=config.weight_decay, decay=config.decay, order=config.order,
         bias_rate=config.bias_rate, head_rate=config.head_rate, head=head)
-    task = tasks.create(config.task, net, tasks.loss(config))
+    task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
 
