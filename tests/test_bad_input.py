@@ -186,6 +186,8 @@ def test_a_config_trains_or_is_refused(set_up, given):
     ('border', (-1,)), ('color', (-1.0, 0.1)), ('bias_rate', (-1.0,)), ('head_rate', (-1.0,)),
     ('mean', ('nan', '', '1,2')), ('std', ('0', 'nan', 'inf')), ('schedule', ('linear',)),
     ('crop_area', ((0.5, 0.1), (0.1, 2.0), ())), ('loader_threads', (0,)),
+    ('border_mode', ('mirror', '')), ('crop_size', (-1, 9)), ('rotation', (-1.0, 181.0)),
+    ('scale', ((1.5, 0.5), (0.0, 1.0), (), (1.0,), (1.0, 101.0))), ('elastic', (-1.0, 1.5)),
 ])
 def test_the_error_names_the_field(digits, field, bad, tmp_path, monkeypatch):
     monkeypatch.setattr(data, 'load', lambda dataset, split, *_: digits[split])
