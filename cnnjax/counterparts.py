@@ -24,6 +24,9 @@ CAFFE = {'vgg16': ((0.73429835, 0.09340367, 0.06775674, 0.8862966),
                    (0.42947057, 0.55037946, 0.4800154)),
          'vgg19': ((0.7301776, 0.06493629, 0.03428847, 0.8260386),
                    (0.34119523, 0.46418372, 0.39416704))}
+VOC = ('background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair',
+       'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa',
+       'train', 'tvmonitor')
 CAFFE_MEAN = (123.68, 116.779, 103.939)  # red, green, blue
 
 
@@ -43,6 +46,8 @@ class Counterpart(NamedTuple):
     extra: str = '(?!)'  # a pattern for tensors that our network may not have
     normalize: tuple = IMAGENET  # mean and std for files that name none
     fields: dict[str, Any] = {}  # fields in which their network differs from the paper's
+    task: str = 'classify'  # the task of their files
+    classes: tuple[str, ...] = ()  # the names for files that have as many classes and name none
 
 
 def _vgg(*heads):
@@ -62,6 +67,14 @@ def _block(match):
     """conv2_1/conv3 -> layer1.0.conv3: torch's first stage is row 2 of the paper's table."""
     layer = {'shortcut_conv': 'downsample.0', 'shortcut_bn': 'downsample.1'}.get(match[3], match[3])
     return f'layer{int(match[1]) - 1}.{int(match[2]) - 1}.{layer}'
+
+
+def _segmentation(net):
+    """torchvision's ResNet as a backbone, and its heads, whose layers it counts."""
+    return [(r'conv(\d+)_(\d+)/(\w+)', lambda match: f'backbone.{_block(match)}'),
+            (r'(conv1|bn1)', r'backbone.\1'),
+            *((rf'(\w*classifier)/{layer}', rf'\1.{index}')
+              for layer, index in (('conv', 0), ('bn', 1), ('score', 4)))]
 
 
 def _mobilenet(net):
@@ -130,12 +143,23 @@ COUNTERPARTS = (
                   'mobilenet_v1_050': 'mobilenetv1_050', 'mobilenet_v1_025': 'mobilenetv1_025'},
         rules={'timm': _mobilenet},
         fields={'relu': nn.relu6}),
+    Counterpart(
+        networks=_same('fcn_resnet50', 'fcn_resnet101'), rules={'torchvision': _segmentation},
+        # Before this, `tensors.bare` takes 'backbone.' for the prefix of a wrapper.
+        head='classifier/score', old=(r'((conv1|bn1|layer\d)\..*)', r'backbone.\1'),
+        extra=r'aux_classifier\..*', task='segment', classes=VOC),
 )
 
 
 def find(name: str) -> Counterpart | None:
     """The Counterpart of a network; None if neither timm nor torchvision has it."""
     return next((counterpart for counterpart in COUNTERPARTS if name in counterpart.networks), None)
+
+
+def heads(counterpart: Counterpart, net: nn.Module) -> dict[str, str]:
+    """{library: its name of the weights of the last layer}"""
+    return {library: f'{rename(counterpart.head, rules(net))}.weight'
+            for library, rules in counterpart.rules.items()}
 
 
 def our_name(architecture: str | None) -> str | None:

@@ -47,7 +47,7 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     """
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
                        config.crop_aspect, config.test_shorter_side, config.border,
-                       config.interpolation)
+                       config.interpolation, config.border_mode)
     prepared = (data.Stream(source, crops, config.loader_threads, config.loader_workers)
                 if config.stream else data.Resident(source, crops))
     if 'mask' in prepared.shapes:
@@ -94,7 +94,10 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
     cluster.agree(data={split: identity.summary() for split, identity in identities.items()})
     if recorded:
         check(directory, recorded, identities)
-    train_set, test_set = (prepare(config, sources[split]) for split in splits)
+    learned, tested = (sources[split] for split in splits)
+    if config.weight_map and 'mask' in learned.examples[0]:
+        learned = data.weighted(learned, config.weight_map, config.weight_map_sigma)
+    train_set, test_set = prepare(config, learned), prepare(config, tested)
     for examples in (train_set, test_set):
         check_target(config.task, examples)
     if train_set.classes != test_set.classes:

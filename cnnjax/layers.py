@@ -127,14 +127,15 @@ relu.defjvps(lambda tangent, y, x: lax.select(y != 0, tangent, jnp.zeros_like(ta
 
 
 def conv(features: int, size: int, stride: int = 1, padding: int | None = None,
-         **options: Any) -> nn.Conv:
+         dilation: int = 1, **options: Any) -> nn.Conv:
     """A 2-D convolution module [N, H, W, C] -> [N, H', W', features], symmetric zero padding.
 
-    `size` is the kernel's side, `padding` the pixels on every side (default `size // 2`, which
-    keeps H and W at stride 1 and odd sizes). `options` are those of `flax.linen.Conv`.
+    `size` is the kernel's side, `dilation` the distance of the pixels that it sees, `padding` the
+    pixels on every side (default `dilation * (size // 2)`, which keeps H and W at stride 1 and odd
+    sizes). `options` are those of `flax.linen.Conv`.
     """
-    padding = size // 2 if padding is None else padding
-    return nn.Conv(features, (size, size), (stride, stride), padding,
+    padding = dilation * (size // 2) if padding is None else padding
+    return nn.Conv(features, (size, size), (stride, stride), padding, kernel_dilation=dilation,
                    conv_general_dilated=convolution.conv_general_dilated, **options)
 
 

@@ -9,6 +9,7 @@ the offset may be negative and the size larger than the image.
 element, or each of their results may see all that their operands see.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -235,19 +236,34 @@ def _concatenate(eqn, inputs, shapes, shape):
 
 def _dot(eqn, inputs, shapes, shape):
     (contracted, batch) = eqn.params['dimension_numbers']
+    free = [[a for a in range(len(side)) if a not in contracted[i] and a not in batch[i]]
+            for i, side in enumerate(shapes)]
     results = []
     for which, value in enumerate(inputs[:2]):
         if value.seen is None:
             continue
-        free = [a for a in range(len(shapes[which]))
-                if a not in contracted[which] and a not in batch[which]]
-        first = len(batch[0]) + (which and len(shapes[0]) - len(batch[0]) - len(contracted[0]))
+        first = len(batch[0]) + which * len(free[0])
         places = {a: i for i, a in enumerate(batch[which])}
-        places |= {a: first + i for i, a in enumerate(free)}
+        places |= {a: first + i for i, a in enumerate(free[which])}
+        weights, other = inputs[1 - which].constant, 1 - which
+        if weights and len(shapes[other]) == 2 and len(free[other]) == 1:  # an interpolation
+            weights = np.moveaxis(np.asarray(weights()), free[other][0], 0)
+            mixed = functools.partial(_mix, weights, axis=len(batch[0]) + other * len(free[0]))
+        else:
+            mixed = _collapse
         results.append(tuple(
-            e._replace(axis=places[e.axis]) if e.axis in places else _collapse(e)
-            for e in value.seen))
+            e._replace(axis=places[e.axis]) if e.axis in places
+            else mixed(e) if e.axis in contracted[which] else _collapse(e) for e in value.seen))
     return join(results)
+
+
+def _mix(weights, extent, axis):
+    """Sums of positions, each with its weights, a row of a constant matrix."""
+    low = np.where(weights != 0, extent.low, np.inf).min(1)
+    high = np.where(weights != 0, extent.high, -np.inf).max(1)
+    share = abs(weights) / np.maximum(abs(weights).sum(1, keepdims=True), 1e-30)
+    apart = np.diff(share @ np.arange(len(extent.low)))
+    return Extent(axis, low, high, extent.step * (np.median(apart) if apart.size else 1))
 
 
 RULES = {

@@ -46,7 +46,7 @@ class Trained(NamedTuple):
           UserError: the images have another rank, type, size or number of channels; or, unless
             they are traced, values outside the range.
         """
-        images = self._checked(images)
+        images = self.checked(images)
         same = images.shape[1:] == tuple(self.image_shape)
         with contextlib.nullcontext() if same else self._of_another_size(images):
             return self.net.apply(self.variables, self._normalizer(images)(images), train=False,
@@ -62,7 +62,7 @@ class Trained(NamedTuple):
         Raises:
           UserError: as for a call of the network.
         """
-        images, misfits = self._checked(images), []
+        images, misfits = self.checked(images), []
 
         def intercept(call, args, kwargs, context):
             layer = context.module
@@ -121,8 +121,8 @@ class Trained(NamedTuple):
             return self.normalize._replace(mean=mean.mean((0, 1)))
         return self.normalize
 
-    def _checked(self, images):
-        """The images as an array [N, H, W, C], after checks."""
+    def checked(self, images: ArrayLike | Sequence[ArrayLike]) -> jax.Array | np.ndarray:
+        """The images as an array [N, H, W, C]. Raises UserError as a call of the network does."""
         if isinstance(images, (list, tuple)):
             shapes = sorted({np.shape(image) for image in images})
             if len(shapes) != 1:
@@ -183,7 +183,8 @@ def fingerprint(network: Trained) -> str:
     return digest.hexdigest()
 
 
-def load(source: str | os.PathLike[str], which: str = 'best', name: str | None = None) -> Trained:
+def load(source: str | os.PathLike[str], which: str = 'best', name: str | None = None,
+         others: Sequence[str] = ()) -> Trained:
     """A trained network, ready for images in [0, 1].
 
     The source may be the working directory of a run; a file or a hub id with published weights,
@@ -196,6 +197,7 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
       which: the checkpoint of a run: 'best' (lowest test error), 'latest' or the number of a step.
       name: the network's name, if a file does not say it; or the new place of the file of the
         user's own network (see `cnnjax.user_network`), which loading executes.
+      others: names of other networks that a file may hold instead.
 
     Raises:
       UserError: there is no run or no such checkpoint; the weights are damaged or do not fit; or
@@ -203,7 +205,7 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
     """
     source = EMBEDDED if source == 'embedded' else os.path.expanduser(source)
     if weights.is_weights(source):
-        found = weights.load(name or None, source)
+        found = weights.load(name or None, source, others)
         return Trained(found.net, found.variables, found.normalize, found.classes,
                        found.image_shape, None, found.name, found.evaluation)
     directory = Path(source)

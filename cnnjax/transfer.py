@@ -146,12 +146,30 @@ def check_network(net: nn.Module, source: Any, where: str) -> None:
                         f"of model, whose values then come along, and model.name, '{source.name}'")
 
 
-def variables(net: nn.Module, source: Any) -> Any:
-    """The variables of `source`, a Trained, in the form for `net`, whose `scan` may differ."""
+def adopted(net: nn.Module, source: Any, where: str) -> Any:
+    """`source`, a Trained from `where`, in the form for `net`: what `net.adopt` makes of it, if
+    there is that (see models/__init__), and with its `scan`.
+
+    Raises:
+      UserError: `net` cannot start from such a network.
+    """
+    if hasattr(net, 'adopt'):
+        found = net.adopt(source.net, source.variables)
+        if found is None:
+            raise UserError(f"init_from='{where}' holds a network of another kind, "
+                            f'{source.name or type(source.net).__name__}: {type(net).__name__} '
+                            f'starts from one like itself or {" or ".join(net.adopts)}')
+        source = source._replace(net=found[0], variables=found[1])
     scan, theirs = (getattr(of, 'scan', False) for of in (net, source.net))
     if scan == theirs:
-        return source.variables
-    return resnet.stack(source.variables) if scan else resnet.unstack(source.variables)
+        return source
+    return source._replace(
+        variables=(resnet.stack if scan else resnet.unstack)(source.variables))
+
+
+def layers(variables: Any) -> frozenset[str]:
+    """The layers that have variables, {'params', 'batch_stats'}."""
+    return frozenset(_layer(path[1:]) for path in _flat(variables))
 
 
 def carry_over(variables: Any, source: Any, new: Collection[str], where: str) -> dict[str, Any]:

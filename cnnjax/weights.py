@@ -51,7 +51,8 @@ def is_weights(source: str | os.PathLike[str]) -> bool:
         or Path(source).suffix in (tensors.SAFETENSORS, *tensors.TORCH))
 
 
-def load(name: str | None, source: str | os.PathLike[str], **fields: Any) -> Weights:
+def load(name: str | None, source: str | os.PathLike[str], others: Sequence[str] = (),
+         **fields: Any) -> Weights:
     """The network `name` with published weights, or with weights that `save` wrote.
 
     Args:
@@ -59,13 +60,14 @@ def load(name: str | None, source: str | os.PathLike[str], **fields: Any) -> Wei
       source: a .safetensors file with timm's, torchvision's or our names of the tensors; a torch
         file (.pth, .pt, .bin; needs the extra 'torch'); or an id on the Hugging Face hub, such as
         'timm/vgg19.tv_in1k' (needs the extra 'hub'; downloaded once, offline from then on).
+      others: names of other networks that the source may hold instead.
       fields: fields of `models.create` that replace those of the source. The number of classes is
         always the source's.
 
     The normalization, image shape, class names and evaluation crops come from the file if `save`
-    wrote it, or from the config.json beside it on the hub. Otherwise they are torchvision's,
-    without class names. Simonyan & Zisserman's own VGG-16 and VGG-19 are recognized by their
-    weights and get Caffe's normalization.
+    wrote it, or from the config.json beside it on the hub. Otherwise they are torchvision's, with
+    class names only for 21 classes of its networks for segmentation (VOC's). Simonyan & Zisserman's
+    own VGG-16 and VGG-19 are recognized by their weights and get Caffe's normalization.
 
     Raises:
       UserError: the source does not exist; the file is damaged, or holds anything but tensors of
@@ -75,7 +77,7 @@ def load(name: str | None, source: str | os.PathLike[str], **fields: Any) -> Wei
     given, written = tensors.read(path)
     ours = 'cnnjax' in written
     about = metadata.inside(written, path, len(given)) if ours else metadata.beside(path)
-    name = _named(name, about, ours, path)
+    name = _named(name, others, about, ours, given, path)
     counterpart = None if any(key.startswith(OURS) for key in given) else counterparts.find(name)
     if ours:
         fields = about['fields'] | fields
@@ -104,11 +106,14 @@ def load(name: str | None, source: str | os.PathLike[str], **fields: Any) -> Wei
     _check_normalization(normalize, image_shape, path)
     if scan:
         net, variables = net.clone(scan=True), jax.tree.map(np.asarray, resnet.stack(variables))
+    if classes is None and counterpart and len(counterpart.classes) == width:
+        classes = counterpart.classes
     if classes is not None and len(classes) != width:
         raise UserError(f'{path} has {width} classes and {len(classes)} names of them')
     evaluation = about.get('evaluation', {})
     if counterpart and not (ours or evaluation):
-        evaluation = metadata.crop(metadata.CROP, image_shape)
+        evaluation = (metadata.crop(metadata.CROP, image_shape) if counterpart.task == 'classify'
+                      else {'task': counterpart.task})
     return Weights(name, net, variables, normalize, tuple(classes or map(str, range(width))),
                    image_shape, evaluation)
 
@@ -119,8 +124,7 @@ def _their_tensors(counterpart, net, given, path):
     pattern, replacement = counterpart.old
     given = {re.sub(f'^{pattern}$', replacement, key): tensor
              for key, tensor in tensors.bare(given, path).items()}
-    heads = {library: f'{counterparts.rename(counterpart.head, rules(net))}.weight'
-             for library, rules in counterpart.rules.items()}
+    heads = counterparts.heads(counterpart, net)
     library = next((each for each in heads if heads[each] in given), next(iter(heads)))
     head = given.get(heads[library], np.zeros(()))
     return given, library, len(head) if head.ndim else None
@@ -216,9 +220,10 @@ def _shapes(net, image_shape):
     return jax.eval_shape(net.init, jax.random.key(0), images)
 
 
-def _named(name, about, ours, path) -> str:
-    """Our name of the network whose weights `path` holds: `name`, or if that is None, the name in
-    the file or in the config.json beside it. The two must not differ."""
+def _named(name, others, about, ours, given, path) -> str:
+    """Our name of the network whose weights `path` holds: that in the file or in the config.json
+    beside it, which must be `name`, if that is not None, or one of `others`. If neither says it,
+    the first of these whose last layer is among the tensors `given`."""
     said = about.get('architecture')
     found: Any = said if ours else counterparts.our_name(said)
     if found and user_network.is_named(found):  # Only the user may choose the Python to run.
@@ -229,11 +234,16 @@ def _named(name, about, ours, path) -> str:
     if name is None and found is None:
         raise UserError(f'{path} does not say which of our networks it is of (architecture: '
                         f'{said}): give its name, as name or, in a training, as model.name')
-    if name is not None and said is not None and found != name:
+    if name is not None and said is not None and found not in (name, *others):
         raise UserError(f"{path} holds a '{said}', not a '{name}', as is said "
                         + ('in it' if ours else 'in the config.json beside it; if both compute the '
                            'same, move the file away from there'))
-    return name or found
+    if found is None and others:
+        known = {each: counterparts.find(each) for each in (name, *others)}
+        bare = tensors.bare(given, path).keys()
+        found = next((each for each, theirs in known.items() if theirs and bare
+                      & counterparts.heads(theirs, models.create(each)).values()), None)
+    return found or name
 
 
 def _check_normalization(normalize, image_shape, path):

@@ -43,7 +43,8 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
 LENGTHS = frozenset({'epochs', 'steps'})
 # Fields that older runs lack, with the values that these runs were trained with.
 YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
-           'mask_values': ()}
+           'border_mode': 'zero', 'flip_vertical': False, 'crop_size': 0, 'scale': (1.0, 1.0),
+           'rotation': 0.0, 'elastic': 0.0, 'mask_values': ()}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

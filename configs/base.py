@@ -17,21 +17,24 @@ def get_config():
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
     model.name = 'resnet20'  # a name of cnnjax.models.names(), or 'my_nets.py:MyNet', your own
-    model.widths = placeholder(tuple)  # vgg, resnet, fractalnet: channels per group, stage or block
+    model.widths = placeholder(tuple)  # channels per group (vgg), stage, block or level (unet)
     model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
     model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
+    model.norm = placeholder(str)  # unet: 'none' (the paper), or 'batch' after each convolution
+    model.skip_scales = placeholder(tuple)  # fcn: factors of pool4 and pool3 before their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
     model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
-    model.auxiliary_weight = placeholder(float)  # googlenet: weight of the auxiliary losses
+    model.auxiliary_weight = placeholder(float)  # googlenet, fcn_resnet50: weight of such losses
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
     model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
     model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image
     model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
     model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them
     model.stride_in = placeholder(str)  # resnet bottlenecks: '1x1' (v1, the paper) or '3x3' (v1.5)
+    model.dilated = placeholder(int)  # resnet: how many of the last stages dilate, not stride
     model.survival = placeholder(float)  # resnet: stochastic depth, p_L of the last block; 1: off
     model.survival_rule = placeholder(str)  # resnet: 'linear' from 1 down to p_L, or 'uniform'
     model.scan = placeholder(bool)  # resnet: compile a stage's repeated blocks only once
@@ -52,7 +55,8 @@ def get_config():
     config.train_split = 'train'  # the split to train on; tensorflow-datasets: also 'train[:45000]'
     config.test_split = 'test'  # the split to measure the error on
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
-    config.border = 0  # black pixels added around each picture first: 2 makes MNIST 32 x 32
+    config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
+    config.border_mode = 'zero'  # what these pixels show: 'zero' (black) or 'reflect' (the picture)
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
     config.mask_values = ()  # folder: the masks' values of the classes in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
@@ -68,9 +72,14 @@ def get_config():
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
     config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
-    config.flip = False  # mirror each image with probability 1/2
-    config.padding = 0  # pixels added around an image before a random crop back to its size
-    config.padding_mode = 'zero'  # the pixels of the padding: 'zero' (the mean) or 'reflect'
+    config.flip = False  # mirror each image left to right with probability 1/2
+    config.flip_vertical = False  # mirror each image upside down with probability 1/2
+    config.padding = 0  # pixels added around an image before a random crop
+    config.padding_mode = 'zero'  # what is outside the image: 'zero' (the mean) or 'reflect'
+    config.crop_size = 0  # side of the random crop, and of the network's input; 0: the image's size
+    config.scale = (1.0, 1.0)  # range of the factor by which things grow
+    config.rotation = 0.0  # largest angle of a rotation, in degrees, in both directions
+    config.elastic = 0.0  # U-Net's deformation: typical displacement in pixels; the paper: 10
     config.color = 0.0  # strength of AlexNet's random colour shift; the paper: 0.1; 0: none
     config.color_jitter = 0.0  # largest relative change of brightness, contrast and saturation
 
@@ -93,8 +102,22 @@ def get_config():
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
-    config.label_smoothing = 0.0  # share of the target that is spread evenly over all classes
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
+
+    # The loss, a sum of terms with factors. What a term has: cross_entropy and focal of each image
+    # (classify) or pixel (segment), and dice, of each image of segment. See cnnjax/losses.py.
+    config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
+    config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
+    config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values forget easy predictions
+    config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
+    config.weight_map = 0.0  # cross_entropy, focal: extra weight between close objects, U-Net's w0
+    config.weight_map_sigma = 5.0  # weight_map: how close, in pixels of the picture
+    config.loss_denominator = 'weights'  # divides by the sum of the weights, 'pixels' or 'images'
+    config.dice_sums = 'image'  # dice: of each 'image', or of the whole 'batch'
+    config.dice_smoothing = 1.0  # dice: added above and below the fraction
+    config.dice_squared = False  # dice: squares of the probabilities below the fraction, as V-Net
+    config.dice_background = False  # dice: whether class 0 is one of the classes it averages over
+    config.dice_absent = False  # dice: whether classes that a mask does not have are
 
     # Devices and compilation.
     config.parallel = 'shard_map'  # or 'pmap', or 'jit' (batch norm over the global batch)

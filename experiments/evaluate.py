@@ -10,6 +10,7 @@ from cnnjax import (
     dataset,
     evaluate,
     features,
+    figures,
     limits,
     memory,
     train,
@@ -51,6 +52,8 @@ def run(config, directory):
                                 devices=config.devices)
     if not cluster.first():
         return
+    figures.evaluation(directory, network, examples, results)
+    results = evaluate.numbers(results)
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>20}  {shown}')

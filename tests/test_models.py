@@ -138,6 +138,16 @@ COUNTS = [
     ('mobilenet_v1_025', {}, 224, 470_072, None, 41_030_272),
     ('unet', {}, 572, 31_030_658, None, None),
     ('unet_padded', {}, 512, 31_030_658, None, None),
+    # With batch normalization of 5,888 maps in place of biases: as in milesial/Pytorch-UNet.
+    ('unet_padded', {'norm': 'batch'}, 512, 31_030_658 + 5_888, None, None),
+    ('fcn32s', {}, 500, 134_346_581, None, None),
+    ('fcn16s', {}, 500, 134_357_354, None, None),
+    ('fcn8s', {}, 500, 134_362_751, None, None),
+    # torchvision's counts; it says 152.717 G multiply-adds with the second head.
+    ('fcn_resnet50', {}, 520, 32_957_013, None, None),
+    ('fcn_resnet50', {'auxiliary_weight': 0.5}, 520, 35_322_218, None, None),
+    ('fcn_resnet101', {}, 520, 51_949_141, None, None),
+    ('fcn_resnet101', {'auxiliary_weight': 0.5}, 520, 54_314_346, None, None),
     ('fmp12_160', {}, 32, 74_569_920 + 14_570, None, None),  # the paper counts no biases
     ('fmp12_64', {}, 32, 11_936_640 + 5_834, None, None),
     ('fmp6_32', {}, 28, 462_026, None, None),
@@ -698,6 +708,8 @@ NARROW = {
     'mobilenet_v1': ({'blocks': ((1, 8), (2, 8)), 'stem_width': 8}, (8, 8, 3)),
     'unet_padded': ({'widths': (2, 3)}, (8, 8, 1)),
     'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),
+    'fcn8s': ({'widths': (2, 3, 4, 4, 4), 'hidden': (6, 5)}, (9, 9, 3)),
+    'fcn_resnet50': ({'blocks': (1, 1, 1), 'widths': (2, 3, 4)}, (17, 17, 3)),
 }
 
 

@@ -22,6 +22,7 @@ def rows(name, **fields):
     ('resnet50', {}, 'conv5_3', 427, 32),
     ('alexnet', {}, 'pool5', 195, 32),
     ('mobilenet_v1', {}, 'block13', 315, 32),
+    ('fcn32s', {}, 'fc7', 404, 32),  # Long et al. 2014, Table 1
 ])
 def test_published_receptive_fields(name, fields, layer, size, stride):
     row = rows(name, **fields)[layer]
@@ -52,6 +53,7 @@ class Crooked(nn.Module):
         x = taps['pooled'] = nn.avg_pool(x, (2, 3), (2, 3))
         x = taps['up'] = nn.ConvTranspose(2, (2, 2), (2, 2), 'VALID', name='up')(x)
         x = taps['picked'] = x[:, :, jnp.array([0, 3, 4, 9])]
+        x = taps['finer'] = models.fcn.upsample(x, 2, 1, (9, 10))
         taps['mixed'] = x * x.sum(1, keepdims=True)
         return x.mean((1, 2)), taps
 
@@ -67,6 +69,8 @@ class Crooked(nn.Module):
     (models.create('fractalnet20', columns=2, widths=(2, 2), dropout=(0.0, 0.0)), (12, 16, 1)),
     (models.create('unet', widths=(2, 2)), (28, 32, 1)),
     (models.create('fmp6_32', depth=2, width=2, canvas=16), (16, 16, 1)),
+    (models.create('fcn_resnet50', blocks=(1, 2, 1), widths=(1, 1, 1), base_width=64),
+     (33, 40, 1)),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None)
 def test_receptive_fields_are_the_footprints_of_the_gradient(net, shape, monkeypatch):
     """With positive weights, and without maxima, every pixel that is seen has a gradient."""

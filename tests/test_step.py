@@ -202,6 +202,12 @@ def test_unknown_devices_and_ways_are_refused():
         parallel.parallelize(lambda *_: None, parallel.data_mesh(1), 'xmap')
 
 
-def test_an_evaluation_needs_a_batch():
-    with pytest.raises(UserError, match='at least one image, not 0'):
-        evaluator(None, narrow_vgg(), NORMALIZE, [], parallel.data_mesh(1), batch_size=0)
+def test_an_evaluation_needs_a_batch_that_can_be_counted():
+    """The devices count pixels in 32 bits."""
+    large = data.Resident(data.from_arrays(np.broadcast_to(np.uint8(0), (2, 2, 2, 1)), 'a',
+                                           label=[0, 0]), data.Crops())
+    large.data = {'image': np.broadcast_to(np.uint8(0), (2, 2 ** 16, 2 ** 14, 1))}
+    for batch_size, message in ((0, 'at least one image, not 0'), (2, '2,147,483,648 pixels')):
+        with pytest.raises(UserError, match=message):
+            evaluator(None, narrow_vgg(), NORMALIZE, large, parallel.data_mesh(1),
+                      batch_size=batch_size)

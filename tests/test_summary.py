@@ -33,6 +33,8 @@ MULTIPLY_ADDS = {
     'resnext101_64x4d': 15_460_270_080, 'resnext29_8x64d': 5_387_266_048,
     'resnext29_16x64d': 10_688_866_304,
     'unet': 150_428_424_448,
+    # 152.717 G in torchvision, less its second head's 3x3 and 1x1 on 65 x 65 pixels.
+    'fcn_resnet50': 142_725_772_800,
     'vgg11': 7_609_090_048, 'vgg11_lrn': 7_609_090_048, 'vgg11_bn': 7_609_090_048,
     'vgg13': 11_308_466_176, 'vgg13_bn': 11_308_466_176, 'vgg16': 15_470_264_320,
     'vgg16_bn': 15_470_264_320, 'vgg16c': 11_770_888_192, 'vgg16c_bn': 11_770_888_192,
@@ -41,6 +43,7 @@ MULTIPLY_ADDS = {
 ROUNDED = {  # In millions, if no exact number was published.
     'allcnn_a_base': 138.7, 'allcnn_a': 181.1, 'allcnn_b_base': 157.6, 'allcnn_b': 200.0,
 }
+assert round((142_725_772_800 + 65 * 65 * 256 * (9 * 1024 + 21)) / 1e9, 3) == 152.717
 VARIANTS = [  # name, fields, image's side, multiply-adds
     ('resnet18', {'shortcut': 'A'}, 224, 1_794_805_760),
     ('resnet34', {'shortcut': 'A'}, 224, 3_644_493_824),

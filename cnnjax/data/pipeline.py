@@ -41,13 +41,14 @@ class Crops(NamedTuple):
     area: tuple[float, float] = (0.08, 1.0)  # for 'random_resized': share of the picture's area
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # for 'random_resized': width / height
     test_shorter_side: int = 0  # before the middle crop of evaluation and resident sets; 0: size
-    border: int = 0  # black pixels that are added around each picture first
+    border: int = 0  # pixels that are added around each picture first
     interpolation: str = 'bilinear'  # a name of images.FILTERS: how pictures are scaled
+    border_mode: str = 'zero'  # a name of geometry.MODES: what these pixels show
 
     def center(self, example: Mapping[str, Any]) -> dict[str, Any]:
         """The example (see geometry.py) with the middle [size, size, C] of its image, which may be
         an array or an images.Picture."""
-        example = geometry.bordered(example, self.border)
+        example = geometry.bordered(example, self.border, self.border_mode)
         if not self.size:
             return {**example, 'image': np.asarray(example['image'])}
         box = images.center_box(example['image'].shape, self.test_shorter_side or self.size,
@@ -56,7 +57,7 @@ class Crops(NamedTuple):
 
     def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """The example with a random part of its image."""
-        example = geometry.bordered(example, self.border)
+        example = geometry.bordered(example, self.border, self.border_mode)
         shape = example['image'].shape
         if self.kind == 'shorter_side':
             box = images.shorter_side_box(shape, rng, self.shorter_side, self.size)
@@ -81,6 +82,8 @@ class Crops(NamedTuple):
                             'they are')
         if self.border < 0:
             raise UserError(f'border={self.border}: a picture has 0 or more pixels around it')
+        if self.border_mode not in geometry.MODES:
+            raise UserError(f"border_mode is 'zero' or 'reflect', not '{self.border_mode}'")
         smallest = self.test_shorter_side or self.size
         if stream and self.kind == 'shorter_side':
             smallest = min(smallest, self.shorter_side[0])

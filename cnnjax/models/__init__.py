@@ -46,6 +46,12 @@ It may have, as a field, a property or an attribute of the class:
 - `scan: bool`: whether the blocks of a stage are one loop over stacked parameters, named as by
   `resnet.stack`. Files of weights hold them apart, and no layer of the loop can be frozen alone.
   Without it, False.
+- `adopt(net, variables) -> (network, variables) or None`: what the trained network `net` and its
+  variables are in a training that starts from them: a network of this one's class, and variables
+  with this one's names. Layers without variables there stay as initialized. None: it cannot start
+  from that. Without `adopt`, only from a network like itself.
+- `adopts: (name, ...)`: the names of the networks, besides its own, that it adopts. If a file of
+  weights does not say whose they are, they are looked for in it.
 """
 
 import dataclasses
@@ -84,7 +90,8 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'canvas': Whole(1, 4096), 'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096),
     'depth': Whole(1, 32), 'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
     'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),
-    'auxiliary_weight': Number(0, 1e6)}
+    'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch'), 'dilated': Whole(),
+    'skips': Whole(0, 2), 'skip_scales': Number(0)}
 
 
 def with_pool(net: nn.Module, name: str) -> nn.Module:

@@ -57,9 +57,10 @@ class Basic(Unit):
     def branch(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
         y = self.activated(x, taps)
-        y = taps['conv1'] = self.conv(self.width, 3, self.stride, name='conv1')(y)
+        first, second = self.dilations
+        y = taps['conv1'] = self.conv(self.width, 3, self.stride, dilation=first, name='conv1')(y)
         y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
-        y = taps['conv2'] = self.conv(self.width, 3, name='conv2')(y)
+        y = taps['conv2'] = self.conv(self.width, 3, dilation=second, name='conv2')(y)
         return y, taps
 
 
@@ -74,7 +75,7 @@ class Bottleneck(Unit):
         y = self.activated(x, taps)
         y = taps['conv1'] = self.conv(self.inner(), 1, first, name='conv1')(y)
         y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
-        y = taps['conv2'] = self.conv(self.inner(), 3, second,
+        y = taps['conv2'] = self.conv(self.inner(), 3, second, dilation=self.dilation(),
                                       feature_group_count=self.cardinality, name='conv2')(y)
         y = taps['relu3'] = self.relu(self.norm(name='bn3')(y))
         y = taps['conv3'] = self.conv(self.expansion * self.width, 1, name='conv3')(y)

@@ -35,6 +35,7 @@ class Block(nn.Module):
 
     width: int
     stride: int
+    dilations: tuple[int, int]  # before and after the place of the stride, see ResNet.dilated
     shortcut: str
     stride_in: str
     cardinality: int
@@ -76,6 +77,10 @@ class Block(nn.Module):
         """The strides of a bottleneck's first 1x1 and of its 3x3."""
         return (self.stride, 1) if self.stride_in == '1x1' else (1, self.stride)
 
+    def dilation(self) -> int:
+        """The dilation of a bottleneck's 3x3."""
+        return self.dilations[self.stride_in == '1x1']
+
     def gated(self, x: jax.Array, keep: jax.Array | None,
               like: jax.Array) -> tuple[jax.Array, layers.Taps]:
         """The branch: (output, taps), under stochastic depth if `keep` is not None."""
@@ -93,9 +98,10 @@ class Basic(Block):
 
     def branch(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
-        y = taps['conv1'] = self.conv(self.width, 3, self.stride, name='conv1')(x)
+        first, second = self.dilations
+        y = taps['conv1'] = self.conv(self.width, 3, self.stride, dilation=first, name='conv1')(x)
         y = taps['relu1'] = self.relu(self.norm(name='bn1')(y))
-        y = taps['conv2'] = self.conv(self.width, 3, name='conv2')(y)
+        y = taps['conv2'] = self.conv(self.width, 3, dilation=second, name='conv2')(y)
         return self.norm(name='bn2')(y), taps
 
 
@@ -109,8 +115,8 @@ class Bottleneck(Block):
         inner, (first, second) = self.inner(), self.strides()
         y = taps['conv1'] = self.conv(inner, 1, first, name='conv1')(x)
         y = taps['relu1'] = self.relu(self.norm(name='bn1')(y))
-        y = taps['conv2'] = self.conv(inner, 3, second, feature_group_count=self.cardinality,
-                                      name='conv2')(y)
+        y = taps['conv2'] = self.conv(inner, 3, second, dilation=self.dilation(),
+                                      feature_group_count=self.cardinality, name='conv2')(y)
         y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
         y = taps['conv3'] = self.conv(self.expansion * self.width, 1, name='conv3')(y)
         return self.norm(name='bn3')(y), taps
@@ -118,6 +124,10 @@ class Bottleneck(Block):
 
 class ResNet(nn.Module):
     """Stages of residual blocks; each stage but the first halves the resolution.
+
+    The last `dilated` stages keep it: instead, the convolutions after the place of the stride are
+    dilated, twice as much in each of these stages. The same weights compute the same values there,
+    and further ones between them (Chen et al. 2014, section 3.1, https://arxiv.org/abs/1412.7062).
 
     With stochastic depth (`survival` below 1), a training draws from the rng 'drop_path', once per
     mini-batch, which of the L blocks are open; evaluation weighs each branch with its probability.
@@ -131,6 +141,7 @@ class ResNet(nn.Module):
     cardinality: int = 1  # the number of groups in a bottleneck's 3x3
     base_width: int = 64  # the channels of a group where the width is 64
     stride_in: str = '3x3'  # bottlenecks stride in the '3x3' (v1.5) or the '1x1' (v1, the paper)
+    dilated: int = 0  # how many of the last stages dilate instead of striding
     survival: float = 1.0  # p_L of stochastic depth: how often the last block is open; 1: off
     survival_rule: str = 'linear'  # p_l falls from 1 to p_L with depth; 'uniform': p_l = p_L
     scan: bool = False  # True: compile the repeated blocks of a stage once
@@ -146,15 +157,9 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
-        check(self)
         conv, norm = parts(self, train)
-        taps, x = {}, images.astype(self.dtype)
-        x = taps['conv1'] = conv(self.widths[0], self.stem, 2 if self.stem == 7 else 1,
-                                 name='conv1')(x)
-        x = taps['relu1'] = self.relu(norm(name='bn1')(x))
-        if self.stem == 7:
-            x = taps['pool1'] = self.pool(x, 3, 2, 1)
-        x = stages(self, conv, norm, x, train, taps)
+        taps = {}
+        x = trunk(self, conv, norm, images, train, taps)
         return head(self, x, taps), taps
 
 
@@ -174,6 +179,9 @@ def check(net: ResNet) -> None:
     if net.block.expansion > 1 and min(net.widths) * net.base_width < 64:
         raise UserError(f'{type(net).__name__}: widths={net.widths} leave a group without channels:'
                         f' take {-(-64 // net.base_width)} or more')
+    if not 0 <= net.dilated < len(net.blocks):
+        raise UserError(f'{type(net).__name__}: dilated={net.dilated}: only the stages after the '
+                        f'first stride, {len(net.blocks) - 1} here')
     if not 0 <= net.survival <= 1:
         raise UserError(f'{type(net).__name__}: survival is a probability, from 0 to 1 (no '
                         f'stochastic depth), not {net.survival!r}')
@@ -183,6 +191,18 @@ def parts(net: ResNet, train: bool) -> tuple[Callable, Callable]:
     """The convolution and the batch normalization of a residual network."""
     return (partial(layers.conv, use_bias=False, kernel_init=layers.he_normal, dtype=net.dtype),
             partial(layers.BatchNorm, use_running_average=not train, dtype=net.dtype))
+
+
+def trunk(net: ResNet, conv: Callable, norm: Callable, images: jax.Array, train: bool,
+          taps: layers.Taps) -> jax.Array:
+    """The stem and all stages; adds their layers to `taps`."""
+    check(net)
+    x = images.astype(net.dtype)
+    x = taps['conv1'] = conv(net.widths[0], net.stem, 2 if net.stem == 7 else 1, name='conv1')(x)
+    x = taps['relu1'] = net.relu(norm(name='bn1')(x))
+    if net.stem == 7:
+        x = taps['pool1'] = net.pool(x, 3, 2, 1)
+    return stages(net, conv, norm, x, train, taps)
 
 
 def head(net: ResNet, x: jax.Array, taps: layers.Taps) -> jax.Array:
@@ -212,16 +232,21 @@ def stages(net: ResNet, conv: Callable, norm: Callable, x: jax.Array, train: boo
     block = partial(block, shortcut=net.shortcut, stride_in=net.stride_in,
                     cardinality=net.cardinality, base_width=net.base_width, relu=net.relu,
                     conv=conv, norm=norm)
-    done = 0  # the number of blocks so far
+    done, dilation = 0, 1  # `done` is the number of blocks so far
     for i, (blocks, width) in enumerate(zip(net.blocks, net.widths, strict=True), 2):
+        before, stride = dilation, 1 if i == 2 else 2
+        if i - 2 >= len(net.blocks) - net.dilated:
+            dilation, stride = 2 * dilation, 1
+        first, others = (width, stride, (before, dilation)), (width, 1, (dilation, dilation))
         gates: Any = [None] * blocks if keep is None else keep[done:done + blocks]
         for j in range(1, (1 if net.scan else blocks) + 1):
-            name, stride = f'conv{i}_{j}', 2 if i > 2 and j == 1 else 1
-            x, inner = block(width, stride, first=not done, name=name)(x, gates[j - 1])
+            name = f'conv{i}_{j}'
+            x, inner = block(*(first if j == 1 else others), first=not done, name=name)(
+                x, gates[j - 1])
             taps |= layers.nested(name, inner, x)
             done += 1
         if net.scan and blocks > 1:
-            x, outputs = repeat(block(width, 1, name=f'conv{i}_x'), blocks - 1, x,
+            x, outputs = repeat(block(*others, name=f'conv{i}_x'), blocks - 1, x,
                                 None if keep is None else gates[1:])
             done += blocks - 1
             taps |= {f'conv{i}_{j}': outputs[j - 2] for j in range(2, blocks + 1)}

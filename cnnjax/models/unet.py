@@ -20,11 +20,15 @@ class UNet(nn.Module):
 
     Without padding (the paper) a level's two convolutions cost 4 pixels; 572 x 572 becomes
     388 x 388. With padding H' = H and W' = W.
+
+    norm='batch' is not the paper's: batch normalization (Ioffe & Szegedy 2015) between each 3x3
+    convolution and its ReLU, in place of the convolution's bias.
     """
 
     padding: int = 0  # pixels of zeros around the input of a 3x3 convolution: 0 or 1
     widths: tuple[int, ...] = (64, 128, 256, 512, 1024)  # one per level
     dropout: float = 0.5  # the rate on the last two levels of the contracting path
+    norm: str = 'none'  # 'none' (the paper) or 'batch'
     num_classes: int = 2
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
@@ -40,6 +44,7 @@ class UNet(nn.Module):
         # Section 3 asks for a standard deviation of sqrt(2 / N), where N is a neuron's fan-in.
         conv = partial(layers.conv, dtype=self.dtype,
                        kernel_init=nn.initializers.variance_scaling(2.0, 'fan_in', 'normal'))
+        norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         # As in the authors' released network, N is the fan-out here. A ReLU follows there, but not
         # in the paper's figure.
         up = partial(nn.ConvTranspose, kernel_size=(2, 2), strides=(2, 2), padding='VALID',
@@ -49,7 +54,10 @@ class UNet(nn.Module):
         def convolve(x, level, width, first):
             for i in (first, first + 1):
                 x = taps[f'conv{level}_{i}'] = conv(width, 3, padding=self.padding,
+                                                    use_bias=self.norm == 'none',
                                                     name=f'conv{level}_{i}')(x)
+                if self.norm == 'batch':
+                    x = norm(name=f'bn{level}_{i}')(x)
                 x = taps[f'relu{level}_{i}'] = self.relu(x)
             return x
 

@@ -40,18 +40,8 @@ class VGG(nn.Module):
         # the initialization of Glorot & Bengio 2010, used here.
         conv = partial(layers.conv, kernel_init=nn.initializers.glorot_normal(), dtype=self.dtype)
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
-        taps, x = {}, images.astype(self.dtype)
-        for i, (kernels, width) in enumerate(zip(self.groups, self.widths, strict=True), 1):
-            for j, size in enumerate(kernels, 1):
-                x = taps[f'conv{i}_{j}'] = conv(width, size, name=f'conv{i}_{j}')(x)
-                if self.batch_norm:
-                    x = norm(name=f'bn{i}_{j}')(x)
-                x = taps[f'relu{i}_{j}'] = self.relu(x)
-                if self.lrn and (i, j) == (1, 1):
-                    # The paper takes AlexNet's constants.
-                    x = taps['norm1'] = layers.local_response_normalization(x)
-            x = taps[f'pool{i}'] = self.pool(x, 2, 2)
-        x = layers.flatten(x)
+        taps = {}
+        x = layers.flatten(trunk(self, images, conv, norm, taps))
         dense = partial(nn.Dense, kernel_init=nn.initializers.glorot_normal(), dtype=self.dtype)
         for i, width in enumerate(self.hidden, 6):
             x = taps[f'fc{i}'] = dense(width, name=f'fc{i}')(x)
@@ -59,6 +49,28 @@ class VGG(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train, name=f'drop{i}')(x)
         logits = taps['fc8'] = dense(self.num_classes, name='fc8')(x)
         return logits, taps
+
+
+def trunk(net: Any, images: jax.Array, conv: Callable, norm: Callable, taps: layers.Taps,
+          padding: int = 1, ceil: bool = False) -> jax.Array:
+    """The five groups of a network with VGG's fields; adds their layers to `taps`.
+
+    `padding` is that of conv1_1, and `ceil` that of the max-pools (see `layers.max_pool`).
+    """
+    x = images.astype(net.dtype)
+    for i, (kernels, width) in enumerate(zip(net.groups, net.widths, strict=True), 1):
+        for j, size in enumerate(kernels, 1):
+            first = (i, j) == (1, 1)
+            x = taps[f'conv{i}_{j}'] = conv(width, size, padding=padding if first else None,
+                                            name=f'conv{i}_{j}')(x)
+            if net.batch_norm:
+                x = norm(name=f'bn{i}_{j}')(x)
+            x = taps[f'relu{i}_{j}'] = net.relu(x)
+            if net.lrn and first:
+                # The paper takes AlexNet's constants.
+                x = taps['norm1'] = layers.local_response_normalization(x)
+        x = taps[f'pool{i}'] = net.pool(x, 2, 2, ceil=ceil)
+    return x
 
 
 def fold_batch_norm(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
@@ -32,8 +33,11 @@ def network(name, shapes, **fields):
 
 def logits(network, mode, size):
     def apply(variables, images):
-        return network.net.apply(variables, images, train=mode == 'train',
-                                 mutable=['batch_stats'] if mode == 'train' else [])[0][0]
+        (logits, taps), _ = network.net.apply(
+            variables, images, train=mode == 'train',
+            mutable=['batch_stats'] if mode == 'train' else [])
+        sides = getattr(network.net, 'auxiliary', {}) if mode == 'train' else ()
+        return make.sampled(jnp.concatenate([logits, *(taps[name] for name in sides)], -1))
     return jax.jit(apply)(network.variables, make.images(mode, size))
 
 

@@ -11,8 +11,9 @@ Where torchvision's operators were built for another torch, the missing ones are
 
 weights.npz holds the names and shapes of every network's tensors ('names', JSON; those of the cases
 below as 'case/vgg11') and, for these narrow variants, '{case}/{mode}/{size}': the logits in
-float64, of one image in the mode 'eval' and of four in 'train' (batch statistics, no dropout).
-Weights and images are drawn from the tensors' names and the size.
+float64, of one image in the mode 'eval' and of four in 'train' (batch statistics, no dropout); of
+maps a few pixels, in 'train' with the auxiliary head's as further channels. Weights and images are
+drawn from the tensors' names and the size.
 """
 
 import json
@@ -28,9 +29,10 @@ RESNET = {'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext
           'resnext101_32x4d', 'resnext101_64x4d'}
 DENSENET = {f'densenet{depth}' for depth in (121, 161, 169, 201)}
 TORCHVISION = {'alexnet_tv': 'alexnet', 'googlenet_bn': 'googlenet'}
+SEGMENTATION = ('fcn_resnet50', 'fcn_resnet101')
 MOBILENET = {'mobilenet_v1': 1.0, 'mobilenet_v1_075': 0.75, 'mobilenet_v1_050': 0.5,
              'mobilenet_v1_025': 0.25}
-NETWORKS = sorted(VGG | RESNET | DENSENET | set(TORCHVISION) | set(MOBILENET))
+NETWORKS = sorted(VGG | RESNET | DENSENET | {*TORCHVISION, *SEGMENTATION, *MOBILENET})
 
 # case: (network, fields of `models.create`, image sizes)
 SMALL = {'widths': (64, 16, 24, 32), 'blocks': (1, 2, 1, 1)}
@@ -48,6 +50,8 @@ CASES = {
     'mobilenet': ('mobilenet_v1_025', {}, (96, 139)),
     'alexnet_tv': ('alexnet_tv', {'widths': (6, 8, 8, 10, 8), 'hidden': (16, 12), 'dropout': 0.0},
                    (127, 224)),
+    'fcn': ('fcn_resnet50', SMALL | {'blocks': (1, 2, 2, 2), 'dropout': 0.0}, (64, 75)),
+    'fcn_aux': ('fcn_resnet50', SMALL | {'auxiliary_weight': 0.5, 'dropout': 0.0}, (40, 53)),
 }
 CLASSES = 10
 
@@ -89,6 +93,8 @@ def network(name, classes=1000, **variant):
         for index, inputs, outputs in zip((1, 4, 6), sizes, sizes[1:], strict=False):
             net.classifier[index] = nn.Linear(inputs, outputs)
         return net
+    if name in SEGMENTATION:
+        return segmentation(name, classes if variant else 21, **variant)
     if name in TORCHVISION:
         options = {'aux_logits': False, 'init_weights': False} if 'goog' in name else {}
         return models.get_model(TORCHVISION[name], weights=None, num_classes=classes, **options)
@@ -112,6 +118,30 @@ def network(name, classes=1000, **variant):
     return timm.models.densenet.DenseNet(variant['growth'], variant['layers_per_block'], classes)
 
 
+def segmentation(name, classes, auxiliary_weight=0.0, **variant):
+    from torchvision.models import resnet
+    from torchvision.models import segmentation as theirs
+    from torchvision.models._utils import IntermediateLayerGetter
+    if not variant:
+        return getattr(theirs, name)(weights=None, weights_backbone=None, num_classes=classes,
+                                     aux_loss=bool(auxiliary_weight))
+
+    class ResNet(resnet.ResNet):
+        def _make_layer(self, block, planes, *arguments, **options):
+            narrow = dict(zip((64, 128, 256, 512), variant['widths'], strict=True))
+            return super()._make_layer(block, narrow[planes], *arguments, **options)
+
+        def __setattr__(self, name, value):  # the last layer of a narrow network has fewer inputs
+            super().__setattr__(name, None if name == 'fc' else value)
+
+    backbone = ResNet(resnet.Bottleneck, variant['blocks'],
+                      replace_stride_with_dilation=[False, True, True])
+    heads = [theirs.fcn.FCNHead(4 * width, classes) for width in variant['widths'][:-3:-1]]
+    layers = {'layer4': 'out'} | ({'layer3': 'aux'} if auxiliary_weight else {})
+    return theirs.FCN(IntermediateLayerGetter(backbone, layers), heads[0],
+                      heads[1] if auxiliary_weight else None)
+
+
 def torchvision_vgg(classes, widths, hidden, **_):
     from torch import nn
     from torchvision.models import vgg
@@ -125,11 +155,16 @@ def torchvision_vgg(classes, widths, hidden, **_):
 
 def undropped(name):
     """Fields of the network that leave dropout out."""
-    return {'dropout': 0.0} if name in VGG or name in TORCHVISION else {}
+    return {'dropout': 0.0} if name in VGG | {*TORCHVISION, *SEGMENTATION} else {}
 
 
 def shapes(net):
     return {name: tuple(value.shape) for name, value in net.state_dict().items()}
+
+
+def sampled(outputs):
+    """A few pixels of maps of scores [N, H, W, K]; logits as they are."""
+    return outputs[:, ::17, ::17] if outputs.ndim == 4 else outputs
 
 
 def logits(net, mode, size, double=True):
@@ -145,7 +180,11 @@ def logits(net, mode, size, double=True):
     net.to(dtype).train(mode == 'train')
     with torch.no_grad():
         inputs = torch.from_numpy(images(mode, size)).permute(0, 3, 1, 2).to(dtype)
-        return net(inputs).numpy()
+        outputs = net(inputs)
+        if isinstance(outputs, dict):  # maps of scores [N, K, H, W], in training of both heads
+            maps = list(outputs.values())[:2 if mode == 'train' else 1]
+            outputs = sampled(torch.cat(maps, 1).permute(0, 2, 3, 1))
+        return outputs.numpy()
 
 
 def declare_operators():
