@@ -14,6 +14,7 @@ from cnnjax import data, evaluate, parallel, reports, tasks, train, trained, wei
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import WholeBatch
+from configs import base
 from experiments import evaluate as experiment
 from experiments import train as train_experiment
 from tests.kill import Killed, assert_same_run, dying_after, rows
