@@ -195,6 +195,13 @@ def test_masks_of_0_and_255_are_refused_unless_a_field_says_what_they_are(halves
     np.testing.assert_array_equal(examples.examples[0]['mask'], MASK == 1)
 
 
+def test_arrays_of_0_and_255_are_refused():
+    source = data.from_arrays(np.zeros((1, 3, 4, 3), np.uint8), 'ab', mask=255 * (MASK == 1)[None])
+    with pytest.raises(UserError, match='given in Python: 1 image of 2 classes: every pixel of the '
+                                        'masks is a or 255, .* stands for a class, renumber it'):
+        dataset.prepare(base.get_config(), source)
+
+
 @pytest.mark.parametrize('fields', [{}, STREAM])
 def test_masks_that_are_all_ignored_are_refused(scenes, fields):
     for name in ('a', 'b/c', 'd'):

@@ -81,8 +81,9 @@ def _of_target(dataset, functions, target):
     """The function that loads a set with this target; {target: function} are those it has."""
     if target not in functions:
         having = [name for name, others in SHIPPED.items() if target in others]
+        hint = ', which config.task=segment learns' if 'mask' in functions else ''
         raise UserError(f'dataset={dataset} has no {target} of each image, only '
-                        f'{" or ".join(functions)}; those that have are '
+                        f'{" or ".join(functions)}{hint}; those that have are '
                         f'{", ".join([*having, "folder"])} and some of tensorflow-datasets')
     return functions[target]
 
