@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cnnjax import cluster
 from cnnjax.data import coins, digit_scenes, digits, folders, images, masks, photos
-from cnnjax.data.examples import Files, Missing, Source
+from cnnjax.data.examples import Files, Labelled, Missing, Source
 from cnnjax.errors import UserError
 
 FROM_PYTHON = 'python'  # the name in a config for data that was given as a Source
@@ -88,8 +88,20 @@ def _of_target(dataset, functions, target):
     return functions[target]
 
 
+def load_labelled(dataset: str, split: str, data_dir: str | None = None,
+                  bad_images: str = 'error') -> Source:
+    """The source `dataset` with the label of each image, for a look at a network: of a set that has
+    only masks, they are those of examples.Labelled. Arguments and errors as of `load`."""
+    named = Path(os.path.expanduser(data_dir or '')) / 'classes.txt'
+    masked = (dataset == 'folder' and data_dir and named.is_file()
+              or 'label' not in SHIPPED.get(dataset, ('label',)))
+    source = load(dataset, split, data_dir, bad_images, 'mask' if masked else 'label')
+    return source._replace(examples=Labelled(source.examples)) if masked else source
+
+
 def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | None:
-    """The source `dataset`; None if it is '', when the images come from elsewhere.
+    """The source `dataset` as of load_labelled; None if it is '', when the images come from
+    elsewhere.
 
     Raises:
       UserError: a `data_dir` without a data set; or as in `load`.
@@ -97,7 +109,7 @@ def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | No
     if data_dir and not dataset:
         raise UserError(f'data_dir={data_dir} is that of a data set: give dataset too, as in '
                         '--config.dataset=folder')
-    return load(dataset, split, data_dir) if dataset else None
+    return load_labelled(dataset, split, data_dir) if dataset else None
 
 
 def counted(where: str | Path, examples: int, classes: int) -> str:

@@ -2,7 +2,8 @@
 
     maps = grad_cam(network, images, classes)  # [N, H, W]
 
-The score of a class is its logit S_c, before softmax. Each function takes images [N, H, W, C],
+The score of a class is its logit S_c, before softmax; of a network with maps of logits, the mean of
+the class's map. Each function takes images [N, H, W, C],
 uint8 or floats in [0, 1], and their N classes, as numbers; the images are one batch.
 """
 
@@ -184,6 +185,12 @@ def colored(method: str, values: np.ndarray, image: np.ndarray) -> np.ndarray:
     return values
 
 
+def probabilities(network: Trained, images: ArrayLike) -> np.ndarray:
+    """The probability of each class, [N, classes], in images [N, H, W, C]; of a network with maps
+    of logits, its mean over the pixels."""
+    return np.asarray(_whole(jax.nn.softmax(network(images))))
+
+
 def _checked(network, images, classes):
     """(float images, the classes as an array [N]), if the network can score them."""
     images = np.asarray(images)
@@ -209,9 +216,14 @@ def _starts(side, size, stride):
     return sorted({*range(0, side - size, stride), side - size})
 
 
-def _of(logits, classes):
-    """[N], the score of each image's own class."""
-    return jnp.take_along_axis(logits, classes[:, None], 1)[:, 0]
+def _whole(maps):
+    """[N, classes], the means of maps [N, H, W, classes]; values without positions stay."""
+    return maps.mean(tuple(range(1, maps.ndim - 1)))
+
+
+def _of(values, classes):
+    """[N], the value of each image's own class."""
+    return jnp.take_along_axis(_whole(values), classes[:, None], 1)[:, 0]
 
 
 @functools.partial(jax.jit, static_argnames='net')
