@@ -17,21 +17,24 @@ def get_config():
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
     model.name = 'resnet20'  # a name of cnnjax.models.names(), or 'my_nets.py:MyNet', your own
-    model.widths = placeholder(tuple)  # vgg, resnet, fractalnet: channels per group, stage or block
+    model.widths = placeholder(tuple)  # channels per group (vgg), stage, block or level (unet)
     model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
     model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
+    model.norm = placeholder(str)  # unet: 'none' (the paper), or 'batch' after each convolution
+    model.skip_scales = placeholder(tuple)  # fcn: factors of pool4 and pool3 before their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
     model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
-    model.auxiliary_weight = placeholder(float)  # googlenet: weight of the auxiliary losses
+    model.auxiliary_weight = placeholder(float)  # googlenet, fcn_resnet50: weight of such losses
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
     model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
     model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image
     model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
     model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them
     model.stride_in = placeholder(str)  # resnet bottlenecks: '1x1' (v1, the paper) or '3x3' (v1.5)
+    model.dilated = placeholder(int)  # resnet: how many of the last stages dilate, not stride
     model.survival = placeholder(float)  # resnet: stochastic depth, p_L of the last block; 1: off
     model.survival_rule = placeholder(str)  # resnet: 'linear' from 1 down to p_L, or 'uniform'
     model.scan = placeholder(bool)  # resnet: compile a stage's repeated blocks only once
@@ -54,6 +57,7 @@ def get_config():
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
     config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
     config.border_mode = 'zero'  # what these pixels show: 'zero' (black) or 'reflect' (the picture)
+    config.whole = False  # True: pictures stay as they are, in the middle of image_size; no crops
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
     config.mask_values = ()  # folder: the masks' values of the classes in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed

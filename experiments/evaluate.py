@@ -38,7 +38,8 @@ def run(config, directory):
     source = dataset.source(own, own.test_split)
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
-    if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
+    if network.config and not any(
+            config[field] for field in ('dataset', 'data_dir', 'bad_images', 'mask_values')):
         trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     examples = dataset.prepare(own, by_name(source, network, config, own.dataset))
@@ -71,14 +72,16 @@ def training(config, network):
     if network.config is None:
         own.image_size = network.image_shape[0]
     own.test_split = config.split or own.test_split
-    for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
+    for field in ('dataset', 'data_dir', 'stream', 'bad_images', 'mask_values'):
         if config[field] is not None:
             own[field] = config[field]
-    # A set other than the run's must not inherit its data_dir and bad_images.
+    # A set other than the run's must not inherit what only a folder has.
     if config.data_dir is None and own.dataset in data.SHIPPED:
         own.data_dir = None
     if config.bad_images is None and own.dataset != 'folder':
         own.bad_images = 'error'
+    if config.mask_values is None and own.dataset != 'folder':
+        own.mask_values = ()
     if own.stream and not own.image_size:
         raise UserError('stream=True: the run took its images as large as they are, and such are '
                         'not streamed: leave stream out')

@@ -121,7 +121,7 @@ def test_the_set_is_told_by_its_scans_and_photographs(scenes):
     assert (then.examples, then.counts) == (500, None)
     assert len(then.listing) == 7
     examples = scenes['test'].examples
-    changed = {**examples.photographs, 'rocket': examples.photographs['rocket'][:100]}
+    changed = {**examples.photographs, 'camera': examples.photographs['camera'][:100]}
     now = data.identity(scenes['test']._replace(
         examples=digit_scenes.Scenes('test', ('mask',), examples.scans, changed)))
     line, = data.differences(then, now)

@@ -1,10 +1,9 @@
-"""GoogLeNet, MobileNet, U-Net, fractional max-pooling, deep FractalNets; the lecture notes' layers.
+"""GoogLeNet, MobileNet, fractional max-pooling, deep FractalNets; the lecture notes' layers.
 
 The counts of parameters and multiply-adds are in test_models.py.
 """
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -135,68 +134,6 @@ def test_a_depthwise_convolution_filters_every_channel_on_its_own(stride):
                 window = padded[:, i * stride:i * stride + 3, j * stride:j * stride + 3, c]
                 theirs[:, i, j, c] = (window * kernel[:, :, 0, c]).sum((1, 2))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-# U-Net.
-
-def test_sizes_of_unet():
-    logits, taps, count = shapes('unet')
-    assert count == 31_030_658
-    assert logits == (388, 388, 2)
-    skips = [taps[f'relu{level}_2'][0] for level in (1, 2, 3, 4)]
-    crops = [taps[f'crop{level}'][0] for level in (1, 2, 3, 4)]
-    assert skips == [568, 280, 136, 64]
-    assert crops == [taps[f'up{level}'][0] for level in (1, 2, 3, 4)] == [392, 200, 104, 56]
-    assert [(a - b) // 2 for a, b in zip(skips, crops, strict=True)] == [88, 40, 16, 4]
-    assert taps['relu5_2'] == (28, 28, 1024)
-    assert shapes('unet_padded')[0] == (512, 512, 2)
-
-
-def test_multiply_adds_of_unet():
-    net = models.create('unet')
-    (_, taps), variables = jax.eval_shape(net.init_with_output, jax.random.key(0),
-                                          jax.ShapeDtypeStruct((1, 572, 572, 1), 'float32'))
-    counts = {layer: math.prod(arrays['kernel'].shape) * math.prod(taps[layer].shape[1:3])
-              for layer, arrays in variables['params'].items()}
-    ups = sum(count for layer, count in counts.items() if layer.startswith('up')) // 4
-    assert ups == 5_631_377_408  # an output pixel of an up-convolution sees one input pixel
-    assert sum(count for layer, count in counts.items()
-               if layer.startswith('conv')) == 144_797_047_040
-    assert sum(layer.startswith(('up', 'conv')) for layer in counts) == 23
-
-
-def test_the_centre_is_cropped():
-    x = random(1, 9, 12, 2)
-    np.testing.assert_array_equal(models.unet.centre_crop(x, (1, 5, 4, 2)), x[:, 2:7, 4:8])
-
-
-def test_the_skips_of_unet_are_crops_of_the_contracting_path():
-    net = models.create('unet', widths=(2, 3))
-    x = random(1, 20, 24, 1)
-    (logits, taps), _ = jax.jit(net.init_with_output)(jax.random.key(0), x)
-    assert logits.shape == (1, 4, 8, 2)
-    np.testing.assert_array_equal(taps['crop1'], taps['relu1_2'][:, 4:-4, 4:-4])
-
-
-def test_an_output_of_unet_sees_the_pixels_around_its_own():
-    """Mirroring the images mirrors the logits of a network whose kernels are symmetric."""
-    net = models.create('unet', widths=(2, 3))
-    x = random(1, 20, 24, 1)
-    variables = jax.tree.map(lambda a: (a + a[::-1, ::-1]) / 2 if a.ndim == 4 else a,
-                             jax.jit(net.init)(jax.random.key(0), x))
-    apply = jax.jit(net.apply)
-    np.testing.assert_allclose(apply(variables, x[:, ::-1, ::-1])[0][:, ::-1, ::-1],
-                               apply(variables, x)[0], atol=1e-5)
-
-
-@pytest.mark.parametrize(('name', 'shape', 'advice'), [
-    ('unet', (570, 572), 'heights 556 and 572, widths 572 and 572'),
-    ('unet', (100, 572), 'heights 188, '),
-    ('unet_padded', (512, 500), 'widths 496 and 512'),
-])
-def test_unet_names_the_nearest_sizes_that_work(name, shape, advice):
-    with pytest.raises(UserError, match=advice):
-        jax.eval_shape(models.create(name).init, jax.random.key(0), jnp.zeros((1, *shape, 1)))
 
 
 # Fractional max-pooling.

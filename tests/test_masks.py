@@ -210,7 +210,8 @@ def test_values_are_mapped_to_classes_in_their_order(scenes):
 
 
 @pytest.mark.parametrize(('values', 'message'), [
-    ((0, 255), r'mask_values=\(0, 255\): .*classes\.txt has 3 classes; give a value for each'),
+    ((0, 255), r'mask_values=\(0, 255\): .*classes\.txt has 3 classes; give a value from 0'),
+    ((0, 1, 300), 'mask_values=.*give a value from 0 to 255 for each'),
     ((0, 1, 1), r'mask_values=\(0, 1, 1\): .*has 3 classes; give'),
     ((0, 1, 3), r'masks/a\.png has a pixel of the value 2: those of the classes are 0, 1, 3\.')])
 def test_values_that_do_not_fit_are_named(scenes, values, message):

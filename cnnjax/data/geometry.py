@@ -13,7 +13,7 @@ On the host, numpy and Pillow add borders and cut; the compiled step crops, warp
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,20 +26,21 @@ from cnnjax.data import images
 IGNORE = 255  # A pixel with this class in a mask counts neither in the loss nor in the error.
 PER_PIXEL = {'mask': IGNORE, 'weight_map': 0}  # the targets of pixels: their values outside
 # How pixels outside the image are filled: {name in a config: mode of numpy's pad}.
-MODES = {'zero': 'constant', 'reflect': 'reflect'}
+MODES: dict[str, Literal['constant', 'reflect']] = {'zero': 'constant', 'reflect': 'reflect'}
 
 
-def bordered(example: Mapping[str, Any], pixels: int, mode: str = 'zero') -> Mapping[str, Any]:
-    """The example with `pixels` pixels added on each side: black ones, or with the mode 'reflect'
-    mirror images, as many as it takes. They count in no target."""
-    if not pixels:
+def bordered(example: Mapping[str, Any], sides: Sequence[tuple[int, int]],
+             mode: str = 'zero') -> Mapping[str, Any]:
+    """The example with pixels added on its `sides`, ((top, bottom), (left, right)): black ones, or
+    with the mode 'reflect' mirror images, as many as it takes. They count in no target."""
+    if not np.any(sides):
         return example
-    sides = (pixels, pixels), (pixels, pixels)
+    (top, _), (left, _) = sides
     moved = {'image': np.pad(example['image'], (*sides, (0, 0)), MODES[mode])}
     for name, outside in _per_pixel(example).items():
         moved[name] = np.pad(example[name], sides, constant_values=outside)
     if 'boxes' in example:
-        moved['boxes'] = example['boxes'] + np.float32(pixels)
+        moved['boxes'] = example['boxes'] + np.array([left, top] * 2, np.float32)
     return {**example, **moved}
 
 
@@ -55,7 +56,7 @@ def cut(example: Mapping[str, Any], box: images.Box, size: int,
     if 'boxes' in example:
         shift = np.array([left, top] * 2, np.float32)
         scale = np.array([size / width, size / height] * 2, np.float32)
-        moved |= _visible((example['boxes'] - shift) * scale, example['labels'], size, size, np)
+        moved |= _visible((example['boxes'] - shift) * scale, example['labels'], (size, size), np)
     return {**example, **moved}
 
 
@@ -79,7 +80,7 @@ def cropped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence
         found[name] = moved(example[name], sides, outside)
     if 'boxes' in example:
         shift = jnp.tile(padding - corner[::-1], 2).astype(jnp.float32)
-        found |= _visible(example['boxes'] + shift[None], example['labels'], *shape, jnp)
+        found |= _visible(example['boxes'] + shift[None], example['labels'], shape, jnp)
     return {**example, **found}
 
 
@@ -123,7 +124,7 @@ def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[
     for name, outside in _per_pixel(example).items():
         found[name] = _sampled(example[name], places, 0, beyond, outside)
     if 'boxes' in example:
-        found |= _visible(_around(seen, example['boxes']), example['labels'], *shape, jnp)
+        found |= _visible(_around(seen, example['boxes']), example['labels'], shape, jnp)
     return {**example, **found}
 
 
@@ -131,7 +132,8 @@ def displacement_field(displacements: jax.Array, shape: Sequence[int]) -> jax.Ar
     """Complex [H, W], the displacement (down + i right) of each pixel: bicubic interpolation, with
     Keys' kernel for a = -1/2, of displacements [3, 3, 2] at the corners, the middles of the sides
     and the middle (Ronneberger et al. 2015, section 3.1; https://arxiv.org/abs/1505.04597)."""
-    spacing = np.maximum(np.float32(shape) - 1, 1) / 2  # between the middles of outer pixels
+    # The outermost points are the middles of the outermost pixels.
+    spacing = np.maximum(np.array(shape, np.float32) - 1, 1) / 2
     down, right = jnp.moveaxis(jax.image.scale_and_translate(
         displacements, (*shape, 2), (0, 1), spacing, (1 - spacing) / 2, 'cubic',
         antialias=False), -1, 0)
@@ -174,11 +176,11 @@ def _per_pixel(example):
     return {name: outside for name, outside in PER_PIXEL.items() if name in example}
 
 
-def _visible(boxes, labels, height, width, numpy):
-    """The parts of the boxes that lie on the image. An object whose centre is outside gets the
-    label -1."""
+def _visible(boxes, labels, shape, numpy):
+    """The parts of the boxes that lie on an image of that (height, width). An object whose centre
+    is outside gets the label -1."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
-    size = np.array([width, height], np.float32)
+    size = np.array(shape[::-1], np.float32)
     inside = ((centers >= 0) & (centers < size[None])).all(-1) & (labels >= 0)
     clipped = numpy.clip(boxes, 0, np.tile(size, 2)[None])
     return {'boxes': numpy.where(inside[:, None], clipped, np.float32(0)),

@@ -168,9 +168,9 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     root = Path(os.path.expanduser(root))
     classes = read_classes(root / 'classes.txt')
     values = mask_values or range(len(classes))
-    if not len(set(values)) == len(values) == len(classes):
+    if not len(set(values) & set(range(256))) == len(values) == len(classes):
         raise UserError(f'mask_values={tuple(values)}: {root / "classes.txt"} has {len(classes)} '
-                        'classes; give a value for each, in their order')
+                        'classes; give a value from 0 to 255 for each, in their order')
     paths, left_out = _pairs(root / split)
     if bad_images == 'skip':
         readable = folders.readable(paths, lambda pair: (images.read(pair[0]), read(pair[1])),

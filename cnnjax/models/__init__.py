@@ -41,11 +41,20 @@ It may have, as a field, a property or an attribute of the class:
   other backward rules and pools are refused.
 - `auxiliary: {tap: weight}`: taps that are logits in training; the loss adds their losses, so
   weighted. Without it there are none. These taps may be absent in evaluation.
+- `fits(n) -> bool`: a method that tells whether images of n pixels on a side work, for a network
+  with maps of scores. Predictions on pictures of other sizes (predict.py) need it. Without it, all
+  sizes work.
 - `subnetworks: {name: arguments of __call__}`: what an evaluation reports beside the network
   itself, as 'name/error'. Without it, nothing.
 - `scan: bool`: whether the blocks of a stage are one loop over stacked parameters, named as by
   `resnet.stack`. Files of weights hold them apart, and no layer of the loop can be frozen alone.
   Without it, False.
+- `adopt(net, variables) -> (network, variables) or None`: what the trained network `net` and its
+  variables are in a training that starts from them: a network of this one's class, and variables
+  with this one's names. Layers without variables there stay as initialized. None: it cannot start
+  from that. Without `adopt`, only from a network like itself.
+- `adopts: (name, ...)`: the names of the networks, besides its own, that it adopts. If a file of
+  weights does not say whose they are, they are looked for in it.
 """
 
 import dataclasses

@@ -33,6 +33,7 @@ DENSENET = {'layers_per_block': (2, 1), 'growth': 4, 'stem_width': 6}
 FRACTALNET = {'local_drop_path': 0.0, 'global_drop_path': 0.0}
 INCEPTIONS = (('4a', 5, 4, 6, 2, 4, 3), ('4d', 5, 4, 6, 2, 4, 3), ('5a', 6, 4, 8, 2, 4, 4))
 UNET = {'widths': (4, 6, 8)}
+FCN = {'widths': (2, 3, 4, 4, 3), 'hidden': (5, 4)}
 # case: (network, its fields, images [N, H, W, C]). Sizes are odd where a pool follows batch
 # normalization: with counts that are powers of two rounding is the same everywhere.
 CASES = {
@@ -64,6 +65,11 @@ CASES = {
     'mobilenet_relu6': ('mobilenet_v1_025', {'blocks': ((1, 10), (2, 64)), 'relu': jax.nn.relu6},
                         (3, 15, 17, 3)),
     'unet': ('unet', UNET, (1, 44, 60, 1)),
+    'unet_norm': ('unet', UNET | {'norm': 'batch'}, (1, 44, 60, 1)),
+    'fcn': ('fcn8s', FCN | {'skip_scales': (0.5, 0.25)}, (1, 9, 20, 3)),
+    'fcn_coarse': ('fcn32s', FCN, (1, 43, 12, 3)),
+    'fcn_resnet': ('fcn_resnet50', {'widths': (6, 8, 10), 'blocks': (1, 2, 2),
+                                    'auxiliary_weight': 0.5}, (2, 41, 38, 3)),
     'fractional': ('fmp6_32', {'depth': 2, 'width': 4, 'canvas': 14}, (3, 11, 11, 1)),
 }
 
@@ -122,11 +128,11 @@ class Torch:
     def own(self, name, kind):
         return self.parameters.get(f'{name}/{kind}')
 
-    def conv(self, name, x, stride=1, padding=None, groups=1):
+    def conv(self, name, x, stride=1, padding=None, groups=1, dilation=1):
         from torch.nn.functional import conv2d
         kernel = self.own(name, 'kernel').permute(3, 2, 0, 1)
-        padding = kernel.shape[-1] // 2 if padding is None else padding
-        return conv2d(x, kernel, self.own(name, 'bias'), stride, padding, groups=groups)
+        padding = dilation * (kernel.shape[-1] // 2) if padding is None else padding
+        return conv2d(x, kernel, self.own(name, 'bias'), stride, padding, dilation, groups)
 
     def norm(self, name, x, eps=1e-5):
         from torch.nn.functional import batch_norm
@@ -413,7 +419,8 @@ def unet(net, x, fields):
 
     def twice(x, level, first):
         for i in (first, first + 1):
-            x = net.conv_relu(f'conv{level}_{i}', x, 1, 0)
+            x = net.conv(f'conv{level}_{i}', x, 1, 0)
+            x = (net.norm(f'bn{level}_{i}', x) if 'norm' in fields else x).relu()
         return x
 
     skips, bottom = [], len(fields['widths'])
@@ -429,6 +436,57 @@ def unet(net, x, fields):
         skip = skip[:, :, top:top + x.shape[2], left:left + x.shape[3]]
         x = twice(torch.cat([x, skip], 1), level, 3)
     return net.conv('conv', x).permute(0, 2, 3, 1)
+
+
+def deconvolution(x, size, stride):
+    """Caffe's, with its bilinear filler."""
+    import torch
+    half = (size + 1) // 2
+    centre = half - 1 if size % 2 else half - 0.5
+    side = 1 - abs(torch.arange(size, dtype=x.dtype) - centre) / half
+    kernel = (side[:, None] * side).expand(x.shape[1], 1, size, size)
+    return torch.nn.functional.conv_transpose2d(x, kernel, stride=stride, groups=x.shape[1])
+
+
+def fcn(net, x, fields):
+    """The released nets' layers, crops and scales."""
+    height, width = x.shape[2:]
+    pools = {}
+    for i, convolutions in enumerate((2, 2, 3, 3, 3), 1):
+        for j in range(1, convolutions + 1):
+            x = net.conv_relu(f'conv{i}_{j}', x, 1, 100 if (i, j) == (1, 1) else 1)
+        x = pools[i] = pool(x, 2, 2, ceil=True)
+    x = net.conv_relu('fc7', net.conv_relu('fc6', x, 1, 0), 1, 0)
+    x = net.conv('score_fr', x)
+    if 'skip_scales' not in fields:
+        x = deconvolution(x, 64, 32)[:, :, 19:19 + height, 19:19 + width]
+        return x.permute(0, 2, 3, 1)
+    for i, scale, crop in ((4, 0.5, 5), (3, 0.25, 9)):
+        x = deconvolution(x, 4, 2)
+        own = net.conv(f'score_pool{i}', scale * pools[i])
+        x = x + own[:, :, crop:crop + x.shape[2], crop:crop + x.shape[3]]
+    x = deconvolution(x, 16, 8)[:, :, 31:31 + height, 31:31 + width]
+    return x.permute(0, 2, 3, 1)
+
+
+def fcn_resnet(net, x, _):
+    """Two of three stages dilated; in the first block of each by what the stage before it has."""
+    from torch.nn.functional import interpolate
+    size = x.shape[2:]
+
+    def head(name, x):
+        x = net.norm_relu(f'{name}/bn', net.conv(f'{name}/conv', x))
+        x = net.conv(f'{name}/score', x)
+        return interpolate(x, size, mode='bilinear', align_corners=False).permute(0, 2, 3, 1)
+
+    x, stages = stem(net, x), {}
+    for name, dilation in (('conv2_1', 1), ('conv3_1', 1), ('conv3_2', 2), ('conv4_1', 2),
+                           ('conv4_2', 4)):
+        y = net.norm_relu(f'{name}/bn1', net.conv(f'{name}/conv1', x))
+        y = net.norm_relu(f'{name}/bn2', net.conv(f'{name}/conv2', y, dilation=dilation))
+        y = net.norm(f'{name}/bn3', net.conv(f'{name}/conv3', y))
+        x = stages[name] = (y + projected(net, name, x, y, 1)).relu()
+    return head('classifier', x), head('aux_classifier', stages['conv3_2'])
 
 
 def fractional(net, x, fields):
@@ -453,7 +511,8 @@ def fractional(net, x, fields):
     return mean(x)
 
 
-SAME = {'vgg_bn': vgg, 'densenet_remat': densenet, 'mobilenet_relu6': mobilenet}
+SAME = {'vgg_bn': vgg, 'densenet_remat': densenet, 'mobilenet_relu6': mobilenet,
+        'unet_norm': unet, 'fcn_coarse': fcn}
 
 
 def derive(case):
