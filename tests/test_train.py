@@ -353,9 +353,10 @@ def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
         dataset.prepare(tiny, dataset.source(tiny, 'train'))
 
 
-def test_killed_at_random_moments_nothing_is_lost(tmp_path):
-    """Three times, anywhere: start-up, compilation, steps, evaluation, saving."""
-    kill.check(tmp_path, 3)
+@pytest.mark.parametrize(('recipe', 'kills'), [('quickstart.py', 3), ('segment.py:coins', 2)])
+def test_killed_at_random_moments_nothing_is_lost(tmp_path, recipe, kills):
+    """Anywhere: start-up, compilation, steps, evaluation, saving."""
+    kill.check(tmp_path, kills, recipe)
 
 
 def test_training_and_evaluation_under_strict_promotion_of_types_and_ranks(each, tmp_path):
