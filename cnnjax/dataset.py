@@ -47,7 +47,7 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     """
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
                        config.crop_aspect, config.test_shorter_side, config.border,
-                       config.interpolation, config.border_mode)
+                       config.interpolation, config.border_mode, config.whole)
     prepared = (data.Stream(source, crops, config.loader_threads, config.loader_workers)
                 if config.stream else data.Resident(source, crops))
     if 'mask' in prepared.shapes:

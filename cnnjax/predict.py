@@ -83,7 +83,7 @@ def scaled_shape(network: Trained, shape: Sequence[int]) -> tuple[int, int]:
     evaluation = network.evaluation
     side = evaluation.get('test_shorter_side', 0) or (
         network.config.image_size if network.config else 0)
-    if not side:
+    if not side or evaluation.get('whole'):
         return shape[0], shape[1]
     scale = side / (min(shape[:2]) + 2 * evaluation.get('border', 0))
     return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)

@@ -156,7 +156,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
         weight_decay=config.weight_decay, decay=config.decay, order=config.order,
         bias_rate=config.bias_rate, head_rate=config.head_rate, head=head)
-    task = tasks.create(config.task, net, tasks.loss(config))
+    task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
 
@@ -277,9 +277,8 @@ def initial_state(config: ConfigDict, training: Training, source: trained.Traine
                 'the last layer is new, for the classes of the data')
         if hasattr(training.net, 'adopt'):
             random |= transfer.layers(fresh) - transfer.layers(start.variables)
-            left = transfer.layers(source.variables) - transfer.layers(start.variables)
-            said = '; '.join(f'{what}: {", ".join(sorted(names)) or "none"}' for what, names in (
-                ('new layers', random), ("layers of the source that are left out", left)))
+            said = (f'new layers: {", ".join(sorted(random)) or "none"}; the others are those of '
+                    f'its {source.name}')
         if new and cluster.first():
             print(f"init_from='{config.init_from}': {said}", flush=True)
         state = state._replace(**transfer.carry_over(

@@ -57,6 +57,7 @@ def get_config():
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
     config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
     config.border_mode = 'zero'  # what these pixels show: 'zero' (black) or 'reflect' (the picture)
+    config.whole = False  # True: pictures stay as they are, in the middle of image_size; no crops
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
     config.mask_values = ()  # folder: the masks' values of the classes in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed

@@ -10,6 +10,7 @@ from scipy import ndimage, stats
 
 from cnnjax.data import Crops, geometry
 from cnnjax.data.augment import Normalization, augment
+from cnnjax.errors import UserError
 
 RNG = np.random.default_rng(0)
 STILL = {'scale': np.float32(1), 'angle': np.float32(0),
@@ -70,7 +71,7 @@ def test_cuts_take_mask_and_boxes_along(kind, border, mode):
 
 
 def test_a_border_is_ignored():
-    example = geometry.bordered(scene(), 4)
+    example = geometry.bordered(scene(), ((4, 4), (4, 4)))
     assert example['image'].shape == (98, 128, 3)
     assert (example['mask'][:4] == geometry.IGNORE).all()
     assert (example['mask'][4:-4, 4:-4] != geometry.IGNORE).all()
@@ -82,7 +83,7 @@ def test_a_mirrored_border_is_ignored(border):
     image = RNG.integers(0, 256, (8, 9, 3), np.uint8)
     own = {'image': image, 'mask': image[..., 0] % 3, 'boxes': np.float32([(1, 2, 3, 5)]),
            'labels': np.int32([1])}
-    example = geometry.bordered(own, border, 'reflect')
+    example = geometry.bordered(own, [(border, border)] * 2, 'reflect')
     rows, columns = (np.arange(-border, n + border) for n in image.shape[:2])
     np.testing.assert_array_equal(example['image'], image[np.ix_(
         *(np.abs((places + n - 1) % (2 * n - 2) - n + 1) for places, n in
@@ -91,6 +92,27 @@ def test_a_mirrored_border_is_ignored(border):
     np.testing.assert_array_equal(example['mask'][inside], own['mask'])
     assert (example['mask'] == geometry.IGNORE).sum() == example['mask'].size - 72
     np.testing.assert_array_equal(example['boxes'], own['boxes'] + border)
+
+
+def test_whole_pictures_of_any_size_stand_in_the_middle_of_a_square():
+    crops = Crops(12, whole=True, border_mode='reflect')
+    crops.check(stream=True)
+    for shape in ((8, 9), (12, 5)):
+        image = RNG.integers(0, 256, (*shape, 3), np.uint8)
+        own = {'image': image, 'mask': image[..., 0] % 3, 'boxes': np.float32([(1, 2, 3, 5)]),
+               'labels': np.int32([1])}
+        for example in (crops.center(own), crops.random(own, np.random.default_rng(0))):
+            assert example['image'].shape == (12, 12, 3)
+            top, left = ((12 - n) // 2 for n in shape)
+            inside = slice(top, top + shape[0]), slice(left, left + shape[1])
+            np.testing.assert_array_equal(example['image'][inside], image)
+            np.testing.assert_array_equal(example['mask'][inside], own['mask'])
+            assert (example['mask'] != geometry.IGNORE).sum() == image[..., 0].size
+            np.testing.assert_array_equal(example['boxes'], own['boxes'] + [left, top, left, top])
+    with pytest.raises(UserError, match='a picture of 8 x 13 pixels is larger than image_size=12'):
+        crops.center({'image': np.zeros((8, 13, 3), np.uint8)})
+    with pytest.raises(UserError, match='whole=True puts each picture as it is into the middle'):
+        crops._replace(border=2).check(stream=True)
 
 
 @pytest.mark.parametrize('mode', ['zero', 'reflect'])
@@ -269,4 +291,5 @@ def test_an_object_whose_middle_has_left_is_none():
 
 def test_without_targets_nothing_is_added():
     example = {'image': scene()['image'], 'label': 3}
-    assert geometry.cut(geometry.bordered(example, 2), (0, 0, 9, 9), 9).keys() == example.keys()
+    moved = geometry.cut(geometry.bordered(example, ((2, 2), (2, 2))), (0, 0, 9, 9), 9)
+    assert moved.keys() == example.keys()

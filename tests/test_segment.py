@@ -3,18 +3,16 @@
 import csv
 import json
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics
 
-from cnnjax import data, evaluate, parallel, reports, tasks, train, trained, weights
+from cnnjax import data, evaluate, reports, tasks, train, trained, weights
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import WholeBatch
-from configs import base
 from experiments import evaluate as experiment
 from experiments import train as train_experiment
 from tests.kill import Killed, assert_same_run, dying_after, rows
@@ -131,45 +129,6 @@ def test_valid_convolutions_are_judged_at_their_middle_pixels():
                              ((1, 2, 2, 4), '4 outputs for 3 classes')):
         with pytest.raises(UserError, match=message):
             TASK.check(jax.ShapeDtypeStruct(outputs, np.float32), shapes, CLASSES)
-
-
-class Linear(nn.Module):
-    """A network of one convolution."""
-
-    num_classes: int = 3
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        return nn.Conv(self.num_classes, (1, 1))(images), {}
-
-
-@pytest.mark.parametrize('kind', parallel.KINDS)
-def test_augmented_masks_are_the_same_on_any_number_of_devices(kind):
-    rng = np.random.default_rng(0)
-    mask = rng.integers(0, 3, (8, 4, 4)).astype(np.uint8)
-    for i in range(8):
-        mask[i].flat[:2 * i] = geometry.IGNORE
-    batch = {'image': rng.integers(0, 256, (8, 4, 4, 3)).astype(np.uint8), 'mask': mask,
-             'position': np.arange(8, dtype=np.int32)}
-    config = base.get_config()
-    config.update(task='segment', batch_size=8, steps=2, flip=True, padding=1, crop_size=5,
-                  rotation=30.0, scale=(0.8, 1.25), elastic=0.5)
-    config.model.name = 'unet_padded'
-    made = train.build(config, CLASSES, {name: batch[name][:1] for name in ('image', 'mask')},
-                       data.Normalization(np.float32([0.5]), np.float32([0.25])), 8)
-    made = made._replace(net=Linear())
-
-    def after(devices):
-        mesh = parallel.data_mesh(devices)
-        state = parallel.replicate(made.init(jax.random.key(0)), mesh)
-        update = parallel.parallelize(made.step, mesh, kind, donate=False)
-        return jax.device_get(update(state, {}, batch, jax.random.key(1)))
-
-    (one, metrics), (four, theirs) = after(1), after(4)
-    for name in ('loss', 'pixel_accuracy'):
-        assert theirs[name] == pytest.approx(metrics[name], rel=1e-5)
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from cnnjax import losses, parallel, step, tasks
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
-from cnnjax.tasks import classify, segment
+from cnnjax.tasks import segment
 from cnnjax.tasks.task import Task, WholeBatch
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 from configs import base
@@ -182,11 +182,10 @@ def test_a_loss_that_does_not_fit_is_refused(fields, message):
         chosen(**fields)
 
 
-@pytest.mark.parametrize(('task', 'shape'), [(classify, (1, 3)), (segment, (1, 4, 4, 3))])
-def test_each_class_has_a_weight(task, shape):
-    outputs = jax.ShapeDtypeStruct(shape, np.float32)
-    examples = {'mask': jax.ShapeDtypeStruct((1, 4, 4), np.uint8)}
-    for weights in ((), WEIGHTS):
-        task.create(None, TrainingLoss(class_weights=weights)).check(outputs, examples, 'abc')
-    with pytest.raises(UserError, match='class_weights has 2 numbers for 3 classes'):
-        task.create(None, TrainingLoss(class_weights=(1, 2))).check(outputs, examples, 'abc')
+def test_each_class_has_a_weight():
+    config = base.get_config()
+    config.class_weights = WEIGHTS
+    for classes in (None, 3):
+        assert tasks.loss(config, classes) == CHOSEN['weights']
+    with pytest.raises(UserError, match='class_weights has 3 numbers for 2 classes'):
+        tasks.loss(config, 2)

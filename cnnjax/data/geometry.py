@@ -29,17 +29,18 @@ PER_PIXEL = {'mask': IGNORE, 'weight_map': 0}  # the targets of pixels: their va
 MODES: dict[str, Literal['constant', 'reflect']] = {'zero': 'constant', 'reflect': 'reflect'}
 
 
-def bordered(example: Mapping[str, Any], pixels: int, mode: str = 'zero') -> Mapping[str, Any]:
-    """The example with `pixels` pixels added on each side: black ones, or with the mode 'reflect'
-    mirror images, as many as it takes. They count in no target."""
-    if not pixels:
+def bordered(example: Mapping[str, Any], sides: Sequence[tuple[int, int]],
+             mode: str = 'zero') -> Mapping[str, Any]:
+    """The example with pixels added on its `sides`, ((top, bottom), (left, right)): black ones, or
+    with the mode 'reflect' mirror images, as many as it takes. They count in no target."""
+    if not np.any(sides):
         return example
-    sides = (pixels, pixels), (pixels, pixels)
+    (top, _), (left, _) = sides
     moved = {'image': np.pad(example['image'], (*sides, (0, 0)), MODES[mode])}
     for name, outside in _per_pixel(example).items():
         moved[name] = np.pad(example[name], sides, constant_values=outside)
     if 'boxes' in example:
-        moved['boxes'] = example['boxes'] + np.float32(pixels)
+        moved['boxes'] = example['boxes'] + np.array([left, top] * 2, np.float32)
     return {**example, **moved}
 
 

@@ -44,12 +44,13 @@ class Crops(NamedTuple):
     border: int = 0  # pixels that are added around each picture first
     interpolation: str = 'bilinear'  # a name of images.FILTERS: how pictures are scaled
     border_mode: str = 'zero'  # a name of geometry.MODES: what these pixels show
+    whole: bool = False  # True: no picture is scaled or cut; the border fills the square
 
     def center(self, example: Mapping[str, Any]) -> dict[str, Any]:
         """The example (see geometry.py) with the middle [size, size, C] of its image, which may be
         an array or an images.Picture."""
-        example = geometry.bordered(example, self.border, self.border_mode)
-        if not self.size:
+        example = self._bordered(example)
+        if self.whole or not self.size:
             return {**example, 'image': np.asarray(example['image'])}
         box = images.center_box(example['image'].shape, self.test_shorter_side or self.size,
                                 self.size)
@@ -57,13 +58,26 @@ class Crops(NamedTuple):
 
     def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """The example with a random part of its image."""
-        example = geometry.bordered(example, self.border, self.border_mode)
+        if self.whole:
+            return self.center(example)
+        example = self._bordered(example)
         shape = example['image'].shape
         if self.kind == 'shorter_side':
             box = images.shorter_side_box(shape, rng, self.shorter_side, self.size)
         else:
             box = images.random_resized_box(shape, rng, self.area, self.aspect)
         return geometry.cut(example, box, self.size, self.interpolation)
+
+    def _bordered(self, example):
+        sides = [(self.border, self.border)] * 2
+        if self.whole:
+            height, width, _ = example['image'].shape
+            if max(height, width) > self.size:
+                raise UserError(f'a picture of {height} x {width} pixels is larger than image_size='
+                                f'{self.size}: with whole=True that is at least their longest side')
+            sides = [((self.size - side) // 2, -(-(self.size - side) // 2))
+                     for side in (height, width)]
+        return geometry.bordered(example, sides, self.border_mode)
 
     def check(self, stream: bool) -> None:
         """Raises UserError if these fields do not fit together, or not a stream."""
@@ -84,8 +98,12 @@ class Crops(NamedTuple):
             raise UserError(f'border={self.border}: a picture has 0 or more pixels around it')
         if self.border_mode not in geometry.MODES:
             raise UserError(f"border_mode is 'zero' or 'reflect', not '{self.border_mode}'")
+        if self.whole and (self.border or self.test_shorter_side or not self.size):
+            raise UserError('whole=True puts each picture as it is into the middle of image_size x '
+                            'image_size pixels: give image_size, and leave out border and '
+                            'test_shorter_side')
         smallest = self.test_shorter_side or self.size
-        if stream and self.kind == 'shorter_side':
+        if stream and self.kind == 'shorter_side' and not self.whole:
             smallest = min(smallest, self.shorter_side[0])
         if self.size > smallest:
             raise UserError(f'image_size={self.size} is cut from pictures whose shorter side is '

@@ -27,13 +27,13 @@ def target(name: str) -> str:
     return _module(name).TARGET
 
 
-def loss(config: ConfigDict) -> TrainingLoss:
-    """The TrainingLoss that a config chooses.
+def loss(config: ConfigDict, classes: int | None = None) -> TrainingLoss:
+    """The TrainingLoss that a config chooses, for that number of classes, if it is known.
 
     Raises:
       UserError: there is no such task or loss, or the task cannot learn with it.
     """
-    return training_loss.of_config(config, target(config.task))
+    return training_loss.of_config(config, target(config.task), classes)
 
 
 def create(name: str, net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:

@@ -22,14 +22,12 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     The losses of `auxiliary` heads, {tap: weight}, are added if the network has any. Its
     `subnetworks`, {name: arguments of a call}, are evaluated too.
     """
-    return Task(functools.partial(check, chosen),
-                functools.partial(loss, chosen, getattr(net, 'auxiliary', {})),
+    return Task(check, functools.partial(loss, chosen, getattr(net, 'auxiliary', {})),
                 functools.partial(observe, getattr(net, 'subnetworks', {})), results)
 
 
-def check(chosen: TrainingLoss, outputs: jax.Array, examples: Mapping[str, Any],
-          classes: Sequence[str]) -> None:
-    """Raises UserError unless the network has one score for each class, and the loss a weight."""
+def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Raises UserError unless the network has one score for each class."""
     del examples
     if outputs.ndim != 2:
         raise UserError(f'the network has maps of scores {list(outputs.shape[1:])}, not one score '
@@ -37,7 +35,6 @@ def check(chosen: TrainingLoss, outputs: jax.Array, examples: Mapping[str, Any],
     if outputs.shape[-1] != len(classes):
         raise UserError(f'the network has {outputs.shape[-1]} outputs for {len(classes)} classes: '
                         'its last layer needs num_classes of them')
-    chosen.check(len(classes))
 
 
 def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cnnjax import losses, overlays
 from cnnjax.data import geometry
@@ -26,15 +27,12 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The task for networks with logits [N, H', W', classes] for the middle H' x W' pixels of the
     images. Without padding a network has fewer outputs than pixels. The losses of `auxiliary`
     heads, {tap: weight}, are added if the network has any."""
-    return Task(functools.partial(check, chosen),
-                functools.partial(loss, chosen, getattr(net, 'auxiliary', {})), observe, results,
-                predict, draw)
+    return Task(check, functools.partial(loss, chosen, getattr(net, 'auxiliary', {})), observe,
+                results, predict, draw)
 
 
-def check(chosen: TrainingLoss, outputs: jax.Array, examples: Mapping[str, Any],
-          classes: Sequence[str]) -> None:
-    """Raises UserError unless the network has a score for each class at the middle pixels, and the
-    loss a weight."""
+def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Raises UserError unless the network has a score for each class at the middle pixels."""
     if outputs.ndim != 4:
         raise UserError(f'the network has one score per class, {list(outputs.shape[1:])}, no maps '
                         "of scores: it cannot tell pixels apart; take task='classify', or a "
@@ -47,7 +45,6 @@ def check(chosen: TrainingLoss, outputs: jax.Array, examples: Mapping[str, Any],
     if count != len(classes):
         raise UserError(f'the network has {count} outputs for {len(classes)} classes: its last '
                         'layer needs num_classes of them')
-    chosen.check(len(classes))
 
 
 def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
@@ -58,7 +55,7 @@ def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
     logits, taps, batch_stats = apply(examples['image'])
     labels, counts, extra = _truth(examples, logits.shape)
     value = chosen(batch, logits, labels, counts, extra)
-    right = batch.mean((logits.argmax(-1) == labels).astype(jnp.float32), counts)
+    right = batch.mean((_found(logits) == labels).astype(jnp.float32), counts)
     metrics = {'loss': value, 'pixel_accuracy': right}
     for name, weight in auxiliary.items():
         value += weight * chosen(batch, taps[name], labels, counts, extra)
@@ -80,11 +77,11 @@ def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
             counts.ravel().astype(jnp.int32)).reshape(classes, classes)
 
     def iou(matrix):
+        matrix = matrix.astype(jnp.float32)
         right = matrix.diagonal()
-        union = matrix.sum(0) + matrix.sum(1) - right
-        return jnp.where(union > 0, right / jnp.maximum(union, 1), 0).sum() / (union > 0).sum()
+        return jnp.nanmean(right / (matrix.sum(0) + matrix.sum(1) - right))  # absent: 0 / 0
 
-    matrices = jax.vmap(confusion)(labels, logits.argmax(-1), counts)
+    matrices = jax.vmap(confusion)(labels, _found(logits), counts)
     return {'loss': jnp.where(counts, values, 0).sum((1, 2)), 'pixels': counts.sum((1, 2)),
             'confusion': matrices}, {'iou': jax.vmap(iou)(matrices)}
 
@@ -140,6 +137,10 @@ def draw(example: Mapping[str, np.ndarray]) -> np.ndarray:
     whole = np.full(image.shape[:2], geometry.IGNORE, np.uint8)
     whole[top:top + mask.shape[0], left:left + mask.shape[1]] = mask
     return overlays.overlay(image, whole)
+
+
+def _found(logits):
+    return lax.argmax(logits, logits.ndim - 1, jnp.int32)
 
 
 def _truth(examples, shape):

@@ -61,12 +61,6 @@ class TrainingLoss(NamedTuple):
 
         return sum(factor * term(name) for name, factor in self.terms)
 
-    def check(self, classes: int) -> None:
-        """Raises UserError unless there is a weight for each class, if there are any."""
-        if self.class_weights and len(self.class_weights) != classes:
-            raise UserError(f'class_weights has {len(self.class_weights)} numbers for {classes} '
-                            'classes: give one to each')
-
     def _weights(self, labels, extra):
         """The weight of each prediction; None: all are 1."""
         if not self.class_weights:
@@ -88,11 +82,12 @@ class TrainingLoss(NamedTuple):
 CROSS_ENTROPY = TrainingLoss()
 
 
-def of_config(config: ConfigDict, target: str) -> TrainingLoss:
-    """The TrainingLoss of a config, for a task with that target (see tasks.target).
+def of_config(config: ConfigDict, target: str, classes: int | None = None) -> TrainingLoss:
+    """The TrainingLoss of a config, for a task with that target (see tasks.target) and, if they are
+    known, that number of classes.
 
     Raises:
-      UserError: a field does not fit the others or the target.
+      UserError: a field does not fit the others, the target or the classes.
     """
     terms = _terms(config.loss, PREDICTIONS + (REGIONS if target == 'mask' else ()))
     names = dict(terms)
@@ -103,6 +98,9 @@ def of_config(config: ConfigDict, target: str) -> TrainingLoss:
                             f"loss='{config.loss}' does not have: leave it out")
     if config.class_weights and not any(config.class_weights):
         raise UserError(f'class_weights={config.class_weights}: at least one must be above 0')
+    if config.class_weights and classes not in (None, len(config.class_weights)):
+        raise UserError(f'class_weights has {len(config.class_weights)} numbers for {classes} '
+                        'classes: give one to each')
     if config.weight_map and target != 'mask':
         raise UserError(f"weight_map={config.weight_map} weighs the pixels of masks: it needs "
                         "task='segment'")
