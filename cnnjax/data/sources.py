@@ -13,7 +13,6 @@ from cnnjax.errors import UserError
 
 FROM_PYTHON = 'python'  # the name in a config for data that was given as a Source
 
-
 # The sets that come with a library: {name: {target: the function from the split to the Source}}.
 SHIPPED = {
     'digits': {'label': digits.load},
@@ -68,23 +67,24 @@ def _check(dataset, data_dir, bad_images, target, mask_values):
                         f'of {dataset}; leave it out')
     if bad_images not in ('error', 'skip'):
         raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
+    if dataset == FROM_PYTHON:
+        raise Missing('the data was given in Python, to train.train: give it there again, or name '
+                      'a data set, as in --config.dataset=folder')
     if mask_values and (dataset, target) != ('folder', 'mask'):
         raise UserError(f'mask_values={tuple(mask_values)}: only masks of dataset=folder have '
                         f'other values than the numbers of the classes, not the {target} of each '
                         f'image of {dataset}; leave it out')
-    if dataset == FROM_PYTHON:
-        raise Missing('the data was given in Python, to train.train: give it there again, or name '
-                      'a data set, as in --config.dataset=folder')
 
 
 def _of_target(dataset, functions, target):
     """The function that loads a set with this target; {target: function} are those it has."""
     if target not in functions:
         having = [name for name, others in SHIPPED.items() if target in others]
+        having += ['folder', 'some of tensorflow-datasets'] * (target != 'boxes')
         hint = ', which config.task=segment learns' if 'mask' in functions else ''
         raise UserError(f'dataset={dataset} has no {target} of each image, only '
                         f'{" or ".join(functions)}{hint}; those that have are '
-                        f'{", ".join([*having, "folder"])} and some of tensorflow-datasets')
+                        f'{", ".join(having)}')
     return functions[target]
 
 
