@@ -1,11 +1,7 @@
 """Segmentation: golden values, and a U-Net trained on a folder of masks."""
 
 import csv
-<<<<<<< HEAD
-=======
-import functools
 import importlib
->>>>>>> seeing
 import json
 
 import jax
@@ -14,19 +10,13 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-<<<<<<< HEAD
+import experiments
 from cnnjax import data, evaluate, tasks, train, trained, weights
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
-from cnnjax.tasks.task import WholeBatch
-=======
-import experiments
-from cnnjax import data, evaluate, parallel, reports, step, tasks, train, trained, weights
-from cnnjax.data import geometry
-from cnnjax.errors import UserError
 from cnnjax.images import pictures
+from cnnjax.tasks.task import WholeBatch
 from configs import base
->>>>>>> seeing
 from experiments import evaluate as experiment
 from experiments import train as train_experiment
 from tests.kill import rows
@@ -243,7 +233,6 @@ def test_what_does_not_fit_is_said_before_anything_is_written(config, fields, me
     assert not (tmp_path / 'run' / 'config.json').exists()
 
 
-<<<<<<< HEAD
 def test_a_mirrored_border_lets_valid_convolutions_see_every_pixel(config, tmp_path):
     """The paper's overlap-tile strategy: the middle that has scores is the picture."""
     config = config.copy_and_resolve_references()
@@ -257,7 +246,6 @@ def test_a_mirrored_border_lets_valid_convolutions_see_every_pixel(config, tmp_p
     weights.save(network, tmp_path / 'weights.safetensors')
     evaluation = trained.load(tmp_path / 'weights.safetensors').evaluation
     assert (evaluation['border'], evaluation['border_mode']) == (8, 'reflect')
-=======
 
 @pytest.fixture(scope='module')
 def trained_run(scenes, tmp_path_factory):
@@ -308,4 +296,3 @@ def test_images_with_masks_have_the_label_of_most_of_their_pixels(scenes):
     blank = data.from_arrays(np.zeros((1, 2, 2, 3), np.uint8), CLASSES,
                              mask=np.array([[[0, geometry.IGNORE]] * 2]))
     assert data.examples.Labelled(blank.examples)[0]['label'] == 0
->>>>>>> seeing
