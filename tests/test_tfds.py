@@ -243,7 +243,7 @@ def test_a_picture_with_a_mask_is_not_turned(tmp_path):
 
 @pytest.mark.parametrize(('mask', 'message'), [
     ([[2, 4]], r'the mask of oxford_iiit_pet, train: record 0 has a pixel of the value 4'),
-    ([[0, 1]], r'record 0 has a pixel of the value 0: those of the classes are 1, 2')])
+    ([[0, 1]], r'record 0 has a pixel of the value 0: those of the classes are 2, 1\.')])
 def test_a_mask_with_another_value_is_named(tmp_path, mask, message):
     written('oxford_iiit_pet', pets([np.uint8(mask)]), tmp_path)
     with pytest.raises(UserError, match=message):
