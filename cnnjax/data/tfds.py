@@ -2,19 +2,15 @@
 """
 
 import dataclasses
-import gzip
 import os
 import pathlib
 import shlex
-import tarfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import requests
-import scipy.io
 import tensorflow_datasets as tfds
-from PIL import Image
 
 from cnnjax.data import masks
 from cnnjax.data.examples import Missing, Source
@@ -22,6 +18,7 @@ from cnnjax.data.geometry import IGNORE
 from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.data.images import Picture
 from cnnjax.data.sources import SHIPPED
+from cnnjax.data.tfds_builders import BUILDERS
 from cnnjax.errors import UserError, suggest
 
 
@@ -209,10 +206,10 @@ def prepare(
         _prepared(builder, name)
         return path
     manual = pathlib.Path(os.path.expanduser(manual_dir)) if manual_dir else None
-    if name not in _BUILDERS:
+    if name not in BUILDERS:
         raise UserError(_tensorflow_commands(builder, name, manual))
 
-    builder = _BUILDERS[name](data_dir=builder.data_dir_root, file_format='array_record')
+    builder = BUILDERS[name](data_dir=builder.data_dir_root, file_format='array_record')
     if manual:
         archives = {url: manual / info.filename for url, info in builder.url_infos.items()}
         missing = [f'{archive}, from {url}' for url, archive in archives.items()
@@ -239,7 +236,7 @@ def _builder(name, data_dir, others=()) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
     except (ValueError, AssertionError) as error:  # the latter for an unknown version
-        known = [*others, *_BUILDERS, 'imagenet2012']
+        known = [*others, *BUILDERS, 'imagenet2012']
         hint = suggest(name, known) or f'; try {", ".join(known)}'
         raise UserError(f'tensorflow-datasets has no {name!r}{hint}') from error
     if str(builder.data_dir).startswith('~'):
@@ -290,85 +287,3 @@ def _tensorflow_commands(builder, name, manual_dir):
         says = ' '.join(instructions.split())
         message += f'\ntfds says: "{says}" Here, manual_dir is {manual_dir}'
     return message
-
-
-# These are tfds' builders without the steps that need TensorFlow: unpacking archives, and encoding
-# arrays as PNG (Pillow encodes a PIL image). Keys, order, features and versions are tfds' own. Each
-# class takes the name of its parent's module, where tfds finds its checksums; the files it writes
-# name that module.
-
-
-def _parent(name) -> Any:
-    """The builder of tfds, whose methods its own annotations do not tell."""
-    return tfds.builder_cls(name)
-
-
-class _Cifar:
-    info: Any
-    _cifar_info: Any
-
-    def _split_generators(self, dl_manager):
-        info = self._cifar_info
-        with tarfile.open(dl_manager.download(info.url)) as archive:
-            files = {
-                member.name.removeprefix(info.prefix): file.read()
-                for member in archive
-                if (file := archive.extractfile(member))
-            }
-        for key, file in zip(info.label_keys, info.label_files, strict=True):
-            self.info.features[key].names = files[file].decode().split()
-        return {
-            split: self._generate_examples(split, b''.join(files[file] for file in batches))
-            for split, batches in (('train', info.train_files), ('test', info.test_files))
-        }
-
-    def _generate_examples(self, split, data):
-        keys = self._cifar_info.label_keys
-        rows = np.frombuffer(data, np.uint8).reshape(-1, len(keys) + 3 * 32 * 32)
-        for index, row in enumerate(rows):
-            labels, pixels = np.split(row, [len(keys)])
-            image = pixels.reshape(3, 32, 32).transpose(1, 2, 0)
-            yield index, {
-                'id': f'{split}_{index:05d}',
-                'image': Image.fromarray(image),
-                **dict(zip(keys, labels.tolist(), strict=True)),
-            }
-
-
-class Cifar10(_Cifar, _parent('cifar10'), skip_registration=True):
-    __module__ = _parent('cifar10').__module__
-
-
-class Cifar100(_Cifar, _parent('cifar100'), skip_registration=True):
-    __module__ = _parent('cifar100').__module__
-
-
-class SvhnCropped(_parent('svhn_cropped'), skip_registration=True):
-    __module__ = _parent('svhn_cropped').__module__
-
-    def _generate_examples(self, split_prefix, filepath):
-        data = scipy.io.loadmat(filepath)
-        images = np.moveaxis(data['X'], -1, 0)
-        for index, (image, label) in enumerate(zip(images, data['y'].flat, strict=True)):
-            yield index, {
-                'id': f'{split_prefix}{index:06d}',
-                'image': Image.fromarray(image),
-                'label': int(label) % 10,  # The file has 10 for the digit 0.
-            }
-
-
-class MNIST(_parent('mnist'), skip_registration=True):
-    __module__ = _parent('mnist').__module__
-
-    def _split_generators(self, dl_manager):
-        dl_manager.download_and_extract = dl_manager.download  # The archives are unpacked below.
-        return super()._split_generators(dl_manager)
-
-    def _generate_examples(self, num_examples, data_path, label_path):
-        pixels, labels = (gzip.decompress(path.read_bytes()) for path in (data_path, label_path))
-        images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)
-        for index, (image, label) in enumerate(zip(images, labels[8:], strict=True)):
-            yield index, {'image': Image.fromarray(image), 'label': label}
-
-
-_BUILDERS = {cls.name: cls for cls in (Cifar10, Cifar100, SvhnCropped, MNIST)}
