@@ -1,7 +1,7 @@
 """The loss that a config asks for: a weighted sum of those in losses.py."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,8 @@ class TrainingLoss(NamedTuple):
                       losses.cross_entropy(logits, labels, self.label_smoothing))
             return self._mean(batch, values, self._weights(labels, extra), counts)
 
-        return sum(factor * term(name) for name, factor in self.terms)
+        value: Any = sum(factor * term(name) for name, factor in self.terms)
+        return value
 
     def _weights(self, labels, extra):
         """The weight of each prediction; None: all are 1."""
