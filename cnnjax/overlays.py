@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from cnnjax import atomic
 from cnnjax.data import geometry
@@ -28,6 +29,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.5) -> np.nda
     """A picture, uint8 [H, W, 1 or 3], with the colours of its pixels' classes: uint8 [H, W, 3].
 
     Class 0, whose colour is black, leaves the picture as it is: it is the background in most sets.
+    Its pixels next to another class are white, since the colours of the first classes are dark.
     Ignored pixels are striped, and hide the picture.
 
     Args:
@@ -37,6 +39,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.5) -> np.nda
     painted = np.broadcast_to(image, (*labels.shape, 3)).astype(float)
     palette, shown = colors(), (labels != 0) & (labels != geometry.IGNORE)
     painted[shown] = (1 - alpha) * painted[shown] + alpha * palette[labels[shown]]
+    painted[ndimage.binary_dilation(shown) & (labels == 0)] = 255
     rows, columns = np.nonzero(labels == geometry.IGNORE)
     dark = (rows + columns) // 2 % 2 == 1
     painted[rows, columns] = palette[geometry.IGNORE] / np.where(dark, 2, 1)[:, None]

@@ -277,9 +277,8 @@ def initial_state(config: ConfigDict, training: Training, source: trained.Traine
                 'the last layer is new, for the classes of the data')
         if hasattr(training.net, 'adopt'):
             random |= transfer.layers(fresh) - transfer.layers(start.variables)
-            left = transfer.layers(source.variables) - transfer.layers(start.variables)
-            said = '; '.join(f'{what}: {", ".join(sorted(names)) or "none"}' for what, names in (
-                ('new layers', random), ("layers of the source that are left out", left)))
+            said = (f'new layers: {", ".join(sorted(random)) or "none"}; the others are those of '
+                    f'its {source.name}')
         if new and cluster.first():
             print(f"init_from='{config.init_from}': {said}", flush=True)
         state = state._replace(**transfer.carry_over(

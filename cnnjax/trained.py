@@ -95,6 +95,14 @@ class Trained(NamedTuple):
         jax.eval_shape(collect, self.variables, images)
         return found
 
+    def fitting(self, shape: Sequence[int]) -> tuple[int, int]:
+        """(height, width) as near as possible to those of `shape` that fit the network. Without a
+        rule (`fits` in models), they stay as they are."""
+        fits = getattr(self.net, 'fits', lambda n: True)
+        height, width = (next(n for off in itertools.count() for n in (side - off, side + off)
+                              if n > 0 and fits(n)) for side in shape[:2])
+        return height, width
+
     def training(self, defaults: ConfigDict) -> ConfigDict:
         """The config that the network was trained with, as far as it is known.
 

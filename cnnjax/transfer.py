@@ -158,7 +158,7 @@ def adopted(net: nn.Module, source: Any, where: str) -> Any:
         if found is None:
             raise UserError(f"init_from='{where}' holds a network of another kind, "
                             f'{source.name or type(source.net).__name__}: {type(net).__name__} '
-                            f'starts from one like itself or {" or ".join(net.adopts)}')
+                            f'starts from one like itself or like {net.adopts[0]}')
         source = source._replace(net=found[0], variables=found[1])
     scan, theirs = (getattr(of, 'scan', False) for of in (net, source.net))
     if scan == theirs:

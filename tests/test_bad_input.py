@@ -223,6 +223,8 @@ def test_a_config_trains_or_is_refused(set_up, task, given):
     ('class_weights', ((1.0, -1.0), (1.0, 2.0, 3.0), (0.0, 0.0))), ('loss_denominator', ('x',)),
     ('dice_sums', ('',)), ('dice_smoothing', (-1.0,)), ('weight_map', (-1.0,)),
     ('weight_map_sigma', (0.0,)),
+    ('border_mode', ('mirror', '')), ('crop_size', (-1, 9)), ('rotation', (-1.0, 181.0)),
+    ('scale', ((1.5, 0.5), (0.0, 1.0), (), (1.0,), (1.0, 101.0))), ('elastic', (-1.0, 1.5)),
 ])
 def test_the_error_names_the_field(digits, field, bad, tmp_path, monkeypatch, task):
     monkeypatch.setattr(data, 'load', lambda dataset, split, *_: digits[tasks.target(task)][split])

@@ -121,11 +121,11 @@ def test_the_set_is_told_by_its_scans_and_photographs(scenes):
     assert (then.examples, then.counts) == (500, None)
     assert len(then.listing) == 7
     examples = scenes['test'].examples
-    changed = {**examples.photographs, 'camera': examples.photographs['camera'][:100]}
+    changed = {**examples.photographs, 'moon': examples.photographs['moon'][:100]}
     now = data.identity(scenes['test']._replace(
         examples=digit_scenes.Scenes('test', ('mask',), examples.scans, changed)))
     line, = data.differences(then, now)
-    assert line.startswith('of another size or content: test/rocket')
+    assert line.startswith('of another size or content: test/moon')
 
 
 def test_an_unknown_split():

@@ -195,6 +195,13 @@ def test_masks_of_0_and_255_are_refused_unless_a_field_says_what_they_are(halves
     np.testing.assert_array_equal(examples.examples[0]['mask'], MASK == 1)
 
 
+def test_arrays_of_0_and_255_are_refused():
+    source = data.from_arrays(np.zeros((1, 3, 4, 3), np.uint8), 'ab', mask=255 * (MASK == 1)[None])
+    with pytest.raises(UserError, match='given in Python: 1 image of 2 classes: every pixel of the '
+                                        'masks is a or 255, .* stands for a class, renumber it'):
+        dataset.prepare(base.get_config(), source)
+
+
 @pytest.mark.parametrize('fields', [{}, STREAM])
 def test_masks_that_are_all_ignored_are_refused(scenes, fields):
     for name in ('a', 'b/c', 'd'):
@@ -213,7 +220,7 @@ def test_values_are_mapped_to_classes_in_their_order(scenes):
     ((0, 255), r'mask_values=\(0, 255\): .*classes\.txt has 3 classes; give a value from 0'),
     ((0, 1, 300), 'mask_values=.*give a value from 0 to 255 for each'),
     ((0, 1, 1), r'mask_values=\(0, 1, 1\): .*has 3 classes; give'),
-    ((0, 1, 3), r'masks/a\.png has a pixel of the value 2: those of the classes are 0, 1, 3\.')])
+    ((3, 1, 255), r'masks/a\.png has a pixel of the value 0: those .* are 3, 1, 255\.')])
 def test_values_that_do_not_fit_are_named(scenes, values, message):
     with pytest.raises(UserError, match=message):
         prepared(scenes, mask_values=values)
@@ -291,7 +298,7 @@ def test_unreadable_files_can_be_left_out(scenes, capsys):
 
 def test_data_without_masks_says_so(scenes):
     with pytest.raises(UserError, match='^dataset=digits has no mask of each image, only label; '
-                       '.* digit_scenes, coins, folder and some of tensorflow-datasets'):
+                       '.* digit_scenes, coins, folder, some of tensorflow-datasets'):
         data.load('digits', 'train', target='mask')
     with pytest.raises(data.Missing, match='val/images is not there'):
         data.load('folder', 'val', str(scenes), target='mask')

@@ -17,7 +17,7 @@ def test_the_colors_are_those_of_pascal_voc():
         assert tuple(colors[label]) == color
 
 
-def test_an_overlay_mixes_colors_and_stripes_what_is_ignored():
+def test_an_overlay_mixes_colors_with_an_outline_and_stripes_what_is_ignored():
     image = np.full((4, 6, 3), (100, 50, 200), np.uint8)
     labels = np.zeros((4, 6), np.uint8)
     labels[1, 1:3] = 1, 15
@@ -26,7 +26,11 @@ def test_an_overlay_mixes_colors_and_stripes_what_is_ignored():
     assert painted.dtype == np.uint8
     np.testing.assert_array_equal(painted[1, 1], (107, 38, 150))  # 3/4 image, 1/4 (128, 0, 0)
     np.testing.assert_array_equal(painted[1, 2], (123, 70, 182))  # 3/4 image, 1/4 (192, 128, 128)
-    np.testing.assert_array_equal(painted[:, 0], image[:, 0])
+    outline = [(0, 1), (0, 2), (1, 0), (1, 3), (2, 1), (2, 2)]
+    own = image.copy()
+    own[tuple(zip(*outline, strict=True))] = 255
+    own[1, 1:3] = painted[1, 1:3]
+    np.testing.assert_array_equal(painted[:, :4], own[:, :4])
     stripes = {tuple(color) for color in painted[:, 4:].reshape(-1, 3).tolist()}
     assert stripes == {(224, 224, 192), (112, 112, 96)}
     gray = overlays.overlay(image[..., :1], labels, 0.25)

@@ -1,6 +1,11 @@
 """Segmentation: golden values, and a U-Net trained on a folder of masks."""
 
 import csv
+<<<<<<< HEAD
+=======
+import functools
+import importlib
+>>>>>>> seeing
 import json
 
 import jax
@@ -9,10 +14,19 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+<<<<<<< HEAD
 from cnnjax import data, evaluate, tasks, train, trained, weights
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import WholeBatch
+=======
+import experiments
+from cnnjax import data, evaluate, parallel, reports, step, tasks, train, trained, weights
+from cnnjax.data import geometry
+from cnnjax.errors import UserError
+from cnnjax.images import pictures
+from configs import base
+>>>>>>> seeing
 from experiments import evaluate as experiment
 from experiments import train as train_experiment
 from tests.kill import rows
@@ -229,6 +243,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(config, fields, me
     assert not (tmp_path / 'run' / 'config.json').exists()
 
 
+<<<<<<< HEAD
 def test_a_mirrored_border_lets_valid_convolutions_see_every_pixel(config, tmp_path):
     """The paper's overlap-tile strategy: the middle that has scores is the picture."""
     config = config.copy_and_resolve_references()
@@ -242,3 +257,55 @@ def test_a_mirrored_border_lets_valid_convolutions_see_every_pixel(config, tmp_p
     weights.save(network, tmp_path / 'weights.safetensors')
     evaluation = trained.load(tmp_path / 'weights.safetensors').evaluation
     assert (evaluation['border'], evaluation['border_mode']) == (8, 'reflect')
+=======
+
+@pytest.fixture(scope='module')
+def trained_run(scenes, tmp_path_factory):
+    config = base.get_config()
+    config.update({'task': 'segment', 'dataset': 'folder', 'data_dir': str(scenes), 'steps': 1,
+                   'batch_size': 8, 'devices': 1, 'eval_batch_size': 10})
+    config.model.update({'name': 'unet_padded', 'widths': (4, 8, 8), 'dropout': 0.0})
+    directory = tmp_path_factory.mktemp('run')
+    train.train(config, directory)
+    return directory
+
+
+@pytest.mark.parametrize(('name', 'own_data', 'fields', 'result', 'shape'), [
+    ('visualize', True, {'images': '', 'steps': 2, 'units': 1, 'patches': 2, 'salient': 1,
+                         'rules': 'gradient', 'layers': 'relu3_2'}, 'figures/saliency.png', None),
+    ('microscope', True, {'steps': 2, 'units_per_layer': 1, 'layers': 'relu2_2,conv',
+                          'devices': 1}, 'manifest.json', None),
+    ('features', True, {'taps': 'relu3_2', 'devices': 1}, 'results.json', None),
+    ('embed', True, {'taps': 'relu3_2', 'perplexity': 2.0, 'devices': 1}, 'results.json',
+     None),
+    # At the sizes of these, the network takes no image: they take the nearest that fits.
+    ('dream', False, {'layers': 'relu2_2', 'size': 37, 'octaves': 2, 'steps': 1},
+     'figures/dream.png', (24, 36, 3)),
+    ('style', False, {'content_layers': 'relu2_2', 'style_layers': 'relu1_1,relu2_1',
+                      'style_layer_weights': (), 'sizes': (18, 31), 'steps': (1,)},
+     'figures/astronaut.png', (32, 32, 3)),
+    ('invert', False, {'layers': 'relu2_2', 'steps': (2, 1), 'restarts': 1, 'devices': 1,
+                       'images': 'skimage:cat,skimage:coffee'}, 'results.md', None),
+    ('equivariance', False, {'size': 32, 'shifts': (1, 4), 'count': 2, 'farthest': 2},
+     'results.json', None)])
+def test_a_segmentation_network_is_looked_at_as_any_other(name, own_data, fields, result, shape,
+                                                          scenes, trained_run, tmp_path):
+    config = importlib.import_module(f'configs.{name}').get_config()
+    config.update({'source': str(trained_run), **fields})
+    if own_data:
+        config.update({'dataset': 'folder', 'data_dir': str(scenes)})
+    experiments.find(name)(config, tmp_path)
+    assert (tmp_path / result).exists()
+    if shape:
+        assert pictures.read(tmp_path / result).shape == shape
+
+
+def test_images_with_masks_have_the_label_of_most_of_their_pixels(scenes):
+    examples = data.load_labelled('folder', 'test', str(scenes)).examples
+    masks = data.load('folder', 'test', str(scenes), target='mask').examples
+    for labelled, masked in zip(examples, masks, strict=True):
+        assert set(np.unique(masked['mask'])) == {0, labelled['label'], geometry.IGNORE}
+    blank = data.from_arrays(np.zeros((1, 2, 2, 3), np.uint8), CLASSES,
+                             mask=np.array([[[0, geometry.IGNORE]] * 2]))
+    assert data.examples.Labelled(blank.examples)[0]['label'] == 0
+>>>>>>> seeing

@@ -173,10 +173,11 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
         example = {**example, 'image': normalize(image)}
         if warp or any(room):
             corner = jax.random.randint(crop_key, (2,), 0, np.array(room) + 1)
-            example = geometry.warped(
-                example, corner - padding, shape, padding_mode,
-                **_warp(jax.random.fold_in(crop_key, 0), scale, rotation, elastic)
-            ) if warp else geometry.cropped(example, corner, shape, padding, padding_mode)
+            if warp:
+                draws = _warp(jax.random.fold_in(crop_key, 0), scale, rotation, elastic)
+                example = geometry.warped(example, corner - padding, shape, padding_mode, **draws)
+            else:
+                example = geometry.cropped(example, corner, shape, padding, padding_mode)
         if flip:
             example = geometry.mirrored(example, jax.random.bernoulli(flip_key))
         if flip_vertical:

@@ -72,9 +72,9 @@ def background(photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A random square of a photograph, scaled to uint8 [SIDE, SIDE, 3]; its side is log-uniform
     between SIDE and the photograph's own."""
     height, width, _ = photograph.shape
-    side = np.exp(rng.uniform(*np.log((SIDE, min(height, width)))))
-    box = rng.uniform(0, height - side), rng.uniform(0, width - side), side, side
-    return images.cut(photograph, box, SIDE)
+    side = round(np.exp(rng.uniform(*np.log((SIDE, min(height, width))))))
+    top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+    return images.cut(photograph[top:top + side, left:left + side], (0, 0, side, side), SIDE)
 
 
 def place(scan: np.ndarray, others: np.ndarray,

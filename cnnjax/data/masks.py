@@ -111,7 +111,8 @@ def numbered(values: np.ndarray, classes: Mapping[int, int], shape: Sequence[int
     table[list(classes)] = list(classes.values())
     mask = table[values]
     if (mask < 0).any():
-        known = some([str(value) for value, number in classes.items() if number != geometry.IGNORE])
+        known = some([str(value) for value in sorted(classes, key=classes.__getitem__)
+                      if classes[value] != geometry.IGNORE])
         raise UserError(f'{name} has a pixel of the value {values[mask < 0][0]}: those of the '
                         f'classes are {known}. If a folder has other values, list that of each '
                         'class in its order, as in --config.mask_values=0,128,255')

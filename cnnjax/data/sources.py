@@ -8,11 +8,10 @@ from pathlib import Path
 
 from cnnjax import cluster
 from cnnjax.data import coins, digit_scenes, digits, folders, images, masks, photos
-from cnnjax.data.examples import Files, Missing, Source
+from cnnjax.data.examples import Files, Labelled, Missing, Source
 from cnnjax.errors import UserError
 
 FROM_PYTHON = 'python'  # the name in a config for data that was given as a Source
-
 
 # The sets that come with a library: {name: {target: the function from the split to the Source}}.
 SHIPPED = {
@@ -68,27 +67,41 @@ def _check(dataset, data_dir, bad_images, target, mask_values):
                         f'of {dataset}; leave it out')
     if bad_images not in ('error', 'skip'):
         raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
+    if dataset == FROM_PYTHON:
+        raise Missing('the data was given in Python, to train.train: give it there again, or name '
+                      'a data set, as in --config.dataset=folder')
     if mask_values and (dataset, target) != ('folder', 'mask'):
         raise UserError(f'mask_values={tuple(mask_values)}: only masks of dataset=folder have '
                         f'other values than the numbers of the classes, not the {target} of each '
                         f'image of {dataset}; leave it out')
-    if dataset == FROM_PYTHON:
-        raise Missing('the data was given in Python, to train.train: give it there again, or name '
-                      'a data set, as in --config.dataset=folder')
 
 
 def _of_target(dataset, functions, target):
     """The function that loads a set with this target; {target: function} are those it has."""
     if target not in functions:
         having = [name for name, others in SHIPPED.items() if target in others]
+        having += ['folder', 'some of tensorflow-datasets'] * (target != 'boxes')
+        hint = ', which config.task=segment learns' if 'mask' in functions else ''
         raise UserError(f'dataset={dataset} has no {target} of each image, only '
-                        f'{" or ".join(functions)}; those that have are '
-                        f'{", ".join([*having, "folder"])} and some of tensorflow-datasets')
+                        f'{" or ".join(functions)}{hint}; those that have are '
+                        f'{", ".join(having)}')
     return functions[target]
 
 
+def load_labelled(dataset: str, split: str, data_dir: str | None = None,
+                  bad_images: str = 'error') -> Source:
+    """The source `dataset` with the label of each image, for a look at a network: of a set that has
+    only masks, they are those of examples.Labelled. Arguments and errors as of `load`."""
+    named = Path(os.path.expanduser(data_dir or '')) / 'classes.txt'
+    masked = (dataset == 'folder' and data_dir and named.is_file()
+              or 'label' not in SHIPPED.get(dataset, ('label',)))
+    source = load(dataset, split, data_dir, bad_images, 'mask' if masked else 'label')
+    return source._replace(examples=Labelled(source.examples)) if masked else source
+
+
 def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | None:
-    """The source `dataset`; None if it is '', when the images come from elsewhere.
+    """The source `dataset` as of load_labelled; None if it is '', when the images come from
+    elsewhere.
 
     Raises:
       UserError: a `data_dir` without a data set; or as in `load`.
@@ -96,7 +109,7 @@ def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | No
     if data_dir and not dataset:
         raise UserError(f'data_dir={data_dir} is that of a data set: give dataset too, as in '
                         '--config.dataset=folder')
-    return load(dataset, split, data_dir) if dataset else None
+    return load_labelled(dataset, split, data_dir) if dataset else None
 
 
 def counted(where: str | Path, examples: int, classes: int) -> str:

@@ -49,7 +49,7 @@ class FCN(nn.Module):
 
     image_shape = (500, 500, 3)
     groups, lrn, batch_norm = vgg.TABLE['vgg16']
-    adopts = ('vgg16', 'vgg16_bn')
+    adopts = ('vgg16', 'vgg16_bn', 'fcn32s', 'fcn16s')
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:

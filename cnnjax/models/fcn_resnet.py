@@ -54,8 +54,9 @@ class FCNResNet(resnet.ResNet):
 
     @property
     def adopts(self) -> tuple[str, ...]:
-        return tuple(name for name, row in resnet.TABLE.items()
-                     if row[:2] == (self.block, self.blocks))
+        """All residual networks, first those with the same blocks."""
+        return tuple(sorted(resnet.TABLE, key=lambda name: (
+            resnet.TABLE[name][:2] != (self.block, self.blocks))))
 
     @property
     def auxiliary(self) -> dict[str, float]:
