@@ -43,19 +43,21 @@ def focal(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray,
     return jnp.exp(gamma * log_rest) * cross_entropy(logits, labels)
 
 
-def dice(logits: jax.Array, labels: jax.Array, counts: jax.Array, *, squared: bool = False,
-         smoothing: float = 1.0, background: bool = False, absent: bool = False,
+def dice(logits: jax.Array, labels: jax.Array, counts: jax.Array | None = None, *,
+         squared: bool = False, smoothing: float = 1.0, background: bool = False,
+         absent: bool = False,
          total: Callable[[jax.Array], jax.Array] = lambda sums: sums) -> jax.Array:
     """The mean over the classes of their soft Dice losses (see `dice_of_classes`): [N].
 
     An image without any class to average over has the loss 0 and no gradient. With the defaults
-    that is one of background alone, in which wrong foreground is not punished: add `cross_entropy`,
-    or take `absent`.
+    this is an image of background alone, whose wrong foreground is not punished: add
+    `cross_entropy`, or take `absent`.
 
     Args:
       logits, labels, counts, squared, smoothing, total: see `dice_of_classes`.
       background: whether class 0 is one of the classes.
-      absent: whether classes that are not in the labels are.
+      absent: whether classes that are not in the labels are, as in MONAI. In
+        segmentation_models.pytorch they have the loss 0, but count in the mean.
     """
     values, present = dice_of_classes(logits, labels, counts, squared=squared,
                                       smoothing=smoothing, total=total)
@@ -65,8 +67,9 @@ def dice(logits: jax.Array, labels: jax.Array, counts: jax.Array, *, squared: bo
 
 
 def dice_of_classes(
-        logits: jax.Array, labels: jax.Array, counts: jax.Array, *, squared: bool = False,
-        smoothing: float = 1.0, total: Callable[[jax.Array], jax.Array] = lambda sums: sums,
+        logits: jax.Array, labels: jax.Array, counts: jax.Array | None = None, *,
+        squared: bool = False, smoothing: float = 1.0,
+        total: Callable[[jax.Array], jax.Array] = lambda sums: sums,
 ) -> tuple[jax.Array, jax.Array]:
     """The soft Dice loss of each class in float32, [N, K], and whether it is in the labels.
 
@@ -76,20 +79,20 @@ def dice_of_classes(
     Args:
       logits: [N, H, W, K].
       labels: int [N, H, W].
-      counts: bool [N, H, W], the pixels that take part in the sums.
+      counts: bool [N, H, W], the pixels that take part in the sums; None: all.
       squared: divide by sum(p^2) + sum(t^2), as in V-Net (Milletari et al. 2016, section 3,
         https://arxiv.org/abs/1606.04797).
       total: applied to the sums of the images, [N, K]. For the loss of a whole batch, [K], it adds
         them up (see tasks/task.py, WholeBatch.total).
     """
-    classes = logits.shape[-1]
-    counted = counts[..., None].astype(jnp.float32)
-    truth = counted * jax.nn.one_hot(labels, classes, dtype=jnp.float32)
-    found = counted * jax.nn.softmax(logits.astype(jnp.float32))
+    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    found = jax.nn.softmax(logits.astype(jnp.float32))
+    if counts is not None:
+        truth, found = (jnp.where(counts[..., None], each, 0) for each in (truth, found))
     overlap, in_truth, in_found = (total(each.sum((1, 2))) for each in (
         found * truth, truth, found ** 2 if squared else found))
     size = in_found + in_truth + smoothing
-    # Without smoothing both are 0 where no pixel counts.
+    # Without smoothing, both parts of the fraction are 0 for a class that is nowhere.
     values = 1 - (2 * overlap + smoothing) / jnp.where(size > 0, size, 1)
     return values, in_truth > 0
 

@@ -54,9 +54,10 @@ def run(config, directory):
         return
     figures.evaluation(directory, network, examples, results)
     results = evaluate.numbers(results)
+    width = max(20, *map(len, results))
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
-        print(f'{name:>20}  {shown}')
+        print(f'{name:>{width}}  {shown}')
     workdir.write_config(directory, config)
     atomic.write_json(f'{directory}/results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,

@@ -24,8 +24,8 @@ DICE = TrainingLoss((('dice', 1.0),))
 CHOSEN = {
     'cross_entropy': CROSS_ENTROPY, 'smoothed': TrainingLoss(label_smoothing=0.1),
     'weights': TrainingLoss(class_weights=WEIGHTS),
-    'pixels': TrainingLoss(class_weights=WEIGHTS, denominator='pixels'),
-    'images': TrainingLoss(class_weights=WEIGHTS, denominator='images'),
+    'pixels': TrainingLoss(class_weights=WEIGHTS, loss_denominator='pixels'),
+    'images': TrainingLoss(class_weights=WEIGHTS, loss_denominator='images'),
     'focal': TrainingLoss((('focal', 1.0),)), 'dice': DICE,
     'batch_dice': DICE._replace(dice_sums='batch', dice_squared=True, dice_background=True),
     'sum': TrainingLoss((('cross_entropy', 1.0), ('focal', 2.0), ('dice', 0.5)),
@@ -55,7 +55,7 @@ def test_a_sum_of_losses():
     ('images', lambda values, weights: (weights * values).mean())])
 def test_classes_of_images_have_weights_too(denominator, expected):
     weights = np.arange(7.0) + 0.5
-    chosen = TrainingLoss(class_weights=tuple(weights), denominator=denominator)
+    chosen = TrainingLoss(class_weights=tuple(weights), loss_denominator=denominator)
     values = np.asarray(losses.cross_entropy(LOGITS, LABELS))
     assert float(chosen(WholeBatch(), LOGITS, LABELS)) == pytest.approx(
         expected(values, weights[LABELS]))
@@ -159,8 +159,8 @@ def test_the_loss_of_a_config():
     found = chosen(task='segment', loss=' 2 * focal + 0.5*dice', class_weights=(1, 2), weight_map=1,
                    focal_gamma=3.0, loss_denominator='pixels', dice_squared=True,
                    dice_smoothing=0.0, dice_background=True, dice_absent=True, dice_sums='batch')
-    assert found == TrainingLoss((('focal', 2.0), ('dice', 0.5)), 0.0, (1, 2), 'pixels', 3.0, True,
-                                 0.0, True, True, 'batch')
+    assert found == TrainingLoss((('focal', 2.0), ('dice', 0.5)), 0.0, (1, 2), 'pixels', 3.0,
+                                 'batch', 0.0, True, True, True)
 
 
 @pytest.mark.parametrize(('fields', 'message'), [

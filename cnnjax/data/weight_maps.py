@@ -28,7 +28,7 @@ def weight_map(mask: np.ndarray, weight: float = 10.0, sigma: float = 5.0) -> np
     objects, count = ndimage.label((mask != 0) & (mask != geometry.IGNORE))
     nearest = second = np.full(mask.shape, np.inf)
     for i in range(1, count + 1):
-        distance = ndimage.distance_transform_edt(objects != i)
+        distance: Any = ndimage.distance_transform_edt(objects != i)
         second = np.minimum(second, np.maximum(nearest, distance))
         nearest = np.minimum(nearest, distance)
     values = weight * np.exp(-((nearest + second) / sigma) ** 2 / 2)

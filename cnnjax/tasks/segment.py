@@ -110,7 +110,7 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
     matrix = np.asarray(sums['confusion']).astype(np.int64)
     right, truth, found = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     union = truth + found - right
-    seen = np.flatnonzero(union)
+    seen = np.flatnonzero(union).tolist()
     iou, dice = right[seen] / union[seen], 2 * right[seen] / (truth + found)[seen]
     of_class = {f'{name}/{classes[i]}': float(value)
                 for name, values in (('iou', iou), ('dice', dice))

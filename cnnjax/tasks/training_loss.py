@@ -1,7 +1,7 @@
 """The loss that a config asks for: a weighted sum of those in losses.py."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ from cnnjax.tasks.task import WholeBatch
 PREDICTIONS = ('cross_entropy', 'focal')  # losses of single predictions, of images or of pixels
 REGIONS = ('dice',)  # losses of whole maps of predictions
 LIMITS = {
-    'label_smoothing': Number(0, 1), 'class_weights': Number(0),
-    'loss_denominator': ('weights', 'pixels', 'images'), 'focal_gamma': Number(0),
-    'dice_smoothing': Number(0), 'dice_sums': ('image', 'batch'), 'weight_map': Number(0),
-    'weight_map_sigma': Number(1e-3)}
+    'label_smoothing': Number(0, 1), 'class_weights': Number(0), 'weight_map': Number(0),
+    'weight_map_sigma': Number(1e-3), 'loss_denominator': ('weights', 'pixels', 'images'),
+    'focal_gamma': Number(0), 'dice_sums': ('image', 'batch'), 'dice_smoothing': Number(0),
+    'dice_squared': (False, True), 'dice_background': (False, True), 'dice_absent': (False, True)}
 
 
 class TrainingLoss(NamedTuple):
-    """A weighted sum of losses with their options, which configs/base.py explains.
+    """A weighted sum of losses with their options, by the names of configs/base.py.
 
     A call is the loss of a batch, []; it is differentiable.
     """
@@ -30,13 +30,13 @@ class TrainingLoss(NamedTuple):
     terms: tuple[tuple[str, float], ...] = (('cross_entropy', 1.0),)  # (name, factor)
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
-    denominator: str = 'weights'
+    loss_denominator: str = 'weights'
     focal_gamma: float = 2.0
-    dice_squared: bool = False
+    dice_sums: str = 'image'
     dice_smoothing: float = 1.0
+    dice_squared: bool = False
     dice_background: bool = False
     dice_absent: bool = False
-    dice_sums: str = 'image'
 
     def __call__(self, batch: WholeBatch, logits: jax.Array, labels: jax.Array,
                  counts: jax.Array | None = None, extra: jax.Array | None = None) -> jax.Array:
@@ -59,7 +59,8 @@ class TrainingLoss(NamedTuple):
                       losses.cross_entropy(logits, labels, self.label_smoothing))
             return self._mean(batch, values, self._weights(labels, extra), counts)
 
-        return sum(factor * term(name) for name, factor in self.terms)
+        value: Any = sum(factor * term(name) for name, factor in self.terms)
+        return value
 
     def _weights(self, labels, extra):
         """The weight of each prediction; None: all are 1."""
@@ -69,12 +70,12 @@ class TrainingLoss(NamedTuple):
         return weights if extra is None else weights + extra
 
     def _mean(self, batch, values, weights, counts):
-        """The sum of the weighted values that count, divided as `denominator` says."""
-        if weights is not None and self.denominator == 'weights':
+        """The sum of the weighted values that count, divided as `loss_denominator` says."""
+        if weights is not None and self.loss_denominator == 'weights':
             counts = weights if counts is None else jnp.where(counts, weights, 0)
         elif weights is not None:
             values = weights * values
-        if self.denominator == 'images' and counts is not None:
+        if self.loss_denominator == 'images' and counts is not None:
             values, counts = jnp.where(counts, values, 0).sum((1, 2)), None
         return batch.mean(values, counts)
 
@@ -104,10 +105,7 @@ def of_config(config: ConfigDict, target: str, classes: int | None = None) -> Tr
     if config.weight_map and target != 'mask':
         raise UserError(f"weight_map={config.weight_map} weighs the pixels of masks: it needs "
                         "task='segment'")
-    return TrainingLoss(terms, config.label_smoothing, tuple(config.class_weights),
-                        config.loss_denominator, config.focal_gamma, config.dice_squared,
-                        config.dice_smoothing, config.dice_background, config.dice_absent,
-                        config.dice_sums)
+    return TrainingLoss(terms, **{name: config[name] for name in TrainingLoss._fields[1:]})
 
 
 def _terms(text, allowed):
