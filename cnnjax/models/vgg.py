@@ -70,7 +70,7 @@ def trunk(net: Any, images: jax.Array, conv: Callable, norm: Callable | None, ta
             if net.lrn and first:
                 # The paper takes AlexNet's constants.
                 x = taps['norm1'] = layers.local_response_normalization(x)
-        x = taps[f'pool{i}'] = net.pool(x, 2, 2, ceil=ceil)
+        x = taps[f'pool{i}'] = net.pool(x, 2, 2, 0, ceil)
     return x
 
 
