@@ -14,7 +14,7 @@ from cnnjax.summary import Summary
 HEIGHT, SLANT, GAP = 2.6, 0.30, 0.34
 LARGEST = 32  # With more layers, runs of equal ones are drawn as one.
 COLORS = {'image': '#d9d9d9', 'convolution': '#f2b36b', 'block': '#e8845c', 'pool': '#7fb3d5',
-          'join, crop': '#c9c2e8', 'full layer': '#8fc79a'}
+          'up-sampling': '#a9dbe0', 'join, crop': '#c9c2e8', 'full layer': '#8fc79a'}
 
 
 class Node(NamedTuple):
@@ -147,8 +147,9 @@ def graph(summary: Summary) -> list[Node]:
 
 def kind_of(row: Any, before: tuple[float, ...]) -> str:
     if not row.multiply_adds:
-        pools = len(row.inputs) == 1 and row.stride != before
-        return 'pool' if pools and row.name != 'flatten' else 'join, crop'
+        if len(row.inputs) > 1 or row.stride == before or row.name == 'flatten':
+            return 'join, crop'
+        return 'up-sampling' if row.stride and 0 < row.stride[0] < before[0] else 'pool'
     if len(row.shape) == 1:
         return 'full layer'
     return 'block' if row.name not in row.depends else 'convolution'

@@ -263,7 +263,7 @@ def _mix(weights, extent, axis):
     high = np.where(weights != 0, extent.high, -np.inf).max(1)
     share = abs(weights) / np.maximum(abs(weights).sum(1, keepdims=True), 1e-30)
     apart = np.diff(share @ np.arange(len(extent.low)))
-    return Extent(axis, low, high, extent.step * (np.median(apart) if apart.size else 1))
+    return Extent(axis, low, high, extent.step * float(np.median(apart) if apart.size else 1))
 
 
 RULES = {

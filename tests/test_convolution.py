@@ -167,7 +167,7 @@ def test_blocks_of_pixels_make_the_convolution(shape, size, strides, padding, ou
     ('gpu', 'bfloat16', (4, 8, 8, 16), 32, {}, None),  # many channels
     ('gpu', 'bfloat16', (4, 8, 7, 16), 16, {}, None),  # an odd width
     ('gpu', 'bfloat16', (4, 8, 8, 16), 16, {'feature_group_count': 16}, None),
-    ('gpu', 'bfloat16', (4, 8, 8, 16), 16, {'kernel_dilation': 2}, None),
+    ('gpu', 'bfloat16', (4, 8, 8, 16), 16, {'dilation': 2}, None),
     ('gpu', 'bfloat16', (4, 32, 32, 3), 64, {'stride': 2}, (1, 1)),
     ('gpu', 'bfloat16', (4, 32, 32, 16), 64, {'stride': 2}, None),
     ('gpu', 'float32', (4, 8, 8, 16), 16, {}, None),

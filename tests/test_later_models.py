@@ -286,7 +286,7 @@ def convolve(x, kernel, *arguments, **options):
 def test_strided_and_dilated_convolutions_of_the_notes():
     np.testing.assert_array_equal(convolve(HALF, EDGE, 1, 0), [[0, 3, 3, 0]] * 4)
     np.testing.assert_array_equal(convolve(HALF, EDGE, 2, 0), [[0, 3]] * 2)
-    np.testing.assert_array_equal(convolve(HALF, EDGE, 1, 0, kernel_dilation=2), [[3, 3]] * 2)
+    np.testing.assert_array_equal(convolve(HALF, EDGE, 1, 0, dilation=2), [[3, 3]] * 2)
     padded = convolve(np.float32([[1, 1, -1, -1]] * 4)[None, :, :, None], EDGE)
     np.testing.assert_array_equal(padded, [[-2, 4, 4, -2], [-3, 6, 6, -3], [-3, 6, 6, -3],
                                            [-2, 4, 4, -2]])

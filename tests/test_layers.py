@@ -43,7 +43,7 @@ def test_conv_keeps_height_and_width(size):
     (8, 2, 3, 0, 1, 3),
 ])
 def test_size_of_a_convolution(n, size, stride, padding, dilation, expected):
-    net = layers.conv(1, size, stride, padding, kernel_dilation=dilation)
+    net = layers.conv(1, size, stride, padding, dilation=dilation)
     y, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), jnp.zeros((1, n, n, 1)))
     assert y.shape == (1, expected, expected, 1)
 
@@ -51,7 +51,7 @@ def test_size_of_a_convolution(n, size, stride, padding, dilation, expected):
 @pytest.mark.parametrize(('rows', 'options', 'expected'), [
     ([[1, 1, 1, 0, 0, 0]] * 6, {'padding': 0}, [[0, 3, 3, 0]] * 4),
     ([[1, 1, 1, 0, 0, 0]] * 6, {'padding': 0, 'stride': 2}, [[0, 3]] * 2),
-    ([[1, 1, 1, 0, 0, 0]] * 6, {'padding': 0, 'kernel_dilation': 2}, [[3, 3]] * 2),
+    ([[1, 1, 1, 0, 0, 0]] * 6, {'padding': 0, 'dilation': 2}, [[3, 3]] * 2),
     ([[1, 1, -1, -1]] * 4, {}, [[-2, 4, 4, -2], [-3, 6, 6, -3], [-3, 6, 6, -3], [-2, 4, 4, -2]]),
 ])
 def test_examples_of_convolution(rows, options, expected):

@@ -143,6 +143,9 @@ def test_the_picture_joins_what_reads_each_other():
         summary.fold(summarized('unet'), 1))}
     assert set(nodes['conv1_3'].inputs) == {'up1', 'crop1'}
     assert nodes['crop1'].inputs == ('conv1_2',)
+    kinds = {node.name: node.kind for node in diagram.graph(summarized('fcn8s'))}
+    assert [kinds[name] for name in ('pool5', 'score_fr', 'upscore_pool4', 'fuse_pool4', 'score')
+            ] == ['pool', 'convolution', 'up-sampling', 'join, crop', 'up-sampling']
     dense = diagram.graph(summary.fold(summarized('densenet121'), 1))
     assert [node.runs for node in dense if node.runs > 1] == [6, 12, 24, 16]
 

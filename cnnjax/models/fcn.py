@@ -5,7 +5,7 @@ full layers are convolutions, with scores of every class at each place. Zeros of
 the picture leave scores for all of it, and are cropped again at the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ class FCN(nn.Module):
     dtype: Any = jnp.float32
 
     image_shape = (500, 500, 3)
-    groups, lrn, batch_norm = vgg.TABLE['vgg16']
+    groups, lrn = vgg.TABLE['vgg16'][:2]
     adopts = ('vgg16', 'vgg16_bn', 'fcn32s', 'fcn16s')
 
     @nn.compact
@@ -93,7 +93,7 @@ class FCN(nn.Module):
         return self.clone(**same, hidden=net.hidden or self.hidden), {'params': params}
 
 
-def upsample(x: jax.Array, factor: int, crop: int, shape: tuple[int, int]) -> jax.Array:
+def upsample(x: jax.Array, factor: int, crop: int, shape: Sequence[int]) -> jax.Array:
     """x [N, H, W, C] up-sampled by `factor`, without the first `crop` rows and columns, cut to the
     `shape`. It is Caffe's deconvolution with a bilinear kernel of 2 * factor pixels and that
     stride: outside x are zeros. Computed as products with a matrix for either side."""

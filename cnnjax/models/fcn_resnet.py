@@ -19,7 +19,7 @@ class Head(nn.Module):
     the picture: [N, H, W, C] -> ([N, H', W', classes], taps)."""
 
     num_classes: int
-    shape: tuple[int, int]  # H', W'
+    shape: tuple[int, ...]  # H', W'
     dropout: float
     relu: Callable
     conv: Callable

@@ -39,7 +39,8 @@ class VGG(nn.Module):
         # The paper starts the deep nets from net A's weights; its later footnote replaces that by
         # the initialization of Glorot & Bengio 2010, used here.
         conv = partial(layers.conv, kernel_init=nn.initializers.glorot_normal(), dtype=self.dtype)
-        norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
+        norm = partial(layers.BatchNorm, use_running_average=not train,
+                       dtype=self.dtype) if self.batch_norm else None
         taps = {}
         x = layers.flatten(trunk(self, images, conv, norm, taps))
         dense = partial(nn.Dense, kernel_init=nn.initializers.glorot_normal(), dtype=self.dtype)
@@ -51,7 +52,7 @@ class VGG(nn.Module):
         return logits, taps
 
 
-def trunk(net: Any, images: jax.Array, conv: Callable, norm: Callable, taps: layers.Taps,
+def trunk(net: Any, images: jax.Array, conv: Callable, norm: Callable | None, taps: layers.Taps,
           padding: int = 1, ceil: bool = False) -> jax.Array:
     """The five groups of a network with VGG's fields; adds their layers to `taps`.
 
@@ -63,13 +64,13 @@ def trunk(net: Any, images: jax.Array, conv: Callable, norm: Callable, taps: lay
             first = (i, j) == (1, 1)
             x = taps[f'conv{i}_{j}'] = conv(width, size, padding=padding if first else None,
                                             name=f'conv{i}_{j}')(x)
-            if net.batch_norm:
+            if norm is not None:
                 x = norm(name=f'bn{i}_{j}')(x)
             x = taps[f'relu{i}_{j}'] = net.relu(x)
             if net.lrn and first:
                 # The paper takes AlexNet's constants.
                 x = taps['norm1'] = layers.local_response_normalization(x)
-        x = taps[f'pool{i}'] = net.pool(x, 2, 2, ceil=ceil)
+        x = taps[f'pool{i}'] = net.pool(x, 2, 2, 0, ceil)
     return x
 
 
