@@ -244,8 +244,14 @@ def test_a_mirrored_border_lets_valid_convolutions_see_every_pixel(config, tmp_p
     assert network.image_shape == (32, 32, 3)
     assert network(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 16, 16, 3)
     weights.save(network, tmp_path / 'weights.safetensors')
-    evaluation = trained.load(tmp_path / 'weights.safetensors').evaluation
-    assert (evaluation['border'], evaluation['border_mode']) == (8, 'reflect')
+    again = trained.load(tmp_path / 'weights.safetensors')
+    assert again.evaluation == network.evaluation
+    assert (again.evaluation['border'], again.evaluation['border_mode']) == (8, 'reflect')
+    # Pictures of other sizes are judged as large as they are, as in the run.
+    assert network.evaluation['image_size'] == 0
+    from configs import evaluate as evaluate_config
+    assert experiment.training(evaluate_config.get_config(), again).image_size == 0
+
 
 @pytest.fixture(scope='module')
 def trained_run(scenes, tmp_path_factory):
