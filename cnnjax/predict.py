@@ -23,7 +23,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from PIL import Image
 
-from cnnjax import memory, summary
+from cnnjax import memory, models, summary
 from cnnjax.data import images
 from cnnjax.errors import UserError
 from cnnjax.trained import Trained
@@ -129,7 +129,7 @@ def window(net: nn.Module, image_shape: tuple[int, int, int], tile: int) -> Wind
     if len(shape) != 4:
         raise UserError(f'the network has one score per class, {list(shape[1:])}, no maps of '
                         "scores: it cannot tell pixels apart; take one of task='segment'")
-    fits = _fits(net)
+    fits = models.fits(net)
     side = next(filter(fits, itertools.chain(range(tile, 0, -1), itertools.count(tile))))
     rows: Any = [row for row in summary.summarize(net, (side, side, image_shape[-1])).rows
                  if row.seen]
@@ -139,11 +139,6 @@ def window(net: nn.Module, image_shape: tuple[int, int, int], tile: int) -> Wind
     grid = np.lcm.reduce([math.ceil(row.stride[0]) or 1 for row in rows])
     return Window(side, (side - rows[-1].shape[0]) // 2, int(context), int(grid),
                   max(math.prod(row.shape) for row in rows) / side ** 2)
-
-
-def _fits(net):
-    """The function that tells whether images of n pixels fit the network (see models)."""
-    return getattr(net, 'fits', lambda n: True)
 
 
 def _tiles(n, own):
@@ -166,7 +161,7 @@ def _apply(net, variables, normalize, images):
 
 def _maps(network, image, tile):
     """The scores [H, W, classes] of an image [H, W, C], as the network sees it."""
-    own, fits = window(network.net, network.image_shape, tile), _fits(network.net)
+    own, fits = window(network.net, network.image_shape, tile), models.fits(network.net)
     sides = [next(filter(fits, itertools.count(side + 2 * own.margin)))
              for side in image.shape[:2]]
     borders = [(own.margin, n - side - own.margin)

@@ -35,6 +35,11 @@ def valid():
     return made('unet', (92, 92, 3), widths=(4, 8, 8))
 
 
+@pytest.fixture(scope='module')
+def dilated():
+    return made('fcn_resnet50', (64, 64, 3), widths=(4, 4, 4), blocks=(1, 1, 1))
+
+
 def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
@@ -63,7 +68,7 @@ def test_any_size(shape, padded, valid):
                                padded(mirrored[None])[0, :shape[0], :shape[1]], atol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['padded', 'valid'])
+@pytest.mark.parametrize('name', ['padded', 'valid', 'dilated'])
 def test_tiles_have_the_scores_of_the_whole(name, request):
     network, image = request.getfixturevalue(name), noise(151, 90, 3)
     whole = predict.scores(network, image)
