@@ -141,7 +141,8 @@ def unet2015(config):
 
 def fcn(config, network):
     """The authors' "heavy" training: one picture a step, a momentum of 0.99, the loss summed over
-    all pixels. The released code draws no random numbers but for dropout."""
+    all pixels, no augmentation. Theirs takes pictures of any size; here each is padded to
+    500 x 500 pixels, and the padding is ignored in the loss."""
     rates = {'fcn32s': 1e-10, 'fcn16s': 1e-12, 'fcn8s': 1e-14}
     config.dataset = 'folder'
     config.image_size = 500  # the longest side of a picture of PASCAL VOC
@@ -154,6 +155,7 @@ def fcn(config, network):
     config.eval_batch_size = 1
     config.momentum = 0.99
     config.order = 'caffe'
+    config.decay = 'kernels'
     config.learning_rate = rates[network]
     config.bias_rate = 2.0
     config.schedule = 'constant'
