@@ -6,7 +6,6 @@
     figures/confusion.png     which classes are taken for which; confusion.csv has the numbers
 """
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cnnjax import atomic, data, overlays, plots, tasks
+from cnnjax import atomic, data, overlays, plots, tables, tasks
 from cnnjax.tasks.task import Task
 from cnnjax.trained import Trained
 
@@ -139,11 +138,9 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
     from matplotlib.figure import Figure
 
     directory, count = Path(directory), len(classes)
-    with (atomic.replacing(directory / 'confusion.csv') as unfinished,
-          unfinished.open('w', newline='') as file):
-        writer = csv.writer(file)
-        writer.writerow(['truth / prediction', *classes])
-        writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
+    atomic.write_text(directory / 'confusion.csv', tables.comma_separated(
+        ['truth / prediction', *classes],
+        ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))))
     totals = matrix.sum(1, keepdims=True)
     shares = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     side = min(max(0.38 * count, 2.4), 9)
