@@ -114,7 +114,7 @@ def get_config():
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
     config.weight_map = 0.0  # cross_entropy, focal: U-Net's w0, extra weight between close objects
     config.weight_map_sigma = 5.0  # weight_map: how close they are, in pixels of the picture
-    config.loss_denominator = 'weights'  # divide by their sum, or by the number of 'pixels' or 'images'
+    config.loss_denominator = 'weights'  # what the sum is divided by; also 'pixels' or 'images'
     config.dice_sums = 'image'  # dice: over each 'image', or over the whole (micro-)'batch'
     config.dice_smoothing = 1.0  # dice: added above and below the fraction
     config.dice_squared = False  # dice: squares of the probabilities below the fraction, as V-Net
