@@ -147,7 +147,7 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
     totals = matrix.sum(1, keepdims=True)
     shares = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     side = min(max(0.38 * count, 2.4), 9)
-    figure = Figure(figsize=(side + 1.9, side + 0.9), dpi=200, layout='constrained')
+    figure = Figure(figsize=(side + 2.6, side + 0.9), dpi=200, layout='constrained')
     axes = figure.subplots()
     axes.set_facecolor('0.9')  # of classes without a pixel
     shown = axes.imshow(shares, 'Blues', vmin=0, vmax=100)

@@ -43,7 +43,8 @@ def run(config, directory):
         trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     examples = dataset.prepare(own, by_name(source, network, config, own.dataset))
-    if tuple(examples.image_shape) != network.image_shape:
+    # Maps of scores fit images of other sizes.
+    if network.task == 'classify' and tuple(examples.image_shape) != network.image_shape:
         raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
     memory.check(min(config.batch_size, len(examples)) * features.largest(network),

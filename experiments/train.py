@@ -1,5 +1,6 @@
 """Trains a network from a config: checkpoints, metrics, figures and a test error in the workdir."""
 
+import re
 from pathlib import Path
 
 from cnnjax import (
@@ -31,7 +32,7 @@ def run(config, directory):
                                f'{100 * last["test/error"]:.2f} % test error')
     print(f'curves: {figure}')
     for name, value in last.items():
-        if name.startswith('test/') and name.endswith('error'):
+        if re.search('^test/(.*error|.*iou.*)$', name):
             print(f'test {name.removeprefix("test/")}: {100 * value:.2f} %')
 
 

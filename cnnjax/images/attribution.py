@@ -190,7 +190,7 @@ def colored(method: str, values: np.ndarray, image: np.ndarray) -> np.ndarray:
     return values
 
 
-def probabilities(network: Trained, images: ArrayLike) -> np.ndarray:
+def probabilities(network: Trained, images: np.ndarray) -> np.ndarray:
     """The probability of each class, [N, classes], in images [N, H, W, C]; of a network with maps
     of logits, its mean over the pixels."""
     found = np.asarray(jax.nn.softmax(network(images)))
