@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax import atomic, cluster, data, tasks, workdir
+from cnnjax.data import masks
 from cnnjax.errors import UserError
 
 FILE, LISTING = workdir.DATASET, 'dataset.listing.gz'
@@ -34,17 +35,30 @@ class Dataset(NamedTuple):
 def source(config: ConfigDict, split: str) -> data.Source:
     """The data.Source of a split of config.dataset, with the targets of config.task."""
     return data.load(config.dataset, split, config.data_dir, config.bad_images,
-                     tasks.target(config.task))
+                     tasks.target(config.task), config.mask_values)
 
 
 def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Stream:
-    """A data.Source resident or streamed, and cut, as the config says."""
+    """A data.Source resident or streamed, and cut, as the config says. If it has masks, all are
+    checked, and one line tells what was found.
+
+    Raises:
+      UserError: the pictures or the masks are not in the right form.
+    """
     crops = data.Crops(config.image_size, config.crop, config.shorter_side, config.crop_area,
                        config.crop_aspect, config.test_shorter_side, config.border,
-                       config.interpolation)
-    if config.stream:
-        return data.Stream(source, crops, config.loader_threads, config.loader_workers)
-    return data.Resident(source, crops)
+                       config.interpolation, config.border_mode, config.whole)
+    prepared = (data.Stream(source, crops, config.loader_threads, config.loader_workers)
+                if config.stream else data.Resident(source, crops))
+    if 'mask' in prepared.shapes:
+        about = source.about or data.counted('given in Python', len(prepared), len(source.classes))
+        try:
+            shares = masks.described(prepared.pixels, source.classes, config.mask_values)
+        except UserError as error:
+            raise UserError(f'{about}: {error}') from None
+        if cluster.first():
+            print(f'{about}; pixels: {shares}', flush=True)
+    return prepared
 
 
 class Sets(NamedTuple):
@@ -80,7 +94,10 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
     cluster.agree(data={split: identity.summary() for split, identity in identities.items()})
     if recorded:
         check(directory, recorded, identities)
-    train_set, test_set = (prepare(config, sources[split]) for split in splits)
+    learned, tested = (sources[split] for split in splits)
+    if config.weight_map and 'mask' in learned.examples[0]:
+        learned = data.weighted(learned, config.weight_map, config.weight_map_sigma)
+    train_set, test_set = prepare(config, learned), prepare(config, tested)
     for examples in (train_set, test_set):
         check_target(config.task, examples)
     if train_set.classes != test_set.classes:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,15 +10,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cnnjax import data, dataset, parallel, step, tasks
+from cnnjax import data, dataset, limits, parallel, step, tasks
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import Task
 from cnnjax.trained import Trained
 
 
 def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stream, *,
-             batch_size: int = 500, devices: int = 0) -> dict[str, float]:
-    """The results of a trained network on a set: {'count': ..., 'error': ..., ...}.
+             batch_size: int = 500, devices: int = 0) -> dict[str, Any]:
+    """The results of a trained network on a set: {'count': ..., 'error': ..., ...}. A segmentation
+    also has arrays: 'confusion' and 'image_iou' (see tasks/segment.py).
 
     Args:
       network: a trained.Trained.
@@ -48,11 +49,16 @@ def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stre
     return run(parallel.replicate(network.variables, mesh))
 
 
+def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The results without the arrays, which a report does not show."""
+    return {name: value for name, value in results.items() if not np.ndim(value)}
+
+
 def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
               examples: data.Resident | data.Stream, mesh: Mesh, *, batch_size: int,
-              kind: str = 'shard_map') -> Callable[[Any], dict[str, float]]:
+              kind: str = 'shard_map') -> Callable[[Any], dict[str, Any]]:
     """A function from the variables, {'params', 'batch_stats'}, to the results: {'count': the
-    number of examples, 'error': ..., and the other numbers of the task}.
+    number of examples, 'error': ..., and the other results of the task}.
 
     Args:
       task: a tasks.Task.
@@ -61,11 +67,14 @@ def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
       kind: one of parallel.KINDS.
 
     Raises:
-      UserError: the batch size is less than 1.
+      UserError: the batch size is less than 1, or has more pixels than the devices can count.
     """
     if batch_size < 1:
         raise UserError(f'a batch of an evaluation has at least one image, not {batch_size}')
     batch_size = mesh.size * math.ceil(min(batch_size, len(examples)) / mesh.size)
+    if (pixels := batch_size * math.prod(examples.image_shape[:2])) > limits.LARGEST_WHOLE:
+        raise UserError(f'a batch of an evaluation has {pixels:,} pixels; the devices count to '
+                        f'{limits.LARGEST_WHOLE:,}: take fewer images per batch')
     share = jax.process_index(), jax.process_count()
     compiled = parallel.parallelize(
         functools.partial(step.eval_step, task=task, net=net, normalize=normalize), mesh, kind,

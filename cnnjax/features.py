@@ -41,7 +41,8 @@ def load(config: ConfigDict, split: str, network: Trained,
                    stream=True, loader_threads=config.loader_threads, loader_workers=0,
                    image_size=network.image_shape[0])
         own.data_dir = config.data_dir
-    stream = dataset.prepare(own, data.load(own.dataset, split, own.data_dir, own.bad_images))
+    stream = dataset.prepare(own, data.load_labelled(own.dataset, split, own.data_dir,
+                                                     own.bad_images))
     if tuple(stream.image_shape) != tuple(network.image_shape):
         raise UserError(f'{config.dataset} has images of {tuple(stream.image_shape)}, the network '
                         f'was trained on {tuple(network.image_shape)}')

@@ -9,6 +9,7 @@ import numpy as np
 
 from cnnjax import checkpoint, cluster, reports
 from cnnjax.errors import UserError
+from cnnjax.evaluate import numbers
 from cnnjax.plan import Plan
 from cnnjax.progress import Profile, Progress
 from cnnjax.step import TrainState
@@ -33,7 +34,7 @@ class Services(NamedTuple):
 
 
 def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
-        evaluate: Callable[[Any], dict[str, float]], lengths: Plan,
+        evaluate: Callable[[Any], dict[str, Any]], lengths: Plan,
         services: Services) -> dict[str, Any]:
     """Makes all steps from state.step to the end, and returns the last row. Between two reports it
     never waits for the devices.
@@ -74,7 +75,8 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
             pending = []
             if evaluating:
                 results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
-                row |= {f'test/{name}': value for name, value in results.items() if name != 'count'}
+                row |= {f'test/{name}': value for name, value in numbers(results).items()
+                        if name != 'count'}
                 error = results['error']
             services.metrics.write(row)
         if saving or stopping:

@@ -1,8 +1,12 @@
 """Losses and errors of predicted classes, of images or of pixels.
 
-Every function returns one value per prediction: [N] for logits [N, K], [N, H, W] for maps of logits
-[N, H, W, K].
+The losses of single predictions and the errors are one value per prediction: [N] for logits [N, K],
+[N, H, W] for maps of logits [N, H, W, K]. Losses of regions compare whole maps of logits with their
+masks and are one value per image, [N]. Several things go by the names "focal" and "Dice" (per class
+or not, sigmoid or softmax, per image or per batch); the docstrings say which are here.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +25,76 @@ def cross_entropy(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
     targets = optax.smooth_labels(targets, smoothing)
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+
+
+def focal(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray,
+          gamma: float = 2.0) -> jax.Array:
+    """The focal loss -(1 - p)^gamma log p in float32, where p is the softmax probability of the
+    label: logits [..., K], labels int [...] -> [...]. With gamma 0 it is the cross-entropy.
+
+    Lin et al. 2017, https://arxiv.org/abs/1708.02002, have it for two classes, with a sigmoid.
+    """
+    logits = logits.astype(jnp.float32)
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    # Where p rounds to 1, 1 - p would be 0, and the gradient of its power infinite or not a number.
+    # The logarithm of the other classes' probability is exact, and its gradient finite.
+    others = jnp.where(own, jnp.finfo(jnp.float32).min, logits)
+    log_rest = jax.nn.logsumexp(others, -1) - jax.nn.logsumexp(logits, -1)
+    return jnp.exp(gamma * log_rest) * cross_entropy(logits, labels)
+
+
+def dice(logits: jax.Array, labels: jax.Array, counts: jax.Array | None = None, *,
+         squared: bool = False, smoothing: float = 1.0, background: bool = False,
+         absent: bool = False,
+         total: Callable[[jax.Array], jax.Array] = lambda sums: sums) -> jax.Array:
+    """The mean over the classes of their soft Dice losses (see `dice_of_classes`): [N].
+
+    An image without any class to average over has the loss 0 and no gradient. With the defaults
+    this is an image of background alone, whose wrong foreground is not punished: add
+    `cross_entropy`, or take `absent`.
+
+    Args:
+      logits, labels, counts, squared, smoothing, total: see `dice_of_classes`.
+      background: whether class 0 is one of the classes.
+      absent: whether classes that are not in the labels are, as in MONAI. In
+        segmentation_models.pytorch they have the loss 0, but count in the mean.
+    """
+    values, present = dice_of_classes(logits, labels, counts, squared=squared,
+                                      smoothing=smoothing, total=total)
+    first = 0 if background else 1
+    values, taken = values[..., first:], (present | absent)[..., first:]
+    return jnp.where(taken, values, 0).sum(-1) / jnp.maximum(taken.sum(-1), 1).astype(values.dtype)
+
+
+def dice_of_classes(
+        logits: jax.Array, labels: jax.Array, counts: jax.Array | None = None, *,
+        squared: bool = False, smoothing: float = 1.0,
+        total: Callable[[jax.Array], jax.Array] = lambda sums: sums,
+) -> tuple[jax.Array, jax.Array]:
+    """The soft Dice loss of each class in float32, [N, K], and whether it is in the labels.
+
+    It is 1 - (2 sum(p t) + smoothing) / (sum(p) + sum(t) + smoothing), where p is the softmax
+    probability of the class, t is 1 at its pixels and 0 at others, and the sums are over an image.
+
+    Args:
+      logits: [N, H, W, K].
+      labels: int [N, H, W].
+      counts: bool [N, H, W], the pixels that take part in the sums; None: all.
+      squared: divide by sum(p^2) + sum(t^2), as in V-Net (Milletari et al. 2016, section 3,
+        https://arxiv.org/abs/1606.04797).
+      total: applied to the sums of the images, [N, K]. For the loss of a whole batch, [K], it adds
+        them up (see tasks/task.py, WholeBatch.total).
+    """
+    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    found = jax.nn.softmax(logits.astype(jnp.float32))
+    if counts is not None:
+        truth, found = (jnp.where(counts[..., None], each, 0) for each in (truth, found))
+    overlap, in_truth, in_found = (total(each.sum((1, 2))) for each in (
+        found * truth, truth, found ** 2 if squared else found))
+    size = in_found + in_truth + smoothing
+    # Without smoothing, both parts of the fraction are 0 for a class that is nowhere.
+    values = 1 - (2 * overlap + smoothing) / jnp.where(size > 0, size, 1)
+    return values, in_truth > 0
 
 
 def top_k_error(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray,

@@ -19,12 +19,14 @@ PathLike = str | os.PathLike[str]
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -> None:
-    """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl."""
+    """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl. If
+    these have a mean IoU, it is drawn too, with that of each class where classes are few."""
     from matplotlib import ticker  # here, because the import takes half a second
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.6), layout='constrained', dpi=150)
-    losses, errors = figure.subplots(1, 2)
+    segments = any('test/mean_iou' in row for row in rows)
+    figure = Figure(figsize=(15 if segments else 10, 3.6), layout='constrained', dpi=150)
+    losses, errors, *others = figure.subplots(1, 3 if segments else 2)
 
     def line(axes, name, scale=1.0, **style):
         points = [(row['epoch'], scale * row[name]) for row in rows if name in row]
@@ -48,7 +50,15 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
     errors.set_ylim(0, 100)
     errors.yaxis.set_major_locator(ticker.FixedLocator([0, 1, 2, 5, 10, 20, 50, 100]))
     errors.yaxis.set_major_formatter('{x:g}')
-    for axes, label in ((losses, 'loss'), (errors, 'error (%)')):
+    for axes in others:
+        names = dict.fromkeys(name for row in rows for name in row if name.startswith('test/iou/'))
+        for name, color in zip(names, class_colors(len(names)), strict=True):
+            if len(names) <= 10:
+                line(axes, name, label=name.removeprefix('test/iou/'), linewidth=1.0, color=color)
+        line(axes, 'test/mean_iou', label='mean', linewidth=2.2, color='black')
+        axes.set_ylim(0, 1)
+    for axes, label in zip((losses, errors, *others), ('loss', 'error (%)', 'IoU of the test set'),
+                           strict=False):
         axes.set(xlabel='epoch', ylabel=label)
         axes.grid(alpha=0.25, which='both')
         axes.spines[['top', 'right']].set_visible(False)

@@ -5,7 +5,7 @@ The task (see tasks/) knows what is learned: these steps never look at the targe
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,9 +15,7 @@ from jax import lax
 
 from cnnjax import memory, transfer
 from cnnjax.errors import UserError
-
-if TYPE_CHECKING:
-    from cnnjax.tasks.task import Task
+from cnnjax.tasks.task import Task, WholeBatch
 
 Batch = Mapping[str, jax.Array]  # examples, or where they are in the whole set: see `fetch`
 
@@ -62,7 +60,7 @@ def create(net: nn.Module, tx: optax.GradientTransformation, key: jax.Array,
 
 
 def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axis: str | None, *,
-               task: 'Task', net: nn.Module, tx: optax.GradientTransformation,
+               task: Task, net: nn.Module, tx: optax.GradientTransformation,
                augment: Callable[..., Batch], accumulate: int = 1,
                frozen: Collection[str] = frozenset()) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on one device's share of the batch: (new state, mean metrics of the batch).
@@ -77,7 +75,7 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
       accumulate: the number of micro-batches in which the gradient is computed.
       frozen: layers that do not change; no gradient is computed for them.
     """
-    augment_key, shared_key, own_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+    augment_key, shared_key, own_key = keys(key, state.step)
     if axis is not None:  # Dropout differs between devices; drop-path is the same on all.
         own_key = jax.random.fold_in(own_key, lax.axis_index(axis))
     examples = augment(augment_key, batch['position'], fetch(data, batch))
@@ -93,7 +91,7 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
                           'drop_path': jax.random.fold_in(shared_key, i)})
             return outputs, taps, changed.get('batch_stats', {})
 
-        return task.loss(apply, examples, functools.partial(_mean, axis))
+        return task.loss(apply, examples, WholeBatch(axis))
 
     gradient = functools.partial(jax.grad(loss, has_aux=True), trainable)
     grads, (metrics, batch_stats) = _accumulated(gradient, state.batch_stats, examples, accumulate)
@@ -109,15 +107,10 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def _mean(axis, values, weights=None):
-    """The weighted mean of values. Each device divides by the mean weight of all devices, so that
-    the mean over devices is that of the whole batch."""
-    if weights is None:
-        return values.mean()
-    weights = lax.stop_gradient(weights).astype(values.dtype)
-    total = weights.sum() if axis is None else lax.pmean(weights.sum(), axis)
-    # Multiplication alone would let an infinite value with the weight 0 count.
-    return (jnp.where(weights != 0, values, 0) * weights).sum() / jnp.maximum(total, 1e-12)
+def keys(key: jax.Array, step: jax.Array | int) -> jax.Array:
+    """The keys of the update after `step` updates: that of the augmentation, one that all devices
+    share, and one that becomes another on each device."""
+    return jax.random.split(jax.random.fold_in(key, step), 3)
 
 
 def _accumulated(gradient, batch_stats, examples, count):
@@ -130,7 +123,8 @@ def _accumulated(gradient, batch_stats, examples, count):
         grads, (metrics, batch_stats) = gradient(batch_stats, *inputs)
         return (batch_stats, jax.tree.map(jnp.add, total, (grads, metrics))), None
 
-    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), examples)
+    # Every count-th example belongs to one part, whatever the number of devices.
+    parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), examples)
     first = jax.tree.map(lambda x: x[0], parts)
     grads, (metrics, _) = jax.eval_shape(gradient, batch_stats, first, 0)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
@@ -167,7 +161,7 @@ def train_steps(state: TrainState, data: Batch, batches: Batch,
 
 
 def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.Array,
-              axis: str | None, *, task: 'Task', net: nn.Module,
+              axis: str | None, *, task: Task, net: nn.Module,
               normalize: Callable[[jax.Array], jax.Array]) -> tuple[dict, tuple[dict, dict]]:
     """What the task observes in one batch: ({}, (sums, kept)).
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.errors import FlaxError
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -16,6 +18,7 @@ from cnnjax import (
     cluster,
     data,
     dataset,
+    figures,
     limits,
     loop,
     models,
@@ -41,17 +44,21 @@ from cnnjax.tasks.task import Task
 SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
 LIMITS = {
     'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
-    'border': Whole(0, SIDE // 4), 'loader_threads': Whole(1, 1024),
+    'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
     'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
+    'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),
+    'elastic': Number(0, SIDE // 8),
     'color': Number(0), 'color_jitter': Number(0, 1), 'batch_size': Whole(1),
     'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
     'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
     'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
-    'bias_rate': Number(0), 'label_smoothing': Number(0, 1), 'report_every': Whole(),
-    'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
-    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS}
+    'bias_rate': Number(0), 'report_every': Whole(), 'eval_every': Number(0),
+    'checkpoint_every': Number(0), 'keep': Whole(1), 'eval_batch_size': Whole(1),
+    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
+AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
+                'rotation', 'elastic', 'color', 'color_jitter')  # arguments of data.augment
 
 
 def check(config: ConfigDict) -> None:
@@ -60,7 +67,7 @@ def check(config: ConfigDict) -> None:
                           if config[field] is not None})  # None: image_size is inherited
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
-    tasks.target(config.task)
+    tasks.loss(config)
 
 
 class Training(NamedTuple):
@@ -71,7 +78,7 @@ class Training(NamedTuple):
     tx: Any  # optax's transformation of gradients
     augment: Callable  # (key, positions, examples) -> examples; see data.augment
     plan: Plan
-    shapes: dict[str, Any]  # a batch of one example: {'image': [1, H, W, C], each target [1, ...]}
+    shapes: dict[str, Any]  # a batch of one augmented example: {'image', and each target}, [1, ...]
     classes: tuple[str, ...]
     frozen: frozenset = frozenset()  # layers that do not change
     head: frozenset = frozenset()  # layers that depend on the number of classes
@@ -81,6 +88,24 @@ class Training(NamedTuple):
         """The step.TrainState before the first step."""
         return step.create(self.net, self.tx, key, self.shapes['image'].shape[1:], self.frozen,
                            lambda outputs: self.task.check(outputs, self.shapes, self.classes))
+
+    def check_evaluation(self, shapes: dict[str, Any]) -> None:
+        """Raises UserError unless the network can be evaluated on a batch of one example of these
+        shapes, whose images may have another size than those of the training."""
+        images, own = shapes['image'].shape, self.shapes['image'].shape
+        if images == own:
+            return
+        state = jax.eval_shape(self.init, jax.random.key(0))
+        variables = {'params': state.params, 'batch_stats': state.batch_stats}
+        try:
+            outputs, _ = jax.eval_shape(functools.partial(self.net.apply, train=False), variables,
+                                        jax.ShapeDtypeStruct(images, np.float32))
+        except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
+            reason = f': {error}' if isinstance(error, UserError) else ''
+            raise UserError(f'the test images have {images[1]} x {images[2]} pixels, which the '
+                            f'network, trained on {own[1]} x {own[2]}, cannot take{reason}. Bring '
+                            'them to another size, with image_size or border') from error
+        self.task.check(outputs, shapes, self.classes)
 
     def step(self, *arguments: Any, **options: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         """step.train_step with these parts: (state, data, batch, key, axis) -> (state, metrics)."""
@@ -111,8 +136,12 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     Raises:
       UserError: a field does not fit the other fields or the data.
     """
-    image_shape = shapes['image'].shape[1:]
     net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
+    augment = functools.partial(data.augment, normalize=normalize, **{
+        field: config[field] for field in AUGMENTATION})
+    # Tracing finds what does not fit the images, before anything is written.
+    shapes = jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
+    image_shape = shapes['image'].shape[1:]
     if source:
         transfer.check_network(net, transfer.adopted(net, source, config.init_from),
                                config.init_from)
@@ -127,13 +156,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
         weight_decay=config.weight_decay, decay=config.decay, order=config.order,
         bias_rate=config.bias_rate, head_rate=config.head_rate, head=head)
-    augment = functools.partial(
-        data.augment, normalize=normalize, flip=config.flip, padding=config.padding,
-        padding_mode=config.padding_mode, color=config.color,
-        color_jitter=config.color_jitter)
-    # Tracing finds what does not fit the images, before anything is written.
-    jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
-    task = tasks.create(config.task, net, smoothing=config.label_smoothing)
+    task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
 
@@ -190,6 +213,7 @@ def train(config: ConfigDict, directory: str | Path,
     normalize = normalization(config, directory, recorded, sets.train, source)
     training = build(config, sets.train.classes, sets.train.shapes, normalize, len(sets.train),
                      source)
+    training.check_evaluation(sets.test.shapes)
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
@@ -205,6 +229,8 @@ def train(config: ConfigDict, directory: str | Path,
             return resume.finished(directory, start)
         batches = sets.train.train_batches(config.batch_size, config.seed, start,
                                            (jax.process_index(), jax.process_count()))
+        feed = batches if start else first_drawn(config, directory, training, sets.train,
+                                                 normalize, batches)
         update = updater(config, training, sets.train, mesh)
         evaluate = evaluator(training.task, training.net, normalize, sets.test, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
@@ -212,7 +238,7 @@ def train(config: ConfigDict, directory: str | Path,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             services = loop.Services(checkpoints, metrics, progress, profile, preemption)
-            return loop.run(state, batches, update, evaluate, training.plan, services)
+            return loop.run(state, feed, update, evaluate, training.plan, services)
 
 
 def starting_weights(config: ConfigDict) -> trained.Trained | None:
@@ -263,6 +289,22 @@ def initial_state(config: ConfigDict, training: Training, source: trained.Traine
 def run_keys(config: ConfigDict) -> jax.Array:
     """The key of the initialization and that of all steps."""
     return jax.random.split(jax.random.key(config.seed))
+
+
+def first_drawn(config: ConfigDict, directory: Path, training: Training,
+                train_set: data.Resident | data.Stream, normalize: data.Normalization,
+                batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same batches, of which the first is drawn as the first step sees it, if the task draws
+    examples."""
+    if not (training.task.draw and cluster.first()):
+        return batches
+    first = next(batches)
+    some = {name: values[:figures.SHOWN] for name, values in first.items()}
+    arrays: Any = train_set.data or {}
+    seen = jax.jit(training.augment)(step.keys(run_keys(config)[1], 0)[0], some['position'],
+                                     step.fetch(arrays, some))
+    figures.first_batch(directory, training.task, train_set.classes, normalize, seen)
+    return itertools.chain([first], batches)
 
 
 def updater(config: ConfigDict, training: Training, train_set: data.Resident | data.Stream,

@@ -46,7 +46,7 @@ class Trained(NamedTuple):
           UserError: the images have another rank, type, size or number of channels; or, unless
             they are traced, values outside the range.
         """
-        images = self._checked(images)
+        images = self.checked(images)
         same = images.shape[1:] == tuple(self.image_shape)
         with contextlib.nullcontext() if same else self._of_another_size(images):
             return self.net.apply(self.variables, self._normalizer(images)(images), train=False,
@@ -62,7 +62,7 @@ class Trained(NamedTuple):
         Raises:
           UserError: as for a call of the network.
         """
-        images, misfits = self._checked(images), []
+        images, misfits = self.checked(images), []
 
         def intercept(call, args, kwargs, context):
             layer = context.module
@@ -95,6 +95,14 @@ class Trained(NamedTuple):
         jax.eval_shape(collect, self.variables, images)
         return found
 
+    def fitting(self, shape: Sequence[int]) -> tuple[int, int]:
+        """(height, width) as near as possible to those of `shape` that fit the network. Without a
+        rule (`fits` in models), they stay as they are."""
+        fits = getattr(self.net, 'fits', lambda n: True)
+        height, width = (next(n for off in itertools.count() for n in (side - off, side + off)
+                              if n > 0 and fits(n)) for side in shape[:2])
+        return height, width
+
     def training(self, defaults: ConfigDict) -> ConfigDict:
         """The config that the network was trained with, as far as it is known.
 
@@ -121,8 +129,8 @@ class Trained(NamedTuple):
             return self.normalize._replace(mean=mean.mean((0, 1)))
         return self.normalize
 
-    def _checked(self, images):
-        """The images as an array [N, H, W, C], after checks."""
+    def checked(self, images: ArrayLike | Sequence[ArrayLike]) -> jax.Array | np.ndarray:
+        """The images as an array [N, H, W, C]. Raises UserError as a call of the network does."""
         if isinstance(images, (list, tuple)):
             shapes = sorted({np.shape(image) for image in images})
             if len(shapes) != 1:

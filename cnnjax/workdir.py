@@ -6,7 +6,8 @@
     metrics.jsonl     one row per report; a resumed run writes none twice and loses none
     tensorboard/      the same numbers as TensorBoard events
     checkpoints/      see checkpoint.py
-    figures/          curves.png
+    figures/          curves.png, and of a segmentation what figures.py lists
+    confusion.csv     of a segmentation: see figures.py
     profile/          a trace, where config.profile asks for one
     lock              held by the process that writes all this
 
@@ -42,7 +43,13 @@ REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep',
 # A run may be resumed with another length if the learning rates of the steps so far stay the same.
 LENGTHS = frozenset({'epochs', 'steps'})
 # Fields that older runs lack, with the values that these runs were trained with.
-YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify'}
+YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
+           'border_mode': 'zero', 'whole': False, 'mask_values': (), 'flip_vertical': False,
+           'crop_size': 0, 'scale': (1.0, 1.0), 'rotation': 0.0, 'elastic': 0.0,
+           'loss': 'cross_entropy', 'focal_gamma': 2.0, 'class_weights': (), 'weight_map': 0.0,
+           'weight_map_sigma': 5.0, 'loss_denominator': 'weights', 'dice_sums': 'image',
+           'dice_smoothing': 1.0, 'dice_squared': False, 'dice_background': False,
+           'dice_absent': False}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

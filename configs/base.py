@@ -49,13 +49,17 @@ def get_config():
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
     # The data.
-    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets
+    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets;
+    #           with masks 'digit_scenes', 'coins', 'folder', 'oxford_iiit_pet' or 'cityscapes'
     config.data_dir = placeholder(str)  # where the data is; None: tensorflow-datasets' usual place
     config.train_split = 'train'  # the split to train on; tensorflow-datasets: also 'train[:45000]'
     config.test_split = 'test'  # the split to measure the error on
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
-    config.border = 0  # black pixels added around each picture first: 2 makes MNIST 32 x 32
+    config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
+    config.border_mode = 'zero'  # what these pixels show: 'zero' (black) or 'reflect' (the picture)
+    config.whole = False  # True: pictures stay as they are, in the middle of image_size; no crops
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.mask_values = ()  # folder: the masks' values of the classes in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
     config.loader_threads = 16  # stream: the number of decoding threads, in all workers together
     config.loader_workers = 0  # stream: processes that decode; 0: the main process does it
@@ -69,9 +73,14 @@ def get_config():
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
     config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
-    config.flip = False  # mirror each image with probability 1/2
-    config.padding = 0  # pixels added around an image before a random crop back to its size
-    config.padding_mode = 'zero'  # the pixels of the padding: 'zero' (the mean) or 'reflect'
+    config.flip = False  # mirror each image left to right with probability 1/2
+    config.flip_vertical = False  # mirror each image upside down with probability 1/2
+    config.padding = 0  # pixels added around an image before a random crop
+    config.padding_mode = 'zero'  # what is outside the image: 'zero' (the mean) or 'reflect'
+    config.crop_size = 0  # side of the random crop, and of the network's input; 0: the image's size
+    config.scale = (1.0, 1.0)  # range of the factor by which things grow
+    config.rotation = 0.0  # largest angle of a rotation, in degrees, in both directions
+    config.elastic = 0.0  # U-Net's deformation: typical displacement in pixels; the paper: 10
     config.color = 0.0  # strength of AlexNet's random colour shift; the paper: 0.1; 0: none
     config.color_jitter = 0.0  # largest relative change of brightness, contrast and saturation
 
@@ -94,8 +103,22 @@ def get_config():
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
-    config.label_smoothing = 0.0  # share of the target that is spread evenly over all classes
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
+
+    # The loss, a sum of terms with factors. What a term has: cross_entropy and focal of each image
+    # (classify) or pixel (segment), and dice, of each image of segment. See cnnjax/losses.py.
+    config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
+    config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
+    config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values forget easy predictions
+    config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
+    config.weight_map = 0.0  # cross_entropy, focal: extra weight between close objects, U-Net's w0
+    config.weight_map_sigma = 5.0  # weight_map: how close, in pixels of the picture
+    config.loss_denominator = 'weights'  # divides by the sum of the weights, 'pixels' or 'images'
+    config.dice_sums = 'image'  # dice: of each 'image', or of the whole 'batch'
+    config.dice_smoothing = 1.0  # dice: added above and below the fraction
+    config.dice_squared = False  # dice: squares of the probabilities below the fraction, as V-Net
+    config.dice_background = False  # dice: whether class 0 is one of the classes it averages over
+    config.dice_absent = False  # dice: whether classes that a mask does not have are
 
     # Devices and compilation.
     config.parallel = 'shard_map'  # or 'pmap', or 'jit' (batch norm over the global batch)

@@ -77,7 +77,7 @@ def run(config, directory):
     with Run(directory, config, network,
              len(groups) * config.frames * config.octaves * config.steps) as session:
         for group, members in enumerate(groups):
-            film(config, directory, members, functools.partial(ascend, group))
+            film(config, network, directory, members, functools.partial(ascend, group))
 
 
 def check(config):
@@ -139,12 +139,12 @@ def grouped(config, network, layers):
     for i, source in enumerate(names(config.images)):
         if source == 'noise':
             memory.check(4 * config.size ** 2 * network.image_shape[-1], size=config.size)
-        image = start(config, source, i, network.image_shape[-1])
-        for octave, shape in list(enumerate(shapes(config, image.shape), 1))[::-1]:
+        image = start(config, network, source, i)
+        for octave, shape in list(enumerate(shapes(config, network, image.shape), 1))[::-1]:
             fits(config, network, layers, shape, octave, source)
         groups.setdefault(image.shape, []).append((i, image))
     for shape, members in groups.items():
-        largest = shapes(config, shape)[-1]
+        largest = shapes(config, network, shape)[-1]
         memory.check(len(members) * tiles.activations(network, largest, config.tile),
                      size=config.size, tile=config.tile)
         memory.check(4 * len(members) * math.prod(largest), size=config.size,
@@ -160,7 +160,7 @@ def stage_key(config, group, frame, octave):
     return jax.random.fold_in(jax.random.key(config.seed), stage + 1)  # `start` has 0.
 
 
-def film(config, directory, members, ascend):
+def film(config, network, directory, members, ascend):
     """Dreams about a group, [(number, image)], frame after frame, and writes the results; `octaves`
     explains ascend(frame, octave, images)."""
     numbers, images = zip(*members, strict=True)
@@ -168,7 +168,7 @@ def film(config, directory, members, ascend):
     for frame in range(config.frames):
         if frame:
             images = np.stack([move(config, image) for image in images])
-        images = octaves(config, images, functools.partial(ascend, frame))
+        images = octaves(config, network, images, functools.partial(ascend, frame))
         for number, image, frames in zip(numbers, images, films, strict=True):
             frames.append(image.clip(0, 1))
             pictures.write(figure(config, directory, number, 'png'), frames[-1])
@@ -203,8 +203,7 @@ def guide(config, network, layers):
     """aux['guide']: the codes of the guide at every position, {layer: [positions, C]}."""
     if not config.guide:
         return {}
-    image = pictures.with_channels(pictures.read(config.guide, config.guide_size),
-                                   network.image_shape[-1])
+    image = read(network, config.guide, config.guide_size)
     try:
         taps = network.taps(image[None])
         objectives.missing(layers, taps)
@@ -214,14 +213,24 @@ def guide(config, network, layers):
     return {'guide': {layer: taps[layer].reshape(-1, taps[layer].shape[-1]) for layer in layers}}
 
 
-def start(config, source, number, count):
-    """The image [H, W, count] that a dream begins with: a picture, or noise."""
+def read(network, source, size):
+    """A picture [H, W, C] whose longer side has `size` pixels, or as many as fit the network."""
+    picture = pictures.read(source)
+    longer = pictures.resize(picture, size)
+    fitting = network.fitting(longer.shape)
+    image = longer if fitting == longer.shape[:2] else pictures.resize(picture, fitting)
+    return pictures.with_channels(image, network.image_shape[-1])
+
+
+def start(config, network, source, number):
+    """The image [H, W, C] that a dream begins with: a picture, or noise."""
     if source != 'noise':
-        return pictures.with_channels(pictures.read(source, config.size), count)
+        return read(network, source, config.size)
     # The noise lies around a dark gray, as in community/en/r1/deepdream of
     # https://github.com/tensorflow/examples.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0), number)
-    noise = jax.random.uniform(key, (config.size, config.size, count), jnp.float32)
+    size = network.fitting((config.size, config.size))
+    noise = jax.random.uniform(key, (*size, network.image_shape[-1]), jnp.float32)
     return np.asarray((100 + noise) / 255)
 
 
@@ -263,14 +272,15 @@ def smooth_gradient(steps, least):
     return optax.GradientTransformation(lambda params: jnp.int32(0), update)
 
 
-def shapes(config, shape):
+def shapes(config, network, shape):
     """The shapes of all octaves, the smallest first.
 
     With carry='detail' each shape is a rounded share of the next larger one, as in google's
-    notebook; otherwise of the picture, as in gordicaleksa's code.
+    notebook; otherwise of the picture, as in gordicaleksa's code. All fit the network.
     """
     def scaled(shape, factor):
-        return (*(max(round(side * factor), 1) for side in shape[:2]), shape[2])
+        size = [max(round(side * factor), 1) for side in shape[:2]]
+        return (*network.fitting(size), shape[2])
 
     if config.carry == 'image':
         return [scaled(shape, config.scale ** (i + 1 - config.octaves + config.octaves_above))
@@ -281,7 +291,7 @@ def shapes(config, shape):
     return found
 
 
-def octaves(config, images, ascend):
+def octaves(config, network, images, ascend):
     """The dream of images [N, H, W, C]; `ascend(octave, images)` dreams at one size, from octave 0
     on.
 
@@ -291,7 +301,7 @@ def octaves(config, images, ascend):
     clipped.
     """
     result, detail = images, None
-    sizes = shapes(config, images.shape[1:])
+    sizes = shapes(config, network, images.shape[1:])
     bases = [images]  # Each is made from the next larger one.
     if config.carry == 'detail':
         for shape in sizes[-2::-1]:

@@ -10,6 +10,7 @@ from cnnjax import (
     dataset,
     evaluate,
     features,
+    figures,
     limits,
     memory,
     train,
@@ -37,11 +38,13 @@ def run(config, directory):
     source = dataset.source(own, own.test_split)
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
-    if network.config and not any(config[field] for field in ('dataset', 'data_dir', 'bad_images')):
+    if network.config and not any(
+            config[field] for field in ('dataset', 'data_dir', 'bad_images', 'mask_values')):
         trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     examples = dataset.prepare(own, by_name(source, network, config, own.dataset))
-    if tuple(examples.image_shape) != network.image_shape:
+    # Maps of scores fit images of other sizes.
+    if network.task == 'classify' and tuple(examples.image_shape) != network.image_shape:
         raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
     memory.check(min(config.batch_size, len(examples)) * features.largest(network),
@@ -50,9 +53,12 @@ def run(config, directory):
                                 devices=config.devices)
     if not cluster.first():
         return
+    figures.evaluation(directory, network, examples, results)
+    results = evaluate.numbers(results)
+    width = max(20, *map(len, results))
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
-        print(f'{name:>20}  {shown}')
+        print(f'{name:>{width}}  {shown}')
     workdir.write_config(directory, config)
     atomic.write_json(f'{directory}/results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
@@ -68,14 +74,16 @@ def training(config, network):
     if network.config is None:
         own.image_size = network.image_shape[0]
     own.test_split = config.split or own.test_split
-    for field in ('dataset', 'data_dir', 'stream', 'bad_images'):
+    for field in ('dataset', 'data_dir', 'stream', 'bad_images', 'mask_values'):
         if config[field] is not None:
             own[field] = config[field]
-    # A set other than the run's must not inherit its data_dir and bad_images.
-    if config.data_dir is None and own.dataset in ('digits', 'photos'):
+    # A set other than the run's must not inherit what only a folder has.
+    if config.data_dir is None and own.dataset in data.SHIPPED:
         own.data_dir = None
     if config.bad_images is None and own.dataset != 'folder':
         own.bad_images = 'error'
+    if config.mask_values is None and own.dataset != 'folder':
+        own.mask_values = ()
     if own.stream and not own.image_size:
         raise UserError('stream=True: the run took its images as large as they are, and such are '
                         'not streamed: leave stream out')

@@ -7,14 +7,17 @@ import shlex
 
 import tensorflow_datasets
 
-from cnnjax.data import tfds
+from cnnjax.data import SHIPPED, tfds
 from cnnjax.errors import UserError
+
+RECIPES = {'cifar10': ('cifar', 'resnet20'), 'imagenet2012': ('imagenet', 'resnet50'),
+           'mnist': ('mnist', 'lenet5'), 'oxford_iiit_pet': ('segment', 'pets')}
 
 
 def run(config, workdir):
     """Prints where the data is, the sizes of its splits and the command that trains on it."""
     del workdir  # The data goes to a place where every run finds it.
-    if config.dataset in ('digits', 'photos', 'folder'):
+    if config.dataset in (*SHIPPED, 'folder'):
         raise UserError(f'dataset={config.dataset} needs no preparing: train on it')
     try:
         path = tfds.prepare(config.dataset, config.data_dir, config.manual_dir)
@@ -25,10 +28,9 @@ def run(config, workdir):
     sizes = ', '.join(f'{name} {split.num_examples:,}' for name, split in splits.items())
     print(f'{config.dataset} is ready in {path}: {sizes} images. To train on it:')
 
-    family, network = {'imagenet2012': ('imagenet', 'resnet50'), 'mnist': ('mnist', 'lenet5')}.get(
-        config.dataset, ('cifar', 'resnet20'))
+    family, network = RECIPES.get(config.dataset, ('cifar', 'resnet20'))
     command = ['python', 'launch.py', f'--config=configs/{family}.py:{network}']
-    if config.dataset not in ('cifar10', 'imagenet2012', 'mnist'):
+    if config.dataset not in RECIPES:
         command.append(f'--config.dataset={config.dataset}')
     if config.dataset == 'svhn_cropped':
         command.append('--config.flip=False')  # A mirrored digit is no digit.

@@ -54,12 +54,13 @@ def run(config, directory):
     stems = [Path(path.removeprefix(pictures.PREFIX)).stem for path in names(config.content)]
     for path, stem in zip(names(config.content), pictures.distinct(stems, OURS), strict=True):
         picture = pictures.read(path)
-        check_fits(config, network, path, sized(config, picture, smallest))
-        picture = sized(config, picture, config.sizes[-1])
+        check_fits(config, network, path, sized(config, network, picture, smallest))
+        picture = sized(config, network, picture, config.sizes[-1])
         contents.setdefault(picture.shape, []).append((stem, picture))
     styles = [pictures.read(path) for path in names(config.styles)]
     for path, style in zip(names(config.styles), styles, strict=True):
-        check_fits(config, network, path, sized(config, style, smallest, config.style_scale))
+        check_fits(config, network, path,
+                   sized(config, network, style, smallest, config.style_scale))
     for (height, width, _), group in contents.items():
         shape = (height, width, network.image_shape[-1])
         memory.check(len(group) * tiles.activations(network, shape, config.tile),
@@ -163,10 +164,10 @@ def transfer(config, network, contents, styles, session, number):
     keys = jax.random.split(key, len(contents))
     images = state = None
     for size, count in zip(config.sizes, steps, strict=True):
-        seen = np.stack([sized(config, content, size) for content in contents])
+        seen = np.stack([sized(config, network, content, size) for content in contents])
         shape = seen[0].shape
         shared, codes = targets(config, network, seen, [
-            sized(config, style, size, config.style_scale) for style in styles])
+            sized(config, network, style, size, config.style_scale) for style in styles])
         if images is None:
             images = first(config, network, key, seen, styles)
         else:
@@ -186,15 +187,16 @@ def transfer(config, network, contents, styles, session, number):
     return images
 
 
-def sized(config, picture, size, scale=1.0):
-    """The picture scaled so that the side that the config names has `size` times `scale` pixels."""
+def sized(config, network, picture, size, scale=1.0):
+    """The picture scaled so that the side that the config names has `size` times `scale` pixels, or
+    to the nearest size that fits the network."""
     height, width = picture.shape[:2]
     side = {'longer': max(height, width), 'shorter': min(height, width), 'height': height,
             'width': width}[config.side]
     scale *= size / side
     shape = max(round(height * scale), 1), max(round(width * scale), 1)
     try:
-        return pictures.resize(picture, shape)
+        return pictures.resize(picture, network.fitting(shape))
     except UserError as error:
         raise UserError(f"sizes={config.sizes} with side='{config.side}' and style_scale="
                         f'{config.style_scale}: {error}') from error

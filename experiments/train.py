@@ -1,21 +1,53 @@
-"""Trains a network from a config: checkpoints, metrics, curves and a test error in the workdir."""
+"""Trains a network from a config: checkpoints, metrics, figures and a test error in the workdir."""
 
+import re
 from pathlib import Path
 
-from cnnjax import cluster, plots, reports, train, user_network, workdir
+from cnnjax import (
+    cluster,
+    data,
+    dataset,
+    evaluate,
+    figures,
+    plots,
+    reports,
+    tasks,
+    train,
+    trained,
+    user_network,
+    workdir,
+)
 
 
 def run(config, directory):
     """Trains, or resumes, the run in `directory`, draws its curves and prints its test errors."""
     last = train.train(config, directory)
+    config = workdir.read_config(directory)  # includes the fields it inherited
+    draw_examples(config, directory)
     if not cluster.first():
         return
     rows = reports.read_metrics(directory)
-    config = workdir.read_config(directory)  # includes the fields it inherited
     figure = Path(directory) / 'figures' / 'curves.png'
     plots.curves(rows, figure, f'{user_network.short(config.model.name)} on {config.dataset}: '
                                f'{100 * last["test/error"]:.2f} % test error')
     print(f'curves: {figure}')
     for name, value in last.items():
-        if name.startswith('test/') and name.endswith('error'):
+        if re.search('^test/(.*error|.*iou.*)$', name):
             print(f'test {name.removeprefix("test/")}: {100 * value:.2f} %')
+
+
+def draw_examples(config, directory):
+    """Draws what the network makes of the test set, if its task draws examples and the data of the
+    finished run is still there."""
+    network = trained.load(directory, 'latest')
+    if tasks.create(network.task, network.net).draw is None:
+        return
+    try:
+        source = dataset.source(config, config.test_split)
+    except data.Missing:
+        return
+    examples = dataset.prepare(config, source)
+    results = evaluate.evaluate(network, examples, batch_size=config.eval_batch_size,
+                                devices=config.devices)
+    if cluster.first():
+        figures.evaluation(directory, network, examples, results)

@@ -158,13 +158,9 @@ def chosen(config, network):
 
 def last(config, network):
     """The layer of the class scores in a tuple; () if it is not needed."""
-    layer, shape = list(network.tap_shapes().items())[-1]
     if not (config.classes or config.salient or config.images):
         return ()
-    if len(shape) != 1:
-        raise UserError(f"the last layer '{layer}' has maps, not scores of classes: take "
-                        "classes=0, salient=0 and images=''")
-    return (layer,)
+    return (list(network.tap_shapes())[-1],)
 
 
 def given(config, network):
@@ -255,7 +251,7 @@ def unit_rows(config, network, stream, row, strong, chosen, figure):
 def maximize(config, network, layer, chosen, title):
     """`units.maximize` with a progress bar."""
     *sides, _ = network.image_shape
-    full = len(network.tap_shapes()[layer]) == 1
+    full = layer == list(network.tap_shapes())[-1] or len(network.tap_shapes()[layer]) == 1
     with tqdm(total=len(chosen), unit='unit', desc=f'{title}: images', disable=None) as bar:
         return units.maximize(
             network, layer, chosen, steps=config.steps, learning_rate=config.learning_rate,
@@ -268,7 +264,7 @@ def classes(config, network, stream, layer, strong, figure):
     score, and the image of the data set with the highest score."""
     chosen = data.spread(len(strong.images), config.classes)
     maximized = maximize(config, network, layer, chosen, 'classes')
-    probabilities = np.asarray(jax.nn.softmax(network(maximized.images)))
+    probabilities = attribution.probabilities(network, maximized.images)
     images = strongest.look_up(stream, strong.images[chosen, 0]) / np.float32(255)
     cells, numbers = [], []
     for i, label in enumerate(chosen):
@@ -291,8 +287,10 @@ def saliency(config, network, images, figure):
     """Draws where the network sees the most likely class of each image, by each method."""
     names, images = zip(*images, strict=True)
     images = np.stack(images)
-    probabilities = np.asarray(jax.nn.softmax(network(images)))
+    probabilities = attribution.probabilities(network, images)
     labels = probabilities.argmax(-1)
+    if network.task == 'segment':  # Class 0, the background in most sets, is nearly everywhere.
+        labels = probabilities[:, 1:].argmax(-1) + 1
     maps = {}
     with tqdm(attribution.METHODS.items(), unit='method', desc='saliency', disable=None) as bar:
         for method, function in bar:

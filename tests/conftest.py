@@ -24,9 +24,12 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from absl import logging  # noqa: E402
+from PIL import Image  # noqa: E402
 
+from cnnjax.data import geometry  # noqa: E402
 from configs import base  # noqa: E402
 
 logging.set_verbosity(logging.ERROR)
@@ -67,3 +70,46 @@ def tiny():
     config.devices = 1
     config.lock()
     return config
+
+
+def scene(rng):
+    """A picture of noise with a bright disk or square on it, and its mask, whose right edge is
+    ignored."""
+    y, x = np.mgrid[:16, :16]
+    top, left = rng.integers(3, 13, 2)
+    label = int(rng.integers(1, 3))
+    inside = ((y - top) ** 2 + (x - left) ** 2 <= 9 if label == 1
+              else (abs(y - top) <= 2) & (abs(x - left) <= 2))
+    image = rng.integers(0, 90, (16, 16, 3)) + 150 * inside[..., None]
+    mask = np.where(inside, label, 0).astype(np.uint8)
+    mask[:, -1] = geometry.IGNORE
+    return image.astype(np.uint8), mask
+
+
+@pytest.fixture(scope='session')
+def scenes(tmp_path_factory):
+    """A folder of scenes with masks of three classes."""
+    root, rng = tmp_path_factory.mktemp('scenes'), np.random.default_rng(0)
+    (root / 'classes.txt').write_text('background\nround\nsquare\n')
+    for split, count in (('train', 24), ('test', 10)):
+        for i in range(count):
+            for kind, array in zip(('images', 'masks'), scene(rng), strict=True):
+                (root / split / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(root / split / kind / f'{i}.png')
+    return root
+
+
+@pytest.fixture
+def segmenting(tiny, scenes):
+    """A config that trains a narrow U-Net on the scenes for six steps, on one device."""
+    with tiny.unlocked():
+        tiny.update({'task': 'segment', 'dataset': 'folder', 'data_dir': str(scenes), 'flip': True,
+                     'padding': 2, 'batch_size': 8, 'eval_batch_size': 4})
+        tiny.model.update({'name': 'unet_padded', 'widths': (4, 8), 'dropout': 0.0})
+    return tiny
+
+
+@pytest.fixture(params=['tiny', 'segmenting'])
+def each(request):
+    """The config of a tiny training, for each of the tasks."""
+    return request.getfixturevalue(request.param)

@@ -1,7 +1,7 @@
 """Kills a training at random moments, starts it again, and compares its results, bit for bit, with
-those of an uninterrupted training:
+those of an uninterrupted training. So many times, for a recipe:
 
-    python tests/kill.py 50
+    python tests/kill.py 50 segment.py:coins
 """
 
 import os
@@ -20,10 +20,11 @@ from cnnjax import checkpoint, reports
 
 ROOT = Path(__file__).parent.parent
 REPORT, CHECKPOINT = 3, 5
-COMMAND = [sys.executable, 'launch.py', '--config=configs/quickstart.py',
-           '--config.model.widths=4,4,4', '--config.eval_every=10',
-           f'--config.checkpoint_every={CHECKPOINT}', f'--config.report_every={REPORT}',
-           '--config.batch_size=16']
+FIELDS = ['--config.eval_every=10', f'--config.checkpoint_every={CHECKPOINT}',
+          f'--config.report_every={REPORT}', '--config.batch_size=16']
+SMALL = {'quickstart.py': ['--config.model.widths=4,4,4'],
+         'segment.py:coins': ['--config.model.widths=2,4', '--config.crop_size=16',
+                              '--config.schedule=constant', '--config.weight_map=5']}
 TIMED = 'images_per_second'
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PATIENCE = (0, 0.02, 0.1, 600)  # Seconds from a signal to SIGKILL, as schedulers wait.
@@ -64,19 +65,20 @@ def assert_same_run(a, b, step):
     assert rows(a) == rows(b)
 
 
-def start(directory, steps):
+def start(directory, recipe, steps):
     return subprocess.Popen(
-        [*COMMAND, f'--config.steps={steps}', f'--workdir={directory}'], cwd=ROOT, text=True,
+        [sys.executable, 'launch.py', f'--config=configs/{recipe}', *FIELDS, *SMALL[recipe],
+         f'--config.steps={steps}', f'--workdir={directory}'], cwd=ROOT, text=True,
         env={**os.environ, 'XLA_FLAGS': ''}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def finish(directory, steps):
-    run = start(directory, steps)
+def finish(directory, recipe, steps):
+    run = start(directory, recipe, steps)
     output, _ = run.communicate()
     assert run.returncode == 0, output
 
 
-def kill(directory, steps, number, after):
+def kill(directory, recipe, steps, number, after):
     """Starts a run and sends it a signal, some time after `after` more rows are written.
 
     Returns whether it was still running then, and its output.
@@ -86,7 +88,7 @@ def kill(directory, steps, number, after):
     def written():
         return len(path.read_text().splitlines()) if path.exists() else 0
 
-    run = start(directory, steps)
+    run = start(directory, recipe, steps)
     # The time before the first row is start-up: imports, data and compilation.
     wanted = written() + after
     while after and written() < wanted and run.poll() is None:
@@ -102,17 +104,17 @@ def kill(directory, steps, number, after):
     return run.returncode != 0, output
 
 
-def check(root, kills):
+def check(root, kills, recipe):
     """Whether a run killed so many times leaves the same as one that is not."""
     steps = 100 * kills
-    finish(root / 'whole', steps)
+    finish(root / 'whole', recipe, steps)
     for _ in range(kills):
         number = random.choice(SIGNALS)
-        killed, output = kill(root / 'parts', steps, number, random.choice((0, 1, 3, 9)))
+        killed, output = kill(root / 'parts', recipe, steps, number, random.choice((0, 1, 3, 9)))
         done = (rows(root / 'parts') or [{'step': 0}])[-1]['step']
         print(f'{number.name if killed else "finished":>8} after {done} steps', flush=True)
         assert 'Traceback' not in output, output
-    finish(root / 'parts', steps)
+    finish(root / 'parts', recipe, steps)
     assert_same_run(root / 'parts', root / 'whole', steps)
     assert [row['step'] for row in rows(root / 'parts')] == [
         step for step in range(1, steps + 1) if step % REPORT == 0 or step % CHECKPOINT == 0]
@@ -120,5 +122,5 @@ def check(root, kills):
 
 if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as directory:
-        check(Path(directory), int(sys.argv[1]))
+        check(Path(directory), int(sys.argv[1]), *(sys.argv[2:] or ['quickstart.py']))
     print('nothing was lost')

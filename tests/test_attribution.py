@@ -171,3 +171,32 @@ def test_maps_in_colours():
     assert plain.shape == (4, 4)
     assert plain.max() == 1
     assert np.isfinite(attribution.colored('gradient', 0 * values, np.zeros((4, 4, 3)))).all()
+
+
+def test_maps_of_logits_count_where_the_class_is_found():
+    """The score is the mean logit of the pixels where the class is the likeliest, or of all where
+    it is nowhere; integrated gradients are complete for it."""
+    net = models.create('unet_padded', num_classes=3, widths=(4, 8))
+    images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    variables = net.init(jax.random.key(0), images)
+    normalize = data.Normalization(np.float32([0.5]), np.float32([0.25]))
+    network = Trained(net, variables, normalize, tuple('abc'), (8, 8, 3), None)
+    logits = np.asarray(network(images))
+    counts = np.stack([(logits.argmax(-1) == c).sum((1, 2)) for c in range(3)], 1)
+    classes = counts.argmax(1)
+
+    def scores(images):
+        own = np.arange(2)[:, None, None], *np.indices((8, 8))[:, None], classes[:, None, None]
+        mask = logits.argmax(-1) == classes[:, None, None]
+        return (np.asarray(network(images))[own] * mask).sum((1, 2)) / mask.sum((1, 2))
+
+    found = attribution.integrated_gradients(network, images, classes, steps=100)
+    np.testing.assert_allclose(found.sum((1, 2)), scores(images) - scores(0 * images), rtol=0.02,
+                               atol=1e-3)
+    nowhere = np.array([counts.argmin(1)[0]] * 2)
+    assert not counts[0, nowhere[0]]
+    gradient = jax.grad(lambda images: network(images)[0, :, :, nowhere[0]].mean())(images)
+    np.testing.assert_allclose(attribution.gradient(network, images, nowhere)[0],
+                               np.abs(gradient).max(-1)[0], atol=1e-6)
+    np.testing.assert_allclose(attribution.probabilities(network, images),
+                               jax.nn.softmax(logits).mean((1, 2)), rtol=1e-5)

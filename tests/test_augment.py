@@ -17,8 +17,9 @@ GRAY = RNG.integers(0, 256, (7, 5, 4, 1), np.uint8)
 RGB = np.uint8(RNG.integers(0, 256, (7, 5, 4, 3)) * (0.2, 0.5, 1.0))
 IDENTITY = Normalization(np.float32([0]), np.float32([1]))
 NORMALIZE = Normalization(np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3]))
-EVERYTHING = {'normalize': NORMALIZE, 'flip': True, 'padding': 2, 'color': 0.1,
-              'color_jitter': 0.4}
+EVERYTHING = {'normalize': NORMALIZE, 'flip': True, 'flip_vertical': True, 'padding': 2,
+              'color': 0.1, 'color_jitter': 0.4}
+WARP = {'crop_size': 4, 'scale': (0.5, 2.0), 'rotation': 40.0, 'elastic': 0.4}
 
 
 def positions(images):
@@ -132,14 +133,68 @@ def test_every_translation_and_flip_is_equally_frequent():
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_a_flip_mirrors_left_and_right_half_of_the_time():
+def test_every_crop_is_equally_frequent():
+    image = np.arange(1, 49, dtype=np.uint8).reshape(6, 8, 1)
+    images = np.tile(image, (3000, 1, 1, 1))
+    out = augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY, crop_size=4)
+    out = np.rint(out * np.float32(255)).astype(int)[..., 0]
+    y, x = np.divmod(out[:, 0, 0] - 1, 8)
+    for i in range(3000):
+        np.testing.assert_array_equal(out[i], image[y[i]:y[i] + 4, x[i]:x[i] + 4, 0])
+    counts = np.bincount(y * 5 + x, minlength=15)
+    assert counts.shape == (15,)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_a_crop_may_be_larger_than_the_image_with_its_padding_around():
+    out = np.asarray(augmented(jax.random.key(0), positions(RGB), RGB, normalize=IDENTITY,
+                               padding=2, crop_size=8))
+    assert out.shape == (7, 8, 8, 3)
+    np.testing.assert_array_equal((out != 0).any((1, 3)).sum(-1), 4)
+
+
+def test_a_turned_crop_shows_what_is_beside_it():
+    """Its corners are padding only where the image ends."""
+    images = np.full((100, 30, 30, 1), 200, np.uint8)
+    out = augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY, crop_size=10,
+                    rotation=180.0)
+    assert (np.asarray(out)[:, 0, 0] > 0).mean() > 0.8
+
+
+@pytest.mark.parametrize(('field', 'axis'), [('flip', 1), ('flip_vertical', 0)])
+def test_a_flip_mirrors_half_of_the_images(field, axis):
     images = np.tile(RGB[:1], (1000, 1, 1, 1))
     out = np.asarray(augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY,
-                             flip=True))
+                             **{field: True}))
     same, mirrored = ((np.abs(out - expected).max((1, 2, 3)) < 1e-6)
-                      for expected in (RGB[0] / 255, RGB[0, :, ::-1] / 255))
+                      for expected in (RGB[0] / 255, np.flip(RGB[0], axis) / 255))
     assert (same ^ mirrored).all()
     assert stats.binomtest(int(mirrored.sum()), 1000).pvalue > 1e-3
+
+
+def test_the_two_flips_are_independent():
+    images = np.tile(RGB[:1], (1000, 1, 1, 1))
+    out = augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY, flip=True,
+                    flip_vertical=True)
+    _, counts = np.unique(np.rint(out * np.float32(255)), axis=0, return_counts=True)
+    assert counts.shape == (4,)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_fields_that_are_off_leave_no_trace():
+    """A classification keeps its bits."""
+    off = {'flip_vertical': False, 'crop_size': 0, 'scale': (1.0, 1.0), 'rotation': 0.0,
+           'elastic': 0.0}
+
+    def program(**options):
+        run = functools.partial(augmented, normalize=NORMALIZE, **options)
+        return str(jax.make_jaxpr(run)(jax.random.key(0), positions(RGB), RGB))
+
+    assert program(**off) == program()
+    assert 'random_bits' not in program()
+    for field, value in {'flip_vertical': True, 'crop_size': 4, 'scale': (1.0, 1.1),
+                         'rotation': 1.0, 'elastic': 0.1}.items():
+        assert program(**{**off, field: value}) != program()
 
 
 def test_colour_shifts_are_the_published_components():
@@ -178,6 +233,13 @@ def test_colour_jitter_is_that_of_fb_resnet_torch_in_any_order(order):
     np.testing.assert_allclose(jittered(key, np.float32(image), 0.4), expected, atol=1e-6)
 
 
+def test_gray_images_have_no_saturation_to_jitter():
+    """What remains equals the jitter of the same image in three equal channels."""
+    key, image = jax.random.key(5), GRAY[0] / np.float32(255)
+    np.testing.assert_allclose(jittered(key, image, 0.4),
+                               jittered(key, image.repeat(3, -1), 0.4)[..., :1], atol=1e-6)
+
+
 def test_colour_jitter_stays_within_its_range_and_differs_between_examples():
     count = 500
     images = np.full((count, 2, 2, 3), 100, np.uint8)  # gray and flat: brightness alone changes it
@@ -197,9 +259,10 @@ def test_colour_is_shifted_before_the_normalization():
 
 
 @pytest.mark.parametrize('wrap', [lambda f: f, jax.jit], ids=['eager', 'jit'])
-def test_an_example_depends_on_key_and_position_alone(wrap):
+@pytest.mark.parametrize('warp', [{}, WARP], ids=['', 'warp'])
+def test_an_example_depends_on_key_and_position_alone(wrap, warp):
     """Not on the batch's split: that makes a run the same on any number of devices."""
-    run = wrap(functools.partial(augmented, **EVERYTHING))
+    run = wrap(functools.partial(augmented, **EVERYTHING, **warp))
     images, place = np.tile(RGB[:1], (8, 1, 1, 1)), np.arange(8, dtype=np.int32)
     whole = np.asarray(run(jax.random.key(3), place, images))
     halves = [run(jax.random.key(3), place[half], images[half])
@@ -225,7 +288,15 @@ def test_float32_under_jit(images):
      'padding=4 by reflection needs larger images than 5 x 4'),
     (RGB, {'padding_mode': 'mirror'}, "padding_mode is 'zero' or 'reflect', not 'mirror'"),
     (GRAY, {'color': 0.1}, r'color=0.1 needs RGB images, not 1 channel\(s\)'),
-    (GRAY, {'color_jitter': 0.4}, r'color_jitter=0.4 needs RGB images, not 1 channel\(s\)'),
+    (RGB[..., :2], {'color_jitter': 0.4},
+     r'color_jitter=0.4 needs RGB or gray images, not 2 channel\(s\)'),
+    (RGB, {'crop_size': 6}, 'crop_size=6 is cut from images of 5 x 4 with padding=0: take a'),
+    (RGB, {'crop_size': 7, 'padding': 1}, 'crop_size=7 is cut from images of 5 x 4 with padding=1'),
+    (RGB, {'scale': (1.5, 0.5)}, r'scale=\(1.5, 0.5\) is no range: two positive numbers'),
+    (RGB, {'scale': (0.0, 1.0)}, r'scale=\(0.0, 1.0\) is no range'),
+    (RGB, {'scale': (1.0,)}, r'scale=\(1.0,\) is no range'),
+    (RGB, {'elastic': 0.6}, 'elastic=0.6 would fold images of 5 x 4: .* their side, 0.5'),
+    (RGB, {'elastic': 0.4, 'crop_size': 2}, 'elastic=0.4 would fold images of 2 x 2'),
 ])
 def test_what_does_not_fit_is_said(images, options, message):
     with pytest.raises(UserError, match=message):

@@ -29,7 +29,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import experiments
-from cnnjax import atomic, data, models, parallel, reports, step, train, trained, weights, workdir
+from cnnjax import (
+    atomic,
+    data,
+    models,
+    parallel,
+    reports,
+    step,
+    tasks,
+    train,
+    trained,
+    weights,
+    workdir,
+)
 from cnnjax.data import images
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
@@ -92,9 +104,15 @@ class SetUp(BaseException):
 
 @pytest.fixture(scope='module')
 def digits():
-    found = {split: data.sources.digits(split) for split in ('train', 'test')}
-    return {split: data.Source(source.examples[:40], source.classes)
-            for split, source in found.items()}
+    """{target: {split: source}}: what digit an image shows, and where its ink is."""
+    found = {split: data.digits.load(split) for split in ('train', 'test')}
+    labels = {split: data.Source(source.examples[:40], source.classes)
+              for split, source in found.items()}
+    masks = {}
+    for split, source in labels.items():
+        images = np.stack([example['image'] for example in source.examples])
+        masks[split] = data.from_arrays(images, ('paper', 'ink'), mask=images[..., 0] // 128)
+    return {'label': labels, 'mask': masks}
 
 
 @pytest.fixture(scope='module')
@@ -104,8 +122,9 @@ def set_up(digits, tmp_path_factory):
     shapes = []
 
     def load(dataset, split, *options):
-        if dataset == 'digits' and split in digits:
-            return digits[split]
+        target = 'mask' if 'mask' in options else 'label'
+        if dataset == 'digits' and split in digits[target]:
+            return digits[target][split]
         return real_load(dataset, split, *options)
 
     def create(net, tx, key, image_shape, frozen, check):
@@ -115,7 +134,9 @@ def set_up(digits, tmp_path_factory):
 
     def parallelize(step, mesh, kind='shard_map', donate=True):
         array = jax.ShapeDtypeStruct
-        resident = {'image': array((40, *shapes[0]), np.uint8), 'label': array((40,), np.int32)}
+        masks = 40, *shapes[0][:2]
+        resident = {'image': array((40, *shapes[0]), np.uint8), 'label': array((40,), np.int32),
+                    'mask': array(masks, np.uint8), 'weight_map': array(masks, np.float32)}
         batch = {name: array((8,), np.int32) for name in ('index', 'position')}
         one = step.__self__.step  # a single update, even if a program has several
         jax.eval_shape(functools.partial(one, axis=None), shapes[1], resident, batch,
@@ -143,10 +164,13 @@ def set_up(digits, tmp_path_factory):
     return run
 
 
-def training(given):
+def training(given, task='classify'):
     """The config of a tiny training with these fields; None where they have another type."""
     config = base.get_config()
-    config.update({'devices': 1, 'batch_size': 8, 'steps': 3, 'model': {'name': 'convnet'}})
+    config.update({'devices': 1, 'batch_size': 8, 'steps': 3, 'task': task,
+                   'model': {'name': 'convnet'}})
+    if task == 'segment':
+        config.model.update({'name': 'unet_padded', 'widths': (2, 2)})
     config.lock()
     try:
         config.update_from_flattened_dict(given)
@@ -155,6 +179,10 @@ def training(given):
     return config
 
 
+each_task = pytest.mark.parametrize('task', tasks.TASKS)
+
+
+@each_task
 @examples(100)
 @given(changes(fields(base.get_config())))
 @example({'accumulate': 0})
@@ -169,11 +197,16 @@ def training(given):
 @example({'seed': 2 ** 70})
 @example({'shorter_side': ('a', 'b')})
 @example({'warmup': float('nan')})
-def test_a_config_trains_or_is_refused(set_up, given):
-    if config := training(given):
+@example({'loss': '1e300*focal+focal', 'focal_gamma': 1e12})
+@example({'loss': 'dice', 'dice_smoothing': 0.0, 'dice_sums': 'batch'})
+@example({'class_weights': (1, 2)})
+@example({'weight_map': 1e12, 'weight_map_sigma': 1e-3})
+def test_a_config_trains_or_is_refused(set_up, task, given):
+    if config := training(given, task):
         set_up(config)
 
 
+@each_task
 @pytest.mark.parametrize(('field', 'bad'), [
     ('learning_rate', (float('nan'), float('inf'), -0.1)), ('momentum', (-0.1, 1.0, 2.0)),
     ('label_smoothing', (-0.1, 1.1)), ('padding', (-1, 8)), ('drops', ((-1,), ('a',))),
@@ -186,11 +219,17 @@ def test_a_config_trains_or_is_refused(set_up, given):
     ('border', (-1,)), ('color', (-1.0, 0.1)), ('bias_rate', (-1.0,)), ('head_rate', (-1.0,)),
     ('mean', ('nan', '', '1,2')), ('std', ('0', 'nan', 'inf')), ('schedule', ('linear',)),
     ('crop_area', ((0.5, 0.1), (0.1, 2.0), ())), ('loader_threads', (0,)),
+    ('loss', ('dise', '', 'focal*2', '0*focal')), ('focal_gamma', (-1.0, float('nan'))),
+    ('class_weights', ((1.0, -1.0), (1.0, 2.0, 3.0), (0.0, 0.0))), ('loss_denominator', ('x',)),
+    ('dice_sums', ('',)), ('dice_smoothing', (-1.0,)), ('weight_map', (-1.0,)),
+    ('weight_map_sigma', (0.0,)),
+    ('border_mode', ('mirror', '')), ('crop_size', (-1, 9)), ('rotation', (-1.0, 181.0)),
+    ('scale', ((1.5, 0.5), (0.0, 1.0), (), (1.0,), (1.0, 101.0))), ('elastic', (-1.0, 1.5)),
 ])
-def test_the_error_names_the_field(digits, field, bad, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, 'load', lambda dataset, split, *_: digits[split])
+def test_the_error_names_the_field(digits, field, bad, tmp_path, monkeypatch, task):
+    monkeypatch.setattr(data, 'load', lambda dataset, split, *_: digits[tasks.target(task)][split])
     for value in bad:
-        config = training({field: value})
+        config = training({field: value}, task)
         with pytest.raises(UserError, match=field):
             train.train(config, tmp_path / 'run')
     assert not (tmp_path / 'run').exists()

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cnnjax import models, train
+from cnnjax.data import Normalization
 from cnnjax.errors import UserError
-from configs import base
+from configs import base, segment
 
 ROOT = Path(__file__).parent.parent
 SMALL = [name for name in models.names()
@@ -77,7 +79,7 @@ def test_every_field_of_an_experiment_is_read_and_explained_and_the_other_way_ro
 
 def test_recipes_change_fields_and_add_none():
     known = set(fields(base.get_config()))
-    for name in ('quickstart', 'cifar', 'imagenet', 'folder', 'photos'):
+    for name in ('quickstart', 'cifar', 'imagenet', 'folder', 'photos', 'segment'):
         config = load(name)
         assert set(fields(config)) == known
 
@@ -99,6 +101,26 @@ def test_recipe_builds_its_network_and_schedule(family, name):
     assert logits.shape == (1, classes)
 
 
+@pytest.mark.parametrize('recipe', segment.RECIPES)
+def test_a_recipe_of_segmentation_has_scores_for_its_pixels(recipe):
+    """For the sides of its images in training and in an evaluation, in pixels."""
+    config = load('segment', recipe)
+    train.check(config)
+    side = {'scenes': 64, 'coins': 96, 'unet2015': 512 + 2 * 94}.get(recipe, config.image_size)
+    shape = (1, side, side, 1 if recipe in ('coins', 'unet2015') else 3)
+    shapes = {'image': jax.ShapeDtypeStruct(shape, jnp.uint8),
+              'mask': jax.ShapeDtypeStruct(shape[:3], jnp.uint8)}
+    if config.weight_map:
+        shapes['weight_map'] = jax.ShapeDtypeStruct(shape[:3], jnp.float32)
+    made = train.build(config, ('a', 'b'), shapes, Normalization(np.zeros(1), np.ones(1)), 100)
+    state = jax.eval_shape(made.init, jax.random.key(0))
+    for own, wanted in ((572, 388), (700, 516)) if recipe == 'unet2015' else ((side, side),):
+        images = jax.ShapeDtypeStruct((1, own, own, shape[-1]), jnp.float32)
+        logits, _ = jax.eval_shape(lambda state, images: made.net.apply(
+            {'params': state.params, 'batch_stats': state.batch_stats}, images), state, images)
+        assert logits.shape == (1, wanted, wanted, 2)
+
+
 def test_the_published_lengths():
     """The iterations and epochs of the papers, in steps."""
     resnet = train.plan(load('cifar', 'resnet110'), 50_000)
@@ -112,7 +134,7 @@ def test_the_published_lengths():
     assert train.plan(load('cifar', 'densenet_bc_l100_k12'), 50_000).steps == 300 * 781
 
 
-@pytest.mark.parametrize('family', ['cifar', 'imagenet', 'quickstart'])
+@pytest.mark.parametrize('family', ['cifar', 'imagenet', 'quickstart', 'segment'])
 def test_an_unknown_argument_is_refused(family):
     with pytest.raises(ValueError, match='lenet99'):
         load(family, 'lenet99')
@@ -124,7 +146,8 @@ def test_an_unknown_argument_is_refused(family):
     ('cifar', 'densenet121', 'densenet_'),
     ('cifar', 'fractalnet34', 'fractalnet40'), ('cifar', 'allcnn_d', 'allcnn_'),
     ('imagenet', 'resnet20', 'resnet50'), ('imagenet', 'vgg12', 'vgg1'),
-    ('imagenet', 'densenet_l40_k12', 'densenet'), ('imagenet', 'mobilenet_v2', 'mobilenet_v1')])
+    ('segment', 'fcn64s', 'fcn32s'), ('imagenet', 'densenet_l40_k12', 'densenet'),
+    ('imagenet', 'mobilenet_v2', 'mobilenet_v1')])
 def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network, near):
     with pytest.raises(UserError, match=f"no recipe for '{network}' .*take .*did you mean.*{near}"):
         load(family, network)

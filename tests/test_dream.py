@@ -159,7 +159,7 @@ def test_detail_is_carried_as_in_the_notebook():
     def ascend(x):  # any step that depends on the image
         return 0.8 * x + 0.1 * np.resize(add, x.shape)
 
-    found = dream.octaves(config, image,
+    found = dream.octaves(config, network(), image,
                           lambda octave, images: np.stack([ascend(x) for x in images]))
     for picture, result in zip(image, found, strict=True):
         octaves = [picture]
@@ -173,7 +173,7 @@ def test_detail_is_carried_as_in_the_notebook():
             x = ascend(base + detail)
             detail = x - base
         np.testing.assert_allclose(result, x, rtol=0, atol=1e-6)
-    assert [shape[:2] for shape in dream.shapes(config, (45, 64, 3))] == [
+    assert [shape[:2] for shape in dream.shapes(config, network(), (45, 64, 3))] == [
         octave.shape[:2] for octave in octaves[::-1]]
 
 
@@ -185,13 +185,13 @@ def test_images_are_carried_as_by_gordicaleksa_and_tensorflow():
         seen.append(images.shape[1:3])
         return images + 0.01
 
-    result = dream.octaves(config, image[None], ascend)[0]
+    result = dream.octaves(config, network(), image[None], ascend)[0]
     assert seen == [(24, 30), (31, 38), (40, 50), (52, 65), (68, 85)]
     assert result.shape == image.shape
     half = dream.resize(image[None], (24, 30, 3))[0]  # between the middles of pixels
     expected = ndimage.zoom(image, (24 / 40, 30 / 50, 1), order=1, mode='nearest', grid_mode=True)
     np.testing.assert_allclose(half, expected, atol=1e-5)
-    shapes = dream.shapes(configs.get_config('gordicaleksa'), (400, 600, 3))
+    shapes = dream.shapes(configs.get_config('gordicaleksa'), network(), (400, 600, 3))
     assert shapes == [(69, 103, 3), (123, 185, 3), (222, 333, 3), (400, 600, 3)]
 
 
@@ -268,7 +268,8 @@ def test_tiles_give_the_same_dream(config):
     results = []
     for tile in (0, 16):
         config.tile = tile
-        results.append(dream.octaves(config, image, ascend_with(config, network())))
+        ascend = ascend_with(config, network())
+        results.append(dream.octaves(config, network(), image, ascend))
     assert np.abs(results[0] - image).max() > 0.02
     np.testing.assert_allclose(*results, atol=2e-5)
 

@@ -151,6 +151,38 @@ def test_another_set_is_not_looked_for_where_that_of_the_run_was(network, tmp_pa
         evaluate.run(values, tmp_path)
 
 
+def test_masks_of_another_folder_are_matched_by_name(tmp_path, monkeypatch, capsys):
+    """A network of three classes on masks of two of them, 255 and 0; the network says one class
+    everywhere, whose IoU is therefore its share of the pixels."""
+    mask = np.uint8(np.random.default_rng(0).random((16, 16)) < 0.3)
+    for kind, array in (('images', np.repeat(mask[..., None], 3, -1)), ('masks', 255 * mask)):
+        (tmp_path / 'test' / kind).mkdir(parents=True)
+        Image.fromarray(array).save(tmp_path / 'test' / kind / 'a.png')
+    (tmp_path / 'classes.txt').write_text('ground\ncell\n')
+    net = models.create('unet_padded', num_classes=3, widths=(2, 4))
+    variables = jax.tree.map(np.zeros_like, net.init(jax.random.key(0), np.zeros((1, 16, 16, 3)),
+                                                     train=False))
+    variables['params']['conv']['bias'][1] = 1
+    config = base.get_config()
+    config.update(task='segment', dataset='digit_scenes')
+    found = trained.Trained(
+        net, variables, data.Normalization(np.float32([0.5]), np.float32([0.1])),
+        ('dirt', 'cell', 'ground'), (16, 16, 3), config, evaluation={'task': 'segment'})
+    monkeypatch.setattr(trained, 'load', lambda *_: found)
+    values = recipe.get_config()
+    values.update(source='run', dataset='folder', data_dir=str(tmp_path), devices=1)
+    with pytest.raises(UserError, match='mask_values=0,255'):
+        evaluate.run(values, tmp_path)
+    values.mask_values = (0, 255)
+    evaluate.run(values, tmp_path)
+    said = capsys.readouterr().out
+    assert 'folder has 2 of the 3 classes of the network: its labels are matched by name' in said
+    assert f'pixels: ground {100 - 100 * mask.mean():.3g} %, cell {100 * mask.mean():.3g} %' in said
+    results = json.loads((tmp_path / 'results.json').read_text())
+    assert results['iou/cell'] == pytest.approx(mask.mean())
+    assert results['iou/ground'] == 0
+
+
 def test_some_of_the_classes(network, photos, capsys):
     found = network(('a', '2', '10', 'b', '1', '0'))
     assert run(photos, photos) == pytest.approx(expected(found, photos, found.classes))

@@ -8,7 +8,7 @@ from cnnjax.errors import UserError
 
 
 def test_a_subset_is_some_of_the_examples_in_order():
-    source = data.sources.digits('test')
+    source = data.digits.load('test')
     assert data.spread(450, 3).tolist() == [0, 224, 449]
     assert data.spread(3, 0).tolist() == data.spread(3, 9).tolist() == [0, 1, 2]
     some = data.subset(source, [7, 3])

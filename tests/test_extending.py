@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cnnjax import atomic, tasks, train
+from cnnjax.tasks.task import WholeBatch
 from tests.kill import rows
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +59,7 @@ def test_a_task_of_your_own(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(tasks.TASKS, 'hinge', hinge)
     logits, labels = jnp.array([[2.0, 1.5, 0.0], [0.0, 3.0, 1.0]]), jnp.array([0, 2])
     value, (metrics, _) = hinge.loss(lambda images: (logits, {}, {}),
-                                     {'image': None, 'label': labels}, jnp.mean)
+                                     {'image': None, 'label': labels}, WholeBatch())
     assert float(value) == pytest.approx((0.5 + 3.0) / 2)
     assert float(metrics['error']) == 0.5
     with tiny.unlocked():

@@ -5,21 +5,28 @@ import functools
 import jax
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage, stats
 
 from cnnjax.data import Crops, geometry
 from cnnjax.data.augment import Normalization, augment
+from cnnjax.errors import UserError
 
+RNG = np.random.default_rng(0)
+STILL = {'scale': np.float32(1), 'angle': np.float32(0),
+         'displacements': np.zeros((3, 3, 2), np.float32)}
 IDENTITY = Normalization(np.float32([0]), np.float32([1]))
 BOX = 20, 30, 50, 70  # left, top, right, bottom of the one object
 
 
 def scene(height=90, width=120):
-    """A black picture with a white rectangle, whose mask and box are known; a second object is
-    padding."""
+    """A black picture with a white rectangle, whose mask, weights and box are known; a second
+    object is padding."""
     image = np.zeros((height, width, 3), np.uint8)
     left, top, right, bottom = BOX
     image[top:bottom, left:right] = 255
     return {'image': image, 'mask': np.uint8(image[..., 0] > 0),
+            'weight_map': np.float32(image[..., 0] > 0),
             'boxes': np.float32([BOX, (0, 0, 0, 0)]), 'labels': np.int32([1, -1])}
 
 
@@ -31,8 +38,10 @@ def rectangle(pixels):
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
-def assert_together(example, tolerance, white=255):
-    """The object is where the mask and the box say, unless its middle is outside."""
+def assert_together(example, tolerance, white=255, turned=False):
+    """The object is where the mask and the box say, unless its middle is outside. The box around a
+    turned object that is partly outside may be larger than what is seen of it."""
+    np.testing.assert_array_equal(example['weight_map'], np.asarray(example['mask']) == 1)
     seen = rectangle(np.asarray(example['image'])[..., 0] > white / 2)
     found = rectangle(np.asarray(example['mask']) == 1)
     if seen is None or found is None:  # or it is a sliver at the border
@@ -40,14 +49,15 @@ def assert_together(example, tolerance, white=255):
             assert min(right - left, bottom - top) <= tolerance
         return
     np.testing.assert_allclose(found, seen, atol=tolerance)
-    if example['labels'][0] == 1:
+    outside = np.isin(example['boxes'][0], (0, *example['mask'].shape)).any()
+    if example['labels'][0] == 1 and not (turned and outside):
         np.testing.assert_allclose(example['boxes'][0], seen, atol=tolerance)
 
 
 @pytest.mark.parametrize('kind', ['shorter_side', 'random_resized'])
-@pytest.mark.parametrize('border', [0, 7])
-def test_cuts_take_mask_and_boxes_along(kind, border):
-    crops = Crops(48, kind, (50, 80), (0.3, 1.0), border=border)
+@pytest.mark.parametrize(('border', 'mode'), [(0, 'zero'), (7, 'zero'), (7, 'reflect')])
+def test_cuts_take_mask_and_boxes_along(kind, border, mode):
+    crops = Crops(48, kind, (50, 80), (0.3, 1.0), border=border, border_mode=mode)
     objects = 0
     for seed in range(40):
         example = crops.random(scene(), np.random.default_rng(seed))
@@ -61,11 +71,48 @@ def test_cuts_take_mask_and_boxes_along(kind, border):
 
 
 def test_a_border_is_ignored():
-    example = geometry.bordered(scene(), 4)
+    example = geometry.bordered(scene(), ((4, 4), (4, 4)))
     assert example['image'].shape == (98, 128, 3)
     assert (example['mask'][:4] == geometry.IGNORE).all()
     assert (example['mask'][4:-4, 4:-4] != geometry.IGNORE).all()
     assert_together(example, 0)
+
+
+@pytest.mark.parametrize('border', [5, 31])  # 31 pixels around 8 x 9 take several mirror images
+def test_a_mirrored_border_is_ignored(border):
+    image = RNG.integers(0, 256, (8, 9, 3), np.uint8)
+    own = {'image': image, 'mask': image[..., 0] % 3, 'boxes': np.float32([(1, 2, 3, 5)]),
+           'labels': np.int32([1])}
+    example = geometry.bordered(own, [(border, border)] * 2, 'reflect')
+    rows, columns = (np.arange(-border, n + border) for n in image.shape[:2])
+    np.testing.assert_array_equal(example['image'], image[np.ix_(
+        *(np.abs((places + n - 1) % (2 * n - 2) - n + 1) for places, n in
+          zip((rows, columns), image.shape, strict=False)))])
+    inside = slice(border, -border), slice(border, -border)
+    np.testing.assert_array_equal(example['mask'][inside], own['mask'])
+    assert (example['mask'] == geometry.IGNORE).sum() == example['mask'].size - 72
+    np.testing.assert_array_equal(example['boxes'], own['boxes'] + border)
+
+
+def test_whole_pictures_of_any_size_stand_in_the_middle_of_a_square():
+    crops = Crops(12, whole=True, border_mode='reflect')
+    crops.check(stream=True)
+    for shape in ((8, 9), (12, 5)):
+        image = RNG.integers(0, 256, (*shape, 3), np.uint8)
+        own = {'image': image, 'mask': image[..., 0] % 3, 'boxes': np.float32([(1, 2, 3, 5)]),
+               'labels': np.int32([1])}
+        for example in (crops.center(own), crops.random(own, np.random.default_rng(0))):
+            assert example['image'].shape == (12, 12, 3)
+            top, left = ((12 - n) // 2 for n in shape)
+            inside = slice(top, top + shape[0]), slice(left, left + shape[1])
+            np.testing.assert_array_equal(example['image'][inside], image)
+            np.testing.assert_array_equal(example['mask'][inside], own['mask'])
+            assert (example['mask'] != geometry.IGNORE).sum() == image[..., 0].size
+            np.testing.assert_array_equal(example['boxes'], own['boxes'] + [left, top, left, top])
+    with pytest.raises(UserError, match='a picture of 8 x 13 pixels is larger than image_size=12'):
+        crops.center({'image': np.zeros((8, 13, 3), np.uint8)})
+    with pytest.raises(UserError, match='whole=True puts each picture as it is into the middle'):
+        crops._replace(border=2).check(stream=True)
 
 
 @pytest.mark.parametrize('mode', ['zero', 'reflect'])
@@ -73,11 +120,12 @@ def test_translations_and_flips_take_mask_and_boxes_along(mode):
     count, padding = 60, 40
     one = scene()
     examples = {name: np.stack([array] * count) for name, array in one.items()}
-    run = jax.jit(functools.partial(augment, normalize=IDENTITY, flip=True, padding=padding,
-                                    padding_mode=mode))
+    run = jax.jit(functools.partial(augment, normalize=IDENTITY, flip=True, flip_vertical=True,
+                                    padding=padding, padding_mode=mode))
     found = jax.device_get(run(jax.random.key(0), np.arange(count, dtype=np.int32), examples))
     assert {name: array.dtype for name, array in found.items()} == {
-        'image': np.float32, 'mask': np.uint8, 'boxes': np.float32, 'labels': np.int32}
+        'image': np.float32, 'mask': np.uint8, 'weight_map': np.float32, 'boxes': np.float32,
+        'labels': np.int32}
     places = set()
     for i in range(count):
         example = {name: array[i] for name, array in found.items()}
@@ -91,6 +139,147 @@ def test_translations_and_flips_take_mask_and_boxes_along(mode):
     assert len(places) > 50
 
 
+def noise(height=24, width=30):
+    """An image of floats, whose targets of pixels are pictures of noise too."""
+    mask = RNG.integers(0, 5, (height, width), np.uint8)
+    return {'image': RNG.normal(size=(height, width, 3)).astype(np.float32), 'mask': mask,
+            'weight_map': np.float32(mask) / 4, 'boxes': np.float32([(9, 5, 14, 20)]),
+            'labels': np.int32([2])}
+
+
+@pytest.mark.parametrize('mode', ['zero', 'reflect'])
+@pytest.mark.parametrize(('corner', 'shape'), [((0, 0), (24, 30)), ((-7, 5), (24, 30)),
+                                               ((9, -6), (11, 17)), ((-7, -7), (38, 44))])
+def test_without_a_turn_a_warp_is_a_crop(mode, corner, shape):
+    """With the same bits, those of the image itself where all of it is seen."""
+    example, corner = noise(), np.int32(corner)
+    found = geometry.warped(example, corner, shape, mode, **STILL)
+    expected = geometry.cropped(example, corner + 8, shape, 8, mode)
+    assert found.keys() == expected.keys() == example.keys()
+    for name in example:
+        assert found[name].dtype == example[name].dtype
+        np.testing.assert_array_equal(found[name], expected[name])
+        if shape == (24, 30) and not corner.any():
+            np.testing.assert_array_equal(found[name], example[name])
+
+
+@pytest.mark.parametrize('quarters', [1, 2, 3, -1])
+def test_a_quarter_turn_is_numpys(quarters):
+    example = noise(25, 25)
+    found = geometry.warped(example, np.int32([0, 0]), (25, 25), 'zero', **{
+        **STILL, 'angle': np.float32(quarters * np.pi / 2)})
+    np.testing.assert_allclose(found['image'], np.rot90(example['image'], quarters), atol=1e-4)
+    for name in ('mask', 'weight_map'):
+        np.testing.assert_array_equal(found[name], np.rot90(example[name], quarters))
+    expected = {1: (5, 11, 20, 16), 2: (11, 5, 16, 20), 3: (5, 9, 20, 14)}[quarters % 4]
+    np.testing.assert_allclose(found['boxes'], [expected], atol=1e-4)
+
+
+def test_twice_the_size_is_a_resized_middle():
+    example = noise()
+    found = geometry.warped(example, np.int32([0, 0]), (24, 30), 'reflect',
+                            **{**STILL, 'scale': np.float32(2)})
+    whole = jax.image.resize(example['image'], (48, 60, 3), 'bilinear')
+    np.testing.assert_allclose(found['image'], whole[12:-12, 15:-15], atol=1e-5)
+    for name in ('mask', 'weight_map'):
+        np.testing.assert_array_equal(found[name], example[name].repeat(2, 0).repeat(2, 1)[
+            12:-12, 15:-15])
+    np.testing.assert_allclose(found['boxes'], [(3, 0, 13, 24)], atol=1e-4)
+
+
+@pytest.mark.parametrize(('mode', 'scipys'), [('zero', 'grid-constant'), ('reflect', 'mirror')])
+def test_a_warp_is_scipys(mode, scipys):
+    """Its matrix, in numbers of 64 bits, and its interpolation."""
+    example, corner, shape = noise(), np.int32([2, -5]), (20, 26)
+    scale, angle = 0.7, 0.4
+    displacements = RNG.normal(size=(3, 3, 2)).astype(np.float32)
+    found = geometry.warped(example, corner, shape, mode, scale=np.float32(scale),
+                            angle=np.float32(angle), displacements=displacements)
+    field = np.asarray(geometry.displacement_field(displacements, shape))
+    y, x = np.indices(shape) + np.stack([field.real, field.imag])
+    y, x = y - 9.5, x - 12.5
+    places = np.stack([(np.cos(angle) * y + np.sin(angle) * x) / scale + 9.5 + corner[0],
+                       (np.cos(angle) * x - np.sin(angle) * y) / scale + 12.5 + corner[1]])
+    for i in range(3):
+        np.testing.assert_allclose(found['image'][..., i], ndimage.map_coordinates(
+            example['image'][..., i], places, order=1, mode=scipys), atol=1e-4)
+    for name, outside in geometry.PER_PIXEL.items():
+        np.testing.assert_array_equal(found[name], ndimage.map_coordinates(
+            example[name], places, order=0, mode=scipys, cval=outside))
+    assert (np.asarray(found['mask']) == geometry.IGNORE).any() == (mode == 'zero')
+
+
+@pytest.mark.parametrize('shape', [(33, 47), (20, 20), (572, 5)])
+def test_displacements_are_interpolated_as_pillow_does(shape):
+    """Its box makes the grid's outermost points the middles of the outermost pixels."""
+    draws = RNG.normal(size=(3, 3, 2)).astype(np.float32)
+    field = np.asarray(geometry.displacement_field(draws, shape))
+    height, width = (2 / (n - 1) for n in shape)
+    box = 0.5 - width / 2, 0.5 - height / 2, 2.5 + width / 2, 2.5 + height / 2
+    for i, part in enumerate((field.real, field.imag)):
+        expected = Image.fromarray(draws[..., i]).resize(shape[::-1], Image.Resampling.BICUBIC, box)
+        np.testing.assert_allclose(part, expected, atol=1e-5)
+    corners = field[[0, 0, -1, -1], [0, -1, 0, -1]]
+    np.testing.assert_allclose(corners, draws[[0, 0, 2, 2], [0, 2, 0, 2]] @ (1, 1j), atol=1e-5)
+
+
+@pytest.mark.parametrize('mode', ['zero', 'reflect'])
+@pytest.mark.parametrize('options', [
+    {'scale': (0.6, 1.6)}, {'rotation': 180.0}, {'elastic': 4.0},
+    {'scale': (0.8, 1.5), 'rotation': 30.0, 'elastic': 3.0, 'padding': 20, 'crop_size': 80,
+     'flip': True, 'flip_vertical': True}], ids=lambda options: '+'.join(options))
+def test_warps_take_mask_and_boxes_along(mode, options):
+    count, one = 40, scene()
+    examples = {name: np.stack([array] * count) for name, array in one.items()}
+    run = jax.jit(functools.partial(augment, normalize=IDENTITY, padding_mode=mode, **options))
+    found = jax.device_get(run(jax.random.key(0), np.arange(count, dtype=np.int32), examples))
+    objects = 0
+    for i in range(count):
+        example = {name: array[i] for name, array in found.items()}
+        image, mask = example['image'][..., 0], example['mask']
+        assert set(np.unique(mask)) <= {0, 1, geometry.IGNORE}
+        pure = (image < 1e-6) | (image > 1 - 1e-6)  # not interpolated between black and white
+        assert pure.mean() > 0.9
+        counts = pure & (mask != geometry.IGNORE)
+        np.testing.assert_array_equal(image[counts] > 0.5, mask[counts] == 1)
+        if mode == 'zero':
+            assert_together(example, 2, 1, turned=True)
+        else:
+            assert geometry.IGNORE not in mask
+        objects += example['labels'][0] == 1
+    assert 20 < objects <= count
+    assert len(np.unique(found['boxes'], axis=0)) >= objects
+
+
+def test_a_warp_under_strict_promotion_of_types_and_ranks():
+    examples = {name: array[None] for name, array in scene().items()}
+    with jax.enable_x64(True), jax.numpy_dtype_promotion('strict'):
+        found = augment(jax.random.key(0), np.zeros(1, np.int32), examples, normalize=IDENTITY,
+                        scale=(0.8, 1.2), rotation=20.0, elastic=2.0, flip_vertical=True)
+    for name in ('image', 'boxes', 'weight_map'):
+        assert found[name].dtype == np.float32
+
+
+def test_scales_and_angles_are_uniform():
+    """Seen by a small box beside the middle, whose size tells the scale, and whose place the angle.
+    Scales are uniform on a logarithmic axis: half as large is as likely as twice as large."""
+    count = 2000
+    box = np.float32([[51, 29.5, 52, 30.5]])  # in an image of 60 x 100, whose middle is (50, 30)
+    examples = {'image': np.zeros((count, 60, 100, 1), np.uint8), 'boxes': np.stack([box] * count),
+                'labels': np.zeros((count, 1), np.int32)}
+    found = {}
+    for name, options in {'scale': {'scale': (0.5, 4.0)}, 'angle': {'rotation': 30.0}}.items():
+        run = jax.jit(functools.partial(augment, normalize=IDENTITY, **options))
+        found[name] = np.asarray(run(jax.random.key(0), np.arange(count, dtype=np.int32), examples)[
+            'boxes'][:, 0])
+    scales = found['scale'][:, 2] - found['scale'][:, 0]
+    assert stats.kstest(np.log2(scales), stats.uniform(-1, 3).cdf).pvalue > 1e-3
+    x, y = ((found['angle'][:, i] + found['angle'][:, i + 2]) / 2 - middle
+            for i, middle in ((0, 50), (1, 30)))
+    np.testing.assert_allclose(np.hypot(x, y), 1.5, rtol=1e-4)
+    assert stats.kstest(np.degrees(np.arctan2(-y, x)), stats.uniform(-30, 60).cdf).pvalue > 1e-3
+
+
 def test_an_object_whose_middle_has_left_is_none():
     example = geometry.cut(scene(), (0, 36, 60, 60), 60)  # its middle is at 35, 50
     assert example['labels'].tolist() == [-1, -1]
@@ -102,4 +291,5 @@ def test_an_object_whose_middle_has_left_is_none():
 
 def test_without_targets_nothing_is_added():
     example = {'image': scene()['image'], 'label': 3}
-    assert geometry.cut(geometry.bordered(example, 2), (0, 0, 9, 9), 9).keys() == example.keys()
+    moved = geometry.cut(geometry.bordered(example, ((2, 2), (2, 2))), (0, 0, 9, 9), 9)
+    assert moved.keys() == example.keys()

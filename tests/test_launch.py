@@ -155,6 +155,8 @@ def test_help_lists_configs_and_fields(parse, arguments, code, lines, capsys, mo
     ([QUICKSTART, '--executor=slurm'], 'executor=slurm: there is no srun here'),
     (['--config=configs/folder.py', '--sweep'], 'configs/folder.py has no sweep(): write in it'),
     ([QUICKSTART, '--config.image_size=-5'], 'image_size=-5: take 0 or a larger number'),
+    ([QUICKSTART, '--config.loss=dice'], "loss='dice': dice compares masks: it needs task='seg"),
+    (['--config=configs/segment.py', '--config.loss=dise'], "'dise' is none of cross_entropy, fo"),
     ([QUICKSTART, '--config.model.name=resnet21'], "no network 'resnet21'; did you mean resnet"),
 ])
 def test_a_mistake_is_told_in_one_line(arguments, message, tmp_path):

@@ -1,5 +1,7 @@
 """The losses against closed forms and numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,13 @@ from cnnjax import losses
 
 LOGITS = np.float32(np.random.default_rng(0).normal(size=(5, 7)) * 3)
 LABELS = np.int32([0, 3, 6, 2, 3])
+# Two images of 2 x 2 pixels, three classes. The second has no pixel of class 2.
+MAPS = np.float32([[[(2, 0, -1), (0, 1, 0)], [(-1, 0, 2), (.5, .5, 0)]],
+                   [[(1, 1, 1), (3, -1, 0)], [(0, 2, 0), (0, 0, 1)]]])
+MASKS = np.int32([[(0, 1), (2, 0)], [(1, 0), (1, 1)]])
+ALL = np.ones_like(MASKS, bool)
+SOME = ALL.copy()
+SOME[0, 1, 0] = SOME[1, 0, 0] = False
 
 
 def log_softmax(logits):
@@ -52,6 +61,142 @@ def test_cross_entropy_is_in_float32_whatever_the_logits_are():
 def test_cross_entropy_of_large_logits_is_finite():
     logits = jnp.array([[1e4, 0], [0, 1e4]])
     np.testing.assert_array_equal(losses.cross_entropy(logits, jnp.array([0, 0])), [0, 1e4])
+
+
+def differences(function, at, step=1e-6):
+    """The gradient of a function in float64, by central differences."""
+    at, gradient = np.float64(at), np.zeros(np.shape(at))
+    for place in np.ndindex(at.shape):
+        moved = np.zeros_like(at)
+        moved[place] = step
+        gradient[place] = (function(at + moved) - function(at - moved)) / (2 * step)
+    return gradient
+
+
+def focal_in_numpy(logits, labels, gamma):
+    log_p = np.take_along_axis(log_softmax(logits), labels[..., None], -1)[..., 0]
+    return -(1 - np.exp(log_p)) ** gamma * log_p
+
+
+@pytest.mark.parametrize(('gamma', 'expected'), [(1, 0.360944), (2, 0.241778), (5, 0.088640)])
+def test_golden_focal_losses(gamma, expected):
+    assert float(losses.focal(MAPS, MASKS, gamma).mean()) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize('gamma', [0.5, 1.0, 2.0, 5.0])
+def test_the_focal_loss_and_its_gradient(gamma):
+    np.testing.assert_allclose(losses.focal(LOGITS, LABELS, gamma),
+                               focal_in_numpy(LOGITS, LABELS, gamma), rtol=2e-5, atol=1e-12)
+    gradient = jax.grad(lambda logits: losses.focal(logits, LABELS, gamma).sum())(LOGITS)
+    expected = differences(lambda logits: focal_in_numpy(logits, LABELS, gamma).sum(), LOGITS)
+    np.testing.assert_allclose(gradient, expected, atol=3e-6)
+
+
+def test_without_gamma_the_focal_loss_is_cross_entropy():
+    """Bit for bit, its gradient too."""
+    for values, labels in ((LOGITS, LABELS), (MAPS, MASKS)):
+        found, expected = (jax.value_and_grad(lambda x, loss=loss, y=labels: loss(x, y).sum())(
+            values) for loss in (lambda x, y: losses.focal(x, y, 0.0), losses.cross_entropy))
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.1, 0.5, 1.0, 2.0])
+def test_the_focal_loss_of_large_logits_is_finite_and_so_is_its_gradient(gamma):
+    """Where the probability rounds to 1, the power has an infinite slope if gamma is below 1."""
+    logits = np.float32([[1e4, 0, 0], [0, 1e4, 0], [100, 0, 0], [20, 0, 0], [-1e30, 1e30, 0]])
+    labels = np.zeros(5, int)
+    values = losses.focal(logits, labels, gamma)
+    np.testing.assert_allclose(values[:3], [0, 1e4, 0])
+    gradient = jax.grad(lambda logits: losses.focal(logits, labels, gamma).sum())(logits)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(gradient[1], [-1, 1, 0], atol=2e-3)
+
+
+def of_batch(sums):
+    return sums.sum(0)
+
+
+def dice_in_numpy(logits, labels, counts, squared=False, smoothing=1.0, axis=(1, 2)):
+    """The losses of each class; the sums are over these axes."""
+    p, t = np.exp(log_softmax(logits)), np.eye(logits.shape[-1])[labels]
+    p, t = p * counts[..., None], t * counts[..., None]
+    size = (p ** 2 + t ** 2 if squared else p + t).sum(axis)
+    return 1 - (2 * (p * t).sum(axis) + smoothing) / (size + smoothing)
+
+
+GOLDEN_DICE = [  # squared, smoothing, each class in the batch, their mean, mean of the images
+    (False, 0.0, [0.287020, 0.416181, 0.502628], 0.401943, 0.451332),
+    (False, 1.0, [0.246420, 0.360967, 0.388213], 0.331867, 0.296095),
+    (True, 0.0, [0.125745, 0.277246, 0.256359], 0.219783, 0.306155),
+    (True, 1.0, None, 0.171887, 0.150550)]
+
+
+@pytest.mark.parametrize(('squared', 'smoothing', 'classes', 'mean', 'of_images'), GOLDEN_DICE)
+def test_golden_dice_losses(squared, smoothing, classes, mean, of_images):
+    variant = {'squared': squared, 'smoothing': smoothing}
+    values, present = losses.dice_of_classes(MAPS, MASKS, ALL, total=of_batch, **variant)
+    assert present.tolist() == [True, True, True]
+    if classes:
+        np.testing.assert_allclose(values, classes, atol=1e-6)
+    every = {**variant, 'background': True, 'absent': True}
+    whole = losses.dice(MAPS, MASKS, ALL, total=of_batch, **every)
+    assert whole.shape == ()
+    assert float(whole) == pytest.approx(mean, abs=1e-6)
+    each = losses.dice(MAPS, MASKS, ALL, **every)
+    assert each.shape == (2,)
+    assert float(each.mean()) == pytest.approx(of_images, abs=1e-6)
+
+
+def test_the_default_dice_is_over_the_foreground_that_an_image_has():
+    values = dice_in_numpy(MAPS, MASKS, ALL)
+    np.testing.assert_allclose(losses.dice(MAPS, MASKS, ALL),
+                               [values[0, 1:].mean(), values[1, 1]], rtol=1e-6)
+    np.testing.assert_allclose(losses.dice(MAPS, MASKS, ALL, background=True),
+                               [values[0].mean(), values[1, :2].mean()], rtol=1e-6)
+    np.testing.assert_allclose(losses.dice(MAPS, MASKS, ALL, absent=True),
+                               values[:, 1:].mean(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize('squared', [False, True])
+@pytest.mark.parametrize('axis', [(1, 2), (0, 1, 2)])
+def test_gradients_of_dice_and_that_ignored_pixels_have_none(squared, axis):
+    options = {'total': of_batch} if len(axis) == 3 else {}
+
+    def loss(logits):
+        return losses.dice(logits, MASKS, SOME, squared=squared, background=True, absent=True,
+                           **options).sum()
+
+    def expected(logits):
+        return dice_in_numpy(logits, MASKS, SOME, squared, axis=axis).mean(-1).sum()
+
+    value, gradient = jax.value_and_grad(loss)(MAPS)
+    assert float(value) == pytest.approx(expected(MAPS), rel=1e-6)
+    np.testing.assert_allclose(gradient, differences(expected, MAPS), atol=1e-7)
+    assert not gradient[~SOME].any()
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 1.0])
+@pytest.mark.parametrize(('mask', 'counts'), [(0, True), (1, False)])
+def test_an_image_without_foreground_has_no_dice_and_no_gradient(smoothing, mask, counts):
+    """Of background alone, or with no pixel that counts."""
+    def loss(logits, **options):
+        return losses.dice(logits, np.full_like(MASKS, mask), ALL & counts, smoothing=smoothing,
+                           **options).sum()
+
+    value, gradient = jax.value_and_grad(loss)(MAPS)
+    assert float(value) == 0
+    assert not gradient.any()
+    gradient = jax.grad(functools.partial(loss, absent=True))(MAPS)
+    assert np.isfinite(gradient).all()
+    if counts and smoothing:  # then foreground is punished: its logits should fall
+        assert (gradient[..., 1:].sum(-1) > 0).all()
+
+
+def test_dice_is_in_float32_whatever_the_logits_are():
+    value = losses.dice(jnp.asarray(MAPS, jnp.bfloat16), MASKS, ALL)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, losses.dice(MAPS, MASKS, ALL), rtol=0.01)
 
 
 @pytest.mark.parametrize('k', [1, 2, 5, 7, 8])

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import skimage
 from flax import traverse_util
 
 from cnnjax import data, models, train, trained, weights
@@ -64,12 +65,21 @@ def test_colours_change_somewhat():
 
 
 def test_cells_cover_a_photograph_once():
-    image = np.arange(300 * 451).reshape(300, 451)
+    image = np.arange(300 * 451).reshape(300, 451, 1)
     cells = photos.grid('cat', image)
     assert [cell.name for cell in cells] == [f'cat_{i}_{j}' for i in (1, 2) for j in (1, 2, 3)]
     assert sum(cell.pixels[..., 0].size for cell in cells) == image.size
-    assert cells[-1].pixels[-1, -1].tolist() == [image[-1, -1]] * 3
+    assert cells[-1].pixels[-1, -1].tolist() == image[-1, -1].tolist()
     assert len(photos.grid('large', np.zeros((1000, 1000, 3)))) == 9
+
+
+def test_every_photograph_has_three_channels():
+    shapes = {name: photos.photograph(name).shape for name in ('camera', 'rocket', 'china')}
+    assert shapes == {'camera': (512, 512, 3), 'rocket': (427, 640, 3), 'china': (427, 640, 3)}
+    left, right, _ = skimage.data.stereo_motorcycle()
+    np.testing.assert_array_equal(photos.photograph('stereo_motorcycle'), left)
+    camera = photos.photograph('camera')
+    np.testing.assert_array_equal(camera, np.repeat(skimage.data.camera()[..., None], 3, -1))
 
 
 def test_an_unknown_split():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cnnjax import data, losses, models, optim, parallel, step, tasks
+from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from cnnjax.evaluate import evaluator
 from cnnjax.tasks.task import Task
@@ -18,6 +19,15 @@ LABELS = np.arange(8, dtype=np.int32)
 BATCH = {'image': IMAGES, 'label': LABELS, 'position': np.arange(8, dtype=np.int32)}
 NORMALIZE = data.Normalization(np.float32([0.5]), np.float32([0.25]))
 KINDS = ('shard_map', 'pmap', 'jit')
+# Ever more pixels of each mask are ignored: the devices have different numbers of those that count.
+MASKS = np.random.default_rng(1).integers(0, 3, (8, 8, 8)).astype(np.uint8)
+MASKS[np.arange(64).reshape(1, 8, 8) < 7 * np.arange(8)[:, None, None]] = geometry.IGNORE
+BATCHES = {'classify': BATCH,
+           'segment': {'image': IMAGES, 'mask': MASKS, 'position': np.arange(8, dtype=np.int32)}}
+CHANGES = {'classify': {'flip': True, 'padding': 1},
+           'segment': {'flip': True, 'padding': 1, 'rotation': 30.0, 'scale': (0.8, 1.25),
+                       'elastic': 0.5}}
+each_task = pytest.mark.parametrize('task', BATCHES)
 
 
 def narrow_vgg(**fields):
@@ -26,19 +36,26 @@ def narrow_vgg(**fields):
                          num_classes=10, **fields)
 
 
-def update(net, *, devices=1, kind='shard_map', steps=3, batch=BATCH, resident=None, **options):
+def narrow(task):
+    """A network for that task in which devices cannot differ."""
+    return narrow_vgg() if task == 'classify' else models.create(
+        'unet_padded', widths=(4, 8), dropout=0.0, num_classes=3)
+
+
+def update(net, *, task='classify', devices=1, kind='shard_map', steps=3, batch=None,
+           resident=None, **options):
     """The state and the losses after some steps."""
     mesh = parallel.data_mesh(devices)
     tx = optim.momentum_sgd(0.05, weight_decay=1e-3)
-    augment = functools.partial(data.augment, normalize=NORMALIZE, flip=True, padding=1)
+    augment = functools.partial(data.augment, normalize=NORMALIZE, **CHANGES[task])
     state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1)), mesh)
     run = parallel.parallelize(functools.partial(
-        step.train_step, task=tasks.create('classify', net), net=net, tx=tx, augment=augment,
-        **options), mesh, kind)
+        step.train_step, task=tasks.create(task, net), net=net, tx=tx, augment=augment, **options),
+        mesh, kind)
     resident, key = parallel.replicate((resident or {}, jax.random.key(1)), mesh)
     values = []
     for _ in range(steps):
-        state, metrics = run(state, resident, batch, key)
+        state, metrics = run(state, resident, batch or BATCHES[task], key)
         values.append(float(metrics['loss']))
     return jax.device_get(state), values
 
@@ -67,16 +84,21 @@ def test_an_update_equals_the_hand_made_one():
     assert state.step == 1
 
 
+@each_task
 @pytest.mark.parametrize('kind', KINDS)
-def test_four_devices_give_the_losses_of_one(kind):
-    one, four = update(narrow_vgg()), update(narrow_vgg(), devices=4, kind=kind)
+def test_four_devices_give_the_losses_of_one(kind, task):
+    net = narrow(task)
+    one, four = update(net, task=task), update(net, task=task, devices=4, kind=kind)
     np.testing.assert_allclose(four[1], one[1], rtol=1e-5)
     assert_close(four[0].params, one[0].params, 1e-5)
 
 
-def test_pmap_equals_shard_map_bit_for_bit():
+@each_task
+def test_pmap_equals_shard_map_bit_for_bit(task):
     net = models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1))
-    for a, b in zip(*(jax.tree.leaves(update(net, devices=4, kind=kind))
+    if task == 'segment':
+        net = models.create('unet_padded', widths=(4, 8), norm='batch', num_classes=3)
+    for a, b in zip(*(jax.tree.leaves(update(net, task=task, devices=4, kind=kind))
                       for kind in ('pmap', 'shard_map')), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -88,6 +110,16 @@ def test_batch_statistics_are_per_device_but_under_jit():
     assert update(net, steps=1, devices=4)[1] != pytest.approx(one, rel=1e-3)
 
 
+@each_task
+def test_micro_batches_are_the_same_on_any_number_of_devices(task):
+    """A mean over the pixels that count is that of a micro-batch: it depends on its examples."""
+    net = narrow(task)
+    one = update(net, task=task, accumulate=2)
+    four = update(net, task=task, devices=4, accumulate=2)
+    np.testing.assert_allclose(four[1], one[1], rtol=1e-5)
+    assert_close(four[0].params, one[0].params, 1e-5)
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_micro_batches_give_the_same_gradient(kind):
     whole, parts = update(narrow_vgg()), update(narrow_vgg(), devices=2, kind=kind, accumulate=2)
@@ -95,11 +127,15 @@ def test_micro_batches_give_the_same_gradient(kind):
     assert_close(parts[0].params, whole[0].params, 1e-5)
 
 
-def test_a_resident_set_is_indexed_in_the_step():
+@each_task
+def test_a_resident_set_is_indexed_in_the_step(task):
     order = np.random.default_rng(1).permutation(8).astype(np.int32)
-    streamed = update(narrow_vgg(), batch=BATCH | {'image': IMAGES[order], 'label': LABELS[order]})
-    resident = update(narrow_vgg(), batch={'index': order, 'position': BATCH['position']},
-                      resident={'image': IMAGES, 'label': LABELS})
+    position, examples = BATCH['position'], {
+        name: array for name, array in BATCHES[task].items() if name != 'position'}
+    streamed = update(narrow(task), task=task, batch={
+        name: array[order] for name, array in examples.items()} | {'position': position})
+    resident = update(narrow(task), task=task, batch={'index': order, 'position': position},
+                      resident=examples)
     assert resident[1] == pytest.approx(streamed[1], rel=1e-6)
 
 
@@ -129,34 +165,53 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
         update(models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1)))[1], rel=0.05)
 
 
-@pytest.mark.parametrize(('devices', 'kind'), [(1, 'shard_map'), (4, 'shard_map'), (4, 'pmap'),
-                                               (4, 'jit')])
-def test_evaluation_counts_every_example_once(devices, kind):
-    class Label(nn.Module):
-        """Reads the class off the first pixel: its errors are known."""
-        subnetworks = {'shifted': {'shift': 1}}
+class Label(nn.Module):
+    """Reads the class off the first pixel: its errors are known."""
+    subnetworks = {'shifted': {'shift': 1}}
 
-        def __call__(self, images, train=False, shift=0):
-            label = jnp.round(images[:, 0, 0, 0] * 255).astype(int)
-            return jax.nn.one_hot((label + shift) % 10, 10) * 100, {}
+    def __call__(self, images, train=False, shift=0):
+        label = jnp.round(images[:, 0, 0, 0] * 255).astype(int)
+        return jax.nn.one_hot((label + shift) % 10, 10) * 100, {}
 
+
+class Labels(nn.Module):
+    """Reads the class of each pixel off it."""
+
+    def __call__(self, images, train=False):
+        return jax.nn.one_hot(jnp.round(images[..., 0] * 255).astype(int), 10) * 100, {}
+
+
+def known(task):
+    """A network, 21 images, their targets with three errors, the last example among them, and the
+    results."""
     images = np.zeros((21, 4, 4, 1), np.uint8)
+    if task == 'segment':
+        images[..., 0] = np.arange(21 * 16).reshape(21, 4, 4) % 10
+        masks = images[..., 0].copy()
+        masks[:, 3] = geometry.IGNORE
+        masks[[0, 5, 20], 2, 2] = (masks[[0, 5, 20], 2, 2] + 1) % 10
+        return Labels(), images, {'mask': masks}, {
+            'pixel_accuracy': 1 - 3 / (21 * 12), 'loss': 3 / (21 * 12) * 100, 'absent': 0}
     images[:, 0, 0, 0] = np.arange(21) % 10
     labels = images[:, 0, 0, 0].astype(int)
-    labels[[0, 5, 20]] = 9, 6, 9  # three errors, the last example among them
-    source = data.Source([{'image': image, 'label': int(label)}
-                                  for image, label in zip(images, labels, strict=True)],
-                                 tuple('0123456789'))
+    labels[[0, 5, 20]] = 9, 6, 9
+    return Label(), images, {'label': labels}, {
+        'error': 3 / 21, 'shifted/error': 20 / 21, 'loss': 3 / 21 * 100}
+
+
+@each_task
+@pytest.mark.parametrize(('devices', 'kind'), [(1, 'shard_map'), (4, 'shard_map'), (4, 'pmap'),
+                                               (4, 'jit')])
+def test_evaluation_counts_every_example_once(devices, kind, task):
+    net, images, targets, expected = known(task)
+    source = data.from_arrays(images, tuple('0123456789'), **targets)
     identity = data.Normalization(np.float32([0]), np.float32([1]))
     for batch_size in (1, 8, 20, 100):
-        evaluate = evaluator(tasks.create('classify', Label()), Label(), identity,
-                             data.Resident(source, data.Crops()), parallel.data_mesh(devices),
-                             batch_size=batch_size, kind=kind)
-        results = evaluate({})
+        results = evaluator(tasks.create(task, net), net, identity,
+                            data.Resident(source, data.Crops()), parallel.data_mesh(devices),
+                            batch_size=batch_size, kind=kind)({})
         assert results['count'] == 21
-        assert results['error'] == pytest.approx(3 / 21)
-        assert results['shifted/error'] == pytest.approx(20 / 21)
-        assert results['loss'] == pytest.approx(3 / 21 * 100, rel=1e-4)
+        assert {name: results[name] for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(('devices', 'kind'), [(1, 'shard_map'), (4, 'shard_map'), (4, 'pmap'),
@@ -202,6 +257,12 @@ def test_unknown_devices_and_ways_are_refused():
         parallel.parallelize(lambda *_: None, parallel.data_mesh(1), 'xmap')
 
 
-def test_an_evaluation_needs_a_batch():
-    with pytest.raises(UserError, match='at least one image, not 0'):
-        evaluator(None, narrow_vgg(), NORMALIZE, [], parallel.data_mesh(1), batch_size=0)
+def test_an_evaluation_needs_a_batch_that_can_be_counted():
+    """The devices count pixels in 32 bits."""
+    large = data.Resident(data.from_arrays(np.broadcast_to(np.uint8(0), (2, 2, 2, 1)), 'a',
+                                           label=[0, 0]), data.Crops())
+    large.data = {'image': np.broadcast_to(np.uint8(0), (2, 2 ** 16, 2 ** 14, 1))}
+    for batch_size, message in ((0, 'at least one image, not 0'), (2, '2,147,483,648 pixels')):
+        with pytest.raises(UserError, match=message):
+            evaluator(None, narrow_vgg(), NORMALIZE, large, parallel.data_mesh(1),
+                      batch_size=batch_size)

@@ -168,9 +168,10 @@ def test_what_the_systems_fix_besides_their_loss():
 def test_sides(side, shape):
     made = configs.get_config()
     made.side = side
-    assert style.sized(made, np.zeros((40, 60, 3), np.float32), 30).shape == shape
-    assert style.sized(made, np.zeros((40, 60, 3), np.float32), 20, 1.5).shape == shape
-    turned = style.sized(made, np.zeros((60, 40, 3), np.float32), 30).shape
+    any_size = trained.Trained(None, {}, None, (), (8, 8, 3), None)
+    assert style.sized(made, any_size, np.zeros((40, 60, 3), np.float32), 30).shape == shape
+    assert style.sized(made, any_size, np.zeros((40, 60, 3), np.float32), 20, 1.5).shape == shape
+    turned = style.sized(made, any_size, np.zeros((60, 40, 3), np.float32), 30).shape
     assert turned == {'longer': (30, 20, 3), 'shorter': (45, 30, 3), 'height': (30, 20, 3),
                       'width': (45, 30, 3)}[side]
 

@@ -17,10 +17,11 @@ import pytest
 import requests
 import scipy.io
 import tensorflow_datasets
+from PIL import Image
 from tensorflow_datasets.core.download import checksums
 
 from cnnjax import train, trained
-from cnnjax.data import differences, identity, tfds
+from cnnjax.data import Missing, differences, identity, load, tfds, tfds_builders
 from cnnjax.errors import UserError
 from configs import cifar
 
@@ -116,7 +117,7 @@ def archives(tmp_path_factory):
 def trusted(archives):
     """tfds takes the checksums of the tiny archives for those of the real ones."""
     with pytest.MonkeyPatch.context() as patch:
-        for builder in tfds._BUILDERS.values():
+        for builder in tfds_builders.BUILDERS.values():
             patch.setattr(builder, 'url_infos', {
                 url: checksums.compute_url_info(archives / info.filename)
                 for url, info in builder.url_infos.items()})
@@ -179,6 +180,100 @@ def test_the_files_are_those_of_tfds(prepared):
     info = tensorflow_datasets.builder('cifar100', data_dir=prepared).info
     assert info.features['coarse_label'].names == [f'coarse{i}' for i in range(20)]
     assert info.module_name == 'tensorflow_datasets.image_classification.cifar'
+
+
+def written(name, examples, directory):
+    """A data set of tfds with these records, in its own format and with its own features."""
+    class Builder(tfds_builders.parent(name), skip_registration=True):
+        __module__ = tfds_builders.parent(name).__module__
+
+        def _split_generators(self, dl_manager):
+            return {'train': iter(enumerate(examples))}
+
+    builder = Builder(data_dir=directory, file_format='array_record')
+    builder.download_and_prepare()
+    assert 'tensorflow' not in sys.modules
+
+
+def encoded(image, kind, **options):
+    Image.fromarray(image).save(file := io.BytesIO(), kind, **options)
+    file.seek(0)
+    return file
+
+
+def pets(masks, **options):
+    """Records with smooth pictures as large as the masks."""
+    return [{
+        'image': encoded(np.full((*mask.shape, 3), 10 * i, np.uint8), 'jpeg', **options),
+        'label': i, 'species': 0, 'file_name': f'{i}.jpg',
+        'segmentation_mask': encoded(mask, 'png'),
+        'head_bbox': tensorflow_datasets.features.BBox(0.0, 0.0, 0.0, 0.0),
+    } for i, mask in enumerate(masks)]
+
+
+def test_pets_have_masks_and_labels(tmp_path, capsys):
+    """1 is the pet, 2 the background, and 3, the border, is ignored; the sizes differ."""
+    masks = [np.uint8([[2, 2, 3], [2, 3, 1]]), np.uint8([[1, 2], [3, 1], [2, 3], [1, 1]])]
+    written('oxford_iiit_pet', pets(masks), tmp_path)
+    source = load('oxford_iiit_pet', 'train', str(tmp_path), target='mask')
+    assert source.classes == ('background', 'pet')
+    for examples in (source.examples, source.examples.undecoded):
+        found = {int(np.asarray(example['image']).mean()) // 10: example for example in examples}
+        assert sorted(found) == [0, 1]
+        for i, mask in enumerate(masks):
+            assert np.asarray(found[i]['image']).shape == (*mask.shape, 3)
+            np.testing.assert_array_equal(found[i]['mask'], np.uint8([255, 1, 0, 255])[mask])
+    labels = load('oxford_iiit_pet', 'train', str(tmp_path))
+    assert sorted(example['label'] for example in labels.examples) == [0, 1]
+    assert len(labels.classes) == 37
+    assert 'tensorflow' not in sys.modules
+
+
+def test_a_picture_with_a_mask_is_not_turned(tmp_path):
+    """tfds and the masks know nothing of EXIF; without a mask it would be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    written('oxford_iiit_pet', pets([np.uint8([[2, 1, 1]])], exif=exif), tmp_path)
+    masked = load('oxford_iiit_pet', 'train', str(tmp_path), target='mask').examples
+    for examples in (masked, masked.undecoded):
+        assert np.asarray(examples[0]['image']).shape == (1, 3, 3)
+    assert load('oxford_iiit_pet', 'train', str(tmp_path)).examples[0]['image'].shape == (
+        3, 1, 3)
+
+
+@pytest.mark.parametrize(('mask', 'message'), [
+    ([[2, 4]], r'the mask of oxford_iiit_pet, train: record 0 has a pixel of the value 4'),
+    ([[0, 1]], r'record 0 has a pixel of the value 0: those of the classes are 2, 1\.')])
+def test_a_mask_with_another_value_is_named(tmp_path, mask, message):
+    written('oxford_iiit_pet', pets([np.uint8(mask)]), tmp_path)
+    with pytest.raises(UserError, match=message):
+        load('oxford_iiit_pet', 'train', str(tmp_path), target='mask').examples[0]
+
+
+def test_cityscapes_has_19_classes(tmp_path):
+    """Golden values of Cityscapes' own table: the trainId of each id from 0 to 33, and of -1."""
+    train_ids = [255] * 7 + [0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, 6, 7, 8, 9, 10, 11,
+                             12, 13, 14, 15, 255, 255, 16, 17, 18, 255]
+    mask = np.resize(np.uint8([*range(34), 255]), (1024, 2048))
+    image = np.zeros((1024, 2048, 3), np.uint8)
+    written('cityscapes', [{
+        'image_id': 'bonn_0', 'image_left': encoded(image, 'png'),
+        'segmentation_label': encoded(mask, 'png')}], tmp_path)
+    source = load('cityscapes', 'train', str(tmp_path), target='mask')
+    assert len(source.classes) == 19
+    assert (source.classes[0], source.classes[9], source.classes[18]) == ('road', 'terrain',
+                                                                          'bicycle')
+    example = source.examples[0]
+    np.testing.assert_array_equal(example['mask'].ravel()[:35], train_ids)
+    np.testing.assert_array_equal(example['image'], image)
+
+
+def test_sets_without_masks_are_told_from_those_that_have_them(tmp_path):
+    with pytest.raises(UserError, match='dataset=voc: of tensorflow-datasets, oxford_iiit_pet and '
+                                        'cityscapes have masks'):
+        load('voc', 'train', str(tmp_path), target='mask')
+    with pytest.raises(Missing, match='cityscapes is not prepared: .*semantic_segmentation'):
+        load('cityscapes', 'train', str(tmp_path), target='mask')
 
 
 def test_splits_are_cut_and_added(prepared):
@@ -289,14 +384,14 @@ def test_a_format_without_random_access(prepared, archives, tmp_path):
 
 
 def test_an_interrupted_preparation_counts_for_nothing(archives, tmp_path, monkeypatch):
-    generate = tfds.Cifar10._generate_examples
+    generate = tfds_builders.Cifar10._generate_examples
 
     def interrupted(self, *args):
         yield next(generate(self, *args))
         raise KeyboardInterrupt
 
     with trusted(archives), monkeypatch.context() as patch:
-        patch.setattr(tfds.Cifar10, '_generate_examples', interrupted)
+        patch.setattr(tfds_builders.Cifar10, '_generate_examples', interrupted)
         with pytest.raises(KeyboardInterrupt):
             tfds.prepare('cifar10', tmp_path, archives)
     with pytest.raises(UserError, match='not prepared'):

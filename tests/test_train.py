@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -77,11 +78,17 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys):
     assert len(rows(tmp_path)) == 6
 
 
+# Everything random that there is: augmentation, dropout, drop-path.
+RANDOM = {'classify': {'model__name': 'fractalnet20', 'model__widths': (4, 4), 'model__columns': 2,
+                       'model__dropout': (0.1, 0.2)},
+          'segment': {'model__dropout': 0.2, 'loss': 'cross_entropy+dice', 'weight_map': 5.0,
+                      'crop_size': 8, 'flip_vertical': True, 'scale': (0.8, 1.2), 'rotation': 20.0,
+                      'elastic': 1.0, 'color_jitter': 0.2}}
+
+
 @pytest.mark.parametrize('stop', [2, 3, 5])  # a checkpoint, an evaluation, after a checkpoint
-def test_resumed_equals_uninterrupted_bit_for_bit(tiny, tmp_path, monkeypatch, stop):
-    """With everything random that there is: augmentation, dropout, drop-path."""
-    config = changed(tiny, model__name='fractalnet20', model__widths=(4, 4), model__columns=2,
-                     model__dropout=(0.1, 0.2))
+def test_resumed_equals_uninterrupted_bit_for_bit(each, tmp_path, monkeypatch, stop):
+    config = changed(each, **RANDOM[each.task])
     train.train(config, tmp_path / 'whole')
 
     with monkeypatch.context() as patch:
@@ -107,9 +114,9 @@ def preempted(monkeypatch, config, directory, steps, **die):
             train.train(config, directory)
 
 
-def test_preempted_twice_and_killed_while_saving(tiny, tmp_path, monkeypatch):
+def test_preempted_twice_and_killed_while_saving(each, tmp_path, monkeypatch):
     """The values since the last row belong to the checkpoint, not to the attempt to save one."""
-    config = changed(tiny, report_every=5, eval_every=0.0, checkpoint_every=0.0)
+    config = changed(each, report_every=5, eval_every=0.0, checkpoint_every=0.0)
     train.train(config, tmp_path / 'whole')
     preempted(monkeypatch, config, tmp_path / 'parts', 2)
     preempted(monkeypatch, config, tmp_path / 'parts', 2, save=killed)
@@ -175,9 +182,9 @@ def test_a_run_that_lost_its_checkpoints_begins_anew_with_a_word(finished, tmp_p
     assert rows(directory) == before
 
 
-def test_many_steps_in_one_program(tiny, tmp_path):
+def test_many_steps_in_one_program(each, tmp_path):
     """The same training, stopped for every report and checkpoint, and resumed bit for bit."""
-    single = changed(tiny, steps=12, report_every=5, eval_every=6.0, checkpoint_every=0.0)
+    single = changed(each, steps=12, report_every=5, eval_every=6.0, checkpoint_every=0.0)
     train.train(single, tmp_path / 'single')
     many = changed(single, steps_per_call=4, profile=1)
     train.train(changed(many, steps=6), tmp_path / 'parts')
@@ -207,7 +214,7 @@ def test_a_run_that_is_older_than_a_field_goes_on(finished, tmp_path):
         seals = path.with_name(checkpoint.SEAL)
         atomic.write_json(seals, checkpoint._checksums(path.parent))
     values = json.loads((directory / 'config.json').read_text())
-    for field in ('interpolation', 'color_jitter'):
+    for field in workdir.YOUNGER:
         del values[field]
     atomic.write_json(directory / 'config.json', values)
     with pytest.raises(UserError, match=r"interpolation: 'bilinear' there, 'box' here\nTake"):
@@ -231,19 +238,20 @@ def test_more_steps_continue_where_the_schedule_allows_it(tiny, tmp_path):
         train.train(changed(cosine, steps=9), tmp_path / 'cosine')
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tiny, tmp_path):
-    config = changed(tiny, drops=(6,), drop_factor=1e30)
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(each, tmp_path):
+    config = changed(each, drops=(6,), drop_factor=1e30)
     train.train(config, tmp_path)
     with pytest.raises(UserError, match=r'step [78]: .*(nan|inf).*Lower learning_rate.*'
                                         r'checkpoint 6 in .* is intact'):
         train.train(changed(config, steps=12), tmp_path)
     assert [row['step'] for row in rows(tmp_path)][:6] == [1, 2, 3, 4, 5, 6]
     assert len(rows(tmp_path)) < 12
-    assert np.isfinite(trained.load(tmp_path, 'latest')(np.zeros((1, 8, 8, 1)))).all()
+    network = trained.load(tmp_path, 'latest')
+    assert np.isfinite(network(np.zeros((1, *network.image_shape)))).all()
 
 
-def test_the_best_checkpoint_is_kept_beside_the_newest(tiny, tmp_path):
-    train.train(changed(tiny, steps=12, keep=1, eval_every=2.0), tmp_path)
+def test_the_best_checkpoint_is_kept_beside_the_newest(each, tmp_path):
+    train.train(changed(each, steps=12, keep=1, eval_every=2.0), tmp_path)
     errors = {row['step']: row['test/error'] for row in rows(tmp_path) if 'test/error' in row}
     with checkpoint.Checkpoints(tmp_path / 'checkpoints', read_only=True) as checkpoints:
         best = checkpoints.resolve('best')
@@ -290,7 +298,8 @@ def photos(tmp_path_factory):
 def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
     """Resident or streamed; resumed bit for bit, evaluated on every picture."""
     config = changed(tiny, dataset='folder', data_dir=str(photos), stream=stream, batch_size=8,
-                     image_size=24, shorter_side=(24, 32), mean='0.5', std='0.25', flip=True)
+                     image_size=24, shorter_side=(24, 32), mean='0.5', std='0.25', flip=True,
+                     crop_size=20, rotation=20.0)
     train.train(config, tmp_path / 'whole')
     train.train(changed(config, steps=3), tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')
@@ -312,21 +321,48 @@ def test_a_folder_of_photographs(tiny, photos, tmp_path, stream):
         (photos / 'train' / 'coffee' / 'broken.png').unlink()
 
 
+class Flat(nn.Module):
+    """A full layer, which takes images of one size."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(10)(images.reshape(len(images), -1)), {}
+
+
+def test_a_training_on_crops_is_evaluated_on_whole_images(tiny, tmp_path):
+    config = changed(tiny, crop_size=6, rotation=20.0, elastic=0.5)
+    assert 'test/error' in train.train(config, tmp_path)
+    assert trained.load(tmp_path, 'latest').image_shape == (8, 8, 1)
+
+    shapes = {'image': jax.ShapeDtypeStruct((1, 8, 8, 1), np.uint8),
+              'label': jax.ShapeDtypeStruct((1,), np.int32)}
+    made = train.build(config, range(10), shapes, data.Normalization(*np.ones((2, 1), np.float32)),
+                       100)
+    assert made.shapes['image'].shape == (1, 6, 6, 1)
+    made.check_evaluation(shapes)
+    made = made._replace(net=Flat())
+    made.check_evaluation(made.shapes)
+    with pytest.raises(UserError, match='test images have 8 x 8 pixels, which the network, trained '
+                                        'on 6 x 6, cannot take'):
+        made.check_evaluation(shapes)
+
+
 def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
     monkeypatch.setattr(memory, 'HOST', 1000)
     with pytest.raises(UserError, match='stream=True'):
         dataset.prepare(tiny, dataset.source(tiny, 'train'))
 
 
-def test_killed_at_random_moments_nothing_is_lost(tmp_path):
-    """Three times, anywhere: start-up, compilation, steps, evaluation, saving."""
-    kill.check(tmp_path, 3)
+@pytest.mark.parametrize(('recipe', 'kills'), [('quickstart.py', 3), ('segment.py:coins', 2)])
+def test_killed_at_random_moments_nothing_is_lost(tmp_path, recipe, kills):
+    """Anywhere: start-up, compilation, steps, evaluation, saving."""
+    kill.check(tmp_path, kills, recipe)
 
 
-def test_training_and_evaluation_under_strict_promotion_of_types_and_ranks(tiny, tmp_path):
+def test_training_and_evaluation_under_strict_promotion_of_types_and_ranks(each, tmp_path):
     with (jax.enable_x64(True), jax.numpy_dtype_promotion('strict'),
           jax.numpy_rank_promotion('raise')):
-        row = train.train(tiny, tmp_path)
+        row = train.train(changed(each, **RANDOM[each.task]), tmp_path)
     assert row['step'] == 6
     assert np.isfinite(row['train/loss'])
 

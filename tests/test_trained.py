@@ -190,3 +190,11 @@ def test_the_config_of_its_training(network):
     assert (own.border, defaults.border) == (2, 0)
     with pytest.raises(UserError, match='config.json of the run is damaged'):
         network._replace(evaluation={'border': 'x'}).training(defaults)
+
+
+def test_the_nearest_size_that_fits(network):
+    padded = made('unet_padded', (16, 16, 3), widths=(4, 4, 4))  # multiples of 4
+    assert padded.fitting((17, 19, 3)) == (16, 20)
+    assert padded.fitting((1, 400)) == (4, 400)
+    assert made('unet', (44, 44, 3), widths=(4, 4, 4)).fitting((10, 49)) == (44, 48)
+    assert network.fitting((17, 1)) == (17, 1)

@@ -12,8 +12,17 @@ from cnnjax.data.examples import (
 )
 from cnnjax.data.identity import Identity, differences, identity
 from cnnjax.data.pipeline import Crops, Resident, Stream
-from cnnjax.data.sources import FROM_PYTHON, load, load_if_named
+from cnnjax.data.sources import (
+    FROM_PYTHON,
+    SHIPPED,
+    counted,
+    load,
+    load_if_named,
+    load_labelled,
+)
+from cnnjax.data.weight_maps import weighted
 
-__all__ = ['FROM_PYTHON', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident', 'Source',
-           'Stream', 'augment', 'check_examples', 'differences', 'from_arrays', 'identity', 'load',
-           'load_if_named', 'matched', 'normalization', 'spread', 'subset']
+__all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
+           'Source', 'Stream', 'augment', 'check_examples', 'counted', 'differences',
+           'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched',
+           'normalization', 'spread', 'subset', 'weighted']

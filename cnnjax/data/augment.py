@@ -36,6 +36,11 @@ class Normalization(NamedTuple):
                      for values in (self.mean, self.std))
         return (images - mean) / std
 
+    def undone(self, images: np.ndarray) -> np.ndarray:
+        """Normalized images [..., H, W, C] as pictures, uint8."""
+        mean = self.mean if self.fits(images.shape[-3:]) else self.mean.mean((0, 1))
+        return np.round(255 * np.clip(images * self.std + mean, 0, 1)).astype(np.uint8)
+
     def fits(self, image_shape: Sequence[int]) -> bool:
         """Whether images of the shape [H, W, C] can be normalized by it."""
         try:
@@ -111,36 +116,51 @@ def _numbers(field, value):
 
 
 def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Array], *,
-            normalize: Callable[[jax.Array], jax.Array], flip: bool = False, padding: int = 0,
-            padding_mode: str = 'zero', color: float = 0.0,
+            normalize: Callable[[jax.Array], jax.Array], flip: bool = False,
+            flip_vertical: bool = False, padding: int = 0, padding_mode: str = 'zero',
+            crop_size: int = 0, scale: Sequence[float] = (1.0, 1.0), rotation: float = 0.0,
+            elastic: float = 0.0, color: float = 0.0,
             color_jitter: float = 0.0) -> dict[str, jax.Array]:
     """Normalizes the images of a batch and changes each example at random, in the papers' order.
 
-    The order is colour, normalization, padding, crop, flip. Zeros are padded after the
-    normalization, so they stand for the mean.
+    The order is colour, normalization, padding, crop, flips. Zeros are padded after the
+    normalization, so they stand for the mean. Crop, scale, rotation and deformation are one warp,
+    so that each pixel is interpolated once, and a turned crop shows what is beside it.
+
+    What happens to an example depends on the key and its position alone: it is the same on any
+    number of devices, and for sets on the devices and streams, whose host only cuts pictures of
+    any size to the images that come here.
 
     Args:
       positions: int [N], the examples' places in the global batch, which seed what is random.
       examples: {'image': uint8 [N, H, W, C]} and the targets, which move with the image (see
         geometry.py).
       flip: mirror left to right with probability 1/2.
-      padding: pixels added on every side before a random crop back to [H, W]: a translation.
-      padding_mode: 'zero' or 'reflect'.
+      flip_vertical: mirror upside down with probability 1/2.
+      padding: pixels added on every side before a random crop.
+      padding_mode: 'zero' or 'reflect': what is outside the image, also after a warp.
+      crop_size: the side of the random crop; 0: [H, W], which after padding is a translation.
+      scale: the range of the factor by which things grow, which is log-uniform.
+      rotation: the largest angle in degrees, in both directions.
+      elastic: the standard deviation of U-Net's displacements, in pixels (see
+        `geometry.displacement_field`).
       color: each principal component of the colours is added in a random amount with this standard
         deviation (Krizhevsky et al. 2012, section 4.1: 0.1); RGB only.
       color_jitter: brightness, contrast and saturation are multiplied by random factors that differ
-        from 1 by at most this; RGB only.
+        from 1 by at most this; RGB or gray.
+
+    Raises:
+      UserError: an argument does not fit the images.
     """
-    modes = {'zero': 'constant', 'reflect': 'reflect'}
-    if padding_mode not in modes:
-        raise UserError(f"padding_mode is 'zero' or 'reflect', not '{padding_mode}'")
-    _, height, width, channels = examples['image'].shape
-    if padding >= min(height, width):
-        by = ' by reflection' if padding_mode == 'reflect' else ''
-        raise UserError(f'padding={padding}{by} needs larger images than {height} x {width}')
-    for field, value in (('color', color), ('color_jitter', color_jitter)):
-        if value and channels != 3:
-            raise UserError(f'{field}={value} needs RGB images, not {channels} channel(s)')
+    height, width, channels = examples['image'].shape[1:]
+    shape = (crop_size, crop_size) if crop_size else (height, width)
+    room = height + 2 * padding - shape[0], width + 2 * padding - shape[1]
+    warp = tuple(scale) != (1, 1) or rotation or elastic
+    _check_geometry((height, width), shape, padding, padding_mode, scale, elastic)
+    for field, value, allowed in (('color', color, (3,)), ('color_jitter', color_jitter, (1, 3))):
+        if value and channels not in allowed:
+            raise UserError(f'{field}={value} needs RGB{" or gray" * (1 in allowed)} images, not '
+                            f'{channels} channel(s)')
 
     def one(position, example):
         color_key, crop_key, flip_key = jax.random.split(jax.random.fold_in(key, position), 3)
@@ -151,25 +171,62 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
             draws = color * jax.random.normal(color_key, (3,), np.float32)
             image += (EIGENVECTORS @ (EIGENVALUES * draws))[None, None]
         example = {**example, 'image': normalize(image)}
-        if padding:
-            corner = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
-            example = geometry.translated(example, corner, padding, modes[padding_mode])
+        if warp or any(room):
+            corner = jax.random.randint(crop_key, (2,), 0, np.array(room) + 1)
+            if warp:
+                draws = _warp(jax.random.fold_in(crop_key, 0), scale, rotation, elastic)
+                example = geometry.warped(example, corner - padding, shape, padding_mode, **draws)
+            else:
+                example = geometry.cropped(example, corner, shape, padding, padding_mode)
         if flip:
             example = geometry.mirrored(example, jax.random.bernoulli(flip_key))
+        if flip_vertical:
+            upside_down = jax.random.bernoulli(jax.random.fold_in(flip_key, 0))
+            example = geometry.mirrored(example, upside_down, axis=0)
         return example
 
     return jax.vmap(one)(positions, examples)
 
 
+def _check_geometry(image, shape, padding, padding_mode, scale, elastic):
+    """Raises UserError if these arguments of `augment` do not fit images of that (height, width);
+    `shape` is that of the result."""
+    size = f'{image[0]} x {image[1]}'
+    if padding_mode not in geometry.MODES:
+        raise UserError(f"padding_mode is 'zero' or 'reflect', not '{padding_mode}'")
+    if padding >= min(image):
+        by = ' by reflection' if padding_mode == 'reflect' else ''
+        raise UserError(f'padding={padding}{by} needs larger images than {size}')
+    if max(shape) > min(image) + 2 * padding and shape != image:
+        raise UserError(f'crop_size={shape[0]} is cut from images of {size} with padding='
+                        f'{padding}: take a smaller crop or more padding')
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        raise UserError(f'scale={scale} is no range: two positive numbers, the smaller one first')
+    if elastic > min(shape) / 8:
+        raise UserError(f'elastic={elastic} would fold images of {shape[0]} x {shape[1]}: take at '
+                        f'most an eighth of their side, {min(shape) / 8:g}')
+
+
+def _warp(key, scale, rotation, elastic):
+    """A random scale, angle and displacements, for `geometry.warped`."""
+    keys = jax.random.split(key, 3)
+    return {'scale': jnp.exp(jax.random.uniform(keys[0], (), np.float32, *np.log(scale))),
+            'angle': math.radians(rotation) * jax.random.uniform(keys[1], (), np.float32, -1, 1),
+            'displacements': elastic * jax.random.normal(keys[2], (3, 3, 2), np.float32)}
+
+
 def jittered(key: jax.Array, image: jax.Array, most: float) -> jax.Array:
     """An RGB image [H, W, 3] whose brightness, contrast and saturation are multiplied by factors
-    from 1 - most to 1 + most, not clipped.
+    from 1 - most to 1 + most, not clipped; of a gray image [H, W, 1], which has no saturation, the
+    first two.
 
     This is `ColorJitter` of https://github.com/facebookarchive/fb.resnet.torch, without its random
     order, which does not change the result.
     """
     brightness, contrast, saturation = jax.random.uniform(
         key, (3,), np.float32, 1 - most, 1 + most)
-    gray = (image @ LUMA)[..., None]
-    image = saturation * image + (1 - saturation) * gray
+    gray = image
+    if image.shape[-1] == 3:
+        gray = (image @ LUMA)[..., None]
+        image = saturation * image + (1 - saturation) * gray
     return brightness * (contrast * image + (1 - contrast) * gray.mean())

@@ -157,6 +157,27 @@ def check_classes(i: int, target: str, values: np.ndarray, classes: int) -> None
 
 
 @dataclasses.dataclass(frozen=True)
+class Labelled(Sequence):
+    """Examples with a label instead of their mask: the class of most of its pixels. Class 0, the
+    background in most sets, counts only where there is no other."""
+
+    examples: Sequence
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, i: Any) -> Any:
+        example = self.examples[i]
+        counts = np.bincount(np.ravel(example['mask']), minlength=2)[1:geometry.IGNORE]
+        return {'image': example['image'], 'label': int(counts.argmax()) + 1 if counts.any() else 0}
+
+    @property
+    def undecoded(self) -> 'Labelled':
+        return dataclasses.replace(
+            self, examples=getattr(self.examples, 'undecoded', self.examples))
+
+
+@dataclasses.dataclass(frozen=True)
 class Relabelled(Sequence):
     """Examples whose labels or masks are renumbered."""
 

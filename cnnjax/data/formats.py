@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cnnjax.data import levels, tiff
@@ -64,18 +64,18 @@ def decode(file: str | os.PathLike[str] | bytes, name: str) -> Image.Image | lev
       UserError: the image cannot be read, for the decoder's reason; its numbers are not finite or
         not between black and white; or its integers have no known white.
     """
-    with reading(name), _opened(file) as opened:
-        start = opened.read(4)
-        opened.seek(0)
+    with reading(name), opened(file) as stream:
+        start = stream.read(4)
+        stream.seek(0)
         if not start:
             raise OSError('it is empty')
-        image = tiff.deep(opened, name) if start[:2] in (b'II', b'MM') else None
+        image = tiff.deep(stream, name) if start[:2] in (b'II', b'MM') else None
         if image is None:
-            opened.seek(0)
-            with open_(opened) as image:
+            stream.seek(0)
+            with open_(stream) as image:
                 image.load()  # A truncated file fails here.
                 _check_size(image)  # The file of an icon holds several sizes.
-                bits = _bits(image, opened)
+                bits = _bits(image, stream)
                 image = ImageOps.exif_transpose(image)
             if image.mode == 'F' or image.mode.startswith('I'):
                 deep = levels.deep(np.asarray(image), bits, name)
@@ -88,7 +88,7 @@ def decode(file: str | os.PathLike[str] | bytes, name: str) -> Image.Image | lev
         return image
 
 
-def open_(file: BinaryIO) -> Image.Image:
+def open_(file: BinaryIO) -> ImageFile.ImageFile:
     """Pillow's image of an open file, not yet decoded."""
     image = Image.open(file, formats=FORMATS)
     _check_size(image)
@@ -148,7 +148,8 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _opened(file):
+def opened(file: str | os.PathLike[str] | bytes) -> BinaryIO:
+    """A path, or the bytes of a file, opened for reading."""
     return io.BytesIO(file) if isinstance(file, bytes) else open(regular(file), 'rb')
 
 

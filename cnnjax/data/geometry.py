@@ -2,98 +2,185 @@
 
 An example is a dict of the image, [H, W, C], and its targets. These targets move with the image:
 
-    mask    uint8 [H, W], the class of each pixel, or IGNORE
-    boxes   float [M, 4], the left, top, right and bottom sides of M objects, in pixels from the
-            image's left and upper border; `labels` [M] are their classes, -1 for no object
+    mask        uint8 [H, W], the class of each pixel, or IGNORE
+    weight_map  float32 [H, W], a weight of each pixel
+    boxes       float [M, 4], the left, top, right and bottom sides of M objects, in pixels from the
+                image's left and upper border; `labels` [M] are their classes, -1 for no object
 
 Other targets, such as `label`, the class of the whole image, stay as they are.
 
-On the host, numpy and Pillow add borders and cut; the compiled step translates and mirrors.
+On the host, numpy and Pillow add borders and cut; the compiled step crops, warps and mirrors.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.scipy.ndimage import map_coordinates
 
 from cnnjax.data import images
 
 IGNORE = 255  # A pixel with this class in a mask counts neither in the loss nor in the error.
+PER_PIXEL = {'mask': IGNORE, 'weight_map': 0}  # the targets of pixels: their values outside
+# How pixels outside the image are filled: {name in a config: mode of numpy's pad}.
+MODES: dict[str, Literal['constant', 'reflect']] = {'zero': 'constant', 'reflect': 'reflect'}
 
 
-def bordered(example: Mapping[str, Any], pixels: int) -> Mapping[str, Any]:
-    """The example with `pixels` black pixels added on each side."""
-    if not pixels:
+def bordered(example: Mapping[str, Any], sides: Sequence[tuple[int, int]],
+             mode: str = 'zero') -> Mapping[str, Any]:
+    """The example with pixels added on its `sides`, ((top, bottom), (left, right)): black ones, or
+    with the mode 'reflect' mirror images, as many as it takes. They count in no target."""
+    if not np.any(sides):
         return example
-    sides = (pixels, pixels), (pixels, pixels)
-    moved = {'image': np.pad(example['image'], (*sides, (0, 0)))}
-    if 'mask' in example:
-        moved['mask'] = np.pad(example['mask'], sides, constant_values=IGNORE)
+    (top, _), (left, _) = sides
+    moved = {'image': np.pad(example['image'], (*sides, (0, 0)), MODES[mode])}
+    for name, outside in _per_pixel(example).items():
+        moved[name] = np.pad(example[name], sides, constant_values=outside)
     if 'boxes' in example:
-        moved['boxes'] = example['boxes'] + np.float32(pixels)
+        moved['boxes'] = example['boxes'] + np.array([left, top] * 2, np.float32)
     return {**example, **moved}
 
 
 def cut(example: Mapping[str, Any], box: images.Box, size: int,
         interpolation: str = 'bilinear') -> dict[str, Any]:
     """The part of the example in a box (top, left, height, width), in pixels, scaled to
-    [size, size]. Masks are always scaled by nearest pixels, whatever the interpolation."""
+    [size, size]. Targets of pixels are always scaled by nearest pixels, whatever the
+    interpolation."""
     top, left, height, width = box
     moved = {'image': images.cut(example['image'], box, size, interpolation)}
-    if 'mask' in example:
-        moved['mask'] = images.cut(example['mask'][..., None], box, size, 'nearest')[..., 0]
+    for name in _per_pixel(example):
+        moved[name] = images.cut(example[name][..., None], box, size, 'nearest')[..., 0]
     if 'boxes' in example:
         shift = np.array([left, top] * 2, np.float32)
         scale = np.array([size / width, size / height] * 2, np.float32)
-        moved |= _visible((example['boxes'] - shift) * scale, example['labels'], size, size, np)
+        moved |= _visible((example['boxes'] - shift) * scale, example['labels'], (size, size), np)
     return {**example, **moved}
 
 
-def translated(example: Mapping[str, jax.Array], corner: jax.Array, padding: int,
-               mode: str) -> dict[str, jax.Array]:
-    """The example moved by up to `padding` pixels: padded on each side and cut back to its size at
+def cropped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[int],
+            padding: int, mode: str) -> dict[str, jax.Array]:
+    """The example padded by `padding` pixels on each side and cut to `shape`, (height, width), at
     `corner`, (top, left), which may be traced.
 
-    `mode` is that of `jnp.pad`: 'constant' pads the image with 0 and the mask with IGNORE,
-    'reflect' pads both with their mirror images.
+    `mode` is 'zero', which pads the image with 0 and the targets of pixels with PER_PIXEL, or
+    'reflect', which pads all with their mirror images.
     """
-    height, width = example['image'].shape[:2]
     sides = (padding, padding), (padding, padding)
 
-    def moved(array, sides, **options):
-        return lax.dynamic_slice(jnp.pad(array, sides, mode, **options),
-                                 (*corner, 0)[:array.ndim], array.shape)
+    def moved(array, sides, outside):
+        fill = {'constant_values': outside} if mode == 'zero' else {}
+        return lax.dynamic_slice(jnp.pad(array, sides, MODES[mode], **fill),
+                                 (*corner, 0)[:array.ndim], (*shape, *array.shape[2:]))
 
-    found = {'image': moved(example['image'], (*sides, (0, 0)))}
-    if 'mask' in example:
-        outside = {'constant_values': IGNORE} if mode == 'constant' else {}
-        found['mask'] = moved(example['mask'], sides, **outside)
+    found = {'image': moved(example['image'], (*sides, (0, 0)), 0)}
+    for name, outside in _per_pixel(example).items():
+        found[name] = moved(example[name], sides, outside)
     if 'boxes' in example:
         shift = jnp.tile(padding - corner[::-1], 2).astype(jnp.float32)
-        found |= _visible(example['boxes'] + shift[None], example['labels'], height, width, jnp)
+        found |= _visible(example['boxes'] + shift[None], example['labels'], shape, jnp)
     return {**example, **found}
 
 
-def mirrored(example: Mapping[str, jax.Array], flip: jax.Array) -> dict[str, jax.Array]:
-    """The example, mirrored left to right if `flip`, which may be traced, is true."""
-    found = {name: jnp.where(flip, example[name][:, ::-1], example[name])
-             for name in ('image', 'mask') if name in example}
+def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[int], mode: str, *,
+           scale: jax.Array, angle: jax.Array, displacements: jax.Array) -> dict[str, jax.Array]:
+    """The part of the example of `shape`, (height, width), at `corner`, (top, left), which is
+    enlarged and turned about its middle, and deformed. All but `shape` and `mode` may be traced.
+
+    Each pixel of the result is looked up once, at its place in the image: the image is interpolated
+    linearly between pixels, without smoothing where it shrinks; targets of pixels have the nearest
+    pixel's value. Outside the image, `mode` fills as in `cropped`, which is the same where nothing
+    is scaled, turned or deformed. A box becomes the smallest around all that was in it; mirror
+    images of objects have none.
+
+    Args:
+      corner: in pixels of the image; it may lie outside.
+      scale: the factor by which things grow.
+      angle: in radians, anticlockwise.
+      displacements: float [3, 3, 2], (down, right) in pixels of the result, at its corners, the
+        middles of its sides and its own middle; see `displacement_field`. The result shows at p
+        what would be at p + displacement.
+    """
+    # Places are complex numbers, row + i column, which a multiplication enlarges and turns.
+    rows, columns = np.indices(shape, np.float32)
+    middle = complex(shape[0] - 1, shape[1] - 1) / 2
+    corner = lax.complex(*jnp.asarray(corner, jnp.float32))
+    turn = lax.complex(scale * jnp.cos(angle), scale * jnp.sin(angle))
+    field = displacement_field(displacements, shape)
+    places = corner + middle + (rows + 1j * columns + field - middle) / turn
+
+    def seen(points):
+        """Where the result shows these places of the image, by fixed-point iteration."""
+        undeformed = middle + (points - corner - middle) * turn
+        return lax.fori_loop(0, 10, lambda _, found: undeformed - lax.complex(
+            *(_sampled(part, found, 1, 'nearest') for part in (field.real, field.imag))),
+            undeformed)
+
+    beyond = {'zero': 'constant', 'reflect': 'mirror'}[mode]
+    found = {'image': jax.vmap(lambda channel: _sampled(channel, places, 1, beyond), -1, -1)(
+        example['image'])}
+    for name, outside in _per_pixel(example).items():
+        found[name] = _sampled(example[name], places, 0, beyond, outside)
     if 'boxes' in example:
-        left, top, right, bottom = example['boxes'].T
-        width = np.float32(example['image'].shape[1])
-        other = jnp.stack([width - right, top, width - left, bottom], -1)
-        found['boxes'] = jnp.where(flip, other, example['boxes'])
+        found |= _visible(_around(seen, example['boxes']), example['labels'], shape, jnp)
     return {**example, **found}
 
 
-def _visible(boxes, labels, height, width, numpy):
-    """The parts of the boxes that lie on the image. An object whose centre is outside gets the
-    label -1."""
+def displacement_field(displacements: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Complex [H, W], the displacement (down + i right) of each pixel: bicubic interpolation, with
+    Keys' kernel for a = -1/2, of displacements [3, 3, 2] at the corners, the middles of the sides
+    and the middle (Ronneberger et al. 2015, section 3.1; https://arxiv.org/abs/1505.04597)."""
+    # The outermost points are the middles of the outermost pixels.
+    spacing = np.maximum(np.array(shape, np.float32) - 1, 1) / 2
+    down, right = jnp.moveaxis(jax.image.scale_and_translate(
+        displacements, (*shape, 2), (0, 1), spacing, (1 - spacing) / 2, 'cubic',
+        antialias=False), -1, 0)
+    return lax.complex(down, right)
+
+
+def _sampled(array, places, order, mode, outside=0):
+    """The array [H, W] at these places; the other arguments are those of map_coordinates."""
+    return map_coordinates(array.astype(np.float32), (places.real, places.imag), order, mode,
+                           outside).astype(array.dtype)
+
+
+def _around(seen, boxes):
+    """The smallest boxes around the 9 x 9 points of each box, moved by seen(places)."""
+    share = np.linspace(0, 1, 9, dtype=np.float32)
+    across, down = (boxes[:, i, None] + (boxes[:, i + 2] - boxes[:, i])[:, None] * share[None] - 0.5
+                    for i in (0, 1))  # A pixel's place is its middle.
+    points = seen(lax.complex(*jnp.broadcast_arrays(down[:, :, None], across[:, None])))
+    points = points.reshape(len(boxes), -1)
+    return jnp.stack([points.imag.min(-1), points.real.min(-1), points.imag.max(-1),
+                      points.real.max(-1)], -1) + 0.5
+
+
+def mirrored(example: Mapping[str, jax.Array], flip: jax.Array,
+             axis: int = 1) -> dict[str, jax.Array]:
+    """The example, mirrored if `flip`, which may be traced, is true: left to right, or with the
+    axis 0 upside down."""
+    found = {name: jnp.where(flip, jnp.flip(example[name], axis), example[name])
+             for name in ('image', *_per_pixel(example))}
+    if 'boxes' in example:
+        boxes, first = example['boxes'], 1 - axis  # the left or the top side
+        length = np.float32(example['image'].shape[axis])
+        other = boxes.at[:, (first, first + 2)].set(length - boxes[:, (first + 2, first)])
+        found['boxes'] = jnp.where(flip, other, boxes)
+    return {**example, **found}
+
+
+def _per_pixel(example):
+    """{name of each target of pixels that the example has: its value outside the image}"""
+    return {name: outside for name, outside in PER_PIXEL.items() if name in example}
+
+
+def _visible(boxes, labels, shape, numpy):
+    """The parts of the boxes that lie on an image of that (height, width). An object whose centre
+    is outside gets the label -1."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
-    size = np.array([width, height], np.float32)
+    size = np.array(shape[::-1], np.float32)
     inside = ((centers >= 0) & (centers < size[None])).all(-1) & (labels >= 0)
     clipped = numpy.clip(boxes, 0, np.tile(size, 2)[None])
     return {'boxes': numpy.where(inside[:, None], clipped, np.float32(0)),

@@ -50,25 +50,29 @@ class Picture:
       file: a path, or the bytes of a file.
       name: its name in error messages; None: its path, if it has one.
       mode: 'RGB', or 'L' for gray.
+      upright: whether a JPEG is turned as its EXIF orientation says.
 
     Raises:
       UserError: as in read(), either here or when it is decoded.
     """
 
     def __init__(self, file: str | os.PathLike[str] | bytes, name: str | None = None,
-                 mode: str = 'RGB'):
+                 mode: str = 'RGB', upright: bool = True):
         self.name = name or ('the image' if isinstance(file, bytes) else str(file))
-        self.mode = mode
+        self.mode, self.upright = mode, upright
         self.image: Image.Image | None  # until it is decoded
         with formats.reading(self.name):
             self.data = file if isinstance(file, bytes) else formats.regular(file).read_bytes()
             sideways = False
             if self.data.startswith(JPEG):
                 self.image = formats.open_(io.BytesIO(self.data))
-                sideways = self.image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+                sideways = self._orientation(self.image) >= 5
             else:  # The orientation may stand after the pixels in the file.
                 self.image = _load(self.data, self.name)
-        self.shape = (*self.image.size[::1 if sideways else -1], len(mode))  # when upright
+        self.shape = (*self.image.size[::1 if sideways else -1], len(mode))  # after turning it
+
+    def _orientation(self, image):
+        return image.getexif().get(ExifTags.Base.Orientation, 1) if self.upright else 1
 
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.decode()[0], dtype).reshape(self.shape)
@@ -89,8 +93,9 @@ class Picture:
             drafted = image.draft(None, (math.ceil(scale * width), math.ceil(scale * height)))
             scale = drafted[1][2] / width if drafted else 1
             image.load()
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            image = formats.in_mode(formats.flat(ImageOps.exif_transpose(image)), self.mode)
+            orientation = self._orientation(image)
+            image = ImageOps.exif_transpose(image) if orientation > 1 else image
+            image = formats.in_mode(formats.flat(image), self.mode)
         left = image.size[0] - scale * self.shape[1] if orientation in (2, 3, 6, 7) else 0
         top = image.size[1] - scale * self.shape[0] if orientation in (3, 4, 7, 8) else 0
         return image, scale, (left, top)

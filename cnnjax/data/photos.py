@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cnnjax.data.examples import Source
 from cnnjax.data.identity import Entry, array_digest
 from cnnjax.errors import UserError
 
 NAMES = ('astronaut', 'brick', 'camera', 'cell', 'chelsea', 'clock', 'coffee', 'coins', 'grass',
          'gravel', 'hubble_deep_field', 'immunohistochemistry', 'moon', 'page', 'retina', 'rocket',
-         'stereo_motorcycle', 'text')  # those of skimage.data in its wheel
+         'stereo_motorcycle', 'text',  # the last two are scikit-learn's, the others scikit-image's
+         'china', 'flower')
 CELL, ROWS = 150, 3  # A cell is about CELL pixels high, but a photograph has at most ROWS rows of
 #                      cells, because the small details of the largest photographs are blurred.
 HELD_OUT = 1 / 3  # The lowest part of each cell is only for the test.
@@ -73,7 +75,19 @@ def recolor(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.round(255 * image.clip(0, 1)).astype(np.uint8)
 
 
-def load(split: str) -> tuple[Patches, tuple[str, ...]]:
+def photograph(name: str) -> np.ndarray:
+    """The photograph of that name in NAMES, uint8 [H, W, 3]."""
+    if name in ('china', 'flower'):
+        from sklearn import datasets  # here, because the import takes time
+        return datasets.load_sample_image(f'{name}.jpg')
+    from skimage import data
+    image = getattr(data, name)()
+    if name == 'stereo_motorcycle':
+        image = image[0]  # the left one
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
+
+
+def load(split: str) -> Source:
     """The crops of 20 photographs, 18 of scikit-image and two of scikit-learn, in about 180
     classes.
 
@@ -81,23 +95,15 @@ def load(split: str) -> tuple[Patches, tuple[str, ...]]:
     lower third of the same cells. Neighbouring cells of a texture (brick, grass, ...) look almost
     the same, so the test error cannot become 0.
     """
-    from skimage import data  # here, because the import takes time
-    from sklearn import datasets
-
     if split not in EXAMPLES:
         raise UserError(f"photos has the splits 'train' and 'test', not '{split}'")
-    photographs = {name: getattr(data, name)() for name in NAMES}
-    photographs['stereo_motorcycle'] = photographs['stereo_motorcycle'][0]  # the left one
-    photographs |= {name: datasets.load_sample_image(f'{name}.jpg') for name in ('china', 'flower')}
-    cells = tuple(cell for name, image in photographs.items() for cell in grid(name, image)
+    cells = tuple(cell for name in NAMES for cell in grid(name, photograph(name))
                   if cell.pixels.std() > BLANK)
-    return Patches(cells, split), tuple(cell.name for cell in cells)
+    return Source(Patches(cells, split), tuple(cell.name for cell in cells))
 
 
 def grid(name: str, image: np.ndarray) -> list[Cell]:
-    """The nearly square cells of a photograph, uint8 [H, W] or [H, W, 3]."""
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, -1)
+    """The nearly square cells of a photograph, uint8 [H, W, 3]."""
     height, width = image.shape[:2]
     rows = min(max(round(height / CELL), 1), ROWS)
     columns = round(width * rows / height)

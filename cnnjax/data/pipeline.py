@@ -41,14 +41,16 @@ class Crops(NamedTuple):
     area: tuple[float, float] = (0.08, 1.0)  # for 'random_resized': share of the picture's area
     aspect: tuple[float, float] = (3 / 4, 4 / 3)  # for 'random_resized': width / height
     test_shorter_side: int = 0  # before the middle crop of evaluation and resident sets; 0: size
-    border: int = 0  # black pixels that are added around each picture first
+    border: int = 0  # pixels that are added around each picture first
     interpolation: str = 'bilinear'  # a name of images.FILTERS: how pictures are scaled
+    border_mode: str = 'zero'  # a name of geometry.MODES: what these pixels show
+    whole: bool = False  # True: no picture is scaled or cut; the border fills the square
 
     def center(self, example: Mapping[str, Any]) -> dict[str, Any]:
         """The example (see geometry.py) with the middle [size, size, C] of its image, which may be
         an array or an images.Picture."""
-        example = geometry.bordered(example, self.border)
-        if not self.size:
+        example = self._bordered(example)
+        if self.whole or not self.size:
             return {**example, 'image': np.asarray(example['image'])}
         box = images.center_box(example['image'].shape, self.test_shorter_side or self.size,
                                 self.size)
@@ -56,13 +58,26 @@ class Crops(NamedTuple):
 
     def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """The example with a random part of its image."""
-        example = geometry.bordered(example, self.border)
+        if self.whole:
+            return self.center(example)
+        example = self._bordered(example)
         shape = example['image'].shape
         if self.kind == 'shorter_side':
             box = images.shorter_side_box(shape, rng, self.shorter_side, self.size)
         else:
             box = images.random_resized_box(shape, rng, self.area, self.aspect)
         return geometry.cut(example, box, self.size, self.interpolation)
+
+    def _bordered(self, example):
+        sides = [(self.border, self.border)] * 2
+        if self.whole:
+            height, width, _ = example['image'].shape
+            if max(height, width) > self.size:
+                raise UserError(f'a picture of {height} x {width} pixels is larger than image_size='
+                                f'{self.size}: with whole=True that is at least their longest side')
+            sides = [((self.size - side) // 2, -(-(self.size - side) // 2))
+                     for side in (height, width)]
+        return geometry.bordered(example, sides, self.border_mode)
 
     def check(self, stream: bool) -> None:
         """Raises UserError if these fields do not fit together, or not a stream."""
@@ -81,8 +96,14 @@ class Crops(NamedTuple):
                             'they are')
         if self.border < 0:
             raise UserError(f'border={self.border}: a picture has 0 or more pixels around it')
+        if self.border_mode not in geometry.MODES:
+            raise UserError(f"border_mode is 'zero' or 'reflect', not '{self.border_mode}'")
+        if self.whole and (self.border or self.test_shorter_side or not self.size):
+            raise UserError('whole=True puts each picture as it is into the middle of image_size x '
+                            'image_size pixels: give image_size, and leave out border and '
+                            'test_shorter_side')
         smallest = self.test_shorter_side or self.size
-        if stream and self.kind == 'shorter_side':
+        if stream and self.kind == 'shorter_side' and not self.whole:
             smallest = min(smallest, self.shorter_side[0])
         if self.size > smallest:
             raise UserError(f'image_size={self.size} is cut from pictures whose shorter side is '
@@ -105,9 +126,15 @@ class Resident:
                             'half of the memory: set stream=True')
         self.data = {name: np.empty((count, *array.shape), array.dtype)
                      for name, array in first.items()}
+        self.pixels = np.zeros(256, np.int64)  # how many of all masks are of the class 0, 1, ...
+        counting = threading.Lock()
 
         def decode(i):
-            example = _arrays(crops.center(examples[i]))
+            whole = examples[i]
+            if 'mask' in whole:
+                with counting:
+                    self.pixels += _pixels(whole['mask'])
+            example = _arrays(crops.center(whole))
             if example['image'].shape != shape:
                 raise UserError(f'the images differ in size ({shape}, {example["image"].shape} '
                                 '...): set image_size')
@@ -194,6 +221,20 @@ class Stream:
     def image_shape(self) -> tuple[int, ...]:
         return self._first['image'].shape
 
+    @functools.cached_property
+    def pixels(self) -> np.ndarray:
+        """The same as Resident's; reads and checks every mask."""
+        examples, total = _Checked(self.examples, len(self.classes)), np.zeros(256, np.int64)
+        counting = threading.Lock()
+
+        def count(i):
+            found = _pixels(examples[i]['mask'])
+            with counting:
+                np.add(total, found, out=total)
+
+        threads.mapped(count, len(self), 'checking masks')
+        return total
+
     def subset(self, index: Sequence[int] | np.ndarray) -> 'Stream':
         """The stream with only the examples at the places `index`."""
         some = subset(Source(self.examples, self.classes), index)
@@ -271,6 +312,11 @@ class _Checked(Sequence):
                                 f'mask {list(values.shape)}: a mask has a class for each pixel')
             check_classes(i, target, values, self.classes)
         return example
+
+
+def _pixels(mask):
+    """How many pixels of a mask have the number 0, 1, ..., int [256]."""
+    return np.bincount(np.ravel(mask), minlength=256)
 
 
 def _arrays(example):

@@ -1,66 +1,107 @@
 """The data sources by name: digits, photographs, a user's folders and tensorflow-datasets."""
 
 import collections
+import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from cnnjax import cluster
-from cnnjax.data import folders, images, masks, photos
-from cnnjax.data.examples import Files, Missing, Source
+from cnnjax.data import coins, digit_scenes, digits, folders, images, masks, photos
+from cnnjax.data.examples import Files, Labelled, Missing, Source
 from cnnjax.errors import UserError
 
 FROM_PYTHON = 'python'  # the name in a config for data that was given as a Source
 
+# The sets that come with a library: {name: {target: the function from the split to the Source}}.
+SHIPPED = {
+    'digits': {'label': digits.load},
+    'photos': {'label': photos.load},
+    'digit_scenes': {target: functools.partial(digit_scenes.load, target=target)
+                     for target in ('mask', 'boxes')},
+    'coins': {'mask': coins.load},
+}
+
 
 def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str = 'error',
-         target: str = 'label') -> Source:
-    """The source `dataset`: 'digits', 'photos' (see photos.py), 'folder'
-    (data_dir/split/class/*.jpg; with masks see masks.py), or a name of tensorflow-datasets,
-    prepared in `data_dir` (default: the usual place of tensorflow-datasets). Prints one line about
-    what was found.
+         target: str = 'label', mask_values: Sequence[int] = ()) -> Source:
+    """The source `dataset`: a name in SHIPPED, 'folder' (data_dir/split/class/*.jpg; with masks
+    see masks.py), or a name of tensorflow-datasets, prepared in `data_dir` (default: the usual
+    place of tensorflow-datasets). Prints one line about what was found; if there are masks, that
+    line waits until they are read (see dataset.prepare).
 
     Args:
-      target: the target of each image: 'label' or 'mask'.
+      target: the target of each image: 'label', 'mask' or 'boxes'.
+      mask_values: see masks.folder.
 
     Raises:
       Missing: the data is not there; the message says how to get it.
       UserError: the data is not in the right form, or the set does not take these arguments.
     """
-    if data_dir and dataset in ('digits', 'photos'):
+    _check(dataset, data_dir, bad_images, target, mask_values)
+    if dataset in SHIPPED:
+        source = _of_target(dataset, SHIPPED[dataset], target)(split)
+    elif dataset == 'folder':
+        masked = functools.partial(masks.folder, mask_values=mask_values)
+        source = _of_target(dataset, {'label': folder, 'mask': masked}, target)(
+            data_dir, split, bad_images)
+    else:
+        from cnnjax.data import tfds  # here, because the import takes a second
+        source = _of_target(dataset, {'label': tfds.load, 'mask': tfds.load_masks}, target)(
+            dataset, split, data_dir)
+    source = source._replace(about=source.about or counted(
+        f'{dataset}, {split}', len(source.examples), len(source.classes)))
+    if cluster.first() and target != 'mask':
+        print(source.about, flush=True)
+    return source
+
+
+def _check(dataset, data_dir, bad_images, target, mask_values):
+    """Raises UserError if arguments of `load` do not fit together."""
+    if data_dir and dataset in SHIPPED:
         raise UserError(f'data_dir={data_dir}: {dataset} come with a library and are read from no '
                         'directory; leave it out, or name the data set that is there, as in '
                         '--config.dataset=folder')
     if bad_images != 'error' and dataset != 'folder':
         raise UserError(f'bad_images={bad_images}: only of dataset=folder are images left out, not '
                         f'of {dataset}; leave it out')
-    if target != 'label' and dataset != 'folder':
-        raise UserError(f'dataset={dataset} has labels of whole images, no {target} of each: give '
-                        'a folder that has, as in --config.dataset=folder '
-                        '--config.data_dir=scenes')
     if bad_images not in ('error', 'skip'):
         raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
     if dataset == FROM_PYTHON:
         raise Missing('the data was given in Python, to train.train: give it there again, or name '
                       'a data set, as in --config.dataset=folder')
-    if dataset == 'digits':
-        source = digits(split)
-    elif dataset == 'photos':
-        source = Source(*photos.load(split))
-    elif dataset == 'folder':
-        source = {'label': folder, 'mask': masks.folder}[target](data_dir, split, bad_images)
-    else:
-        from cnnjax.data import tfds  # here, because the import takes a second
-        source = tfds.load(dataset, split, data_dir)
-    if cluster.first():
-        print(source.about or counted(f'{dataset}, {split}', len(source.examples),
-                                      len(source.classes)), flush=True)
-    return source
+    if mask_values and (dataset, target) != ('folder', 'mask'):
+        raise UserError(f'mask_values={tuple(mask_values)}: only masks of dataset=folder have '
+                        f'other values than the numbers of the classes, not the {target} of each '
+                        f'image of {dataset}; leave it out')
+
+
+def _of_target(dataset, functions, target):
+    """The function that loads a set with this target; {target: function} are those it has."""
+    if target not in functions:
+        having = [name for name, others in SHIPPED.items() if target in others]
+        having += ['folder', 'some of tensorflow-datasets'] * (target != 'boxes')
+        hint = ', which config.task=segment learns' if 'mask' in functions else ''
+        raise UserError(f'dataset={dataset} has no {target} of each image, only '
+                        f'{" or ".join(functions)}{hint}; those that have are '
+                        f'{", ".join(having)}')
+    return functions[target]
+
+
+def load_labelled(dataset: str, split: str, data_dir: str | None = None,
+                  bad_images: str = 'error') -> Source:
+    """The source `dataset` with the label of each image, for a look at a network: of a set that has
+    only masks, they are those of examples.Labelled. Arguments and errors as of `load`."""
+    named = Path(os.path.expanduser(data_dir or '')) / 'classes.txt'
+    masked = (dataset == 'folder' and data_dir and named.is_file()
+              or 'label' not in SHIPPED.get(dataset, ('label',)))
+    source = load(dataset, split, data_dir, bad_images, 'mask' if masked else 'label')
+    return source._replace(examples=Labelled(source.examples)) if masked else source
 
 
 def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | None:
-    """The source `dataset`; None if it is '', when the images come from elsewhere.
+    """The source `dataset` as of load_labelled; None if it is '', when the images come from
+    elsewhere.
 
     Raises:
       UserError: a `data_dir` without a data set; or as in `load`.
@@ -68,31 +109,13 @@ def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | No
     if data_dir and not dataset:
         raise UserError(f'data_dir={data_dir} is that of a data set: give dataset too, as in '
                         '--config.dataset=folder')
-    return load(dataset, split, data_dir) if dataset else None
+    return load_labelled(dataset, split, data_dir) if dataset else None
 
 
 def counted(where: str | Path, examples: int, classes: int) -> str:
     """A text such as 'photos/train: 1,200 images of 10 classes'."""
     return (f'{where}: {examples:,} image{"s" * (examples != 1)} of {classes:,} '
             f'class{"es" * (classes != 1)}')
-
-
-def digits(split: str) -> Source:
-    """scikit-learn's 1,797 scans of handwritten digits, 8 x 8 gray (Alpaydin & Kaynak 1998,
-    https://archive.ics.uci.edu/dataset/80): 1,347 in 'train', 450 in 'test', always the same ones,
-    each digit in the same proportion.
-
-    digits.npz has them in the order of scikit-learn's stratified split, so that training starts
-    without importing scikit-learn. Their authors license them under CC BY 4.0.
-    """
-    if split not in ('train', 'test'):
-        raise UserError(f"digits has the splits 'train' and 'test', not '{split}'")
-    part = slice(1347) if split == 'train' else slice(1347, None)
-    with np.load(Path(__file__).with_name('digits.npz')) as arrays:
-        images, labels = arrays['image'][part], arrays['label'][part]
-    images = np.round(images * (255 / 16)).astype(np.uint8)[..., None]  # levels from 0 to 16
-    return Source([{'image': image, 'label': int(label)}
-                   for image, label in zip(images, labels, strict=True)], tuple('0123456789'))
 
 
 def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'error') -> Source:
@@ -111,6 +134,9 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     left_out = {name: collections.Counter() for name in ('train', split)}
     directories = {name: _classes(root / name, left_out[name]) for name in left_out}
     classes = tuple(directories['train'])
+    if classes == ('images', 'masks'):
+        raise UserError(f'{root / "train"} has the folders images and masks. To learn the masks, '
+                        'set config.task=segment; if these are two classes, rename one')
     if unknown := sorted(set(directories[split]) - set(classes)):
         raise UserError(f'{root / split} has classes that {root / "train"} does not '
                         f'have: {", ".join(unknown)}')

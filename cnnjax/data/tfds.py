@@ -2,28 +2,54 @@
 """
 
 import dataclasses
-import gzip
 import os
 import pathlib
 import shlex
-import tarfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import requests
-import scipy.io
 import tensorflow_datasets as tfds
-from PIL import Image
 
+from cnnjax.data import masks
 from cnnjax.data.examples import Missing, Source
+from cnnjax.data.geometry import IGNORE
 from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.data.images import Picture
+from cnnjax.data.sources import SHIPPED
+from cnnjax.data.tfds_builders import BUILDERS
 from cnnjax.errors import UserError, suggest
 
 
+class Masks(NamedTuple):
+    """How a data set stores pictures with masks."""
+
+    features: tuple[str, str]  # the names of the picture and the mask
+    classes: tuple[str, ...]
+    values: dict[int, int]  # {value in a mask: number of a class, or IGNORE}
+
+
+# The pets' borders, the value 3, are what their annotators call 'not classified'. Cityscapes has
+# 34 values (and 255, for -1), of which 19 count:
+# https://github.com/mcordts/cityscapesScripts/blob/master/cityscapesscripts/helpers/labels.py
+_CITYSCAPES = {
+    7: 'road', 8: 'sidewalk', 11: 'building', 12: 'wall', 13: 'fence', 17: 'pole',
+    19: 'traffic light', 20: 'traffic sign', 21: 'vegetation', 22: 'terrain', 23: 'sky',
+    24: 'person', 25: 'rider', 26: 'car', 27: 'truck', 28: 'bus', 31: 'train', 32: 'motorcycle',
+    33: 'bicycle',
+}
+MASKS = {
+    'oxford_iiit_pet': Masks(('image', 'segmentation_mask'), ('background', 'pet'),
+                             {1: 1, 2: 0, 3: IGNORE}),
+    'cityscapes': Masks(('image_left', 'segmentation_label'), tuple(_CITYSCAPES.values()), {
+        **dict.fromkeys((*range(34), 255), IGNORE),
+        **{value: number for number, value in enumerate(_CITYSCAPES)}}),
+}
+
+
 def load(name: str, split: str, data_dir: str | None = None) -> Source:
-    """The images of a prepared data set, in the fixed order of its files.
+    """The images of a prepared data set with their labels, in the fixed order of its files.
 
     Args:
         name: the data set, by its tfds name: 'cifar10', 'svhn_cropped', 'imagenet2012', ...
@@ -35,13 +61,7 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         UserError: an unknown data set or split; a set without labelled images; or one prepared in a
             format without random access.
     """
-    builder = _builder(name, data_dir, others=('digits', 'photos', 'folder'))
-    if not builder.data_path.exists():
-        raise Missing(
-            f'{name} is not prepared: there is no {builder.data_path}. Prepare it, once, with\n'
-            f'  {_prepare_command(name, data_dir)}'
-        )
-    builder = _prepared(builder, name)
+    builder = _found(name, data_dir)
     features = dict(builder.info.features)
     image = features.get('image')
     if not isinstance(image, tfds.features.Image) or not isinstance(
@@ -50,36 +70,78 @@ def load(name: str, split: str, data_dir: str | None = None) -> Source:
         raise UserError(
             f"{name} has no 'image' with a 'label' to classify it by, only {sorted(features)}"
         )
+    examples = _Examples(_records(builder, name, split, ('image',)), f'{name}, {split}',
+                         _mode(name, image))
+    return Source(examples, tuple(features['label'].names))
+
+
+def load_masks(name: str, split: str, data_dir: str | None = None) -> Source:
+    """The images of a prepared data set in MASKS with their masks; the rest as in `load`."""
+    stored = MASKS.get(name.partition(':')[0].partition('/')[0])
+    if stored is None:
+        raise UserError(f'dataset={name}: of tensorflow-datasets, {" and ".join(MASKS)} have masks '
+                        'that are known here; save those of others as a folder, and give it with '
+                        '--config.dataset=folder')
+    builder = _found(name, data_dir)
+    features = dict(builder.info.features)
+    if lacking := [each for each in stored.features if each not in features]:
+        raise UserError(f'{builder.data_path} has no {" and no ".join(lacking)}, only '
+                        f'{sorted(features)}: prepare another config of {name}')
+    records = _records(builder, name, split, stored.features)
+    mode = _mode(name, features[stored.features[0]])
+    examples = _Examples(records, f'{name}, {split}', mode, stored.features, stored.values)
+    return Source(examples, stored.classes)
+
+
+def _found(name, data_dir) -> Any:
+    """The builder of a prepared data set."""
+    builder = _builder(name, data_dir, others=(*SHIPPED, 'folder'))
+    if not builder.data_path.exists():
+        raise Missing(
+            f'{name} is not prepared: there is no {builder.data_path}. Prepare it, once, with\n'
+            f'  {_prepare_command(name, data_dir)}'
+        )
+    return _prepared(builder, name)
+
+
+def _mode(name, image):
+    """Pillow's mode of the pictures in an image feature."""
     if image.np_dtype != np.uint8 or image.shape[-1] not in _MODES:
         raise UserError(
             f'{name} has images of {image.shape[-1]} channels of {image.np_dtype}, not 1 or 3 of '
             'uint8'
         )
+    return _MODES[image.shape[-1]]
+
+
+def _records(builder, name, split, encoded) -> Any:
+    """The records of a split, in which the features `encoded` are bytes of image files."""
     try:
         # tfds shuffled the records by the hash of their keys when it wrote them; their order in
         # the files is the order here, the same on every machine.
-        records = builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+        return builder.as_data_source(
+            split, decoders=dict.fromkeys(encoded, tfds.decode.SkipDecoding()))
     except (ValueError, NotImplementedError) as error:  # NotImplementedError: a slice of 'all'
         sizes = ', '.join(f'{s.name} ({s.num_examples})' for s in builder.info.splits.values())
         raise UserError(
             f'{name} has no split {split!r}. It has {sizes}; '
             "slices and sums of them work too, such as 'train[:90%]' or 'train+test'"
         ) from error
-    examples = _Examples(records, f'{name}, {split}', _MODES[image.shape[-1]])
-    return Source(examples, tuple(features['label'].names))
 
 
 _MODES = {1: 'L', 3: 'RGB'}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class _Examples(Sequence):
-    """The images and labels of a tfds data source; Pillow decodes the images, as it does image
-    files."""
+    """The images of a tfds data source with their labels or masks; Pillow decodes the images, as it
+    does image files."""
 
     records: Any  # a sequence that also has dataset_info and split
     name: str
     mode: str
+    features: tuple[str, str] = ('image', 'label')  # the names of the image and its target
+    values: dict[int, int] | None = None  # see Masks; None: the target is a label
     decoded: bool = True
 
     def __len__(self) -> int:
@@ -90,11 +152,18 @@ class _Examples(Sequence):
         name = f'{self.name}: record {index}'
         try:
             record = self.records[index]
-            image, label = record['image'], int(record['label'])
+            image, target = (record[feature] for feature in self.features)
         except Exception as error:  # The format, protobuf and tfds raise many kinds.
             raise UserError(f'{name} cannot be read: {error}') from error
-        picture = Picture(image, name, self.mode)
-        return {'image': np.asarray(picture) if self.decoded else picture, 'label': label}
+        # tfds takes the pixels of a mask as they are stored, and so those of its picture.
+        picture = Picture(image, name, self.mode, upright=self.values is None)
+        if self.values is None:
+            found = {'label': int(target)}
+        else:
+            mask = f'the mask of {name}'
+            found = {'mask': masks.numbered(masks.read(target, mask), self.values, picture.shape,
+                                            mask)}
+        return {'image': np.asarray(picture) if self.decoded else picture, **found}
 
     @property
     def undecoded(self):
@@ -137,10 +206,10 @@ def prepare(
         _prepared(builder, name)
         return path
     manual = pathlib.Path(os.path.expanduser(manual_dir)) if manual_dir else None
-    if name not in _BUILDERS:
+    if name not in BUILDERS:
         raise UserError(_tensorflow_commands(builder, name, manual))
 
-    builder = _BUILDERS[name](data_dir=builder.data_dir_root, file_format='array_record')
+    builder = BUILDERS[name](data_dir=builder.data_dir_root, file_format='array_record')
     if manual:
         archives = {url: manual / info.filename for url, info in builder.url_infos.items()}
         missing = [f'{archive}, from {url}' for url, archive in archives.items()
@@ -167,7 +236,7 @@ def _builder(name, data_dir, others=()) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
     except (ValueError, AssertionError) as error:  # the latter for an unknown version
-        known = [*others, *_BUILDERS, 'imagenet2012']
+        known = [*others, *BUILDERS, 'imagenet2012']
         hint = suggest(name, known) or f'; try {", ".join(known)}'
         raise UserError(f'tensorflow-datasets has no {name!r}{hint}') from error
     if str(builder.data_dir).startswith('~'):
@@ -218,85 +287,3 @@ def _tensorflow_commands(builder, name, manual_dir):
         says = ' '.join(instructions.split())
         message += f'\ntfds says: "{says}" Here, manual_dir is {manual_dir}'
     return message
-
-
-# These are tfds' builders without the steps that need TensorFlow: unpacking archives, and encoding
-# arrays as PNG (Pillow encodes a PIL image). Keys, order, features and versions are tfds' own. Each
-# class takes the name of its parent's module, where tfds finds its checksums; the files it writes
-# name that module.
-
-
-def _parent(name) -> Any:
-    """The builder of tfds, whose methods its own annotations do not tell."""
-    return tfds.builder_cls(name)
-
-
-class _Cifar:
-    info: Any
-    _cifar_info: Any
-
-    def _split_generators(self, dl_manager):
-        info = self._cifar_info
-        with tarfile.open(dl_manager.download(info.url)) as archive:
-            files = {
-                member.name.removeprefix(info.prefix): file.read()
-                for member in archive
-                if (file := archive.extractfile(member))
-            }
-        for key, file in zip(info.label_keys, info.label_files, strict=True):
-            self.info.features[key].names = files[file].decode().split()
-        return {
-            split: self._generate_examples(split, b''.join(files[file] for file in batches))
-            for split, batches in (('train', info.train_files), ('test', info.test_files))
-        }
-
-    def _generate_examples(self, split, data):
-        keys = self._cifar_info.label_keys
-        rows = np.frombuffer(data, np.uint8).reshape(-1, len(keys) + 3 * 32 * 32)
-        for index, row in enumerate(rows):
-            labels, pixels = np.split(row, [len(keys)])
-            image = pixels.reshape(3, 32, 32).transpose(1, 2, 0)
-            yield index, {
-                'id': f'{split}_{index:05d}',
-                'image': Image.fromarray(image),
-                **dict(zip(keys, labels.tolist(), strict=True)),
-            }
-
-
-class Cifar10(_Cifar, _parent('cifar10'), skip_registration=True):
-    __module__ = _parent('cifar10').__module__
-
-
-class Cifar100(_Cifar, _parent('cifar100'), skip_registration=True):
-    __module__ = _parent('cifar100').__module__
-
-
-class SvhnCropped(_parent('svhn_cropped'), skip_registration=True):
-    __module__ = _parent('svhn_cropped').__module__
-
-    def _generate_examples(self, split_prefix, filepath):
-        data = scipy.io.loadmat(filepath)
-        images = np.moveaxis(data['X'], -1, 0)
-        for index, (image, label) in enumerate(zip(images, data['y'].flat, strict=True)):
-            yield index, {
-                'id': f'{split_prefix}{index:06d}',
-                'image': Image.fromarray(image),
-                'label': int(label) % 10,  # The file has 10 for the digit 0.
-            }
-
-
-class MNIST(_parent('mnist'), skip_registration=True):
-    __module__ = _parent('mnist').__module__
-
-    def _split_generators(self, dl_manager):
-        dl_manager.download_and_extract = dl_manager.download  # The archives are unpacked below.
-        return super()._split_generators(dl_manager)
-
-    def _generate_examples(self, num_examples, data_path, label_path):
-        pixels, labels = (gzip.decompress(path.read_bytes()) for path in (data_path, label_path))
-        images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)
-        for index, (image, label) in enumerate(zip(images, labels[8:], strict=True)):
-            yield index, {'image': Image.fromarray(image), 'label': label}
-
-
-_BUILDERS = {cls.name: cls for cls in (Cifar10, Cifar100, SvhnCropped, MNIST)}

@@ -2,8 +2,11 @@
 
     maps = grad_cam(network, images, classes)  # [N, H, W]
 
-The score of a class is its logit S_c, before softmax. Each function takes images [N, H, W, C],
-uint8 or floats in [0, 1], and their N classes, as numbers; the images are one batch.
+The score of a class is its logit S_c, before softmax. A network with maps of logits has one at each
+pixel: their mean counts, over the pixels where the class is the likeliest in the image, or over all
+where it is nowhere (Vinogradova et al. 2020, https://arxiv.org/abs/2002.11434). Each function takes
+images [N, H, W, C], uint8 or floats in [0, 1], and their N classes, as numbers; the images are one
+batch.
 """
 
 import functools
@@ -29,9 +32,10 @@ def gradient(network: Trained, images: ArrayLike, classes: ArrayLike, *,
     https://arxiv.org/abs/1312.6034); with the rule 'guided' or 'deconvnet' of all ReLUs in place of
     their derivative, the saliency of Springenberg et al. 2014, https://arxiv.org/abs/1412.6806, or
     of Zeiler & Fergus 2013."""
-    images, classes = _checked(network, images, classes)
-    net = with_rule(network.net, rule)
-    return np.abs(_gradient(net, network.variables, network.normalize, images, classes)).max(-1)
+    images, classes, places = _checked(network, images, classes)
+    found = _gradient(with_rule(network.net, rule), network.variables, network.normalize, images,
+                      classes, places)
+    return np.abs(found).max(-1)
 
 
 def smooth_gradient(network: Trained, images: ArrayLike, classes: ArrayLike, *, samples: int = 50,
@@ -44,7 +48,7 @@ def smooth_gradient(network: Trained, images: ArrayLike, classes: ArrayLike, *, 
       noise: the standard deviation, sigma / (x_max - x_min); the paper takes 0.1 to 0.2.
       seed: of the noise.
     """
-    images, classes = _checked(network, images, classes)
+    images, classes, places = _checked(network, images, classes)
     if samples < 1 or not noise >= 0:
         raise UserError(f'samples={samples}, noise={noise}: take 1 copy or more, and noise of 0 or '
                         'more')
@@ -53,7 +57,8 @@ def smooth_gradient(network: Trained, images: ArrayLike, classes: ArrayLike, *, 
     for sample in range(samples):
         key = jax.random.fold_in(jax.random.key(seed), sample)
         noisy = images + deviation * jax.random.normal(key, images.shape, images.dtype)
-        total += _gradient(network.net, network.variables, network.normalize, noisy, classes)
+        total += _gradient(network.net, network.variables, network.normalize, noisy, classes,
+                           places)
     return np.abs(total / samples).max(-1)
 
 
@@ -70,7 +75,7 @@ def integrated_gradients(network: Trained, images: ArrayLike, classes: ArrayLike
       baseline: I', a number (0 is black, as in the paper), [C] or [H, W, C].
       steps: m, the paper takes 20 to 300.
     """
-    images, classes = _checked(network, images, classes)
+    images, classes, places = _checked(network, images, classes)
     if steps < 1:
         raise UserError(f'steps={steps}: take 1 or more')
     difference = images - np.asarray(baseline, np.float32)
@@ -78,7 +83,7 @@ def integrated_gradients(network: Trained, images: ArrayLike, classes: ArrayLike
     for step in range(steps):
         between = images - (1 - (step + 0.5) / steps) * difference
         total += _gradient(network.net, network.variables, network.normalize,
-                           np.asarray(between, np.float32), classes)
+                           np.asarray(between, np.float32), classes, places)
     return (difference * total / steps).sum(-1)
 
 
@@ -91,7 +96,7 @@ def grad_cam(network: Trained, images: ArrayLike, classes: ArrayLike, *,
     `layer`: name of the tap; None: the last maps that are not pooled from those before, as in the
     paper's VGG-16 ('relu5_3').
     """
-    images, classes = _checked(network, images, classes)
+    images, classes, places = _checked(network, images, classes)
     shapes = network.tap_shapes(images.shape[1:])
     if layer is None:
         maps = [(name, shape) for name, shape in shapes.items() if len(shape) == 3]
@@ -105,7 +110,7 @@ def grad_cam(network: Trained, images: ArrayLike, classes: ArrayLike, *,
     if len(shapes[layer]) != 3:
         raise UserError(f"'{layer}' has no positions: Grad-CAM takes a layer of maps")
     maps, slopes = map(np.asarray, _at_layer(network.net, layer, network.variables,
-                                             network.normalize, images, classes))
+                                             network.normalize, images, classes, places))
     if not slopes.any():
         raise UserError(f"the scores of the classes do not depend on '{layer}': take another layer")
     cam = np.maximum((slopes.mean((1, 2), keepdims=True) * maps).sum(-1), 0)
@@ -126,7 +131,7 @@ def occlusion(network: Trained, images: ArrayLike, classes: ArrayLike, *, size: 
       chunk: squares at a time.
       progress: called with the number of squares of every chunk that is done (`bar.update`).
     """
-    images, classes = _checked(network, images, classes)
+    images, classes, places = _checked(network, images, classes)
     sides = images.shape[1:3]
     size = max(min(sides) // 4, 1) if size is None else size
     stride = max(size // 4, 1) if stride is None else stride
@@ -144,7 +149,8 @@ def occlusion(network: Trained, images: ArrayLike, classes: ArrayLike, *, size: 
         for start in range(0, len(which), chunk):
             part = np.arange(start, start + chunk) % len(which)  # The last chunk begins anew.
             found = _occluded(network.net, network.variables, network.normalize,
-                              images[which[part]], classes[which[part]], corners[part], size, color)
+                              images[which[part]], classes[which[part]], places[which[part]],
+                              corners[part], size, color)
             yield np.asarray(found)[:len(which) - start]
 
     each = np.arange(len(images))
@@ -184,8 +190,16 @@ def colored(method: str, values: np.ndarray, image: np.ndarray) -> np.ndarray:
     return values
 
 
+def probabilities(network: Trained, images: np.ndarray) -> np.ndarray:
+    """The probability of each class, [N, classes], in images [N, H, W, C]; of a network with maps
+    of logits, its mean over the pixels."""
+    found = np.asarray(jax.nn.softmax(network(images)))
+    return found.mean(tuple(range(1, found.ndim - 1)))
+
+
 def _checked(network, images, classes):
-    """(float images, the classes as an array [N]), if the network can score them."""
+    """(float images, the classes as an array [N], the weights of the places whose logits count,
+    [N, ...]), if the network can score them."""
     images = np.asarray(images)
     if images.ndim != 4 or not len(images):
         raise UserError(f'attribution takes images [N, H, W, C], not {list(images.shape)}')
@@ -201,7 +215,12 @@ def _checked(network, images, classes):
             (classes >= 0) & (classes < scores.shape[-1])).all():
         raise UserError(f'classes={classes.tolist()}: give each of the {len(images)} images a '
                         f'number from 0 to {scores.shape[-1] - 1}')
-    return images, classes
+    places = np.ones(scores.shape[:-1], np.float32)
+    if places.ndim > 1:
+        own = np.asarray(network(images)).argmax(-1) == classes[:, None, None]
+        places = np.where(own.any((1, 2), keepdims=True), own, places)
+        places /= places.sum((1, 2), keepdims=True)
+    return images, classes, places
 
 
 def _starts(side, size, stride):
@@ -209,20 +228,23 @@ def _starts(side, size, stride):
     return sorted({*range(0, side - size, stride), side - size})
 
 
-def _of(logits, classes):
-    """[N], the score of each image's own class."""
-    return jnp.take_along_axis(logits, classes[:, None], 1)[:, 0]
+def _of(values, classes, places):
+    """[N], the value of each image's own class, a mean with the weights `places` where there are
+    maps [N, H, W, classes]."""
+    classes = classes.reshape(-1, *(1,) * (values.ndim - 1))
+    own = jnp.take_along_axis(values, classes, -1)[..., 0] * places
+    return own.sum(tuple(range(1, own.ndim)))
 
 
 @functools.partial(jax.jit, static_argnames='net')
-def _gradient(net, variables, normalize, images, classes):
+def _gradient(net, variables, normalize, images, classes, places):
     network = Trained(net, variables, normalize, (), images.shape[1:], None)
     # The score of an image depends on no other image: the gradient of the sum has that of each.
-    return jax.grad(lambda images: _of(network(images), classes).sum())(images)
+    return jax.grad(lambda images: _of(network(images), classes, places).sum())(images)
 
 
 @functools.partial(jax.jit, static_argnames=('net', 'layer'))
-def _at_layer(net, layer, variables, normalize, images, classes):
+def _at_layer(net, layer, variables, normalize, images, classes, places):
     """(a layer's activations A, dS_c / dA), both [N, h, w, C].
 
     The layer is a value inside the network's program: the program is traced, and evaluated with
@@ -230,7 +252,7 @@ def _at_layer(net, layer, variables, normalize, images, classes):
     """
     def forward(images):
         logits, taps = net.apply(variables, normalize(images), train=False)
-        return _of(logits, classes).sum(), taps[layer]
+        return _of(logits, classes, places).sum(), taps[layer]
 
     program: Any = jax.make_jaxpr(forward)(images)
     score, tap = program.jaxpr.outvars
@@ -257,11 +279,11 @@ def _at_layer(net, layer, variables, normalize, images, classes):
 
 
 @functools.partial(jax.jit, static_argnames='net')
-def _occluded(net, variables, normalize, images, classes, corners, size, fill):
+def _occluded(net, variables, normalize, images, classes, places, corners, size, fill):
     """[N], the probabilities of the classes with a square at these corners (row, column)."""
     network = Trained(net, variables, normalize, (), images.shape[1:], None)
     inside = [(start <= jnp.arange(side)[None]) & (jnp.arange(side)[None] < start + size)
               for side, start in zip(images.shape[1:3], corners.T[..., None], strict=True)]
     square = inside[0][:, :, None] & inside[1][:, None]
     images = jnp.where(square[..., None], jnp.broadcast_to(fill, images.shape), images)
-    return _of(jax.nn.softmax(network(images)), classes)
+    return _of(jax.nn.softmax(network(images)), classes, places)

@@ -129,7 +129,7 @@ def image_size(network: Trained, layer: str) -> tuple[int, ...]:
     *sides, channels = network.image_shape
     size = [max(2 * field, LEAST) for field in row.size or (math.inf, math.inf)]
     while any(wanted < side for wanted, side in zip(size, sides, strict=True)):
-        now = tuple(int(min(pair)) for pair in zip(size, sides, strict=True))
+        now = network.fitting([int(min(pair)) for pair in zip(size, sides, strict=True)])
         try:
             check_size(network, layer, (*now, channels))
             return now

@@ -41,6 +41,9 @@ It may have, as a field, a property or an attribute of the class:
   other backward rules and pools are refused.
 - `auxiliary: {tap: weight}`: taps that are logits in training; the loss adds their losses, so
   weighted. Without it there are none. These taps may be absent in evaluation.
+- `fits(n) -> bool`: a method that tells whether images of n pixels on a side work, for a network
+  with maps of scores. Predictions on pictures of other sizes (predict.py) need it. Without it, all
+  sizes work.
 - `subnetworks: {name: arguments of __call__}`: what an evaluation reports beside the network
   itself, as 'name/error'. Without it, nothing.
 - `scan: bool`: whether the blocks of a stage are one loop over stacked parameters, named as by

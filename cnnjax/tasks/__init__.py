@@ -4,16 +4,16 @@ A task knows all that the trainer (train.py, step.py) does not: the targets of t
 loss and the results of an evaluation. Each task is a file here, with
 
     TARGET      the name of the target that an example has (see data/geometry.py)
-    create(net, smoothing=0.0) -> Task
+    create(net, chosen=CROSS_ENTROPY) -> Task, which learns with the chosen TrainingLoss
 """
 
-from typing import Any
-
 import flax.linen as nn
+from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, suggest
-from cnnjax.tasks import classify, segment
+from cnnjax.tasks import classify, segment, training_loss
 from cnnjax.tasks.task import Task
+from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
 TASKS = {'classify': classify, 'segment': segment}
 
@@ -27,13 +27,24 @@ def target(name: str) -> str:
     return _module(name).TARGET
 
 
-def create(name: str, net: nn.Module, **options: Any) -> Task:
-    """The Task of that name for a network; some networks have auxiliary heads (see models).
+def loss(config: ConfigDict, classes: int | None = None) -> TrainingLoss:
+    """The TrainingLoss that a config chooses, for that number of classes, if it is known.
+
+    Raises:
+      UserError: there is no such task or loss, or the task cannot learn with it.
+    """
+    return training_loss.of_config(config, target(config.task), classes)
+
+
+def create(name: str, net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
+    """The Task of that name for a network; some networks have auxiliary heads (see models). An
+    evaluation needs no `chosen` loss: it reports the mean cross-entropy, whatever the training's
+    loss was, so that runs with different losses can be compared.
 
     Raises:
       UserError: there is no such task.
     """
-    return _module(name).create(net, **options)
+    return _module(name).create(net, chosen)
 
 
 def _module(name):

@@ -1,4 +1,4 @@
-"""Classification: which class an image shows, learned with softmax cross-entropy."""
+"""Classification: which class an image shows, learned from its label."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -10,18 +10,19 @@ import numpy as np
 
 from cnnjax import losses
 from cnnjax.errors import UserError
-from cnnjax.tasks.task import LossAndMetrics, Observed, Task
+from cnnjax.tasks.task import LossAndMetrics, Observed, Task, WholeBatch
+from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
 TARGET = 'label'
 
 
-def create(net: nn.Module, smoothing: float = 0.0) -> Task:
+def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The task for networks with logits [N, classes].
 
     The losses of `auxiliary` heads, {tap: weight}, are added if the network has any. Its
     `subnetworks`, {name: arguments of a call}, are evaluated too.
     """
-    return Task(check, functools.partial(loss, smoothing, getattr(net, 'auxiliary', {})),
+    return Task(check, functools.partial(loss, chosen, getattr(net, 'auxiliary', {})),
                 functools.partial(observe, getattr(net, 'subnetworks', {})), results)
 
 
@@ -36,16 +37,16 @@ def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str
                         'its last layer needs num_classes of them')
 
 
-def loss(smoothing: float, auxiliary: Mapping[str, float], apply: Callable,
-         examples: Mapping[str, jax.Array], mean: Callable[..., jax.Array]) -> LossAndMetrics:
-    """The mean cross-entropy with that of the auxiliary heads, and the metrics 'loss' and 'error',
-    which leave the heads out."""
+def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
+         examples: Mapping[str, jax.Array], batch: WholeBatch) -> LossAndMetrics:
+    """The chosen loss with that of the auxiliary heads, and the metrics 'loss' and 'error', which
+    leave the heads out."""
     labels = examples['label']
     logits, taps, batch_stats = apply(examples['image'])
-    value = mean(losses.cross_entropy(logits, labels, smoothing))
-    metrics = {'loss': value, 'error': mean(losses.top_k_error(logits, labels))}
+    value = chosen(batch, logits, labels)
+    metrics = {'loss': value, 'error': batch.mean(losses.top_k_error(logits, labels))}
     for name, weight in auxiliary.items():
-        value += weight * mean(losses.cross_entropy(taps[name], labels, smoothing))
+        value += weight * chosen(batch, taps[name], labels)
     return value, (metrics, batch_stats)
 
 

@@ -1,4 +1,4 @@
-"""Segmentation: which class each pixel of an image shows, learned with softmax cross-entropy.
+"""Segmentation: which class each pixel of an image shows, learned from its mask.
 
 Long et al. 2014, https://arxiv.org/abs/1411.4038; Ronneberger et al. 2015,
 https://arxiv.org/abs/1505.04597.
@@ -12,20 +12,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from cnnjax import losses
+from cnnjax import losses, overlays
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
-from cnnjax.tasks.task import LossAndMetrics, Observed, Task
+from cnnjax.tasks.task import LossAndMetrics, Observed, Task, WholeBatch
+from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
 TARGET = 'mask'
 
 
-def create(net: nn.Module, smoothing: float = 0.0) -> Task:
+def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The task for networks with logits [N, H', W', classes] for the middle H' x W' pixels of the
-    images. Without padding a network has fewer outputs than pixels."""
-    del net
-    return Task(check, functools.partial(loss, smoothing), observe, results)
+    images. Without padding a network has fewer outputs than pixels. The losses of `auxiliary`
+    heads, {tap: weight}, are added if the network has any."""
+    return Task(check, functools.partial(loss, chosen, getattr(net, 'auxiliary', {})), observe,
+                results, predict, draw)
 
 
 def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -44,22 +47,27 @@ def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str
                         'layer needs num_classes of them')
 
 
-def loss(smoothing: float, apply: Callable, examples: Mapping[str, jax.Array],
-         mean: Callable[..., jax.Array]) -> LossAndMetrics:
-    """The mean cross-entropy of the pixels that count, and the metrics 'loss' and 'pixel_error',
-    the share of these pixels that is wrong."""
-    logits, _, batch_stats = apply(examples['image'])
-    labels, counts = _truth(examples['mask'], logits.shape)
-    value = mean(losses.cross_entropy(logits, labels, smoothing), counts)
-    wrong = mean(losses.top_k_error(logits, labels), counts)
-    return value, ({'loss': value, 'pixel_error': wrong}, batch_stats)
+def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
+         examples: Mapping[str, jax.Array], batch: WholeBatch) -> LossAndMetrics:
+    """The chosen loss of the pixels that count with that of the auxiliary heads, and the metrics
+    'loss' and 'pixel_accuracy', the share of these pixels that is right, which leave the heads out.
+    Examples may have a 'weight_map', float [N, H, W], which is added to the pixels' weights."""
+    logits, taps, batch_stats = apply(examples['image'])
+    labels, counts, extra = _truth(examples, logits.shape)
+    value = chosen(batch, logits, labels, counts, extra)
+    right = batch.mean((_found(logits) == labels).astype(jnp.float32), counts)
+    metrics = {'loss': value, 'pixel_accuracy': right}
+    for name, weight in auxiliary.items():
+        value += weight * chosen(batch, taps[name], labels, counts, extra)
+    return value, (metrics, batch_stats)
 
 
 def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
     """For each image the sum of the 'loss' over the pixels that count, their number 'pixels', and
-    their 'confusion' matrix, int [classes, classes], with the truth in rows."""
+    their 'confusion' matrix, int [classes, classes], with the truth in rows. Its own 'iou' is kept,
+    the mean over the classes that it has or that are found in it; NaN where no pixel counts."""
     logits, _ = apply(examples['image'])
-    labels, counts = _truth(examples['mask'], logits.shape)
+    labels, counts, _ = _truth(examples, logits.shape)
     values = losses.cross_entropy(logits, labels)
     classes = logits.shape[-1]
 
@@ -68,39 +76,83 @@ def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
         return jnp.zeros(classes * classes, jnp.int32).at[places].add(
             counts.ravel().astype(jnp.int32)).reshape(classes, classes)
 
+    def iou(matrix):
+        matrix = matrix.astype(jnp.float32)
+        right = matrix.diagonal()
+        return jnp.nanmean(right / (matrix.sum(0) + matrix.sum(1) - right))  # absent: 0 / 0
+
+    matrices = jax.vmap(confusion)(labels, _found(logits), counts)
     return {'loss': jnp.where(counts, values, 0).sum((1, 2)), 'pixels': counts.sum((1, 2)),
-            'confusion': jax.vmap(confusion)(labels, logits.argmax(-1), counts)}, {}
+            'confusion': matrices}, {'iou': jax.vmap(iou)(matrices)}
 
 
 def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
-            classes: Sequence[str]) -> dict[str, float]:
-    """The results: 'loss' and 'pixel_error', means over the pixels that count; 'iou/<class>',
-    intersection / union of each class (https://arxiv.org/abs/1411.4038, section 5); their mean
-    'mean_iou'; and 'error', 1 - mean_iou. A class that is in neither the masks nor the predictions
-    has no iou.
+            classes: Sequence[str]) -> dict[str, Any]:
+    """The results of the pixels that count, of all images together.
+
+    'confusion' is the matrix of all pixels, int64 [classes, classes], with the truth in rows, and
+    'image_iou' the iou of each image, float [count] (see observe). All others are numbers
+    (https://arxiv.org/abs/1411.4038, section 5): 'loss', the mean cross-entropy; 'error',
+    1 - mean_iou; 'mean_iou' and 'mean_dice', the means of 'iou/<class>', intersection / union, and
+    'dice/<class>', 2 intersection / (truth + prediction); 'pixel_accuracy', the share of the pixels
+    that is right; 'mean_accuracy', the mean share of the classes that have pixels;
+    'frequency_weighted_iou', the mean iou weighted by the classes' pixels; and 'absent', how many
+    classes are in neither the masks nor the predictions. These have no iou and no dice, and are in
+    no mean.
 
     Raises:
       UserError: no pixel counts.
     """
-    del kept, count
-    matrix = sums['confusion']
+    del count
     if not sums['pixels']:
         raise UserError(f'no pixel of the masks counts: all are {geometry.IGNORE}, which stands '
                         'for none of the classes')
-    right = matrix.diagonal()
-    union = matrix.sum(0) + matrix.sum(1) - right
-    iou = {name: float(own / of) for name, own, of in zip(classes, right, union, strict=False)
-           if of}
-    mean_iou = float(np.mean(list(iou.values())))
-    return {'loss': float(sums['loss'] / sums['pixels']), 'error': 1 - mean_iou,
-            'pixel_error': float(1 - right.sum() / sums['pixels']), 'mean_iou': mean_iou,
-            **{f'iou/{name}': value for name, value in iou.items()}}
+    matrix = np.asarray(sums['confusion']).astype(np.int64)
+    right, truth, found = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    union = truth + found - right
+    seen = np.flatnonzero(union).tolist()
+    iou, dice = right[seen] / union[seen], 2 * right[seen] / (truth + found)[seen]
+    of_class = {f'{name}/{classes[i]}': float(value)
+                for name, values in (('iou', iou), ('dice', dice))
+                for i, value in zip(seen, values, strict=True)}
+    return {'loss': float(sums['loss'] / sums['pixels']), 'error': float(1 - iou.mean()),
+            'mean_iou': float(iou.mean()), 'mean_dice': float(dice.mean()),
+            'pixel_accuracy': float(right.sum() / truth.sum()),
+            'mean_accuracy': float((right[truth > 0] / truth[truth > 0]).mean()),
+            'frequency_weighted_iou': float((truth[seen] * iou).sum() / truth.sum()),
+            **of_class, 'absent': len(classes) - len(seen), 'confusion': matrix,
+            **{f'image_{name}': values for name, values in kept.items()}}
 
 
-def _truth(mask, shape):
-    """(labels, whether they count), both [N, H', W'], of the middle pixels that logits of this
-    shape belong to. Labels that do not count are 0."""
-    top, left = ((side - own) // 2 for side, own in zip(mask.shape[1:], shape[1:3], strict=True))
-    middle = mask[:, top:top + shape[1], left:left + shape[2]].astype(jnp.int32)
-    counts = middle != geometry.IGNORE
-    return jnp.where(counts, middle, 0), counts
+def predict(outputs: jax.Array) -> dict[str, jax.Array]:
+    """The 'mask' of the classes with the highest scores, uint8 [N, H', W']."""
+    return {'mask': outputs.argmax(-1).astype(jnp.uint8)}
+
+
+def draw(example: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The 'image', uint8 [H, W, C], under the colours of a 'mask', uint8 [H', W'], of its middle:
+    uint8 [H, W, 3]. Around the middle its pixels are drawn as ignored."""
+    image, mask = example['image'], example['mask']
+    top, left = ((side - own) // 2 for side, own in zip(image.shape, mask.shape, strict=False))
+    whole = np.full(image.shape[:2], geometry.IGNORE, np.uint8)
+    whole[top:top + mask.shape[0], left:left + mask.shape[1]] = mask
+    return overlays.overlay(image, whole)
+
+
+def _found(logits):
+    return lax.argmax(logits, logits.ndim - 1, jnp.int32)
+
+
+def _truth(examples, shape):
+    """(labels, whether they count, their extra weights), [N, H', W'], of the middle pixels that
+    logits of this shape belong to. Labels that do not count are 0. Without a weight map there are
+    no extra weights: None."""
+    def middle(maps):
+        top, left = ((side - own) // 2 for side, own in zip(maps.shape[1:], shape[1:3],
+                                                            strict=True))
+        return maps[:, top:top + shape[1], left:left + shape[2]]
+
+    labels = middle(examples['mask']).astype(jnp.int32)
+    counts = labels != geometry.IGNORE
+    extra = middle(examples['weight_map']) if 'weight_map' in examples else None
+    return jnp.where(counts, labels, 0), counts, extra

@@ -4,10 +4,33 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 # The results of a loss and of an evaluation of a batch, see Task.
 LossAndMetrics = tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
 Observed = tuple[dict[str, jax.Array], dict[str, jax.Array]]
+
+
+class WholeBatch(NamedTuple):
+    """Means and sums over the batch of all devices, for a loss that is computed on each device's
+    share and whose gradients are then averaged over the devices. Both are differentiable."""
+
+    axis: str | None = None  # the mapped axis, or None
+
+    def mean(self, values: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+        """The mean over the devices of this is the weighted mean of all values, []."""
+        if weights is None:
+            return values.mean()
+        weights = lax.stop_gradient(weights).astype(values.dtype)
+        total = weights.sum() if self.axis is None else lax.pmean(weights.sum(), self.axis)
+        # Multiplication alone would let an infinite value with the weight 0 count.
+        return (jnp.where(weights != 0, values, 0) * weights).sum() / jnp.maximum(total, 1e-12)
+
+    def total(self, values: jax.Array) -> jax.Array:
+        """The sum over the examples of all devices: [N, ...] -> [...]."""
+        total = values.sum(0)
+        return total if self.axis is None else lax.psum(total, self.axis)
 
 
 class Task(NamedTuple):
@@ -22,17 +45,22 @@ class Task(NamedTuple):
     # fit a batch of examples or the names of the classes.
     check: Callable[..., None]
 
-    # (apply, examples, mean) -> (scalar, ({metric: scalar}, new batch_stats)): the training loss,
-    # and the metrics of a report, of which 'loss' is one. `mean(values, weights=None)` is the mean
-    # over the batch (over each micro-batch, where there are several) on any number of devices. If
-    # some values do not count, the mean of the devices' own means would differ from it.
+    # (apply, examples, batch) -> (scalar, ({metric: scalar}, new batch_stats)): the training loss,
+    # and the metrics of a report, of which 'loss' is one. What is averaged or added up over the
+    # batch (over each micro-batch, where there are several) goes through `batch`, a WholeBatch.
     loss: Callable[..., LossAndMetrics]
 
     # (apply, examples) -> ({name: [N, ...]}, {name: [N, ...]}): the values that an evaluation sums
     # over all examples, and those that it keeps for each example.
     observe: Callable[..., Observed]
 
-    # (sums, kept, count, classes) -> {name: number}: the results of an evaluation of `count`
-    # examples. Each example is in `sums` and in `kept`, {name: [count, ...]}, exactly once and in
-    # order. The result 'error' is in [0, 1], lower is better.
-    results: Callable[..., dict[str, float]]
+    # (sums, kept, count, classes) -> {name: number or array}: the results of an evaluation of
+    # `count` examples. Each example is in `sums` and in `kept`, {name: [count, ...]}, exactly once
+    # and in order. The result 'error' is in [0, 1], lower is better. Only numbers are reported.
+    results: Callable[..., dict[str, Any]]
+
+    # (outputs) -> {target: [N, ...]}: what the outputs of the network say of the images. And
+    # (example) -> a picture, uint8 [H, W, 3], of one example with its true or its predicted
+    # targets, whose image is uint8 [H, W, C]. None: a run draws no examples.
+    predict: Callable[..., dict[str, jax.Array]] | None = None
+    draw: Callable[..., Any] | None = None

@@ -67,7 +67,7 @@ def run(config, directory):
     images = np.stack(images)
     shapes, depth = network.tap_shapes(images.shape[1:]), list(network.tap_shapes())
     layers, last = selection.by_depth(config.layers, shapes), list(shapes)[-1]
-    classifies = list(shapes) == depth and len(shapes[last]) == 1
+    classifies = list(shapes) == depth  # otherwise the images do not fit a full layer
 
     @jax.jit
     def taps(images):
@@ -96,6 +96,8 @@ def run(config, directory):
             if classifies:
                 classes = np.stack([logits.argmax(-1) for _, logits in reached], 1)
                 same = classes[each, kept] == scores.argmax(-1)
+                if same.ndim > 1:  # of maps, the share of the pixels
+                    same = same.mean((1, 2))
             rows[layer] = results.statistics(errors, kept, codes[layer], same)
     results.write(Path(directory), config, names, images, best, rows)
 

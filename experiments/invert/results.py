@@ -13,7 +13,8 @@ NORMALIZATION = {
                   'of these images',
     'restart_spread': 'standard deviation of `error` over the restarts of an image, averaged over '
                       'the images',
-    'class_kept': 'share of the images whose reconstruction has the same most likely class',
+    'class_kept': 'share of the images (of maps of scores: of the pixels) whose reconstruction has '
+                  'the same most likely class',
 }
 
 
@@ -29,7 +30,8 @@ def statistics(errors, kept, codes, same):
     Args:
       errors: [images, restarts]; `kept`: [images], the restart that is kept.
       codes: [images, ...], the codes of the images.
-      same: [images], whether the class survives; None: it is not known.
+      same: [images], whether the class survives, or in which share of the pixels; None: it is
+        not known.
     """
     errors = np.asarray(errors, np.float64)
     count, best = len(errors), errors[np.arange(len(errors)), kept]

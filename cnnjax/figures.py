@@ -1,0 +1,170 @@
+"""Figures of a run's examples: of its first batch, and of what a trained network makes of a set.
+
+    figures/first_batch.png   examples with their targets, as the first step sees them
+    figures/predictions.png   examples of the test set, with the true and the predicted targets
+    figures/worst.png         the same, of the images with the lowest IoU
+    figures/confusion.png     which classes are taken for which; confusion.csv has the numbers
+"""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from cnnjax import atomic, data, overlays, plots, tasks
+from cnnjax.tasks.task import Task
+from cnnjax.trained import Trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 8  # The most examples in a figure.
+NAMED = 40  # The most classes in a legend.
+NUMBERED = 25  # The most classes in a matrix with numbers.
+Row = tuple[str, Sequence[np.ndarray]]  # what is written beside pictures, uint8 [H, W, 3]
+
+
+def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
+                normalize: data.Normalization, seen: Mapping[str, jax.Array]) -> None:
+    """Draws the first of the augmented examples `seen` by the first step."""
+    examples = {name: np.asarray(values) for name, values in seen.items()}
+    examples['image'] = normalize.undone(examples['image'])
+    rows = [('', pictures) for pictures in zip(
+        _colored(examples['image']), _drawn(task, examples), strict=True)]
+    panels(Path(directory) / 'figures' / 'first_batch.png', rows,
+           ('first batch', 'with its truth'), classes, groups=4)
+
+
+def evaluation(directory: str | Path, network: Trained, examples: data.Resident | data.Stream,
+               results: Mapping[str, Any]) -> None:
+    """Draws what a network makes of a set, if its task draws anything.
+
+    Args:
+      results: those of evaluate.evaluate on the same examples.
+    """
+    task, directory = tasks.create(network.task, network.net), Path(directory)
+    if task.predict is None or task.draw is None:
+        return
+    confusion(directory, results['confusion'], examples.classes)
+    iou = results['image_iou']
+    for name, places in (('predictions', data.spread(len(examples), SHOWN)),
+                         ('worst', np.argsort(iou, stable=True)[:SHOWN])):
+        some = _taken(examples, places)
+        # One image at a time: those of a U-Net may be as large as the memory allows.
+        outputs = [network(image[None]) for image in some['image']]
+        found = {key: np.concatenate([np.asarray(task.predict(each)[key]) for each in outputs])
+                 for key in task.predict(outputs[0])}
+        rows = [(f'image {place}, IoU {iou[place]:.2f}', pictures)
+                for place, *pictures in zip(places, _colored(some['image']), _drawn(task, some),
+                                            _drawn(task, some | found), strict=True)]
+        panels(directory / 'figures' / f'{name}.png', rows, ('image', 'truth', 'prediction'),
+               examples.classes)
+
+
+def _taken(examples, places):
+    """The examples at these places of a data.Resident or data.Stream, as arrays."""
+    if examples.data:
+        return {name: values[places] for name, values in examples.data.items()}
+    batch, = examples.subset(places).test_batches(len(places))
+    return batch
+
+
+def _colored(images):
+    """Images, uint8 [N, H, W, C], as [N, H, W, 3]."""
+    return np.broadcast_to(images, (*images.shape[:3], 3))
+
+
+def _drawn(task, examples):
+    """The pictures of examples with their targets."""
+    return [task.draw({name: values[i] for name, values in examples.items()})
+            for i in range(len(examples['image']))]
+
+
+def panels(path: str | os.PathLike[str], rows: Sequence[Row], titles: Sequence[str],
+           classes: Sequence[str], groups: int = 2) -> None:
+    """Draws rows of pictures of one shape, `groups` of them side by side, and below them the
+    colours of the classes."""
+    from matplotlib.figure import Figure  # here, because the import takes half a second
+
+    groups = min(groups, len(rows))
+    height, width = rows[0][1][0].shape[:2]
+    scale = 1.6 / max(height, width)  # inches per pixel; all lengths below are in inches
+    height, width, gap, title = scale * height, scale * width, 0.06, 0.24
+    step = height + (0.26 if any(text for text, _ in rows) else gap)
+    group = len(titles) * (width + gap) + 3 * gap
+    shown = [*enumerate(classes)][:NAMED]
+    columns = max(int(groups * group / 1.3), 1)
+    legend = 0.21 * -(-(len(shown) + 1) // columns) + 0.1
+    size = groups * group - 2 * gap, title + -(-len(rows) // groups) * step + legend
+    figure = Figure(figsize=size, dpi=200)
+    for i, (text, pictures) in enumerate(rows):
+        top, left = size[1] - title - i // groups * step, gap + i % groups * group
+        for j, picture in enumerate(pictures):
+            axes = figure.add_axes(((left + j * (width + gap)) / size[0], (top - height) / size[1],
+                                    width / size[0], height / size[1]))
+            axes.imshow(picture, interpolation='nearest' if max(picture.shape) < 300 else None)
+            axes.set_axis_off()
+            if i < groups:
+                axes.set_title(titles[j], fontsize=9, pad=4)
+        figure.text((left + (group - 4 * gap) / 2) / size[0], (top - height - 0.04) / size[1], text,
+                    fontsize=8, ha='center', va='top')
+    _legend(figure, shown, columns)
+    plots.save(figure, path)
+
+
+def _legend(figure: 'Figure', classes, columns):
+    """Class 0 has no colour: its pixels are those of the picture."""
+    from matplotlib.patches import Patch
+
+    palette = overlays.colors() / 255
+    patches = [Patch(facecolor=palette[i] if i else 'none', edgecolor='0.5', linewidth=0.6)
+               for i, _ in classes]
+    ignored = Patch(facecolor=palette[-1], edgecolor=palette[-1] / 2, hatch='//////', linewidth=0)
+    figure.legend([*patches, ignored], [*(_short(name) for _, name in classes), 'ignored'],
+                  fontsize=8, ncols=columns, frameon=False, loc='lower center', borderpad=0.1,
+                  handlelength=1.2, handleheight=1.0, columnspacing=1.4)
+
+
+def _short(name):
+    return name if len(name) <= 18 else f'{name[:17]}…'
+
+
+def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
+    """Writes a confusion matrix, int [classes, classes] with the truth in rows, to confusion.csv,
+    and draws it with its rows in percent."""
+    from matplotlib.figure import Figure
+
+    directory, count = Path(directory), len(classes)
+    with (atomic.replacing(directory / 'confusion.csv') as unfinished,
+          unfinished.open('w', newline='') as file):
+        writer = csv.writer(file)
+        writer.writerow(['truth / prediction', *classes])
+        writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
+    totals = matrix.sum(1, keepdims=True)
+    shares = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
+    side = min(max(0.38 * count, 2.4), 9)
+    figure = Figure(figsize=(side + 2.6, side + 0.9), dpi=200, layout='constrained')
+    axes = figure.subplots()
+    axes.set_facecolor('0.9')  # of classes without a pixel
+    shown = axes.imshow(shares, 'Blues', vmin=0, vmax=100)
+    size = float(np.clip(72 * side / count / 3.2, 5, 11))
+    for (i, j), share in np.ndenumerate(shares if count <= NUMBERED else np.empty((0, 0))):
+        if share > 0:
+            axes.text(j, i, f'{share:.0f}' if count > 6 else f'{share:.1f}', ha='center',
+                      va='center', fontsize=size, color='white' if share > 55 else 'black')
+    names = [_short(name) for name in classes]
+    every = -(-count // NAMED)  # More names would overlap.
+    turned: Any = {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if count > 3 else {}
+    axes.set_xticks(range(0, count, every), names[::every], fontsize=8, **turned)
+    axes.set_yticks(range(0, count, every), names[::every], fontsize=8)
+    axes.set(xlabel='prediction', ylabel='truth')
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("% of the truth's pixels", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    plots.save(figure, directory / 'figures' / 'confusion.png')

@@ -1,0 +1,184 @@
+"""Maps of scores for pictures of any size.
+
+    network = trained.load('runs/segment')
+    predict.labels(network, 'photo.jpg')  # uint8 [H, W], the class of each pixel
+
+A network that takes only some sizes, or gives scores only for the middle pixels, gets the picture
+with a border that mirrors it; a picture larger than a tile is predicted tile by tile. The tiles
+overlap by as much as the network sees around a pixel, so that their scores are those of the whole
+picture: the overlap-tile strategy of Ronneberger et al. 2015, figure 2, for any network
+(https://arxiv.org/abs/1505.04597).
+"""
+
+import functools
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from PIL import Image
+
+from cnnjax import memory, summary
+from cnnjax.data import images
+from cnnjax.errors import UserError
+from cnnjax.trained import Trained
+
+TILE = 1024  # The largest side, in pixels, that a network sees at once.
+Picture = str | os.PathLike[str] | ArrayLike
+
+
+def labels(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
+    """The class with the highest score at each pixel, uint8 [H, W]; arguments as of `scores`."""
+    return scores(network, picture, tile).argmax(-1).astype(np.uint8)
+
+
+def scores(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
+    """The scores of each pixel of a picture, float32 [H, W, classes].
+
+    If the pictures of the training were scaled to one size, so is this one, without a crop, and the
+    scores are scaled back.
+
+    Args:
+      picture: a file; or an array [H, W, C], uint8 or floats in [0, 1].
+      tile: the largest side, in pixels, that the network sees at once. A network whose every score
+        depends on the whole picture sees it whole.
+
+    Raises:
+      UserError: the network has no maps of scores; the picture cannot be read, has another number
+        of channels, or is too large for the memory.
+    """
+    image = read(network, picture) if isinstance(picture, (str, os.PathLike)) else picture
+    if np.ndim(image) != 3:
+        raise UserError(f'a picture of shape {list(np.shape(image))}: the network takes '
+                        f'[H, W, {network.image_shape[-1]}]')
+    image = np.asarray(network.checked(np.asarray(image)[None])[0])
+    shape = image.shape[:2]
+    memory.check(2 * len(network.classes) * shape[0] * shape[1], memory.HOST,
+                 picture=f'{shape[0]} x {shape[1]} pixels')
+    scaled = resized(image, scaled_shape(network, shape),
+                     network.evaluation.get('interpolation', 'bilinear'))
+    return resized(_maps(network, scaled, tile), shape, 'bilinear')
+
+
+def read(network: Trained, path: str | os.PathLike[str]) -> np.ndarray:
+    """The picture in a file, upright, as uint8 [H, W, C] with the network's channels: RGB or gray.
+
+    Raises:
+      UserError: it cannot be read, or the network takes other images.
+    """
+    modes = {1: 'L', 3: 'RGB'}
+    if (channels := network.image_shape[-1]) not in modes:
+        raise UserError(f'the network takes images of {channels} channels, a picture has 1 or 3')
+    return np.asarray(images.Picture(path, mode=modes[channels]))
+
+
+def scaled_shape(network: Trained, shape: Sequence[int]) -> tuple[int, int]:
+    """(height, width) that a picture of this shape is scaled to before the network sees it: that of
+    an evaluation before the crop (see data.Crops), or its own if pictures were not scaled."""
+    evaluation = network.evaluation
+    side = evaluation.get('test_shorter_side', 0) or (
+        network.config.image_size if network.config else 0)
+    if not side or evaluation.get('whole'):
+        return shape[0], shape[1]
+    scale = side / (min(shape[:2]) + 2 * evaluation.get('border', 0))
+    return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)
+
+
+def resized(image: np.ndarray, shape: Sequence[int], interpolation: str) -> np.ndarray:
+    """[H, W, C], uint8 or floats, scaled to `shape` by a filter of images.FILTERS."""
+    if image.shape[:2] == tuple(shape):
+        return image
+    height, width = shape
+    kind = np.uint8 if image.dtype == np.uint8 else np.float32
+    planes = map(Image.fromarray, np.moveaxis(image, -1, 0).astype(kind, 'C'))
+    return np.stack([np.asarray(plane.resize((width, height), images.FILTERS[interpolation]))
+                     for plane in planes], -1)
+
+
+class Window(NamedTuple):
+    """How a network looks at a square image of `side` pixels. It has scores of all pixels but
+    `margin` at each edge. Those at least `context` pixels from the edge of the scores see no
+    padding: they are the same in a larger image. They move with the image by steps of `grid`."""
+
+    side: int
+    margin: int
+    context: int
+    grid: int
+    numbers: float  # those of the largest activation, per pixel of the image
+
+
+@functools.lru_cache
+def window(net: nn.Module, image_shape: tuple[int, int, int], tile: int) -> Window:
+    """The Window of a network for the largest side up to `tile` that fits it, or the smallest.
+
+    Args:
+      image_shape: [H, W, C] of images that the network takes.
+
+    Raises:
+      UserError: the network has no maps of scores.
+    """
+    def outputs(image):
+        return net.init_with_output(jax.random.key(0), image, train=False)[0][0]
+
+    shape = jax.eval_shape(outputs, jax.ShapeDtypeStruct((1, *image_shape), np.float32)).shape
+    if len(shape) != 4:
+        raise UserError(f'the network has one score per class, {list(shape[1:])}, no maps of '
+                        "scores: it cannot tell pixels apart; take one of task='segment'")
+    fits = _fits(net)
+    side = next(filter(fits, itertools.chain(range(tile, 0, -1), itertools.count(tile))))
+    rows: Any = [row for row in summary.summarize(net, (side, side, image_shape[-1])).rows
+                 if row.seen]
+    extent = rows[-1].seen[0]
+    count = len(extent.low)  # one score where all see the same
+    context = side if count == 1 else max((extent.low < 0).sum(), (extent.high >= side).sum())
+    grid = np.lcm.reduce([math.ceil(row.stride[0]) or 1 for row in rows])
+    return Window(side, (side - rows[-1].shape[0]) // 2, int(context), int(grid),
+                  max(math.prod(row.shape) for row in rows) / side ** 2)
+
+
+def _fits(net):
+    """The function that tells whether images of n pixels fit the network (see models)."""
+    return getattr(net, 'fits', lambda n: True)
+
+
+def _tiles(n, own):
+    """Where the tiles of an image of n pixels start and stop, and which of its scores are theirs:
+    [(start, stop, first, last)]; a tile may have more scores on both sides."""
+    step = (own.side - 2 * (own.margin + own.context)) // own.grid * own.grid
+    if n <= own.side or step < 1:
+        return [(0, n, 0, n - 2 * own.margin)]
+    last = -(-(n - own.side) // own.grid) * own.grid
+    starts = [*range(0, last, step), last]
+    return [(start, min(start + own.side, n), start and start + own.context,
+             n - 2 * own.margin if start == last
+             else start + own.side - 2 * own.margin - own.context) for start in starts]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(net, variables, normalize, images):
+    return Trained(net, variables, normalize, (), images.shape[1:], None)(images)
+
+
+def _maps(network, image, tile):
+    """The scores [H, W, classes] of an image [H, W, C], as the network sees it."""
+    own, fits = window(network.net, network.image_shape, tile), _fits(network.net)
+    sides = [next(filter(fits, itertools.count(side + 2 * own.margin)))
+             for side in image.shape[:2]]
+    borders = [(own.margin, n - side - own.margin)
+               for n, side in zip(sides, image.shape, strict=False)]
+    bordered = np.pad(image, (*borders, (0, 0)), 'reflect')
+    rows, columns = (_tiles(n, own) for n in sides)
+    memory.check(2 * own.numbers * (rows[0][1] - rows[0][0]) * (columns[0][1] - columns[0][0]),
+                 picture=f'{image.shape[0]} x {image.shape[1]} pixels')
+    found = np.empty((*(n - 2 * own.margin for n in sides), len(network.classes)), np.float32)
+    for (top, bottom, *height), (left, right, *width) in itertools.product(rows, columns):
+        part = _apply(network.net, network.variables, network.normalize,
+                      bordered[None, top:bottom, left:right])[0]
+        found[slice(*height), slice(*width)] = part[height[0] - top:height[1] - top,
+                                                    width[0] - left:width[1] - left]
+    return found[:image.shape[0], :image.shape[1]]

@@ -1,0 +1,164 @@
+"""Figures show what they say: the examples of the first step, the worst images, the confusions."""
+
+import csv
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import data, evaluate, figures, overlays, plots, train, trained
+from cnnjax.data import geometry
+from configs import base
+
+CLASSES = ('background', 'bright')
+NORMALIZE = data.Normalization(np.float32([0.401, 0.5, 0.6]), np.float32([0.25]))
+
+
+class Bright(nn.Module):
+    """Finds the pixels whose first channel is above 0, if valid only those of the middle."""
+
+    num_classes: int = 2
+    valid: bool = False
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        scale = self.param('scale', nn.initializers.ones, ())
+        if self.valid:
+            images = images[:, 2:-2, 2:-2]
+        logits = scale * jnp.concatenate([-images[..., :1], images[..., :1]], -1)
+        return logits, {'logits': logits}
+
+
+def source(count=12, side=8):
+    """Noise; masks that are wrong in image i at i pixels of the 16 in its middle."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+    masks = (images[..., 0] / 255 > 0.401).astype(np.uint8)
+    for i in range(count):
+        middle = masks[i, 2:6, 2:6].copy()
+        middle.flat[:(5 * i) % count] ^= 1
+        masks[i, 2:6, 2:6] = middle
+    masks[:, :, -1] = geometry.IGNORE
+    return data.from_arrays(images, CLASSES, mask=masks)
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """{name of a figure: the rows of pictures that are drawn in it}"""
+    drawn, draw = {}, figures.panels
+
+    def spy(path, rows, titles, classes, groups=2):
+        drawn[path.stem] = rows
+        draw(path, rows, titles, classes, groups)
+
+    monkeypatch.setattr(figures, 'panels', spy)
+    return drawn
+
+
+def test_the_first_batch_is_drawn_as_the_first_step_sees_it(panels, tmp_path):
+    config = base.get_config()
+    config.update(task='segment', batch_size=4, steps=2, flip=True, padding=2, seed=3)
+    config.model.name = 'unet_padded'
+    train_set = data.Resident(source(), data.Crops())
+    made = train.build(config, CLASSES, train_set.shapes, NORMALIZE, 12)._replace(net=Bright())
+    batches = train_set.train_batches(4, config.seed)
+    batches = train.first_drawn(config, tmp_path, made, train_set, NORMALIZE, batches)
+    batch = next(batches)
+    np.testing.assert_array_equal(
+        batch['index'], next(train_set.train_batches(4, config.seed))['index'])
+
+    seen = {}
+
+    def augment(*arguments):
+        seen.update(made.augment(*arguments))
+        return seen
+
+    state = made.init(jax.random.key(0))
+    made._replace(augment=augment).step(state, train_set.data, batch, train.run_keys(config)[1],
+                                        None)
+    images = 255 * np.clip(np.asarray(seen['image']) * 0.25 + [0.401, 0.5, 0.6], 0, 1)
+    assert len(panels['first_batch']) == 4
+    for (text, (image, painted)), expected, mask in zip(panels['first_batch'], images,
+                                                        np.asarray(seen['mask']), strict=True):
+        assert not text
+        assert abs(image - expected).max() < 1
+        np.testing.assert_array_equal(painted, overlays.overlay(image, mask))
+
+
+@pytest.mark.parametrize('valid', [False, True])
+@pytest.mark.parametrize('kind', ['resident', 'stream'])
+def test_the_worst_images_and_the_confusions(valid, kind, panels, tmp_path):
+    net, own = Bright(valid=valid), source()
+    network = trained.Trained(net, {'params': {'scale': np.float32(1)}}, NORMALIZE, CLASSES,
+                              (8, 8, 3), None, '', {'task': 'segment'})
+    examples = (data.Resident(own, data.Crops()) if kind == 'resident' else
+                data.Stream(own, data.Crops(8, shorter_side=(8, 8)), threads=1))
+    results = evaluate.evaluate(network, examples, devices=2, batch_size=5)
+    figures.evaluation(tmp_path, network, examples, results)
+
+    part = slice(2, -2) if valid else slice(None)
+    matrix, ious = np.zeros((2, 2), int), []
+    for example in own.examples:
+        found = example['image'][part, part, 0] / 255 > 0.401
+        truth = example['mask'][part, part]
+        counts = truth != geometry.IGNORE
+        each = np.zeros((2, 2), int)
+        np.add.at(each, (truth[counts], found[counts].astype(int)), 1)
+        matrix += each
+        ious.append((each.diagonal() / (each.sum(0) + each.sum(1) - each.diagonal())).mean())
+    np.testing.assert_allclose(results['image_iou'], ious, rtol=1e-6)
+    np.testing.assert_array_equal(results['confusion'], matrix)
+    with open(tmp_path / 'confusion.csv') as file:
+        assert list(csv.reader(file)) == [
+            ['truth / prediction', *CLASSES],
+            *([name, *map(str, row)] for name, row in zip(CLASSES, matrix, strict=True))]
+
+    order = np.argsort(ious, stable=True)[:8]
+    said = [text.split(', IoU ') for text, _ in panels['worst']]
+    assert [name for name, _ in said] == [f'image {i}' for i in order]
+    np.testing.assert_allclose([float(iou) for _, iou in said], np.sort(ious)[:8], atol=0.0051)
+    for i, (_, (image, truth, prediction)) in zip(order, panels['worst'], strict=True):
+        example = own.examples[i]
+        np.testing.assert_array_equal(image, example['image'])
+        np.testing.assert_array_equal(truth, overlays.overlay(image, example['mask']))
+        found = np.full((8, 8), geometry.IGNORE, np.uint8)
+        found[part, part] = image[part, part, 0] / 255 > 0.401
+        np.testing.assert_array_equal(prediction, overlays.overlay(image, found))
+    assert [text.split(',')[0] for text, _ in panels['predictions']] == [
+        f'image {i}' for i in data.spread(12, 8)]
+
+
+def test_an_image_without_a_pixel_that_counts_is_not_the_worst():
+    own = source()
+    masks = np.stack([example['mask'] for example in own.examples])
+    masks[4] = geometry.IGNORE
+    images = np.stack([example['image'] for example in own.examples])
+    network = trained.Trained(Bright(), {'params': {'scale': np.float32(1)}}, NORMALIZE, CLASSES,
+                              (8, 8, 3), None, '', {'task': 'segment'})
+    results = evaluate.evaluate(network, data.Resident(
+        data.from_arrays(images, CLASSES, mask=masks), data.Crops()), devices=1)
+    assert np.isnan(results['image_iou'][4])
+    assert np.argsort(results['image_iou'])[-1] == 4
+    assert np.isfinite(results['mean_iou'])
+
+
+def test_the_numbers_of_a_confusion_matrix(tmp_path, monkeypatch):
+    """In percent of each row; a class without a pixel has none. Large matrices have no numbers."""
+    saved = []
+    monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure))
+    figures.confusion(tmp_path, np.array([[30, 10, 0], [0, 0, 0], [1, 2, 5]]), ('a', 'b', 'c'))
+    figures.confusion(tmp_path, np.eye(60, dtype=int), tuple(map(str, range(60))))
+    texts = [{text.get_position(): text.get_text() for text in figure.axes[0].texts}
+             for figure in saved]
+    assert texts == [{(0, 0): '75.0', (1, 0): '25.0', (0, 2): '12.5', (1, 2): '25.0',
+                      (2, 2): '62.5'}, {}]
+    for figure in saved:
+        assert max(figure.get_size_inches()) < 12
+
+
+def test_a_task_that_draws_nothing_has_no_figures(tmp_path):
+    network = trained.Trained(Bright(), {}, NORMALIZE, CLASSES, (8, 8, 3), None)  # it classifies
+    figures.evaluation(tmp_path, network, None, {})
+    assert not list(tmp_path.iterdir())
