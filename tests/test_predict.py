@@ -73,6 +73,17 @@ def test_tiles_have_the_scores_of_the_whole(name, request):
         np.testing.assert_allclose(predict.scores(network, image, tile), whole, atol=1e-5)
 
 
+def test_tiles_of_a_network_that_takes_any_size():
+    """Their sides and corners are multiples of its strides."""
+    network, image = made('fcn8s', (64, 64, 3), widths=(2, 2, 2, 2, 2), hidden=(4, 4)), noise(
+        700, 9, 3)
+    assert predict.window(network.net, network.image_shape, 550).grid == 32
+    assert 0 < predict.window(network.net, network.image_shape, 550).context < 259
+    whole = predict.scores(network, image)
+    assert np.ptp(whole) > 0
+    np.testing.assert_allclose(predict.scores(network, image, 550), whole, atol=1e-5)
+
+
 def test_how_a_network_looks_at_an_image(padded, valid):
     """By hand: in a U-Net of three levels a score sees 20 pixels before and 23 after its own."""
     window = predict.window
