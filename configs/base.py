@@ -105,16 +105,17 @@ def get_config():
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
-    # The loss, a sum of terms with factors. What a term has: cross_entropy and focal of each image
-    # (classify) or pixel (segment), and dice, of each image of segment. See cnnjax/losses.py.
+    # The loss: a sum of terms, each with a factor. cross_entropy and focal judge the class of each
+    # image (classify) or of each pixel (segment), dice compares whole masks (segment only); they
+    # are defined in cnnjax/losses.py. An evaluation always reports the mean cross-entropy as loss.
     config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
     config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
     config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values forget easy predictions
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
-    config.weight_map = 0.0  # cross_entropy, focal: extra weight between close objects, U-Net's w0
-    config.weight_map_sigma = 5.0  # weight_map: how close, in pixels of the picture
-    config.loss_denominator = 'weights'  # divides by the sum of the weights, 'pixels' or 'images'
-    config.dice_sums = 'image'  # dice: of each 'image', or of the whole 'batch'
+    config.weight_map = 0.0  # cross_entropy, focal: U-Net's w0, extra weight between close objects
+    config.weight_map_sigma = 5.0  # weight_map: how close they are, in pixels of the picture
+    config.loss_denominator = 'weights'  # what the sum is divided by; also 'pixels' or 'images'
+    config.dice_sums = 'image'  # dice: over each 'image', or over the whole (micro-)'batch'
     config.dice_smoothing = 1.0  # dice: added above and below the fraction
     config.dice_squared = False  # dice: squares of the probabilities below the fraction, as V-Net
     config.dice_background = False  # dice: whether class 0 is one of the classes it averages over

@@ -74,8 +74,8 @@ def small_unet(config):
 def scenes(config):
     config.dataset = 'digit_scenes'
     config.flip = False  # A mirrored digit is another shape.
-    config.epochs = 2.0
-    config.eval_every = 0.5
+    config.epochs = 3.0
+    config.eval_every = 1.0
 
 
 def coins(config):

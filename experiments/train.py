@@ -32,7 +32,7 @@ def run(config, directory):
                                f'{100 * last["test/error"]:.2f} % test error')
     print(f'curves: {figure}')
     for name, value in last.items():
-        if re.search('^test/(.*error|.*iou.*)$', name):
+        if re.search('^test/(.*error|mean_iou|iou/.*)$', name):
             print(f'test {name.removeprefix("test/")}: {100 * value:.2f} %')
 
 

@@ -78,6 +78,19 @@ def test_tiles_have_the_scores_of_the_whole(name, request):
         np.testing.assert_allclose(predict.scores(network, image, tile), whole, atol=1e-5)
 
 
+def test_tiles_of_a_network_that_takes_any_size():
+    """Their corners are multiples of its strides."""
+    network, rng = made('fcn8s', (64, 64, 3), widths=(2,) * 5, hidden=(4, 4)), (
+        np.random.default_rng(0))
+    network = network._replace(variables=jax.tree.map(  # An untrained FCN scores 0 everywhere.
+        lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), network.variables))
+    assert predict.window(network.net, network.image_shape, 576)[:4] == (576, 0, 223, 32)
+    image = noise(700, 9, 3)
+    whole = predict.scores(network, image)
+    assert np.ptp(whole) > 0.01
+    np.testing.assert_allclose(predict.scores(network, image, 576), whole, atol=1e-5)
+
+
 def test_how_a_network_looks_at_an_image(padded, valid):
     """By hand: in a U-Net of three levels a score sees 20 pixels before and 23 after its own."""
     window = predict.window
