@@ -114,8 +114,8 @@ def get_config():
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
     config.weight_map = 0.0  # cross_entropy, focal: U-Net's w0, extra weight between close objects
     config.weight_map_sigma = 5.0  # weight_map: how close they are, in pixels of the picture
-    config.loss_denominator = 'weights'  # divides the sum of the losses: 'weights' is the total weight,
-    #           'pixels' and 'images' are how many there are
+    config.loss_denominator = 'weights'  # divide the sum by the total of the 'weights', or by
+    #           how many 'pixels' or 'images' there are
     config.dice_sums = 'image'  # dice: over each 'image', or over the whole (micro-)'batch'
     config.dice_smoothing = 1.0  # dice: added to the numerator and to the denominator
     config.dice_squared = False  # dice: True squares what the denominator adds up, as V-Net does
