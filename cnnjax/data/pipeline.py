@@ -132,8 +132,9 @@ class Resident:
         def decode(i):
             whole = examples[i]
             if 'mask' in whole:
+                found = _pixels(whole['mask'])
                 with counting:
-                    self.pixels += _pixels(whole['mask'])
+                    self.pixels += found
             example = _arrays(crops.center(whole))
             if example['image'].shape != shape:
                 raise UserError(f'the images differ in size ({shape}, {example["image"].shape} '
@@ -230,7 +231,7 @@ class Stream:
         def count(i):
             found = _pixels(examples[i]['mask'])
             with counting:
-                np.add(total, found, out=total)
+                total[:] += found
 
         threads.mapped(count, len(self), 'checking masks')
         return total
