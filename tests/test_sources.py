@@ -205,7 +205,7 @@ def test_a_split_of_bad_images(photos):
     ('cifar10', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder"),
     ('coins', {}, 'dataset=coins has no label for each image, only a mask .config.task='
      'segment learns masks.; these data sets do: digits, photos, folder, some of'),
-    ('folder', {'target': 'boxes'}, 'no boxes of .* only a label or mask .* digit_scenes$')])
+    ('folder', {'target': 'boxes'}, 'no boxes for .* only a label or mask .* digit_scenes$')])
 def test_what_a_set_does_not_use_is_refused(dataset, given, message):
     with pytest.raises(UserError, match=message):
         sources.load(dataset, 'test', **given)
