@@ -81,8 +81,7 @@ def scaled_shape(network: Trained, shape: Sequence[int]) -> tuple[int, int]:
     """(height, width) that a picture of this shape is scaled to before the network sees it: that of
     an evaluation before the crop (see data.Crops), or its own if pictures were not scaled."""
     evaluation = network.evaluation
-    side = evaluation.get('test_shorter_side', 0) or (
-        network.config.image_size if network.config else 0)
+    side = evaluation.get('test_shorter_side') or evaluation.get('image_size')
     if not side or evaluation.get('whole'):
         return shape[0], shape[1]
     scale = side / (min(shape[:2]) + 2 * evaluation.get('border', 0))

@@ -11,7 +11,7 @@ import pytest
 from sklearn import metrics
 
 import experiments
-from cnnjax import data, evaluate, tasks, train, trained, weights
+from cnnjax import data, evaluate, predict, tasks, train, trained, weights
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
@@ -236,16 +236,19 @@ def test_what_does_not_fit_is_said_before_anything_is_written(config, fields, me
 def test_a_mirrored_border_lets_valid_convolutions_see_every_pixel(config, tmp_path):
     """The paper's overlap-tile strategy: the middle that has scores is the picture."""
     config = config.copy_and_resolve_references()
-    config.update(border=8, border_mode='reflect', crop_size=20, rotation=10.0, elastic=1.0,
-                  scale=(0.9, 1.1), flip_vertical=True, steps=2, learning_rate=0.001)
+    config.update(image_size=32, border=8, border_mode='reflect', crop_size=20, rotation=10.0,
+                  elastic=1.0, scale=(0.9, 1.1), flip_vertical=True, steps=2, learning_rate=0.001)
     config.model.name = 'unet'
     assert np.isfinite(train.train(config, tmp_path)['test/loss'])
     network = trained.load(tmp_path)
     assert network.image_shape == (32, 32, 3)
     assert network(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 16, 16, 3)
     weights.save(network, tmp_path / 'weights.safetensors')
-    evaluation = trained.load(tmp_path / 'weights.safetensors').evaluation
-    assert (evaluation['border'], evaluation['border_mode']) == (8, 'reflect')
+    again = trained.load(tmp_path / 'weights.safetensors')
+    assert (again.evaluation['border'], again.evaluation['border_mode']) == (8, 'reflect')
+    for each in (network, again):  # new pictures are scaled as those of the training
+        assert predict.scaled_shape(each, (40, 50)) == (round(40 * 32 / 56), round(50 * 32 / 56))
+
 
 @pytest.fixture(scope='module')
 def trained_run(scenes, tmp_path_factory):
