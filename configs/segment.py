@@ -141,8 +141,8 @@ def unet2015(config):
 
 def fcn(config, network):
     """The authors' "heavy" training: one picture a step, a momentum of 0.99, the loss summed over
-    all pixels, no augmentation. Theirs takes pictures of any size; here each is padded to
-    500 x 500 pixels, and the padding is ignored in the loss."""
+    all pixels, no augmentation. They feed each picture as it is; here all must have one shape, so
+    it stands in the middle of a square, whose other pixels mirror it and count nowhere."""
     rates = {'fcn32s': 1e-10, 'fcn16s': 1e-12, 'fcn8s': 1e-14}
     config.dataset = 'folder'
     config.image_size = 500  # the longest side of a picture of PASCAL VOC
