@@ -20,12 +20,16 @@ from cnnjax import (
 
 
 def run(config, directory):
-    """Trains, or resumes, the run in `directory`, draws its curves and prints its test errors."""
+    """Trains, or resumes, the run in `directory`, prints its test errors and draws its figures."""
     last = train.train(config, directory)
     config = workdir.read_config(directory)  # includes the fields it inherited
+    if cluster.first():
+        draw_curves(config, directory, last)
     draw_examples(config, directory)
-    if not cluster.first():
-        return
+
+
+def draw_curves(config, directory, last):
+    """Draws the curves of the run, and prints the test errors in its last row."""
     rows = reports.read_metrics(directory)
     figure = Path(directory) / 'figures' / 'curves.png'
     plots.curves(rows, figure, f'{user_network.short(config.model.name)} on {config.dataset}: '
