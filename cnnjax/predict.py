@@ -81,8 +81,9 @@ def scaled_shape(network: Trained, shape: Sequence[int]) -> tuple[int, int]:
     """(height, width) that a picture of this shape is scaled to before the network sees it: that of
     an evaluation before the crop (see data.Crops), or its own if pictures were not scaled."""
     evaluation = network.evaluation
-    side = evaluation.get('test_shorter_side') or evaluation.get('image_size')
-    if not side or evaluation.get('whole'):
+    size = evaluation.get('image_size')  # Published weights may not tell it.
+    side = evaluation.get('test_shorter_side') or size
+    if not side or size == 0 or evaluation.get('whole'):
         return shape[0], shape[1]
     scale = side / (min(shape[:2]) + 2 * evaluation.get('border', 0))
     return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)

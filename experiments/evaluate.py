@@ -71,7 +71,7 @@ def training(config, network):
     own = network.training(base.get_config())
     train.check(own)
     own.unlock()
-    if network.config is None:
+    if 'image_size' not in network.evaluation:  # Published weights do not tell it.
         own.image_size = network.image_shape[0]
     own.test_split = config.split or own.test_split
     for field in ('dataset', 'data_dir', 'stream', 'bad_images', 'mask_values'):

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from cnnjax import data, dataset
@@ -123,6 +124,12 @@ def test_numbers_of_any_number_of_bits(tmp_path, bits, color):
     np.testing.assert_array_equal(read, values)
 
 
+def test_numbers_of_16_bits_in_either_order(tmp_path):
+    for order in '<>':
+        tifffile.imwrite(tmp_path / 'mask.tif', VALUES.astype(f'{order}u2'), byteorder=order)
+        np.testing.assert_array_equal(masks.read(tmp_path / 'mask.tif'), VALUES)
+
+
 @pytest.mark.parametrize('suffix', ['png', 'tif', 'bmp'])
 @pytest.mark.parametrize('mode', ['L', 'P', '1'])
 def test_formats_that_keep_each_pixel(tmp_path, suffix, mode):
@@ -151,7 +158,11 @@ def save(name, mode='L', value=0, **options):
     (save('a.png', 'RGBA', (0, 0, 0, 255)), 'a.png has the mode RGBA'),
     (save('a.png', 'LA', (1, 255)), 'a.png has the mode LA'),
     (save('a.tif', 'F', 1.0), 'a.tif has the mode F'),
-    (save('a.png', 'I;16', 300), 'a.png has a pixel of the value 300: the values of a mask are')])
+    (save('a.png', 'I;16', 300), 'a.png has a pixel of the value 300: the values of a mask are'),
+    (save('a.tif', save_all=True, append_images=[Image.new('L', (4, 3))] * 2),
+     'a.tif holds 3 pictures: give each a file of its own'),
+    (save('a.png', save_all=True, append_images=[Image.new('L', (4, 3), 1)]),
+     'a.png holds 2 pictures')])
 def test_files_without_numbers_of_classes_are_refused(tmp_path, apply, message):
     with pytest.raises(UserError, match=message):
         masks.read(apply(tmp_path))
@@ -170,6 +181,11 @@ def test_masks_of_pascal_voc(scenes):
     mask.save(scenes / 'train' / 'masks' / 'a.png')
     example = data.load('folder', 'train', str(scenes), target='mask').examples[0]
     np.testing.assert_array_equal(example['mask'], values)
+
+
+def test_the_mark_that_windows_puts_before_a_text_is_no_part_of_a_name(scenes):
+    (scenes / 'classes.txt').write_text('\ufeffbackground\ncat\ndog\n')
+    assert masks.read_classes(scenes / 'classes.txt') == ('background', 'cat', 'dog')
 
 
 @pytest.fixture
@@ -313,12 +329,17 @@ def test_classes_in_another_order_change_the_masks(scenes):
 
 def test_pictures_that_are_turned_or_have_one_name_are_refused(scenes):
     """A mask does not say whether it is turned too, nor which of two pictures it belongs to."""
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    path = scenes / 'train' / 'images' / 'a.jpg'
-    Image.open(path).save(path, exif=exif)
-    with pytest.raises(UserError, match=r'a\.jpg has the EXIF orientation 3'):
-        data.Resident(data.load('folder', 'train', str(scenes), target='mask'), data.Crops())
+    exif, path = Image.Exif(), scenes / 'train' / 'images' / 'a.jpg'
+    mask = scenes / 'train' / 'masks' / 'a.png'
+    for turned, orientation in ((path, 3), (mask, 6)):
+        exif[0x0112] = orientation
+        Image.open(turned).save(turned, exif=exif)
+        with pytest.raises(UserError, match=rf'{turned.name} has the EXIF orientation '
+                                            f'{orientation}'):
+            data.Resident(data.load('folder', 'train', str(scenes), target='mask'), data.Crops())
+        exif[0x0112] = 0  # Some cameras write this; it means nothing.
+        Image.open(turned).save(turned, exif=exif)
+    data.Resident(data.load('folder', 'train', str(scenes), target='mask'), data.Crops())
     Image.open(path).save(path.with_suffix('.png'))
     with pytest.raises(UserError, match=r'a\.jpg and .*a\.png|a\.png and .*a\.jpg'):
         data.load('folder', 'train', str(scenes), target='mask')

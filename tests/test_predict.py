@@ -129,6 +129,13 @@ def test_pictures_are_scaled_as_those_of_the_training(config, tmp_path):
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
+def test_weights_without_a_run_scale_as_the_run_did():
+    network = made('unet_padded', (8, 8, 3), widths=(4, 8), evaluation={'image_size': 8})
+    assert predict.scaled_shape(network, (16, 24)) == (8, 12)
+    network = network._replace(evaluation={'test_shorter_side': 12, 'image_size': 0})
+    assert predict.scaled_shape(network, (16, 24)) == (16, 24)
+
+
 def test_files_are_upright_and_have_the_channels_of_the_network(padded, tmp_path):
     image, exif = noise(12, 20, 3), Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # the camera was turned

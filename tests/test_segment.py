@@ -245,6 +245,7 @@ def test_a_mirrored_border_lets_valid_convolutions_see_every_pixel(config, tmp_p
     assert network(np.zeros((1, 32, 32, 3), np.uint8)).shape == (1, 16, 16, 3)
     weights.save(network, tmp_path / 'weights.safetensors')
     again = trained.load(tmp_path / 'weights.safetensors')
+    assert again.evaluation == network.evaluation
     assert (again.evaluation['border'], again.evaluation['border_mode']) == (8, 'reflect')
     for each in (network, again):  # new pictures are scaled as those of the training
         assert predict.scaled_shape(each, (40, 50)) == (round(40 * 32 / 56), round(50 * 32 / 56))

@@ -4,10 +4,10 @@
     root/<split>/images/a.jpg     pictures, in folders of any depth
     root/<split>/masks/a.png      their masks, with the same names but for the suffix
 
-A mask has as many pixels as its picture, which must be stored upright: a picture with an EXIF
-orientation is refused. Each pixel is the number of a class or geometry.IGNORE, as a gray level or,
-as in PASCAL VOC, an index into a palette. Masks with other numbers are read if `mask_values` lists
-those of the classes.
+A mask has as many pixels as its picture, and both must be stored upright: files that an EXIF
+orientation turns are refused. Each pixel is the number of a class or geometry.IGNORE, as a gray
+level or, as in PASCAL VOC, an index into a palette. Masks with other numbers are read if
+`mask_values` lists those of the classes.
 """
 
 import collections
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ExifTags
 
 from cnnjax.data import folders, formats, geometry, images
 from cnnjax.data.examples import Missing, Source
@@ -25,6 +26,7 @@ from cnnjax.data.identity import Entry, file_sizes, some
 from cnnjax.errors import UserError
 
 EXACT = ('PNG', 'TIFF', 'BMP')  # Other formats may change or renumber pixels.
+TURNED = range(2, 9)  # the EXIF orientations that are not upright
 SHOWN = 6  # The most classes of which a line tells the share of the pixels.
 
 
@@ -42,7 +44,7 @@ class Masked(Sequence):
 
     def __getitem__(self, i: Any) -> Any:
         picture, mask = self.paths[i]
-        if (turned := images.orientation(picture)) != 1:
+        if (turned := images.orientation(picture)) in TURNED:
             raise UserError(f'{picture} has the EXIF orientation {turned}, and whether its mask is '
                             'turned as well cannot be told: save both upright')
         image = self.read(picture)
@@ -68,8 +70,8 @@ def read(file: str | os.PathLike[str] | bytes, name: str | None = None) -> np.nd
       name: its name in error messages; None: the path.
 
     Raises:
-      UserError: the mask cannot be read, its format does not keep each pixel, or its pixels are
-        colours or larger numbers.
+      UserError: the mask cannot be read or is stored turned, its format does not keep each pixel,
+        the file holds several pictures, or its pixels are colours or larger numbers.
     """
     name = name or str(file)
     with formats.reading(name), formats.opened(file) as stream:
@@ -77,9 +79,14 @@ def read(file: str | os.PathLike[str] | bytes, name: str | None = None) -> np.nd
         if image.format not in EXACT:
             raise UserError(f'{name} is a {image.format} file, and such do not keep the number of '
                             'each pixel: save masks as PNG')
+        if (count := getattr(image, 'n_frames', 1)) > 1:
+            raise UserError(f'{name} holds {count} pictures: give each a file of its own')
         layout = image.tile[0].args  # begins with Pillow's name for the layout of the pixels
         image.load()
-    if image.mode not in ('1', 'L', 'P', 'I;16'):
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if turned in TURNED:
+        raise UserError(f'{name} has the EXIF orientation {turned}: save it upright')
+    if image.mode not in ('1', 'L', 'P', 'I;16', 'I;16B'):
         raise UserError(f'{name} has the mode {image.mode}: a mask is gray or has a palette, with '
                         'the number of a class, from 0 to 255, in each pixel')
     values = np.asarray(image)
@@ -213,7 +220,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
       UserError: the file cannot be read, or names a class twice.
     """
     try:
-        names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        names = tuple(line.strip() for line in
+                      path.read_text(encoding='utf-8-sig').splitlines() if line.strip())
     except FileNotFoundError:
         raise Missing(f'{path} is not there: it names the classes, one a line, in the order of '
                       'their numbers in the masks, from 0') from None
