@@ -21,6 +21,7 @@ from cnnjax.trained import Trained
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CONFUSION = 'confusion.csv'
 SHOWN = 8  # The most examples in a figure.
 NAMED = 40  # The most classes in a legend.
 NUMBERED = 25  # The most classes in a matrix with numbers.
@@ -138,7 +139,7 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
     from matplotlib.figure import Figure
 
     directory, count = Path(directory), len(classes)
-    atomic.write_text(directory / 'confusion.csv', tables.comma_separated(
+    atomic.write_text(directory / CONFUSION, tables.comma_separated(
         ['truth / prediction', *classes],
         ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))))
     totals = matrix.sum(1, keepdims=True)

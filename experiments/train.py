@@ -21,11 +21,15 @@ from cnnjax import (
 
 def run(config, directory):
     """Trains, or resumes, the run in `directory`, prints its test errors and draws its figures."""
+    before = reports.read_metrics(directory)
     last = train.train(config, directory)
     config = workdir.read_config(directory)  # includes the fields it inherited
+    drawn = before[-1:] == [last] and (Path(directory) / figures.CONFUSION).exists()
+    cluster.agree(drawn=drawn)
     if cluster.first():
         draw_curves(config, directory, last)
-    draw_examples(config, directory)
+    if not drawn and tasks.create(config.task, None).draw:
+        draw_examples(config, directory)
 
 
 def draw_curves(config, directory, last):
@@ -41,11 +45,9 @@ def draw_curves(config, directory, last):
 
 
 def draw_examples(config, directory):
-    """Draws what the network makes of the test set, if its task draws examples and the data of the
-    finished run is still there."""
+    """Draws what the network makes of the test set, if the data of the finished run is still there.
+    """
     network = trained.load(directory, 'latest')
-    if tasks.create(network.task, network.net).draw is None:
-        return
     try:
         source = dataset.source(config, config.test_split)
     except data.Missing:

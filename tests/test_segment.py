@@ -154,6 +154,9 @@ def test_a_unet_is_trained_loaded_and_evaluated(config, scenes, tmp_path, capsys
     drawn = {path.name for path in (tmp_path / 'whole' / 'figures').iterdir()}
     assert drawn == {f'{name}.png' for name in ('curves', 'first_batch', 'predictions', 'worst',
                                                 'confusion')}
+    with monkeypatch.context() as patch:  # a finished run is not evaluated and drawn again
+        patch.setattr(evaluate, 'evaluate', None)
+        train_experiment.run(config, tmp_path / 'whole')
 
     network = trained.load(tmp_path / 'whole', 'latest')
     assert network.task == 'segment'

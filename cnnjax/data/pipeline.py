@@ -225,7 +225,9 @@ class Stream:
     @functools.cached_property
     def pixels(self) -> np.ndarray:
         """The same as Resident's; reads and checks every mask."""
-        examples, total = _Checked(self.examples, len(self.classes)), np.zeros(256, np.int64)
+        # Weight maps take long to compute, and are not needed here.
+        masked = getattr(self.examples, 'unweighted', self.examples)
+        examples, total = _Checked(masked, len(self.classes)), np.zeros(256, np.int64)
         counting = threading.Lock()
 
         def count(i):

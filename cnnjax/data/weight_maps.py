@@ -53,6 +53,10 @@ class Weighted(Sequence):
         return {**example, 'weight_map': weight_map(mask, self.weight, self.sigma)}
 
     @property
+    def unweighted(self) -> Sequence:
+        return self.examples
+
+    @property
     def undecoded(self) -> 'Weighted':
         return dataclasses.replace(
             self, examples=getattr(self.examples, 'undecoded', self.examples))
