@@ -142,7 +142,7 @@ def config(segmenting):
     return segmenting
 
 
-def test_a_unet_is_trained_loaded_and_evaluated(config, scenes, tmp_path, capsys):
+def test_a_unet_is_trained_loaded_and_evaluated(config, scenes, tmp_path, capsys, monkeypatch):
     train_experiment.run(config, tmp_path / 'whole')
     said = capsys.readouterr().out
     assert 'images with masks of 3 classes' in said
