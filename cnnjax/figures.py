@@ -58,7 +58,7 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
         outputs = [network(image[None]) for image in some['image']]
         found = {key: np.concatenate([np.asarray(task.predict(each)[key]) for each in outputs])
                  for key in task.predict(outputs[0])}
-        rows = [(f'image {place}, IoU {iou[place]:.2f}', pictures)
+        rows = [(f'image {place}, mean IoU {iou[place]:.2f}', pictures)
                 for place, *pictures in zip(places, _colored(some['image']), _drawn(task, some),
                                             _drawn(task, some | found), strict=True)]
         panels(directory / 'figures' / f'{name}.png', rows, ('image', 'truth', 'prediction'),

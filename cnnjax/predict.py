@@ -38,7 +38,7 @@ def labels(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
 
 
 def scores(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
-    """The scores of each pixel of a picture, float32 [H, W, classes].
+    """The scores of each pixel of a picture, float32 [H, W, classes], before the softmax.
 
     If the pictures of the training were scaled to one size, so is this one, without a crop, and the
     scores are scaled back.
