@@ -77,7 +77,8 @@ def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
                         f'{limits.LARGEST_WHOLE:,}: take fewer images per batch')
     share = jax.process_index(), jax.process_count()
     compiled = parallel.parallelize(
-        functools.partial(step.eval_step, task=task, net=net, normalize=normalize), mesh, kind,
+        functools.partial(step.eval_step, task=task, net=net,
+                          normalize=normalize.fitting(examples.image_shape)), mesh, kind,
         donate=False)
     resident = parallel.replicate(examples.data or {}, mesh)
     key = jax.random.key(0)  # unused: nothing is random

@@ -156,9 +156,10 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
                       va='center', fontsize=size, color='white' if share > 55 else 'black')
     names = [_short(name) for name in classes]
     every = -(-count // NAMED)  # More names would overlap.
+    plain: Any = {'fontsize': 8, 'parse_math': False}  # names may hold '$'
     turned: Any = {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if count > 3 else {}
-    axes.set_xticks(range(0, count, every), names[::every], fontsize=8, **turned)
-    axes.set_yticks(range(0, count, every), names[::every], fontsize=8)
+    axes.set_xticks(range(0, count, every), names[::every], **plain, **turned)
+    axes.set_yticks(range(0, count, every), names[::every], **plain)
     axes.set(xlabel='prediction', ylabel='truth')
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -170,10 +170,13 @@ def _maps(network, image, tile):
     rows, columns = (_tiles(n, own) for n in sides)
     memory.check(2 * own.numbers * (rows[0][1] - rows[0][0]) * (columns[0][1] - columns[0][0]),
                  picture=f'{image.shape[0]} x {image.shape[1]} pixels')
+    normalize = network.normalize.fitting(bordered.shape)
+    mean = np.broadcast_to(normalize.mean, bordered.shape)
     found = np.empty((*(n - 2 * own.margin for n in sides), len(network.classes)), np.float32)
     for (top, bottom, *height), (left, right, *width) in itertools.product(rows, columns):
-        part = _apply(network.net, network.variables, network.normalize,
-                      bordered[None, top:bottom, left:right])[0]
+        place = np.s_[top:bottom, left:right]
+        part = _apply(network.net, network.variables, normalize._replace(mean=mean[place]),
+                      bordered[place][None])[0]
         found[slice(*height), slice(*width)] = part[height[0] - top:height[1] - top,
                                                     width[0] - left:width[1] - left]
     return found[:image.shape[0], :image.shape[1]]

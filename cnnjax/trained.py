@@ -49,8 +49,8 @@ class Trained(NamedTuple):
         images = self.checked(images)
         same = images.shape[1:] == tuple(self.image_shape)
         with contextlib.nullcontext() if same else self._of_another_size(images):
-            return self.net.apply(self.variables, self._normalizer(images)(images), train=False,
-                                  **arguments)[0]
+            normalize = self.normalize.fitting(images.shape[1:])
+            return self.net.apply(self.variables, normalize(images), train=False, **arguments)[0]
 
     def taps(self, images: ArrayLike | Sequence[ArrayLike],
              **arguments: Any) -> dict[str, jax.Array]:
@@ -74,9 +74,9 @@ class Trained(NamedTuple):
                     return jnp.zeros((*args[0].shape[:-1], width), args[0].dtype)
             return call(*args, **kwargs)
 
+        normalize = self.normalize.fitting(images.shape[1:])
         with nn.intercept_methods(intercept):
-            found: Any = self.net.apply(self.variables, self._normalizer(images)(images),
-                                        train=False, **arguments)
+            found: Any = self.net.apply(self.variables, normalize(images), train=False, **arguments)
         return dict(itertools.takewhile(lambda item: item[0] not in misfits, found[1].items()))
 
     def tap_shapes(self, shape: Sequence[int] | None = None) -> dict[str, tuple[int, ...]]:
@@ -121,13 +121,6 @@ class Trained(NamedTuple):
     def task(self) -> str:
         """The name of the task that it was trained for; published weights classify."""
         return self.evaluation.get('task', 'classify')
-
-    def _normalizer(self, images):
-        """The normalization. A mean image of another size is replaced by its mean colour."""
-        mean = self.normalize.mean
-        if np.ndim(mean) > 1 and mean.shape[:2] != images.shape[1:3]:
-            return self.normalize._replace(mean=mean.mean((0, 1)))
-        return self.normalize
 
     def checked(self, images: ArrayLike | Sequence[ArrayLike]) -> jax.Array | np.ndarray:
         """The images as an array [N, H, W, C]. Raises UserError as a call of the network does."""

@@ -141,9 +141,12 @@ def check_network(net: nn.Module, source: Any, where: str) -> None:
                for own, theirs in [(getattr(net, field), getattr(source.net, field))]
                if own != theirs]
     if changed:
+        # Fields come along only from a network of the same name.
+        remedy = ('give those fields of model the values there' if hasattr(net, 'adopt') else
+                  'leave out those fields of model, whose values then come along, and model.name, '
+                  f"'{source.name}'")
         raise UserError(f"init_from='{where}' was trained as another network: "
-                        f'{"; ".join(changed)}. Its weights depend on that: leave out those fields '
-                        f"of model, whose values then come along, and model.name, '{source.name}'")
+                        f'{"; ".join(changed)}. Its weights depend on that: {remedy}')
 
 
 def adopted(net: nn.Module, source: Any, where: str) -> Any:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cnnjax import data, features, models, trained, weights
 from cnnjax.errors import UserError
+from cnnjax.evaluate import evaluate as judge
 from configs import base
 from configs import evaluate as recipe
 from configs import features as features_recipe
@@ -134,6 +135,21 @@ def test_the_same_classes_in_another_order_are_matched_by_name(network, photos, 
     found = network(NUMERIC)
     assert run(photos, photos) == pytest.approx(expected(found, photos, NUMERIC))
     assert 'folder has the classes of the network in another order' in capsys.readouterr().out
+
+
+def test_images_of_another_size_than_the_mean_image_are_normalized_by_its_mean_colour():
+    net = models.create('unet_padded', num_classes=2, widths=(2,))
+    variables = net.init(jax.random.key(0), np.zeros((1, 4, 4, 1), np.float32))
+    mean = np.random.default_rng(0).random((4, 4, 1), np.float32)
+    network = trained.Trained(net, variables, data.Normalization(mean, np.float32([0.5])),
+                              ('none', 'some'), (4, 4, 1), None, 'unet_padded',
+                              {'task': 'segment'})
+    images, masks = np.random.default_rng(1).integers(0, 2, (2, 3, 6, 8, 1)).astype(np.uint8)
+    examples = data.Resident(data.from_arrays(200 * images, ('none', 'some'), mask=masks[..., 0]),
+                             data.Crops())
+    colour = network._replace(normalize=network.normalize._replace(mean=mean.mean((0, 1))))
+    found, expected = (judge(each, examples)['loss'] for each in (network, colour))
+    assert found == pytest.approx(expected)
 
 
 def test_another_set_is_not_looked_for_where_that_of_the_run_was(network, tmp_path, monkeypatch):

@@ -158,6 +158,11 @@ def test_the_numbers_of_a_confusion_matrix(tmp_path, monkeypatch):
         assert max(figure.get_size_inches()) < 12
 
 
+def test_names_of_classes_are_no_formulas(tmp_path):
+    figures.confusion(tmp_path, np.eye(2, dtype=int), ('$5_$', r'$\frac$'))
+    assert (tmp_path / 'figures' / 'confusion.png').exists()
+
+
 def test_a_task_that_draws_nothing_has_no_figures(tmp_path):
     network = trained.Trained(Bright(), {}, NORMALIZE, CLASSES, (8, 8, 3), None)  # it classifies
     figures.evaluation(tmp_path, network, None, {})

@@ -91,6 +91,17 @@ def test_tiles_of_a_network_that_takes_any_size():
     np.testing.assert_allclose(predict.scores(network, image, 576), whole, atol=1e-5)
 
 
+@pytest.mark.parametrize('shape', [(152, 92), (68, 68)])
+def test_tiles_are_normalized_as_the_whole(shape, padded):
+    """By their part of a mean image, or by its mean colour, also where it is as large as a tile."""
+    assert predict.window(padded.net, padded.image_shape, 70).side == 68
+    mean = np.float32(noise(*shape, 3) / 255)
+    network = padded._replace(normalize=Normalization(mean, np.float32([0.2])))
+    image = np.random.default_rng(1).integers(0, 256, (152, 92, 3)).astype(np.uint8)
+    np.testing.assert_allclose(predict.scores(network, image, 70), predict.scores(network, image),
+                               atol=1e-5)
+
+
 def test_how_a_network_looks_at_an_image(padded, valid):
     """By hand: in a U-Net of three levels a score sees 20 pixels before and 23 after its own."""
     window = predict.window

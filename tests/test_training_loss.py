@@ -174,6 +174,12 @@ def test_the_loss_of_a_config():
     ({'loss': 'focal', 'label_smoothing': 0.1}, 'label_smoothing=0.1 changes cross_entropy, which'),
     ({'loss': 'dice', 'task': 'segment', 'class_weights': (1.0, 2.0)}, 'class_weights=.* changes'),
     ({'loss': 'dice', 'task': 'segment', 'weight_map': 1.0}, 'weight_map=1.0 changes cross_en'),
+    ({'focal_gamma': 5.0}, 'focal_gamma=5.0 changes focal, which'),
+    ({'dice_squared': True, 'task': 'segment'}, 'dice_squared=True changes dice, which'),
+    ({'dice_sums': 'batch'}, 'dice_sums=batch changes dice, which'),
+    ({'dice_smoothing': 0.0}, 'dice_smoothing=0.0 changes dice, which'),
+    ({'loss': 'dice', 'task': 'segment', 'loss_denominator': 'pixels'}, 'loss_denominator=pixels '
+     'changes cross_entropy and focal, which'),
     ({'class_weights': (0, 0)}, 'at least one must be above 0'),
     ({'weight_map': 1.0}, 'weighs the pixels of masks'),
     ({'task': 'segmentation'}, "not 'segmentation'; did you mean segment")])

@@ -38,8 +38,14 @@ class Normalization(NamedTuple):
 
     def undone(self, images: np.ndarray) -> np.ndarray:
         """Normalized images [..., H, W, C] as pictures, uint8."""
-        mean = self.mean if self.fits(images.shape[-3:]) else self.mean.mean((0, 1))
+        mean = self.fitting(images.shape[-3:]).mean
         return np.round(255 * np.clip(images * self.std + mean, 0, 1)).astype(np.uint8)
+
+    def fitting(self, image_shape: Sequence[int]) -> 'Normalization':
+        """The same for images [H, W, C] of that shape: a mean image of another size is replaced by
+        its mean colour."""
+        other = self.mean.ndim > 1 and self.mean.shape[:2] != tuple(image_shape[:2])
+        return self._replace(mean=self.mean.mean((0, 1))) if other else self
 
     def fits(self, image_shape: Sequence[int]) -> bool:
         """Whether images of the shape [H, W, C] can be normalized by it."""

@@ -20,6 +20,12 @@ LIMITS = {
     'focal_gamma': Number(0), 'dice_sums': ('image', 'batch'), 'dice_smoothing': Number(0),
     'dice_squared': (False, True), 'dice_background': (False, True), 'dice_absent': (False, True)}
 
+# The losses that each option changes.
+CHANGED = {
+    'label_smoothing': ('cross_entropy',), 'class_weights': PREDICTIONS, 'weight_map': PREDICTIONS,
+    'loss_denominator': PREDICTIONS, 'focal_gamma': ('focal',), **dict.fromkeys(
+        ('dice_sums', 'dice_smoothing', 'dice_squared', 'dice_background', 'dice_absent'), REGIONS)}
+
 
 class TrainingLoss(NamedTuple):
     """A weighted sum of losses with their options, by the names of configs/base.py.
@@ -92,9 +98,9 @@ def of_config(config: ConfigDict, target: str, classes: int | None = None) -> Tr
     """
     terms = _terms(config.loss, PREDICTIONS + (REGIONS if target == 'mask' else ()))
     names = dict(terms)
-    for field, wanted in (('label_smoothing', PREDICTIONS[:1]), ('class_weights', PREDICTIONS),
-                          ('weight_map', PREDICTIONS)):
-        if config[field] and not names.keys() & set(wanted):
+    defaults = {'weight_map': 0.0, **TrainingLoss()._asdict()}
+    for field, wanted in CHANGED.items():
+        if config[field] != defaults[field] and not names.keys() & set(wanted):
             raise UserError(f'{field}={config[field]} changes {" and ".join(wanted)}, which '
                             f"loss='{config.loss}' does not have: leave it out")
     if config.class_weights and not any(config.class_weights):
