@@ -6,7 +6,6 @@
     figures/confusion.png     which classes are taken for which; confusion.csv has the numbers
 """
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cnnjax import atomic, data, overlays, plots, tasks
+from cnnjax import atomic, data, overlays, plots, tables, tasks
 from cnnjax.tasks.task import Task
 from cnnjax.trained import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CONFUSION = 'confusion.csv'
 SHOWN = 8  # The most examples in a figure.
 NAMED = 40  # The most classes in a legend.
 NUMBERED = 25  # The most classes in a matrix with numbers.
@@ -58,7 +58,7 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
         outputs = [network(image[None]) for image in some['image']]
         found = {key: np.concatenate([np.asarray(task.predict(each)[key]) for each in outputs])
                  for key in task.predict(outputs[0])}
-        rows = [(f'image {place}, IoU {iou[place]:.2f}', pictures)
+        rows = [(f'image {place}, mean IoU {iou[place]:.2f}', pictures)
                 for place, *pictures in zip(places, _colored(some['image']), _drawn(task, some),
                                             _drawn(task, some | found), strict=True)]
         panels(directory / 'figures' / f'{name}.png', rows, ('image', 'truth', 'prediction'),
@@ -139,11 +139,9 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
     from matplotlib.figure import Figure
 
     directory, count = Path(directory), len(classes)
-    with (atomic.replacing(directory / 'confusion.csv') as unfinished,
-          unfinished.open('w', newline='') as file):
-        writer = csv.writer(file)
-        writer.writerow(['truth / prediction', *classes])
-        writer.writerows([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
+    atomic.write_text(directory / CONFUSION, tables.comma_separated(
+        ['truth / prediction', *classes],
+        ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))))
     totals = matrix.sum(1, keepdims=True)
     shares = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     side = min(max(0.38 * count, 2.4), 9)

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from cnnjax import convolution
@@ -137,6 +138,22 @@ def conv(features: int, size: int, stride: int = 1, padding: int | None = None,
     padding = dilation * (size // 2) if padding is None else padding
     return nn.Conv(features, (size, size), (stride, stride), padding, kernel_dilation=dilation,
                    conv_general_dilated=convolution.conv_general_dilated, **options)
+
+
+class UpConv(nn.Module):
+    """A transposed convolution of 2x2 windows, two apart: [N, H, W, C] -> [N, 2H, 2W, features].
+    The parameters are those of `flax.linen.ConvTranspose`."""
+
+    features: int
+    kernel_init: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param('kernel', self.kernel_init, (2, 2, x.shape[-1], self.features))
+        bias = self.param('bias', nn.initializers.zeros, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return convolution.up_convolution(x, kernel) + _along(bias, x)
 
 
 def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0,

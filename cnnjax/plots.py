@@ -16,60 +16,72 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PathLike = str | os.PathLike[str]
+TRAIN = {'color': '0.6', 'linewidth': 1.2}  # the lines of the training and of the test
+TEST = {'color': 'tab:blue', 'linewidth': 1.8}
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -> None:
     """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl. If
-    these have a mean IoU, it is drawn too, with that of each class where classes are few."""
-    from matplotlib import ticker  # here, because the import takes half a second
-    from matplotlib.figure import Figure
+    these have a mean IoU, it is drawn in place of the error, which is 1 - mean IoU."""
+    from matplotlib.figure import Figure  # here, because the import takes half a second
 
     segments = any('test/mean_iou' in row for row in rows)
-    figure = Figure(figsize=(15 if segments else 10, 3.6), layout='constrained', dpi=150)
-    losses, errors, *others = figure.subplots(1, 3 if segments else 2)
-
-    def line(axes, name, scale=1.0, **style):
-        points = [(row['epoch'], scale * row[name]) for row in rows if name in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), **style)
-
-    train, test = {'color': '0.6', 'linewidth': 1.2}, {'color': 'tab:blue', 'linewidth': 1.8}
-    line(losses, 'train/loss', label='train', **train)
-    line(losses, 'test/loss', label='test', **test)
-    for name in dict.fromkeys(name for row in rows for name in row
-                              if re.fullmatch('train/.*error', name)):
-        label = 'train' if name == 'train/error' else name.replace('_', ' ').replace('/', ', ')
-        line(errors, name, 100, label=label, **train)
-    line(errors, 'test/error', 100, label='test', **test)
-    columns = sorted({name for row in rows for name in row
-                      if name.startswith('test/column') and name.endswith('/error')})
-    for i, name in enumerate(columns, 1):  # C0 is the whole network's colour
-        line(errors, name, 100, label=name.split('/')[1], linewidth=1.0, color=f'C{i}')
+    figure = Figure(figsize=(10, 3.6), layout='constrained', dpi=150)
+    losses, results = figure.subplots(1, 2)
+    _curve(losses, rows, 'train/loss', label='train', **TRAIN)
+    # What a segmentation trains with may be another loss.
+    _curve(losses, rows, 'test/loss', label='test, cross-entropy' if segments else 'test', **TEST)
     losses.set_yscale('log')
-    errors.set_yscale('symlog', linthresh=1, linscale=0.5)  # an error may well be 0
-    errors.set_ylim(0, 100)
-    errors.yaxis.set_major_locator(ticker.FixedLocator([0, 1, 2, 5, 10, 20, 50, 100]))
-    errors.yaxis.set_major_formatter('{x:g}')
-    for axes in others:
-        names = dict.fromkeys(name for row in rows for name in row if name.startswith('test/iou/'))
-        for name, color in zip(names, class_colors(len(names)), strict=True):
-            if len(names) <= 10:
-                line(axes, name, label=name.removeprefix('test/iou/'), linewidth=1.0, color=color)
-        line(axes, 'test/mean_iou', label='mean', linewidth=2.2, color='black')
-        axes.set_ylim(0, 1)
-    for axes, label in zip((losses, errors, *others), ('loss', 'error (%)', 'IoU of the test set'),
-                           strict=False):
-        axes.set(xlabel='epoch', ylabel=label)
+    (_ious if segments else _errors)(results, rows)
+    losses.set_ylabel('loss')
+    for axes in (losses, results):
+        axes.set_xlabel('epoch')
         axes.grid(alpha=0.25, which='both')
         axes.spines[['top', 'right']].set_visible(False)
         axes.legend(frameon=False)
     rate = losses.twinx()
-    line(rate, 'learning_rate', color='tab:orange', linewidth=1.0, linestyle=':')
+    _curve(rate, rows, 'learning_rate', color='tab:orange', linewidth=1.0, linestyle=':')
     highest = max(row['learning_rate'] for row in rows)
     rate.set(ylabel='learning rate (dotted)', yscale='log', ylim=(highest * 1e-4, highest * 2))
     rate.spines[['top']].set_visible(False)
     figure.suptitle(title)
     save(figure, path)
+
+
+def _curve(axes, rows, name, scale=1.0, **style):
+    points = [(row['epoch'], scale * row[name]) for row in rows if name in row]
+    if points:
+        axes.plot(*zip(*points, strict=True), **style)
+
+
+def _errors(axes, rows):
+    from matplotlib import ticker
+
+    for name in dict.fromkeys(name for row in rows for name in row
+                              if re.fullmatch('train/.*error', name)):
+        label = 'train' if name == 'train/error' else name.replace('_', ' ').replace('/', ', ')
+        _curve(axes, rows, name, 100, label=label, **TRAIN)
+    _curve(axes, rows, 'test/error', 100, label='test', **TEST)
+    columns = sorted({name for row in rows for name in row
+                      if name.startswith('test/column') and name.endswith('/error')})
+    for i, name in enumerate(columns, 1):  # C0 is the whole network's colour
+        _curve(axes, rows, name, 100, label=name.split('/')[1], linewidth=1.0, color=f'C{i}')
+    axes.set_yscale('symlog', linthresh=1, linscale=0.5)  # an error may well be 0
+    axes.set_ylim(0, 100)
+    axes.yaxis.set_major_locator(ticker.FixedLocator([0, 1, 2, 5, 10, 20, 50, 100]))
+    axes.yaxis.set_major_formatter('{x:g}')
+    axes.set_ylabel('error (%)')
+
+
+def _ious(axes, rows):
+    """The mean IoU and, where classes are few, that of each."""
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith('test/iou/'))
+    if len(names) <= 10:
+        for name, color in zip(names, class_colors(len(names)), strict=True):
+            _curve(axes, rows, name, label=name.removeprefix('test/iou/'), linewidth=1.0,
+                   color=color)
+    _curve(axes, rows, 'test/mean_iou', label='mean', linewidth=2.2, color='black')
+    axes.set(ylim=(0, 1), ylabel='IoU of the test set')
 
 
 def descent(rows: Sequence[Mapping[str, Any]], path: PathLike) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from PIL import Image
 
-from cnnjax import memory, summary
+from cnnjax import memory, models, summary
 from cnnjax.data import images
 from cnnjax.errors import UserError
 from cnnjax.trained import Trained
@@ -39,7 +39,7 @@ def labels(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
 
 
 def scores(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
-    """The scores of each pixel of a picture, float32 [H, W, classes].
+    """The scores of each pixel of a picture, float32 [H, W, classes], before the softmax.
 
     If the pictures of the training were scaled to one size, so is this one, without a crop, and the
     scores are scaled back.
@@ -130,7 +130,7 @@ def window(net: nn.Module, image_shape: tuple[int, int, int], tile: int) -> Wind
     if len(shape) != 4:
         raise UserError(f'the network has one score per class, {list(shape[1:])}, no maps of '
                         "scores: it cannot tell pixels apart; take one of task='segment'")
-    fits = _fits(net)
+    fits = models.fits(net)
     side = next(filter(fits, itertools.chain(range(tile, 0, -1), itertools.count(tile))))
     rows: Any = [row for row in summary.summarize(net, (side, side, image_shape[-1])).rows
                  if row.seen]
@@ -140,11 +140,6 @@ def window(net: nn.Module, image_shape: tuple[int, int, int], tile: int) -> Wind
     grid = np.lcm.reduce([math.ceil(row.stride[0]) or 1 for row in rows])
     return Window(side, (side - rows[-1].shape[0]) // 2, int(context), int(grid),
                   max(math.prod(row.shape) for row in rows) / side ** 2)
-
-
-def _fits(net):
-    """The function that tells whether images of n pixels fit the network (see models)."""
-    return getattr(net, 'fits', lambda n: True)
 
 
 def _tiles(n, own):
@@ -167,7 +162,7 @@ def _apply(net, variables, normalize, images):
 
 def _maps(network, image, tile):
     """The scores [H, W, classes] of an image [H, W, C], as the network sees it."""
-    own, fits = window(network.net, network.image_shape, tile), _fits(network.net)
+    own, fits = window(network.net, network.image_shape, tile), models.fits(network.net)
     sides = [next(filter(fits, itertools.count(side + 2 * own.margin)))
              for side in image.shape[:2]]
     borders = [(own.margin, n - side - own.margin)

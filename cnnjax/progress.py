@@ -81,7 +81,8 @@ class Progress:
         shown = f'epoch {row["epoch"]:.1f}  step {row["step"]}/{self.lengths.steps}  ' \
                 f'loss {row["train/loss"]:.4f}'
         shown += ''.join(f'  {name.removeprefix("train/")} {100 * value:.2f}%'
-                         for name, value in row.items() if name.endswith(('error', 'accuracy')))
+                         for name, value in row.items()
+                         if name.endswith(('error', 'pixel_accuracy', 'mean_iou')))
         if 'images_per_second' in row:
             shown += f'  {row["images_per_second"]:,.0f} images/s'
             left = (self.lengths.steps - row['step']) * self.batch_size / row['images_per_second']

@@ -1,5 +1,7 @@
 """Tables as text."""
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,3 +29,10 @@ def markdown(header: Sequence[Any], rows: Iterable[Sequence[Any]], left: int | N
         lines = aligned(lines, left)
         lines[1] = [f'{":" * (i >= left):->{len(cell)}}' for i, cell in enumerate(lines[1])]
     return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def comma_separated(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV. Bytes of file names that are not valid text are escaped."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows([header, *rows])
+    return text.getvalue().encode(errors='backslashreplace').decode()

@@ -96,9 +96,9 @@ class Trained(NamedTuple):
         return found
 
     def fitting(self, shape: Sequence[int]) -> tuple[int, int]:
-        """(height, width) as near as possible to those of `shape` that fit the network. Without a
-        rule (`fits` in models), they stay as they are."""
-        fits = getattr(self.net, 'fits', lambda n: True)
+        """(height, width) as near as possible to those of `shape` that fit the network, by its
+        rule `fits` (see models)."""
+        fits = models.fits(self.net)
         height, width = (next(n for off in itertools.count() for n in (side - off, side + off)
                               if n > 0 and fits(n)) for side in shape[:2])
         return height, width

@@ -223,7 +223,8 @@ def _shapes(net, image_shape):
 def _named(name, others, about, ours, given, path) -> str:
     """Our name of the network whose weights `path` holds: that in the file or in the config.json
     beside it, which must be `name`, if that is not None, or one of `others`. If neither says it,
-    the first of these whose last layer is among the tensors `given`."""
+    the first of these whose last layer is among the tensors `given`, and whose batch normalization
+    is there or not as in VGG's variants."""
     said = about.get('architecture')
     found: Any = said if ours else counterparts.our_name(said)
     if found and user_network.is_named(found):  # Only the user may choose the Python to run.
@@ -239,10 +240,12 @@ def _named(name, others, about, ours, given, path) -> str:
                         + ('in it' if ours else 'in the config.json beside it; if both compute the '
                            'same, move the file away from there'))
     if found is None and others:
-        known = {each: counterparts.find(each) for each in (name, *others)}
         bare = tensors.bare(given, path).keys()
-        found = next((each for each, theirs in known.items() if theirs and bare
-                      & counterparts.heads(theirs, models.create(each)).values()), None)
+        norms = any(key.endswith('.running_mean') for key in bare)
+        nets = {each: models.create(each) for each in (name, *others)}
+        found = next((each for each, net in nets.items() if (theirs := counterparts.find(each))
+                      and bare & counterparts.heads(theirs, net).values()
+                      and getattr(net, 'batch_norm', norms) == norms), None)
     return found or name
 
 

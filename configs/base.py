@@ -12,7 +12,7 @@ def get_config():
     config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # the task: 'classify' images, or 'segment' them by their pixels
+    config.task = 'classify'  # what is learned: to 'classify' images, or to 'segment' them
 
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
@@ -22,12 +22,12 @@ def get_config():
     model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
     model.norm = placeholder(str)  # unet: 'none' (the paper), or 'batch' after each convolution
-    model.skip_scales = placeholder(tuple)  # fcn: factors of pool4 and pool3 before their scores
+    model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
     model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
-    model.auxiliary_weight = placeholder(float)  # googlenet, fcn_resnet50: weight of such losses
+    model.auxiliary_weight = placeholder(float)  # googlenet, fcn_resnet50: of the auxiliary losses
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
     model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
     model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image
@@ -56,10 +56,10 @@ def get_config():
     config.test_split = 'test'  # the split to measure the error on
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
     config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
-    config.border_mode = 'zero'  # what these pixels show: 'zero' (black) or 'reflect' (the picture)
-    config.whole = False  # True: pictures stay as they are, in the middle of image_size; no crops
+    config.border_mode = 'zero'  # fills these pixels: 'zero' (black) or 'reflect' (mirror images)
+    config.whole = False  # True: pad pictures to image_size, by border_mode; do not scale or cut
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
-    config.mask_values = ()  # folder: the masks' values of the classes in order; (): 0, 1, 2, ...
+    config.mask_values = ()  # folder: each class's value in the masks, in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
     config.loader_threads = 16  # stream: the number of decoding threads, in all workers together
     config.loader_workers = 0  # stream: processes that decode; 0: the main process does it
@@ -78,9 +78,9 @@ def get_config():
     config.padding = 0  # pixels added around an image before a random crop
     config.padding_mode = 'zero'  # what is outside the image: 'zero' (the mean) or 'reflect'
     config.crop_size = 0  # side of the random crop, and of the network's input; 0: the image's size
-    config.scale = (1.0, 1.0)  # range of the factor by which things grow
-    config.rotation = 0.0  # largest angle of a rotation, in degrees, in both directions
-    config.elastic = 0.0  # U-Net's deformation: typical displacement in pixels; the paper: 10
+    config.scale = (1.0, 1.0)  # range of the random factor by which an image is enlarged
+    config.rotation = 0.0  # largest angle of a random rotation, in degrees, in both directions
+    config.elastic = 0.0  # standard deviation of U-Net's deformation, in pixels; the paper: 10
     config.color = 0.0  # strength of AlexNet's random colour shift; the paper: 0.1; 0: none
     config.color_jitter = 0.0  # largest relative change of brightness, contrast and saturation
 
@@ -105,20 +105,22 @@ def get_config():
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
-    # The loss, a sum of terms with factors. What a term has: cross_entropy and focal of each image
-    # (classify) or pixel (segment), and dice, of each image of segment. See cnnjax/losses.py.
+    # The loss: a sum of terms, each with a factor. cross_entropy and focal judge the class of each
+    # image (classify) or of each pixel (segment), dice compares whole masks (segment only); they
+    # are defined in cnnjax/losses.py. An evaluation always reports the mean cross-entropy as loss.
     config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
     config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
-    config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values forget easy predictions
+    config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values count easy predictions less
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
-    config.weight_map = 0.0  # cross_entropy, focal: extra weight between close objects, U-Net's w0
-    config.weight_map_sigma = 5.0  # weight_map: how close, in pixels of the picture
-    config.loss_denominator = 'weights'  # divides by the sum of the weights, 'pixels' or 'images'
-    config.dice_sums = 'image'  # dice: of each 'image', or of the whole 'batch'
-    config.dice_smoothing = 1.0  # dice: added above and below the fraction
-    config.dice_squared = False  # dice: squares of the probabilities below the fraction, as V-Net
-    config.dice_background = False  # dice: whether class 0 is one of the classes it averages over
-    config.dice_absent = False  # dice: whether classes that a mask does not have are
+    config.weight_map = 0.0  # cross_entropy, focal: U-Net's w0, extra weight between close objects
+    config.weight_map_sigma = 5.0  # weight_map: how close they are, in pixels of the picture
+    config.loss_denominator = 'weights'  # divide the sum by the total of the 'weights', or by
+    #           how many 'pixels' or 'images' there are
+    config.dice_sums = 'image'  # dice: over each 'image', or over the whole (micro-)'batch'
+    config.dice_smoothing = 1.0  # dice: added to the numerator and to the denominator
+    config.dice_squared = False  # dice: True squares what the denominator adds up, as V-Net does
+    config.dice_background = False  # dice: whether the mean over the classes includes class 0
+    config.dice_absent = False  # dice: whether it includes classes that are not in the mask
 
     # Devices and compilation.
     config.parallel = 'shard_map'  # or 'pmap', or 'jit' (batch norm over the global batch)

@@ -1,15 +1,13 @@
 """What a trained network sees on pictures: masks, overlays and the share of each class."""
 
-import csv
 import glob
-import io
 import os
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, cluster, limits, overlays, predict, trained, workdir
+from cnnjax import atomic, cluster, limits, overlays, predict, tables, trained, workdir
 from cnnjax.data import folders
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
@@ -51,8 +49,8 @@ def run(config, directory):
         table.append([name, path, *labels.shape, *(f'{share:.6f}' for share in shares)])
     if not table:
         raise UserError(f'no picture of {len(paths)} has a prediction: {skipped[0]}')
-    write_table(directory / 'predictions.csv',
-                ['name', 'file', 'height', 'width', *network.classes], table)
+    atomic.write_text(directory / 'predictions.csv', tables.comma_separated(
+        ['name', 'file', 'height', 'width', *network.classes], table))
     print(f'predicted: {len(table):,}, skipped: {len(skipped):,}; see masks, overlays and '
           f'predictions.csv in {directory}')
 
@@ -75,10 +73,3 @@ def find(text):
                             "such as 'new/*.jpg'")
         found += paths
     return list(dict.fromkeys(found))
-
-
-def write_table(path, header, rows):
-    """Writes a CSV file. Names of files may hold bytes that are not valid text."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([header, *rows])
-    atomic.write_text(path, text.getvalue().encode(errors='backslashreplace').decode())

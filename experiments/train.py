@@ -20,28 +20,34 @@ from cnnjax import (
 
 
 def run(config, directory):
-    """Trains, or resumes, the run in `directory`, draws its curves and prints its test errors."""
+    """Trains, or resumes, the run in `directory`, prints its test errors and draws its figures."""
+    before = reports.read_metrics(directory)
     last = train.train(config, directory)
     config = workdir.read_config(directory)  # includes the fields it inherited
-    draw_examples(config, directory)
-    if not cluster.first():
-        return
+    drawn = before[-1:] == [last] and (Path(directory) / figures.CONFUSION).exists()
+    cluster.agree(drawn=drawn)
+    if cluster.first():
+        draw_curves(config, directory, last)
+    if not drawn and tasks.create(config.task, None).draw:
+        draw_examples(config, directory)
+
+
+def draw_curves(config, directory, last):
+    """Draws the curves of the run, and prints the test errors in its last row."""
     rows = reports.read_metrics(directory)
     figure = Path(directory) / 'figures' / 'curves.png'
     plots.curves(rows, figure, f'{user_network.short(config.model.name)} on {config.dataset}: '
                                f'{100 * last["test/error"]:.2f} % test error')
     print(f'curves: {figure}')
     for name, value in last.items():
-        if re.search('^test/(.*error|.*iou.*)$', name):
+        if re.search('^test/(.*error|mean_iou|iou/.*)$', name):
             print(f'test {name.removeprefix("test/")}: {100 * value:.2f} %')
 
 
 def draw_examples(config, directory):
-    """Draws what the network makes of the test set, if its task draws examples and the data of the
-    finished run is still there."""
+    """Draws what the network makes of the test set, if the data of the finished run is still there.
+    """
     network = trained.load(directory, 'latest')
-    if tasks.create(network.task, network.net).draw is None:
-        return
     try:
         source = dataset.source(config, config.test_split)
     except data.Missing:

@@ -72,6 +72,19 @@ def test_a_network_is_timed_and_written(config, tmp_path, monkeypatch):
     assert (tmp_path / 'figures' / 'benchmark.png').stat().st_size > 10_000
 
 
+def test_a_network_for_masks_is_timed_and_written(config, tmp_path, monkeypatch):
+    network = training.NETWORKS['tiny']._replace(config='base', classes=2, plain={}, changes={
+        'task': 'segment', 'model.name': 'unet_padded', 'model.norm': 'batch',
+        'model.widths': (2, 3)})
+    monkeypatch.setitem(training.NETWORKS, 'tiny', network)
+    config.rows = 'train_tiny,infer_tiny:2,loop_tiny'
+    benchmark.run(config, tmp_path)
+    found = results(tmp_path)
+    assert set(found['rows']) == {'train_tiny', 'infer_tiny:2', 'loop_tiny'}
+    assert not found['missing']
+    assert found['rows']['train_tiny']['memory']['cnnjax'] > 4 * 64 * 4 * 3
+
+
 def test_sides_take_turns_and_are_compared(monkeypatch):
     calls, clock = [], iter(range(10**6))
     monkeypatch.setattr(timing, 'timed', lambda steps, count: steps(count) * next(clock))

@@ -203,6 +203,18 @@ def test_the_gradient_of_groups_is_that_of_each_on_its_own(groups, multiplier):
     assert_same(ours, with_gradients(by_hand, x, kernel), 5e-7)
 
 
+@pytest.mark.parametrize('inside', [False, True])
+def test_an_up_convolution_is_that_of_lax(inside):
+    """Its gradients too; within `direct` it is the same operation."""
+    with jax.enable_x64(True), convolution.direct(inside):
+        x, kernel = random(2, 3, 5, 4, dtype='float64'), random(2, 2, 4, 3, seed=1, dtype='float64')
+        found = with_gradients(convolution.up_convolution, x, kernel)
+        assert_same(found, with_gradients(lambda x, kernel: jax.lax.conv_transpose(
+            x, kernel, (2, 2), 'VALID'), x, kernel), 1e-14)
+        jaxpr = jax.make_jaxpr(lambda: convolution.up_convolution(x, kernel))()
+    assert ('conv_general_dilated' in str(jaxpr)) == inside
+
+
 def test_fractionally_strided_convolution_falls_back_to_the_gradient_of_lax():
     x, kernel = random(2, 4, 5, 3), random(3, 3, 3, 2, seed=1)
     ours, theirs = (with_gradients(convolve, x, kernel, *KEEPING, (2, 2))

@@ -116,7 +116,7 @@ def test_the_worst_images_and_the_confusions(valid, kind, panels, tmp_path):
             *([name, *map(str, row)] for name, row in zip(CLASSES, matrix, strict=True))]
 
     order = np.argsort(ious, stable=True)[:8]
-    said = [text.split(', IoU ') for text, _ in panels['worst']]
+    said = [text.split(', mean IoU ') for text, _ in panels['worst']]
     assert [name for name, _ in said] == [f'image {i}' for i in order]
     np.testing.assert_allclose([float(iou) for _, iou in said], np.sort(ious)[:8], atol=0.0051)
     for i, (_, (image, truth, prediction)) in zip(order, panels['worst'], strict=True):

@@ -313,7 +313,7 @@ def test_unreadable_files_can_be_left_out(scenes, capsys):
 
 
 def test_data_without_masks_says_so(scenes):
-    with pytest.raises(UserError, match='^dataset=digits has no mask of each image, only label; '
+    with pytest.raises(UserError, match='^dataset=digits has no mask for each image, only a label; '
                        '.* digit_scenes, coins, folder, some of tensorflow-datasets'):
         data.load('digits', 'train', target='mask')
     with pytest.raises(data.Missing, match='val/images is not there'):

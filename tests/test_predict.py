@@ -35,6 +35,11 @@ def valid():
     return made('unet', (92, 92, 3), widths=(4, 8, 8))
 
 
+@pytest.fixture(scope='module')
+def dilated():
+    return made('fcn_resnet50', (64, 64, 3), widths=(4, 4, 4), blocks=(1, 1, 1))
+
+
 def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 
@@ -63,7 +68,7 @@ def test_any_size(shape, padded, valid):
                                padded(mirrored[None])[0, :shape[0], :shape[1]], atol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['padded', 'valid'])
+@pytest.mark.parametrize('name', ['padded', 'valid', 'dilated'])
 def test_tiles_have_the_scores_of_the_whole(name, request):
     network, image = request.getfixturevalue(name), noise(151, 90, 3)
     whole = predict.scores(network, image)
@@ -71,6 +76,19 @@ def test_tiles_have_the_scores_of_the_whole(name, request):
         own = predict.window(network.net, network.image_shape, tile)
         assert own.side < 151  # and so there are several
         np.testing.assert_allclose(predict.scores(network, image, tile), whole, atol=1e-5)
+
+
+def test_tiles_of_a_network_that_takes_any_size():
+    """Their corners are multiples of its strides."""
+    network, rng = made('fcn8s', (64, 64, 3), widths=(2,) * 5, hidden=(4, 4)), (
+        np.random.default_rng(0))
+    network = network._replace(variables=jax.tree.map(  # An untrained FCN scores 0 everywhere.
+        lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), network.variables))
+    assert predict.window(network.net, network.image_shape, 576)[:4] == (576, 0, 223, 32)
+    image = noise(700, 9, 3)
+    whole = predict.scores(network, image)
+    assert np.ptp(whole) > 0.01
+    np.testing.assert_allclose(predict.scores(network, image, 576), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize('shape', [(152, 92), (68, 68)])

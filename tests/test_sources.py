@@ -203,9 +203,9 @@ def test_a_split_of_bad_images(photos):
     ('digit', {}, "no 'digit'; did you mean digits"),
     ('digits', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder"),
     ('cifar10', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder"),
-    ('coins', {}, 'dataset=coins has no label of each image, only mask, which config.task=segment '
-     'learns; those that have are digits, photos, folder, some of'),
-    ('folder', {'target': 'boxes'}, 'no boxes of .* only label or mask, .* digit_scenes$')])
+    ('coins', {}, 'dataset=coins has no label for each image, only a mask .config.task='
+     'segment learns masks.; these data sets do: digits, photos, folder, some of'),
+    ('folder', {'target': 'boxes'}, 'no boxes for .* only a label or mask .* digit_scenes$')])
 def test_what_a_set_does_not_use_is_refused(dataset, given, message):
     with pytest.raises(UserError, match=message):
         sources.load(dataset, 'test', **given)

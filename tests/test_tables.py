@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Tables in Markdown and as CSV."""
 
 from cnnjax import tables
 
@@ -21,3 +21,9 @@ def test_columns_are_aligned_where_people_read_the_file():
 def test_a_table_may_have_no_rows():
     empty = tables.markdown(('a', 'b'), [], left=2)
     assert empty.splitlines() == ['| a   | b   |', '| --- | --- |']
+
+
+def test_names_of_files_that_are_no_text_are_escaped():
+    found = tables.comma_separated(('name', 'n'), [('a, "b"', 1), ('caf\udce9', 2)])
+    assert found == 'name,n\n"a, ""b""",1\ncaf\\udce9,2\n'
+    assert found.encode()

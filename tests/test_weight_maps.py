@@ -49,6 +49,12 @@ def masks():
     return data.from_arrays(images, ('background', 'a', 'b', 'c'), mask=np.stack([CELLS] * 6))
 
 
+def test_masks_are_counted_without_their_weight_maps(monkeypatch):
+    monkeypatch.setattr('cnnjax.data.weight_maps.weight_map', None)
+    examples = data.Stream(data.weighted(masks(), 3.0, 2.0), data.Crops(5, shorter_side=(5, 5)))
+    assert examples.pixels.sum() == 6 * CELLS.size
+
+
 @pytest.mark.parametrize('stream', [False, True])
 def test_only_training_examples_have_a_weight_map(stream, tmp_path):
     config = base.get_config()

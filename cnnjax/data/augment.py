@@ -78,7 +78,8 @@ def normalization(images: Any, mean: str, std: str) -> Normalization:
                                 f'channel(s)')
     elif numbers['mean'] is None or numbers['std'] is None:
         raise UserError('a streamed data set needs its mean and std in numbers, such as '
-                        "mean='0.485,0.456,0.406', std='0.229,0.224,0.225'")
+                        "mean='0.485,0.456,0.406', std='0.229,0.224,0.225'; or begin with the "
+                        'weights of init_from, which have their own')
 
     @functools.cache
     def histograms():

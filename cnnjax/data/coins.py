@@ -1,7 +1,8 @@
 """A photograph of 24 ancient coins, which comes with scikit-image, with a mask of the coins.
 
-Nobody drew the mask: it is computed by scikit-image's own example of the watershed, so it is wrong
-by a pixel here and there, https://scikit-image.org/docs/stable/auto_examples/applications.
+Nobody drew the mask: it is computed by the watershed, as in an example of scikit-image, and so it
+is wrong by a pixel here and there.
+https://scikit-image.org/docs/stable/auto_examples/applications/plot_coins_segmentation.html
 """
 
 import numpy as np

@@ -122,7 +122,7 @@ def numbered(values: np.ndarray, classes: Mapping[int, int], shape: Sequence[int
                       if classes[value] != geometry.IGNORE])
         raise UserError(f'{name} has a pixel of the value {values[mask < 0][0]}: those of the '
                         f'classes are {known}. If a folder has other values, list that of each '
-                        'class in its order, as in --config.mask_values=0,128,255')
+                        'class in its order: --config.mask_values=0,255 is that of two classes')
     return mask.astype(np.uint8)
 
 
@@ -174,6 +174,8 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
         raise UserError("dataset='folder' with masks needs data_dir: the folder that holds "
                         'classes.txt, train/images, train/masks, test/images and test/masks')
     root = Path(os.path.expanduser(root))
+    if not root.is_dir():
+        raise Missing(f'data_dir={root}: this folder is not there')
     classes = read_classes(root / 'classes.txt')
     values = mask_values or range(len(classes))
     if not len(set(values) & set(range(256))) == len(values) == len(classes):

@@ -132,8 +132,9 @@ class Resident:
         def decode(i):
             whole = examples[i]
             if 'mask' in whole:
+                found = _pixels(whole['mask'])
                 with counting:
-                    self.pixels += _pixels(whole['mask'])
+                    self.pixels += found
             example = _arrays(crops.center(whole))
             if example['image'].shape != shape:
                 raise UserError(f'the images differ in size ({shape}, {example["image"].shape} '
@@ -224,13 +225,15 @@ class Stream:
     @functools.cached_property
     def pixels(self) -> np.ndarray:
         """The same as Resident's; reads and checks every mask."""
-        examples, total = _Checked(self.examples, len(self.classes)), np.zeros(256, np.int64)
+        # Weight maps take long to compute, and are not needed here.
+        masked = getattr(self.examples, 'unweighted', self.examples)
+        examples, total = _Checked(masked, len(self.classes)), np.zeros(256, np.int64)
         counting = threading.Lock()
 
         def count(i):
             found = _pixels(examples[i]['mask'])
             with counting:
-                np.add(total, found, out=total)
+                total[:] += found
 
         threads.mapped(count, len(self), 'checking masks')
         return total

@@ -71,9 +71,8 @@ def _check(dataset, data_dir, bad_images, target, mask_values):
         raise Missing('the data was given in Python, to train.train: give it there again, or name '
                       'a data set, as in --config.dataset=folder')
     if mask_values and (dataset, target) != ('folder', 'mask'):
-        raise UserError(f'mask_values={tuple(mask_values)}: only masks of dataset=folder have '
-                        f'other values than the numbers of the classes, not the {target} of each '
-                        f'image of {dataset}; leave it out')
+        raise UserError(f'mask_values={tuple(mask_values)}: only masks of dataset=folder may have '
+                        'other values than the numbers of their classes; leave it out')
 
 
 def _of_target(dataset, functions, target):
@@ -81,10 +80,9 @@ def _of_target(dataset, functions, target):
     if target not in functions:
         having = [name for name, others in SHIPPED.items() if target in others]
         having += ['folder', 'some of tensorflow-datasets'] * (target != 'boxes')
-        hint = ', which config.task=segment learns' if 'mask' in functions else ''
-        raise UserError(f'dataset={dataset} has no {target} of each image, only '
-                        f'{" or ".join(functions)}{hint}; those that have are '
-                        f'{", ".join(having)}')
+        hint = ' (config.task=segment learns masks)' if 'mask' in functions else ''
+        raise UserError(f'dataset={dataset} has no {target} for each image, only a '
+                        f'{" or ".join(functions)}{hint}; these data sets do: {", ".join(having)}')
     return functions[target]
 
 

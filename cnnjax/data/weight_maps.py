@@ -17,7 +17,8 @@ from cnnjax.data.examples import Source
 def weight_map(mask: np.ndarray, weight: float = 10.0, sigma: float = 5.0) -> np.ndarray:
     """weight * exp(-(d1 + d2)^2 / (2 sigma^2)) at each pixel, float32 [H, W], where d1 and d2 are
     the distances, in pixels, to the nearest and to the second nearest object. Inside an object d1
-    is 0. With fewer than two objects the map is 0, and so are pixels to be ignored.
+    is 0, where the paper has the distance to its border. With fewer than two objects the map is 0,
+    and so it is at pixels to be ignored.
 
     This is the second term of the paper's weights; the first are class weights.
 
@@ -50,6 +51,10 @@ class Weighted(Sequence):
         example = self.examples[i]
         mask = np.asarray(example['mask'])
         return {**example, 'weight_map': weight_map(mask, self.weight, self.sigma)}
+
+    @property
+    def unweighted(self) -> Sequence:
+        return self.examples
 
     @property
     def undecoded(self) -> 'Weighted':

@@ -41,9 +41,9 @@ It may have, as a field, a property or an attribute of the class:
   other backward rules and pools are refused.
 - `auxiliary: {tap: weight}`: taps that are logits in training; the loss adds their losses, so
   weighted. Without it there are none. These taps may be absent in evaluation.
-- `fits(n) -> bool`: a method that tells whether images of n pixels on a side work, for a network
-  with maps of scores. Predictions on pictures of other sizes (predict.py) need it. Without it, all
-  sizes work.
+- `fits(n) -> bool`: a method that tells whether images of n pixels on a side suit a network with
+  maps of scores: it takes them, and its scores do not depend on where a larger picture was cut.
+  Predictions (predict.py), dreams and styles bring pictures to such sizes. Without it, all do.
 - `subnetworks: {name: arguments of __call__}`: what an evaluation reports beside the network
   itself, as 'name/error'. Without it, nothing.
 - `scan: bool`: whether the blocks of a stage are one loop over stacked parameters, named as by
@@ -60,6 +60,7 @@ It may have, as a field, a property or an attribute of the class:
 import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -107,6 +108,11 @@ def with_pool(net: nn.Module, name: str) -> nn.Module:
         raise UserError(f"pool='{name}': {type(net).__name__} has no max-pools to replace; take "
                         "pool=''")
     return net.clone(pool=POOLS[name])
+
+
+def fits(net: nn.Module) -> Callable[[int], bool]:
+    """The network's rule `fits` for the sides of images, see the top of this file."""
+    return getattr(net, 'fits', lambda n: True)
 
 
 def names() -> list[str]:

@@ -20,7 +20,8 @@ from cnnjax.errors import UserError
 from cnnjax.models import vgg
 
 PADDING = 100  # pixels of zeros around the input of conv1_1
-# Each pool with scores of its own, and where those begin that belong to the scores above it.
+# The pools with scores of their own, and how many rows and columns of these are cropped at the top
+# and the left, so that they lie on the coarser scores that they are added to.
 SKIPS = (('pool4', 5), ('pool3', 9))
 CROPS = (19, 27, 31)  # how many up-sampled pixels come before the picture's first, by `skips`
 

@@ -47,8 +47,7 @@ class UNet(nn.Module):
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         # As in the authors' released network, N is the fan-out here. A ReLU follows there, but not
         # in the paper's figure.
-        up = partial(nn.ConvTranspose, kernel_size=(2, 2), strides=(2, 2), padding='VALID',
-                     kernel_init=layers.he_normal, dtype=self.dtype)
+        up = partial(layers.UpConv, kernel_init=layers.he_normal, dtype=self.dtype)
         taps, x, skips = {}, images.astype(self.dtype), []
 
         def convolve(x, level, width, first):

@@ -126,12 +126,12 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
 
 def predict(outputs: jax.Array) -> dict[str, jax.Array]:
     """The 'mask' of the classes with the highest scores, uint8 [N, H', W']."""
-    return {'mask': outputs.argmax(-1).astype(jnp.uint8)}
+    return {'mask': _found(outputs).astype(jnp.uint8)}
 
 
 def draw(example: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The 'image', uint8 [H, W, C], under the colours of a 'mask', uint8 [H', W'], of its middle:
-    uint8 [H, W, 3]. Around the middle its pixels are drawn as ignored."""
+    """A picture, uint8 [H, W, 3]: the 'image', uint8 [H, W, C], with the colours of a 'mask',
+    uint8 [H', W'], of its middle pixels. The pixels around them are drawn as ignored."""
     image, mask = example['image'], example['mask']
     top, left = ((side - own) // 2 for side, own in zip(image.shape, mask.shape, strict=False))
     whole = np.full(image.shape[:2], geometry.IGNORE, np.uint8)

@@ -13,13 +13,15 @@ Observed = tuple[dict[str, jax.Array], dict[str, jax.Array]]
 
 
 class WholeBatch(NamedTuple):
-    """Means and sums over the batch of all devices, for a loss that is computed on each device's
-    share and whose gradients are then averaged over the devices. Both are differentiable."""
+    """Means and sums over the batch of all devices, or over each of its micro-batches, for a loss
+    that each device computes of its share, and whose gradients are then averaged over the devices.
+    Both are differentiable."""
 
     axis: str | None = None  # the mapped axis, or None
 
     def mean(self, values: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-        """The mean over the devices of this is the weighted mean of all values, []."""
+        """The weighted mean of the values of all devices, []. Each device gets another number; the
+        mean of these numbers is the weighted mean."""
         if weights is None:
             return values.mean()
         weights = lax.stop_gradient(weights).astype(values.dtype)
@@ -47,7 +49,7 @@ class Task(NamedTuple):
 
     # (apply, examples, batch) -> (scalar, ({metric: scalar}, new batch_stats)): the training loss,
     # and the metrics of a report, of which 'loss' is one. What is averaged or added up over the
-    # batch (over each micro-batch, where there are several) goes through `batch`, a WholeBatch.
+    # batch goes through `batch`, a WholeBatch.
     loss: Callable[..., LossAndMetrics]
 
     # (apply, examples) -> ({name: [N, ...]}, {name: [N, ...]}): the values that an evaluation sums

@@ -22,14 +22,23 @@ from experiments.benchmark.timing import Unmeasured
 ROOT = Path(__file__).parents[2]
 
 
-def pictures(directory, side, classes, train_images, test_images):
-    """A folder of random PNG files, for configs with dataset='folder'."""
-    rng = np.random.default_rng(0)
+def pictures(directory, name, train_images, test_images):
+    """A folder of random PNG files of two classes for the network of that name, as
+    dataset='folder' reads it: with masks, or in a folder for each class."""
+    rng, side = np.random.default_rng(0), training.NETWORKS[name].side
+    masks = training.target(name) == 'mask'
     for split, count in (('train', train_images), ('test', test_images)):
-        for i in range(max(count, classes)):
-            path = Path(directory) / split / f'{i % classes:04d}' / f'{i:06d}.png'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(path)
+        for i in range(max(count, 2)):
+            folder = 'images' if masks else f'{i % 2:04d}'
+            arrays = {folder: rng.integers(0, 256, (side, side, 3), np.uint8)}
+            if masks:
+                arrays['masks'] = rng.integers(0, 2, (side, side), np.uint8)
+            for folder, array in arrays.items():
+                path = Path(directory) / split / folder / f'{i:06d}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    if masks:
+        (Path(directory) / 'classes.txt').write_text('0\n1')
 
 
 def loop(name, batch, setting):
@@ -42,7 +51,7 @@ def loop(name, batch, setting):
     result = setting.measure({'cnnjax': bare}, f'loop_{name}', chance=network.chance)
     every = max(setting.steps_per_call, min(100, result['cnnjax']['steps']), 5)
     with tempfile.TemporaryDirectory() as directory:
-        pictures(directory, network.side, 2, 2 * batch, 2)
+        pictures(directory, name, 2 * batch, 2)
         config = training.recipe(name, batch, setting.dtype, {
             'dataset': 'folder', 'data_dir': directory, 'train_split': 'train',
             'test_split': 'test', 'image_size': network.side, 'steps': 4 * every, 'drops': (),
@@ -62,16 +71,16 @@ def compilation(name, batch, setting):
     """Seconds from the command to the end of a training's first step, without and with the compiled
     programs of an earlier start."""
     network, result = training.NETWORKS[name], {'batch': batch}
-    file, argument = network.config.split(':')
+    file, colon, argument = network.config.partition(':')
     with tempfile.TemporaryDirectory() as directory:
-        pictures(Path(directory) / 'data', network.side, 2, batch, 2)
+        pictures(Path(directory) / 'data', name, batch, 2)
         fields = {'dataset': 'folder', 'data_dir': f'{directory}/data', 'train_split': 'train',
                   'test_split': 'test', 'image_size': network.side, 'batch_size': batch,
                   'steps': 1, 'warmup': 0.0, 'drops': (), 'eval_batch_size': 2, 'devices': 1,
                   'stream': False, 'dtype': setting.dtype, **network.changes}
         for run in ('cold', 'warm'):
             command = [sys.executable, str(ROOT / 'launch.py'), f'--workdir={directory}/{run}',
-                       f'--config={ROOT}/configs/{file}.py:{argument}',
+                       f'--config={ROOT}/configs/{file}.py{colon}{argument}',
                        *(f'--config.{field}={value}' for field, value in fields.items())]
             result[run] = first_step(command, f'{directory}/programs')
     return result

@@ -193,6 +193,47 @@ class FractalNet(nn.Module):
         return sum(weight * x for weight, x in zip(keep / keep.sum(), inputs, strict=True))
 
 
+class UNet(nn.Module):
+    """Ronneberger et al. 2015, padded and with batch normalization."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.bottom, self.drop, inputs = len(net.widths), nn.Dropout(net.dropout), 3
+        for level, width in enumerate(net.widths, 1):
+            self.add(level, 1, inputs, width)
+            inputs = width
+        for level, width in reversed([*enumerate(net.widths[:-1], 1)]):
+            setattr(self, f'up{level}', nn.ConvTranspose2d(inputs, width, 2, 2))
+            self.add(level, 3, 2 * width, width)
+            inputs = width
+        self.conv = nn.Conv2d(inputs, net.num_classes, 1)
+
+    def add(self, level, first, inputs, width):
+        for i in (first, first + 1):
+            setattr(self, f'conv{level}_{i}', conv3x3(inputs if i == first else width, width))
+            setattr(self, f'bn{level}_{i}', nn.BatchNorm2d(width))
+
+    def convolve(self, x, level, first):
+        for i in (first, first + 1):
+            x = getattr(self, f'conv{level}_{i}')(x)
+            x = F.relu(getattr(self, f'bn{level}_{i}')(x))
+        return x
+
+    def forward(self, x):
+        skips = []
+        for level in range(1, self.bottom + 1):
+            x = self.convolve(x, level, 1)
+            if level >= self.bottom - 1:
+                x = self.drop(x)
+            if level < self.bottom:
+                skips.append(x)
+                x = F.max_pool2d(x, 2)
+        for level in range(self.bottom - 1, 0, -1):
+            x = torch.cat([getattr(self, f'up{level}')(x), skips.pop()], 1)
+            x = self.convolve(x, level, 3)
+        return self.conv(x)
+
+
 def torchvision(part):
     """torchvision's module of this name. Raises Unmeasured if it cannot be imported."""
     try:
@@ -212,7 +253,7 @@ def published(name, net):
     return network
 
 
-FAMILIES = {'ResNet': ResNet, 'DenseNet': DenseNet, 'FractalNet': FractalNet}
+FAMILIES = {'ResNet': ResNet, 'DenseNet': DenseNet, 'FractalNet': FractalNet, 'UNet': UNet}
 
 
 def build(name, net, variables, side):
@@ -225,11 +266,13 @@ def build(name, net, variables, side):
     known = counterparts.find(name)
     network = published(name, net) if known else FAMILIES[type(net).__name__](net)
     rules = (known.rules.get('torchvision') or known.rules['timm'])(net) if known else []
-    parameters = dict(network.named_parameters())
+    parameters, modules = dict(network.named_parameters()), dict(network.named_modules())
     with torch.no_grad():
         for path, leaf in traverse_util.flatten_dict(variables['params']).items():
             layer, array = '/'.join(path[:-1]), np.array(leaf)
-            if array.ndim == 4:
+            if isinstance(modules.get(layer), nn.ConvTranspose2d) and array.ndim == 4:
+                array = array[::-1, ::-1].transpose(2, 3, 0, 1)
+            elif array.ndim == 4:
                 array = array.transpose(3, 2, 0, 1)
             elif array.ndim == 2 and known and layer in known.flat:  # Torch flattens [C, H, W].
                 array = array.reshape(side // 32, side // 32, -1, array.shape[-1])

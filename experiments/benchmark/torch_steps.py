@@ -60,11 +60,11 @@ def normalized(images, normalize):
 
 
 class Data:
-    """Images [N, H, W, C] and labels on the device, and their normalization."""
+    """Images [N, H, W, C] and labels, or masks, on the device; and their normalization."""
 
     def __init__(self, data, normalize):
-        self.images, self.labels = (torch.from_numpy(np.asarray(data[name])).to(networks.device())
-                                    for name in ('image', 'label'))
+        self.images, self.labels = (torch.from_numpy(np.asarray(array)).to(networks.device())
+                                    for array in data.values())
         self.labels = self.labels.long()
         self.normalize = tuple(torch.from_numpy(np.float32(part)).to(networks.device())
                                for part in normalize)

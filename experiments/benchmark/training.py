@@ -13,17 +13,17 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cnnjax import data, losses, parallel, summary, train
+from cnnjax import data, losses, parallel, summary, tasks, train
 from experiments.benchmark.timing import Unmeasured, advance, timed
 
-IMAGES = {32: 4096, 224: 512}  # {side: the number of random images that batches come from}
+IMAGES = {32: 4096, 128: 512, 224: 512}  # {side: how many random images batches come from}
 CHECKED = 8  # The images whose loss must be the same as PyTorch's.
 
 
 class Network(NamedTuple):
     """A recipe, and the benchmark's changes to it."""
 
-    config: str  # the recipe's file and argument
+    config: str  # the recipe's file and, if it takes one, its argument
     side: int  # the side of its images
     classes: int
     batch: int  # the batch size on a CPU
@@ -56,6 +56,9 @@ NETWORKS = {
     'resnet50':             Network('imagenet:resnet50', 224, 1000, 4, 256,
                                     {'model.stride_in': '3x3'}),
     'densenet121':          Network('imagenet:densenet121', 224, 1000, 4, 128),
+    # The paper's widths, padded and with batch normalization, on masks of two classes.
+    'unet':                 Network('base', 128, 2, 4, 32, {
+        'task': 'segment', 'model.name': 'unet_padded', 'model.norm': 'batch'}),
 }
 
 
@@ -68,8 +71,8 @@ def recipe(name, batch, dtype, changes):
     """The training's config. Images are on the device and are not recoloured, and momentum SGD has
     torch's order, so that both sides do the same."""
     network = NETWORKS[name]
-    file, argument = network.config.split(':')
-    config = importlib.import_module(f'configs.{file}').get_config(argument)
+    file, *argument = network.config.split(':')
+    config = importlib.import_module(f'configs.{file}').get_config(*argument)
     config.update_from_flattened_dict({
         'stream': False, 'color': 0.0, 'order': 'torch', 'batch_size': batch, 'dtype': dtype,
         'devices': 1, **network.changes, **changes})
@@ -85,7 +88,7 @@ class Made(NamedTuple):
 
 
 def made_of(name, batch, dtype, arrays, changes=()):
-    """A recipe built for examples, {'image': [N, H, W, C], 'label': [N]}."""
+    """A recipe built for examples, {'image': [N, H, W, C], 'label': [N] or 'mask': [N, H, W]}."""
     config = recipe(name, batch, dtype, dict(changes))
     normalize = data.normalization(arrays['image'], config.mean, config.std)
     shapes = {field: array[:1] for field, array in arrays.items()}
@@ -93,12 +96,20 @@ def made_of(name, batch, dtype, arrays, changes=()):
                                     50_000), normalize)
 
 
+def target(name):
+    """What the network learns of each image: its 'label' or its 'mask'."""
+    return tasks.target(recipe(name, 1, 'float32', {}).task)
+
+
 def examples(name, batch):
-    """Random images and labels; the work does not depend on their contents."""
+    """Random images and their labels or masks; the work does not depend on their contents."""
     network, rng = NETWORKS[name], np.random.default_rng(0)
     count = max(IMAGES[network.side], batch)
-    return {'image': rng.integers(0, 256, (count, network.side, network.side, 3), np.uint8),
-            'label': rng.integers(0, network.classes, count, np.int32)}
+    pixels = (count, network.side, network.side)
+    images = rng.integers(0, 256, (*pixels, 3), np.uint8)
+    if target(name) == 'mask':
+        return {'image': images, 'mask': rng.integers(0, network.classes, pixels, np.uint8)}
+    return {'image': images, 'label': rng.integers(0, network.classes, count, np.int32)}
 
 
 class Step:
@@ -114,7 +125,7 @@ class Step:
         self.rng = np.random.default_rng(1)
 
     def indices(self, *shape):
-        count = len(self.resident['label'])
+        count = len(self.resident['image'])
         position = np.arange(self.batch, dtype=np.int32)
         return {'index': self.rng.integers(0, count, (self.batch, *shape), np.int32),
                 'position': np.broadcast_to(position.reshape(-1, *(1,) * len(shape)),
@@ -229,7 +240,7 @@ def add_compiled(sides, facts, steps):
 def compare_losses(name, made, state, arrays, network, there, setting):
     """Raises AssertionError unless both sides have the same loss for the same weights and images,
     in training mode but without random parts."""
-    count = min(CHECKED, len(arrays['label']))
+    images, targets = (array[:CHECKED] for array in arrays.values())
     rates = getattr(made.training.net, 'dropout', 0.0)
     certain = {'dropout': (0.0,) * len(rates) if isinstance(rates, tuple) else 0.0, 'survival': 1.0,
                'local_drop_path': 0.0, 'global_drop_path': 0.0, 'remat': False}
@@ -248,9 +259,8 @@ def compare_losses(name, made, state, arrays, network, there, setting):
     # also the one that is timed.
     precision = None if jax.default_backend() == 'cpu' else 'highest'
     with jax.default_matmul_precision(precision):
-        ours = float(loss(state.params, state.batch_stats, arrays['image'][:count],
-                          arrays['label'][:count]))
-    theirs = setting.torch.loss_of(network, there, count)
+        ours = float(loss(state.params, state.batch_stats, images, np.int32(targets)))
+    theirs = setting.torch.loss_of(network, there, len(images))
     assert abs(ours - theirs) <= 1e-3 * max(1, abs(ours)), (
         f'{name}: the loss is {ours} here and {theirs} in PyTorch: not the same network')
 
