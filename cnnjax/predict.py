@@ -7,8 +7,7 @@ A network that takes only some sizes, or gives scores only for the middle pixels
 with a border that mirrors it; a picture larger than a tile is predicted tile by tile. The tiles
 overlap by as much as the network sees around a pixel, so that their scores are those of the whole
 picture: the overlap-tile strategy of Ronneberger et al. 2015, figure 2, for any network
-(https://arxiv.org/abs/1505.04597). An exception is an FCN on a ResNet, which stretches its
-scores to the picture: where a side is no multiple of 8, whole pictures are stretched a little less.
+(https://arxiv.org/abs/1505.04597).
 """
 
 import functools
