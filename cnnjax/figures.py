@@ -49,7 +49,8 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
     task, directory = tasks.create(network.task, network.net), Path(directory)
     if task.predict is None or task.draw is None:
         return
-    confusion(directory, results['confusion'], examples.classes)
+    # It is written last, and tells that all figures are there.
+    (directory / CONFUSION).unlink(missing_ok=True)
     iou = results['image_iou']
     for name, places in (('predictions', data.spread(len(examples), SHOWN)),
                          ('worst', np.argsort(iou, stable=True)[:SHOWN])):
@@ -63,6 +64,7 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
                                             _drawn(task, some | found), strict=True)]
         panels(directory / 'figures' / f'{name}.png', rows, ('image', 'truth', 'prediction'),
                examples.classes)
+    confusion(directory, results['confusion'], examples.classes)
 
 
 def _taken(examples, places):
@@ -139,9 +141,6 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
     from matplotlib.figure import Figure
 
     directory, count = Path(directory), len(classes)
-    atomic.write_text(directory / CONFUSION, tables.comma_separated(
-        ['truth / prediction', *classes],
-        ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))))
     totals = matrix.sum(1, keepdims=True)
     shares = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     side = min(max(0.38 * count, 2.4), 9)
@@ -167,3 +166,6 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
     bar.set_label("% of the truth's pixels", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     plots.save(figure, directory / 'figures' / 'confusion.png')
+    atomic.write_text(directory / CONFUSION, tables.comma_separated(
+        ['truth / prediction', *classes],
+        ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))))

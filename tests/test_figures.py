@@ -158,6 +158,21 @@ def test_the_numbers_of_a_confusion_matrix(tmp_path, monkeypatch):
         assert max(figure.get_size_inches()) < 12
 
 
+def test_figures_that_were_cut_short_are_drawn_again(tmp_path, monkeypatch):
+    """What tells a finished run that its figures are there is written last."""
+    network = trained.Trained(Bright(), {'params': {'scale': np.float32(1)}}, NORMALIZE, CLASSES,
+                              (8, 8, 3), None, '', {'task': 'segment'})
+    examples = data.Resident(source(), data.Crops())
+    results = evaluate.evaluate(network, examples, devices=1)
+    (tmp_path / figures.CONFUSION).write_text('of an earlier step')
+    for drawing in ('panels', 'save'):
+        with monkeypatch.context() as patch:
+            patch.setattr(figures if drawing == 'panels' else plots, drawing, None)
+            with pytest.raises(TypeError):
+                figures.evaluation(tmp_path, network, examples, results)
+        assert not (tmp_path / figures.CONFUSION).exists()
+
+
 def test_names_of_classes_are_no_formulas(tmp_path):
     figures.confusion(tmp_path, np.eye(2, dtype=int), ('$5_$', r'$\frac$'))
     assert (tmp_path / 'figures' / 'confusion.png').exists()
