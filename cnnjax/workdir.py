@@ -252,8 +252,9 @@ def refuse(workdir: str | Path, changed: Mapping[str, tuple[Any, Any]],
            reason: str = '') -> NoReturn:
     """Raises UserError, because the working directory holds a run with another config; `changed` is
     what `differences` returns."""
-    rows = [f'\n  {name}: {before!r} there, {now!r} here'
-            for name, (before, now) in changed.items()]
+    # Of another experiment most fields differ: its name says more than they do.
+    rows = [f'\n  {name}: {changed[name][0]!r} there, {changed[name][1]!r} here'
+            for name in sorted(changed, key=lambda name: name != 'experiment')]
     if len(rows) > SHOWN:
         rows[SHOWN:] = [f'\n  and {len(rows) - SHOWN} more']
     raise UserError(f'{workdir} holds a run with another config:{"".join(rows)}\n'
