@@ -137,8 +137,8 @@ def test_what_is_damaged_or_of_another_set_is_not_taken(finished, tmp_path, monk
         assert str(path) in capsys.readouterr().out
         path.write_bytes(whole)
     whole = data.load('digits', 'test')
-    monkeypatch.setattr(data.sources, 'digits', lambda split: whole._replace(
-        examples=[whole.examples[i] for i in range(len(whole.examples))][::-1]))
+    monkeypatch.setitem(data.SHIPPED, 'digits', {'label': lambda split: whole._replace(
+        examples=[whole.examples[i] for i in range(len(whole.examples))][::-1])})
     with pytest.raises(UserError, match='(?s)patches.npz holds .* another network or data set'):
         visualize.run(settings(), directory)
 
