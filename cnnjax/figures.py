@@ -25,7 +25,7 @@ CONFUSION = 'confusion.csv'
 SHOWN = 8  # The most examples in a figure.
 NAMED = 40  # The most classes in a legend.
 NUMBERED = 25  # The most classes in a matrix with numbers.
-Row = tuple[str, Sequence[np.ndarray]]  # what is written beside pictures, uint8 [H, W, 3]
+Row = tuple[str, Sequence[np.ndarray]]  # A text and the pictures above it, uint8 [H, W, 3].
 
 
 def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
@@ -146,7 +146,7 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
     side = min(max(0.38 * count, 2.4), 9)
     figure = Figure(figsize=(side + 2.6, side + 0.9), dpi=200, layout='constrained')
     axes = figure.subplots()
-    axes.set_facecolor('0.9')  # of classes without a pixel
+    axes.set_facecolor('0.9')  # Rows of classes without a pixel stay gray.
     shown = axes.imshow(shares, 'Blues', vmin=0, vmax=100)
     size = float(np.clip(72 * side / count / 3.2, 5, 11))
     for (i, j), share in np.ndenumerate(shares if count <= NUMBERED else np.empty((0, 0))):

@@ -109,7 +109,7 @@ class Window(NamedTuple):
     margin: int
     context: int
     grid: int
-    numbers: float  # those of the largest activation, per pixel of the image
+    numbers: float  # The size of the largest activation, per pixel of the image.
 
 
 @functools.lru_cache

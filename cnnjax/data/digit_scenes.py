@@ -33,7 +33,7 @@ class Scenes(Sequence):
     """Scenes that are composed when they are asked for; scene i is always the same."""
 
     split: str
-    targets: tuple[str, ...]  # of 'mask', 'boxes', 'labels'
+    targets: tuple[str, ...]  # Names among 'mask', 'boxes' and 'labels'.
     scans: Sequence[dict[str, Any]]  # examples of digits.py
     photographs: dict[str, np.ndarray]  # {name: uint8 [H, W, 3]}
 

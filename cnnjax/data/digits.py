@@ -11,7 +11,7 @@ import numpy as np
 from cnnjax.data.examples import Source
 from cnnjax.errors import UserError
 
-SPLITS = {'train': slice(1347), 'test': slice(1347, None)}  # of the 1,797 scans
+SPLITS = {'train': slice(1347), 'test': slice(1347, None)}  # The places of the 1,797 scans.
 
 
 def load(split: str) -> Source:
