@@ -353,3 +353,12 @@ def test_masks_without_a_picture_are_counted(scenes):
 
 def test_a_mask_is_read_without_its_picture(scenes):
     np.testing.assert_array_equal(masks.read(scenes / 'train' / 'masks' / 'b' / 'c.png'), MASK)
+
+
+def test_arrays_of_masks_have_at_most_255_classes():
+    """255 stands for none."""
+    images, mask = np.zeros((1, 3, 4, 3), np.uint8), np.zeros((1, 3, 4), np.uint8)
+    names = [str(i) for i in range(256)]
+    assert len(data.from_arrays(images, names[:255], mask=mask).classes) == 255
+    with pytest.raises(UserError, match='256 classes: masks have at most 255'):
+        data.from_arrays(images, names, mask=mask)

@@ -99,6 +99,8 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
         if name == 'mask' and not 0 <= array.min() <= array.max() <= geometry.IGNORE:
             raise UserError(f'the masks have numbers from {array.min()} to {array.max()}: classes '
                             f'are counted from 0, and {geometry.IGNORE} is none')
+        if name == 'mask' and len(classes) > geometry.IGNORE:
+            raise UserError(f'{len(classes)} classes: masks have at most {geometry.IGNORE}')
         arrays[name] = array.astype(np.uint8) if name == 'mask' else array
     return Source(Arrays(arrays), tuple(map(str, classes)))
 
