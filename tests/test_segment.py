@@ -175,7 +175,7 @@ def test_a_unet_is_trained_loaded_and_evaluated(config, scenes, tmp_path, capsys
     assert results['error'] == pytest.approx(last['test/error'])
     np.testing.assert_array_equal(results['confusion'], matrix)
 
-    weights.save(network, tmp_path / 'weights.safetensors')  # which know their task
+    weights.save(network, tmp_path / 'weights.safetensors')  # Files know their task, too.
     again = trained.load(tmp_path / 'weights.safetensors')
     assert again.task == 'segment'
     results = evaluate.evaluate(again, data.Resident(source, data.Crops()))

@@ -169,7 +169,7 @@ def test_a_file_that_does_not_say_whose_weights_it_holds(tmp_path):
             file(path, name, 64, **RESNET)), bare)
         assert weights.load('fcn_resnet50', bare, ('resnet50',), **RESNET).name == name
     assert models.create('fcn_resnet101').adopts[0] == 'resnet101'
-    for name in ('vgg16', 'vgg16_bn'):  # of one last layer; only one has batch normalization
+    for name in ('vgg16', 'vgg16_bn'):  # Their last layers are alike; one has batch normalization.
         safetensors.numpy.save_file(safetensors.numpy.load_file(
             file(path, name, **VGG)), bare)
         assert weights.load('fcn32s', bare, ('vgg16', 'vgg16_bn'), **VGG).name == name

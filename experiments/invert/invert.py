@@ -96,7 +96,7 @@ def run(config, directory):
             if classifies:
                 classes = np.stack([logits.argmax(-1) for _, logits in reached], 1)
                 same = classes[each, kept] == scores.argmax(-1)
-                if same.ndim > 1:  # of maps, the share of the pixels
+                if same.ndim > 1:  # Maps have a class for each pixel: the share that is kept.
                     same = same.mean((1, 2))
             rows[layer] = results.statistics(errors, kept, codes[layer], same)
     results.write(Path(directory), config, names, images, best, rows)
