@@ -35,7 +35,7 @@ RANKS = [
     ['cnnjax.forward_pass'],
     ['cnnjax.data'],
     ['cnnjax.models'],
-    ['cnnjax.layers', 'cnnjax.losses'],
+    ['cnnjax.layers', 'cnnjax.losses', 'cnnjax.average_precision'],
     ['cnnjax.convolution'],
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
     ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
