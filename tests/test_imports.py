@@ -35,7 +35,7 @@ RANKS = [
     ['cnnjax.forward_pass'],
     ['cnnjax.data'],
     ['cnnjax.models'],
-    ['cnnjax.layers', 'cnnjax.losses', 'cnnjax.regions'],
+    ['cnnjax.layers', 'cnnjax.losses', 'cnnjax.average_precision', 'cnnjax.regions'],
     ['cnnjax.boxes'],
     ['cnnjax.convolution'],
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
