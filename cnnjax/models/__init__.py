@@ -106,7 +106,9 @@ FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 # regularizes, and what an evaluation averages. `survival` is not among them: an evaluation under
 # stochastic depth scales the branches by it.
 FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
-                  'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution'})
+                  'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution',
+                  'coordinates_weight', 'no_object_weight', 'loss_scale', 'score_threshold',
+                  'nms_threshold', 'max_detections'})
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 WIDEST = 2 ** 16
@@ -119,7 +121,10 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'depth': Whole(1, 32), 'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
     'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),
     'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch'), 'dilated': Whole(),
-    'skips': Whole(0, 2), 'skip_scales': Number(0)}
+    'skips': Whole(0, 2), 'skip_scales': Number(0), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
+    'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),
+    'no_object_weight': Number(0), 'loss_scale': Number(0), 'score_threshold': Number(0, 1),
+    'nms_threshold': Number(0, 1), 'max_detections': Whole(1, WIDEST)}
 
 
 def with_pool(net: nn.Module, name: str) -> nn.Module:
