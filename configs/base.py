@@ -50,7 +50,7 @@ def get_config():
     model.no_object_weight = placeholder(float)  # yolo: lambda_noobj, of confidence in nothing
     model.loss_scale = placeholder(float)  # yolo: multiplies the loss; darknet's rates need 0.5
     model.score_threshold = placeholder(float)  # detectors: below this score nothing is detected
-    model.nms_threshold = placeholder(float)  # detectors: the largest IoU of two boxes of a class
+    model.nms = placeholder(float)  # detectors: the largest IoU of two boxes of a class
     model.max_detections = placeholder(int)  # detectors: the most detections of an image
 
     # Transfer from a trained network; configs/finetune.py explains it.

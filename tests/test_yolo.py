@@ -62,8 +62,8 @@ def golden():
 
 def test_the_loss_of_an_example_computed_by_hand():
     value, (metrics, _) = loss(models.create('yolo_v1', num_classes=2), *golden())
-    expected = {'loss': 0.45180344, 'loss_xy': 0.05, 'loss_wh': 0.02306381,
-                'loss_object': 0.14373964, 'loss_no_object': 0.105, 'loss_class': 0.13,
+    expected = {'loss': 0.45180344, 'xy_loss': 0.05, 'wh_loss': 0.02306381,
+                'object_loss': 0.14373964, 'no_object_loss': 0.105, 'class_loss': 0.13,
                 'iou': 0.67913010, 'left_out': 0}
     assert metrics.keys() == expected.keys()
     for name, number in expected.items():
@@ -285,6 +285,8 @@ def test_a_convolution_as_the_head_has_an_output_for_each_place():
     assert [n for n in range(1, 30) if net.fits(n)] == [8, 16, 24]
     with pytest.raises(UserError, match='at least 8 x 8'):
         jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 7, 64, 3)))
+    with pytest.raises(UserError, match="'none' or 'batch', not 'frozen'"):
+        jax.eval_shape(net.clone(norm='frozen').init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     with pytest.raises(UserError, match='a width for each convolution'):
         jax.eval_shape(models.create('yolo_v1', widths=((3,),) * 6).init, jax.random.key(0),
                        jnp.zeros((1, 448, 448, 3)))
@@ -323,7 +325,7 @@ def test_a_detector_starts_from_the_classifier():
 def test_detections():
     """Greedy suppression within each class, by numpy; at most so many, clipped to the frame."""
     net = models.create('yolo_v1', num_classes=3, max_detections=9, score_threshold=0.1,
-                        nms_threshold=0.4)
+                        nms=0.4)
     outputs = outputs_of(2, 3, 2, 3, image=(90, 60))
     outputs['frame'] = np.float32([[0, 0, 90, 60], [0, 0, 70, 60]])
     outputs |= {name: abs(outputs[name]) for name in ('confidence', 'classes')}

@@ -55,7 +55,7 @@ class YOLO(nn.Module):
     # Multiplies the loss. Darknet's gradient is half of that of equation 3: 0.5 suits its rates.
     loss_scale: float = 1.0
     score_threshold: float = 0.001  # boxes with lower scores are no detections
-    nms_threshold: float = 0.5  # of two boxes of a class with a higher IoU only one is a detection
+    nms: float = 0.5  # of two boxes of a class with a higher IoU only one is a detection
     max_detections: int = 100
     num_classes: int = 20
     relu: Callable = yolo_classifier.leaky_relu
@@ -126,7 +126,7 @@ class YOLO(nn.Module):
         terms['xy'] *= self.coordinates_weight
         terms['wh'] *= self.coordinates_weight
         terms['no_object'] *= self.no_object_weight
-        means = {f'loss_{name}': self.loss_scale * batch.mean(value)
+        means = {f'{name}_loss': self.loss_scale * batch.mean(value)
                  for name, value in terms.items()}
         value: Any = sum(means.values())
         return value, ({'loss': value, **means, 'iou': batch.mean(iou, responsible),
@@ -150,7 +150,7 @@ class YOLO(nn.Module):
                                  for array in (found, scores, labels))
 
         def best(found, scores, labels, frame):
-            index = boxes.nms(found, scores, self.nms_threshold, self.max_detections, labels)
+            index = boxes.nms(found, scores, self.nms, self.max_detections, labels)
             kept = index >= 0
             return {'boxes': jnp.where(kept[:, None], boxes.clip(found[index], frame), 0),
                     'labels': jnp.where(kept, labels[index], -1),

@@ -25,6 +25,8 @@ def trunk(net: Any, images: jax.Array, train: bool, taps: layers.Taps) -> jax.Ar
     if [*map(len, net.groups)] != [*map(len, net.widths)]:
         raise UserError(f'YOLO: groups={net.groups} and widths={net.widths} must have a kernel '
                         'and a width for each convolution')
+    if net.norm == 'frozen':
+        raise UserError("YOLO: norm is 'none' or 'batch', not 'frozen'")
     stride = 2 ** (net.pools + len(net.strided))
     layers.check_size(images, stride, 'YOLO', f'it has an output for each {stride} pixels')
     conv = partial(layers.conv, kernel_init=uniform, use_bias=net.norm == 'none', dtype=net.dtype)
