@@ -36,7 +36,7 @@ RANKS = [
     ['cnnjax.data'],
     ['cnnjax.models'],
     ['cnnjax.layers', 'cnnjax.losses', 'cnnjax.regions'],
-    ['cnnjax.boxes'],
+    ['cnnjax.boxes', 'cnnjax.average_precision'],
     ['cnnjax.convolution'],
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
     ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
