@@ -333,11 +333,25 @@ def save(figure: 'Figure', path: PathLike) -> None:
     ticks = {text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
              for text in axis.findobj(Text) if text is not axis.label}
     for text in set(figure.findobj(Text)) - ticks:
-        font = font_manager.get_font(font_manager.findfont(text.get_fontproperties()))
-        text.set_text(''.join(
-            character if character == '\n' or font.get_char_index(ord(character))
-            else character.encode('ascii', 'backslashreplace').decode()
-            for character in text.get_text()))
+        text.set_text(spelled_out(text.get_text(), font_manager.findfont(
+            text.get_fontproperties())))
         text.set_parse_math(False)
     with atomic.replacing(path) as unfinished:
         figure.savefig(unfinished, format=Path(path).suffix[1:])
+
+
+def spelled_out(text: str, font: str) -> str:
+    """The text with the characters that the font in a file lacks spelled out: '\\u732b'."""
+    from matplotlib import font_manager
+
+    known = font_manager.get_font(font)
+    return ''.join(character if character == '\n' or known.get_char_index(ord(character))
+                   else character.encode('ascii', 'backslashreplace').decode()
+                   for character in text)
+
+
+def font() -> str:
+    """The file of the font of the figures."""
+    from matplotlib import font_manager
+
+    return font_manager.findfont(font_manager.FontProperties())
