@@ -123,8 +123,8 @@ def _free(edge, extent, size, taken):
               for x, y in wanted]
 
     def hidden(x, y):
-        return sum(max(0, min(x + width, r) - max(x, l)) * max(0, min(y + height, b) - max(y, t))
-                   for l, t, r, b in taken)
+        return sum(max(0, min(x + width, other[2]) - max(x, other[0]))
+                   * max(0, min(y + height, other[3]) - max(y, other[1])) for other in taken)
 
     return min(zip(places, wanted, strict=True),
                key=lambda pair: (hidden(*pair[0]), math.dist(*pair)))[0]
