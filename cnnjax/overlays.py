@@ -68,7 +68,8 @@ def boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Seq
     picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).repeat(
         factor, 0).repeat(factor, 1))
     brush, diagonal = ImageDraw.Draw(picture), math.hypot(*picture.size)
-    font = ImageFont.truetype(plots.font(), max(15, round(diagonal / 34)))
+    file = plots.font()
+    font = ImageFont.truetype(file, max(15, round(diagonal / 32)))
     order = np.flatnonzero(labels >= 0)
     if scores is not None:
         order = order[np.argsort(scores[order], kind='stable')]
@@ -77,10 +78,10 @@ def boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Seq
         counts = ignore is None or not ignore[i]
         color = tuple(palette[1 + labels[i] % (geometry.IGNORE - 1) if counts else geometry.IGNORE])
         edge = np.round(factor * boxes[i]).clip(0, 2 * picture.size).astype(int).tolist()
-        text = _fitting(plots.spelled_out(classes[labels[i]], font.path),
+        text = _fitting(plots.spelled_out(classes[labels[i]], file),
                         '' if scores is None else f' {scores[i]:.2f}', font, picture.size[0])
         drawn.append((text, edge, color))
-        _frame(brush, edge, color, max(2, round(diagonal / 250)))
+        _frame(brush, edge, color, max(2, round(diagonal / 180)))
     taken = []
     for text, edge, color in reversed(drawn):
         extent = math.ceil(font.getlength(text) + font.size / 2), round(1.25 * font.size)

@@ -22,23 +22,32 @@ TEST = {'color': 'tab:blue', 'linewidth': 1.8}
 
 def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -> None:
     """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl. If
-    these have a mean IoU, it is drawn in place of the error, which is 1 - mean IoU."""
+    these have a mean IoU or an AP50, it is drawn in place of the error, which is 1 less it."""
     from matplotlib.figure import Figure  # here, because the import takes half a second
 
-    segments = any('test/mean_iou' in row for row in rows)
+    names = {name for row in rows for name in row}
+    segments = 'test/mean_iou' in names
     figure = Figure(figsize=(10, 3.6), layout='constrained', dpi=150)
     losses, results = figure.subplots(1, 2)
     _curve(losses, rows, 'train/loss', label='train', **TRAIN)
     # What a segmentation trains with may be another loss.
     _curve(losses, rows, 'test/loss', label='test, cross-entropy' if segments else 'test', **TEST)
     losses.set_yscale('log')
-    (_ious if segments else _errors)(results, rows)
+    if segments:
+        _by_class(results, rows, 'iou', {'mean_iou': 'mean'}, 'IoU of the test set')
+    elif 'test/ap50' in names:
+        _by_class(results, rows, 'ap50', {'ap50': 'AP50', 'ap': 'AP'},
+                  'average precision of the test set')
+    else:
+        _errors(results, rows)
     losses.set_ylabel('loss')
     for axes in (losses, results):
         axes.set_xlabel('epoch')
         axes.grid(alpha=0.25, which='both')
         axes.spines[['top', 'right']].set_visible(False)
-        axes.legend(frameon=False)
+        many = len(axes.lines) > 6
+        axes.legend(frameon=False, **{'loc': 'upper left', 'bbox_to_anchor': (1, 1), 'fontsize': 8}
+                    if many else {})
     rate = losses.twinx()
     _curve(rate, rows, 'learning_rate', color='tab:orange', linewidth=1.0, linestyle=':')
     highest = max(row['learning_rate'] for row in rows)
@@ -73,15 +82,18 @@ def _errors(axes, rows):
     axes.set_ylabel('error (%)')
 
 
-def _ious(axes, rows):
-    """The mean IoU and, where classes are few, that of each."""
-    names = dict.fromkeys(name for row in rows for name in row if name.startswith('test/iou/'))
+def _by_class(axes, rows, measure, means, title):
+    """The means {name: label} and, where classes are few, the measure of each class."""
+    names = dict.fromkeys(name for row in rows for name in row
+                          if name.startswith(f'test/{measure}/'))
     if len(names) <= 10:
         for name, color in zip(names, class_colors(len(names)), strict=True):
-            _curve(axes, rows, name, label=name.removeprefix('test/iou/'), linewidth=1.0,
+            _curve(axes, rows, name, label=name.removeprefix(f'test/{measure}/'), linewidth=1.0,
                    color=color)
-    _curve(axes, rows, 'test/mean_iou', label='mean', linewidth=2.2, color='black')
-    axes.set(ylim=(0, 1), ylabel='IoU of the test set')
+    for (name, label), style in zip(means.items(), ('-', '--'), strict=False):
+        _curve(axes, rows, f'test/{name}', label=label, linewidth=2.2, color='black',
+               linestyle=style)
+    axes.set(ylim=(0, 1), ylabel=title)
 
 
 def descent(rows: Sequence[Mapping[str, Any]], path: PathLike) -> None:
