@@ -97,6 +97,15 @@ def dice_of_classes(
     return values, in_truth > 0
 
 
+def smooth_l1(x: jax.Array | np.ndarray, beta: float = 1.0) -> jax.Array:
+    """Smooth L1 of each difference x in float32 at least: x^2 / (2 beta) where |x| < beta, |x| -
+    beta / 2 elsewhere. Girshick 2015, equation 3, https://arxiv.org/abs/1504.08083, has beta 1.
+    Caffe's sigma is 1 / sqrt(beta). beta is above 0."""
+    x = jnp.asarray(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+    # Not optax's huber_loss, whose gradient asks whether two computed values are equal.
+    return jnp.where(jnp.abs(x) < beta, 0.5 / beta * x ** 2, jnp.abs(x) - 0.5 * beta)
+
+
 def top_k_error(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray,
                 k: int = 1) -> jax.Array:
     """1.0 where the label is not among the k largest of the logits [..., K], else 0.0: [...].

@@ -199,6 +199,17 @@ def test_dice_is_in_float32_whatever_the_logits_are():
     np.testing.assert_allclose(value, losses.dice(MAPS, MASKS, ALL), rtol=0.01)
 
 
+@pytest.mark.parametrize(('beta', 'expected'), [
+    (1.0, [1.5, .125, 0, .125, .5, 2.5]),
+    (1 / 9, [2 - 1 / 18, .5 - 1 / 18, 0, .5 - 1 / 18, 1 - 1 / 18, 3 - 1 / 18])])
+def test_golden_smooth_l1_losses_and_their_gradients(beta, expected):
+    x = np.float32([-2, -.5, 0, .5, 1, 3])
+    np.testing.assert_allclose(losses.smooth_l1(x, beta), expected, rtol=1e-6)
+    gradient = jax.grad(lambda x: losses.smooth_l1(x, beta).sum())(x)
+    np.testing.assert_allclose(gradient, np.clip(x / beta, -1, 1), rtol=1e-6)
+    assert losses.smooth_l1(jnp.asarray(x, jnp.bfloat16), beta).dtype == jnp.float32
+
+
 @pytest.mark.parametrize('k', [1, 2, 5, 7, 8])
 def test_top_k_error_equals_a_sort(k):
     best = np.argsort(-LOGITS)[:, :k]

@@ -12,7 +12,8 @@ The contract. A network must have:
 
 - `__call__(images, train=False) -> (outputs, taps)`. `images` are float [N, H, W, C], already
   normalized; N may be symbolic (`jax.export`). `outputs` are logits [N, classes], or maps of them
-  [N, H', W', classes]. `taps` is a dict {name: array [N, ...]} in forward order, of the outputs of
+  [N, H', W', classes], or a detector's dict of arrays [N, ...]. `taps` is a dict
+  {name: array [N, ...]} in forward order, of the outputs of
   convolutions, activations, pools and blocks, and of the logits last. A layer with parameters has
   the path of the parameters as its tap's name, 'conv2_1/conv1'; under jit an unused tap costs
   nothing.
@@ -55,6 +56,29 @@ It may have, as a field, a property or an attribute of the class:
   from that. Without `adopt`, only from a network like itself.
 - `adopts: (name, ...)`: the names of the networks, besides its own, that it adopts. If a file of
   weights does not say whose they are, they are looked for in it.
+
+A detector finds objects (tasks/detect.py). Boxes are float32 [..., 4], their left, top, right and
+bottom sides in pixels of the images it was given. It must have:
+
+- `detections(outputs) -> {'boxes': [N, D, 4], 'labels': int32 [N, D], 'scores': float32 [N, D]}`:
+  what was found in each image, by falling score. Where there are fewer than D detections, labels
+  are -1 and scores 0. Classes are counted from 0: the background is none of them.
+- `loss(apply, examples, batch) -> (value, ({'loss': value, and its parts}, batch_stats))`: the loss
+  of the training, with which its other fields may have to do. `apply(images, **arguments)` is the
+  network in training, (outputs, taps, batch_stats). `examples` has the images as 'image', 'boxes'
+  [N, M, 4], 'labels' int32 [N, M], -1 for no object, 'keys' [N], a key of random numbers for each
+  example, and, if the data know them, 'ignore' bool [N, M], the objects that are neither to be
+  found nor a mistake, and others (see data/geometry.py). `batch`, a tasks.task.WholeBatch, has the
+  mean over the images of all devices. A network that draws from the keys, not from rngs, learns the
+  same on any number of devices.
+
+It may have:
+
+- `inputs: (name, ...)`: the examples' further entries that a call takes, as arguments by these
+  names, where examples have them: 'frame' float32 [N, 4], the part of each image that is the
+  picture and not its border, or 'proposals' float32 [N, P, 4], boxes where objects may be, 0 for
+  none. A call must work without them. Without `inputs`, it gets images alone.
+- `max_detections: int`, a field: D.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ from jax import lax
 from cnnjax import losses, overlays
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
-from cnnjax.tasks.task import LossAndMetrics, Observed, Task, WholeBatch
+from cnnjax.tasks.task import LossAndMetrics, Observed, Task, WholeBatch, check_scores
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
 TARGET = 'mask'
@@ -33,6 +33,7 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
 
 def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
     """Raises UserError unless the network has a score for each class at the middle pixels."""
+    check_scores(outputs)
     if outputs.ndim != 4:
         raise UserError(f'the network has one score per class, {list(outputs.shape[1:])}, no maps '
                         "of scores: it cannot tell pixels apart; take task='classify', or a "
