@@ -34,7 +34,8 @@ Row = tuple[str, Sequence[np.ndarray]]  # A text and the pictures above it, uint
 def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
                 normalize: data.Normalization, seen: Mapping[str, jax.Array]) -> None:
     """Draws the first of the augmented examples `seen` by the first step."""
-    examples = {name: np.asarray(values) for name, values in seen.items()}
+    # Without the frame of their picture, images are drawn whole.
+    examples = {name: np.asarray(values) for name, values in seen.items() if name != 'frame'}
     examples['image'] = normalize.undone(examples['image'])
     rows = [('', pictures) for pictures in zip(
         *_image(examples), _drawn(task, examples, classes), strict=True)]

@@ -25,17 +25,21 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
     these have a mean IoU or an AP50, it is drawn in place of the error, which is 1 less it."""
     from matplotlib.figure import Figure  # here, because the import takes half a second
 
-    names = {name for row in rows for name in row}
-    segments = 'test/mean_iou' in names
+    names = dict.fromkeys(name for row in rows for name in row)
+    segments, detects = 'test/mean_iou' in names, 'test/ap50' in names
     figure = Figure(figsize=(10, 3.6), layout='constrained', dpi=150)
     losses, results = figure.subplots(1, 2)
     _curve(losses, rows, 'train/loss', label='train', **TRAIN)
     # What a segmentation trains with may be another loss.
     _curve(losses, rows, 'test/loss', label='test, cross-entropy' if segments else 'test', **TEST)
+    for name in names if detects else ():  # the terms of the loss
+        if name.startswith('train/') and name != 'train/loss':
+            label = name.removeprefix('train/').replace('_', ' ')
+            _curve(losses, rows, name, label=label, linewidth=1.0)
     losses.set_yscale('log')
     if segments:
         _by_class(results, rows, 'iou', {'mean_iou': 'mean'}, 'IoU of the test set')
-    elif 'test/ap50' in names:
+    elif detects:
         _by_class(results, rows, 'ap50', {'ap50': 'AP50', 'ap': 'AP'},
                   'average precision of the test set')
     else:

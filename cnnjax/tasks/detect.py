@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import average_precision
+from cnnjax import average_precision, overlays
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import Observed, Task
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
@@ -25,7 +25,7 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The task for detectors (see models), which have a loss of their own."""
     del chosen
     return Task(functools.partial(check, net), getattr(net, 'loss', None),
-                functools.partial(observe, net), results, getattr(net, 'detections', None))
+                functools.partial(observe, net), results, getattr(net, 'detections', None), draw)
 
 
 def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
@@ -93,6 +93,21 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
             'voc_map': float(np.nanmean(voc.area)), 'recall': float(matches.recall), **of_class,
             'precision': coco.precision, 'confusion': matches.confusion,
             'image_f1': matches.image_f1}
+
+
+def draw(example: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarray:
+    """A picture, uint8 [H', W', 3]: what the 'frame' has of an 'image', uint8 [H, W, C], with the
+    names of its 'boxes', or of those found, whose 'scores' are at least average_precision.SCORE."""
+    image, labels, scores = example['image'], example['labels'], example.get('scores')
+    ignore = example.get('ignore')
+    if scores is not None:  # What is to be ignored are objects, not detections.
+        labels, ignore = np.where(scores >= average_precision.SCORE, labels, -1), None
+    frame = example.get('frame', np.float32([0, 0, *image.shape[1::-1]]))
+    left, top = np.floor(frame[:2]).clip(0).astype(int)
+    right, bottom = np.ceil(frame[2:]).astype(int)
+    moved = example['boxes'] - np.array([[left, top, left, top]])
+    return overlays.boxes(image[top:bottom, left:right], moved, labels, classes, scores=scores,
+                          ignore=ignore)
 
 
 def _on_the_picture(boxes, examples):
