@@ -32,10 +32,11 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
     _curve(losses, rows, 'train/loss', label='train', **TRAIN)
     # What a segmentation trains with may be another loss.
     _curve(losses, rows, 'test/loss', label='test, cross-entropy' if segments else 'test', **TEST)
-    for name in names if detects else ():  # the terms of the loss
-        if name.startswith('train/') and name != 'train/loss':
-            label = name.removeprefix('train/').replace('_', ' ')
-            _curve(losses, rows, name, label=label, linewidth=1.0)
+    terms = [name for name in names
+             if detects and name.startswith('train/') and name != 'train/loss']
+    for name, color in zip(terms, itertools.cycle(('C0', 'C2', 'C3', 'C4', 'C5')), strict=False):
+        _curve(losses, rows, name, label=name.removeprefix('train/').replace('_', ' '),
+               linewidth=1.0, color=color)
     losses.set_yscale('log')
     if segments:
         _by_class(results, rows, 'iou', {'mean_iou': 'mean'}, 'IoU of the test set')

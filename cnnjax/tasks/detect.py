@@ -52,9 +52,9 @@ def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) 
     inputs = {name: examples[name] for name in getattr(net, 'inputs', ()) if name in examples}
     outputs, _ = apply(examples['image'], **inputs)
     found, labels = net.detections(outputs), examples['labels']
-    true_boxes = _on_the_picture(examples['boxes'], examples)
+    true_boxes = on_the_picture(examples['boxes'], examples)
     width, height = jnp.moveaxis(true_boxes[..., 2:] - true_boxes[..., :2], -1, 0)
-    return {}, {'boxes': _on_the_picture(found['boxes'], examples), 'labels': found['labels'],
+    return {}, {'boxes': on_the_picture(found['boxes'], examples), 'labels': found['labels'],
                 'scores': found['scores'], 'true_boxes': true_boxes, 'true_labels': labels,
                 'true_ignore': examples.get('ignore', jnp.zeros(labels.shape, bool)),
                 'true_area': examples.get('area', width * height)}
@@ -110,7 +110,7 @@ def draw(example: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarra
                           ignore=ignore)
 
 
-def _on_the_picture(boxes, examples):
+def on_the_picture(boxes: jax.Array, examples: Mapping[str, jax.Array]) -> jax.Array:
     """Boxes [N, K, 4] on the images as boxes on the original pictures, whose 'size' is known if
     they were scaled or moved. A picture fills its image, or the 'frame' in it."""
     if 'size' not in examples:
