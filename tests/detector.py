@@ -24,9 +24,11 @@ class Grid(nn.Module):
     def __call__(self, images, train=False, frame=None):
         taps, x = {}, images
         for i in range(2):
-            x = nn.Conv((i + 1) * self.width, (3, 3), 2, padding=1, name=f'conv{i}')(x)
+            x = nn.Conv((i + 1) * self.width, (3, 3), 2, padding=1, dtype=np.float32,
+                        name=f'conv{i}')(x)
             x = taps[f'relu{i}'] = nn.relu(x)
-        x = taps['cells'] = nn.Conv(5 + self.num_classes, (1, 1), name='cells')(x)
+        x = taps['cells'] = nn.Conv(5 + self.num_classes, (1, 1), dtype=np.float32,
+                                    name='cells')(x)
         height, width = images.shape[1:3]
         if frame is None:
             frame = jnp.tile(jnp.array([[0, 0, width, height]], jnp.float32), (images.shape[0], 1))
