@@ -58,7 +58,9 @@ def get_config():
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
     config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
     config.border_mode = 'zero'  # fills these pixels: 'zero' (black) or 'reflect' (mirror images)
-    config.whole = False  # True: pad pictures to image_size, by border_mode; do not scale or cut
+    config.fit = 'crop'  # how a picture becomes image_size x image_size: scale its shorter side and
+    #           'crop'; 'pad' it, unscaled, by border_mode; 'stretch' it; or 'letterbox': scale it
+    #           until its shorter side has (test_)shorter_side pixels, or its longer image_size
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
     config.mask_values = ()  # folder: each class's value in the masks, in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
@@ -82,8 +84,13 @@ def get_config():
     config.scale = (1.0, 1.0)  # range of the random factor by which an image is enlarged
     config.rotation = 0.0  # largest angle of a random rotation, in degrees, in both directions
     config.elastic = 0.0  # standard deviation of U-Net's deformation, in pixels; the paper: 10
+    config.jitter = 0.0  # YOLO's: how far each border moves, as a share of the side; then a stretch
     config.color = 0.0  # strength of AlexNet's random colour shift; the paper: 0.1; 0: none
     config.color_jitter = 0.0  # largest relative change of brightness, contrast and saturation
+
+    config.hue = 0.0  # YOLO's, in HSV: the largest turn of the hue, as a share of the circle
+    config.saturation = 1.0  # YOLO's: the largest factor, and divisor, of the saturation; 1: none
+    config.exposure = 1.0  # YOLO's: the largest factor, and divisor, of the value; 1: none
 
     # Optimization. Lengths (epochs, drops, warmup, eval_every, checkpoint_every) count epochs, or
     # steps if `steps` is set.
