@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import average_precision
+from cnnjax import average_precision, overlays
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import Observed, Task
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
@@ -25,7 +25,7 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The task for detectors (see models), which have a loss of their own."""
     del chosen
     return Task(functools.partial(check, net), getattr(net, 'loss', None),
-                functools.partial(observe, net), results, getattr(net, 'detections', None))
+                functools.partial(observe, net), results, getattr(net, 'detections', None), draw)
 
 
 def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
@@ -52,9 +52,9 @@ def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) 
     inputs = {name: examples[name] for name in getattr(net, 'inputs', ()) if name in examples}
     outputs, _ = apply(examples['image'], **inputs)
     found, labels = net.detections(outputs), examples['labels']
-    true_boxes = _on_the_picture(examples['boxes'], examples)
+    true_boxes = on_the_picture(examples['boxes'], examples)
     width, height = jnp.moveaxis(true_boxes[..., 2:] - true_boxes[..., :2], -1, 0)
-    return {}, {'boxes': _on_the_picture(found['boxes'], examples), 'labels': found['labels'],
+    return {}, {'boxes': on_the_picture(found['boxes'], examples), 'labels': found['labels'],
                 'scores': found['scores'], 'true_boxes': true_boxes, 'true_labels': labels,
                 'true_ignore': examples.get('ignore', jnp.zeros(labels.shape, bool)),
                 'true_area': examples.get('area', width * height)}
@@ -95,7 +95,22 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
             'image_f1': matches.image_f1}
 
 
-def _on_the_picture(boxes, examples):
+def draw(example: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarray:
+    """A picture, uint8 [H', W', 3]: what the 'frame' has of an 'image', uint8 [H, W, C], with the
+    names of its 'boxes', or of those found, whose 'scores' are at least average_precision.SCORE."""
+    image, labels, scores = example['image'], example['labels'], example.get('scores')
+    ignore = example.get('ignore')
+    if scores is not None:  # What is to be ignored are objects, not detections.
+        labels, ignore = np.where(scores >= average_precision.SCORE, labels, -1), None
+    frame = example.get('frame', np.float32([0, 0, *image.shape[1::-1]]))
+    left, top = np.floor(frame[:2]).clip(0).astype(int)
+    right, bottom = np.ceil(frame[2:]).astype(int)
+    moved = example['boxes'] - np.array([[left, top, left, top]])
+    return overlays.boxes(image[top:bottom, left:right], moved, labels, classes, scores=scores,
+                          ignore=ignore)
+
+
+def on_the_picture(boxes: jax.Array, examples: Mapping[str, jax.Array]) -> jax.Array:
     """Boxes [N, K, 4] on the images as boxes on the original pictures, whose 'size' is known if
     they were scaled or moved. A picture fills its image, or the 'frame' in it."""
     if 'size' not in examples:
