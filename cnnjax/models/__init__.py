@@ -110,7 +110,8 @@ FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_dro
                   'rpn_outside', 'rpn_count', 'rpn_share', 'rpn_iou', 'rpn_beta', 'rpn_lambda',
                   'rpn_normalizer', 'rpn_before', 'rpn_after', 'rpn_nms', 'smallest', 'roi_count',
                   'roi_share', 'roi_iou', 'roi_least', 'roi_beta', 'learns', 'nms',
-                  'score_threshold', 'max_detections'})
+                  'score_threshold', 'max_detections', 'coordinates_weight', 'no_object_weight',
+                  'loss_scale'})
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 WIDEST = 2 ** 16
@@ -129,7 +130,9 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'rpn_scores': ('softmax', 'sigmoid'), 'rpn_lambda': Number(0),
     'rpn_normalizer': ('sampled', 'locations'), 'learns': ('both', 'rpn', 'head'),
     'anchor_sizes': Number(above=0, some=True), 'smallest': Number(0), 'epsilon': Number(0),
-    'max_detections': Whole(1, 10_000)} | dict.fromkeys(
+    'max_detections': Whole(1, 10_000), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
+    'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),
+    'no_object_weight': Number(0), 'loss_scale': Number(0)} | dict.fromkeys(
     ('rpn_count', 'rpn_before', 'rpn_after', 'roi_count'), Whole(1)) | dict.fromkeys(
     ('rpn_share', 'rpn_iou', 'rpn_nms', 'roi_share', 'roi_iou', 'roi_least', 'nms',
      'score_threshold'), Number(0, 1)) | dict.fromkeys(('rpn_beta', 'roi_beta'), Number(above=0))
