@@ -48,7 +48,7 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     crops = data.Crops(
         config.image_size, config.crop, config.shorter_side, config.crop_area, config.crop_aspect,
         test_shorter_side=config.test_shorter_side, border=config.border,
-        interpolation=config.interpolation, border_mode=config.border_mode, whole=config.whole)
+        interpolation=config.interpolation, border_mode=config.border_mode, fit=config.fit)
     prepared = (data.Stream(source, crops, config.loader_threads, config.loader_workers)
                 if config.stream else data.Resident(source, crops))
     if 'mask' in prepared.shapes:
@@ -113,7 +113,8 @@ def check_target(task: str, examples: data.Resident | data.Stream) -> None:
     """Raises UserError unless the examples have what the task of that name learns."""
     target = tasks.target(task)
     if target not in examples.shapes:
-        raise UserError(f'task={task} learns from a {target} for each image, and the examples have '
+        learned = target if target == 'boxes' else f'a {target}'
+        raise UserError(f'task={task} learns from {learned} for each image, and the examples have '
                         f'only {", ".join(examples.shapes)}')
 
 

@@ -16,7 +16,7 @@ from cnnjax.errors import UserError
 
 # The fields of configs/base.py that make images of pictures in an evaluation, with their types.
 EVALUATION = {'task': str, 'image_size': int, 'test_shorter_side': int, 'interpolation': str,
-              'border': int, 'border_mode': str, 'whole': bool}
+              'border': int, 'border_mode': str, 'fit': str}
 # torchvision's crop, for files that name none: 224 of 256 pixels.
 CROP = {'crop_pct': 0.875, 'interpolation': 'bilinear'}
 # Arguments of timm's networks that do not change what they compute; others may (see `beside`).

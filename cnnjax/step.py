@@ -67,7 +67,8 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
 
     Args:
       data, batch: see `fetch`. `batch` also has 'position', int [B], each example's place in the
-        global batch. It seeds the augmentation, which is thus the same on any number of devices.
+        global batch. It seeds the augmentation, which is thus the same on any number of devices,
+        and the key of the example: the task's loss finds them as examples['keys'], [B].
       key: the key of the run; it is folded with `state.step`.
       axis: the mapped axis to reduce over, or None.
       task: a tasks.Task, whose loss is differentiated.
@@ -75,10 +76,12 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
       accumulate: the number of micro-batches in which the gradient is computed.
       frozen: layers that do not change; no gradient is computed for them.
     """
-    augment_key, shared_key, own_key = keys(key, state.step)
+    augment_key, shared_key, own_key, example_key = keys(key, state.step)
     if axis is not None:  # Dropout differs between devices; drop-path is the same on all.
         own_key = jax.random.fold_in(own_key, lax.axis_index(axis))
-    examples = augment(augment_key, batch['position'], fetch(data, batch))
+    examples = {**augment(augment_key, batch['position'], fetch(data, batch)),
+                'keys': jax.vmap(functools.partial(jax.random.fold_in, example_key))(
+                    batch['position'])}
     trainable, fixed = transfer.split(state.params, frozen)
 
     def loss(trainable, batch_stats, examples, i):
@@ -109,8 +112,9 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
 
 def keys(key: jax.Array, step: jax.Array | int) -> jax.Array:
     """The keys of the update after `step` updates: that of the augmentation, one that all devices
-    share, and one that becomes another on each device."""
-    return jax.random.split(jax.random.fold_in(key, step), 3)
+    share, one that becomes another on each device, and one that becomes another for each example.
+    """
+    return jax.random.split(jax.random.fold_in(key, step), 4)
 
 
 def _accumulated(gradient, batch_stats, examples, count):

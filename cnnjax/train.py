@@ -48,17 +48,19 @@ LIMITS = {
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
     'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
     'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),
-    'elastic': Number(0, SIDE // 8),
-    'color': Number(0), 'color_jitter': Number(0, 1), 'batch_size': Whole(1),
+    'elastic': Number(0, SIDE // 8), 'jitter': Number(0, below=0.5), 'hue': Number(0, 0.5),
+    'saturation': Number(1, 100), 'exposure': Number(1, 100), 'color': Number(0),
+    'color_jitter': Number(0, 1), 'batch_size': Whole(1),
     'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
     'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
     'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
-    'bias_rate': Number(0), 'report_every': Whole(), 'eval_every': Number(0),
-    'checkpoint_every': Number(0), 'keep': Whole(1), 'eval_batch_size': Whole(1),
-    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'bias_rate': Number(0), 'clip_norm': Number(0), 'report_every': Whole(),
+    'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
+    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
     'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
-                'rotation', 'elastic', 'color', 'color_jitter')  # arguments of data.augment
+                'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
+                'exposure')  # arguments of data.augment
 
 
 def check(config: ConfigDict) -> None:
@@ -155,7 +157,8 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     tx = optim.momentum_sgd(
         lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
         weight_decay=config.weight_decay, decay=config.decay, order=config.order,
-        bias_rate=config.bias_rate, head_rate=config.head_rate, head=head)
+        bias_rate=config.bias_rate, head_rate=config.head_rate, head=head,
+        clip_norm=config.clip_norm)
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)

@@ -100,6 +100,8 @@ def _checked(network, path):
             what = 'an array' if hasattr(result, 'shape') else f'a {type(result).__name__}'
             raise UserError(f'{name}.__call__ returns {what}: write {CALL}, the latter a dict '
                             '{name: activation}')
+        if isinstance(result[0], dict) and hasattr(self, 'detections') and hasattr(self, 'loss'):
+            return result
         *batch, width = (None, *getattr(result[0], 'shape', ()))[-2:]
         if not batch or width != self.num_classes:
             raise UserError(f'{name} has outputs of {getattr(result[0], "shape", result[0])} for '

@@ -146,7 +146,7 @@ def fcn(config, network):
     rates = {'fcn32s': 1e-10, 'fcn16s': 1e-12, 'fcn8s': 1e-14}
     config.dataset = 'folder'
     config.image_size = 500  # the longest side of a picture of PASCAL VOC
-    config.whole = True
+    config.fit = 'pad'
     config.border_mode = 'reflect'
     config.stream = True
     config.model.name = network

@@ -29,10 +29,11 @@ import pytest  # noqa: E402
 from absl import logging  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from cnnjax.data import geometry  # noqa: E402
+from cnnjax.data import digit_scenes, geometry  # noqa: E402
 from configs import base  # noqa: E402
 
 logging.set_verbosity(logging.ERROR)
+DETECTOR = Path(__file__).with_name('detector.py')
 
 # Tracing makes many objects that stay; with the usual threshold, garbage collection took a seventh
 # of its time.
@@ -109,7 +110,20 @@ def segmenting(tiny, scenes):
     return tiny
 
 
-@pytest.fixture(params=['tiny', 'segmenting'])
+@pytest.fixture
+def detecting(tiny, monkeypatch):
+    """A config that trains a detector of a user's file on few scenes for six steps, on one device.
+    """
+    monkeypatch.setattr(digit_scenes, 'EXAMPLES', {'train': 24, 'test': 10})
+    with tiny.unlocked():
+        tiny.update({'task': 'detect', 'dataset': 'digit_scenes', 'image_size': 32, 'flip': True,
+                     'padding': 2, 'batch_size': 8, 'eval_batch_size': 4})
+        tiny.model.update({'name': f'{DETECTOR}:Grid', 'widths': None})
+        tiny.model.width = 4
+    return tiny
+
+
+@pytest.fixture(params=['tiny', 'segmenting', 'detecting'])
 def each(request):
     """The config of a tiny training, for each of the tasks."""
     return request.getfixturevalue(request.param)

@@ -1,5 +1,6 @@
 """Normalization against numpy; augmentation against all its possible results."""
 
+import colorsys
 import functools
 import itertools
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnnjax.data.augment import Normalization, augment, jittered, normalization
+from cnnjax.data.augment import Normalization, augment, distorted, jittered, normalization
 from cnnjax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -18,8 +19,8 @@ RGB = np.uint8(RNG.integers(0, 256, (7, 5, 4, 3)) * (0.2, 0.5, 1.0))
 IDENTITY = Normalization(np.float32([0]), np.float32([1]))
 NORMALIZE = Normalization(np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3]))
 EVERYTHING = {'normalize': NORMALIZE, 'flip': True, 'flip_vertical': True, 'padding': 2,
-              'color': 0.1, 'color_jitter': 0.4}
-WARP = {'crop_size': 4, 'scale': (0.5, 2.0), 'rotation': 40.0, 'elastic': 0.4}
+              'color': 0.1, 'color_jitter': 0.4, 'hue': 0.1, 'saturation': 1.5, 'exposure': 1.5}
+WARP = {'crop_size': 4, 'scale': (0.5, 2.0), 'rotation': 40.0, 'elastic': 0.4, 'jitter': 0.2}
 
 
 def positions(images):
@@ -184,7 +185,7 @@ def test_the_two_flips_are_independent():
 def test_fields_that_are_off_leave_no_trace():
     """A classification keeps its bits."""
     off = {'flip_vertical': False, 'crop_size': 0, 'scale': (1.0, 1.0), 'rotation': 0.0,
-           'elastic': 0.0}
+           'elastic': 0.0, 'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0}
 
     def program(**options):
         run = functools.partial(augmented, normalize=NORMALIZE, **options)
@@ -193,7 +194,8 @@ def test_fields_that_are_off_leave_no_trace():
     assert program(**off) == program()
     assert 'random_bits' not in program()
     for field, value in {'flip_vertical': True, 'crop_size': 4, 'scale': (1.0, 1.1),
-                         'rotation': 1.0, 'elastic': 0.1}.items():
+                         'rotation': 1.0, 'elastic': 0.1, 'jitter': 0.1, 'hue': 0.1,
+                         'saturation': 1.5, 'exposure': 1.5}.items():
         assert program(**{**off, field: value}) != program()
 
 
@@ -231,6 +233,30 @@ def test_colour_jitter_is_that_of_fb_resnet_torch_in_any_order(order):
     for i in order:
         expected = factors[i] * expected + (1 - factors[i]) * others[i](expected)
     np.testing.assert_allclose(jittered(key, np.float32(image), 0.4), expected, atol=1e-6)
+
+
+def test_distortion_is_colorsys_with_a_clip():
+    """As darknet computes it: hue + U(-h, h), saturation and value times U(1, s) or 1 / U(1, s).
+    The image has grays and every order of the three channels."""
+    levels = np.float32(list(itertools.product((0, 0.25, 0.5, 1), repeat=3))).reshape(8, 8, 3)
+    turns, factors = [], []
+    for seed in range(40):
+        found = np.asarray(distorted(jax.random.key(seed), levels, 0.1, 1.5, 2.0))
+        # A pixel of middle saturation and value tells what was drawn.
+        before, after = (colorsys.rgb_to_hsv(*map(float, image[4, 5])) for image in (levels, found))
+        turn = (after[0] - before[0] + 0.5) % 1 - 0.5
+        saturation, exposure = (after[i] / before[i] for i in (1, 2))
+        turns.append(turn)
+        factors.append((saturation, exposure))
+        for rgb, own in zip(levels.reshape(-1, 3), found.reshape(-1, 3), strict=True):
+            hue, share, value = colorsys.rgb_to_hsv(*map(float, rgb))
+            expected = colorsys.hsv_to_rgb((hue + turn) % 1, share * saturation, value * exposure)
+            np.testing.assert_allclose(own, np.clip(expected, 0, 1), atol=1e-5)
+    assert -0.1 < min(turns) < -0.05
+    assert 0.05 < max(turns) < 0.1
+    for of, most in zip(np.transpose(factors), (1.5, 2.0), strict=True):
+        assert 1 / most < min(of) < 1 < max(of) < most
+        assert 8 < (of > 1).sum() < 32
 
 
 def test_gray_images_have_no_saturation_to_jitter():
@@ -288,6 +314,8 @@ def test_float32_under_jit(images):
      'padding=4 by reflection needs larger images than 5 x 4'),
     (RGB, {'padding_mode': 'mirror'}, "padding_mode is 'zero' or 'reflect', not 'mirror'"),
     (GRAY, {'color': 0.1}, r'color=0.1 needs RGB images, not 1 channel\(s\)'),
+    (GRAY, {'hue': 0.1}, r'hue=0.1 needs RGB images, not 1 channel\(s\)'),
+    (GRAY, {'exposure': 1.5}, r'exposure=1.5 needs RGB images, not 1 channel\(s\)'),
     (RGB[..., :2], {'color_jitter': 0.4},
      r'color_jitter=0.4 needs RGB or gray images, not 2 channel\(s\)'),
     (RGB, {'crop_size': 6}, 'crop_size=6 is cut from images of 5 x 4 with padding=0: take a'),

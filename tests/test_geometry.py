@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from cnnjax.data import Crops, geometry
+from cnnjax.data import Crops, geometry, images
 from cnnjax.data.augment import Normalization, augment
 from cnnjax.errors import UserError
 
@@ -95,7 +95,7 @@ def test_a_mirrored_border_is_ignored(border):
 
 
 def test_whole_pictures_of_any_size_stand_in_the_middle_of_a_square():
-    crops = Crops(12, whole=True, border_mode='reflect')
+    crops = Crops(12, fit='pad', border_mode='reflect')
     crops.check(stream=True)
     for shape in ((8, 9), (12, 5)):
         image = RNG.integers(0, 256, (*shape, 3), np.uint8)
@@ -111,8 +111,156 @@ def test_whole_pictures_of_any_size_stand_in_the_middle_of_a_square():
             np.testing.assert_array_equal(example['boxes'], own['boxes'] + [left, top, left, top])
     with pytest.raises(UserError, match='a picture of 8 x 13 pixels is larger than image_size=12'):
         crops.center({'image': np.zeros((8, 13, 3), np.uint8)})
-    with pytest.raises(UserError, match='whole=True puts each picture as it is into the middle'):
+    with pytest.raises(UserError, match="fit='pad' fills image_size x image_size pixels: give"):
         crops._replace(border=2).check(stream=True)
+
+
+def painted(box, height=120, width=150):
+    """A gray picture with a white box of the class 3; the other objects are an ignored one, which
+    is the same, and padding. A proposal is the same as the box."""
+    left, top, right, bottom = box
+    image = np.full((height, width, 3), 100, np.uint8)
+    image[top:bottom, left:right] = 255
+    return {'image': image, 'boxes': np.float32([box, box, (0, 0, 0, 0)]),
+            'labels': np.int32([3, 3, -1]), 'ignore': np.array([False, True, False]),
+            'proposals': np.float32([box, (0, 0, 0, 0)])}
+
+
+def assert_boxes(example, tolerance, white=255):
+    """The boxes, the proposals and the frame are where the picture shows them."""
+    gray = np.asarray(example['image'])[..., 0]
+    seen, height, width = rectangle(gray > white * 0.7), *gray.shape
+    if example['labels'][0] == 3:
+        np.testing.assert_allclose(example['boxes'][0], seen, atol=tolerance)
+    else:
+        assert not example['boxes'][0].any()
+    if seen and min(seen[2] - seen[0], seen[3] - seen[1]) > 2 * tolerance:
+        assert example['labels'].tolist()[1:] == [3, -1]  # The ignored one stays while it is seen.
+        assert example['ignore'].tolist() == [False, True, False]
+        np.testing.assert_allclose(example['boxes'][1], seen, atol=tolerance)
+        np.testing.assert_allclose(example['proposals'][0], seen, atol=tolerance)
+    assert not example['boxes'][2].any()
+    assert not example['proposals'][1].any()
+    if 'frame' in example:
+        frame = np.clip(example['frame'], 0, [width, height] * 2)
+        np.testing.assert_allclose(frame, rectangle(gray > white * 0.2), atol=tolerance)
+        assert example['size'].tolist() == [120, 150]
+
+
+@pytest.mark.parametrize(('crops', 'shorter'), [
+    (Crops(90, 'shorter_side', (95, 140), test_shorter_side=100), None),
+    (Crops(90, 'random_resized'), None), (Crops(160, fit='pad'), None),
+    (Crops(160, fit='pad', border_mode='zero'), None), (Crops(90, fit='stretch'), None),
+    (Crops(140, fit='letterbox', shorter_side=(60, 110)), 112),
+    (Crops(140, fit='letterbox', shorter_side=(60, 110), test_shorter_side=70), 70),
+    (Crops(), None)])
+def test_every_fit_moves_all_boxes_with_the_picture(crops, shorter):
+    kept, scales = 0, set()
+    for seed in range(16):
+        rng = np.random.default_rng(seed)
+        left, top = rng.integers(3, 80, 2)
+        own = painted((left, top, left + rng.integers(9, 60), top + rng.integers(9, 36)))
+        random = [crops.random(own, rng)] if crops.size else [crops.center(own)]
+        for example in [crops.center(own), *random]:
+            assert example.keys() == own.keys() | {'frame', 'size'}
+            assert all(example[name].dtype == own[name].dtype for name in own)
+            assert example['image'].shape == (crops.size or 120, crops.size or 150, 3)
+            assert_boxes(example, 1.6)
+            kept += example['labels'][0] == 3
+            scales.add(float(example['frame'][2] - example['frame'][0]))
+            # The frame and the size tell where the box was in the picture.
+            scale = (example['frame'][2:] - example['frame'][:2]) / example['size'][::-1]
+            back = (example['boxes'][0] - np.tile(example['frame'][:2], 2)) / np.tile(scale, 2)
+            if crops.fit != 'crop':
+                np.testing.assert_allclose(back, own['boxes'][0], atol=1e-4)
+        if shorter:
+            np.testing.assert_array_equal(crops.center(own)['frame'], (
+                0, 0, shorter * 150 // 120, shorter))
+    assert kept == 32 or crops.fit == 'crop'
+    assert kept > 8
+    assert len(scales) > 8 or crops.fit in ('pad', 'stretch') or not crops.size
+
+
+@pytest.mark.parametrize(('shape', 'scaled'), [
+    ((375, 500), (800, 1066)), ((300, 1000), (399, 1333)), ((427, 640), (800, 1199)),
+    ((780, 929), (799, 952)), ((1457, 1107), (1052, 800)), ((2, 3000), (1, 1333))])
+def test_a_letterbox_has_the_sides_of_torchvisions_detectors(shape, scaled):
+    """fasterrcnn_resnet50_fpn's, with a shorter side of 800 and a longer of at most 1333."""
+    assert images.letterbox_shape(shape, 800, 1333) == scaled
+
+
+@pytest.mark.parametrize(('crops', 'message'), [
+    (Crops(9, fit='whole'), "fit is one of crop, pad, stretch, letterbox, not 'whole'"),
+    (Crops(fit='stretch'), "fit='stretch' fills image_size x image_size pixels: give image_size"),
+    (Crops(9, fit='letterbox', border=1), "fit='letterbox' fills .* and leave out border"),
+    (Crops(9, fit='stretch', test_shorter_side=10), "fit='stretch' scales no shorter side")])
+def test_fits_that_do_not_fit(crops, message):
+    with pytest.raises(UserError, match=message):
+        crops.check(stream=False)
+
+
+@pytest.mark.parametrize('options', [
+    {'jitter': 0.3}, {'flip': True, 'flip_vertical': True}, {'padding': 40, 'crop_size': 100},
+    {'jitter': 0.2, 'scale': (0.8, 1.3), 'rotation': 10.0, 'flip': True}],
+    ids=lambda options: '+'.join(options))
+def test_augmentation_moves_all_boxes_with_the_image(options):
+    """The box around a turned box is larger than what is seen of it where it is cut."""
+    rng, count = np.random.default_rng(0), 24
+    corners = rng.integers(3, 80, (count, 2))
+    own = [geometry.framed(painted((left, top, left + 40, top + 30))) for left, top in corners]
+    run = jax.jit(functools.partial(augment, normalize=IDENTITY, **options))
+    found = jax.device_get(run(jax.random.key(1), np.arange(count, dtype=np.int32), {
+        name: np.stack([example[name] for example in own]) for name in own[0]}))
+    seen = 0
+    for i in range(count):
+        example = {name: array[i] for name, array in found.items()}
+        if 'rotation' in options:
+            inside = example['boxes'][0]
+            if example['labels'][0] == 3 and inside.min() > 0 and inside.max() < 119:
+                np.testing.assert_allclose(inside, rectangle(example['image'][..., 0] > 0.5),
+                                           atol=2)
+                seen += 1
+            continue
+        assert_boxes(example, 1.6, 1)
+        seen += example['labels'][0] == 3
+        assert (example['frame'] >= 0).all()
+        assert (example['frame'][2:] <= example['image'].shape[1::-1]).all()
+    assert seen > 8
+
+
+def test_jitter_is_a_crop_of_darknets_borders_stretched():
+    """Each border moves by U(-j, j) of the side; a box that fills the image shows where it went.
+    Inside the image this is what Pillow's box shows, and outside the mean."""
+    count, image = 300, RNG.integers(0, 256, (40, 60, 3), np.uint8)
+    run = jax.jit(functools.partial(augment, normalize=IDENTITY, jitter=0.2))
+    found = jax.device_get(run(jax.random.key(0), np.arange(count, dtype=np.int32), {
+        'image': np.stack([image] * count), 'labels': np.zeros((count, 1), np.int32),
+        'boxes': np.float32([[[20, 10, 40, 30]]] * count)}))
+    boxes = found['boxes'][:, 0]
+    across = 20 * 60 / (boxes[:, 2] - boxes[:, 0])  # the width and height of the part shown
+    down = 20 * 40 / (boxes[:, 3] - boxes[:, 1])
+    moves = np.stack([(20 - boxes[:, 0] * across / 60) / 60, (10 - boxes[:, 1] * down / 40) / 40])
+    moves = np.concatenate([moves, moves + [across / 60 - 1, down / 40 - 1]])
+    for of in moves:
+        assert stats.kstest(of, stats.uniform(-0.2, 0.4).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(moves) - np.eye(4)).max() < 0.2
+    inner = np.flatnonzero((moves[:2] > 0).all(0) & (moves[2:] < 0).all(0))
+    assert len(inner) > 5
+    for i in inner[:5]:
+        left, top, right, bottom = *moves[:2, i], *(1 + moves[2:, i])
+        expected = Image.fromarray(image).transform((60, 40), Image.Transform.EXTENT, (
+            60 * left, 40 * top, 60 * right, 40 * bottom), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(found['image'][i], np.asarray(expected) / 255, atol=0.03)
+
+
+def test_an_object_of_which_jitter_leaves_almost_nothing_is_none():
+    """Less than .005 of the image's width or height; other changes keep small objects."""
+    examples = {'image': np.zeros((1, 400, 400, 1), np.uint8), 'labels': np.zeros((1, 2), np.int32),
+                'boxes': np.float32([[(200, 200, 201, 260), (200, 200, 206, 260)]])}
+    for options, labels in (({'jitter': 0.1}, [-1, 0]), ({'rotation': 1e-6}, [0, 0])):
+        found = augment(jax.random.key(0), np.zeros(1, np.int32), examples, normalize=IDENTITY,
+                        **options)
+        assert found['labels'][0].tolist() == labels
 
 
 @pytest.mark.parametrize('mode', ['zero', 'reflect'])

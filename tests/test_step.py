@@ -10,9 +10,12 @@ import pytest
 
 from cnnjax import data, losses, models, optim, parallel, step, tasks
 from cnnjax.data import geometry
+from cnnjax.data.examples import Arrays
 from cnnjax.errors import UserError
 from cnnjax.evaluate import evaluator
+from cnnjax.tasks import detect
 from cnnjax.tasks.task import Task
+from tests.detector import Grid
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1)).astype(np.uint8)
 LABELS = np.arange(8, dtype=np.int32)
@@ -22,11 +25,18 @@ KINDS = ('shard_map', 'pmap', 'jit')
 # Ever more pixels of each mask are ignored: the devices have different numbers of those that count.
 MASKS = np.random.default_rng(1).integers(0, 3, (8, 8, 8)).astype(np.uint8)
 MASKS[np.arange(64).reshape(1, 8, 8) < 7 * np.arange(8)[:, None, None]] = geometry.IGNORE
+# The images have different numbers of objects, some none.
+CORNERS = np.random.default_rng(2).uniform(0, 5, (8, 3, 2)).astype(np.float32)
+OBJECTS = {'boxes': np.concatenate([CORNERS, CORNERS + 3], -1),
+           'labels': np.where(np.arange(24) % 8 > np.arange(24) // 3, np.arange(24) % 3, -1).astype(
+               np.int32).reshape(8, 3)}
 BATCHES = {'classify': BATCH,
-           'segment': {'image': IMAGES, 'mask': MASKS, 'position': np.arange(8, dtype=np.int32)}}
+           'segment': {'image': IMAGES, 'mask': MASKS, 'position': np.arange(8, dtype=np.int32)},
+           'detect': {'image': IMAGES, **OBJECTS, 'position': np.arange(8, dtype=np.int32)}}
 CHANGES = {'classify': {'flip': True, 'padding': 1},
            'segment': {'flip': True, 'padding': 1, 'rotation': 30.0, 'scale': (0.8, 1.25),
-                       'elastic': 0.5}}
+                       'elastic': 0.5},
+           'detect': {'flip': True, 'padding': 1, 'scale': (0.8, 1.25)}}
 each_task = pytest.mark.parametrize('task', BATCHES)
 
 
@@ -38,8 +48,8 @@ def narrow_vgg(**fields):
 
 def narrow(task):
     """A network for that task in which devices cannot differ."""
-    return narrow_vgg() if task == 'classify' else models.create(
-        'unet_padded', widths=(4, 8), dropout=0.0, num_classes=3)
+    return {'classify': narrow_vgg(), 'detect': Grid(3, 4), 'segment': models.create(
+        'unet_padded', widths=(4, 8), dropout=0.0, num_classes=3)}[task]
 
 
 def update(net, *, task='classify', devices=1, kind='shard_map', steps=3, batch=None,
@@ -95,9 +105,9 @@ def test_four_devices_give_the_losses_of_one(kind, task):
 
 @each_task
 def test_pmap_equals_shard_map_bit_for_bit(task):
-    net = models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1))
-    if task == 'segment':
-        net = models.create('unet_padded', widths=(4, 8), norm='batch', num_classes=3)
+    net = {'classify': models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1)),
+           'segment': models.create('unet_padded', widths=(4, 8), norm='batch', num_classes=3),
+           'detect': Grid(3, 4)}[task]
     for a, b in zip(*(jax.tree.leaves(update(net, task=task, devices=4, kind=kind))
                       for kind in ('pmap', 'shard_map')), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -125,6 +135,32 @@ def test_micro_batches_give_the_same_gradient(kind):
     whole, parts = update(narrow_vgg()), update(narrow_vgg(), devices=2, kind=kind, accumulate=2)
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-5)
     assert_close(parts[0].params, whole[0].params, 1e-5)
+
+
+@pytest.mark.parametrize(('devices', 'kind'), [(1, 'shard_map'), *((4, kind) for kind in KINDS)])
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_each_example_has_a_key_of_its_own(devices, kind, accumulate, monkeypatch):
+    """It depends on the run's key, the step and the example's place, and on nothing else."""
+    def loss(apply, examples, batch):
+        drawn = jax.vmap(jax.random.uniform)(examples['keys'])
+        value = batch.mean(drawn * examples['label'])  # which tells the place
+        return value + 0 * apply(examples['image'])[0].sum(), ({'loss': value}, {})
+
+    monkeypatch.setattr(tasks, 'create', lambda *_: Task(None, loss, None, None))
+    _, values = update(narrow_vgg(), devices=devices, kind=kind, accumulate=accumulate, steps=2)
+    drawn = []
+    for number in range(2):
+        key = jax.random.split(jax.random.fold_in(jax.random.key(1), number), 4)[3]
+        drawn.append([float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(8)])
+    assert len({*drawn[0], *drawn[1]}) == 16
+    assert values == pytest.approx([np.mean(LABELS * row) for row in drawn])
+
+
+def test_the_keys_of_a_step_stay_what_they_were():
+    """Runs of older versions, which had three, go on as they began."""
+    np.testing.assert_array_equal(
+        jax.random.key_data(step.keys(jax.random.key(1), 5)[:3]),
+        jax.random.key_data(jax.random.split(jax.random.fold_in(jax.random.key(1), 5), 3)))
 
 
 @each_task
@@ -181,10 +217,39 @@ class Labels(nn.Module):
         return jax.nn.one_hot(jnp.round(images[..., 0] * 255).astype(int), 10) * 100, {}
 
 
+class Whole(nn.Module):
+    """Finds one object, as large as the image, whose class it reads off the first pixel."""
+    num_classes: int = 10
+    inputs = ('frame',)
+
+    def __call__(self, images, train=False, frame=None):
+        label = jnp.round(images[:, 0, 0, 0] * 255).astype(jnp.int32)
+        return {'label': label, 'frame': frame}, {}
+
+    def detections(self, outputs):
+        labels = outputs['label'][:, None]
+        return {'boxes': outputs['frame'][:, None], 'labels': labels,
+                'scores': 1 / (1 + labels.astype(jnp.float32))}
+
+
 def known(task):
     """A network, 21 images, their targets with three errors, the last example among them, and the
     results."""
     images = np.zeros((21, 4, 4, 1), np.uint8)
+    if task == 'detect':
+        found = (np.arange(21, dtype=np.int32) % 10)[:, None]
+        labels = np.stack([found[:, 0], np.full(21, -1, np.int32)], 1)
+        labels[[0, 5, 20], 0] = 9, 6, 9
+        boxes = np.tile(np.float32([[0, 0, 30, 40], [0, 0, 0, 0]]), (21, 1, 1))
+        boxes[10] /= 4
+        expected = detect.results({}, {
+            'boxes': boxes[:1, :1].repeat(21, 0), 'labels': found, 'scores': 1 / (1 + found),
+            'true_boxes': boxes, 'true_labels': labels, 'true_ignore': labels < -1,
+            'true_area': boxes[..., 2] * boxes[..., 3]}, 21, tuple('0123456789'))
+        assert expected['ap_medium'] > 0 == expected['ap_small']  # of the pictures, not the images
+        images = np.tile(found[:, :, None, None].astype(np.uint8), (1, 40, 30, 1))
+        return Whole(), images, {'boxes': boxes, 'labels': labels}, {
+            name: value for name, value in expected.items() if not np.ndim(value)}
     if task == 'segment':
         images[..., 0] = np.arange(21 * 16).reshape(21, 4, 4) % 10
         masks = images[..., 0].copy()
@@ -199,16 +264,21 @@ def known(task):
         'error': 3 / 21, 'shifted/error': 20 / 21, 'loss': 3 / 21 * 100}
 
 
+# How pictures become images. Those with boxes are made smaller, with a border on their right.
+CROPS = {'classify': data.Crops(), 'segment': data.Crops(),
+         'detect': data.Crops(20, fit='letterbox', test_shorter_side=15)}
+
+
 @each_task
 @pytest.mark.parametrize(('devices', 'kind'), [(1, 'shard_map'), (4, 'shard_map'), (4, 'pmap'),
                                                (4, 'jit')])
 def test_evaluation_counts_every_example_once(devices, kind, task):
     net, images, targets, expected = known(task)
-    source = data.from_arrays(images, tuple('0123456789'), **targets)
+    source = data.Source(Arrays({'image': images, **targets}), tuple('0123456789'))
     identity = data.Normalization(np.float32([0]), np.float32([1]))
     for batch_size in (1, 8, 20, 100):
         results = evaluator(tasks.create(task, net), net, identity,
-                            data.Resident(source, data.Crops()), parallel.data_mesh(devices),
+                            data.Resident(source, CROPS[task]), parallel.data_mesh(devices),
                             batch_size=batch_size, kind=kind)({})
         assert results['count'] == 21
         assert {name: results[name] for name in expected} == pytest.approx(expected, rel=1e-4)

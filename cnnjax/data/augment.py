@@ -126,13 +126,14 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
             normalize: Callable[[jax.Array], jax.Array], flip: bool = False,
             flip_vertical: bool = False, padding: int = 0, padding_mode: str = 'zero',
             crop_size: int = 0, scale: Sequence[float] = (1.0, 1.0), rotation: float = 0.0,
-            elastic: float = 0.0, color: float = 0.0,
-            color_jitter: float = 0.0) -> dict[str, jax.Array]:
+            elastic: float = 0.0, jitter: float = 0.0, color: float = 0.0,
+            color_jitter: float = 0.0, hue: float = 0.0, saturation: float = 1.0,
+            exposure: float = 1.0) -> dict[str, jax.Array]:
     """Normalizes the images of a batch and changes each example at random, in the papers' order.
 
     The order is colour, normalization, padding, crop, flips. Zeros are padded after the
-    normalization, so they stand for the mean. Crop, scale, rotation and deformation are one warp,
-    so that each pixel is interpolated once, and a turned crop shows what is beside it.
+    normalization, so they stand for the mean. Jitter, crop, scale, rotation and deformation are one
+    warp, so that each pixel is interpolated once, and a turned crop shows what is beside it.
 
     What happens to an example depends on the key and its position alone: it is the same on any
     number of devices, and for sets on the devices and streams, whose host only cuts pictures of
@@ -151,10 +152,14 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
       rotation: the largest angle in degrees, in both directions.
       elastic: the standard deviation of U-Net's displacements, in pixels (see
         `geometry.displacement_field`).
+      jitter: each border of the image moves in or out by at most this share of the side, and what
+        it then holds is stretched to the image's size, as in YOLO (Redmon et al. 2015, section 2.2;
+        https://arxiv.org/abs/1506.02640). Objects may be lost: see `geometry.warped`.
       color: each principal component of the colours is added in a random amount with this standard
         deviation (Krizhevsky et al. 2012, section 4.1: 0.1); RGB only.
       color_jitter: brightness, contrast and saturation are multiplied by random factors that differ
         from 1 by at most this; RGB or gray.
+      hue, saturation, exposure: see `distorted`; RGB only.
 
     Raises:
       UserError: an argument does not fit the images.
@@ -162,10 +167,14 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
     height, width, channels = examples['image'].shape[1:]
     shape = (crop_size, crop_size) if crop_size else (height, width)
     room = height + 2 * padding - shape[0], width + 2 * padding - shape[1]
-    warp = tuple(scale) != (1, 1) or rotation or elastic
+    warp = tuple(scale) != (1, 1) or rotation or elastic or jitter
+    distort = hue or saturation != 1 or exposure != 1
     _check_geometry((height, width), shape, padding, padding_mode, scale, elastic)
-    for field, value, allowed in (('color', color, (3,)), ('color_jitter', color_jitter, (1, 3))):
-        if value and channels not in allowed:
+    for field, value, off, allowed in (
+            ('color', color, 0, (3,)), ('color_jitter', color_jitter, 0, (1, 3)),
+            ('hue', hue, 0, (3,)), ('saturation', saturation, 1, (3,)),
+            ('exposure', exposure, 1, (3,))):
+        if value != off and channels not in allowed:
             raise UserError(f'{field}={value} needs RGB{" or gray" * (1 in allowed)} images, not '
                             f'{channels} channel(s)')
 
@@ -174,6 +183,8 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
         image = example['image'].astype(np.float32) / 255
         if color_jitter:
             image = jittered(jax.random.fold_in(color_key, 0), image, color_jitter)
+        if distort:
+            image = distorted(jax.random.fold_in(color_key, 1), image, hue, saturation, exposure)
         if color:
             draws = color * jax.random.normal(color_key, (3,), np.float32)
             image += (EIGENVECTORS @ (EIGENVALUES * draws))[None, None]
@@ -182,6 +193,8 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
             corner = jax.random.randint(crop_key, (2,), 0, np.array(room) + 1)
             if warp:
                 draws = _warp(jax.random.fold_in(crop_key, 0), scale, rotation, elastic)
+                if jitter:
+                    draws['part'] = _part(jax.random.fold_in(crop_key, 1), (height, width), jitter)
                 example = geometry.warped(example, corner - padding, shape, padding_mode, **draws)
             else:
                 example = geometry.cropped(example, corner, shape, padding, padding_mode)
@@ -190,6 +203,9 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
         if flip_vertical:
             upside_down = jax.random.bernoulli(jax.random.fold_in(flip_key, 0))
             example = geometry.mirrored(example, upside_down, axis=0)
+        if 'frame' in example:  # A network looks for objects only on the image.
+            most = np.tile(np.float32(shape[::-1]), 2)
+            example = {**example, 'frame': jnp.clip(example['frame'], 0, most)}
         return example
 
     return jax.vmap(one)(positions, examples)
@@ -220,6 +236,42 @@ def _warp(key, scale, rotation, elastic):
     return {'scale': jnp.exp(jax.random.uniform(keys[0], (), np.float32, *np.log(scale))),
             'angle': math.radians(rotation) * jax.random.uniform(keys[1], (), np.float32, -1, 1),
             'displacements': elastic * jax.random.normal(keys[2], (3, 3, 2), np.float32)}
+
+
+def _part(key, shape, jitter):
+    """A random part of an image of that (height, width), float32 [4], for `geometry.warped`."""
+    size = np.float32((*shape[::-1], *shape[::-1]))
+    moves = jax.random.uniform(key, (4,), np.float32, -jitter, jitter)
+    return size * (np.float32([0, 0, 1, 1]) + moves)
+
+
+def distorted(key: jax.Array, image: jax.Array, hue: float, saturation: float,
+              exposure: float) -> jax.Array:
+    """An RGB image [H, W, 3] whose hue is turned by a share of the circle from -hue to hue, and
+    whose saturation and value, as in HSV, are multiplied by a factor from 1 to `saturation` or to
+    `exposure`, or divided by it, with equal chances; clipped to [0, 1].
+
+    This is `random_distort_image` of https://github.com/pjreddie/darknet, src/image.c.
+    """
+    keys = jax.random.split(key, 3)
+    draws = jax.random.uniform(keys[0], (3,), np.float32, np.float32([-hue, 1, 1]),
+                               np.float32([hue, saturation, exposure]))
+    turn, factors = draws[0], draws[1:]
+    factors = jnp.where(jax.random.bernoulli(keys[1], shape=(2,)), factors, 1 / factors)
+    red, green, blue = jnp.moveaxis(image, -1, 0)
+    value = image.max(-1)
+    spread = value - image.min(-1)  # value times saturation
+    safe = jnp.where(spread > 0, spread, 1)
+    sixths = jnp.where((red >= green) & (red >= blue), (green - blue) / safe, jnp.where(
+        green >= blue, 2 + (blue - red) / safe, 4 + (red - green) / safe))
+
+    def channel(offset):
+        """https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative"""
+        place = (offset + sixths + 6 * turn) % 6
+        share = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
+        return factors[1] * (value - factors[0] * spread * share)
+
+    return jnp.clip(jnp.stack([channel(offset) for offset in (5, 3, 1)], -1), 0, 1)
 
 
 def jittered(key: jax.Array, image: jax.Array, most: float) -> jax.Array:

@@ -5,13 +5,21 @@ An example is a dict of the image, [H, W, C], and its targets. These targets mov
     mask        uint8 [H, W], the class of each pixel, or IGNORE
     weight_map  float32 [H, W], a weight of each pixel
     boxes       float [M, 4], the left, top, right and bottom sides of M objects, in pixels from the
-                image's left and upper border; `labels` [M] are their classes, -1 for no object
+                image's left and upper border; `labels` [M] are their classes, -1 for no object,
+                and where `ignore` [M] is true an object counts neither as found nor as missed
+    proposals   float [P, 4], boxes in which there may be an object; all 0 for none
+    frame       float [4], the box of the whole picture, which may exceed the image
 
-Other targets, such as `label`, the class of the whole image, stay as they are.
+An object whose centre leaves the image becomes none; an ignored one, or a proposal, when nothing of
+it is left. All boxes but the frame are cut at the image's border.
+
+Other targets, such as `label`, the class of the whole image, stay as they are; so does `size`, the
+(height, width) of the picture as it was before all changes.
 
 On the host, numpy and Pillow add borders and cut; the compiled step crops, warps and mirrors.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,6 +31,8 @@ from jax.scipy.ndimage import map_coordinates
 
 from cnnjax.data import images
 
+LEAST = 0.005  # The share of the image's width and height that an object shows at least; darknet's.
+_HALF = 0.5 + 0.5j  # from the middle of a pixel, its place, to its lower right corner
 IGNORE = 255  # A pixel with this class in a mask counts neither in the loss nor in the error.
 PER_PIXEL = {'mask': IGNORE, 'weight_map': 0}  # the targets of pixels: their values outside
 # How pixels outside the image are filled: {name in a config: mode of numpy's pad}.
@@ -39,25 +49,32 @@ def bordered(example: Mapping[str, Any], sides: Sequence[tuple[int, int]],
     moved = {'image': np.pad(example['image'], (*sides, (0, 0)), MODES[mode])}
     for name, outside in _per_pixel(example).items():
         moved[name] = np.pad(example[name], sides, constant_values=outside)
-    if 'boxes' in example:
-        moved['boxes'] = example['boxes'] + np.array([left, top] * 2, np.float32)
-    return {**example, **moved}
+    shift = np.array([[left, top] * 2], np.float32)
+    return {**example, **moved, **_followed(example, lambda boxes: boxes + shift,
+                                            moved['image'].shape[:2], np)}
 
 
-def cut(example: Mapping[str, Any], box: images.Box, size: int,
+def framed(example: Mapping[str, Any]) -> dict[str, Any]:
+    """The example with the `frame` and the `size` of its picture, as it is before all changes."""
+    height, width = example['image'].shape[:2]
+    return {**example, 'frame': np.array([0, 0, width, height], np.float32),
+            'size': np.array([height, width], np.float32)}
+
+
+def cut(example: Mapping[str, Any], box: images.Box, size: int | tuple[int, int],
         interpolation: str = 'bilinear') -> dict[str, Any]:
-    """The part of the example in a box (top, left, height, width), in pixels, scaled to
-    [size, size]. Targets of pixels are always scaled by nearest pixels, whatever the
-    interpolation."""
+    """The part of the example in a box (top, left, height, width), in pixels, scaled to `size`: a
+    square's side, or (height, width). Targets of pixels are always scaled by nearest pixels,
+    whatever the interpolation."""
     top, left, height, width = box
+    rows, columns = images.sides(size)
     moved = {'image': images.cut(example['image'], box, size, interpolation)}
     for name in _per_pixel(example):
         moved[name] = images.cut(example[name][..., None], box, size, 'nearest')[..., 0]
-    if 'boxes' in example:
-        shift = np.array([left, top] * 2, np.float32)
-        scale = np.array([size / width, size / height] * 2, np.float32)
-        moved |= _visible((example['boxes'] - shift) * scale, example['labels'], (size, size), np)
-    return {**example, **moved}
+    shift = np.array([[left, top] * 2], np.float32)
+    scale = np.array([[columns / width, rows / height] * 2], np.float32)
+    return {**example, **moved, **_followed(example, lambda boxes: (boxes - shift) * scale,
+                                            (rows, columns), np)}
 
 
 def cropped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[int],
@@ -78,14 +95,13 @@ def cropped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence
     found = {'image': moved(example['image'], (*sides, (0, 0)), 0)}
     for name, outside in _per_pixel(example).items():
         found[name] = moved(example[name], sides, outside)
-    if 'boxes' in example:
-        shift = jnp.tile(padding - corner[::-1], 2).astype(jnp.float32)
-        found |= _visible(example['boxes'] + shift[None], example['labels'], shape, jnp)
-    return {**example, **found}
+    shift = jnp.tile(padding - corner[::-1], 2).astype(jnp.float32)
+    return {**example, **found, **_followed(example, lambda boxes: boxes + shift[None], shape, jnp)}
 
 
 def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[int], mode: str, *,
-           scale: jax.Array, angle: jax.Array, displacements: jax.Array) -> dict[str, jax.Array]:
+           scale: jax.Array, angle: jax.Array, displacements: jax.Array,
+           part: jax.Array | None = None) -> dict[str, jax.Array]:
     """The part of the example of `shape`, (height, width), at `corner`, (top, left), which is
     enlarged and turned about its middle, and deformed. All but `shape` and `mode` may be traced.
 
@@ -102,6 +118,8 @@ def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[
       displacements: float [3, 3, 2], (down, right) in pixels of the result, at its corners, the
         middles of its sides and its own middle; see `displacement_field`. The result shows at p
         what would be at p + displacement.
+      part: float [4], a box that is first stretched to the whole image, as in YOLO's jitter; it may
+        exceed the image. Objects that then show less than LEAST become none. None: no stretch.
     """
     # Places are complex numbers, row + i column, which a multiplication enlarges and turns.
     rows, columns = np.indices(shape, np.float32)
@@ -110,9 +128,16 @@ def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[
     turn = lax.complex(scale * jnp.cos(angle), scale * jnp.sin(angle))
     field = displacement_field(displacements, shape)
     places = corner + middle + (rows + 1j * columns + field - middle) / turn
+    if part is not None:
+        low, high = lax.complex(*part[1::-1]), lax.complex(*part[:1:-1])
+        height, width = example['image'].shape[:2]
+        stretch = (high - low).real / height, (high - low).imag / width
+        places = _stretched(places + _HALF, stretch) + low - _HALF
 
     def seen(points):
         """Where the result shows these places of the image, by fixed-point iteration."""
+        if part is not None:
+            points = _stretched(points + _HALF - low, [1 / each for each in stretch]) - _HALF
         undeformed = middle + (points - corner - middle) * turn
         return lax.fori_loop(0, 10, lambda _, found: undeformed - lax.complex(
             *(_sampled(part, found, 1, 'nearest') for part in (field.real, field.imag))),
@@ -123,9 +148,13 @@ def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[
         example['image'])}
     for name, outside in _per_pixel(example).items():
         found[name] = _sampled(example[name], places, 0, beyond, outside)
-    if 'boxes' in example:
-        found |= _visible(_around(seen, example['boxes']), example['labels'], shape, jnp)
-    return {**example, **found}
+    return {**example, **found, **_followed(example, functools.partial(_around, seen), shape, jnp,
+                                            0.0 if part is None else LEAST)}
+
+
+def _stretched(places, stretch):
+    """Complex places, whose rows and columns are multiplied by the two factors."""
+    return lax.complex(places.real * stretch[0], places.imag * stretch[1])
 
 
 def displacement_field(displacements: jax.Array, shape: Sequence[int]) -> jax.Array:
@@ -163,12 +192,13 @@ def mirrored(example: Mapping[str, jax.Array], flip: jax.Array,
     axis 0 upside down."""
     found = {name: jnp.where(flip, jnp.flip(example[name], axis), example[name])
              for name in ('image', *_per_pixel(example))}
-    if 'boxes' in example:
-        boxes, first = example['boxes'], 1 - axis  # the left or the top side
-        length = np.float32(example['image'].shape[axis])
-        other = boxes.at[:, (first, first + 2)].set(length - boxes[:, (first + 2, first)])
-        found['boxes'] = jnp.where(flip, other, boxes)
-    return {**example, **found}
+    shape, first = example['image'].shape[:2], 1 - axis  # the left or the top side
+
+    def moved(boxes):
+        return jnp.where(flip, boxes.at[:, (first, first + 2)].set(
+            np.float32(shape[axis]) - boxes[:, (first + 2, first)]), boxes)
+
+    return {**example, **found, **_followed(example, moved, shape, jnp)}
 
 
 def _per_pixel(example):
@@ -176,12 +206,29 @@ def _per_pixel(example):
     return {name: outside for name, outside in PER_PIXEL.items() if name in example}
 
 
-def _visible(boxes, labels, shape, numpy):
-    """The parts of the boxes that lie on an image of that (height, width). An object whose centre
-    is outside gets the label -1."""
-    centers = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
-    size = np.array(shape[::-1], np.float32)
-    inside = ((centers >= 0) & (centers < size[None])).all(-1) & (labels >= 0)
-    clipped = numpy.clip(boxes, 0, np.tile(size, 2)[None])
-    return {'boxes': numpy.where(inside[:, None], clipped, np.float32(0)),
-            'labels': numpy.where(inside, labels, np.int32(-1))}
+def _followed(example, move, shape, numpy, least=0.0):
+    """{name of each target of boxes: its boxes after `move`, [M, 4] -> [M, 4], to an image of that
+    (height, width)}. Objects with a side of at most `least` of the image's become none."""
+    found, size = {}, np.array([shape[::-1]], np.float32)
+
+    def clipped(boxes):
+        """The parts on the image, and whether there is one with sides above `least`."""
+        parts = numpy.clip(boxes, 0, np.tile(size, 2))
+        return parts, (parts[:, 2:] - parts[:, :2] > np.float32(least) * size).all(-1)
+
+    if 'boxes' in example:
+        boxes, labels = move(example['boxes']), example['labels']
+        parts, seen = clipped(boxes)
+        centers = (boxes[:, :2] + boxes[:, 2:]) / np.float32(2)
+        inside = ((centers >= 0) & (centers < size)).all(-1) | example.get('ignore', False)
+        seen = seen & inside & (labels >= 0)
+        found = {'boxes': numpy.where(seen[:, None], parts, np.float32(0)),
+                 'labels': numpy.where(seen, labels, np.int32(-1))}
+    if 'ignore' in example:
+        found['ignore'] = example['ignore'] & seen
+    if 'proposals' in example:
+        parts, seen = clipped(move(example['proposals']))
+        found['proposals'] = numpy.where(seen[:, None], parts, np.float32(0))
+    if 'frame' in example:
+        found['frame'] = move(example['frame'][None])[0]
+    return found

@@ -142,22 +142,42 @@ def random_resized_box(shape: Sequence[int], rng: np.random.Generator,
     return center_box(shape, 1, 1)
 
 
-def cut(image: np.ndarray | Picture, box: Box, size: int,
+def letterbox_shape(shape: Sequence[int], shorter_side: float,
+                    longer_side: float) -> tuple[int, int]:
+    """(height, width) of a picture [H, W, ...] that is scaled so that its shorter side has
+    `shorter_side` pixels, or fewer where its longer side would exceed `longer_side`.
+
+    Rounded as in torchvision's detectors
+    (https://github.com/pytorch/vision/blob/main/torchvision/models/detection/transform.py).
+    """
+    scale = min(shorter_side / min(shape[:2]), longer_side / max(shape[:2]))
+    height, width = (max(math.floor(side * scale), 1) for side in shape[:2])
+    return height, width
+
+
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of a square of that side, or of what is given as both."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def cut(image: np.ndarray | Picture, box: Box, size: int | tuple[int, int],
         interpolation: str = 'bilinear') -> np.ndarray:
     """The part of an image [H, W, C], an array or a Picture, in a box (top, left, height, width),
-    in pixels, scaled to [size, size] by the filter of that name in FILTERS."""
+    in pixels, scaled to `size`, a square's side or (height, width), by the filter of that name in
+    FILTERS."""
     top, left, height, width = box
-    if image.shape[:2] == (size, size) and (height, width) == (size, size):
+    rows, columns = sides(size)
+    if image.shape[:2] == (rows, columns) == (height, width):
         return np.asarray(image)
     gray, scale, corner = image.shape[-1] == 1, 1, (0, 0)
     if isinstance(image, Picture):
-        whole, scale, corner = image.decode(GAP * size / min(height, width))
+        whole, scale, corner = image.decode(GAP * max(rows / height, columns / width))
     else:
         whole = Image.fromarray(image[..., 0] if gray else image)
     edges = (max(left, 0), max(top, 0), min(left + width, image.shape[1]),
              min(top + height, image.shape[0]))
     left, top, right, bottom = (first + scale * side
                                 for first, side in zip(2 * corner, edges, strict=True))
-    scaled = np.asarray(whole.resize((size, size), FILTERS[interpolation],
+    scaled = np.asarray(whole.resize((columns, rows), FILTERS[interpolation],
                                      (left, top, right, bottom)))
     return scaled[..., None] if gray else scaled

@@ -12,7 +12,8 @@ The contract. A network must have:
 
 - `__call__(images, train=False) -> (outputs, taps)`. `images` are float [N, H, W, C], already
   normalized; N may be symbolic (`jax.export`). `outputs` are logits [N, classes], or maps of them
-  [N, H', W', classes]. `taps` is a dict {name: array [N, ...]} in forward order, of the outputs of
+  [N, H', W', classes], or a detector's dict of arrays [N, ...]. `taps` is a dict
+  {name: array [N, ...]} in forward order, of the outputs of
   convolutions, activations, pools and blocks, and of the logits last. A layer with parameters has
   the path of the parameters as its tap's name, 'conv2_1/conv1'; under jit an unused tap costs
   nothing.
@@ -55,6 +56,29 @@ It may have, as a field, a property or an attribute of the class:
   from that. Without `adopt`, only from a network like itself.
 - `adopts: (name, ...)`: the names of the networks, besides its own, that it adopts. If a file of
   weights does not say whose they are, they are looked for in it.
+
+A detector finds objects (tasks/detect.py). Boxes are float32 [..., 4], their left, top, right and
+bottom sides in pixels of the images it was given. It must have:
+
+- `detections(outputs) -> {'boxes': [N, D, 4], 'labels': int32 [N, D], 'scores': float32 [N, D]}`:
+  what was found in each image, by falling score. Where there are fewer than D detections, labels
+  are -1 and scores 0. Classes are counted from 0: the background is none of them.
+- `loss(apply, examples, batch) -> (value, ({'loss': value, and its parts}, batch_stats))`: the loss
+  of the training, with which its other fields may have to do. `apply(images, **arguments)` is the
+  network in training, (outputs, taps, batch_stats). `examples` has the images as 'image', 'boxes'
+  [N, M, 4], 'labels' int32 [N, M], -1 for no object, 'keys' [N], a key of random numbers for each
+  example, and, if the data know them, 'ignore' bool [N, M], the objects that are neither to be
+  found nor a mistake, and others (see data/geometry.py). `batch`, a tasks.task.WholeBatch, has the
+  mean over the images of all devices. A network that draws from the keys, not from rngs, learns the
+  same on any number of devices.
+
+It may have:
+
+- `inputs: (name, ...)`: the examples' further entries that a call takes, as arguments by these
+  names, where examples have them: 'frame' float32 [N, 4], the part of each image that is the
+  picture and not its border, or 'proposals' float32 [N, P, 4], boxes where objects may be, 0 for
+  none. A call must work without them. Without `inputs`, it gets images alone.
+- `max_detections: int`, a field: D.
 """
 
 import dataclasses
@@ -82,7 +106,12 @@ FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 # regularizes, and what an evaluation averages. `survival` is not among them: an evaluation under
 # stochastic depth scales the branches by it.
 FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
-                  'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution'})
+                  'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution',
+                  'rpn_outside', 'rpn_count', 'rpn_share', 'rpn_iou', 'rpn_beta', 'rpn_lambda',
+                  'rpn_normalizer', 'rpn_before', 'rpn_after', 'rpn_nms', 'smallest', 'roi_count',
+                  'roi_share', 'roi_iou', 'roi_least', 'roi_beta', 'learns', 'nms',
+                  'score_threshold', 'max_detections', 'coordinates_weight', 'no_object_weight',
+                  'loss_scale'})
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 WIDEST = 2 ** 16
@@ -94,8 +123,19 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'canvas': Whole(1, 4096), 'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096),
     'depth': Whole(1, 32), 'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
     'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),
-    'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch'), 'dilated': Whole(),
-    'skips': Whole(0, 2), 'skip_scales': Number(0)}
+    'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch', 'frozen'),
+    'dilated': Whole(), 'skips': Whole(0, 2), 'skip_scales': Number(0),
+    'pooling': ('max', 'align', 'warp'), 'pooled': Whole(1, 64), 'rpn_width': Whole(1, WIDEST),
+    'anchor_ratios': Number(above=0, some=True), 'anchor_rule': ('caffe', 'torchvision'),
+    'rpn_scores': ('softmax', 'sigmoid'), 'rpn_lambda': Number(0),
+    'rpn_normalizer': ('sampled', 'locations'), 'learns': ('both', 'rpn', 'head'),
+    'anchor_sizes': Number(above=0, some=True), 'smallest': Number(0), 'epsilon': Number(0),
+    'max_detections': Whole(1, 10_000), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
+    'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),
+    'no_object_weight': Number(0), 'loss_scale': Number(0)} | dict.fromkeys(
+    ('rpn_count', 'rpn_before', 'rpn_after', 'roi_count'), Whole(1)) | dict.fromkeys(
+    ('rpn_share', 'rpn_iou', 'rpn_nms', 'roi_share', 'roi_iou', 'roi_least', 'nms',
+     'score_threshold'), Number(0, 1)) | dict.fromkeys(('rpn_beta', 'roi_beta'), Number(above=0))
 
 
 def with_pool(net: nn.Module, name: str) -> nn.Module:

@@ -4,22 +4,23 @@ A task knows all that the trainer (train.py, step.py) does not: the targets of t
 loss and the results of an evaluation. Each task is a file here, with
 
     TARGET      the name of the target that an example has (see data/geometry.py)
-    create(net, chosen=CROSS_ENTROPY) -> Task, which learns with the chosen TrainingLoss
+    create(net, chosen=CROSS_ENTROPY) -> Task, which learns with the chosen TrainingLoss, or with
+                the loss of a detector
 """
 
 import flax.linen as nn
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, suggest
-from cnnjax.tasks import classify, segment, training_loss
+from cnnjax.tasks import classify, detect, segment, training_loss
 from cnnjax.tasks.task import Task
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
-TASKS = {'classify': classify, 'segment': segment}
+TASKS = {'classify': classify, 'segment': segment, 'detect': detect}
 
 
 def target(name: str) -> str:
-    """The target of the examples for the task of that name: 'label' or 'mask'.
+    """The target of the examples for the task of that name: 'label', 'mask' or 'boxes'.
 
     Raises:
       UserError: there is no such task.

@@ -10,7 +10,7 @@ import numpy as np
 
 from cnnjax import losses
 from cnnjax.errors import UserError
-from cnnjax.tasks.task import LossAndMetrics, Observed, Task, WholeBatch
+from cnnjax.tasks.task import LossAndMetrics, Observed, Task, WholeBatch, check_scores
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
 TARGET = 'label'
@@ -29,6 +29,7 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
 def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
     """Raises UserError unless the network has one score for each class."""
     del examples
+    check_scores(outputs)
     if outputs.ndim != 2:
         raise UserError(f'the network has maps of scores {list(outputs.shape[1:])}, not one score '
                         "per class: it cannot be trained to tell images apart; take task='segment'")

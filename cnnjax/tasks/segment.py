@@ -17,7 +17,7 @@ from jax import lax
 from cnnjax import losses, overlays
 from cnnjax.data import geometry
 from cnnjax.errors import UserError
-from cnnjax.tasks.task import LossAndMetrics, Observed, Task, WholeBatch
+from cnnjax.tasks.task import LossAndMetrics, Observed, Task, WholeBatch, check_scores
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
 TARGET = 'mask'
@@ -33,6 +33,7 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
 
 def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str]) -> None:
     """Raises UserError unless the network has a score for each class at the middle pixels."""
+    check_scores(outputs)
     if outputs.ndim != 4:
         raise UserError(f'the network has one score per class, {list(outputs.shape[1:])}, no maps '
                         "of scores: it cannot tell pixels apart; take task='classify', or a "
@@ -129,9 +130,10 @@ def predict(outputs: jax.Array) -> dict[str, jax.Array]:
     return {'mask': _found(outputs).astype(jnp.uint8)}
 
 
-def draw(example: Mapping[str, np.ndarray]) -> np.ndarray:
+def draw(example: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarray:
     """A picture, uint8 [H, W, 3]: the 'image', uint8 [H, W, C], with the colours of a 'mask',
     uint8 [H', W'], of its middle pixels. The pixels around them are drawn as ignored."""
+    del classes
     image, mask = example['image'], example['mask']
     top, left = ((side - own) // 2 for side, own in zip(image.shape, mask.shape, strict=False))
     whole = np.full(image.shape[:2], geometry.IGNORE, np.uint8)

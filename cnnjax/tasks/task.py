@@ -1,11 +1,13 @@
 """The interface between the trainer and a task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from cnnjax.errors import UserError
 
 # The results of a loss and of an evaluation of a batch, see Task.
 LossAndMetrics = tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
@@ -35,8 +37,15 @@ class WholeBatch(NamedTuple):
         return total if self.axis is None else lax.psum(total, self.axis)
 
 
+def check_scores(outputs: Any) -> None:
+    """Raises UserError if these outputs are no array of scores but a detector's."""
+    if isinstance(outputs, Mapping):
+        raise UserError("the network finds boxes: it is a detector; take task='detect'")
+
+
 class Task(NamedTuple):
-    """Pure functions of a batch of examples, {'image': float [N, H, W, C], and the targets}.
+    """Pure functions of a batch of examples, {'image': float [N, H, W, C], and the targets}; in
+    training they also have 'keys' [N], a key of random numbers for each.
 
     They get the network with its variables as `apply(images, **arguments)`. In an evaluation it
     returns (outputs, taps); in training (outputs, taps, new batch_stats). A task may call it twice,
@@ -62,7 +71,7 @@ class Task(NamedTuple):
     results: Callable[..., dict[str, Any]]
 
     # (outputs) -> {target: [N, ...]}: what the outputs of the network say of the images. And
-    # (example) -> a picture, uint8 [H, W, 3], of one example with its true or its predicted
-    # targets, whose image is uint8 [H, W, C]. None: a run draws no examples.
+    # (example, classes) -> a picture, uint8 [H', W', 3], of one example with its true or its
+    # predicted targets, whose image is uint8 [H, W, C]. None: a run draws no examples.
     predict: Callable[..., dict[str, jax.Array]] | None = None
     draw: Callable[..., Any] | None = None

@@ -96,9 +96,15 @@ def of_config(config: ConfigDict, target: str, classes: int | None = None) -> Tr
     Raises:
       UserError: a field does not fit the others, the target or the classes.
     """
+    defaults = {'loss': 'cross_entropy', 'weight_map': 0.0, **CROSS_ENTROPY._asdict()}
+    if target == 'boxes':
+        for field in ('loss', *CHANGED):
+            if config[field] != defaults[field]:
+                raise UserError(f"{field}={config[field]}: a detector has a loss of its own, which "
+                                f'fields of model change: leave {field} out')
+        return CROSS_ENTROPY
     terms = _terms(config.loss, PREDICTIONS + (REGIONS if target == 'mask' else ()))
     names = dict(terms)
-    defaults = {'weight_map': 0.0, **TrainingLoss()._asdict()}
     for field, wanted in CHANGED.items():
         if config[field] != defaults[field] and not names.keys() & set(wanted):
             raise UserError(f'{field}={config[field]} changes {" and ".join(wanted)}, which '
