@@ -12,7 +12,8 @@ def get_config():
     config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # what is learned: to 'classify' images, or to 'segment' them
+    config.task = 'classify'  # what is learned: to 'classify' images, to 'segment' them, or to
+    #           'detect' the objects in them
 
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
@@ -119,6 +120,7 @@ def get_config():
     config.weight_decay = 1e-4  # this times the parameter is added to its gradient
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
+    config.clip_norm = 0.0  # the largest norm of a step's gradient, scaled down to it; 0: any
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
