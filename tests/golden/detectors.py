@@ -158,8 +158,8 @@ def evaluation(model, images, sizes):
 
 
 def training(model, places, images, sizes):
-    """(the four losses, their names as ours, {parameter: gradient} of their sum, the numbers of
-    sampled anchors and regions), of the first image"""
+    """Of the first image: (the four losses by our names, {parameter: gradient} of their sum, the
+    numbers of sampled anchors and regions)."""
     import torch
     model.train()
     counts = {}
@@ -178,7 +178,8 @@ def training(model, places, images, sizes):
     maps = model.backbone(batch.tensors)
     proposals, of_rpn = model.rpn(batch, maps, [target])
     _, of_head = model.roi_heads(maps, proposals, batch.image_sizes, [target])
-    losses = {'rpn_class_loss': of_rpn['loss_objectness'], 'rpn_box_loss': of_rpn['loss_rpn_box_reg'],
+    losses = {'rpn_class_loss': of_rpn['loss_objectness'],
+              'rpn_box_loss': of_rpn['loss_rpn_box_reg'],
               'class_loss': of_head['loss_classifier'], 'box_loss': of_head['loss_box_reg']}
     names = dict(model.named_parameters())
     found = torch.autograd.grad(sum(losses.values()), list(names.values()))
