@@ -12,7 +12,8 @@ def get_config():
     config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # what is learned: to 'classify' images, or to 'segment' them
+    config.task = 'classify'  # what is learned: to 'classify' images, to 'segment' them, or to
+    #           'detect' the objects in them
 
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
