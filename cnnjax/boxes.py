@@ -24,17 +24,24 @@ ROUNDING = 1e-6
 def area(boxes: jax.Array) -> jax.Array:
     """The areas [...] of boxes [..., 4]; 0 if the right side is left of the left one, or the bottom
     above the top."""
-    left, top, right, bottom = jnp.unstack(boxes, axis=-1)
+    return _area(*jnp.unstack(boxes, axis=-1))
+
+
+def _area(left, top, right, bottom):
     return jnp.maximum(right - left, 0) * jnp.maximum(bottom - top, 0)
 
 
 def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Intersection over union of all pairs of boxes of a [..., M, 4] and b [..., N, 4]:
     [..., M, N]. It is 0 if neither has an area."""
-    a, b = a[..., :, None, :], b[..., None, :, :]
-    common = area(jnp.concatenate([jnp.maximum(a[..., :2], b[..., :2]),
-                                   jnp.minimum(a[..., 2:], b[..., 2:])], -1))
-    union = area(a) + area(b) - common
+    return _iou(jnp.unstack(a[..., :, None, :], axis=-1), jnp.unstack(b[..., None, :, :], axis=-1))
+
+
+def _iou(a, b):
+    """The same of boxes that are given as four arrays, their sides."""
+    nearer = jnp.maximum, jnp.maximum, jnp.minimum, jnp.minimum
+    common = _area(*(choose(*sides) for choose, *sides in zip(nearer, a, b, strict=True)))
+    union = _area(*a) + _area(*b) - common
     return common / jnp.maximum(union, jnp.finfo(union.dtype).tiny)
 
 
@@ -99,7 +106,7 @@ def anchors(shapes: jax.Array, grid: tuple[int, int], stride: tuple[float, float
 
 
 def nms(boxes: jax.Array, scores: jax.Array, threshold: float, count: int,
-        labels: jax.Array | None = None) -> jax.Array:
+        labels: jax.Array | None = None, form: str = 'auto') -> jax.Array:
     """Greedy non-maximum suppression: int32 [count], the indices of the boxes that stay, by falling
     score, then -1.
 
@@ -110,19 +117,57 @@ def nms(boxes: jax.Array, scores: jax.Array, threshold: float, count: int,
       boxes: [n, 4].
       scores: [n].
       labels: int [n]; boxes of different labels do not suppress each other. None: all are equal.
+      form: 'picks' finds the boxes one by one: O(count n) time, O(n) memory. 'rounds' compares all
+        pairs at once, and then repeats a short step a few times: O(n^2) time and memory, but few
+        kernels on a GPU. 'auto' is 'picks' on CPUs and for more than 10,000 boxes.
     """
-    def pick(place, carry):
-        scores, kept = carry
-        best = jnp.argmax(scores)
-        gone = iou(boxes[best][None], boxes)[0] > threshold
-        if labels is not None:
-            gone &= labels == labels[best]
-        gone |= jnp.arange(len(boxes)) == best  # a box without area does not overlap itself
-        kept = kept.at[place].set(jnp.where(scores[best] > -jnp.inf, best, -1))
-        return jnp.where(gone, -jnp.inf, scores), kept
-
     scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
-    return lax.fori_loop(0, count, pick, (scores, jnp.full(count, -1)))[1]
+    if form == 'auto':
+        few = len(boxes) <= 10_000 and jax.default_backend() != 'cpu'
+        form = 'rounds' if few else 'picks'
+    find = {'picks': _nms_by_picks, 'rounds': _nms_by_rounds}[form]
+    labels = jnp.zeros(len(boxes), int) if labels is None else labels
+    return find(*lax.stop_gradient((boxes, scores)), labels, threshold, count)
+
+
+def _nms_by_picks(boxes, scores, labels, threshold, count):
+    sides, places = jnp.unstack(boxes, axis=-1), jnp.arange(len(boxes), dtype=jnp.int32)
+
+    def first(scores):
+        """The index of the first of the best. It is faster than jnp.argmax."""
+        best = scores.max()
+        return jnp.where((scores >= best) & (best > -jnp.inf), places, len(boxes)).min()
+
+    def pick(state):
+        done, index, scores, kept = state
+        overlap = _iou([side[index] for side in sides], sides)
+        gone = (overlap > threshold) & (labels == labels[index])
+        gone |= places == index  # a box without area does not overlap itself
+        scores = jnp.where(gone, -jnp.inf, scores)
+        return done + 1, first(scores), scores, kept.at[done].set(index)
+
+    def more(state):
+        return (state[0] < count) & (state[1] < len(boxes))
+
+    kept = jnp.full(count, -1, jnp.int32)
+    return lax.while_loop(more, pick, (0, first(scores), scores, kept))[3]
+
+
+def _nms_by_rounds(boxes, scores, labels, threshold, count):
+    scores, order = lax.top_k(scores, len(boxes))
+    boxes, labels = boxes[order], labels[order]
+    suppresses = jnp.triu((iou(boxes, boxes) > threshold) & (labels[:, None] == labels[None]), 1)
+
+    def keep(state):
+        """The boxes that no kept one suppresses. Each round settles at least the first box that
+        was not yet settled."""
+        return state[1], exists & ~(suppresses & state[1][:, None]).any(0)
+
+    exists = scores > -jnp.inf
+    _, kept = lax.while_loop(lambda state: (state[0] != state[1]).any(), keep,
+                             keep((exists, exists)))
+    places = jnp.nonzero(kept, size=count, fill_value=-1)[0]
+    return jnp.where(places < 0, -1, order[places])
 
 
 def match(overlaps: jax.Array, low: float, high: float, low_quality: bool = False) -> jax.Array:

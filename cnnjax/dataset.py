@@ -139,7 +139,8 @@ def check_target(task: str, examples: data.Resident | data.Stream) -> None:
     """Raises UserError unless the examples have what the task of that name learns."""
     target = tasks.target(task)
     if target not in examples.shapes:
-        raise UserError(f'task={task} learns from a {target} for each image, and the examples have '
+        learned = target if target == 'boxes' else f'a {target}'
+        raise UserError(f'task={task} learns from {learned} for each image, and the examples have '
                         f'only {", ".join(examples.shapes)}')
 
 

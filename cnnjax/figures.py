@@ -2,8 +2,9 @@
 
     figures/first_batch.png   examples with their targets, as the first step sees them
     figures/predictions.png   examples of the test set, with the true and the predicted targets
-    figures/worst.png         the same, of the images with the lowest IoU
+    figures/worst.png         the same, of the images with the lowest IoU or F1
     figures/confusion.png     which classes are taken for which; confusion.csv has the numbers
+    figures/precision_recall.png   of a detector: the precision at each recall, class by class
 """
 
 import os
@@ -25,18 +26,22 @@ CONFUSION = 'confusion.csv'
 SHOWN = 8  # The most examples in a figure.
 NAMED = 40  # The most classes in a legend.
 NUMBERED = 25  # The most classes in a matrix with numbers.
+LINED = 20  # The most classes with a line of their own colour.
+MEASURES = {'image_iou': 'mean IoU', 'image_f1': 'F1'}  # What is written below an image.
 Row = tuple[str, Sequence[np.ndarray]]  # A text and the pictures above it, uint8 [H, W, 3].
 
 
 def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
                 normalize: data.Normalization, seen: Mapping[str, jax.Array]) -> None:
     """Draws the first of the augmented examples `seen` by the first step."""
-    examples = {name: np.asarray(values) for name, values in seen.items()}
+    # Without the frame of their picture, images are drawn whole.
+    examples = {name: np.asarray(values) for name, values in seen.items() if name != 'frame'}
     examples['image'] = normalize.undone(examples['image'])
     rows = [('', pictures) for pictures in zip(
-        _colored(examples['image']), _drawn(task, examples), strict=True)]
-    panels(Path(directory) / 'figures' / 'first_batch.png', rows,
-           ('first batch', 'with its truth'), classes, groups=4)
+        *_image(examples), _drawn(task, examples, classes), strict=True)]
+    titles = ('first batch', 'with its truth')[:len(rows[0][1])]
+    panels(Path(directory) / 'figures' / 'first_batch.png', rows, titles,
+           _colors(examples, classes), groups=4)
 
 
 def evaluation(directory: str | Path, network: Trained, examples: data.Resident | data.Stream,
@@ -51,20 +56,36 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
         return
     # It is written last, and tells that all figures are there.
     (directory / CONFUSION).unlink(missing_ok=True)
-    iou = results['image_iou']
+    measure = next(name for name in MEASURES if name in results)
+    values, classes = results[measure], examples.classes
     for name, places in (('predictions', data.spread(len(examples), SHOWN)),
-                         ('worst', np.argsort(iou, stable=True)[:SHOWN])):
+                         ('worst', np.argsort(values, stable=True)[:SHOWN])):
         some = _taken(examples, places)
-        # One image at a time: those of a U-Net may be as large as the memory allows.
-        outputs = [network(image[None]) for image in some['image']]
-        found = {key: np.concatenate([np.asarray(task.predict(each)[key]) for each in outputs])
-                 for key in task.predict(outputs[0])}
-        rows = [(f'image {place}, mean IoU {iou[place]:.2f}', pictures)
-                for place, *pictures in zip(places, _colored(some['image']), _drawn(task, some),
-                                            _drawn(task, some | found), strict=True)]
-        panels(directory / 'figures' / f'{name}.png', rows, ('image', 'truth', 'prediction'),
-               examples.classes)
-    confusion(directory, results['confusion'], examples.classes)
+        drawn = zip(places, *_image(some), _drawn(task, some, classes),
+                    _drawn(task, some | _found(task, network, some), classes), strict=True)
+        rows = [(_said(place, MEASURES[measure], values[place]), pictures)
+                for place, *pictures in drawn]
+        panels(directory / 'figures' / f'{name}.png', rows,
+               ('image', 'truth', 'prediction')[-len(rows[0][1]):], _colors(some, classes))
+    if 'precision' in results:
+        precision_recall(directory, results['precision'], classes)
+    confusion(directory, results['confusion'], classes)
+
+
+def _said(place, measure, value):
+    """What is written below an image; a measure of nothing is NaN."""
+    return f'image {place}' if np.isnan(value) else f'image {place}, {measure} {value:.2f}'
+
+
+def _found(task, network, examples):
+    """What the network finds in examples, one at a time: the images of a U-Net may be as large as
+    the memory allows."""
+    outputs = [network(examples['image'][i:i + 1], **{
+        name: examples[name][i:i + 1] for name in getattr(network.net, 'inputs', ())
+        if name in examples}) for i in range(len(examples['image']))]
+    predicted = [task.predict(each) for each in outputs]
+    return {key: np.concatenate([np.asarray(each[key]) for each in predicted])
+            for key in predicted[0]}
 
 
 def _taken(examples, places):
@@ -75,32 +96,40 @@ def _taken(examples, places):
     return batch
 
 
-def _colored(images):
-    """Images, uint8 [N, H, W, C], as [N, H, W, 3]."""
-    return np.broadcast_to(images, (*images.shape[:3], 3))
+def _image(examples):
+    """A column of the images, uint8 [N, H, W, 3], where the colours of masks hide them, as a list;
+    without masks an empty one."""
+    images = examples['image']
+    return [np.broadcast_to(images, (*images.shape[:3], 3))] if 'mask' in examples else []
 
 
-def _drawn(task, examples):
+def _colors(examples, classes):
+    """The names of the classes whose colours need a legend. Those of boxes stand beside them."""
+    return classes if 'mask' in examples else ()
+
+
+def _drawn(task, examples, classes):
     """The pictures of examples with their targets."""
-    return [task.draw({name: values[i] for name, values in examples.items()})
+    return [task.draw({name: values[i] for name, values in examples.items()}, classes)
             for i in range(len(examples['image']))]
 
 
 def panels(path: str | os.PathLike[str], rows: Sequence[Row], titles: Sequence[str],
            classes: Sequence[str], groups: int = 2) -> None:
-    """Draws rows of pictures of one shape, `groups` of them side by side, and below them the
-    colours of the classes."""
+    """Draws rows of pictures, `groups` of them side by side, and below them the colours of the
+    classes, if there are any."""
     from matplotlib.figure import Figure  # here, because the import takes half a second
 
     groups = min(groups, len(rows))
-    height, width = rows[0][1][0].shape[:2]
-    scale = 1.6 / max(height, width)  # inches per pixel; all lengths below are in inches
-    height, width, gap, title = scale * height, scale * width, 0.06, 0.24
+    shapes = np.array([picture.shape[:2] for _, pictures in rows for picture in pictures])
+    # All lengths are in inches: the longer side of each picture is 1.6.
+    height, width = (1.6 * shapes / shapes.max(1, keepdims=True)).max(0)
+    gap, title = 0.06, 0.24
     step = height + (0.26 if any(text for text, _ in rows) else gap)
     group = len(titles) * (width + gap) + 3 * gap
     shown = [*enumerate(classes)][:NAMED]
     columns = max(int(groups * group / 1.3), 1)
-    legend = 0.21 * -(-(len(shown) + 1) // columns) + 0.1
+    legend = 0.21 * -(-(len(shown) + 1) // columns) + 0.1 if shown else 0
     size = groups * group - 2 * gap, title + -(-len(rows) // groups) * step + legend
     figure = Figure(figsize=size, dpi=200)
     for i, (text, pictures) in enumerate(rows):
@@ -114,7 +143,8 @@ def panels(path: str | os.PathLike[str], rows: Sequence[Row], titles: Sequence[s
                 axes.set_title(titles[j], fontsize=9, pad=4)
         figure.text((left + (group - 4 * gap) / 2) / size[0], (top - height - 0.04) / size[1], text,
                     fontsize=8, ha='center', va='top')
-    _legend(figure, shown, columns)
+    if shown:
+        _legend(figure, shown, columns)
     plots.save(figure, path)
 
 
@@ -137,9 +167,12 @@ def _short(name):
 
 def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
     """Writes a confusion matrix, int [classes, classes] with the truth in rows, to confusion.csv,
-    and draws it with its rows in percent."""
+    and draws it with its rows in percent. If it has one row and column more, they are those of the
+    background: of objects that are not found, and of findings that are no objects."""
     from matplotlib.figure import Figure
 
+    objects = len(matrix) > len(classes)
+    classes = (*classes, 'background') if objects else classes
     directory, count = Path(directory), len(classes)
     totals = matrix.sum(1, keepdims=True)
     shares = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
@@ -163,9 +196,37 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label("% of the truth's pixels", fontsize=9)
+    bar.set_label(f"% of the truth's {'objects' if objects else 'pixels'}", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     plots.save(figure, directory / 'figures' / 'confusion.png')
     atomic.write_text(directory / CONFUSION, tables.comma_separated(
         ['truth / prediction', *classes],
         ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))))
+
+
+def precision_recall(directory: str | Path, precision: np.ndarray, classes: Sequence[str]) -> None:
+    """Draws the precision of each class at the recalls from 0 to 1, and their mean.
+
+    Args:
+      precision: float [classes, 101] at an IoU of 0.5; NaN for classes without an object. The mean
+        of a row is the AP50 of the class.
+    """
+    from matplotlib.figure import Figure
+
+    recalls = np.linspace(0, 1, precision.shape[1])
+    seen = [i for i, row in enumerate(precision) if not np.isnan(row).any()]
+    figure = Figure(figsize=(6.2, 4), layout='constrained', dpi=200)
+    axes = figure.subplots()
+    for i, color in zip(seen, plots.class_colors(len(seen)), strict=True):
+        style: Any = {'color': color, 'label': f'{_short(classes[i])}  {precision[i].mean():.3f}'}
+        if len(seen) > LINED:
+            style = {'color': '0.8', 'label': f'{len(seen)} classes' if i == seen[0] else None}
+        axes.plot(recalls, precision[i], linewidth=1.0, **style)
+    mean = precision[seen].mean(0)
+    axes.plot(recalls, mean, color='black', linewidth=2.2, label=f'mean  {mean.mean():.3f}')
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel='recall', ylabel='precision')
+    axes.grid(alpha=0.25)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, title='AP at IoU 0.5', loc='upper left',
+                bbox_to_anchor=(1, 1))
+    plots.save(figure, Path(directory) / 'figures' / 'precision_recall.png')

@@ -67,6 +67,25 @@ class BatchNorm(nn.BatchNorm):
         return y.astype(self.dtype or y.dtype)
 
 
+class FrozenBatchNorm(nn.Module):
+    """Batch normalization whose scale, bias, mean and variance never change, [N, ..., C]: all four
+    are in 'batch_stats' and none is a parameter, as torchvision's FrozenBatchNorm2d has it."""
+
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def fixed(name, value):
+            return self.variable('batch_stats', name, jnp.full, x.shape[-1:], value,
+                                 jnp.float32).value
+
+        scale, bias, mean, var = map(fixed, ('scale', 'bias', 'mean', 'var'), (1, 0, 0, 1))
+        weight = scale * lax.rsqrt(var + self.epsilon)
+        x, weight, shift = promote_dtype(x, weight, bias - mean * weight, dtype=self.dtype)
+        return x * _along(weight, x) + _along(shift, x)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _batch_norm(x, scale, bias, epsilon):
     """(x normalized, {'mean', 'var'} [C]), in float32 at least; scale and bias may be None.

@@ -1,13 +1,17 @@
-"""Classes of pixels in colours, as PASCAL VOC has them, over their picture or as a palette PNG."""
+"""Classes of pixels and boxes of objects over their picture, in PASCAL VOC's colours."""
 
+import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from cnnjax import atomic
+from cnnjax import atomic, plots
 from cnnjax.data import geometry
+
+LEAST = 480  # The longer side, in pixels, below which a picture is enlarged for its boxes.
 
 
 def colors() -> np.ndarray:
@@ -44,6 +48,87 @@ def overlay(image: np.ndarray, labels: np.ndarray, alpha: float = 0.5) -> np.nda
     dark = (rows + columns) // 2 % 2 == 1
     painted[rows, columns] = palette[geometry.IGNORE] / np.where(dark, 2, 1)[:, None]
     return np.round(painted).astype(np.uint8)
+
+
+def boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Sequence[str], *,
+          scores: np.ndarray | None = None, ignore: np.ndarray | None = None) -> np.ndarray:
+    """A picture, uint8 [H, W, 1 or 3], with boxes of objects and their names: uint8 [H', W', 3].
+
+    Small pictures are enlarged by a whole factor. Class i has the colour i + 1, since no class is a
+    background. Names never leave the picture, and hide as little of each other as they can.
+
+    Args:
+      boxes: float [M, 4]: left, top, right and bottom in pixels of the image.
+      labels: int [M], places in `classes`, the names; -1 is no object.
+      scores: float [M], written behind the names. The highest are drawn on top.
+      ignore: bool [M], which boxes count neither as right nor as wrong: they have the colour of
+        pixels that do not count.
+    """
+    factor = math.ceil(LEAST / max(image.shape[:2]))
+    picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).repeat(
+        factor, 0).repeat(factor, 1))
+    brush, diagonal = ImageDraw.Draw(picture), math.hypot(*picture.size)
+    file = plots.font()
+    font = ImageFont.truetype(file, max(15, round(diagonal / 32)))
+    order = np.flatnonzero(labels >= 0)
+    if scores is not None:
+        order = order[np.argsort(scores[order], kind='stable')]
+    palette, drawn = colors().tolist(), []
+    for i in order.tolist():
+        counts = ignore is None or not ignore[i]
+        color = tuple(palette[1 + labels[i] % (geometry.IGNORE - 1) if counts else geometry.IGNORE])
+        edge = np.round(factor * boxes[i]).clip(0, 2 * picture.size).astype(int).tolist()
+        text = _fitting(plots.spelled_out(classes[labels[i]], file),
+                        '' if scores is None else f' {scores[i]:.2f}', font, picture.size[0])
+        drawn.append((text, edge, color))
+        _frame(brush, edge, color, max(2, round(diagonal / 180)))
+    taken = []
+    for text, edge, color in reversed(drawn):
+        extent = math.ceil(font.getlength(text) + font.size / 2), round(1.25 * font.size)
+        left, top = _free(edge, extent, picture.size, taken)
+        right, bottom = left + extent[0], top + extent[1]
+        taken.append((left, top, right, bottom))
+        brush.rectangle((left, top, right - 1, bottom - 1), fill=color)
+        light = np.dot(color, (0.299, 0.587, 0.114)) > 150
+        brush.text(((left + right) / 2, (top + bottom) / 2), text, 'black' if light else 'white',
+                   font, 'mm')
+    return np.asarray(picture)
+
+
+def _frame(brush, edge, color, width):
+    """Draws a box with lines of that width inside its edge, and white ones around them, which show
+    dark colours on a dark picture."""
+    left, top, right, bottom = edge
+    right, bottom = max(left, right - 1), max(top, bottom - 1)
+    brush.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline='white', width=width + 2)
+    brush.rectangle((left, top, right, bottom), outline=color, width=width)
+
+
+def _fitting(name, end, font, width):
+    """The text name + end, with the name cut until the text is not wider than a picture."""
+    text = name + end
+    while name and font.getlength(text) + font.size / 2 > width:
+        name = name[:-1]
+        text = f'{name}…{end}'
+    return text
+
+
+def _free(edge, extent, size, taken):
+    """(left, top) of a text of that extent, (width, height), beside a box: where it hides the least
+    of the places that are taken, and then where the picture's border moves it the least."""
+    left, top, right, bottom = edge
+    width, height = extent
+    wanted = [(x, y) for y in (top - height, bottom, top, bottom - height)
+              for x in (left, right - width)]
+    places = [(max(0, min(x, size[0] - width)), max(0, min(y, size[1] - height)))
+              for x, y in wanted]
+
+    def hidden(x, y):
+        return sum(max(0, min(x + width, other[2]) - max(x, other[0]))
+                   * max(0, min(y + height, other[3]) - max(y, other[1])) for other in taken)
+
+    return min(zip(places, wanted, strict=True),
+               key=lambda pair: (hidden(*pair[0]), math.dist(*pair)))[0]
 
 
 def write(path: str | os.PathLike[str], image: np.ndarray) -> None:

@@ -22,23 +22,37 @@ TEST = {'color': 'tab:blue', 'linewidth': 1.8}
 
 def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -> None:
     """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl. If
-    these have a mean IoU, it is drawn in place of the error, which is 1 - mean IoU."""
+    these have a mean IoU or an AP50, it is drawn in place of the error, which is 1 less it."""
     from matplotlib.figure import Figure  # here, because the import takes half a second
 
-    segments = any('test/mean_iou' in row for row in rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    segments, detects = 'test/mean_iou' in names, 'test/ap50' in names
     figure = Figure(figsize=(10, 3.6), layout='constrained', dpi=150)
     losses, results = figure.subplots(1, 2)
     _curve(losses, rows, 'train/loss', label='train', **TRAIN)
     # What a segmentation trains with may be another loss.
     _curve(losses, rows, 'test/loss', label='test, cross-entropy' if segments else 'test', **TEST)
+    terms = [name for name in names
+             if detects and name.startswith('train/') and name != 'train/loss']
+    for name, color in zip(terms, itertools.cycle(('C0', 'C2', 'C3', 'C4', 'C5')), strict=False):
+        _curve(losses, rows, name, label=name.removeprefix('train/').replace('_', ' '),
+               linewidth=1.0, color=color)
     losses.set_yscale('log')
-    (_ious if segments else _errors)(results, rows)
+    if segments:
+        _by_class(results, rows, 'iou', {'mean_iou': 'mean'}, 'IoU of the test set')
+    elif detects:
+        _by_class(results, rows, 'ap50', {'ap50': 'AP50', 'ap': 'AP'},
+                  'average precision of the test set')
+    else:
+        _errors(results, rows)
     losses.set_ylabel('loss')
     for axes in (losses, results):
         axes.set_xlabel('epoch')
         axes.grid(alpha=0.25, which='both')
         axes.spines[['top', 'right']].set_visible(False)
-        axes.legend(frameon=False)
+        many = len(axes.lines) > 6
+        axes.legend(frameon=False, **{'loc': 'upper left', 'bbox_to_anchor': (1, 1), 'fontsize': 8}
+                    if many else {})
     rate = losses.twinx()
     _curve(rate, rows, 'learning_rate', color='tab:orange', linewidth=1.0, linestyle=':')
     highest = max(row['learning_rate'] for row in rows)
@@ -73,15 +87,18 @@ def _errors(axes, rows):
     axes.set_ylabel('error (%)')
 
 
-def _ious(axes, rows):
-    """The mean IoU and, where classes are few, that of each."""
-    names = dict.fromkeys(name for row in rows for name in row if name.startswith('test/iou/'))
+def _by_class(axes, rows, measure, means, title):
+    """The means {name: label} and, where classes are few, the measure of each class."""
+    names = dict.fromkeys(name for row in rows for name in row
+                          if name.startswith(f'test/{measure}/'))
     if len(names) <= 10:
         for name, color in zip(names, class_colors(len(names)), strict=True):
-            _curve(axes, rows, name, label=name.removeprefix('test/iou/'), linewidth=1.0,
+            _curve(axes, rows, name, label=name.removeprefix(f'test/{measure}/'), linewidth=1.0,
                    color=color)
-    _curve(axes, rows, 'test/mean_iou', label='mean', linewidth=2.2, color='black')
-    axes.set(ylim=(0, 1), ylabel='IoU of the test set')
+    for (name, label), style in zip(means.items(), ('-', '--'), strict=False):
+        _curve(axes, rows, f'test/{name}', label=label, linewidth=2.2, color='black',
+               linestyle=style)
+    axes.set(ylim=(0, 1), ylabel=title)
 
 
 def descent(rows: Sequence[Mapping[str, Any]], path: PathLike) -> None:
@@ -333,11 +350,25 @@ def save(figure: 'Figure', path: PathLike) -> None:
     ticks = {text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
              for text in axis.findobj(Text) if text is not axis.label}
     for text in set(figure.findobj(Text)) - ticks:
-        font = font_manager.get_font(font_manager.findfont(text.get_fontproperties()))
-        text.set_text(''.join(
-            character if character == '\n' or font.get_char_index(ord(character))
-            else character.encode('ascii', 'backslashreplace').decode()
-            for character in text.get_text()))
+        text.set_text(spelled_out(text.get_text(), font_manager.findfont(
+            text.get_fontproperties())))
         text.set_parse_math(False)
     with atomic.replacing(path) as unfinished:
         figure.savefig(unfinished, format=Path(path).suffix[1:])
+
+
+def spelled_out(text: str, font: str) -> str:
+    """The text with the characters that the font in a file lacks spelled out: '\\u732b'."""
+    from matplotlib import font_manager
+
+    known = font_manager.get_font(font)
+    return ''.join(character if character == '\n' or known.get_char_index(ord(character))
+                   else character.encode('ascii', 'backslashreplace').decode()
+                   for character in text)
+
+
+def font() -> str:
+    """The file of the font of the figures."""
+    from matplotlib import font_manager
+
+    return font_manager.findfont(font_manager.FontProperties())

@@ -1,13 +1,15 @@
-"""Maps of scores for pictures of any size.
+"""Maps of scores, and boxes of objects, for pictures of any size.
 
     network = trained.load('runs/segment')
     predict.labels(network, 'photo.jpg')  # uint8 [H, W], the class of each pixel
+    detector = trained.load('runs/detect')
+    predict.detections(detector, 'photo.jpg')  # {'boxes': [D, 4], 'labels': [D], 'scores': [D]}
 
-A network that takes only some sizes, or gives scores only for the middle pixels, gets the picture
-with a border that mirrors it; a picture larger than a tile is predicted tile by tile. The tiles
-overlap by as much as the network sees around a pixel, so that their scores are those of the whole
-picture: the overlap-tile strategy of Ronneberger et al. 2015, figure 2, for any network
-(https://arxiv.org/abs/1505.04597).
+A detector sees a picture as in an evaluation. For maps of scores, one that takes only some sizes,
+or gives scores only for the middle pixels, gets the picture with a border that mirrors it; a
+picture larger than a tile is predicted tile by tile. The tiles overlap by as much as the network
+sees around a pixel, so that their scores are those of the whole picture: the overlap-tile strategy
+of Ronneberger et al. 2015, figure 2, for any network (https://arxiv.org/abs/1505.04597).
 """
 
 import functools
@@ -23,9 +25,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from PIL import Image
 
-from cnnjax import memory, models, summary
+from cnnjax import data, memory, models, summary
 from cnnjax.data import images
 from cnnjax.errors import UserError
+from cnnjax.tasks import detect
 from cnnjax.trained import Trained
 
 TILE = 1024  # The largest side, in pixels, that a network sees at once.
@@ -52,11 +55,7 @@ def scores(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
       UserError: the network has no maps of scores; the picture cannot be read, has another number
         of channels, or is too large for the memory.
     """
-    image = read(network, picture) if isinstance(picture, (str, os.PathLike)) else picture
-    if np.ndim(image) != 3:
-        raise UserError(f'a picture of shape {list(np.shape(image))}: the network takes '
-                        f'[H, W, {network.image_shape[-1]}]')
-    image = np.asarray(network.checked(np.asarray(image)[None])[0])
+    image = np.asarray(opened(network, picture))
     shape = image.shape[:2]
     memory.check(2 * len(network.classes) * shape[0] * shape[1], memory.HOST,
                  picture=f'{shape[0]} x {shape[1]} pixels')
@@ -65,16 +64,75 @@ def scores(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
     return resized(_maps(network, scaled, tile), shape, 'bilinear')
 
 
-def read(network: Trained, path: str | os.PathLike[str]) -> np.ndarray:
-    """The picture in a file, upright, as uint8 [H, W, C] with the network's channels: RGB or gray.
+def detections(network: Trained, picture: Picture,
+               proposals: ArrayLike | None = None) -> dict[str, np.ndarray]:
+    """The objects in a picture, by falling score: 'boxes' float32 [D, 4], left, top, right and
+    bottom in pixels of the picture; 'labels' int32 [D]; and 'scores' float32 [D], from 0 to 1.
+
+    The network sees the picture as an evaluation shows it: scaled, and cut or bordered. A network
+    of two stages also has 'proposals', float32 [P, 4], the boxes that the second stage judged.
+
+    Args:
+      picture: a file; or an array [H, W, C], uint8 or floats in [0, 1], which are rounded to uint8.
+      proposals: [P, 4], boxes of the picture in which there may be objects, for a network that
+        finds none itself.
+
+    Raises:
+      UserError: the network finds no boxes; the picture cannot be read, has another number of
+        channels, or is too large for the memory.
+    """
+    check_detector(network)
+    image: Any = opened(network, picture)
+    if not isinstance(image, images.Picture) and image.dtype != np.uint8:
+        image = np.round(255 * image.clip(0, 1)).astype(np.uint8)
+    given = {} if proposals is None else {'proposals': np.float32(proposals)}
+    example = crops(network).center({'image': image, 'boxes': np.zeros((0, 4), np.float32),
+                                     'labels': np.zeros(0, np.int32), **given})
+    shape = example['image'].shape
+    memory.check(2 * _largest(network.net, shape), picture=f'{shape[0]} x {shape[1]} pixels')
+    found = jax.device_get(_detected(
+        network.net, tuple(network.image_shape), network.variables,
+        network.normalize.fitting(shape), {name: value[None] for name, value in example.items()}))
+    found = {name: values[0] for name, values in found.items()}
+    there = found['labels'] >= 0
+    detected = {name: found[name][there] for name in ('boxes', 'labels', 'scores')}
+    if 'proposals' in found:
+        real = (found['proposals'][:, 2:] > found['proposals'][:, :2]).all(-1)
+        detected['proposals'] = found['proposals'][real]
+    return detected
+
+
+def check_detector(network: Trained) -> None:
+    """Raises UserError if a network finds no boxes."""
+    if network.task != 'detect':
+        raise UserError(f'{network.name or "the network"} was trained to {network.task}: it finds '
+                        "no boxes; take one of task='detect'")
+
+
+def opened(network: Trained, picture: Picture) -> images.Picture | np.ndarray:
+    """The picture in a file, upright, with the network's channels, RGB or gray; or an array
+    [H, W, C].
 
     Raises:
       UserError: it cannot be read, or the network takes other images.
     """
-    modes = {1: 'L', 3: 'RGB'}
-    if (channels := network.image_shape[-1]) not in modes:
-        raise UserError(f'the network takes images of {channels} channels, a picture has 1 or 3')
-    return np.asarray(images.Picture(path, mode=modes[channels]))
+    if isinstance(picture, (str, os.PathLike)):
+        modes = {1: 'L', 3: 'RGB'}
+        if (channels := network.image_shape[-1]) not in modes:
+            raise UserError(f'the network takes images of {channels} channels, a picture has 1 or '
+                            '3')
+        return images.Picture(picture, mode=modes[channels])
+    if np.ndim(picture) != 3:
+        raise UserError(f'a picture of shape {list(np.shape(picture))}: the network takes '
+                        f'[H, W, {network.image_shape[-1]}]')
+    return np.asarray(network.checked(np.asarray(picture)[None])[0])
+
+
+def crops(network: Trained) -> data.Crops:
+    """How an evaluation brings pictures to the images of a network, as far as it is known."""
+    known = {name: value for name, value in network.evaluation.items()
+             if name in data.Crops._fields}
+    return data.Crops(network.evaluation.get('image_size', 0), **known)
 
 
 def scaled_shape(network: Trained, shape: Sequence[int]) -> tuple[int, int]:
@@ -157,6 +215,30 @@ def _tiles(n, own):
     return [(start, min(start + own.side, n), start and start + own.context,
              n - 2 * own.margin if start == last
              else start + own.side - 2 * own.margin - own.context) for start in starts]
+
+
+@functools.lru_cache
+def _largest(net, shape):
+    """The size of the largest activation of a network for an image [H, W, C]."""
+    def taps(image):
+        return net.init_with_output(jax.random.key(0), image, train=False)[0][1]
+
+    return max(tap.size for tap in jax.tree.leaves(
+        jax.eval_shape(taps, jax.ShapeDtypeStruct((1, *shape), np.float32))))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _detected(net, image_shape, variables, normalize, examples):
+    """What an evaluation keeps of examples, and the proposals, all in pixels of the pictures."""
+    network, outputs = Trained(net, variables, normalize, (), image_shape, None), {}
+
+    def apply(images, **inputs):
+        outputs.update(network(images, **inputs))
+        return outputs, {}
+
+    _, kept = detect.observe(net, apply, examples)
+    return {**kept, **{name: detect.on_the_picture(outputs[name], examples)
+                       for name in ('proposals',) if name in outputs}}
 
 
 @functools.partial(jax.jit, static_argnums=0)

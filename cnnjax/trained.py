@@ -40,7 +40,8 @@ class Trained(NamedTuple):
     evaluation: dict[str, Any] = {}  # see `metadata.EVALUATION`
 
     def __call__(self, images: ArrayLike | Sequence[ArrayLike], **arguments: Any) -> jax.Array:
-        """Logits [N, classes] of images [N, H, W, C], uint8 or floats in [0, 1].
+        """The outputs for images [N, H, W, C], uint8 or floats in [0, 1]: logits [N, classes], maps
+        of them, or of a detector a dict, which `net.detections` makes boxes of.
 
         Raises:
           UserError: the images have another rank, type, size or number of channels; or, unless

@@ -12,7 +12,8 @@ def get_config():
     config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # what is learned: to 'classify' images, or to 'segment' them
+    config.task = 'classify'  # what is learned: to 'classify' images, to 'segment' them, or to
+    #           'detect' the objects in them
 
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
@@ -21,7 +22,7 @@ def get_config():
     model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
     model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
-    model.norm = placeholder(str)  # unet: 'none' (the paper), or 'batch' after each convolution
+    model.norm = placeholder(str)  # unet, yolo: 'none' (the papers), 'batch' after each convolution
     model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
     model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
@@ -42,6 +43,16 @@ def get_config():
     model.columns = placeholder(int)  # fractalnet: the number of columns, the paper's C
     model.local_drop_path = placeholder(float)  # fractalnet: drop rate of a join's inputs
     model.global_drop_path = placeholder(float)  # fractalnet: share of single-column batches
+    model.head = placeholder(str)  # yolo: the last layer is full, 'fc', or a 1x1 'conv'
+    model.cells = placeholder(int)  # yolo: the paper's S; with a 'conv' the last map has the cells
+    model.predictors = placeholder(int)  # yolo: how many boxes a cell predicts, the paper's B
+    model.local = placeholder(int)  # yolo: the width of a locally connected layer; 0: none
+    model.coordinates_weight = placeholder(float)  # yolo: lambda_coord, of the boxes' errors
+    model.no_object_weight = placeholder(float)  # yolo: lambda_noobj, of confidence in nothing
+    model.loss_scale = placeholder(float)  # yolo: multiplies the loss; darknet's rates need 0.5
+    model.score_threshold = placeholder(float)  # detectors: below this score nothing is detected
+    model.nms = placeholder(float)  # detectors: the largest IoU of two boxes of a class
+    model.max_detections = placeholder(int)  # detectors: the most detections of an image
 
     # Transfer from a trained network; configs/finetune.py explains it.
     config.init_from = ''  # weights to start from: a run's workdir, 'embedded', a file or a hub id
@@ -112,6 +123,7 @@ def get_config():
     config.weight_decay = 1e-4  # this times the parameter is added to its gradient
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
+    config.clip_norm = 0.0  # the largest norm of a step's gradient, scaled down to it; 0: any
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 

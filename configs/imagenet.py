@@ -70,6 +70,8 @@ PAPER = {
     'mobilenet_v1_025': row(49.4,  X,     'one crop', HOWARD),
     'fractalnet34':     row(24.12, 7.39,  '10 crops',
                             'Larsson et al. 2016, Table 2, https://arxiv.org/abs/1605.07648'),
+    'yolo_v1_classifier': row(X,   12.0,  'one crop',
+                              'Redmon et al. 2015, section 2.2, https://arxiv.org/abs/1506.02640'),
 }
 RECIPES = (*PAPER, 'alexnet_ungrouped', 'vgg11_bn', 'vgg13_bn', 'vgg16c_bn', 'vgg16_bn', 'vgg19_bn')
 
@@ -93,7 +95,7 @@ def get_config(network='resnet50'):
     config.batch_size = 256
     if network.startswith('alexnet'):
         alexnet(config)
-    elif network.startswith('vgg'):
+    elif network.startswith(('vgg', 'yolo')):
         vgg(config)
     elif network.startswith(('resnet', 'preact_resnet')):
         resnet(config)
@@ -130,9 +132,14 @@ def alexnet(config):
 def vgg(config):
     """Simonyan & Zisserman 2014, section 3.1: 74 epochs and three drops; the deeper networks see
     pictures scaled to 256 ... 512 pixels. The paper only subtracts the mean; we also divide by the
-    standard deviation, because our initialization expects it (see models/vgg.py)."""
+    standard deviation, because our initialization expects it (see models/vgg.py).
+
+    YOLO v1's classifier is trained the same way, but on pictures of the range [-1, 1], as its
+    detector is; its paper only tells that it took a week."""
     if config.model.name.startswith(('vgg16', 'vgg19')):
         config.shorter_side = (256, 512)
+    elif config.model.name == 'yolo_v1_classifier':
+        config.mean = config.std = '0.5,0.5,0.5'
     config.epochs = 74.0
     config.learning_rate = 0.01
     config.drops = (30, 50, 65)

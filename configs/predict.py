@@ -3,9 +3,16 @@
     python launch.py --config=configs/predict.py --config.source=runs/segment \\
         --config.pictures=photos --workdir=runs/predictions
 
-Writes, for each picture, masks/NAME.png with the number of a class in each pixel, shown in PASCAL
-VOC's colours, and overlays/NAME.png, the picture under these colours; and predictions.csv with
-the share of each class in each picture. Pictures that cannot be read are listed and left out.
+If the source segments, it writes, for each picture, masks/NAME.png with the number of a class in
+each pixel, shown in PASCAL VOC's colours, and overlays/NAME.png, the picture under these colours;
+and predictions.csv with the share of each class in each picture.
+
+If it detects objects, it writes boxes/NAME.png, the picture with boxes, names and scores;
+predictions.csv with a row for each box, in pixels of the picture; detections.json with COCO's
+results, for `COCO.loadRes`; and coco.json, which has them with their pictures and classes as a data
+set in COCO's form, for tools that annotate or show such sets.
+
+Pictures that cannot be read are listed and left out.
 """
 
 import ml_collections
@@ -19,6 +26,18 @@ def get_config():
     config.checkpoint = 'best'  # the checkpoint of a run: 'best', 'latest' or the number of a step
     config.name = placeholder(str)  # the network's name, if a weights file does not say it
     config.pictures = ''  # files, folders or patterns such as 'new/*.jpg', with commas between them
+
+    # Masks.
     config.opacity = 0.5  # the share of the colours in the overlays, from 0 to 1
     config.tile = 1024  # the largest side, in pixels, that the network sees at once
+
+    # Boxes.
+    config.score = 0.25  # boxes with lower scores are left out of all files; 0: none is, as it has
+    #           to be if the average precision is computed of them
+    config.iou = placeholder(float)  # of two boxes of a class with a higher IoU only the better one
+    #           is kept; None: as the network was evaluated
+    config.annotations = ''  # a file in COCO's form whose ids of pictures and classes are to be
+    #           used; '': the numbers that are the pictures' names, or else 1, 2, ...
+    config.proposals = False  # True: also write proposals.npz, the boxes that the second stage of a
+    #           network judged, {file name: [P, 4]}, to train a Fast R-CNN
     return config

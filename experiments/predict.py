@@ -1,58 +1,178 @@
-"""What a trained network sees on pictures: masks, overlays and the share of each class."""
+"""What a trained network sees on pictures: masks and the share of each class, or boxes."""
 
 import glob
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, cluster, limits, overlays, predict, tables, trained, workdir
+from cnnjax import atomic, cluster, limits, models, overlays, predict, tables, trained, workdir
 from cnnjax.data import folders
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
 
 LIMITS = {'pictures': limits.Names(), 'opacity': limits.Number(0, 1),
-          'tile': limits.Whole(1, pictures.LARGEST)}
+          'tile': limits.Whole(1, pictures.LARGEST), 'score': limits.Number(0, 1),
+          'proposals': (False, True)}
+SUPPRESSION = ('nms_threshold', 'nms')  # the field of a detector that `iou` sets
+
+
+class Found(NamedTuple):
+    """What was found in a picture."""
+
+    name: str  # of the files that are written
+    path: str
+    shape: tuple[int, ...]  # (height, width)
+    values: Any  # the share of each class, or the detections
 
 
 def run(config, directory):
-    """Writes masks/NAME.png and overlays/NAME.png for every picture, and predictions.csv.
+    """Writes a picture of each prediction, and tables of all.
 
-    Raises UserError if the network has no maps of scores, or if there is no picture, or none that
-    can be read.
+    Raises UserError if the network has neither maps of scores nor boxes, or if there is no picture,
+    or none that can be read.
     """
     limits.check(config, LIMITS)
     paths = find(config.pictures)
     network = trained.load(config.source, config.checkpoint, config.name)
+    boxes = network.task == 'detect'
     # What cannot be done is refused before anything is written.
-    predict.window(network.net, network.image_shape, config.tile)
+    if boxes:
+        network = network._replace(net=suppressing(network.net, config.iou))
+        ids = coco_ids(config.annotations, paths, network.classes)
+    else:
+        predict.window(network.net, network.image_shape, config.tile)
     if not cluster.first():
         return
     directory = Path(directory)
     workdir.write_config(directory, config)
-    table, skipped = [], []
+    found, skipped = [], []
     names = pictures.distinct(Path(path).stem for path in paths)
     bar = tqdm(list(zip(names, paths, strict=True)), unit='picture', disable=None)
     for name, path in bar:
         try:
-            image = predict.read(network, path)
-            labels = predict.labels(network, image, config.tile)
+            found.append((boxed if boxes else masked)(config, network, directory, name, path))
         except UserError as error:
             skipped.append(error)
             bar.write(f'skipped: {error}')
-            continue
-        overlays.write(directory / 'masks' / f'{name}.png', labels)
-        overlays.write(directory / 'overlays' / f'{name}.png',
-                       overlays.overlay(image, labels, config.opacity))
-        shares = np.bincount(labels.ravel(), minlength=len(network.classes)) / labels.size
-        table.append([name, path, *labels.shape, *(f'{share:.6f}' for share in shares)])
-    if not table:
+    if not found:
         raise UserError(f'no picture of {len(paths)} has a prediction: {skipped[0]}')
+    if boxes:
+        written = write_detections(directory, network.classes, found, ids, config.proposals)
+    else:
+        written = write_shares(directory, network.classes, found)
+    print(f'predicted: {len(found):,}, skipped: {len(skipped):,}; see {written} in {directory}')
+
+
+def masked(config, network, directory, name, path):
+    """Writes the mask and the overlay of a picture: a Found with the share of each class."""
+    image = np.asarray(predict.opened(network, path))
+    labels = predict.labels(network, image, config.tile)
+    overlays.write(directory / 'masks' / f'{name}.png', labels)
+    overlays.write(directory / 'overlays' / f'{name}.png',
+                   overlays.overlay(image, labels, config.opacity))
+    shares = np.bincount(labels.ravel(), minlength=len(network.classes)) / labels.size
+    return Found(name, path, labels.shape, shares)
+
+
+def write_shares(directory, classes, found):
+    """Writes predictions.csv with a row for each picture, and says what was written."""
     atomic.write_text(directory / 'predictions.csv', tables.comma_separated(
-        ['name', 'file', 'height', 'width', *network.classes], table))
-    print(f'predicted: {len(table):,}, skipped: {len(skipped):,}; see masks, overlays and '
-          f'predictions.csv in {directory}')
+        ['name', 'file', 'height', 'width', *classes],
+        ([name, path, *shape, *(f'{share:.6f}' for share in shares)]
+         for name, path, shape, shares in found)))
+    return 'masks, overlays and predictions.csv'
+
+
+def boxed(config, network, directory, name, path):
+    """Writes a picture with the boxes of what was found in it: a Found with the detections."""
+    found = predict.detections(network, path)
+    sure = found['scores'] >= config.score
+    found |= {key: found[key][sure] for key in ('boxes', 'labels', 'scores')}
+    if config.proposals and 'proposals' not in found:
+        raise UserError(f'proposals=True: {network.name} has no proposals')
+    image = np.asarray(predict.opened(network, path))
+    overlays.write(directory / 'boxes' / f'{name}.png', overlays.boxes(
+        image, found['boxes'], found['labels'], network.classes, scores=found['scores']))
+    return Found(name, path, image.shape[:2], found)
+
+
+def write_detections(directory, classes, found, ids, proposals):
+    """Writes predictions.csv, with a row for each detection, and COCO's files, and says what was
+    written."""
+    of_pictures, of_classes = ids
+    rows, results = [], []
+    for name, path, _, values in found:
+        for box, label, score in zip(*(values[key].tolist() for key in (
+                'boxes', 'labels', 'scores')), strict=True):
+            left, top, right, bottom = box
+            rows.append([name, path, classes[label], f'{score:.4f}', *(f'{x:.2f}' for x in box)])
+            results.append({
+                'image_id': of_pictures[path], 'category_id': of_classes[label],
+                'bbox': [left, top, right - left, bottom - top], 'score': score})
+    atomic.write_text(directory / 'predictions.csv', tables.comma_separated(
+        ['name', 'file', 'class', 'score', 'left', 'top', 'right', 'bottom'], rows))
+    atomic.write_json(directory / 'detections.json', results, None)
+    atomic.write_json(directory / 'coco.json', {
+        'images': [{'id': of_pictures[path], 'file_name': PurePath(path).name, 'width': shape[1],
+                    'height': shape[0]} for _, path, shape, _ in found],
+        'categories': [{'id': key, 'name': name}
+                       for key, name in zip(of_classes, classes, strict=True)],
+        'annotations': [{'id': i, **result, 'area': result['bbox'][2] * result['bbox'][3],
+                         'iscrowd': 0} for i, result in enumerate(results, 1)]}, None)
+    if proposals:
+        with atomic.replacing(directory / 'proposals.npz') as unfinished, unfinished.open(
+                'wb') as file:
+            np.savez_compressed(file, **{PurePath(path).name: values['proposals']
+                                         for _, path, _, values in found})
+    return f'boxes, predictions.csv, detections.json{", proposals.npz" * proposals} and coco.json'
+
+
+def suppressing(net, iou):
+    """The network with another IoU for its non-maximum suppression; None: its own."""
+    if iou is None:
+        return net
+    limits.check({'iou': iou}, {'iou': limits.Number(0, 1)})
+    field = next((name for name in SUPPRESSION if name in models.settings(net)), None)
+    if field is None:
+        raise UserError(f'iou={iou}: {type(net).__name__} has no field {SUPPRESSION[0]}: leave it '
+                        'out')
+    return net.clone(**{field: iou})
+
+
+def coco_ids(annotations, paths, classes):
+    """({path: id of the picture}, [id of each class]): those of a COCO file, or, if `annotations`
+    is '', the numbers that COCO's pictures have as names, or else their places from 1 on."""
+    if not annotations:
+        stems = [PurePath(path).stem for path in paths]
+        numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
+        if len(set(numbers)) < len(paths) or 0 in numbers:
+            numbers = range(1, len(paths) + 1)
+        return dict(zip(paths, numbers, strict=True)), [*range(1, len(classes) + 1)]
+    path = os.path.expanduser(annotations)
+    values = atomic.read_json(path)
+    try:
+        images = {image['file_name']: int(image['id']) for image in values['images']}
+        categories = {each['name']: int(each['id']) for each in values['categories']}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"annotations='{annotations}' is no file of COCO's form, with images and "
+                        'categories') from None
+
+    def known(path):
+        """The id of a picture by its name, which may begin with names of folders."""
+        parts = PurePath(path).parts
+        names = ['/'.join(parts[i:]) for i in range(len(parts))]
+        return next((images[name] for name in names if name in images), None)
+
+    found = {path: known(path) for path in paths}
+    missing = [path for path in paths if found[path] is None]
+    missing += [f'the class {name}' for name in classes if name not in categories]
+    if missing:
+        raise UserError(f"annotations='{annotations}' has no id for {missing[0]}"
+                        + (f' and {len(missing) - 1:,} more' if missing[1:] else ''))
+    return found, [categories[name] for name in classes]
 
 
 def find(text):

@@ -40,7 +40,7 @@ def draw_curves(config, directory, last):
                                f'{100 * last["test/error"]:.2f} % test error')
     print(f'curves: {figure}')
     for name, value in last.items():
-        if re.search('^test/(.*error|mean_iou|iou/.*)$', name):
+        if re.search('^test/(.*error|mean_iou|iou/.*|ap|ap50|ap50/.*)$', name):
             print(f'test {name.removeprefix("test/")}: {100 * value:.2f} %')
 
 

@@ -49,6 +49,9 @@ def run(config, directory):
     directory = Path(directory)
     network = trained.load(config.source, config.checkpoint, config.name)
     pictures.check_channels(network.image_shape[-1])
+    if network.task == 'detect' and (config.classes or config.salient):
+        raise UserError(f'classes={config.classes}, salient={config.salient}: a detector has no '
+                        'scores of the classes of a whole image; set both to 0')
     layers, scores = chosen(config, network), last(config, network)
     whole = features.load(config, config.split, network, base.get_config())
     identity = data.identity(whole)
@@ -81,8 +84,9 @@ def run(config, directory):
         images = recognized(config, network, stream, strong[scores[0]])
     if images:
         shown = ' '.join(array_digest(image) for _, image in images)
-        results['saliency'] = part('saliency', lambda figure: saliency(
-            config, network, images, figure), shown)
+        if scores:
+            results['saliency'] = part('saliency', lambda figure: saliency(
+                config, network, images, figure), shown)
         results['activations'] = part('activations', lambda figure: activations(
             config, network, images[0], figure), shown)
     atomic.write_json(directory / 'results.json', results)
@@ -157,8 +161,8 @@ def chosen(config, network):
 
 
 def last(config, network):
-    """The layer of the class scores in a tuple; () if it is not needed."""
-    if not (config.classes or config.salient or config.images):
+    """The layer of the class scores in a tuple; () if there is none, or it is not needed."""
+    if network.task == 'detect' or not (config.classes or config.salient or config.images):
         return ()
     return (list(network.tap_shapes())[-1],)
 

@@ -46,6 +46,7 @@ from cnnjax.data import images
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
 from configs import base
+from tests.conftest import DETECTOR
 
 LONG = os.environ.get('HYPOTHESIS_PROFILE') == 'long'
 # The program silences Pillow's warnings about damage that does not matter (cnnjax/quiet.py).
@@ -72,7 +73,8 @@ TUPLES = st.one_of(st.lists(st.sampled_from([(1, 2), 0, -1, 2, 0.5, float('nan')
                             max_size=5).map(tuple),
                    st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=5).map(tuple))
 NETWORKS = ('convnet', 'nin', 'vgg11', 'fractalnet_slim5', 'lenet5_1998', 'allcnn_c',
-            'mobilenet_v1_025', 'unet_padded', 'fmp6_32', 'densenet_l7_k2', 'alexnet', 'resnet20')
+            'mobilenet_v1_025', 'unet_padded', 'fmp6_32', 'densenet_l7_k2', 'alexnet', 'resnet20',
+            'yolo_v1_small', 'faster_rcnn_small')
 
 
 def of_type(kind):
@@ -108,11 +110,14 @@ def digits():
     found = {split: data.digits.load(split) for split in ('train', 'test')}
     labels = {split: data.Source(source.examples[:40], source.classes)
               for split, source in found.items()}
-    masks = {}
+    masks, boxes = {}, {}
     for split, source in labels.items():
         images = np.stack([example['image'] for example in source.examples])
         masks[split] = data.from_arrays(images, ('paper', 'ink'), mask=images[..., 0] // 128)
-    return {'label': labels, 'mask': masks}
+        boxes[split] = data.Source([
+            {'image': image, 'boxes': np.float32([[1, 0, 7, 8], [0, 0, 0, 0]]),
+             'labels': np.int32([0, -1])} for image in images], ('digit',))
+    return {'label': labels, 'mask': masks, 'boxes': boxes}
 
 
 @pytest.fixture(scope='module')
@@ -122,7 +127,7 @@ def set_up(digits, tmp_path_factory):
     shapes = []
 
     def load(dataset, split, *options):
-        target = 'mask' if 'mask' in options else 'label'
+        target, = digits.keys() & options
         if dataset == 'digits' and split in digits[target]:
             return digits[target][split]
         return real_load(dataset, split, *options)
@@ -136,7 +141,8 @@ def set_up(digits, tmp_path_factory):
         array = jax.ShapeDtypeStruct
         masks = 40, *shapes[0][:2]
         resident = {'image': array((40, *shapes[0]), np.uint8), 'label': array((40,), np.int32),
-                    'mask': array(masks, np.uint8), 'weight_map': array(masks, np.float32)}
+                    'mask': array(masks, np.uint8), 'weight_map': array(masks, np.float32),
+                    'boxes': array((40, 2, 4), np.float32), 'labels': array((40, 2), np.int32)}
         batch = {name: array((8,), np.int32) for name in ('index', 'position')}
         one = step.__self__.step  # a single update, even if a program has several
         jax.eval_shape(functools.partial(one, axis=None), shapes[1], resident, batch,
@@ -171,6 +177,8 @@ def training(given, task='classify'):
                    'model': {'name': 'convnet'}})
     if task == 'segment':
         config.model.update({'name': 'unet_padded', 'widths': (2, 2)})
+    if task == 'detect':
+        config.model.name = f'{DETECTOR}:Grid'
     config.lock()
     try:
         config.update_from_flattened_dict(given)

@@ -161,11 +161,13 @@ def nms_case(seed):
 
 @pytest.mark.parametrize('per_class', [False, True])
 @pytest.mark.parametrize('threshold', [0.3, 0.45, 0.5, 0.7])
-def test_nms_is_greedy(threshold, per_class):
+@pytest.mark.parametrize('form', ['picks', 'rounds'])
+def test_nms_is_greedy(form, threshold, per_class):
     """A version of MLPerf's that others copied compares with 0.5 inside, whatever the threshold."""
     cases = [nms_case(seed) for seed in range(4)]
     for count in (8, 70):
-        run = jax.jit(jax.vmap(functools.partial(boxes.nms, threshold=threshold, count=count)))
+        run = jax.jit(jax.vmap(functools.partial(boxes.nms, threshold=threshold, count=count,
+                                                 form=form)))
         some, scores, labels = (np.stack(arrays) for arrays in zip(*cases, strict=True))
         found = run(some, scores, labels=labels) if per_class else run(some, scores)
         assert found.dtype == np.int32
@@ -174,9 +176,20 @@ def test_nms_is_greedy(threshold, per_class):
             np.testing.assert_array_equal(row, expected)
 
 
-def test_nms_without_boxes():
+@pytest.mark.parametrize('form', ['picks', 'rounds'])
+def test_nms_without_boxes(form):
     for scores in (jnp.full(3, -jnp.inf), jnp.full(3, jnp.nan)):
-        np.testing.assert_array_equal(boxes.nms(jnp.zeros((3, 4)), scores, 0.5, 2), [-1, -1])
+        found = boxes.nms(jnp.zeros((3, 4)), scores, 0.5, 2, form=form)
+        np.testing.assert_array_equal(found, [-1, -1])
+
+
+@pytest.mark.parametrize('form', ['picks', 'rounds'])
+def test_a_chain_of_suppressions(form):
+    """Every second box of a row stays: each that goes would have suppressed the next."""
+    left = 4 * jnp.arange(20, dtype=jnp.float32)
+    row = jnp.stack([left, 0 * left, left + 10, 0 * left + 10], -1)
+    found = boxes.nms(row, -left, 0.4, 20, form=form)
+    np.testing.assert_array_equal(found, [*range(0, 20, 2)] + 10 * [-1])
 
 
 OVERLAPS = np.float32([[.9, .1, .5, 0, .29], [.2, .45, .65, .1, .05], [0, .2, .1, .25, 0]])
@@ -261,3 +274,21 @@ def test_samples_are_fair_and_the_same_on_any_number_of_devices():
     spread = jax.shard_map(draw, mesh=parallel.data_mesh(4), in_specs=P(parallel.AXIS),
                            out_specs=P(parallel.AXIS), check_vma=False)
     np.testing.assert_array_equal(jax.jit(spread)(keys)[0], indices)
+
+
+def test_float32_under_strict_promotion_of_types():
+    some, scores = np.float32(np.zeros((6, 4))), np.zeros(6, np.float32)
+    mask, key = np.zeros(6, bool), jax.random.key(0)
+
+    def run(some, scores, mask, key):
+        overlaps = boxes.iou(some, some)
+        floats = overlaps, boxes.encode(some, some), boxes.decode(some, some), boxes.clip(
+            some, some[0]), boxes.anchors(some, (2, 3), (4, 4.5))
+        return floats, (boxes.nms(some, scores, 0.5, 3), boxes.nms(some, scores, 0.5, 3, mask,
+                                                                   'rounds'),
+                        boxes.match(overlaps, 0.3, 0.7, True), boxes.sample(key, mask, mask, 4, 2))
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion('strict'):
+        floats, indices = jax.eval_shape(run, some, scores, mask, key)
+    assert {str(array.dtype) for array in floats} == {'float32'}
+    assert [str(array.dtype) for array in indices[:2]] == ['int32', 'int32']

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 SMALL = [name for name in models.names()
          if re.fullmatch(r'resnet(20|32|44|56|110|1202)|resnext29.*|preact_resnet(110|164|1001)'
                          r'|densenet_.*|fractalnet(?!34).*|nin|allcnn.*|convnet', name)]
-WITHOUT_RECIPE = [name for name in models.names() if re.fullmatch(r'unet.*|fcn.*|fmp.*', name)]
+WITHOUT_RECIPE = [name for name in models.names()
+                  if re.fullmatch(r'unet.*|fcn.*|fmp.*|yolo.*', name)]
 DIGITS = ['lenet5', 'lenet5_1998']  # configs/mnist.py; see test_classic_models.py
 LARGE = [name for name in models.names() if name not in SMALL + WITHOUT_RECIPE + DIGITS]
 

@@ -46,7 +46,8 @@ def objective(case):
                 (logits, taps), _ = net.apply(
                     variables | {'params': params}, images, train=True, mutable=['batch_stats'],
                     rngs={'drop_path': jax.random.key(0)})
-        outputs = [logits, *(taps[name] for name in getattr(net, 'auxiliary', {}))]
+        outputs = [*jax.tree.leaves(logits),  # a detector has several
+                   *(taps[name] for name in getattr(net, 'auxiliary', {}))]
         return sum((output * gradients.weights(output, i)).sum()
                    for i, output in enumerate(outputs))
 

@@ -148,6 +148,18 @@ COUNTS = [
     ('fcn_resnet50', {'auxiliary_weight': 0.5}, 520, 35_322_218, None, None),
     ('fcn_resnet101', {}, 520, 51_949_141, None, None),
     ('fcn_resnet101', {'auxiliary_weight': 0.5}, 520, 54_314_346, None, None),
+    # The forms of darknet: its yolo-small.cfg of 2015, yolov1.cfg, yolov1-tiny.cfg.
+    ('yolo_v1', {}, 448, 271_703_550, None, 20_285_153_280),
+    ('yolo_v1', {'norm': 'batch'}, 448, 271_716_734, None, 20_285_153_280),
+    ('yolo_v1', {'hidden': (512, 4096)}, 448, 93_970_430, None, 20_107_419_648),
+    ('yolo_v1_local', {}, 448, 197_301_875, None, None),
+    ('yolo_v1_local', {'predictors': 2}, 448, 194_228_350, None, None),
+    ('yolo_v1_fast', {}, 448, 45_089_374, None, 2_418_728_960),
+    ('yolo_v1_fast', {'groups': ((3,),) * 6 + ((3, 3),), 'hidden': (), 'norm': 'batch', 'widths': (
+        (16,), (32,), (64,), (128,), (256,), (512,), (1024, 256))}, 448, 27_095_374, None,
+     1_608_015_360),
+    ('yolo_v1_small', {}, 64, 182_564, None, None),
+    ('yolo_v1_classifier', {}, 224, 23_428_136, None, 4_210_188_288),
     ('fmp12_160', {}, 32, 74_569_920 + 14_570, None, None),  # the paper counts no biases
     ('fmp12_64', {}, 32, 11_936_640 + 5_834, None, None),
     ('fmp6_32', {}, 28, 462_026, None, None),
@@ -710,6 +722,10 @@ NARROW = {
     'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),
     'fcn8s': ({'widths': (2, 3, 4, 4, 4), 'hidden': (6, 5)}, (9, 9, 3)),
     'fcn_resnet50': ({'blocks': (1, 1, 1), 'widths': (2, 3, 4)}, (17, 17, 3)),
+    'yolo_v1_classifier': ({'groups': ((3,), (1, 3)), 'widths': ((2,), (3, 4)), 'pools': 1},
+                           (8, 8, 3)),
+    'yolo_v1_local': ({'groups': ((3,), (1, 3)), 'widths': ((2,), (3, 4)), 'pools': 1, 'local': 3,
+                       'strided': ('conv1_1',), 'hidden': (5,), 'cells': 2}, (8, 8, 3)),
 }
 
 
@@ -723,8 +739,13 @@ def test_a_network_works_at_a_symbolic_batch_size(name):
     net, (batch,) = models.create(name, **fields), export.symbolic_shape('batch')
     variables = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0),
                                jax.ShapeDtypeStruct((1, *shape), 'float32'))
-    exported = export.export(jax.jit(lambda variables, images: net.apply(variables, images)[0]))(
+
+    def predict(variables, images):
+        outputs, _ = net.apply(variables, images)
+        return (outputs, net.detections(outputs)) if hasattr(net, 'detections') else outputs
+
+    exported = export.export(jax.jit(predict))(
         variables, jax.ShapeDtypeStruct((batch, *shape), 'float32'))
-    (logits,) = exported.out_avals
-    assert logits.shape[0] == batch
-    assert logits.shape[-1] == net.num_classes
+    assert all(output.shape[0] == batch for output in exported.out_avals)
+    if not hasattr(net, 'detections'):
+        assert exported.out_avals[0].shape[-1] == net.num_classes

@@ -1,7 +1,8 @@
 """Classes as colours: PASCAL VOC's, over a picture and in a palette PNG."""
 
 import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageDraw
 
 from cnnjax import overlays
 from cnnjax.data import geometry, masks
@@ -49,3 +50,84 @@ def test_a_written_mask_has_its_classes_and_their_colors(tmp_path):
     overlays.write(tmp_path / 'b.png', picture)
     with Image.open(tmp_path / 'b.png') as image:
         np.testing.assert_array_equal(np.asarray(image), picture)
+
+
+@pytest.fixture
+def names_drawn(monkeypatch):
+    """The (left, top, right, bottom) of the names that are drawn, and their texts."""
+    places, texts, brush = [], [], ImageDraw.ImageDraw
+
+    def rectangle(self, edge, fill=None, outline=None, width=1, own=brush.rectangle):
+        if fill is not None:
+            places.append((edge[0], edge[1], edge[2] + 1, edge[3] + 1))
+        own(self, edge, fill, outline, width)
+
+    def text(self, at, text, *rest, own=brush.text):
+        texts.append(text)
+        own(self, at, text, *rest)
+
+    monkeypatch.setattr(brush, 'rectangle', rectangle)
+    monkeypatch.setattr(brush, 'text', text)
+    return places, texts
+
+
+def test_boxes_are_where_their_objects_are(names_drawn):
+    """A picture of 60 x 40 pixels is enlarged 8 times. Each line lies inside the edge of its box,
+    in the colour of the class, and what is not under a line or a name is the picture."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    boxes = np.float32([[10, 10, 20, 30], [0, 0, 60, 40], [5, 5, 9, 9]])
+    painted = overlays.boxes(image, boxes, np.array([1, 14, -1]), [*'abcdefghijklmno'])
+    large = image.repeat(8, 0).repeat(8, 1)
+    assert painted.shape == large.shape
+    assert names_drawn[1] == ['o', 'b']  # the last of them first: it is on top
+    changed = (painted != large).any(-1)
+    left, top, right, bottom = names_drawn[0][1]
+    for color, lines in (((0, 128, 0), [(100, 80), (239, 120), (160, 80), (160, 159)]),
+                         ((192, 128, 128), [(160, 0), (319, 240), (160, 479)])):
+        for row, column in lines:
+            assert tuple(painted[row, column]) == color
+    assert tuple(painted[160, 79]) == (255, 255, 255)  # the white edge outside
+    assert bottom == 80 or top == 240
+    assert 0 <= left < right <= 480
+    assert not changed[90:230, 90:150].any()
+    gray = overlays.boxes(image[..., :1], boxes, np.array([1, 14, -1]), [*'abcdefghijklmno'])
+    assert (gray[100, 100] == image[12, 12, 0]).all()
+    unchanged = overlays.boxes(large, np.zeros((1, 4), np.float32), np.array([-1]), ('a',))
+    np.testing.assert_array_equal(unchanged, large)
+
+
+def test_names_stay_in_the_picture_and_apart(names_drawn):
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(-10, 74, (60, 2, 2))
+    boxes = np.concatenate([corners.min(1), corners.max(1)], 1).astype(np.float32)
+    boxes[:4] = [[0, 0, 64, 64], [0, 0, 0, 0], [64, 64, 64, 64], [60, 0, 64, 2]]
+    classes = ('a', 'a name that is much longer than the picture, which is only 64 pixels wide')
+    for shape in ((64, 64, 3), (600, 900, 1), (3, 64, 3)):
+        scale = np.float32([shape[1] / 64, shape[0] / 64] * 2)
+        overlays.boxes(np.zeros(shape, np.uint8), boxes * scale[None], np.arange(60) % 2, classes)
+        factor = -(-480 // max(shape[:2]))
+        for left, top, right, bottom in names_drawn[0]:
+            assert 0 <= left < right <= factor * shape[1]
+            assert top >= 0
+            assert bottom <= factor * shape[0]
+        names_drawn[0].clear()
+    assert '…' in ''.join(names_drawn[1])
+    # Boxes of one place: each name has its own.
+    overlays.boxes(np.zeros((64, 64, 3), np.uint8), np.float32([[20, 20, 40, 40]] * 4),
+                   np.zeros(4, int), classes, scores=np.float32([0.5, 0.9, 0.25, 0.126]))
+    painted = np.zeros((512, 512), int)
+    for left, top, right, bottom in names_drawn[0]:
+        painted[top:bottom, left:right] += 1
+    assert painted.max() == 1
+    assert names_drawn[1][-4:] == ['a 0.90', 'a 0.50', 'a 0.25', 'a 0.13']
+    assert names_drawn[0][0][3] == 160  # The best is above its box.
+
+
+def test_boxes_that_do_not_count_and_unusual_names(names_drawn):
+    image = np.zeros((480, 480, 3), np.uint8)
+    boxes = np.float32([[100, 100, 200, 200], [300, 300, 400, 400]])
+    painted = overlays.boxes(image, boxes, np.array([0, 254]), ('$5_$ 猫\udce9', *'x' * 254),
+                             ignore=np.array([True, False]))
+    assert tuple(painted[150, 100]) == (224, 224, 192)
+    assert tuple(painted[350, 300]) == (128, 0, 0)  # the colours begin again
+    assert names_drawn[1] == ['x', r'$5_$ \u732b\udce9']

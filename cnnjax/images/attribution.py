@@ -193,13 +193,21 @@ def colored(method: str, values: np.ndarray, image: np.ndarray) -> np.ndarray:
 def probabilities(network: Trained, images: np.ndarray) -> np.ndarray:
     """The probability of each class, [N, classes], in images [N, H, W, C]; of a network with maps
     of logits, its mean over the pixels."""
+    _check_scores(network)
     found = np.asarray(jax.nn.softmax(network(images)))
     return found.mean(tuple(range(1, found.ndim - 1)))
+
+
+def _check_scores(network):
+    if network.task == 'detect':
+        raise UserError('a detector has no scores of the classes of a whole image: it cannot be '
+                        'asked where it sees one')
 
 
 def _checked(network, images, classes):
     """(float images, the classes as an array [N], the weights of the places whose logits count,
     [N, ...]), if the network can score them."""
+    _check_scores(network)
     images = np.asarray(images)
     if images.ndim != 4 or not len(images):
         raise UserError(f'attribution takes images [N, H, W, C], not {list(images.shape)}')

@@ -99,7 +99,7 @@ def entries(network: Trained, text: str) -> dict[str, tuple[str, tuple[int, ...]
     """The layers of 'conv4_6,pool:3+5', {entry: (layer, channels)}, which may name a layer twice;
     '' means the last layer before the classifier."""
     rows = summary.summarize(network.net, network.image_shape).rows
-    shapes = {row.name: row.shape for row in rows if row.shape is not None}
+    shapes = network.tap_shapes()
     if not names(text):
         head = transfer.head(network.net, network.image_shape)
         before = next(row for row in rows if row.name in head).inputs

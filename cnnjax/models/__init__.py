@@ -106,7 +106,12 @@ FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 # regularizes, and what an evaluation averages. `survival` is not among them: an evaluation under
 # stochastic depth scales the branches by it.
 FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
-                  'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution'})
+                  'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution',
+                  'rpn_outside', 'rpn_count', 'rpn_share', 'rpn_iou', 'rpn_beta', 'rpn_lambda',
+                  'rpn_normalizer', 'rpn_before', 'rpn_after', 'rpn_nms', 'smallest', 'roi_count',
+                  'roi_share', 'roi_iou', 'roi_least', 'roi_beta', 'learns', 'nms',
+                  'score_threshold', 'max_detections', 'coordinates_weight', 'no_object_weight',
+                  'loss_scale'})
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 WIDEST = 2 ** 16
@@ -118,8 +123,19 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'canvas': Whole(1, 4096), 'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096),
     'depth': Whole(1, 32), 'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
     'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),
-    'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch'), 'dilated': Whole(),
-    'skips': Whole(0, 2), 'skip_scales': Number(0)}
+    'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch', 'frozen'),
+    'dilated': Whole(), 'skips': Whole(0, 2), 'skip_scales': Number(0),
+    'pooling': ('max', 'align', 'warp'), 'pooled': Whole(1, 64), 'rpn_width': Whole(1, WIDEST),
+    'anchor_ratios': Number(above=0, some=True), 'anchor_rule': ('caffe', 'torchvision'),
+    'rpn_scores': ('softmax', 'sigmoid'), 'rpn_lambda': Number(0),
+    'rpn_normalizer': ('sampled', 'locations'), 'learns': ('both', 'rpn', 'head'),
+    'anchor_sizes': Number(above=0, some=True), 'smallest': Number(0), 'epsilon': Number(0),
+    'max_detections': Whole(1, 10_000), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
+    'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),
+    'no_object_weight': Number(0), 'loss_scale': Number(0)} | dict.fromkeys(
+    ('rpn_count', 'rpn_before', 'rpn_after', 'roi_count'), Whole(1)) | dict.fromkeys(
+    ('rpn_share', 'rpn_iou', 'rpn_nms', 'roi_share', 'roi_iou', 'roi_least', 'nms',
+     'score_threshold'), Number(0, 1)) | dict.fromkeys(('rpn_beta', 'roi_beta'), Number(above=0))
 
 
 def with_pool(net: nn.Module, name: str) -> nn.Module:

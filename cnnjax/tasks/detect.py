@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import average_precision
+from cnnjax import average_precision, overlays
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import Observed, Task
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
@@ -25,7 +25,7 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The task for detectors (see models), which have a loss of their own."""
     del chosen
     return Task(functools.partial(check, net), getattr(net, 'loss', None),
-                functools.partial(observe, net), results, getattr(net, 'detections', None))
+                functools.partial(observe, net), results, getattr(net, 'detections', None), draw)
 
 
 def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
@@ -52,9 +52,9 @@ def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) 
     inputs = {name: examples[name] for name in getattr(net, 'inputs', ()) if name in examples}
     outputs, _ = apply(examples['image'], **inputs)
     found, labels = net.detections(outputs), examples['labels']
-    true_boxes = _on_the_picture(examples['boxes'], examples)
+    true_boxes = on_the_picture(examples['boxes'], examples)
     width, height = jnp.moveaxis(true_boxes[..., 2:] - true_boxes[..., :2], -1, 0)
-    return {}, {'boxes': _on_the_picture(found['boxes'], examples), 'labels': found['labels'],
+    return {}, {'boxes': on_the_picture(found['boxes'], examples), 'labels': found['labels'],
                 'scores': found['scores'], 'true_boxes': true_boxes, 'true_labels': labels,
                 'true_ignore': examples.get('ignore', jnp.zeros(labels.shape, bool)),
                 'true_area': examples.get('area', width * height)}
@@ -67,9 +67,10 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
     Numbers: 'error', 1 - ap50; those of COCO, 'ap', 'ap50', 'ap75', 'ap_small', 'ap_medium',
     'ap_large', 'ar1', 'ar10', 'ar100', 'ar_small', 'ar_medium', 'ar_large'; 'ap/<class>' and
     'ap50/<class>'; 'voc07_map' and 'voc_map', the means of PASCAL VOC's average precisions of 2007
-    and of 2010; and 'recall', the share of the objects that one of the best 100 boxes of an image
-    shows, whatever its class. Classes and sizes without an object have no numbers, and are in no
-    mean.
+    and of 2010; 'recall', the share of the objects that one of the best 100 boxes of an image
+    shows, whatever its class; and as further errors, to compare with published ones, 'ap_error' and
+    'voc07_error', 1 - ap and 1 - voc07_map. Classes and sizes without an object have no numbers,
+    and are in no mean.
 
     Arrays: 'precision', float [classes, 101], at the recalls 0, 0.01, ..., 1 and the IoU 0.5, NaN
     where a class has no object; and 'confusion', int64 [classes + 1, classes + 1] with the truth in
@@ -88,14 +89,30 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
     of_class = {f'{name}/{classes[i]}': float(values[i])
                 for name, values in (('ap', coco.ap), ('ap50', coco.ap50))
                 for i in np.flatnonzero(np.isfinite(values))}
-    return {'error': 1 - coco.numbers['ap50'], **coco.numbers,
-            'voc07_map': float(np.nanmean(voc.eleven_points)),
+    voc07_map = float(np.nanmean(voc.eleven_points))
+    return {'error': 1 - coco.numbers['ap50'], 'ap_error': 1 - coco.numbers['ap'],
+            'voc07_error': 1 - voc07_map, **coco.numbers, 'voc07_map': voc07_map,
             'voc_map': float(np.nanmean(voc.area)), 'recall': float(matches.recall), **of_class,
             'precision': coco.precision, 'confusion': matches.confusion,
             'image_f1': matches.image_f1}
 
 
-def _on_the_picture(boxes, examples):
+def draw(example: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarray:
+    """A picture, uint8 [H', W', 3]: what the 'frame' has of an 'image', uint8 [H, W, C], with the
+    names of its 'boxes', or of those found, whose 'scores' are at least average_precision.SCORE."""
+    image, labels, scores = example['image'], example['labels'], example.get('scores')
+    ignore = example.get('ignore')
+    if scores is not None:  # What is to be ignored are objects, not detections.
+        labels, ignore = np.where(scores >= average_precision.SCORE, labels, -1), None
+    frame = example.get('frame', np.float32([0, 0, *image.shape[1::-1]]))
+    left, top = np.floor(frame[:2]).clip(0).astype(int)
+    right, bottom = np.ceil(frame[2:]).astype(int)
+    moved = example['boxes'] - np.array([[left, top, left, top]])
+    return overlays.boxes(image[top:bottom, left:right], moved, labels, classes, scores=scores,
+                          ignore=ignore)
+
+
+def on_the_picture(boxes: jax.Array, examples: Mapping[str, jax.Array]) -> jax.Array:
     """Boxes [N, K, 4] on the images as boxes on the original pictures, whose 'size' is known if
     they were scaled or moved. A picture fills its image, or the 'frame' in it."""
     if 'size' not in examples:

@@ -130,9 +130,10 @@ def predict(outputs: jax.Array) -> dict[str, jax.Array]:
     return {'mask': _found(outputs).astype(jnp.uint8)}
 
 
-def draw(example: Mapping[str, np.ndarray]) -> np.ndarray:
+def draw(example: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarray:
     """A picture, uint8 [H, W, 3]: the 'image', uint8 [H, W, C], with the colours of a 'mask',
     uint8 [H', W'], of its middle pixels. The pixels around them are drawn as ignored."""
+    del classes
     image, mask = example['image'], example['mask']
     top, left = ((side - own) // 2 for side, own in zip(image.shape, mask.shape, strict=False))
     whole = np.full(image.shape[:2], geometry.IGNORE, np.uint8)

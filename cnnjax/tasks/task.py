@@ -71,7 +71,7 @@ class Task(NamedTuple):
     results: Callable[..., dict[str, Any]]
 
     # (outputs) -> {target: [N, ...]}: what the outputs of the network say of the images. And
-    # (example) -> a picture, uint8 [H, W, 3], of one example with its true or its predicted
-    # targets, whose image is uint8 [H, W, C]. None: a run draws no examples.
+    # (example, classes) -> a picture, uint8 [H', W', 3], of one example with its true or its
+    # predicted targets, whose image is uint8 [H, W, C]. None: a run draws no examples.
     predict: Callable[..., dict[str, jax.Array]] | None = None
     draw: Callable[..., Any] | None = None

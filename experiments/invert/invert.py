@@ -67,7 +67,8 @@ def run(config, directory):
     images = np.stack(images)
     shapes, depth = network.tap_shapes(images.shape[1:]), list(network.tap_shapes())
     layers, last = selection.by_depth(config.layers, shapes), list(shapes)[-1]
-    classifies = list(shapes) == depth  # otherwise the images do not fit a full layer
+    # The last layer has scores of classes, unless the images do not fit a full layer.
+    classifies = network.task != 'detect' and list(shapes) == depth
 
     @jax.jit
     def taps(images):

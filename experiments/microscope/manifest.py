@@ -28,9 +28,10 @@ class Site(NamedTuple):
     chunk: int  # units that are made at once
 
 
-def activations(rows):
-    """The layers shown by default: the ReLUs, the sums of residual blocks, and the last layer. If a
-    network has no ReLUs, its convolutions and the last layer."""
+def activations(rows, taps):
+    """The layers shown by default, of the `taps`: the ReLUs, the sums of residual blocks, and the
+    last layer. If a network has no ReLUs, its convolutions and the last layer."""
+    rows = {name: rows[name] for name in taps}
     names = [name for name, row in rows.items() if name.split('/')[-1].startswith('relu')
              or len(row.inputs) > 1 and any(rows[tap].shape == row.shape for tap in row.inputs)]
     names = names or [name for name, row in rows.items() if row.multiply_adds]
@@ -96,7 +97,8 @@ def describe(site, whole, chosen):
             'target': target, 'side': side, 'patch': patch,
             'suffix': 'png' if max(*side, *patch) <= SMALL else 'jpg',
             'negative': bool(sources[name]) or bool(lowest[name] < 0),
-            'output': name == list(rows)[-1] and network.classes == stream.classes}
+            'output': (name == list(rows)[-1] and network.classes == stream.classes
+                       and network.task != 'detect')}
 
     return {
         'network': user_network.short(network.name) or whole.name,

@@ -34,8 +34,9 @@ def run(config, directory):
     network = trained.load(config.source, config.checkpoint, config.name)
     whole = summary.summarize(network.net, network.image_shape)
     rows = {row.name: row for row in whole.rows if row.shape is not None}
-    chosen = selection.layers(config.layers, {name: row.shape for name, row in rows.items()})
-    chosen = chosen or dict.fromkeys(pages.activations(rows), ())
+    taps = network.tap_shapes()
+    chosen = selection.layers(config.layers, taps)
+    chosen = chosen or dict.fromkeys(pages.activations(rows, taps), ())
     whole_set = features.load(config, config.split, network, base.get_config())
     identity = data.identity(whole_set)
     stream = whole_set.subset(data.spread(len(whole_set), config.count))
