@@ -18,6 +18,7 @@ import pytest
 from cnnjax import checkpoint, cluster, train
 from cnnjax.errors import UserError
 from configs import base
+from tests import test_step
 from tests.kill import ROOT, assert_same_run, rows, saved
 
 # A network of few arrays, because each is a message between the processes. It learns slowly,
@@ -337,3 +338,43 @@ def test_all_processes_have_what_an_evaluation_keeps_of_each_example():
         for i in range(2)]
     for said in outputs(processes):
         assert 'kept 21' in said
+
+
+DETECTS = '''
+import json
+import sys
+from cnnjax import cluster
+cluster.connect(sys.argv[1], 2, int(sys.argv[2]))
+import numpy as np
+from cnnjax import data, evaluate, parallel, tasks
+from cnnjax.data.examples import Arrays
+from tests import test_step
+
+mine = slice(4 * int(sys.argv[2]), 4 * int(sys.argv[2]) + 4)
+share = {name: values[mine] for name, values in test_step.BATCHES['detect'].items()}
+losses = test_step.update(test_step.narrow('detect'), task='detect', devices=4, batch=share)[1]
+net, images, targets, expected = test_step.known('detect')
+source = data.Source(Arrays({'image': images, **targets}), tuple('0123456789'))
+normalize = data.Normalization(np.float32([0]), np.float32([1]))
+for kind, examples in (('shard_map', data.Resident(source, test_step.CROPS['detect'])),
+                       ('pmap', data.Stream(source, test_step.CROPS['detect']))):
+    found = evaluate.evaluator(tasks.create('detect', net), net, normalize, examples,
+                               parallel.data_mesh(), batch_size=8, kind=kind)({})
+    assert {name: found[name] for name in expected} == expected, found
+print(json.dumps(losses), flush=True)
+'''
+
+
+def test_two_processes_detect_as_one():
+    """What was sampled for the loss is the same, and an evaluation has each image once."""
+    port = free_port()
+    processes = [subprocess.Popen(
+        [sys.executable, '-c', DETECTS, f'localhost:{port}', str(i)], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'})
+        for i in range(2)]
+    _, expected = test_step.update(test_step.narrow('detect'), task='detect')
+    for process in processes:
+        said, errors = process.communicate(timeout=100)
+        assert not process.returncode, errors
+        assert json.loads(said.splitlines()[-1]) == pytest.approx(expected, rel=1e-5)

@@ -39,6 +39,8 @@ def test_golden_results():
         'ap': 0.630413, 'ap50': 0.822112, 'ap_small': 0.55, 'ar10': 0.75, 'recall': 1,
         'ap/A': 0.360825, 'ap/B': 0.9, 'ap50/A': 0.644224, 'voc07_map': (0.642424 + 1) / 2,
         'voc_map': (0.644444 + 1) / 2}, abs=1e-6)
+    assert found['ap_error'] == 1 - found['ap']
+    assert found['voc07_error'] == 1 - found['voc07_map']
     assert not {'ap_large', 'ar_large', 'ap/absent', 'ap50/absent'} & found.keys()
     assert np.isnan(found['precision'][2]).all()
     assert (found['confusion'].shape, found['image_f1'].shape) == ((4, 4), (3,))

@@ -67,9 +67,10 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
     Numbers: 'error', 1 - ap50; those of COCO, 'ap', 'ap50', 'ap75', 'ap_small', 'ap_medium',
     'ap_large', 'ar1', 'ar10', 'ar100', 'ar_small', 'ar_medium', 'ar_large'; 'ap/<class>' and
     'ap50/<class>'; 'voc07_map' and 'voc_map', the means of PASCAL VOC's average precisions of 2007
-    and of 2010; and 'recall', the share of the objects that one of the best 100 boxes of an image
-    shows, whatever its class. Classes and sizes without an object have no numbers, and are in no
-    mean.
+    and of 2010; 'recall', the share of the objects that one of the best 100 boxes of an image
+    shows, whatever its class; and as further errors, to compare with published ones, 'ap_error' and
+    'voc07_error', 1 - ap and 1 - voc07_map. Classes and sizes without an object have no numbers,
+    and are in no mean.
 
     Arrays: 'precision', float [classes, 101], at the recalls 0, 0.01, ..., 1 and the IoU 0.5, NaN
     where a class has no object; and 'confusion', int64 [classes + 1, classes + 1] with the truth in
@@ -88,8 +89,9 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
     of_class = {f'{name}/{classes[i]}': float(values[i])
                 for name, values in (('ap', coco.ap), ('ap50', coco.ap50))
                 for i in np.flatnonzero(np.isfinite(values))}
-    return {'error': 1 - coco.numbers['ap50'], **coco.numbers,
-            'voc07_map': float(np.nanmean(voc.eleven_points)),
+    voc07_map = float(np.nanmean(voc.eleven_points))
+    return {'error': 1 - coco.numbers['ap50'], 'ap_error': 1 - coco.numbers['ap'],
+            'voc07_error': 1 - voc07_map, **coco.numbers, 'voc07_map': voc07_map,
             'voc_map': float(np.nanmean(voc.area)), 'recall': float(matches.recall), **of_class,
             'precision': coco.precision, 'confusion': matches.confusion,
             'image_f1': matches.image_f1}
