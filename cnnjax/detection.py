@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -194,3 +195,36 @@ def region_losses(outputs: Mapping[str, jax.Array], truth: Truth, *, rules: Samp
     used = boxes.area(regions) > 0
     return {'class_loss': jnp.where(used, wrong, 0).sum() / rules.count,
             'box_loss': jnp.where(found, distance, 0).sum() / rules.count}
+
+
+def within(frame: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Whether the pixels of images of that shape are in their frames [N, 4]: [N, H, W, 1]."""
+    y, x = (jnp.arange(n) + 0.5 for n in shape[1:3])
+    left, top, right, bottom = (side[:, None] for side in jnp.unstack(frame, axis=-1))
+    rows = (y[None] > top) & (y[None] < bottom)
+    columns = (x[None] > left) & (x[None] < right)
+    return (rows[:, :, None] & columns[:, None])[..., None]
+
+
+def anchor_shapes(rule: str, sizes: Sequence[float], ratios: Sequence[float], stride: int
+                  ) -> jax.Array:
+    """The anchors of a map's first place, [ratios * sizes, 4]; see `boxes.anchors`.
+
+    Args:
+      rule: 'caffe' rounds the sides of the anchor that is as large as a place, multiplies them, and
+        centres them in the place, as py-faster-rcnn does. 'torchvision' rounds half the sides and
+        centres them on the corner of the place.
+      sizes: the square roots of the areas.
+      ratios: height / width.
+      stride: the side of a place in pixels.
+    """
+    found = []
+    for ratio, size in itertools.product(ratios, sizes):
+        if rule == 'caffe':
+            width = np.round(stride / ratio ** 0.5)
+            half = size / stride / 2 * np.array([width, np.round(width * ratio)])
+            found.append([*(stride / 2 - half), *(stride / 2 + half)])
+        else:
+            half = np.round(size / 2 * np.array([ratio ** -0.5, ratio ** 0.5]))
+            found.append([*-half, *half])
+    return jnp.array(found, jnp.float32)

@@ -51,7 +51,8 @@ def learning_rate(base: float, steps: int, *, schedule: str = 'step', drops: Seq
 def momentum_sgd(rate: float | optax.Schedule, *, momentum: float = 0.9, nesterov: bool = False,
                  weight_decay: float = 0.0, decay: str = 'all', order: str = 'torch',
                  bias_rate: float = 1.0, head_rate: float = 1.0,
-                 head: Collection[str] = ()) -> optax.GradientTransformation:
+                 head: Collection[str] = (),
+                 clip_norm: float = 0.0) -> optax.GradientTransformation:
     """Momentum SGD with L2 weight decay; `rate` is a number or a schedule.
 
     Args:
@@ -61,12 +62,15 @@ def momentum_sgd(rate: float | optax.Schedule, *, momentum: float = 0.9, nestero
         w -= v. They differ in the steps after the rate has changed.
       bias_rate: multiplies the learning rate of the biases (2 in Caffe's examples).
       head_rate: multiplies that of the layers `head`, paths of modules.
+      clip_norm: scales a longer gradient of all parameters together down to this norm, before the
+        decay is added (Pascanu et al. 2012, section 3.2, https://arxiv.org/abs/1211.5063); 0: none.
     """
     masks = {'all': None, 'kernels': _named('kernel'),
              'kernels_except_depthwise': _named('kernel', outside='depthwise')}
     if decay not in masks:
         raise UserError(f"decay is one of {', '.join(masks)}, not '{decay}'")
-    parts = [optax.add_decayed_weights(weight_decay, masks[decay])]
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    parts.append(optax.add_decayed_weights(weight_decay, masks[decay]))
     if bias_rate != 1:
         parts.append(optax.masked(optax.scale(bias_rate), _named('bias')))
     if head_rate != 1:

@@ -54,9 +54,9 @@ LIMITS = {
     'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
     'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
     'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
-    'bias_rate': Number(0), 'report_every': Whole(), 'eval_every': Number(0),
-    'checkpoint_every': Number(0), 'keep': Whole(1), 'eval_batch_size': Whole(1),
-    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'bias_rate': Number(0), 'clip_norm': Number(0), 'report_every': Whole(),
+    'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
+    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
     'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
@@ -157,7 +157,8 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     tx = optim.momentum_sgd(
         lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
         weight_decay=config.weight_decay, decay=config.decay, order=config.order,
-        bias_rate=config.bias_rate, head_rate=config.head_rate, head=head)
+        bias_rate=config.bias_rate, head_rate=config.head_rate, head=head,
+        clip_norm=config.clip_norm)
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)

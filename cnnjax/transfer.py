@@ -22,7 +22,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from cnnjax import models, summary, user_network
+from cnnjax import limits, models, summary, user_network
 from cnnjax.errors import UserError, suggest
 from cnnjax.models import resnet
 
@@ -43,9 +43,9 @@ def frozen_layers(net: nn.Module, freeze: str, image_shape: Sequence[int]) -> fr
     """The set of layers that `freeze` freezes.
 
     Args:
-      freeze: '' for none, 'all' for all but the head, or a layer, which is frozen with all layers
-        that it depends on. The batch normalization after a convolution is a layer of its own:
-        'relu1' freezes it, 'conv1' does not.
+      freeze: '' for none, 'all' for all but the head, or layers, with commas between them, which
+        are frozen with all layers that they depend on. The batch normalization after a convolution
+        is a layer of its own: 'relu1' freezes it, 'conv1' does not.
 
     Raises:
       UserError: there is no such layer, or nothing is left to train.
@@ -55,23 +55,26 @@ def frozen_layers(net: nn.Module, freeze: str, image_shape: Sequence[int]) -> fr
     rows = {row.name: row for row in summary.summarize(net, image_shape).rows}
     layers = {name for name, row in rows.items() if name in row.depends}
     learning = {name for name, row in rows.items() if row.params}
-    if freeze == 'all':
-        frozen = layers - head(net, image_shape)
-    elif freeze not in rows:
-        raise UserError(f"freeze='{freeze}' is no layer of this network: take 'all', or one of the "
-                        f'names that configs/summarize.py prints{suggest(freeze, ["all", *rows])}')
-    elif getattr(net, 'scan', False):
-        raise UserError(f"freeze='{freeze}': with model.scan the repeated blocks' parameters are "
-                        "one array, which cannot be frozen in part: set model.scan=False, or "
-                        "freeze='all'")
-    else:
-        frozen = set(rows[freeze].depends)
-        # Statistics without parameters (FractalNet's columns) freeze with the module they are in.
-        for layer in layers - learning - frozen:
-            module = layer.rpartition('/')[0] + '/'
-            kin = {other for other in learning if other.startswith(module)}
-            if kin and kin <= frozen:
-                frozen.add(layer)
+    frozen = set()
+    for name in limits.names(freeze):
+        if name == 'all':
+            frozen |= layers - head(net, image_shape)
+        elif name not in rows:
+            raise UserError(f"freeze='{freeze}': '{name}' is no layer of this network: take 'all', "
+                            'or names that configs/summarize.py prints'
+                            f'{suggest(name, ["all", *rows])}')
+        elif getattr(net, 'scan', False):
+            raise UserError(f"freeze='{freeze}': with model.scan the repeated blocks' parameters "
+                            "are one array, which cannot be frozen in part: set model.scan=False, "
+                            "or freeze='all'")
+        else:
+            frozen |= rows[name].depends
+    # Statistics without parameters (FractalNet's columns) freeze with the module they are in.
+    for layer in layers - learning - frozen:
+        module = layer.rpartition('/')[0] + '/'
+        kin = {other for other in learning if other.startswith(module)}
+        if kin and kin <= frozen:
+            frozen.add(layer)
     if learning <= frozen:
         raise UserError(f"freeze='{freeze}' leaves nothing to train: name a lower layer, or 'all' "
                         'for all but the last')

@@ -120,6 +120,7 @@ def get_config():
     config.weight_decay = 1e-4  # this times the parameter is added to its gradient
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
+    config.clip_norm = 0.0  # the largest norm of a step's gradient, scaled down to it; 0: any
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 

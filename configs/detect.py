@@ -32,7 +32,8 @@ from configs import base
 # Published numbers, as errors in %.
 PAPER = {
     'yolo_v1': {'source': 'https://arxiv.org/abs/1506.02640, table 1',
-                'measured': "1 - mAP on VOC 2007's test, by 11 points; trained on VOC 2007 and 2012",
+                'measured': "1 - mAP on VOC 2007's test, by 11 points; trained on VOC 2007 and "
+                            '2012',
                 'voc07_error': {'voc/2007': 36.6}},
     'faster_rcnn_vgg16': {'source': 'https://arxiv.org/abs/1506.01497, table 3',
                           'measured': "1 - mAP on VOC 2007's test, by 11 points; trained on VOC "
@@ -175,8 +176,10 @@ def voc_step(config, recipe):
     if recipe == 'voc_step2':
         config.model.name = 'fast_rcnn_vgg16'
         config.model.learns = None
-    if recipe in ('voc_step3', 'voc_step4'):
+    if recipe == 'voc_step3':
         config.freeze = 'conv5_3'
+    if recipe == 'voc_step4':
+        config.freeze = 'rpn_cls_score,rpn_bbox_pred'
 
 
 def coco_faster_rcnn_fpn(config):

@@ -4,9 +4,9 @@
     python launch.py --config=configs/reproduce.py:quickstart --workdir=runs/reproduce-quickstart
 
 The argument is a recipe, the name of a config file and its argument: cifar/densenet_l40_k12,
-imagenet/resnet50, mnist/lenet5_1998, quickstart/fractalnet, segment/coins. Any field of the recipe
-can be changed, as in --config.recipe.dataset=cifar100; the table then shows the paper's error on
-that data set, and lists what else was changed.
+imagenet/resnet50, mnist/lenet5_1998, quickstart/fractalnet, segment/coins, detect/yolo. Any
+field of the recipe can be changed, as in --config.recipe.dataset=cifar100; the table then shows the
+paper's error on that data set, and lists what else was changed.
 
 Every seed is a training of its own, in seed0, seed1, ... of the workdir. The same command again
 resumes an interrupted run; with a larger --config.seeds it adds the missing ones. Writes
@@ -15,10 +15,10 @@ results.json and results.md.
 
 import ml_collections
 
-from configs import cifar, imagenet, mnist, quickstart, segment
+from configs import cifar, detect, imagenet, mnist, quickstart, segment
 
-FAMILIES = {'cifar': cifar, 'imagenet': imagenet, 'mnist': mnist, 'quickstart': quickstart,
-            'segment': segment}
+FAMILIES = {'cifar': cifar, 'detect': detect, 'imagenet': imagenet, 'mnist': mnist,
+            'quickstart': quickstart, 'segment': segment}
 
 
 def get_config(recipe='cifar/resnet20'):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import models, train
+from cnnjax import models, train, transfer
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
-from configs import base, segment
+from configs import base, detect, segment
 
 ROOT = Path(__file__).parent.parent
 SMALL = [name for name in models.names()
@@ -80,7 +80,7 @@ def test_every_field_of_an_experiment_is_read_and_explained_and_the_other_way_ro
 
 def test_recipes_change_fields_and_add_none():
     known = set(fields(base.get_config()))
-    for name in ('quickstart', 'cifar', 'imagenet', 'folder', 'photos', 'segment'):
+    for name in ('quickstart', 'cifar', 'imagenet', 'folder', 'photos', 'segment', 'detect'):
         config = load(name)
         assert set(fields(config)) == known
 
@@ -122,6 +122,30 @@ def test_a_recipe_of_segmentation_has_scores_for_its_pixels(recipe):
         assert logits.shape == (1, wanted, wanted, 2)
 
 
+@pytest.mark.parametrize('recipe', detect.RECIPES)
+def test_a_recipe_of_detection_has_a_step(recipe):
+    """Its training step can be traced, so its network, loss, frozen layers and data fit."""
+    config = load('detect', recipe)
+    train.check(config)
+    side, given = config.image_size or 64, 'fast_rcnn' in config.model.name
+    shapes = {'image': jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8),
+              'labels': jax.ShapeDtypeStruct((1, 2), jnp.int32),
+              'ignore': jax.ShapeDtypeStruct((1, 2), bool),
+              **{name: jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+                 for name, shape in (('boxes', (2, 4)), ('frame', (4,)), ('size', (2,)),
+                                     ('proposals', (5, 4))) if given or name != 'proposals'}}
+    net = models.create(**config.model, num_classes=2)
+    assert bool(transfer.frozen_layers(net, config.freeze, (side, side, 3))) == bool(config.freeze)
+    config.freeze = ''  # It needs weights to freeze.
+    made = train.build(config, ('a', 'b'), shapes, Normalization(np.zeros(3), np.ones(3)), 100_000)
+    state = jax.eval_shape(made.init, jax.random.key(0))
+    batch = {**shapes, 'position': jax.ShapeDtypeStruct((1,), jnp.int32)}
+    after, metrics = jax.eval_shape(
+        lambda state, batch: made.step(state, {}, batch, jax.random.key(0), None), state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert metrics['loss'].shape == ()
+
+
 def test_the_published_lengths():
     """The iterations and epochs of the papers, in steps."""
     resnet = train.plan(load('cifar', 'resnet110'), 50_000)
@@ -135,7 +159,7 @@ def test_the_published_lengths():
     assert train.plan(load('cifar', 'densenet_bc_l100_k12'), 50_000).steps == 300 * 781
 
 
-@pytest.mark.parametrize('family', ['cifar', 'imagenet', 'quickstart', 'segment'])
+@pytest.mark.parametrize('family', ['cifar', 'imagenet', 'quickstart', 'segment', 'detect'])
 def test_an_unknown_argument_is_refused(family):
     with pytest.raises(ValueError, match='lenet99'):
         load(family, 'lenet99')
@@ -147,7 +171,7 @@ def test_an_unknown_argument_is_refused(family):
     ('cifar', 'densenet121', 'densenet_'),
     ('cifar', 'fractalnet34', 'fractalnet40'), ('cifar', 'allcnn_d', 'allcnn_'),
     ('imagenet', 'resnet20', 'resnet50'), ('imagenet', 'vgg12', 'vgg1'),
-    ('segment', 'fcn64s', 'fcn32s'), ('imagenet', 'densenet_l40_k12', 'densenet'),
+    ('segment', 'fcn64s', 'fcn32s'), ('detect', 'voc_step5', 'voc_step4'), ('imagenet', 'densenet_l40_k12', 'densenet'),
     ('imagenet', 'mobilenet_v2', 'mobilenet_v1')])
 def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network, near):
     with pytest.raises(UserError, match=f"no recipe for '{network}' .*take .*did you mean.*{near}"):

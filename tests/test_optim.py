@@ -89,6 +89,9 @@ def first_update(**options):
     ({'weight_decay': 0.1}, [-0.6, -0.65, -0.7, -0.75]),
     ({'weight_decay': 0.1, 'decay': 'kernels'}, [-0.6, -0.5, -0.5, -0.5]),
     ({'bias_rate': 2.0}, [-0.5, -1.0, -0.5, -1.0]),
+    # The four gradients of 1 have the norm 2; the decay is not clipped.
+    ({'clip_norm': 1.0, 'weight_decay': 0.1}, [-0.35, -0.4, -0.45, -0.5]),
+    ({'clip_norm': 2.5}, [-0.5, -0.5, -0.5, -0.5]),
     # As in Caffe, the multiplier of the rate acts on the decay too.
     ({'bias_rate': 2.0, 'weight_decay': 0.1}, [-0.6, -1.3, -0.7, -1.5]),
     ({'bias_rate': 2.0, 'weight_decay': 0.1, 'decay': 'kernels'}, [-0.6, -1.0, -0.5, -1.0]),

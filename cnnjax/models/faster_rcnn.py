@@ -17,7 +17,6 @@ code scales `smallest` with the image; here it is in pixels of the image that th
 R-CNN does, where the paper trains support vector machines and regressions on stored features.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -26,16 +25,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from flax import traverse_util
 from jax import lax
 
 from cnnjax import boxes, detection, layers
 from cnnjax.models import resnet, vgg
 
 CONTEXT = 16  # the pixels around a proposal that R-CNN's warped images show too
-# The fields that the shapes of the weights or their meaning depend on.
-STRUCTURE = ('groups', 'blocks', 'widths', 'norm', 'pooled', 'hidden', 'anchor_sizes',
-             'anchor_ratios', 'anchor_rule', 'rpn_width', 'rpn_scores', 'epsilon', 'relu', 'pool')
+# The fields of detectors that start from each other that must be the same, and those of their RPNs.
+STRUCTURE = ('groups', 'blocks', 'widths', 'norm', 'pooled', 'hidden', 'rpn_width', 'epsilon',
+             'relu', 'pool')
+RPN = ('anchor_sizes', 'anchor_ratios', 'anchor_rule', 'rpn_scores')
 
 
 class FasterRCNN(nn.Module):
@@ -104,6 +104,11 @@ class FasterRCNN(nn.Module):
         """The entries of examples that a call takes."""
         return ('frame', 'proposals') if self.given else ('frame',)
 
+    @property
+    def adopts(self) -> tuple[str, ...]:
+        trunks = ('resnet50',) if self.blocks else ('vgg16', 'vgg16_bn')
+        return (*trunks, *(name for name, row in TABLE.items() if row[1] == self.blocks))
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, frame: jax.Array | None = None,
                  proposals: jax.Array | None = None,
@@ -124,7 +129,7 @@ class FasterRCNN(nn.Module):
             frame = jnp.broadcast_to(jnp.array([0, 0, *images.shape[2:0:-1]], wide),
                                      (images.shape[0], 4))
         else:
-            images = jnp.where(within(frame, images.shape), images, 0)
+            images = jnp.where(detection.within(frame, images.shape), images, 0)
         outputs['frame'] = frame
         warps = self.pooling == 'warp'
         maps, strides = ([], []) if warps else self.trunk(images, train, taps)
@@ -211,7 +216,7 @@ class FasterRCNN(nn.Module):
             if two:  # The probability by the softmax is the sigmoid of the difference.
                 background, scores = jnp.split(scores.astype(dtype), 2, -1)
                 scores -= background
-            own = shapes(self.anchor_rule, sizes, self.anchor_ratios, stride[0])
+            own = detection.anchor_shapes(self.anchor_rule, sizes, self.anchor_ratios, stride[0])
             anchors = boxes.anchors(own, x.shape[1:3], stride)
             deltas = deltas.reshape(x.shape[0], -1, 4)
             found.append((scores.reshape(x.shape[0], -1), deltas,
@@ -267,6 +272,34 @@ class FasterRCNN(nn.Module):
                                   count=self.max_detections))
         return detect(*(outputs[name] for name in ('logits', 'deltas', 'regions', 'frame')))
 
+    def adopt(self, net: nn.Module, variables: Any) -> tuple[nn.Module, Any] | None:
+        """Of a classifier the trunk and, if it is VGG-16, the hidden full layers; of another
+        detector all, but for the RPN if either has none."""
+        if type(net) is FasterRCNN:
+            alone = self.given or net.given
+            fields = STRUCTURE if alone else STRUCTURE + RPN
+            left_out = ('rpn_',) if alone else ()
+        elif type(net) is vgg.VGG and (net.groups, net.lrn) == (self.groups, self.lrn):
+            if net.batch_norm:
+                variables = (vgg.fold_batch_norm if self.norm == 'none' else unbiased)(variables)
+            fc6 = variables['params'].get('fc6', {'kernel': jnp.zeros(0)})['kernel']
+            same = len(fc6) == self.pooled ** 2 * net.widths[-1]
+            fields = ('widths', 'relu', 'pool') + ('hidden',) * same
+            left_out = ('fc8',) if same else ('fc',)
+        elif type(net) is resnet.ResNet and net.block is resnet.Bottleneck and (
+                net.blocks == self.blocks):
+            variables = resnet.unstack(variables) if net.scan else variables
+            fields, left_out = ('widths', 'relu', 'pool'), ('fc',)
+        else:
+            return None
+        flat = {path: value for path, value in traverse_util.flatten_dict(variables).items()
+                if not path[1].startswith(left_out)}
+        if self.norm == 'frozen':  # The scale and the bias are statistics too.
+            flat = {('batch_stats', *path[1:]) if ('batch_stats', *path[1:-1], 'mean') in flat
+                    else path: value for path, value in flat.items()}
+        return (self.clone(**{field: getattr(net, field) for field in fields}),
+                traverse_util.unflatten_dict(flat))
+
     def loss(self, apply: Callable, examples: dict[str, jax.Array], batch: Any
              ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
         """The loss of a batch, its parts, and the new batch statistics; see tasks.Task.loss."""
@@ -296,29 +329,15 @@ class FasterRCNN(nn.Module):
         return value, ({'loss': value, **parts}, batch_stats)
 
 
-def within(frame: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Whether the pixels of images of that shape are in their frames: bool [N, H, W, 1]."""
-    y, x = (jnp.arange(n) + 0.5 for n in shape[1:3])
-    left, top, right, bottom = (side[:, None] for side in jnp.unstack(frame, axis=-1))
-    rows, columns = (y > top) & (y < bottom), (x > left) & (x < right)
-    return (rows[:, :, None] & columns[:, None])[..., None]
-
-
-def shapes(rule: str, sizes: tuple[float, ...], ratios: tuple[float, ...], stride: int
-           ) -> jax.Array:
-    """The anchors of a map's first place, [ratios * sizes, 4]. Caffe rounds the sides of the
-    anchor whose area is a place's, multiplies them, and centres them in the place; torchvision
-    rounds half the sides and centres them on the place's corner."""
-    found = []
-    for ratio, size in itertools.product(ratios, sizes):
-        if rule == 'caffe':
-            width = np.round(stride / ratio ** 0.5)
-            half = size / stride / 2 * np.array([width, np.round(width * ratio)])
-            found.append([*(stride / 2 - half), *(stride / 2 + half)])
-        else:
-            half = np.round(np.float32(size) / 2 * np.array([ratio ** -0.5, ratio ** 0.5]))
-            found.append([*-half, *half])
-    return jnp.array(found, jnp.float32)
+def unbiased(variables: Any) -> Any:
+    """VGG's variables without the biases of the convolutions before batch normalization: they are
+    taken from the running means."""
+    params, stats = dict(variables['params']), dict(variables['batch_stats'])
+    for norm, own in stats.items():
+        conv = norm.replace('bn', 'conv')
+        stats[norm] = {**own, 'mean': own['mean'] - params[conv]['bias']}
+        params[conv] = {'kernel': params[conv]['kernel']}
+    return {'params': params, 'batch_stats': stats}
 
 
 def _align(features, found, size, scale, samples=2):
