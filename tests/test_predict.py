@@ -436,7 +436,7 @@ def test_bad_input_of_detections_writes_nothing(detected, tmp_path):
             ({'score': 2.0}, 'score=2.0'), ({'iou': -1.0}, 'iou=-1.0'),
             ({'annotations': f'{tmp_path}/none.json'}, 'none.json'),
             ({'annotations': f'{tmp_path}/bad.json'}, 'bad.json'),
-            ({'annotations': f'{tmp_path}/other.json'}, 'other.json' has no id for .*a.png and 2'),
+            ({'annotations': f'{tmp_path}/other.json'}, 'has no id for .*a.png and 2'),
             ({'iou': 0.5, 'network': detector()._replace(net=nn.Dense(1))},
              'iou=0.5: Dense has no field nms_threshold')):
         with pytest.raises(UserError, match=message):
