@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from cnnjax import (
     atomic,
     cluster,
@@ -43,7 +46,8 @@ def run(config, directory):
         trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     examples = dataset.prepare(own, by_name(source, network, config, own.dataset))
-    # Maps of scores fit images of other sizes.
+    # Maps of scores and boxes may fit images of other sizes; a call tells where they do not.
+    jax.eval_shape(network, jax.ShapeDtypeStruct((1, *examples.image_shape), np.uint8))
     if network.task == 'classify' and tuple(examples.image_shape) != network.image_shape:
         raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
