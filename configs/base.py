@@ -72,6 +72,9 @@ def get_config():
     #           'crop'; 'pad' it, unscaled, by border_mode; 'stretch' it; or 'letterbox': scale it
     #           until its shorter side has (test_)shorter_side pixels, or its longer image_size
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.bad_boxes = 'error'  # boxes that cannot be used: 'error' stops, 'skip' omits the objects
+    config.annotations = ''  # folder: COCO's json file; 'boxes/{split}.json' is one for each split
+    config.proposals = ''  # an .npz file with boxes of each picture for Fast R-CNN; also '{split}'
     config.mask_values = ()  # folder: each class's value in the masks, in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
     config.loader_threads = 16  # stream: the number of decoding threads, in all workers together

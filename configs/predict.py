@@ -39,5 +39,5 @@ def get_config():
     config.annotations = ''  # a file in COCO's form whose ids of pictures and classes are to be
     #           used; '': the numbers that are the pictures' names, or else 1, 2, ...
     config.proposals = False  # True: also write proposals.npz, the boxes that the second stage of a
-    #           network judged, {file name: [P, 4]}, to train a Fast R-CNN
+    #           network judged, {file name without suffix: [P, 4]}, to train a Fast R-CNN with
     return config

@@ -125,9 +125,10 @@ def write_detections(directory, classes, found, ids, proposals):
     if proposals:
         with atomic.replacing(directory / 'proposals.npz') as unfinished, unfinished.open(
                 'wb') as file:
-            np.savez_compressed(file, **{PurePath(path).name: values['proposals']
+            np.savez_compressed(file, **{PurePath(path).stem: values['proposals']
                                          for _, path, _, values in found})
-    return f'boxes, predictions.csv, detections.json{", proposals.npz" * proposals} and coco.json'
+    return 'boxes, predictions.csv, detections.json' + (
+        ', coco.json and proposals.npz' if proposals else ' and coco.json')
 
 
 def suppressing(net, iou):

@@ -73,7 +73,8 @@ TUPLES = st.one_of(st.lists(st.sampled_from([(1, 2), 0, -1, 2, 0.5, float('nan')
                             max_size=5).map(tuple),
                    st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=5).map(tuple))
 NETWORKS = ('convnet', 'nin', 'vgg11', 'fractalnet_slim5', 'lenet5_1998', 'allcnn_c',
-            'mobilenet_v1_025', 'unet_padded', 'fmp6_32', 'densenet_l7_k2', 'alexnet', 'resnet20')
+            'mobilenet_v1_025', 'unet_padded', 'fmp6_32', 'densenet_l7_k2', 'alexnet', 'resnet20',
+            'yolo_v1_small', 'faster_rcnn_small')
 
 
 def of_type(kind):

@@ -20,7 +20,7 @@ SMALL = [name for name in models.names()
          if re.fullmatch(r'resnet(20|32|44|56|110|1202)|resnext29.*|preact_resnet(110|164|1001)'
                          r'|densenet_.*|fractalnet(?!34).*|nin|allcnn.*|convnet', name)]
 WITHOUT_RECIPE = [name for name in models.names()
-                  if re.fullmatch(r'unet.*|fcn.*|fmp.*|yolo.*', name)]
+                  if re.fullmatch(r'unet.*|fcn.*|fmp.*|yolo_v1(?!_class).*|.*rcnn.*', name)]
 DIGITS = ['lenet5', 'lenet5_1998']  # configs/mnist.py; see test_classic_models.py
 LARGE = [name for name in models.names() if name not in SMALL + WITHOUT_RECIPE + DIGITS]
 
