@@ -27,6 +27,18 @@ CAFFE = {'vgg16': ((0.73429835, 0.09340367, 0.06775674, 0.8862966),
 VOC = ('background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair',
        'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa',
        'train', 'tvmonitor')
+# The classes of torchvision's detectors in the order of COCO's ids, from 1 on, some of which are of
+# no class.
+COCO = tuple("""person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,
+traffic light,fire hydrant,N/A,stop sign,parking meter,bench,bird,cat,dog,horse,sheep,
+cow,elephant,bear,zebra,giraffe,N/A,backpack,umbrella,N/A,N/A,handbag,tie,suitcase,
+frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,
+tennis racket,bottle,N/A,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,
+orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,N/A,
+dining table,N/A,N/A,toilet,N/A,tv,laptop,mouse,remote,keyboard,cell phone,microwave,
+oven,toaster,sink,refrigerator,N/A,book,clock,vase,scissors,teddy bear,hair drier,
+toothbrush""".replace(
+    '\n', '').split(','))
 CAFFE_MEAN = (123.68, 116.779, 103.939)  # red, green, blue
 
 
@@ -40,13 +52,16 @@ class Counterpart(NamedTuple):
     networks: dict[str, str]  # our name: their name
     rules: dict[str, Callable]  # library: network -> rules; `save` writes the first one's names
     head: str = 'fc'  # our last layer, as wide as there are classes
-    flat: dict[str, str] = {}  # full layer: the layer whose maps it flattens (torch: C, H, W)
+    # full layer: the layer whose maps it flattens (torch: C, H, W), or network -> [H, W, C] of them
+    flat: dict[str, str | Callable] = {}
     convolutions: dict[str, tuple[str, ...]] = {}  # library: full layers that it convolves
     old: tuple[str, Any] = ('(?!)', '')  # (pattern, replacement) for outdated names in files
+    older: tuple[str, dict] = ('(?!)', {})  # (pattern, fields of networks in files with such names)
     extra: str = '(?!)'  # a pattern for tensors that our network may not have
     normalize: tuple = IMAGENET  # mean and std for files that name none
     fields: dict[str, Any] = {}  # fields in which their network differs from the paper's
-    task: str = 'classify'  # the task of their files
+    evaluation: dict[str, Any] = {}  # see metadata.EVALUATION; {}: a classifier's crop
+    background: int = 0  # how many of their outputs are of no class
     classes: tuple[str, ...] = ()  # the names for files that have as many classes and name none
 
 
@@ -75,6 +90,25 @@ def _segmentation(net):
             (r'(conv1|bn1)', r'backbone.\1'),
             *((rf'(\w*classifier)/{layer}', rf'\1.{index}')
               for layer, index in (('conv', 0), ('bn', 1), ('score', 4)))]
+
+
+def _faster_rcnn(net):
+    """torchvision's ResNet with a pyramid, whose levels it counts from 0, the RPN and the head."""
+    return [(r'conv(\d+)_(\d+)/(\w+)', lambda match: f'backbone.body.{_block(match)}'),
+            (r'(conv1|bn1)', r'backbone.body.\1'),
+            *((rf'{ours}(\d)', lambda match, theirs=theirs:
+               f'backbone.fpn.{theirs}_blocks.{int(match[1]) - 2}.0')
+              for ours, theirs in (('lateral', 'inner'), ('p', 'layer'))),
+            ('rpn_conv', 'rpn.head.conv.0.0'), ('rpn_cls_score', 'rpn.head.cls_logits'),
+            ('rpn_bbox_pred', 'rpn.head.bbox_pred'), (r'(fc\d)', r'roi_heads.box_head.\1'),
+            ('(cls_score|bbox_pred)', r'roi_heads.box_predictor.\1')]
+
+
+def _of_now(match):
+    """Today's name of a tensor of torchvision's detectors, from a file of any time."""
+    name = re.sub(r'(_blocks\.\d|rpn\.head\.conv)(\.\w+)$', lambda found: found[1] + (
+        '.0' if 'blocks' in found[1] else '.0.0') + found[2], match[0])
+    return name if name.startswith('rpn') else f'backbone.{name}'
 
 
 def _mobilenet(net):
@@ -147,7 +181,16 @@ COUNTERPARTS = (
         networks=_same('fcn_resnet50', 'fcn_resnet101'), rules={'torchvision': _segmentation},
         # Before this, `tensors.bare` takes 'backbone.' for the prefix of a wrapper.
         head='classifier/score', old=(r'((conv1|bn1|layer\d)\..*)', r'backbone.\1'),
-        extra=r'aux_classifier\..*', task='segment', classes=VOC),
+        extra=r'aux_classifier\..*', evaluation={'task': 'segment'}, classes=VOC),
+    Counterpart(
+        networks={'faster_rcnn_resnet50_fpn': 'fasterrcnn_resnet50_fpn'},
+        rules={'torchvision': _faster_rcnn}, head='cls_score', background=1,
+        flat={'fc6': lambda net: (net.pooled, net.pooled, net.rpn_width)},
+        old=(r'(body|fpn|rpn\.head\.conv)\..*', _of_now),
+        # torchvision normalized without an epsilon when it published the weights with such names.
+        older=(r'.*_blocks\.\d\.\w+', {'epsilon': 0.0}),
+        evaluation={'task': 'detect', 'fit': 'letterbox', 'image_size': 1333,
+                    'test_shorter_side': 800, 'interpolation': 'bilinear'}, classes=COCO),
 )
 
 
@@ -211,7 +254,9 @@ def places(net: nn.Module, image_shape: Sequence[int], counterpart: Counterpart 
         if path[-1] == 'kernel':
             kernel = leaf.shape if leaf.ndim > 2 else (1, 1, *leaf.shape)
             if layer in counterpart.flat:
-                kernel = (*taps[counterpart.flat[layer]].shape[1:], leaf.shape[-1])
+                maps = counterpart.flat[layer]
+                maps = maps(net) if callable(maps) else taps[maps].shape[1:]
+                kernel = (*maps, leaf.shape[-1])
             theirs = kernel[:-3:-1] + kernel[:-2]
             if leaf.ndim == 2 and layer not in counterpart.convolutions.get(library, ()):
                 theirs = leaf.shape[::-1]

@@ -82,6 +82,9 @@ def load(name: str | None, source: str | os.PathLike[str], others: Sequence[str]
     if ours:
         fields = about['fields'] | fields
     elif counterpart:
+        pattern, older = counterpart.older
+        if any(re.fullmatch(pattern, key) for key in given):
+            fields = older | fields
         fields = counterpart.fields | fields
     scan, fields = fields.get('scan'), _without_scan(fields)
     with _building(name, fields, path):
@@ -112,8 +115,7 @@ def load(name: str | None, source: str | os.PathLike[str], others: Sequence[str]
         raise UserError(f'{path} has {width} classes and {len(classes)} names of them')
     evaluation = about.get('evaluation', {})
     if counterpart and not (ours or evaluation):
-        evaluation = (metadata.crop(metadata.CROP, image_shape) if counterpart.task == 'classify'
-                      else {'task': counterpart.task})
+        evaluation = counterpart.evaluation or metadata.crop(metadata.CROP, image_shape)
     return Weights(name, net, variables, normalize, tuple(classes or map(str, range(width))),
                    image_shape, evaluation)
 
@@ -127,7 +129,7 @@ def _their_tensors(counterpart, net, given, path):
     heads = counterparts.heads(counterpart, net)
     library = next((each for each in heads if heads[each] in given), next(iter(heads)))
     head = given.get(heads[library], np.zeros(()))
-    return given, library, len(head) if head.ndim else None
+    return given, library, len(head) - counterpart.background if head.ndim else None
 
 
 def _variables(name, places, given, counterpart, path):

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import lax
 
-from cnnjax import boxes, detection, layers
+from cnnjax import boxes, detection, layers, regions
 from cnnjax.models import resnet, vgg
 
 CONTEXT = 16  # the pixels around a proposal that R-CNN's warped images show too
@@ -227,8 +227,11 @@ class FasterRCNN(nn.Module):
     def pool_regions(self, strides: list[tuple[int, int]], maps: list[jax.Array],
                      found: jax.Array) -> jax.Array:
         """The features of the regions [R, 4] of one image, [R, pooled, pooled, C]."""
-        maps = maps[:len(self.blocks) or 1]  # the coarsest map of a pyramid is the RPN's alone
-        return _align(maps[0], found, self.pooled, 1 / strides[0][0])
+        if self.pooling == 'max':
+            return regions.roi_pool(maps[0], found, self.pooled, strides[0][0])
+        maps = maps[:len(self.blocks) or 1]  # The coarsest map of a pyramid is the RPN's alone.
+        return regions.pyramid_roi_align(maps, found, self.pooled,
+                                         [down for down, _ in strides[:len(maps)]])
 
     def warp(self, images: jax.Array, found: jax.Array, train: bool, taps: layers.Taps
              ) -> jax.Array:
@@ -237,7 +240,7 @@ class FasterRCNN(nn.Module):
         side = self.pooled * 2 ** len(self.groups)
         low, high = found[..., :2], found[..., 2:]
         border = (high - low) * CONTEXT / (side - 2 * CONTEXT)
-        crops = jax.vmap(partial(_align, size=side, scale=1.0))(
+        crops = jax.vmap(partial(regions.roi_align, size=side, stride=1, aligned=True))(
             images, jnp.concatenate([low - border, high + border], -1))
         inner = {}
         x = vgg.trunk(self, crops.reshape(-1, *crops.shape[2:]), *self.parts(train), inner)
@@ -338,24 +341,6 @@ def unbiased(variables: Any) -> Any:
         stats[norm] = {**own, 'mean': own['mean'] - params[conv]['bias']}
         params[conv] = {'kernel': params[conv]['kernel']}
     return {'params': params, 'batch_stats': stats}
-
-
-def _align(features, found, size, scale, samples=2):
-    """RoI align (to be replaced by regions.py)."""
-    found = found * scale
-    low, high = found[:, :2], found[:, 2:]
-    bins = jnp.maximum(high - low, 1) / size
-
-    def weights(axis, count):
-        at = low[:, axis, None, None] + (
-            jnp.arange(size)[:, None] + (jnp.arange(samples) + 0.5) / samples
-        )[None] * bins[:, axis, None, None]
-        tent = jnp.maximum(1 - jnp.abs(
-            jnp.clip(at, 0, count - 1)[..., None] - jnp.arange(count)[None, None, None]), 0)
-        return tent.mean(2)
-
-    x = jnp.einsum('rph,hwc->rpwc', weights(1, features.shape[0]), features)
-    return jnp.einsum('rqw,rpwc->rpqc', weights(0, features.shape[1]), x)
 
 
 VGG16 = vgg.TABLE['vgg16'][0]
