@@ -14,7 +14,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from cnnjax import boxes, losses
@@ -154,7 +153,9 @@ def proposal_losses(key: jax.Array, outputs: Mapping[str, jax.Array], truth: Tru
     usable = ((anchors[:, :2] >= frame[:, :2]) & (anchors[:, 2:] <= frame[:, 2:])).all(-1) | outside
     indices, positive, used, matched = sample(key, anchors, truth, rules, usable)
     objectness = outputs['objectness'][indices]
-    wrong = optax.sigmoid_binary_cross_entropy(objectness, positive.astype(objectness.dtype))
+    # A sigmoid is a softmax whose other logit is 0.
+    wrong = _cross_entropy(jnp.stack([jnp.zeros_like(objectness), objectness], -1),
+                           positive.astype(jnp.int32))
     targets = boxes.encode(truth.boxes[matched], anchors[indices])
     distance = losses.smooth_l1(outputs['rpn_deltas'][indices] - targets, beta).sum(-1)
     return {'rpn_class_loss': jnp.where(used, wrong, 0).sum() / rules.count,
@@ -185,13 +186,21 @@ def region_losses(outputs: Mapping[str, jax.Array], truth: Truth, *, rules: Samp
     matched, _ = assign(regions, truth, rules)
     found = matched >= 0
     labels = jnp.where(found, truth.labels[matched] + 1, 0)
-    wrong = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    wrong = _cross_entropy(logits, labels)
     own = jnp.take_along_axis(outputs['deltas'], labels[:, None, None], 1)[:, 0]
     targets = boxes.encode(truth.boxes[matched], regions, HEAD_WEIGHTS)
     distance = losses.smooth_l1(own - targets, beta).sum(-1)
     used = boxes.area(regions) > 0
     return {'class_loss': jnp.where(used, wrong, 0).sum() / rules.count,
             'box_loss': jnp.where(found, distance, 0).sum() / rules.count}
+
+
+def _cross_entropy(logits, labels):
+    """The softmax cross-entropy [n] of logits [n, K]. It is not optax's, whose gradient asks which
+    logit equals the largest."""
+    logits -= lax.stop_gradient(logits).max(-1, keepdims=True)
+    own = jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
+    return jnp.log(jnp.exp(logits).sum(-1)) - own
 
 
 def within(frame: jax.Array, shape: Sequence[int]) -> jax.Array:
