@@ -121,15 +121,16 @@ def detect(logits: jax.Array, deltas: jax.Array, regions: jax.Array, frame: jax.
       least: detections have a higher score, the softmax's.
       threshold: the IoU above which one suppresses another of its class.
     """
-    found = boxes.clip(boxes.decode(deltas[:, 1:], regions[:, None], HEAD_WEIGHTS), frame)
     scores = jax.nn.softmax(logits)[:, 1:]
-    good = (scores > least) & _large(found, LEAST_SIDE) & (boxes.area(regions) > 0)[:, None]
-    labels = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
-    found, scores, labels = found.reshape(-1, 4), jnp.where(good, scores, -jnp.inf), labels.ravel()
-    kept = boxes.nms(found, scores.ravel(), threshold, count, labels)
+    labels = jnp.tile(jnp.arange(scores.shape[1], dtype=jnp.int32), len(regions))
+    regions = regions.repeat(scores.shape[1], 0)
+    found = boxes.decode(deltas[:, 1:].reshape(-1, 4), regions, HEAD_WEIGHTS)
+    found, scores = boxes.clip(found, frame), scores.ravel()
+    good = (scores > least) & _large(found, LEAST_SIDE) & (boxes.area(regions) > 0)
+    kept = boxes.nms(found, jnp.where(good, scores, -jnp.inf), threshold, count, labels)
     return {'boxes': jnp.where(kept[:, None] < 0, 0, found[kept]),
             'labels': jnp.where(kept < 0, -1, labels[kept]),
-            'scores': jnp.where(kept < 0, 0, scores.ravel()[kept])}
+            'scores': jnp.where(kept < 0, 0, scores[kept])}
 
 
 def _large(found, smallest):
