@@ -75,7 +75,7 @@ class Grid(nn.Module):
         return value, ({'loss': value, **parts}, batch_stats)
 
 
-class Bright(nn.Module):
+class Lights(nn.Module):
     """Without training: all that is bright in channel c is the object of class c, whose score is
     the share of such pixels. Both boxes are proposals, too."""
     num_classes: int = 2
