@@ -20,6 +20,9 @@ from cnnjax.data import masks
 from cnnjax.data.identity import some
 from cnnjax.errors import UserError
 
+# The fields of a config that its source depends on, besides the split.
+FIELDS = ('task', 'dataset', 'data_dir', 'bad_images', 'mask_values', 'bad_boxes', 'annotations',
+          'proposals')
 FILE, LISTING = workdir.DATASET, 'dataset.listing.gz'
 ROUNDING = 1e-5  # How much the means of two machines may differ.
 

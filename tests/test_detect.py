@@ -12,6 +12,7 @@ from cnnjax import (
     data,
     evaluate,
     figures,
+    memory,
     models,
     tasks,
     train,
@@ -76,8 +77,13 @@ def test_what_is_known_of_the_objects_is_kept():
     ({'loss': 'focal'}, 'loss=focal: a detector has a loss of its own'),
     ({'class_weights': (1.0,) * 10}, r'class_weights=\(.* a detector has a loss of its own'),
     ({'label_smoothing': 0.1}, 'label_smoothing=0.1: a detector has a loss'),
-    ({'weight_map': 1.0}, 'weight_map=1.0: a detector has a loss')])
-def test_what_does_not_fit_is_said_before_anything_is_written(detecting, fields, message, tmp_path):
+    ({'weight_map': 1.0}, 'weight_map=1.0: a detector has a loss'),
+    ({'model.name': 'yolo_v1_small', 'model.width': None, 'model.head': 'fc', 'crop_size': 24},
+     'the test images have 32 x 32 pixels, which the network, trained on 24 x 24, cannot take'),
+    ({'model.width': 2 ** 16}, 'Grid has [0-9,]+ parameters, more than the memory holds')])
+def test_what_does_not_fit_is_said_before_anything_is_written(detecting, fields, message, tmp_path,
+                                                              monkeypatch):
+    monkeypatch.setattr(memory, 'device', lambda: 2 ** 34)
     config = detecting.copy_and_resolve_references()
     with config.unlocked():
         config.update_from_flattened_dict(fields)

@@ -176,10 +176,10 @@ def test_vocs_of_two_years_together(tmp_path):
 
 
 def test_ids_of_coco_are_kept_for_results(tmp_path):
-    categories, images = annotations.coco_ids(coco(tmp_path))
-    assert categories == {'cat': 7, 'dog': 18}
-    assert list(categories) == list(load(tmp_path).classes)
-    assert images == {'a.jpg': 50, 'b.jpg': 49, 'c.jpg': 48}
+    found = annotations.coco(coco(tmp_path))
+    assert found.category_ids == {'cat': 7, 'dog': 18}
+    assert tuple(found.category_ids) == load(tmp_path).classes
+    assert found.image_ids == {'a.jpg': 50, 'b.jpg': 49, 'c.jpg': 48}
 
 
 def replace(path, old, new):

@@ -121,7 +121,7 @@ def test_proposals_of_files_are_found_by_their_names(tmp_path):
     kept = objects.ragged([[objects.Object('', (0, 0, 5, 5), 'x')], []], ('x',), ())
     boxed = data.Source(objects.Boxed(tuple(map(str, paths)), kept, str(tmp_path)), ('x',))
     a, b = np.array([[1, 2, 3, 4]]), np.array([[5, 6, 7, 8]])
-    path = saved(tmp_path / 'p.npz', b=b, a=a, other=b)
+    path = saved(tmp_path / 'p.npz', **{'b.png': b, 'a': a, 'other': b})
     found = data.proposed(boxed, path)
     for examples in (found.examples, found.examples.undecoded):
         assert [examples[i]['proposals'].tolist() for i in (0, 1)] == [a.tolist(), b.tolist()]

@@ -5,7 +5,7 @@ with one of them becomes its Flaw; what makes the whole file useless is a UserEr
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -156,14 +156,3 @@ def check_shape(path: Path, told: Sequence[float | None], shape: Sequence[int],
             f'{path}: {name} has {height:g} x {width:g} pixels (height x width) there, but '
             f'{shape[0]} x {shape[1]} in its own file'
             + ', perhaps turned by its EXIF orientation: save it upright' * turned)
-
-
-def coco_ids(path: str | Path) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """({class: id}, {file name of a picture: id}) of a json file of COCO, to write results that
-    COCO's own programs can compare with it.
-
-    Raises:
-      UserError: see `coco`.
-    """
-    found = coco(Path(path))
-    return found.category_ids, found.image_ids

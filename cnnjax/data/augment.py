@@ -204,7 +204,7 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
             upside_down = jax.random.bernoulli(jax.random.fold_in(flip_key, 0))
             example = geometry.mirrored(example, upside_down, axis=0)
         if 'frame' in example:  # A network looks for objects only on the image.
-            most = np.tile(np.float32(shape[::-1]), 2)
+            most = np.array([*shape[::-1]] * 2, np.float32)
             example = {**example, 'frame': jnp.clip(example['frame'], 0, most)}
         return example
 
@@ -240,9 +240,10 @@ def _warp(key, scale, rotation, elastic):
 
 def _part(key, shape, jitter):
     """A random part of an image of that (height, width), float32 [4], for `geometry.warped`."""
-    size = np.float32((*shape[::-1], *shape[::-1]))
+    height, width = shape
+    borders = np.array([0, 0, width, height], np.float32)
     moves = jax.random.uniform(key, (4,), np.float32, -jitter, jitter)
-    return size * (np.float32([0, 0, 1, 1]) + moves)
+    return borders + np.array([width, height] * 2, np.float32) * moves
 
 
 def distorted(key: jax.Array, image: jax.Array, hue: float, saturation: float,
@@ -254,10 +255,10 @@ def distorted(key: jax.Array, image: jax.Array, hue: float, saturation: float,
     This is `random_distort_image` of https://github.com/pjreddie/darknet, src/image.c.
     """
     keys = jax.random.split(key, 3)
-    draws = jax.random.uniform(keys[0], (3,), np.float32, np.float32([-hue, 1, 1]),
-                               np.float32([hue, saturation, exposure]))
-    turn, factors = draws[0], draws[1:]
-    factors = jnp.where(jax.random.bernoulli(keys[1], shape=(2,)), factors, 1 / factors)
+    turn = jax.random.uniform(keys[0], (), np.float32, -hue, hue)
+    factors = jax.random.uniform(keys[1], (2,), np.float32, 1,
+                                 np.array([saturation, exposure], np.float32))
+    factors = jnp.where(jax.random.bernoulli(keys[2], shape=(2,)), factors, 1 / factors)
     red, green, blue = jnp.moveaxis(image, -1, 0)
     value = image.max(-1)
     spread = value - image.min(-1)  # value times saturation

@@ -224,8 +224,8 @@ def _followed(example, move, shape, numpy, least=0.0):
         seen = seen & inside & (labels >= 0)
         found = {'boxes': numpy.where(seen[:, None], parts, np.float32(0)),
                  'labels': numpy.where(seen, labels, np.int32(-1))}
-    if 'ignore' in example:
-        found['ignore'] = example['ignore'] & seen
+        if 'ignore' in example:
+            found['ignore'] = example['ignore'] & seen
     if 'proposals' in example:
         parts, seen = clipped(move(example['proposals']))
         found['proposals'] = numpy.where(seen[:, None], parts, np.float32(0))

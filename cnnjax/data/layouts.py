@@ -186,7 +186,7 @@ def _pairs(root, pictures, boxes):
     if len(kinds) != 1:
         raise UserError(f'{boxes} has {"both txt and xml files" if kinds else "no txt or xml file"}'
                         f' of the pictures in {pictures}: give each a file of one kind')
-    of_picture = {path: found[kinds[0]].get(stem) for stem, path in stems.items()}
+    of_picture = {path: found[kinds[0]].get(stem, '') for stem, path in stems.items()}
     left_out.pop(kinds[0], None)
     left_out[f'{kinds[0]} without a picture'] = len(found[kinds[0]].keys() - stems.keys())
     classes = _classes([root, boxes])

@@ -133,15 +133,12 @@ def usable(found: Sequence[Objects], name: Callable[[int], str],
 
 
 @dataclasses.dataclass(frozen=True)
-class Ragged(Sequence):
+class Ragged:
     """Arrays [M, ...] of different lengths M, some for each picture, as dicts of arrays of one
     length, the longest. They are stored without padding."""
 
     arrays: Mapping[str, np.ndarray]  # those of all pictures, one after the other
     starts: np.ndarray  # int [N + 1], where the arrays of each picture begin, and the end
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
 
     def rows(self, i: int) -> dict[str, np.ndarray]:
         """The arrays of picture i without padding."""
@@ -151,7 +148,7 @@ class Ragged(Sequence):
     def __getitem__(self, i: Any) -> dict[str, np.ndarray]:
         longest = max(int(np.diff(self.starts).max()), 1)
         found = {}
-        for name, array in self.rows(range(len(self))[i]).items():
+        for name, array in self.rows(range(len(self.starts) - 1)[i]).items():
             found[name] = np.full((longest, *array.shape[1:]), PADDING.get(name, 0), array.dtype)
             found[name][:len(array)] = array
         return found

@@ -52,7 +52,7 @@ class Crops(NamedTuple):
     # shorter side as 'crop' does, the longer at most to `size`, with a border right and below.
     fit: str = 'crop'
 
-    def center(self, example: Mapping[str, Any]) -> dict[str, Any]:
+    def center(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
         """The example (see geometry.py) with the middle [size, size, C] of its image, which may be
         an array or an images.Picture."""
         example = self._bordered(example)
@@ -64,7 +64,7 @@ class Crops(NamedTuple):
         box = images.center_box(example['image'].shape, shorter_side, self.size)
         return geometry.cut(example, box, self.size, self.interpolation)
 
-    def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> Mapping[str, Any]:
         """The example with a random part of its image, or at a random scale in a letterbox."""
         if self.fit in ('pad', 'stretch'):
             return self.center(example)

@@ -2,8 +2,9 @@
 
 Fast R-CNN classifies such boxes; programs like selective search find them. The file is an .npz of
 one array [P, 4] for each picture: left, top, right and bottom sides, in pixels of the picture from
-its left and upper border. The name of an array is that of the picture's file without folder and
-suffix; or all are in the order of the examples, as numpy names them, arr_0, arr_1, ...
+its left and upper border. The name of an array is that of the picture's file, without its folder
+and with or without its suffix; or all are in the order of the examples, as numpy names them, arr_0,
+arr_1, ...
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ class Proposed(Sequence):
         i = range(len(self))[i]  # a range knows -1 and the IndexError
         example, boxes = self.examples[i], self.proposals.rows(i)['proposals']
         height, width = example['image'].shape[:2]
-        if (boxes < -SLACK).any() or (boxes > np.float32([width, height] * 2) + SLACK).any():
+        if (boxes < -SLACK).any() or (boxes > np.array([width, height] * 2) + SLACK).any():
             raise UserError(f'a proposal for the picture at position {i} exceeds its {height} x '
                             f'{width} pixels: they are left, top, right, bottom')
         return {**example, **self.proposals[i]}
@@ -85,7 +86,7 @@ def _names(source, given, path):
     if files is None:
         raise UserError(f'{path}: these pictures have no names; save an array for each of them in '
                         'their order, with numpy.savez(path, *arrays)')
-    names = [Path(file).stem for file in files]
+    names = [Path(file).name if Path(file).name in given else Path(file).stem for file in files]
     if missing := [name for name in names if name not in given]:
         raise UserError(f'{path} has no array for {len(missing)} of {count} pictures, such as '
                         f'{missing[0]}')
