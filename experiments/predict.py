@@ -11,6 +11,7 @@ from tqdm import tqdm
 from cnnjax import (
     atomic,
     cluster,
+    counterparts,
     data,
     limits,
     models,
@@ -27,7 +28,7 @@ from cnnjax.images import pictures
 LIMITS = {'pictures': limits.Names(), 'opacity': limits.Number(0, 1),
           'tile': limits.Whole(1, pictures.LARGEST), 'score': limits.Number(0, 1),
           'write_proposals': (False, True)}
-SUPPRESSION = ('nms_threshold', 'nms')  # the field of a detector that `iou` sets
+NO_CLASS = 'N/A'  # the name of the outputs of torchvision's detectors that belong to no class
 
 
 class Found(NamedTuple):
@@ -133,8 +134,8 @@ def write_detections(directory, classes, found, ids):
     atomic.write_json(directory / 'coco.json', {
         'images': [{'id': of_pictures[path], 'file_name': PurePath(path).name, 'width': shape[1],
                     'height': shape[0]} for _, path, shape, _ in found],
-        'categories': [{'id': key, 'name': name}
-                       for key, name in zip(of_classes, classes, strict=True)],
+        'categories': [{'id': key, 'name': name} for key, name in zip(
+            of_classes, classes, strict=True) if name != NO_CLASS],
         'annotations': [{'id': i, **result, 'area': result['bbox'][2] * result['bbox'][3],
                          'iscrowd': 0} for i, result in enumerate(results, 1)]}, None)
     return 'boxes, predictions.csv, detections.json and coco.json'
@@ -166,41 +167,47 @@ def suppressing(net, iou):
     if iou is None:
         return net
     limits.check({'iou': iou}, {'iou': limits.Number(0, 1)})
-    field = next((name for name in SUPPRESSION if name in models.settings(net)), None)
-    if field is None:
-        raise UserError(f'iou={iou}: {type(net).__name__} has no field {SUPPRESSION[0]}: leave it '
-                        'out')
-    return net.clone(**{field: iou})
+    if 'nms' not in models.settings(net):
+        raise UserError(f'iou={iou}: {type(net).__name__} has no field nms: leave it out')
+    return net.clone(nms=iou)
 
 
 def coco_ids(config, network, paths):
     """({path: id of the picture}, [id of each class]): those of the COCO file that the config
     names, or of the file that the network was trained on. What that does not have is numbered:
-    pictures as COCO's by their names, if these are numbers, or else from 1 on."""
+    classes as COCO's are, if they are these, and pictures by their names, if they are numbers, or
+    else both from 1 on."""
+    of_pictures, of_classes = numbered(paths), [*range(1, len(network.classes) + 1)]
+    if set(network.classes) == set(counterparts.COCO) - {NO_CLASS}:
+        of_classes = [counterparts.COCO.index(name) + 1 for name in network.classes]
+    if file := config.annotations or trained_on(network):
+        known = annotations.coco(Path(os.path.expanduser(file)))
+        named = {path: identified(path, known.image_ids) for path in paths}
+        missing = [path for path in paths if named[path] is None]
+        unknown = [name for name in network.classes
+                   if name not in known.category_ids and name != NO_CLASS]
+        if config.annotations and (missing or unknown):
+            raise UserError(f'annotations={file} has no id for {(missing + unknown)[0]}')
+        of_pictures = of_pictures if missing else named
+        of_classes = of_classes if unknown else [known.category_ids.get(name)
+                                                 for name in network.classes]
+    return of_pictures, of_classes
+
+
+def numbered(paths):
+    """{path: the number that is the picture's name}, or their places where not all have one."""
     stems = [PurePath(path).stem for path in paths]
     numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
     if len(set(numbers)) < len(paths) or 0 in numbers:
         numbers = range(1, len(paths) + 1)
-    of_pictures = dict(zip(paths, numbers, strict=True))
-    of_classes = dict(zip(network.classes, range(1, len(network.classes) + 1), strict=True))
-    file = config.annotations or trained_on(network)
-    if file:
-        categories, images = annotations.coco_ids(os.path.expanduser(file))
+    return dict(zip(paths, numbers, strict=True))
 
-        def known(path):
-            """The id of a picture by its name, which may begin with names of folders."""
-            parts = PurePath(path).parts
-            names = ('/'.join(parts[i:]) for i in range(len(parts)))
-            return next((images[name] for name in names if name in images), None)
 
-        named = {path: known(path) for path in paths}
-        missing = [path for path in paths if named[path] is None]
-        unknown = [name for name in network.classes if name not in categories]
-        if config.annotations and (missing or unknown):
-            raise UserError(f'annotations={file} has no id for {(missing + unknown)[0]}')
-        of_pictures = of_pictures if missing else named
-        of_classes = of_classes if unknown else categories
-    return of_pictures, [of_classes[name] for name in network.classes]
+def identified(path, ids):
+    """The id of a picture by its name in a file, which may begin with names of folders; or None."""
+    parts = PurePath(path).parts
+    names = ('/'.join(parts[i:]) for i in range(len(parts)))
+    return next((ids[name] for name in names if name in ids), None)
 
 
 def trained_on(network):

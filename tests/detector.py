@@ -80,7 +80,7 @@ class Lights(nn.Module):
     the share of such pixels. Both boxes are proposals, too."""
     num_classes: int = 2
     max_detections: int = 3
-    nms_threshold: float = 0.5
+    nms: float = 0.5
     inputs = ('frame',)
 
     @nn.compact

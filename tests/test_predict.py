@@ -14,7 +14,16 @@ from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cnnjax import data, evaluate, memory, models, overlays, predict, trained
+from cnnjax import (
+    counterparts,
+    data,
+    evaluate,
+    memory,
+    models,
+    overlays,
+    predict,
+    trained,
+)
 from cnnjax.data import Crops, Normalization, images
 from cnnjax.errors import UserError
 from configs import predict as recipe
@@ -476,6 +485,11 @@ def test_proposals_of_one_network_are_judged_by_another(detected, tmp_path):
             detected(network, pictures=f'{tmp_path}/*.png', **fields)
 
 
+def test_another_suppression():
+    assert experiment.suppressing(Lights(), 0.3) == Lights(nms=0.3)
+    assert experiment.suppressing(Lights(), None) == Lights()
+
+
 def test_bad_input_of_detections_writes_nothing(detected, tmp_path):
     picture = tmp_path / 'a.png'
     Image.fromarray(noise(8, 8, 3)).save(picture)
@@ -488,7 +502,29 @@ def test_bad_input_of_detections_writes_nothing(detected, tmp_path):
             ({'annotations': f'{tmp_path}/bad.json'}, 'bad.json'),
             ({'annotations': f'{tmp_path}/other.json'}, 'other.json has no id for .*a.png'),
             ({'iou': 0.5, 'network': detector()._replace(net=nn.Dense(1))},
-             'iou=0.5: Dense has no field nms_threshold')):
+             'iou=0.5: Dense has no field nms')):
         with pytest.raises(UserError, match=message):
             detected(**{'pictures': str(picture), **fields})
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('listed', [False, True])
+def test_classes_of_coco_have_its_ids(listed, tmp_path):
+    """Those of torchvision's networks, which count some numbers without a class, and those of
+    tensorflow-datasets, which count only the classes."""
+    names = counterparts.COCO
+    real = {name: i for i, name in enumerate(names, 1) if name != 'N/A'}
+    assert len(real) == 80
+    assert (real['person'], real['toothbrush'], real['stop sign']) == (1, 90, 13)
+    config = recipe.get_config()
+    if listed:
+        config.annotations = str(tmp_path / 'instances.json')
+        (tmp_path / 'instances.json').write_text(json.dumps({
+            'images': [{'id': 9, 'file_name': 'a.png'}], 'annotations': [],
+            'categories': [{'id': i, 'name': name} for name, i in real.items()]}))
+    for classes in (names, tuple(real)):
+        network = detector()._replace(classes=classes)
+        of_pictures, of_classes = experiment.coco_ids(config, network, ['x/a.png'])
+        assert of_pictures == {'x/a.png': 9 if listed else 1}
+        assert {name: i for name, i in zip(classes, of_classes, strict=True)
+                if name != 'N/A'} == real
