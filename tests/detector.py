@@ -73,12 +73,12 @@ class Grid(nn.Module):
         return value, ({'loss': value, **parts}, batch_stats)
 
 
-class Bright(nn.Module):
+class Lights(nn.Module):
     """Without training: all that is bright in channel c is the object of class c, whose score is
     the share of such pixels. Both boxes are proposals, too."""
     num_classes: int = 2
     max_detections: int = 3
-    nms_threshold: float = 0.5
+    nms: float = 0.5
     inputs = ('frame',)
 
     @nn.compact
