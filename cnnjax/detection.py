@@ -63,12 +63,10 @@ def assign(candidates: jax.Array, truth: Truth, rules: Sampling,
     """
     usable = boxes.area(candidates) > 0 if usable is None else usable
     overlaps = jnp.where(usable[None], boxes.iou(truth.boxes, candidates), 0)
-    matched = boxes.match(overlaps, rules.low, rules.high, rules.low_quality)
-    own = boxes.area(candidates)[None]
-    shared = boxes.iou(truth.ignored, candidates)
-    shared *= (boxes.area(truth.ignored)[:, None] + own) / (1 + shared)  # the common area
-    inside = (shared >= rules.high * own).any(0) & (matched == -1)
-    return jnp.where(usable & ~inside, matched, -2), overlaps.max(0, initial=0)
+    matched, most = boxes.match(overlaps, rules.low, rules.high, rules.low_quality)
+    shared = boxes.intersection(truth.ignored, candidates)
+    inside = (shared >= rules.high * boxes.area(candidates)[None]).any(0) & (matched == -1)
+    return jnp.where(usable & ~inside, matched, -2), most
 
 
 def sample(key: jax.Array, candidates: jax.Array, truth: Truth, rules: Sampling,
@@ -106,8 +104,7 @@ def propose(objectness: jax.Array, deltas: jax.Array, anchors: jax.Array, frame:
     found = boxes.clip(boxes.decode(deltas[best], anchors[best]), frame)
     scores = jnp.where(_large(found, smallest), objectness[best], -jnp.inf)
     kept = boxes.nms(found, scores, threshold, min(after, len(best)), maps)
-    return (jnp.where(kept[:, None] < 0, 0, found[kept]),
-            jnp.where(kept < 0, 0, jax.nn.sigmoid(scores[kept])))
+    return boxes.take(found, kept), boxes.take(jax.nn.sigmoid(scores), kept)
 
 
 def detect(logits: jax.Array, deltas: jax.Array, regions: jax.Array, frame: jax.Array, *,
@@ -127,9 +124,8 @@ def detect(logits: jax.Array, deltas: jax.Array, regions: jax.Array, frame: jax.
     found, scores = boxes.clip(found, frame), scores.ravel()
     good = (scores > least) & _large(found, LEAST_SIDE) & (boxes.area(regions) > 0)
     kept = boxes.nms(found, jnp.where(good, scores, -jnp.inf), threshold, count, labels)
-    return {'boxes': jnp.where(kept[:, None] < 0, 0, found[kept]),
-            'labels': jnp.where(kept < 0, -1, labels[kept]),
-            'scores': jnp.where(kept < 0, 0, scores[kept])}
+    return {'boxes': boxes.take(found, kept), 'labels': boxes.take(labels, kept, -1),
+            'scores': boxes.take(scores, kept)}
 
 
 def _large(found, smallest):

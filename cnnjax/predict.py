@@ -144,9 +144,9 @@ def scaled_shape(network: Trained, shape: Sequence[int]) -> tuple[int, int]:
     fit = evaluation.get('fit', 'crop')
     if not side or size == 0 or fit == 'pad':
         return shape[0], shape[1]
-    if fit == 'stretch':
+    if size and fit == 'stretch':
         return size, size
-    if fit == 'letterbox':
+    if size and fit == 'letterbox':
         return images.letterbox_shape(shape, side, size)
     scale = side / (min(shape[:2]) + 2 * evaluation.get('border', 0))
     return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)

@@ -97,11 +97,15 @@ def get_config():
     config.test_split = 'test'  # the split to measure the error on
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
     config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
-    config.border_mode = 'zero'  # fills these pixels: 'zero' (black) or 'reflect' (mirror images)
+    config.border_mode = 'zero'  # fills these pixels: 'zero' (black), 'reflect' (mirror images) or
+    #           'edge' (the nearest pixels of the picture)
     config.fit = 'crop'  # how a picture becomes image_size x image_size: scale its shorter side and
     #           'crop'; 'pad' it, unscaled, by border_mode; 'stretch' it; or 'letterbox': scale it
     #           until its shorter side has (test_)shorter_side pixels, or its longer image_size
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.bad_boxes = 'error'  # boxes that cannot be used: 'error' stops, 'skip' omits the objects
+    config.annotations = ''  # folder: COCO's json file; 'boxes/{split}.json' is one for each split
+    config.proposals = ''  # an .npz file with boxes of each picture for Fast R-CNN; also '{split}'
     config.mask_values = ()  # folder: each class's value in the masks, in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
     config.loader_threads = 16  # stream: the number of decoding threads, in all workers together
@@ -119,7 +123,7 @@ def get_config():
     config.flip = False  # mirror each image left to right with probability 1/2
     config.flip_vertical = False  # mirror each image upside down with probability 1/2
     config.padding = 0  # pixels added around an image before a random crop
-    config.padding_mode = 'zero'  # what is outside the image: 'zero' (the mean) or 'reflect'
+    config.padding_mode = 'zero'  # what is around an image: 'zero' (the mean), 'reflect' or 'edge'
     config.crop_size = 0  # side of the random crop, and of the network's input; 0: the image's size
     config.scale = (1.0, 1.0)  # range of the random factor by which an image is enlarged
     config.rotation = 0.0  # largest angle of a random rotation, in degrees, in both directions

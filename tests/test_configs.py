@@ -20,7 +20,7 @@ SMALL = [name for name in models.names()
          if re.fullmatch(r'resnet(20|32|44|56|110|1202)|resnext29.*|preact_resnet(110|164|1001)'
                          r'|densenet_.*|fractalnet(?!34).*|nin|allcnn.*|convnet', name)]
 WITHOUT_RECIPE = [name for name in models.names()
-                  if re.fullmatch(r'unet.*|fcn.*|fmp.*|yolo.*|.*rcnn.*', name)]
+                  if re.fullmatch(r'unet.*|fcn.*|fmp.*|yolo_v1(?!_class).*|.*rcnn.*', name)]
 DIGITS = ['lenet5', 'lenet5_1998']  # configs/mnist.py; see test_classic_models.py
 LARGE = [name for name in models.names() if name not in SMALL + WITHOUT_RECIPE + DIGITS]
 
@@ -172,8 +172,7 @@ def test_an_unknown_argument_is_refused(family):
     ('cifar', 'fractalnet34', 'fractalnet40'), ('cifar', 'allcnn_d', 'allcnn_'),
     ('imagenet', 'resnet20', 'resnet50'), ('imagenet', 'vgg12', 'vgg1'),
     ('segment', 'fcn64s', 'fcn32s'), ('detect', 'voc_step5', 'voc_step4'),
-    ('imagenet', 'densenet_l40_k12', 'densenet'),
-    ('imagenet', 'mobilenet_v2', 'mobilenet_v1')])
+    ('imagenet', 'densenet_l40_k12', 'densenet'), ('imagenet', 'mobilenet_v2', 'mobilenet_v1')])
 def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network, near):
     with pytest.raises(UserError, match=f"no recipe for '{network}' .*take .*did you mean.*{near}"):
         load(family, network)
