@@ -315,7 +315,7 @@ class FasterRCNN(nn.Module):
             raise UserError("learns='rpn': this network has no RPN, its proposals are given")
         if self.given and 'proposals' not in examples:
             raise UserError('the network learns from given proposals: set proposals to a file of '
-                            'them, such as configs/predict.py writes with --config.proposals')
+                            'them, such as configs/predict.py writes with write_proposals')
         truth = detection.truth(examples)
         keys = jax.vmap(jax.random.split)(examples['keys'])
         of_rpn = detection.Sampling(self.rpn_count, self.rpn_share, *self.rpn_iou,
