@@ -73,13 +73,7 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     classes = layouts[0].classes
     if any(layout.classes != classes for layout in layouts):
         raise UserError(f'{root}: the parts of {split} have different classes')
-    files = [(layout, path) for layout in layouts for path in layout.pictures]
-    left_out = sum((layout.left_out for layout in layouts), Counter())
-    if bad_images == 'skip':
-        readable = folders.readable(files, lambda file: file[0].read(
-            file[1], images.read(file[1]).shape), f'checking {split}')
-        left_out['unreadable'] = len(files) - len(readable)
-        files = readable
+    files, left_out = _files(layouts, split, bad_images)
     if not files:
         raise UserError(f'{root}: the split {split} has no image that can be read')
     found, flaws = _read(files, classes, bad_boxes)
@@ -95,8 +89,20 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     return Source(Boxed(tuple(path for _, path in files), kept, str(root)), classes, about)
 
 
+def _files(layouts, split, bad_images):
+    """(Layout, picture) of each picture, and a Counter of what is left out."""
+    files = [(layout, path) for layout in layouts for path in layout.pictures]
+    left_out = sum((layout.left_out for layout in layouts), Counter())
+    if bad_images == 'skip':
+        readable = folders.readable(files, lambda file: file[0].read(
+            file[1], images.read(file[1]).shape), f'checking {split}')
+        left_out['unreadable'] = len(files) - len(readable)
+        files = readable
+    return files, left_out
+
+
 def _read(files, classes, bad_boxes):
-    """See objects.usable."""
+    """The usable objects of the pictures, and how many are not; see objects.usable."""
     def read(i):
         layout, path = files[i]
         shape = images.upright_shape(path)
