@@ -340,6 +340,14 @@ def test_folders_without_boxes_say_what_is_needed(tmp_path):
         load(tmp_path)
 
 
+def test_pictures_and_boxes_are_no_classes(tmp_path):
+    """A forgotten task would look for pictures among the boxes."""
+    yolo(tmp_path)
+    with pytest.raises(UserError, match='has the folders images and labels. To learn the labels, '
+                                        'set config.task=detect'):
+        data.load('folder', 'train', str(tmp_path))
+
+
 def test_a_picture_of_two_kinds_of_files(tmp_path):
     yolo(tmp_path)
     save(tmp_path / 'train' / 'images' / 'a.png')
