@@ -145,20 +145,22 @@ def recognized(root: Path, split: str, named: str = '') -> Layout:
 def _coco(root, split, file):
     read = annotations.coco(file)
     directories = [root / name.replace('{split}', split) for name in PICTURES] + [file.parent]
-    first = next(iter(read.objects), '')
-    directory = next((each for each in directories if (each / first).is_file()), None)
-    if not first or directory is None:
-        raise Missing(f'{file} lists {len(read.objects)} pictures; the first, {first!r}, is in '
-                      f'none of {", ".join(dict.fromkeys(map(str, directories)))}')
+    first = list(read.objects)[:100]  # Some may be lost.
+    directory = next((each for each in directories
+                      if any((each / name).is_file() for name in first)), None)
+    if directory is None:
+        raise Missing(f'{file} lists {len(read.objects)} pictures; the first, '
+                      f'{", ".join(first[:1])}, is in none of '
+                      f'{", ".join(dict.fromkeys(map(str, directories)))}')
+    names = {os.path.join(directory, os.path.normpath(name)): name for name in read.objects}
 
     def found(path, shape):
-        name = os.path.relpath(path, directory)
+        name = names[path]
         annotations.check_shape(file, read.shapes.get(name, (None, None)), shape, name)
         return read.objects[name]
 
-    return Layout([os.path.join(directory, os.path.normpath(name)) for name in read.objects],
-                  lambda path: str(file), found, ('ignore', 'area'), tuple(read.category_ids),
-                  Counter({'in unlisted pictures': read.strangers}))
+    return Layout(list(names), lambda path: str(file), found, ('ignore', 'area'),
+                  tuple(read.category_ids), Counter({'in unlisted pictures': read.strangers}))
 
 
 def _voc(root, own, name):
