@@ -14,12 +14,21 @@ from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cnnjax import data, evaluate, memory, models, overlays, predict, trained
+from cnnjax import (
+    counterparts,
+    data,
+    evaluate,
+    memory,
+    models,
+    overlays,
+    predict,
+    trained,
+)
 from cnnjax.data import Crops, Normalization, images
 from cnnjax.errors import UserError
 from configs import predict as recipe
 from experiments import predict as experiment
-from tests.detector import Bright
+from tests.detector import Lights
 
 CLASSES = ('background', 'disk', 'square')
 NORMALIZE = Normalization(np.float32([0.5]), np.float32([0.2]))
@@ -270,7 +279,7 @@ NAMES = ('red thing', 'green thing')
 
 def detector(**evaluation):
     side = evaluation.get('image_size') or 32
-    return trained.Trained(Bright(), {}, Normalization(np.float32([0.5]), np.float32([0.2])), NAMES,
+    return trained.Trained(Lights(), {}, Normalization(np.float32([0.5]), np.float32([0.2])), NAMES,
                            (side, side, 3), None, 'bright', {'task': 'detect', **evaluation})
 
 
@@ -384,11 +393,12 @@ def test_boxes_tables_and_the_files_of_coco(detected, tmp_path, capsys):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / name)
     (folder / 'broken.jpg').write_bytes(b'\xff\xd8 nothing')
-    directory = detected(pictures=f'{folder}/*.*,{folder}/b/x.png', score=0.1, proposals=True)
+    directory = detected(pictures=f'{folder}/*.*,{folder}/b/x.png', score=0.1,
+                         write_proposals=True)
     said = capsys.readouterr().out
     assert f'skipped: {folder}/broken.jpg is not a readable image' in said
-    assert ('predicted: 3, skipped: 1; see boxes, predictions.csv, detections.json, coco.json and '
-            f'proposals.npz in {directory}') in said
+    assert ('predicted: 3, skipped: 1; see boxes, predictions.csv, detections.json and '
+            f'coco.json in {directory}') in said
     with open(directory / 'predictions.csv') as file:
         table = list(csv.DictReader(file))
     assert [(row['name'], row['class']) for row in table] == [('7', NAMES[0]), ('x', NAMES[1])]
@@ -426,6 +436,60 @@ def test_pictures_with_numbers_as_names_have_them_as_ids(detected, tmp_path):
         (directory / 'detections.json').read_text())} == {397133, 12}
 
 
+def test_ids_are_those_of_the_file_that_a_run_was_trained_on(detected, tmp_path):
+    """Its classes' ids also for pictures that it does not have."""
+    Image.fromarray(shown((0, 0, 40, 40), None)).save(tmp_path / 'a.png')
+    (tmp_path / 'annotations').mkdir()
+    file = tmp_path / 'annotations' / 'instances_train.json'
+    values = {'images': [{'id': 50, 'file_name': 'x/a.png'}], 'annotations': [],
+              'categories': [{'id': 7, 'name': NAMES[1]}, {'id': 44, 'name': NAMES[0]}]}
+    config = ConfigDict({'dataset': 'folder', 'data_dir': str(tmp_path), 'annotations': '',
+                         'train_split': 'train', 'test_split': 'test'})
+    for name, number in (('x/a.png', 1), ('a.png', 50)):
+        values['images'][0]['file_name'] = name
+        file.write_text(json.dumps(values))
+        directory = detected(detector(image_size=0)._replace(config=config),
+                             pictures=f'{tmp_path}/a.png')
+        result, = json.loads((directory / 'detections.json').read_text())
+        assert (result['image_id'], result['category_id']) == (number, 44)
+
+
+class Judge(Lights):
+    """Judges the proposals that it is given: the first is the object."""
+    inputs = ('proposals',)
+
+    @nn.compact
+    def __call__(self, images, train=False, proposals=None):
+        taken = np.zeros((len(images), 2, 4), 'float32') if proposals is None else proposals[:, :2]
+        return {'proposals': taken, 'shares': 0.9 * (taken[..., 2] > 0)}, {'images': images}
+
+
+def test_proposals_of_one_network_are_judged_by_another(detected, tmp_path):
+    image = shown((12, 8, 36, 28), (40, 20, 48, 36))
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    Image.fromarray(image[::-1]).save(tmp_path / 'b.png')
+    file = detected(pictures=f'{tmp_path}/*.png', write_proposals=True) / 'proposals.npz'
+    judge = detector(image_size=30, fit='stretch')._replace(net=Judge())
+    directory = detected(judge, pictures=f'{tmp_path}/*.png', proposals=str(file))
+    for name, expected in (('a', [12, 8, 24, 20]), ('b', [12, 12, 24, 20])):
+        boxes = [each['bbox'] for each in json.loads((directory / 'detections.json').read_text())
+                 if each['image_id'] == 1 + (name == 'b')]
+        np.testing.assert_allclose(boxes[0], expected, atol=1e-4)
+        assert len(boxes) == 2
+    (tmp_path / 'c.png').write_bytes((tmp_path / 'a.png').read_bytes())
+    for network, fields, message in (
+            (judge, {}, "proposals='': bright judges boxes and finds none itself: give an .npz"),
+            (judge, {'proposals': str(file)}, 'has no array for 1 of 3 pictures, such as c'),
+            (None, {'proposals': str(file)}, 'bright finds its own: leave the file out')):
+        with pytest.raises(UserError, match=message):
+            detected(network, pictures=f'{tmp_path}/*.png', **fields)
+
+
+def test_another_suppression():
+    assert experiment.suppressing(Lights(), 0.3) == Lights(nms=0.3)
+    assert experiment.suppressing(Lights(), None) == Lights()
+
+
 def test_bad_input_of_detections_writes_nothing(detected, tmp_path):
     picture = tmp_path / 'a.png'
     Image.fromarray(noise(8, 8, 3)).save(picture)
@@ -436,9 +500,31 @@ def test_bad_input_of_detections_writes_nothing(detected, tmp_path):
             ({'score': 2.0}, 'score=2.0'), ({'iou': -1.0}, 'iou=-1.0'),
             ({'annotations': f'{tmp_path}/none.json'}, 'none.json'),
             ({'annotations': f'{tmp_path}/bad.json'}, 'bad.json'),
-            ({'annotations': f'{tmp_path}/other.json'}, 'has no id for .*a.png and 2'),
+            ({'annotations': f'{tmp_path}/other.json'}, 'other.json has no id for .*a.png'),
             ({'iou': 0.5, 'network': detector()._replace(net=nn.Dense(1))},
-             'iou=0.5: Dense has no field nms_threshold')):
+             'iou=0.5: Dense has no field nms')):
         with pytest.raises(UserError, match=message):
             detected(**{'pictures': str(picture), **fields})
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('listed', [False, True])
+def test_classes_of_coco_have_its_ids(listed, tmp_path):
+    """Those of torchvision's networks, which count some numbers without a class, and those of
+    tensorflow-datasets, which count only the classes."""
+    names = counterparts.COCO
+    real = {name: i for i, name in enumerate(names, 1) if name != 'N/A'}
+    assert len(real) == 80
+    assert (real['person'], real['toothbrush'], real['stop sign']) == (1, 90, 13)
+    config = recipe.get_config()
+    if listed:
+        config.annotations = str(tmp_path / 'instances.json')
+        (tmp_path / 'instances.json').write_text(json.dumps({
+            'images': [{'id': 9, 'file_name': 'a.png'}], 'annotations': [],
+            'categories': [{'id': i, 'name': name} for name, i in real.items()]}))
+    for classes in (names, tuple(real)):
+        network = detector()._replace(classes=classes)
+        of_pictures, of_classes = experiment.coco_ids(config, network, ['x/a.png'])
+        assert of_pictures == {'x/a.png': 9 if listed else 1}
+        assert {name: i for name, i in zip(classes, of_classes, strict=True)
+                if name != 'N/A'} == real

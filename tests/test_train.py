@@ -356,7 +356,8 @@ def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
         dataset.prepare(tiny, dataset.source(tiny, 'train'))
 
 
-@pytest.mark.parametrize(('recipe', 'kills'), [('quickstart.py', 3), ('segment.py:coins', 2)])
+@pytest.mark.parametrize(('recipe', 'kills'), [('quickstart.py', 3), ('segment.py:coins', 2),
+                                               ('detect.py:folder', 1)])
 def test_killed_at_random_moments_nothing_is_lost(tmp_path, recipe, kills):
     """Anywhere: start-up, compilation, steps, evaluation, saving."""
     kill.check(tmp_path, kills, recipe)

@@ -171,16 +171,26 @@ def check_classes(i: int, target: str, values: np.ndarray, classes: int) -> None
 
 @dataclasses.dataclass(frozen=True)
 class Labelled(Sequence):
-    """Examples with a label instead of their mask: the class of most of its pixels. Class 0, the
-    background in most sets, counts only where there is no other."""
+    """Examples with a label instead of their mask or boxes.
+
+    Of a mask it is the class of most of its pixels. Class 0, the background in most sets, counts
+    only where there is no other. Of boxes it is the class of the largest, or `none`, the number of
+    a further class, if there is no object.
+    """
 
     examples: Sequence
+    none: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, i: Any) -> Any:
         example = self.examples[i]
+        if 'boxes' in example:
+            sides = example['boxes'][:, 2:] - example['boxes'][:, :2]
+            areas = np.where(example['labels'] < 0, -1, sides.prod(-1))
+            largest = example['labels'][areas.argmax()] if areas.size else -1
+            return {'image': example['image'], 'label': self.none if largest < 0 else int(largest)}
         counts = np.bincount(np.ravel(example['mask']), minlength=2)[1:geometry.IGNORE]
         return {'image': example['image'], 'label': int(counts.argmax()) + 1 if counts.any() else 0}
 

@@ -105,9 +105,16 @@ def _of_target(dataset, functions, target):
 
 
 def load_labelled(dataset: str, split: str, data_dir: str | None = None,
-                  bad_images: str = 'error') -> Source:
+                  bad_images: str = 'error', *, detector: bool = False, annotations: str = '',
+                  bad_boxes: str = 'error') -> Source:
     """The source `dataset` with the label of each image, for a look at a network: of a set that has
-    only masks, they are those of examples.Labelled. Arguments and errors as of `load`."""
+    only masks, they are those of examples.Labelled, and so they are for a detector of a set that
+    may have boxes, whose last class is 'no object'. Arguments and errors as of `load`."""
+    if detector and 'boxes' in SHIPPED.get(dataset, ('boxes',)):
+        source = load(dataset, split, data_dir, bad_images, 'boxes', annotations=annotations,
+                      bad_boxes=bad_boxes)
+        return source._replace(examples=Labelled(source.examples, len(source.classes)),
+                               classes=(*source.classes, 'no object'))
     named = Path(os.path.expanduser(data_dir or '')) / 'classes.txt'
     masked = (dataset == 'folder' and data_dir and named.is_file()
               or 'label' not in SHIPPED.get(dataset, ('label',)))
