@@ -19,8 +19,8 @@ The argument is the recipe:
     coco_faster_rcnn_fpn torchvision's Faster R-CNN with a feature pyramid on COCO, from
                          ResNet-50's weights
 
-Those on PASCAL VOC and on COCO read the folders that their archives unpack to, VOCdevkit and one
-with train2017, val2017 and annotations, --config.data_dir=VOCdevkit, and start from the weights that
+Those on PASCAL VOC and on COCO read the folders that the archives unpack to, VOCdevkit or one with
+train2017, val2017 and annotations, --config.data_dir=VOCdevkit, and start from the weights that
 --config.init_from names.
 
 Redmon et al. 2015, https://arxiv.org/abs/1506.02640; Ren et al. 2015,

@@ -43,10 +43,8 @@ class Grid(nn.Module):
         def one(scores, classes, found, frame):
             found, labels = boxes.clip(found, frame), classes.argmax(-1).astype(jnp.int32)
             kept = boxes.nms(found, scores, 0.5, self.max_detections, labels)
-            there = kept >= 0
-            return {'boxes': jnp.where(there[:, None], found[kept], 0),
-                    'labels': jnp.where(there, labels[kept], -1),
-                    'scores': jnp.where(there, nn.sigmoid(scores[kept]), 0)}
+            return {'boxes': boxes.take(found, kept), 'labels': boxes.take(labels, kept, -1),
+                    'scores': boxes.take(nn.sigmoid(scores), kept)}
 
         return jax.vmap(one)(outputs['scores'], outputs['classes'], outputs['boxes'],
                              outputs['frame'])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import data, dataset
+from cnnjax import data, dataset, train
 from cnnjax.data import annotations, layouts
 from cnnjax.errors import UserError
 from configs import base
@@ -413,6 +413,26 @@ def test_objects_outside_of_the_middle_are_counted(tmp_path, capsys):
     dataset.prepare(config, dataset.source(config, 'train'))
     assert capsys.readouterr().out.endswith(
         "fit='crop' keeps the middle of each picture and loses 1 object\n")
+
+
+def test_a_run_on_a_folder_goes_on_only_with_the_same_boxes(detecting, tmp_path):
+    """Pictures without objects are among those it learns from."""
+    for split in ('train', 'test'):
+        yolo(tmp_path / 'set', split)
+    with detecting.unlocked():
+        detecting.update({'dataset': 'folder', 'data_dir': str(tmp_path / 'set'), 'fit': 'stretch',
+                          'batch_size': 2, 'steps': 2, 'eval_every': 0.0, 'stream': True,
+                          'checkpoint_every': 0.0, 'jitter': 0.2, 'hue': 0.1, 'saturation': 1.5,
+                          'exposure': 1.5, 'mean': '0.5', 'std': '0.5', 'loader_threads': 1})
+    row = train.train(detecting, tmp_path / 'run')
+    assert row['step'] == 2
+    assert np.isfinite(row['train/loss'])
+    replace(tmp_path / 'set/train/labels/a.txt', '0.1666667', '0.1766667')
+    with detecting.unlocked():
+        detecting.steps = 4
+    with pytest.raises(UserError, match=r'not the data(?s:.*)train: of another size or content: '
+                                        r'train/images/a\.jpg'):
+        train.train(detecting, tmp_path / 'run')
 
 
 def test_recognition_needs_no_split_in_its_name(tmp_path):

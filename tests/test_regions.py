@@ -193,8 +193,8 @@ def test_torchvisions_boxes(theirs):
         weights, overlaps = (10.0, 10.0, 5.0, 5.0), boxes.iou(*overlapping)
         return {'encoded': boxes.encode(some, anchors, weights),
                 'decoded': boxes.decode(deltas, anchors, weights), 'overlaps': overlaps,
-                'matched': boxes.match(overlaps, 0.2, 0.5, True),
-                'matched without': boxes.match(overlaps, 0.2, 0.5)}
+                'matched': boxes.match(overlaps, 0.2, 0.5, True)[0],
+                'matched without': boxes.match(overlaps, 0.2, 0.5)[0]}
 
     with jax.enable_x64(True):
         for name, array in jax.jit(run)(golden.coded(), golden.overlapping()).items():

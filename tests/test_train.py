@@ -273,7 +273,7 @@ def test_it_learns(tiny, tmp_path):
     source = data.load('digits', 'train')
     few = data.Source(source.examples[:32], source.classes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, 'load', lambda *_: few)
+        patch.setattr(data, 'load', lambda *_, **__: few)
         last = train.train(config, tmp_path)
     assert last['train/error'] == 0
     assert last['train/loss'] < 0.1

@@ -146,7 +146,7 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
       flip: mirror left to right with probability 1/2.
       flip_vertical: mirror upside down with probability 1/2.
       padding: pixels added on every side before a random crop.
-      padding_mode: 'zero' or 'reflect': what is outside the image, also after a warp.
+      padding_mode: 'zero', 'reflect' or 'edge': what is outside the image, also after a warp.
       crop_size: the side of the random crop; 0: [H, W], which after padding is a translation.
       scale: the range of the factor by which things grow, which is log-uniform.
       rotation: the largest angle in degrees, in both directions.
@@ -154,7 +154,8 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
         `geometry.displacement_field`).
       jitter: each border of the image moves in or out by at most this share of the side, and what
         it then holds is stretched to the image's size, as in YOLO (Redmon et al. 2015, section 2.2;
-        https://arxiv.org/abs/1506.02640). Objects may be lost: see `geometry.warped`.
+        https://arxiv.org/abs/1506.02640), where the authors' padding is 'edge'. Objects may be
+        lost: see `geometry.warped`.
       color: each principal component of the colours is added in a random amount with this standard
         deviation (Krizhevsky et al. 2012, section 4.1: 0.1); RGB only.
       color_jitter: brightness, contrast and saturation are multiplied by random factors that differ
@@ -216,7 +217,7 @@ def _check_geometry(image, shape, padding, padding_mode, scale, elastic):
     `shape` is that of the result."""
     size = f'{image[0]} x {image[1]}'
     if padding_mode not in geometry.MODES:
-        raise UserError(f"padding_mode is 'zero' or 'reflect', not '{padding_mode}'")
+        raise UserError(f"padding_mode is 'zero', 'reflect' or 'edge', not '{padding_mode}'")
     if padding >= min(image):
         by = ' by reflection' if padding_mode == 'reflect' else ''
         raise UserError(f'padding={padding}{by} needs larger images than {size}')

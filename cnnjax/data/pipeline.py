@@ -120,7 +120,7 @@ class Crops(NamedTuple):
         if self.border < 0:
             raise UserError(f'border={self.border}: a picture has 0 or more pixels around it')
         if self.border_mode not in geometry.MODES:
-            raise UserError(f"border_mode is 'zero' or 'reflect', not '{self.border_mode}'")
+            raise UserError(f"border_mode is 'zero', 'reflect' or 'edge', not '{self.border_mode}'")
         if self.fit not in FITS:
             raise UserError(f'fit is one of {", ".join(FITS)}, not {self.fit!r}')
         if self.fit != 'crop' and (self.border or not self.size):

@@ -142,8 +142,8 @@ class FasterRCNN(nn.Module):
             propose = jax.vmap(partial(
                 detection.propose, sizes=sizes, before=self.rpn_before[not train],
                 after=self.rpn_after[not train], smallest=self.smallest, threshold=self.rpn_nms))
-            outputs['proposals'], outputs['proposal_scores'] = lax.stop_gradient(propose(
-                *(outputs[name] for name in ('objectness', 'rpn_deltas', 'anchors', 'frame'))))
+            outputs['proposals'], outputs['proposal_scores'] = propose(*lax.stop_gradient(
+                [outputs[name] for name in ('objectness', 'rpn_deltas', 'anchors', 'frame')]))
         found = outputs['proposals']
         found = outputs['regions'] = found if choose is None else choose(found)
         if warps:
@@ -285,10 +285,9 @@ class FasterRCNN(nn.Module):
         elif type(net) is vgg.VGG and (net.groups, net.lrn) == (self.groups, self.lrn):
             if net.batch_norm:
                 variables = (vgg.fold_batch_norm if self.norm == 'none' else unbiased)(variables)
-            fc6 = variables['params'].get('fc6', {'kernel': jnp.zeros(0)})['kernel']
-            same = len(fc6) == self.pooled ** 2 * net.widths[-1]
-            fields = ('widths', 'relu', 'pool') + ('hidden',) * same
-            left_out = ('fc8',) if same else ('fc',)
+            full = variables['params'].get('fc6', {'kernel': ()})['kernel']
+            same = net.hidden == self.hidden and len(full) == self.pooled ** 2 * net.widths[-1]
+            fields, left_out = ('widths', 'relu', 'pool'), ('fc8' if same else 'fc',)
         elif type(net) is resnet.ResNet and net.block is resnet.Bottleneck and (
                 net.blocks == self.blocks):
             variables = resnet.unstack(variables) if net.scan else variables
