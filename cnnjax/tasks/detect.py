@@ -104,7 +104,7 @@ def draw(example: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarra
     ignore = example.get('ignore')
     if scores is not None:  # What is to be ignored are objects, not detections.
         labels, ignore = np.where(scores >= average_precision.SCORE, labels, -1), None
-    frame = example.get('frame', np.float32([0, 0, *image.shape[1::-1]]))
+    frame = example.get('frame', np.array([0, 0, *image.shape[1::-1]]))
     left, top = np.floor(frame[:2]).clip(0).astype(int)
     right, bottom = np.ceil(frame[2:]).astype(int)
     moved = example['boxes'] - np.array([[left, top, left, top]])
