@@ -38,12 +38,11 @@ def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
                         "'faster_rcnn_small'")
     if net.num_classes != len(classes):
         raise UserError(f'the network finds {net.num_classes} classes, the data has {len(classes)}')
-    found = {name: (values.shape[:1] + values.shape[2:], values.dtype) for name, values in
+    found = {name: (*values.shape[:1], *values.shape[2:], values.dtype.kind) for name, values in
              jax.eval_shape(net.detections, outputs).items()}
-    if found != {'boxes': ((1, 4), jnp.float32), 'labels': ((1,), jnp.int32),
-                 'scores': ((1,), jnp.float32)}:
-        raise UserError(f'{type(net).__name__}.detections returns {found}: see the contract of a '
-                        'detector in cnnjax/models/__init__.py')
+    if found != {'boxes': (1, 4, 'f'), 'labels': (1, 'i'), 'scores': (1, 'f')}:
+        raise UserError(f'{type(net).__name__}.detections returns arrays of the wrong shapes or '
+                        'types: see the contract of a detector in cnnjax/models/__init__.py')
 
 
 def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
