@@ -37,7 +37,8 @@ def run(config, directory):
     rows = {row.name: row for row in whole.rows if row.shape is not None}
     taps = network.tap_shapes()
     chosen = selection.layers(config.layers, taps)
-    chosen = chosen or dict.fromkeys(pages.activations(rows, taps), ())
+    # The head of a detector has layers that are no taps, since it sees regions.
+    chosen = chosen or dict.fromkeys(pages.activations({name: rows[name] for name in taps}), ())
     whole_set = features.load(config, config.split, network, base.get_config())
     identity = data.identity(whole_set)
     stream = whole_set.subset(data.spread(len(whole_set), config.count))
