@@ -85,7 +85,7 @@ def detections(network: Trained, picture: Picture,
     image: Any = opened(network, picture)
     if not isinstance(image, images.Picture) and image.dtype != np.uint8:
         image = np.round(255 * image.clip(0, 1)).astype(np.uint8)
-    given = {} if proposals is None else {'proposals': np.float32(proposals)}
+    given = {} if proposals is None else {'proposals': np.asarray(proposals, np.float32)}
     example = crops(network).center({'image': image, 'boxes': np.zeros((0, 4), np.float32),
                                      'labels': np.zeros(0, np.int32), **given})
     shape = example['image'].shape
