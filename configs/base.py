@@ -54,6 +54,7 @@ def get_config():
     model.score_threshold = placeholder(float)  # detectors: below this score nothing is detected
     model.nms = placeholder(float)  # detectors: the largest IoU of two boxes of a class
     model.max_detections = placeholder(int)  # detectors: the most detections of an image
+    model.given = placeholder(bool)  # faster_rcnn: config.proposals, and not an RPN, proposes
     model.learns = placeholder(str)  # faster_rcnn: the 'rpn', the 'head' or 'both'
     model.anchor_sizes = placeholder(tuple)  # faster_rcnn: of each map, sides in pixels
     model.anchor_ratios = placeholder(tuple)  # faster_rcnn: the anchors' heights / widths

@@ -166,6 +166,14 @@ def test_lambda_its_normalizer_and_what_learns():
     assert float(rpn['loss'] + head['loss']) == pytest.approx(float(released['loss']))
 
 
+def test_without_proposals_or_an_rpn_there_is_nothing_to_learn():
+    fast = models.create('fast_rcnn_vgg16')
+    for net, message in ((fast, 'set proposals to a file'),
+                         (fast.clone(learns='rpn'), 'this network has no RPN')):
+        with pytest.raises(UserError, match=message):
+            net.loss(None, scenes(1), WholeBatch())
+
+
 def test_ignored_objects_are_neither_learned_nor_background():
     candidates = jnp.array([[0., 0, 10, 10], [20, 20, 30, 30], [21, 21, 29, 29], [20, 20, 60, 60],
                             [0, 0, 0, 0]])
@@ -290,6 +298,21 @@ def test_nothing_outside_the_frame_matters():
     jax.tree.map(np.testing.assert_array_equal, one, other)
     assert one['proposals'][..., 3].max() <= 11
     assert one['proposals'].any()
+
+
+def test_while_the_rpn_learns_its_proposals_are_the_detections():
+    net = models.create('faster_rcnn_small', **SMALL, learns='rpn', max_detections=5)
+    images = np.float32(gradients.draw('images', (1, 16, 16, 3)))
+
+    @jax.jit
+    def run(variables):
+        outputs, _ = net.apply(variables, images)
+        return outputs, net.detections(outputs)
+
+    outputs, found = run(drawn(net, 16))
+    np.testing.assert_array_equal(found['boxes'], outputs['proposals'][:, :5])
+    np.testing.assert_array_equal(found['labels'], 0)
+    assert (np.diff(found['scores']) <= 0).all()
 
 
 def test_given_proposals_are_judged_and_padding_is_not():

@@ -129,6 +129,7 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'anchor_ratios': Number(above=0, some=True), 'anchor_rule': ('caffe', 'torchvision'),
     'rpn_scores': ('softmax', 'sigmoid'), 'rpn_lambda': Number(0),
     'rpn_normalizer': ('sampled', 'locations'), 'learns': ('both', 'rpn', 'head'),
+    'given': (False, True),
     'anchor_sizes': Number(above=0, some=True), 'smallest': Number(0), 'epsilon': Number(0),
     'max_detections': Whole(1, 10_000), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
     'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),

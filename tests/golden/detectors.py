@@ -6,9 +6,9 @@ In an environment with cnnjax (for the names and shapes of the parameters), torc
     PYTHONPATH=. python tests/golden/detectors.py
 
 It first compares the two networks of full width, and prints the largest difference of each stage
-beside the largest value. All is float64. detectors.npz has of two images of different shapes in one batch the stages of an
-evaluation, and of the first image the losses and gradients of a training in which all anchors and
-regions are sampled. Large arrays are stored as `gradients.numbers` has them.
+beside the largest value. All is float64. detectors.npz has of two images of different shapes in one
+batch the stages of an evaluation, and of the first image the losses and gradients of a training in
+which all anchors and regions are sampled. Large arrays are stored as `gradients.numbers` has them.
 """
 
 import sys
