@@ -112,11 +112,11 @@ def get_config():
     config.loader_threads = 16  # stream: the number of decoding threads, in all workers together
     config.loader_workers = 0  # stream: processes that decode; 0: the main process does it
     config.crop = 'shorter_side'  # stream: the training's random crops; also 'random_resized'
-    config.shorter_side = (256, 256)  # shorter_side: range of that side, in pixels, before the crop
+    config.shorter_side = (256, 256)  # stream: its range in pixels before a crop or in a letterbox
     config.crop_area = (0.08, 1.0)  # random_resized: range of the crop's share of the area
     config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of the crop's width / height
     config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos' or 'box'
-    config.test_shorter_side = 0  # shorter side before the middle crop of evaluation; 0: image_size
+    config.test_shorter_side = 0  # that of evaluations and of resident sets; 0: image_size
 
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'

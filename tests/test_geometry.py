@@ -401,11 +401,12 @@ def test_warps_take_mask_and_boxes_along(mode, options):
 
 
 def test_a_warp_under_strict_promotion_of_types_and_ranks():
-    examples = {name: array[None] for name, array in scene().items()}
+    examples = {name: array[None] for name, array in geometry.framed(scene()).items()}
     with jax.enable_x64(True), jax.numpy_dtype_promotion('strict'):
         found = augment(jax.random.key(0), np.zeros(1, np.int32), examples, normalize=IDENTITY,
-                        scale=(0.8, 1.2), rotation=20.0, elastic=2.0, flip_vertical=True)
-    for name in ('image', 'boxes', 'weight_map'):
+                        scale=(0.8, 1.2), rotation=20.0, elastic=2.0, flip_vertical=True,
+                        jitter=0.1, hue=0.1, saturation=1.5, exposure=1.5)
+    for name in ('image', 'boxes', 'weight_map', 'frame'):
         assert found[name].dtype == np.float32
 
 

@@ -147,9 +147,14 @@ def test_a_single_class_is_enough(tmp_path):
 
 def test_other_places_of_a_json_file(tmp_path):
     file = coco(tmp_path)
+    then = data.identity(load(tmp_path))
     for name in ('train.json', 'train/_annotations.coco.json'):
         file = file.rename(tmp_path / name)
         assert len(load(tmp_path).examples) == 3
+    replace(file, '"a.jpg"', '"./a.jpg"')
+    replace(file, '"b.jpg"', f'"{tmp_path}/train/b.jpg"')
+    assert data.identity(load(tmp_path)) == then
+    replace(file, '"./a.jpg"', '"a.jpg"')
     other = tmp_path / 'elsewhere' / 'own train.json'
     other.parent.mkdir()
     file.rename(other)
@@ -157,7 +162,7 @@ def test_other_places_of_a_json_file(tmp_path):
     with pytest.raises(data.Missing, match='{split}.json: .*/elsewhere/train.json is not there'):
         load(tmp_path, annotations='elsewhere/{split}.json')
     (tmp_path / 'train').rename(tmp_path / 'photos')
-    with pytest.raises(data.Missing, match=r"lists 3 pictures; the first, 'a.jpg', is in none of"):
+    with pytest.raises(data.Missing, match='lists 3 pictures; the first, a.jpg, is in none of'):
         load(tmp_path, annotations=str(other))
 
 
@@ -306,6 +311,11 @@ def test_unreadable_pictures_are_named_or_left_out(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count('skipped: ') == 2
     assert '; left out: 2 unreadable' in out
+    coco(tmp_path / 'coco')
+    (tmp_path / 'coco/train/a.jpg').unlink()
+    with pytest.raises(UserError, match='train/a.jpg is not a readable image: .* No such file'):
+        load(tmp_path / 'coco')
+    assert len(load(tmp_path / 'coco', bad_images='skip').examples) == 2
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):
@@ -338,6 +348,14 @@ def test_folders_without_boxes_say_what_is_needed(tmp_path):
     (tmp_path / 'train' / 'a.txt').write_text('')
     with pytest.raises(UserError, match='has both txt and xml files'):
         load(tmp_path)
+
+
+def test_pictures_and_boxes_are_no_classes(tmp_path):
+    """A forgotten task would look for pictures among the boxes."""
+    yolo(tmp_path)
+    with pytest.raises(UserError, match='has the folders images and labels. To learn the labels, '
+                                        'set config.task=detect'):
+        data.load('folder', 'train', str(tmp_path))
 
 
 def test_a_picture_of_two_kinds_of_files(tmp_path):

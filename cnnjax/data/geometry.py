@@ -97,8 +97,8 @@ def cropped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence
     found = {'image': moved(example['image'], (*sides, (0, 0)), 0)}
     for name, outside in _per_pixel(example).items():
         found[name] = moved(example[name], sides, outside)
-    shift = jnp.tile(padding - corner[::-1], 2).astype(jnp.float32)
-    return {**example, **found, **_followed(example, lambda boxes: boxes + shift[None], shape, jnp)}
+    return {**example, **found, **_followed(example, lambda boxes: boxes + jnp.tile(
+        padding - corner[::-1], 2).astype(jnp.float32)[None], shape, jnp)}
 
 
 def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[int], mode: str, *,
@@ -142,7 +142,7 @@ def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[
             points = _stretched(points + _HALF - low, [1 / each for each in stretch]) - _HALF
         undeformed = middle + (points - corner - middle) * turn
         return lax.fori_loop(0, 10, lambda _, found: undeformed - lax.complex(
-            *(_sampled(part, found, 1, 'nearest') for part in (field.real, field.imag))),
+            *(_sampled(each, found, 1, 'nearest') for each in (field.real, field.imag))),
             undeformed)
 
     beyond = {'zero': 'constant', 'reflect': 'mirror', 'edge': 'nearest'}[mode]

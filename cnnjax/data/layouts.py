@@ -73,13 +73,7 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     classes = layouts[0].classes
     if any(layout.classes != classes for layout in layouts):
         raise UserError(f'{root}: the parts of {split} have different classes')
-    files = [(layout, path) for layout in layouts for path in layout.pictures]
-    left_out = sum((layout.left_out for layout in layouts), Counter())
-    if bad_images == 'skip':
-        readable = folders.readable(files, lambda file: file[0].read(
-            file[1], images.read(file[1]).shape), f'checking {split}')
-        left_out['unreadable'] = len(files) - len(readable)
-        files = readable
+    files, left_out = _files(layouts, split, bad_images)
     if not files:
         raise UserError(f'{root}: the split {split} has no image that can be read')
     found, flaws = _read(files, classes, bad_boxes)
@@ -95,8 +89,20 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     return Source(Boxed(tuple(path for _, path in files), kept, str(root)), classes, about)
 
 
+def _files(layouts, split, bad_images):
+    """(Layout, picture) of each picture, and a Counter of what is left out."""
+    files = [(layout, path) for layout in layouts for path in layout.pictures]
+    left_out = sum((layout.left_out for layout in layouts), Counter())
+    if bad_images == 'skip':
+        readable = folders.readable(files, lambda file: file[0].read(
+            file[1], images.read(file[1]).shape), f'checking {split}')
+        left_out['unreadable'] = len(files) - len(readable)
+        files = readable
+    return files, left_out
+
+
 def _read(files, classes, bad_boxes):
-    """See objects.usable."""
+    """The usable objects of the pictures, and how many are not; see objects.usable."""
     def read(i):
         layout, path = files[i]
         shape = images.upright_shape(path)
@@ -139,20 +145,22 @@ def recognized(root: Path, split: str, named: str = '') -> Layout:
 def _coco(root, split, file):
     read = annotations.coco(file)
     directories = [root / name.replace('{split}', split) for name in PICTURES] + [file.parent]
-    first = next(iter(read.objects), '')
-    directory = next((each for each in directories if (each / first).is_file()), None)
-    if not first or directory is None:
-        raise Missing(f'{file} lists {len(read.objects)} pictures; the first, {first!r}, is in '
-                      f'none of {", ".join(dict.fromkeys(map(str, directories)))}')
+    first = list(read.objects)[:100]  # Some may be lost.
+    directory = next((each for each in directories
+                      if any((each / name).is_file() for name in first)), None)
+    if directory is None:
+        raise Missing(f'{file} lists {len(read.objects)} pictures; the first, '
+                      f'{", ".join(first[:1])}, is in none of '
+                      f'{", ".join(dict.fromkeys(map(str, directories)))}')
+    names = {os.path.join(directory, os.path.normpath(name)): name for name in read.objects}
 
     def found(path, shape):
-        name = os.path.relpath(path, directory)
+        name = names[path]
         annotations.check_shape(file, read.shapes.get(name, (None, None)), shape, name)
         return read.objects[name]
 
-    return Layout([os.path.join(directory, os.path.normpath(name)) for name in read.objects],
-                  lambda path: str(file), found, ('ignore', 'area'), tuple(read.category_ids),
-                  Counter({'in unlisted pictures': read.strangers}))
+    return Layout(list(names), lambda path: str(file), found, ('ignore', 'area'),
+                  tuple(read.category_ids), Counter({'in unlisted pictures': read.strangers}))
 
 
 def _voc(root, own, name):

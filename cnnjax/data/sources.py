@@ -157,9 +157,11 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     left_out = {name: collections.Counter() for name in ('train', split)}
     directories = {name: _classes(root / name, left_out[name]) for name in left_out}
     classes = tuple(directories['train'])
-    if classes == ('images', 'masks'):
-        raise UserError(f'{root / "train"} has the folders images and masks. To learn the masks, '
-                        'set config.task=segment; if these are two classes, rename one')
+    for target, task in (('masks', 'segment'), ('labels', 'detect')):
+        if classes == ('images', target):
+            raise UserError(f'{root / "train"} has the folders images and {target}. To learn the '
+                            f'{target}, set config.task={task}; if these are two classes, rename '
+                            'one')
     if unknown := sorted(set(directories[split]) - set(classes)):
         raise UserError(f'{root / split} has classes that {root / "train"} does not '
                         f'have: {", ".join(unknown)}')
