@@ -154,24 +154,21 @@ def take(array: jax.Array, kept: jax.Array, none: float = 0) -> jax.Array:
 def _nms_by_picks(boxes, scores, labels, threshold, count):
     sides, places = jnp.unstack(boxes, axis=-1), jnp.arange(len(boxes), dtype=jnp.int32)
 
-    def first(scores):
-        """The index of the first of the best. It is faster than jnp.argmax."""
-        best = scores.max()
-        return jnp.where((scores >= best) & (best > -jnp.inf), places, len(boxes)).min()
-
     def pick(state):
-        done, index, scores, kept = state
+        done, _, scores, kept = state
+        # These are the stored scores, so one of them equals the largest. Those below could be
+        # computed twice, with other rounding. Two passes are faster than jnp.argmax.
+        best = scores.max()
+        index = jnp.where(scores >= best, places, len(boxes)).min()
+        found = best > -jnp.inf
         overlap = _iou([side[index] for side in sides], sides)
         gone = (overlap > threshold) & (labels == labels[index])
         gone |= places == index  # a box without area does not overlap itself
-        scores = jnp.where(gone, -jnp.inf, scores)
-        return done + 1, first(scores), scores, kept.at[done].set(index)
+        return (done + 1, found, jnp.where(gone, -jnp.inf, scores),
+                kept.at[done].set(jnp.where(found, index, -1)))
 
-    def more(state):
-        return (state[0] < count) & (state[1] < len(boxes))
-
-    kept = jnp.full(count, -1, jnp.int32)
-    return lax.while_loop(more, pick, (0, first(scores), scores, kept))[3]
+    state = 0, True, scores, jnp.full(count, -1, jnp.int32)
+    return lax.while_loop(lambda state: (state[0] < count) & state[1], pick, state)[3]
 
 
 def _nms_by_rounds(boxes, scores, labels, threshold, count):

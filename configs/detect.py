@@ -68,13 +68,14 @@ def get_config(recipe='scenes'):
 def scenes(config):
     config.dataset = 'digit_scenes'
     config.model.name = 'faster_rcnn_small'
+    config.model.max_detections = 20
     config.batch_size = 16
     config.learning_rate = 0.05
+    config.clip_norm = 5.0
     config.schedule = 'cosine'
-    config.warmup = 0.4
+    config.warmup = 0.2
     config.warmup_shape = 'linear'
     config.nesterov = True
-    config.decay = 'kernels'
     config.epochs = 3.2
     config.report_every = 25
     config.eval_every = 0.8
@@ -87,6 +88,7 @@ def yolo(config):
     config.model.name = 'yolo_v1_small'
     config.batch_size = 32
     config.learning_rate = 0.03
+    config.clip_norm = 10.0
     config.weight_decay = 5e-4
     config.epochs = 8.0
     config.eval_every = 2.0
@@ -96,11 +98,11 @@ def folder(config):
     """A small Faster R-CNN from scratch, on pictures of up to 256 pixels."""
     scenes(config)
     config.dataset = 'folder'
+    config.model.max_detections = None  # that of the network
     config.image_size = 256
     config.fit = 'letterbox'
     config.flip = True
     config.epochs = 50.0
-    config.warmup = 1.0
     config.eval_every = 5.0
 
 
