@@ -131,6 +131,7 @@ def voc_yolo_v1(config):
     config.std = '0.5,0.5,0.5'
     config.flip = True
     config.jitter = 0.2
+    config.padding_mode = 'edge'
     config.saturation = 1.5
     config.exposure = 1.5
     config.batch_size = 64
@@ -194,6 +195,7 @@ def coco_faster_rcnn_fpn(config):
     config.dataset = 'folder'
     config.train_split = 'train2017'
     config.test_split = 'val2017'
+    config.bad_boxes = 'skip'  # A few boxes have no area.
     config.stream = True
     config.loader_workers = 8
     config.model.name = 'faster_rcnn_resnet50_fpn'
