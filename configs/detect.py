@@ -96,8 +96,8 @@ def yolo(config):
 
 def folder(config):
     """From scratch, a Faster R-CNN with a feature pyramid and a fourth of the channels, on pictures
-    of up to 320 pixels. Unlike torchvision's, which starts from weights and sees larger pictures, it
-    trains its batch normalization and has smaller anchors."""
+    of up to 320 pixels. Unlike torchvision's, which starts from weights and sees larger pictures,
+    it trains its batch normalization and has smaller anchors."""
     config.dataset = 'folder'
     config.model.name = 'faster_rcnn_resnet50_fpn'
     config.model.widths = (16, 32, 64, 128)
