@@ -81,7 +81,9 @@ def detections(network: Trained, picture: Picture,
       UserError: the network finds no boxes; the picture cannot be read, has another number of
         channels, or is too large for the memory.
     """
-    check_detector(network)
+    if network.task != 'detect':
+        raise UserError(f'{network.name or "the network"} was trained to {network.task}: it finds '
+                        "no boxes; take one of task='detect'")
     image: Any = opened(network, picture)
     if not isinstance(image, images.Picture) and image.dtype != np.uint8:
         image = np.round(255 * image.clip(0, 1)).astype(np.uint8)
@@ -100,13 +102,6 @@ def detections(network: Trained, picture: Picture,
         real = (found['proposals'][:, 2:] > found['proposals'][:, :2]).all(-1)
         detected['proposals'] = found['proposals'][real]
     return detected
-
-
-def check_detector(network: Trained) -> None:
-    """Raises UserError if a network finds no boxes."""
-    if network.task != 'detect':
-        raise UserError(f'{network.name or "the network"} was trained to {network.task}: it finds '
-                        "no boxes; take one of task='detect'")
 
 
 def opened(network: Trained, picture: Picture) -> images.Picture | np.ndarray:

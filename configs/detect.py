@@ -95,15 +95,34 @@ def yolo(config):
 
 
 def folder(config):
-    """A small Faster R-CNN from scratch, on pictures of up to 256 pixels."""
-    scenes(config)
+    """From scratch, a Faster R-CNN with a feature pyramid and a fourth of the channels, on pictures
+    of up to 320 pixels. Unlike torchvision's, which starts from weights and sees larger pictures,
+    it trains its batch normalization and has smaller anchors."""
     config.dataset = 'folder'
-    config.model.max_detections = None  # that of the network
-    config.image_size = 256
+    config.model.name = 'faster_rcnn_resnet50_fpn'
+    config.model.widths = (16, 32, 64, 128)
+    config.model.norm = 'batch'
+    config.model.rpn_width = 64
+    config.model.hidden = (256, 256)
+    config.model.anchor_sizes = ((16,), (32,), (64,), (128,), (256,))
+    config.model.rpn_before = (500, 300)
+    config.model.rpn_after = (300, 100)
+    config.model.roi_count = 64
+    config.image_size = 320
     config.fit = 'letterbox'
     config.flip = True
-    config.epochs = 50.0
+    config.batch_size = 8
+    config.learning_rate = 0.02
+    config.clip_norm = 5.0
+    config.schedule = 'cosine'
+    config.warmup = 1.0
+    config.warmup_shape = 'linear'
+    config.nesterov = True
+    config.epochs = 30.0
+    config.report_every = 25
     config.eval_every = 5.0
+    config.eval_batch_size = 32
+    config.checkpoint_every = 0.0
 
 
 def pascal_voc(config):
@@ -131,6 +150,7 @@ def voc_yolo_v1(config):
     config.std = '0.5,0.5,0.5'
     config.flip = True
     config.jitter = 0.2
+    config.padding_mode = 'edge'
     config.saturation = 1.5
     config.exposure = 1.5
     config.batch_size = 64
@@ -176,7 +196,9 @@ def voc_step(config, recipe):
     config.model.learns = STEPS[recipe]
     config.steps, config.drops = 80_000, (60_000,)
     config.batch_size = config.eval_batch_size = 1
-    if STEPS[recipe] == 'head':
+    if STEPS[recipe] == 'rpn':  # so that as many proposals are written as the head learns from
+        config.model.rpn_before, config.model.rpn_after = (12_000, 12_000), (2000, 2000)
+    else:
         config.batch_size = config.eval_batch_size = 2
         config.steps, config.drops = 40_000, (30_000,)
     if recipe == 'voc_step2':
@@ -194,6 +216,7 @@ def coco_faster_rcnn_fpn(config):
     config.dataset = 'folder'
     config.train_split = 'train2017'
     config.test_split = 'val2017'
+    config.bad_boxes = 'skip'  # A few boxes have no area.
     config.stream = True
     config.loader_workers = 8
     config.model.name = 'faster_rcnn_resnet50_fpn'

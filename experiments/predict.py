@@ -5,6 +5,7 @@ import os
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -77,6 +78,7 @@ def run(config, directory):
         written = write_detections(directory, network.classes, found, ids)
         if config.write_proposals:
             write_proposals(directory, found)
+            written = f'proposals.npz, {written}'
     else:
         written = write_shares(directory, network.classes, found)
     print(f'predicted: {len(found):,}, skipped: {len(skipped):,}; see {written} in {directory}')
@@ -107,8 +109,6 @@ def boxed(config, network, directory, name, path, proposals):
     found = predict.detections(network, path, proposals)
     sure = found['scores'] >= config.score
     found |= {key: found[key][sure] for key in ('boxes', 'labels', 'scores')}
-    if config.write_proposals and 'proposals' not in found:
-        raise UserError(f'write_proposals=True: {network.name} has no proposals')
     image = np.asarray(predict.opened(network, path))
     overlays.write(directory / 'boxes' / f'{name}.png', overlays.boxes(
         image, found['boxes'], found['labels'], network.classes, scores=found['scores']))
@@ -150,6 +150,9 @@ def write_proposals(directory, found):
 
 def given(config, network, paths):
     """{path: the proposals in config.proposals}, for a network that finds none itself."""
+    outputs = jax.eval_shape(network, jax.ShapeDtypeStruct((1, *network.image_shape), 'float32'))
+    if config.write_proposals and 'proposals' not in outputs:
+        raise UserError(f'write_proposals=True: {network.name} makes no proposals')
     takes = 'proposals' in getattr(network.net, 'inputs', ())
     if takes != bool(config.proposals):
         raise UserError(f"proposals='{config.proposals}': {network.name} " + (

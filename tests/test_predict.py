@@ -397,8 +397,8 @@ def test_boxes_tables_and_the_files_of_coco(detected, tmp_path, capsys):
                          write_proposals=True)
     said = capsys.readouterr().out
     assert f'skipped: {folder}/broken.jpg is not a readable image' in said
-    assert ('predicted: 3, skipped: 1; see boxes, predictions.csv, detections.json and '
-            f'coco.json in {directory}') in said
+    assert ('predicted: 3, skipped: 1; see proposals.npz, boxes, predictions.csv, detections.json '
+            f'and coco.json in {directory}') in said
     with open(directory / 'predictions.csv') as file:
         table = list(csv.DictReader(file))
     assert [(row['name'], row['class']) for row in table] == [('7', NAMES[0]), ('x', NAMES[1])]
@@ -464,6 +464,14 @@ class Judge(Lights):
         return {'proposals': taken, 'shares': 0.9 * (taken[..., 2] > 0)}, {'images': images}
 
 
+class Silent(Lights):
+    """Makes no proposals."""
+
+    @nn.compact
+    def __call__(self, images, train=False, frame=None):
+        return {'shares': images}, {'images': images}
+
+
 def test_proposals_of_one_network_are_judged_by_another(detected, tmp_path):
     image = shown((12, 8, 36, 28), (40, 20, 48, 36))
     Image.fromarray(image).save(tmp_path / 'a.png')
@@ -501,6 +509,8 @@ def test_bad_input_of_detections_writes_nothing(detected, tmp_path):
             ({'annotations': f'{tmp_path}/none.json'}, 'none.json'),
             ({'annotations': f'{tmp_path}/bad.json'}, 'bad.json'),
             ({'annotations': f'{tmp_path}/other.json'}, 'other.json has no id for .*a.png'),
+            ({'write_proposals': True, 'network': detector()._replace(net=Silent())},
+             'write_proposals=True: bright makes no proposals'),
             ({'iou': 0.5, 'network': detector()._replace(net=nn.Dense(1))},
              'iou=0.5: Dense has no field nms')):
         with pytest.raises(UserError, match=message):
