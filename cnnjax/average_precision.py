@@ -1,5 +1,6 @@
 """How good detections are: the average precision of COCO and of PASCAL VOC, and what was taken for
-what. Everything here runs on the host.
+what. Everything here runs on the host; 5,000 images with 100 detections each take a minute, nearly
+all of it in pycocotools.
 
 The detections and the objects of a set of n images are a dict of arrays, all on the scale of the
 original pictures:
@@ -17,7 +18,7 @@ original pictures:
 import contextlib
 import io
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask
@@ -47,7 +48,7 @@ def coco(kept: Kept, classes: int) -> Coco:
     categories = [{'id': i + 1} for i in range(classes)]
 
     def indexed(boxes, labels, **columns):
-        found = COCO()
+        found: Any = COCO()
         found.dataset = {'images': images, 'categories': categories,
                          'annotations': _annotations(boxes, labels, columns)}
         found.createIndex()
@@ -113,7 +114,7 @@ def voc(kept: Kept, classes: int) -> Voc:
         counts.append(np.bincount(one.true_labels[~one.ignore], minlength=classes))
     order = np.argsort(-np.concatenate(scores), kind='stable')
     labels, right = np.concatenate(labels)[order], np.concatenate(right)[order]
-    found = [_voc_class(right[labels == i], count) for i, count in enumerate(sum(counts))]
+    found = [_voc_class(right[labels == i], count) for i, count in enumerate(np.sum(counts, 0))]
     return Voc(*np.transpose(found))
 
 
@@ -154,8 +155,8 @@ def matches(kept: Kept, classes: int, boxes: int = 100) -> Matches:
         taken = _matched(iou, one.ignore)
         missed = np.setdiff1d(np.flatnonzero(counts), taken)
         np.add.at(confusion, (one.true_labels[taken[taken >= 0]], labels[taken >= 0]), 1)
-        np.add.at(confusion, (one.true_labels[missed], classes), 1)
-        np.add.at(confusion, (classes, labels[taken == NOTHING]), 1)
+        confusion[:, classes] += np.bincount(one.true_labels[missed], minlength=classes + 1)
+        confusion[classes] += np.bincount(labels[taken == NOTHING], minlength=classes + 1)
         taken = _matched(np.where(one.same_class[sure], iou, 0), one.ignore)
         right, parts = (taken >= 0).sum(), (taken != IGNORED).sum() + counts.sum()
         f1.append(2 * right / parts if parts else np.nan)

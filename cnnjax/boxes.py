@@ -34,13 +34,26 @@ def _area(left, top, right, bottom):
 def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Intersection over union of all pairs of boxes of a [..., M, 4] and b [..., N, 4]:
     [..., M, N]. It is 0 if neither has an area."""
-    return _iou(jnp.unstack(a[..., :, None, :], axis=-1), jnp.unstack(b[..., None, :, :], axis=-1))
+    return _iou(*_pairs(a, b))
+
+
+def intersection(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The common areas of all pairs of boxes of a [..., M, 4] and b [..., N, 4]: [..., M, N]."""
+    return _common(*_pairs(a, b))
+
+
+def _pairs(a, b):
+    """The four sides of each, so that they broadcast."""
+    return jnp.unstack(a[..., :, None, :], axis=-1), jnp.unstack(b[..., None, :, :], axis=-1)
+
+
+def _common(a, b):
+    nearer = jnp.maximum, jnp.maximum, jnp.minimum, jnp.minimum
+    return _area(*(choose(*sides) for choose, *sides in zip(nearer, a, b, strict=True)))
 
 
 def _iou(a, b):
-    """The same of boxes that are given as four arrays, their sides."""
-    nearer = jnp.maximum, jnp.maximum, jnp.minimum, jnp.minimum
-    common = _area(*(choose(*sides) for choose, *sides in zip(nearer, a, b, strict=True)))
+    common = _common(a, b)
     union = _area(*a) + _area(*b) - common
     return common / jnp.maximum(union, jnp.finfo(union.dtype).tiny)
 
@@ -84,9 +97,10 @@ def decode(deltas: jax.Array, anchors: jax.Array, weights: Weights = (1., 1., 1.
 
 
 def clip(boxes: jax.Array, frame: jax.Array) -> jax.Array:
-    """The parts of boxes [..., N, 4] within a frame, itself a box [..., 4]."""
-    low, high = (jnp.concatenate([side, side], -1)[..., None, :]
-                 for side in (frame[..., :2], frame[..., 2:]))
+    """The parts of boxes [..., 4] within a frame [..., 4], itself a box: one for all of them, or
+    one for all that have the same first indices."""
+    frame = jnp.expand_dims(frame, range(frame.ndim - 1, boxes.ndim - 1))
+    low, high = (jnp.concatenate([sides, sides], -1) for sides in (frame[..., :2], frame[..., 2:]))
     return jnp.clip(boxes, low, high)
 
 
@@ -119,38 +133,42 @@ def nms(boxes: jax.Array, scores: jax.Array, threshold: float, count: int,
       labels: int [n]; boxes of different labels do not suppress each other. None: all are equal.
       form: 'picks' finds the boxes one by one: O(count n) time, O(n) memory. 'rounds' compares all
         pairs at once, and then repeats a short step a few times: O(n^2) time and memory, but few
-        kernels on a GPU. 'auto' is 'picks' on CPUs and for more than 10,000 boxes.
+        kernels on a GPU. 'auto' is 'picks' on CPUs and for more than 2^14 boxes.
     """
     scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
     if form == 'auto':
-        few = len(boxes) <= 10_000 and jax.default_backend() != 'cpu'
+        few = len(boxes) <= 2 ** 14 and jax.default_backend() != 'cpu'
         form = 'rounds' if few else 'picks'
     find = {'picks': _nms_by_picks, 'rounds': _nms_by_rounds}[form]
     labels = jnp.zeros(len(boxes), int) if labels is None else labels
     return find(*lax.stop_gradient((boxes, scores)), labels, threshold, count)
 
 
+def take(array: jax.Array, kept: jax.Array, none: float = 0) -> jax.Array:
+    """What an array [n, ...] has for the boxes that `nms` kept, [count, ...]; `none` where there
+    are fewer."""
+    there = lax.expand_dims(kept >= 0, range(1, array.ndim))
+    return jnp.where(there, array[kept], none)
+
+
 def _nms_by_picks(boxes, scores, labels, threshold, count):
     sides, places = jnp.unstack(boxes, axis=-1), jnp.arange(len(boxes), dtype=jnp.int32)
 
-    def first(scores):
-        """The index of the first of the best. It is faster than jnp.argmax."""
-        best = scores.max()
-        return jnp.where((scores >= best) & (best > -jnp.inf), places, len(boxes)).min()
-
     def pick(state):
-        done, index, scores, kept = state
+        done, _, scores, kept = state
+        # These are the stored scores, so one of them equals the largest. Those below could be
+        # computed twice, with other rounding. Two passes are faster than jnp.argmax.
+        best = scores.max()
+        index = jnp.where(scores >= best, places, len(boxes)).min()
+        found = best > -jnp.inf
         overlap = _iou([side[index] for side in sides], sides)
         gone = (overlap > threshold) & (labels == labels[index])
         gone |= places == index  # a box without area does not overlap itself
-        scores = jnp.where(gone, -jnp.inf, scores)
-        return done + 1, first(scores), scores, kept.at[done].set(index)
+        return (done + 1, found, jnp.where(gone, -jnp.inf, scores),
+                kept.at[done].set(jnp.where(found, index, -1)))
 
-    def more(state):
-        return (state[0] < count) & (state[1] < len(boxes))
-
-    kept = jnp.full(count, -1, jnp.int32)
-    return lax.while_loop(more, pick, (0, first(scores), scores, kept))[3]
+    state = 0, True, scores, jnp.full(count, -1, jnp.int32)
+    return lax.while_loop(lambda state: (state[0] < count) & state[1], pick, state)[3]
 
 
 def _nms_by_rounds(boxes, scores, labels, threshold, count):
@@ -170,28 +188,39 @@ def _nms_by_rounds(boxes, scores, labels, threshold, count):
     return jnp.where(places < 0, -1, order[places])
 
 
-def match(overlaps: jax.Array, low: float, high: float, low_quality: bool = False) -> jax.Array:
-    """The truth that each anchor is matched with: int32 [N], an index, -1 for background or -2 for
-    an anchor that is neither.
+def match(overlaps: jax.Array, low: float, high: float, low_quality: bool = False
+          ) -> tuple[jax.Array, jax.Array]:
+    """The truth that each anchor is matched with, int32 [N], and how much the anchor overlaps the
+    truth that it overlaps most, [N].
 
-    An anchor is matched with the truth that it overlaps most, if by at least `high`; if by less
-    than `low`, it is background. With `low_quality`, an anchor that no other beats in its overlap
-    with some truth is matched too, though also with the truth that *it* overlaps most, as in
-    torchvision and py-faster-rcnn; a truth that no anchor overlaps matches none.
+    An anchor is matched with the truth that it overlaps most, the first of several, if by at least
+    `high`: that is the truth's index. If by less than `low`, it is background: -1. Otherwise it is
+    neither: -2. With `low_quality`, an anchor that no other beats in its overlap with some truth is
+    matched too, though also with the truth that *it* overlaps most, as in torchvision and
+    py-faster-rcnn. A truth that no anchor overlaps matches none.
 
     Args:
       overlaps: [M, N], IoUs of truths and anchors; 0 or less where the truth is padding.
     """
-    if not len(overlaps):
-        return jnp.full(overlaps.shape[1], -1)
-    own, most = overlaps.argmax(0), overlaps.max(0)
-    matched = jnp.where(most < low, -1, jnp.where(most < high, -2, own))
-    if low_quality:
+    overlaps = lax.stop_gradient(jnp.asarray(overlaps))
+    if not len(overlaps):  # a data set without any object
+        overlaps = jnp.zeros((1, overlaps.shape[1]), overlaps.dtype)
+
+    def look(truth, state):
+        most, own, chosen = state
+        overlap = overlaps[truth]
+        better = overlap > most
         # Within a program the compiler may compute the overlaps twice, with other rounding, so that
         # none would equal the largest.
-        best = (1 - ROUNDING) * overlaps.max(1, keepdims=True)
-        matched = jnp.where(((overlaps > 0) & (overlaps >= best)).any(0), own, matched)
-    return matched
+        chosen |= (overlap > 0) & (overlap >= (1 - ROUNDING) * overlap.max())
+        return jnp.where(better, overlap, most), jnp.where(better, truth, own), chosen
+
+    # Truth by truth is many times faster on a CPU than jnp.argmax over their axis.
+    size = overlaps.shape[1]
+    state = jnp.zeros(size, overlaps.dtype), jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
+    most, own, chosen = lax.fori_loop(0, len(overlaps), look, state)
+    matched = jnp.where(most < low, -1, jnp.where(most < high, -2, own))
+    return jnp.where(chosen & low_quality, own, matched), most
 
 
 def sample(key: jax.Array, positive: jax.Array, negative: jax.Array, count: int, most: int

@@ -17,8 +17,12 @@ from ml_collections import ConfigDict
 
 from cnnjax import atomic, cluster, data, tasks, workdir
 from cnnjax.data import masks
+from cnnjax.data.identity import some
 from cnnjax.errors import UserError
 
+# The fields of a config that its source depends on, besides the split.
+FIELDS = ('task', 'dataset', 'data_dir', 'bad_images', 'mask_values', 'bad_boxes', 'annotations',
+          'proposals')
 FILE, LISTING = workdir.DATASET, 'dataset.listing.gz'
 ROUNDING = 1e-5  # How much the means of two machines may differ.
 
@@ -34,8 +38,15 @@ class Dataset(NamedTuple):
 
 def source(config: ConfigDict, split: str) -> data.Source:
     """The data.Source of a split of config.dataset, with the targets of config.task."""
-    return data.load(config.dataset, split, config.data_dir, config.bad_images,
-                     tasks.target(config.task), config.mask_values)
+    found = data.load(config.dataset, split, config.data_dir, config.bad_images,
+                      tasks.target(config.task), config.mask_values,
+                      annotations=config.annotations, bad_boxes=config.bad_boxes)
+    if not config.proposals:
+        return found
+    if config.task != 'detect':
+        raise UserError(f'proposals={config.proposals}: they are for task=detect, not for '
+                        f'{config.task}')
+    return data.proposed(found, config.proposals.replace('{split}', split))
 
 
 def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Stream:
@@ -59,6 +70,9 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
             raise UserError(f'{about}: {error}') from None
         if cluster.first():
             print(f'{about}; pixels: {shares}', flush=True)
+    if getattr(prepared, 'lost', 0) and cluster.first():
+        print(f"fit='crop' keeps the middle of each picture and loses {prepared.lost:,} "
+              f'object{"s" * (prepared.lost != 1)}', flush=True)
     return prepared
 
 
@@ -96,6 +110,8 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
     if recorded:
         check(directory, recorded, identities)
     learned, tested = (sources[split] for split in splits)
+    if 'boxes' in tested.examples[0]:
+        tested = same_classes(learned, tested, config.test_split)
     if config.weight_map and 'mask' in learned.examples[0]:
         learned = data.weighted(learned, config.weight_map, config.weight_map_sigma)
     train_set, test_set = prepare(config, learned), prepare(config, tested)
@@ -107,6 +123,19 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
         raise UserError(f'the training set has images of {train_set.image_shape}, the test set of '
                         f'{test_set.image_shape}: bring them to one number of channels')
     return Sets(train_set, test_set, identities)
+
+
+def same_classes(learned: data.Source, tested: data.Source, split: str) -> data.Source:
+    """The test set with the classes of the training set, matched by name: files of boxes may list
+    other classes, or in another order.
+
+    Raises:
+      UserError: it has objects of a class that the training set does not have.
+    """
+    if unknown := set(tested.classes) - set(learned.classes):
+        raise UserError(f'{split} has the class {min(unknown)}, which the training set does not '
+                        f'have, only {some(learned.classes)}')
+    return data.matched(tested, learned.classes)
 
 
 def check_target(task: str, examples: data.Resident | data.Stream) -> None:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from cnnjax import boxes, losses
@@ -64,12 +63,10 @@ def assign(candidates: jax.Array, truth: Truth, rules: Sampling,
     """
     usable = boxes.area(candidates) > 0 if usable is None else usable
     overlaps = jnp.where(usable[None], boxes.iou(truth.boxes, candidates), 0)
-    matched = boxes.match(overlaps, rules.low, rules.high, rules.low_quality)
-    own = boxes.area(candidates)[None]
-    shared = boxes.iou(truth.ignored, candidates)
-    shared *= (boxes.area(truth.ignored)[:, None] + own) / (1 + shared)  # the common area
-    inside = (shared >= rules.high * own).any(0) & (matched == -1)
-    return jnp.where(usable & ~inside, matched, -2), overlaps.max(0, initial=0)
+    matched, most = boxes.match(overlaps, rules.low, rules.high, rules.low_quality)
+    shared = boxes.intersection(truth.ignored, candidates)
+    inside = (shared >= rules.high * boxes.area(candidates)[None]).any(0) & (matched == -1)
+    return jnp.where(usable & ~inside, matched, -2), most
 
 
 def sample(key: jax.Array, candidates: jax.Array, truth: Truth, rules: Sampling,
@@ -107,8 +104,7 @@ def propose(objectness: jax.Array, deltas: jax.Array, anchors: jax.Array, frame:
     found = boxes.clip(boxes.decode(deltas[best], anchors[best]), frame)
     scores = jnp.where(_large(found, smallest), objectness[best], -jnp.inf)
     kept = boxes.nms(found, scores, threshold, min(after, len(best)), maps)
-    return (jnp.where(kept[:, None] < 0, 0, found[kept]),
-            jnp.where(kept < 0, 0, jax.nn.sigmoid(scores[kept])))
+    return boxes.take(found, kept), boxes.take(jax.nn.sigmoid(scores), kept)
 
 
 def detect(logits: jax.Array, deltas: jax.Array, regions: jax.Array, frame: jax.Array, *,
@@ -121,15 +117,15 @@ def detect(logits: jax.Array, deltas: jax.Array, regions: jax.Array, frame: jax.
       least: detections have a higher score, the softmax's.
       threshold: the IoU above which one suppresses another of its class.
     """
-    found = boxes.clip(boxes.decode(deltas[:, 1:], regions[:, None], HEAD_WEIGHTS), frame)
     scores = jax.nn.softmax(logits)[:, 1:]
-    good = (scores > least) & _large(found, LEAST_SIDE) & (boxes.area(regions) > 0)[:, None]
-    labels = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
-    found, scores, labels = found.reshape(-1, 4), jnp.where(good, scores, -jnp.inf), labels.ravel()
-    kept = boxes.nms(found, scores.ravel(), threshold, count, labels)
-    return {'boxes': jnp.where(kept[:, None] < 0, 0, found[kept]),
-            'labels': jnp.where(kept < 0, -1, labels[kept]),
-            'scores': jnp.where(kept < 0, 0, scores.ravel()[kept])}
+    labels = jnp.tile(jnp.arange(scores.shape[1], dtype=jnp.int32), len(regions))
+    regions = regions.repeat(scores.shape[1], 0)
+    found = boxes.decode(deltas[:, 1:].reshape(-1, 4), regions, HEAD_WEIGHTS)
+    found, scores = boxes.clip(found, frame), scores.ravel()
+    good = (scores > least) & _large(found, LEAST_SIDE) & (boxes.area(regions) > 0)
+    kept = boxes.nms(found, jnp.where(good, scores, -jnp.inf), threshold, count, labels)
+    return {'boxes': boxes.take(found, kept), 'labels': boxes.take(labels, kept, -1),
+            'scores': boxes.take(scores, kept)}
 
 
 def _large(found, smallest):
@@ -157,7 +153,9 @@ def proposal_losses(key: jax.Array, outputs: Mapping[str, jax.Array], truth: Tru
     usable = ((anchors[:, :2] >= frame[:, :2]) & (anchors[:, 2:] <= frame[:, 2:])).all(-1) | outside
     indices, positive, used, matched = sample(key, anchors, truth, rules, usable)
     objectness = outputs['objectness'][indices]
-    wrong = optax.sigmoid_binary_cross_entropy(objectness, positive.astype(objectness.dtype))
+    # A sigmoid is a softmax whose other logit is 0.
+    wrong = _cross_entropy(jnp.stack([jnp.zeros_like(objectness), objectness], -1),
+                           positive.astype(jnp.int32))
     targets = boxes.encode(truth.boxes[matched], anchors[indices])
     distance = losses.smooth_l1(outputs['rpn_deltas'][indices] - targets, beta).sum(-1)
     return {'rpn_class_loss': jnp.where(used, wrong, 0).sum() / rules.count,
@@ -188,13 +186,21 @@ def region_losses(outputs: Mapping[str, jax.Array], truth: Truth, *, rules: Samp
     matched, _ = assign(regions, truth, rules)
     found = matched >= 0
     labels = jnp.where(found, truth.labels[matched] + 1, 0)
-    wrong = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    wrong = _cross_entropy(logits, labels)
     own = jnp.take_along_axis(outputs['deltas'], labels[:, None, None], 1)[:, 0]
     targets = boxes.encode(truth.boxes[matched], regions, HEAD_WEIGHTS)
     distance = losses.smooth_l1(own - targets, beta).sum(-1)
     used = boxes.area(regions) > 0
     return {'class_loss': jnp.where(used, wrong, 0).sum() / rules.count,
             'box_loss': jnp.where(found, distance, 0).sum() / rules.count}
+
+
+def _cross_entropy(logits, labels):
+    """The softmax cross-entropy [n] of logits [n, K]. It is not optax's, whose gradient asks which
+    logit equals the largest."""
+    logits -= lax.stop_gradient(logits).max(-1, keepdims=True)
+    own = jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
+    return jnp.log(jnp.exp(logits).sum(-1)) - own
 
 
 def within(frame: jax.Array, shape: Sequence[int]) -> jax.Array:

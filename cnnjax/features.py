@@ -35,14 +35,17 @@ def load(config: ConfigDict, split: str, network: Trained,
       UserError: the set is not there, or its images do not have the network's number of channels.
     """
     own = network.training(defaults)
+    same = (own.dataset, own.data_dir) == (config.dataset, config.data_dir)
     train.check(own)
     with own.unlocked():
         own.update(dataset=config.dataset, bad_images=config.bad_images,
                    stream=True, loader_threads=config.loader_threads, loader_workers=0,
                    image_size=network.image_shape[0])
         own.data_dir = config.data_dir
-    stream = dataset.prepare(own, data.load_labelled(own.dataset, split, own.data_dir,
-                                                     own.bad_images))
+    # The run's own files of boxes are those of another set only by chance.
+    boxes = {'annotations': own.annotations, 'bad_boxes': own.bad_boxes} if same else {}
+    stream = dataset.prepare(own, data.load_labelled(
+        own.dataset, split, own.data_dir, own.bad_images, detector=own.task == 'detect', **boxes))
     if tuple(stream.image_shape) != tuple(network.image_shape):
         raise UserError(f'{config.dataset} has images of {tuple(stream.image_shape)}, the network '
                         f'was trained on {tuple(network.image_shape)}')

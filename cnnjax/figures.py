@@ -58,11 +58,12 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
     (directory / CONFUSION).unlink(missing_ok=True)
     measure = next(name for name in MEASURES if name in results)
     values, classes = results[measure], examples.classes
+    found = _predictor(task, network)
     for name, places in (('predictions', data.spread(len(examples), SHOWN)),
                          ('worst', np.argsort(values, stable=True)[:SHOWN])):
         some = _taken(examples, places)
         drawn = zip(places, *_image(some), _drawn(task, some, classes),
-                    _drawn(task, some | _found(task, network, some), classes), strict=True)
+                    _drawn(task, some | found(some), classes), strict=True)
         rows = [(_said(place, MEASURES[measure], values[place]), pictures)
                 for place, *pictures in drawn]
         panels(directory / 'figures' / f'{name}.png', rows,
@@ -77,15 +78,21 @@ def _said(place, measure, value):
     return f'image {place}' if np.isnan(value) else f'image {place}, {measure} {value:.2f}'
 
 
-def _found(task, network, examples):
-    """What the network finds in examples, one at a time: the images of a U-Net may be as large as
-    the memory allows."""
-    outputs = [network(examples['image'][i:i + 1], **{
-        name: examples[name][i:i + 1] for name in getattr(network.net, 'inputs', ())
-        if name in examples}) for i in range(len(examples['image']))]
-    predicted = [task.predict(each) for each in outputs]
-    return {key: np.concatenate([np.asarray(each[key]) for each in predicted])
-            for key in predicted[0]}
+def _predictor(task, network):
+    """A function from examples to what the network finds in them, one at a time: the images of a
+    U-Net may be as large as the memory allows."""
+    @jax.jit
+    def predict(variables, image, inputs):
+        return task.predict(network._replace(variables=variables)(image, **inputs))
+
+    def found(examples):
+        names = [name for name in getattr(network.net, 'inputs', ()) if name in examples]
+        each = [jax.device_get(predict(network.variables, image[None], {
+            name: examples[name][i:i + 1] for name in names}))
+            for i, image in enumerate(examples['image'])]
+        return {key: np.concatenate([one[key] for one in each]) for key in each[0]}
+
+    return found
 
 
 def _taken(examples, places):

@@ -1,4 +1,4 @@
-"""Losses and errors of predicted classes, of images or of pixels.
+"""Losses and errors of predicted classes, of images or of pixels; the loss of boxes.
 
 The losses of single predictions and the errors are one value per prediction: [N] for logits [N, K],
 [N, H, W] for maps of logits [N, H, W, K]. Losses of regions compare whole maps of logits with their

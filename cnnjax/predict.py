@@ -81,11 +81,13 @@ def detections(network: Trained, picture: Picture,
       UserError: the network finds no boxes; the picture cannot be read, has another number of
         channels, or is too large for the memory.
     """
-    check_detector(network)
+    if network.task != 'detect':
+        raise UserError(f'{network.name or "the network"} was trained to {network.task}: it finds '
+                        "no boxes; take one of task='detect'")
     image: Any = opened(network, picture)
     if not isinstance(image, images.Picture) and image.dtype != np.uint8:
         image = np.round(255 * image.clip(0, 1)).astype(np.uint8)
-    given = {} if proposals is None else {'proposals': np.float32(proposals)}
+    given = {} if proposals is None else {'proposals': np.asarray(proposals, np.float32)}
     example = crops(network).center({'image': image, 'boxes': np.zeros((0, 4), np.float32),
                                      'labels': np.zeros(0, np.int32), **given})
     shape = example['image'].shape
@@ -100,13 +102,6 @@ def detections(network: Trained, picture: Picture,
         real = (found['proposals'][:, 2:] > found['proposals'][:, :2]).all(-1)
         detected['proposals'] = found['proposals'][real]
     return detected
-
-
-def check_detector(network: Trained) -> None:
-    """Raises UserError if a network finds no boxes."""
-    if network.task != 'detect':
-        raise UserError(f'{network.name or "the network"} was trained to {network.task}: it finds '
-                        "no boxes; take one of task='detect'")
 
 
 def opened(network: Trained, picture: Picture) -> images.Picture | np.ndarray:
@@ -144,9 +139,9 @@ def scaled_shape(network: Trained, shape: Sequence[int]) -> tuple[int, int]:
     fit = evaluation.get('fit', 'crop')
     if not side or size == 0 or fit == 'pad':
         return shape[0], shape[1]
-    if fit == 'stretch':
+    if size and fit == 'stretch':
         return size, size
-    if fit == 'letterbox':
+    if size and fit == 'letterbox':
         return images.letterbox_shape(shape, side, size)
     scale = side / (min(shape[:2]) + 2 * evaluation.get('border', 0))
     return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)

@@ -82,7 +82,8 @@ class Progress:
                 f'loss {row["train/loss"]:.4f}'
         shown += ''.join(f'  {name.removeprefix("train/")} {100 * value:.2f}%'
                          for name, value in row.items()
-                         if name.endswith(('error', 'pixel_accuracy', 'mean_iou', '/ap', '/ap50')))
+                         if name.endswith(('/error', 'top5_error', 'pixel_accuracy', 'mean_iou',
+                                           '/ap', '/ap50')))
         if 'images_per_second' in row:
             shown += f'  {row["images_per_second"]:,.0f} images/s'
             left = (self.lengths.steps - row['step']) * self.batch_size / row['images_per_second']

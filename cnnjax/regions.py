@@ -224,31 +224,56 @@ def _bins(low, high, size, limit):
     return jnp.clip(low[:, None, None] + edges, 0, limit)
 
 
+def _walk(size, features, bins):
+    """The number of features of the largest bin, and a function of k that returns the index of the
+    k-th feature of each bin, int32 [R, size, size], row by row. After their last one, smaller bins
+    have some of them again."""
+    # Extents are at most two more than the map's; a bin may share a feature at both its borders.
+    down, across = (min(count, -(-(count + 2) // size) + 1) for count in features.shape[:2])
+    firsts, lasts = zip(*((edges[..., 0], edges[..., 1] - 1) for edges in bins), strict=True)
+
+    def place(k):
+        row, column = (jnp.minimum(first + step, last) for first, step, last in zip(
+            firsts, (k // across, k % across), lasts, strict=True))
+        return row[:, :, None] * features.shape[1] + column[:, None]
+
+    return down * across, place
+
+
+def _empty(bins):
+    down, across = (edges[..., 0] >= edges[..., 1] for edges in bins)
+    return (down[:, :, None] | across[:, None])[..., None]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _pool(size, features, bins):
-    return _pool_forward(size, features, bins)[0]
+    count, place = _walk(size, features, bins)
+    flat = features.reshape(-1, features.shape[-1])
+
+    def compare(k, best):
+        return jnp.maximum(best, jnp.take(flat, place(k), axis=0, mode='clip'))
+
+    best = jnp.full((*place(0).shape, flat.shape[1]), -jnp.inf, features.dtype)
+    best = lax.fori_loop(0, count, compare, best, unroll=min(count, 8))
+    return jnp.where(_empty(bins), 0, best)
 
 
 def _pool_forward(size, features, bins):
-    height, width, channels = features.shape
-    down, across = bins
-    # Extents are at most two more than the map's; a bin may share a feature at both its borders.
-    most_down, most_across = (min(count, -(-(count + 2) // size) + 1) for count in (height, width))
-    flat = features.reshape(-1, channels)
+    """Also remembers the winners, which takes longer."""
+    count, place = _walk(size, features, bins)
+    flat = features.reshape(-1, features.shape[-1])
 
     def compare(k, state):
         best, winner = state
-        row, column = down[..., 0] + k // most_across, across[..., 0] + k % most_across
-        inside = (row < down[..., 1])[:, :, None] & (column < across[..., 1])[:, None]
-        index = jnp.where(inside, row[:, :, None] * width + column[:, None], 0)
-        value = flat[index]
-        better = inside[..., None] & (beats(value, best) | (winner < 0))
-        return (jnp.where(better, value, best), jnp.where(better, index[..., None], winner))
+        value = jnp.take(flat, place(k), axis=0, mode='clip')
+        better = beats(value, best)
+        return jnp.where(better, value, best), jnp.where(better, place(k)[..., None], winner)
 
-    shape = len(down), size, size, channels
-    state = jnp.full(shape, -jnp.inf, features.dtype), jnp.full(shape, -1, jnp.int32)
-    best, winner = lax.fori_loop(0, most_down * most_across, compare, state)
-    return jnp.where(winner < 0, 0, best), (features, winner)
+    state = (jnp.take(flat, place(0), axis=0, mode='clip'),
+             jnp.broadcast_to(place(0)[..., None], (*place(0).shape, flat.shape[1])))
+    best, winner = lax.fori_loop(1, count, compare, state)
+    empty = _empty(bins)
+    return jnp.where(empty, 0, best), (features, jnp.where(empty, -1, winner))
 
 
 def _pool_backward(size, saved, g):

@@ -32,7 +32,6 @@ from cnnjax import (
     jobs,
     reports,
     tables,
-    tasks,
     workdir,
 )
 from cnnjax.errors import UserError
@@ -124,10 +123,12 @@ def run(config: ConfigDict, place: jobs.Place, file: str, changed: Collection[st
     return succeeded
 
 
-def identity(*what: Any) -> data.Identity | None:
-    """The identity of the data set that data.load gives for `what`; None if it is gone."""
+def identity(split: str, *fields: Any) -> data.Identity | None:
+    """The identity of a split of the set that a config with these fields, those of dataset.FIELDS,
+    names; None if it is gone."""
+    config = ConfigDict(dict(zip(dataset.FIELDS, fields, strict=True)))
     try:
-        return data.identity(data.load(*what))
+        return data.identity(dataset.source(config, split))
     except data.Missing:
         return None
 
@@ -138,8 +139,7 @@ def check_data(run: Run, identity: Callable[..., data.Identity | None],
     the sweep will be, because one table cannot compare their errors."""
     recorded, config = read(run.directory), run.config
     if recorded:
-        splits = {split: identity(config.dataset, split, config.data_dir, config.bad_images,
-                                  tasks.target(config.task))
+        splits = {split: identity(split, *(config[field] for field in dataset.FIELDS))
                   for split in (config.train_split, config.test_split)}
         dataset.check(run.directory, recorded,
                       {split: found for split, found in splits.items() if found})

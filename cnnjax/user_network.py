@@ -17,6 +17,7 @@ import flax.linen as nn
 from cnnjax import python_file
 from cnnjax.errors import UserError, suggest
 
+METHODS = ('loss', 'detections')  # those of a detector
 CALL = '`def __call__(self, images, train=False)` that returns (outputs, taps)'
 
 
@@ -100,7 +101,10 @@ def _checked(network, path):
             what = 'an array' if hasattr(result, 'shape') else f'a {type(result).__name__}'
             raise UserError(f'{name}.__call__ returns {what}: write {CALL}, the latter a dict '
                             '{name: activation}')
-        if isinstance(result[0], dict) and hasattr(self, 'detections') and hasattr(self, 'loss'):
+        if isinstance(result[0], dict):
+            if missing := [method for method in METHODS if not hasattr(network, method)]:
+                raise UserError(f'{name} returns a dict, as a detector does, but it has no method '
+                                f'{" and no ".join(missing)}')
             return result
         *batch, width = (None, *getattr(result[0], 'shape', ()))[-2:]
         if not batch or width != self.num_classes:
@@ -117,4 +121,17 @@ def _checked(network, path):
         'image_shape' in fields or hasattr(network, 'image_shape')) else {
         'image_shape': property(image_shape)})
     found.__call__ = call  # Set later: flax would take it for a method that makes layers.
+    for method in METHODS:
+        if hasattr(network, method):
+            setattr(found, method, _blamed(getattr(network, method), path))
     return found
+
+
+def _blamed(function, path):
+    """The function; its errors name the line of the file at `path`."""
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        with python_file.blamed(path):
+            return function(*arguments, **options)
+
+    return call

@@ -66,8 +66,9 @@ def load(name: str | None, source: str | os.PathLike[str], others: Sequence[str]
 
     The normalization, image shape, class names and evaluation crops come from the file if `save`
     wrote it, or from the config.json beside it on the hub. Otherwise they are torchvision's, with
-    class names only for 21 classes of its networks for segmentation (VOC's). Simonyan & Zisserman's
-    own VGG-16 and VGG-19 are recognized by their weights and get Caffe's normalization.
+    class names only for 21 classes of its networks for segmentation (VOC's) and for 90 of its
+    detectors (COCO's). Simonyan & Zisserman's own VGG-16 and VGG-19 are recognized by their weights
+    and get Caffe's normalization.
 
     Raises:
       UserError: the source does not exist; the file is damaged, or holds anything but tensors of

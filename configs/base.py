@@ -22,7 +22,8 @@ def get_config():
     model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
     model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
-    model.norm = placeholder(str)  # unet, yolo: 'none' (the papers), 'batch' after each convolution
+    model.norm = placeholder(str)  # unet, yolo: 'none' (the papers), 'batch' after convolutions;
+    #           faster_rcnn: also 'frozen', whose statistics, scale and bias stay
     model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
     model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
@@ -53,10 +54,40 @@ def get_config():
     model.score_threshold = placeholder(float)  # detectors: below this score nothing is detected
     model.nms = placeholder(float)  # detectors: the largest IoU of two boxes of a class
     model.max_detections = placeholder(int)  # detectors: the most detections of an image
+    model.given = placeholder(bool)  # faster_rcnn: config.proposals, and not an RPN, proposes
+    model.learns = placeholder(str)  # faster_rcnn: the 'rpn', the 'head' or 'both'
+    model.anchor_sizes = placeholder(tuple)  # faster_rcnn: of each map, sides in pixels
+    model.anchor_ratios = placeholder(tuple)  # faster_rcnn: the anchors' heights / widths
+    model.anchor_rule = placeholder(str)  # faster_rcnn: 'caffe' or 'torchvision' rounds anchors
+    model.rpn_width = placeholder(int)  # faster_rcnn: channels of the RPN and of the pyramid
+    model.rpn_scores = placeholder(str)  # faster_rcnn: an anchor's two scores and a 'softmax' (the
+    #           paper), or one and a 'sigmoid'
+    model.rpn_outside = placeholder(bool)  # faster_rcnn: train anchors that leave the picture too
+    model.rpn_count = placeholder(int)  # faster_rcnn: anchors that an image samples, N_cls
+    model.rpn_share = placeholder(float)  # faster_rcnn: the largest share of objects among them
+    model.rpn_iou = placeholder(tuple)  # faster_rcnn: background's IoU with an object is below the
+    #           first, that of objects at least the second
+    model.rpn_beta = placeholder(float)  # faster_rcnn: smooth L1 of the RPN is square below this
+    model.rpn_lambda = placeholder(float)  # faster_rcnn: the weight of its boxes; the paper has 10,
+    model.rpn_normalizer = placeholder(str)  # ... and divides their sum by the 'locations' of the
+    #           map; released code has 1 and 'sampled', which divides by rpn_count
+    model.rpn_before = placeholder(tuple)  # faster_rcnn: in training and in evaluation, how many of
+    #           the anchors with the best scores become boxes,
+    model.rpn_after = placeholder(tuple)  # ... and how many of these become proposals
+    model.rpn_nms = placeholder(float)  # faster_rcnn: the largest IoU of two proposals
+    model.smallest = placeholder(float)  # faster_rcnn: the least side of a proposal, in pixels
+    model.pooling = placeholder(str)  # faster_rcnn: regions by 'max' or 'align'; rcnn: 'warp'
+    model.pooled = placeholder(int)  # faster_rcnn: the side of a pooled region, in features
+    model.roi_count = placeholder(int)  # faster_rcnn: how many regions of an image the head learns
+    model.roi_share = placeholder(float)  # faster_rcnn: the largest share of objects among them
+    model.roi_iou = placeholder(float)  # faster_rcnn: the least IoU of an object among them
+    model.roi_least = placeholder(float)  # faster_rcnn: the least IoU of background
+    model.roi_beta = placeholder(float)  # faster_rcnn: smooth L1 of the head is square below this
+    model.epsilon = placeholder(float)  # faster_rcnn: of norm='frozen'
 
     # Transfer from a trained network; configs/finetune.py explains it.
     config.init_from = ''  # weights to start from: a run's workdir, 'embedded', a file or a hub id
-    config.freeze = ''  # frozen layers: '' (none), 'all' but the last, or all up to the one named
+    config.freeze = ''  # frozen layers: '' (none), 'all' but the last, or all up to those named
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
     # The data.
@@ -67,21 +98,25 @@ def get_config():
     config.test_split = 'test'  # the split to measure the error on
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
     config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
-    config.border_mode = 'zero'  # fills these pixels: 'zero' (black) or 'reflect' (mirror images)
+    config.border_mode = 'zero'  # fills these pixels: 'zero' (black), 'reflect' (mirror images) or
+    #           'edge' (the nearest pixels of the picture)
     config.fit = 'crop'  # how a picture becomes image_size x image_size: scale its shorter side and
     #           'crop'; 'pad' it, unscaled, by border_mode; 'stretch' it; or 'letterbox': scale it
     #           until its shorter side has (test_)shorter_side pixels, or its longer image_size
     config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.bad_boxes = 'error'  # boxes that cannot be used: 'error' stops, 'skip' omits the objects
+    config.annotations = ''  # folder: COCO's json file; 'boxes/{split}.json' is one for each split
+    config.proposals = ''  # an .npz file with boxes of each picture for Fast R-CNN; also '{split}'
     config.mask_values = ()  # folder: each class's value in the masks, in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
     config.loader_threads = 16  # stream: the number of decoding threads, in all workers together
     config.loader_workers = 0  # stream: processes that decode; 0: the main process does it
     config.crop = 'shorter_side'  # stream: the training's random crops; also 'random_resized'
-    config.shorter_side = (256, 256)  # shorter_side: range of that side, in pixels, before the crop
+    config.shorter_side = (256, 256)  # stream: its range in pixels before a crop or in a letterbox
     config.crop_area = (0.08, 1.0)  # random_resized: range of the crop's share of the area
     config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of the crop's width / height
     config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos' or 'box'
-    config.test_shorter_side = 0  # shorter side before the middle crop of evaluation; 0: image_size
+    config.test_shorter_side = 0  # that of evaluations and of resident sets; 0: image_size
 
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
@@ -89,7 +124,7 @@ def get_config():
     config.flip = False  # mirror each image left to right with probability 1/2
     config.flip_vertical = False  # mirror each image upside down with probability 1/2
     config.padding = 0  # pixels added around an image before a random crop
-    config.padding_mode = 'zero'  # what is outside the image: 'zero' (the mean) or 'reflect'
+    config.padding_mode = 'zero'  # what is around an image: 'zero' (the mean), 'reflect' or 'edge'
     config.crop_size = 0  # side of the random crop, and of the network's input; 0: the image's size
     config.scale = (1.0, 1.0)  # range of the random factor by which an image is enlarged
     config.rotation = 0.0  # largest angle of a random rotation, in degrees, in both directions

@@ -19,7 +19,9 @@ The argument is the recipe:
     coco_faster_rcnn_fpn torchvision's Faster R-CNN with a feature pyramid on COCO, from
                          ResNet-50's weights
 
-Those on PASCAL VOC and on COCO start from the weights that --config.init_from names.
+Those on PASCAL VOC and on COCO read the folders that the archives unpack to, VOCdevkit or one with
+train2017, val2017 and annotations, --config.data_dir=VOCdevkit, and start from the weights that
+--config.init_from names.
 
 Redmon et al. 2015, https://arxiv.org/abs/1506.02640; Ren et al. 2015,
 https://arxiv.org/abs/1506.01497; Girshick 2015, https://arxiv.org/abs/1504.08083; Lin et al. 2016,
@@ -34,15 +36,15 @@ PAPER = {
     'yolo_v1': {'source': 'https://arxiv.org/abs/1506.02640, table 1',
                 'measured': "1 - mAP on VOC 2007's test, by 11 points; trained on VOC 2007 and "
                             '2012',
-                'voc07_error': {'voc/2007': 36.6}},
+                'voc07_error': {'folder': 36.6}},
     'faster_rcnn_vgg16': {'source': 'https://arxiv.org/abs/1506.01497, table 3',
                           'measured': "1 - mAP on VOC 2007's test, by 11 points; trained on VOC "
                                       '2007 in four steps',
-                          'voc07_error': {'voc/2007': 30.1}},
+                          'voc07_error': {'folder': 30.1}},
     'faster_rcnn_resnet50_fpn': {
         'source': 'https://github.com/pytorch/vision/tree/main/references/detection',
         'measured': '1 - AP (IoU 0.50 to 0.95) on val2017',
-        'ap_error': {'coco/2017': 63.0}}}
+        'ap_error': {'folder': 63.0}}}
 STEPS = {'voc_step1': 'rpn', 'voc_step2': 'head', 'voc_step3': 'rpn', 'voc_step4': 'head'}
 RECIPES = ('scenes', 'yolo', 'folder', 'voc_yolo_v1', 'voc_faster_rcnn', *STEPS,
            'coco_faster_rcnn_fpn')
@@ -66,13 +68,14 @@ def get_config(recipe='scenes'):
 def scenes(config):
     config.dataset = 'digit_scenes'
     config.model.name = 'faster_rcnn_small'
+    config.model.max_detections = 20
     config.batch_size = 16
     config.learning_rate = 0.05
+    config.clip_norm = 5.0
     config.schedule = 'cosine'
-    config.warmup = 0.4
+    config.warmup = 0.2
     config.warmup_shape = 'linear'
     config.nesterov = True
-    config.decay = 'kernels'
     config.epochs = 3.2
     config.report_every = 25
     config.eval_every = 0.8
@@ -85,26 +88,47 @@ def yolo(config):
     config.model.name = 'yolo_v1_small'
     config.batch_size = 32
     config.learning_rate = 0.03
+    config.clip_norm = 10.0
     config.weight_decay = 5e-4
     config.epochs = 8.0
     config.eval_every = 2.0
 
 
 def folder(config):
-    """A small Faster R-CNN from scratch, on pictures of up to 256 pixels."""
-    scenes(config)
+    """From scratch, a Faster R-CNN with a feature pyramid and a fourth of the channels, on pictures
+    of up to 320 pixels. Unlike torchvision's, which starts from weights and sees larger pictures,
+    it trains its batch normalization and has smaller anchors."""
     config.dataset = 'folder'
-    config.image_size = 256
+    config.model.name = 'faster_rcnn_resnet50_fpn'
+    config.model.widths = (16, 32, 64, 128)
+    config.model.norm = 'batch'
+    config.model.rpn_width = 64
+    config.model.hidden = (256, 256)
+    config.model.anchor_sizes = ((16,), (32,), (64,), (128,), (256,))
+    config.model.rpn_before = (500, 300)
+    config.model.rpn_after = (300, 100)
+    config.model.roi_count = 64
+    config.image_size = 320
     config.fit = 'letterbox'
     config.flip = True
-    config.epochs = 50.0
+    config.batch_size = 8
+    config.learning_rate = 0.02
+    config.clip_norm = 5.0
+    config.schedule = 'cosine'
     config.warmup = 1.0
+    config.warmup_shape = 'linear'
+    config.nesterov = True
+    config.epochs = 30.0
+    config.report_every = 25
     config.eval_every = 5.0
+    config.eval_batch_size = 32
+    config.checkpoint_every = 0.0
 
 
 def pascal_voc(config):
-    config.dataset = 'voc/2007'
-    config.train_split = 'train+validation'
+    config.dataset = 'folder'
+    config.train_split = 'VOC2007/trainval'
+    config.test_split = 'VOC2007/test'
     config.stream = True
     config.loader_workers = 8
     config.momentum = 0.9
@@ -114,9 +138,10 @@ def pascal_voc(config):
 
 def voc_yolo_v1(config):
     """Section 2.2: 135 epochs with two drops, a jitter of the borders by up to 20 % and of the
-    colours by up to 1.5. The paper trains on VOC 2012 too. The flips and the warm-up, which the
-    paper leaves open, are those of the authors' darknet, and so is half of the gradient."""
+    colours by up to 1.5. The flips and the warm-up, which the paper leaves open, are those of the
+    authors' darknet, and so is half of the gradient."""
     pascal_voc(config)
+    config.train_split = 'VOC2007/trainval+VOC2012/trainval'
     config.model.name = 'yolo_v1'
     config.model.loss_scale = 0.5
     config.image_size = 448
@@ -125,6 +150,7 @@ def voc_yolo_v1(config):
     config.std = '0.5,0.5,0.5'
     config.flip = True
     config.jitter = 0.2
+    config.padding_mode = 'edge'
     config.saturation = 1.5
     config.exposure = 1.5
     config.batch_size = 64
@@ -170,7 +196,9 @@ def voc_step(config, recipe):
     config.model.learns = STEPS[recipe]
     config.steps, config.drops = 80_000, (60_000,)
     config.batch_size = config.eval_batch_size = 1
-    if STEPS[recipe] == 'head':
+    if STEPS[recipe] == 'rpn':  # so that as many proposals are written as the head learns from
+        config.model.rpn_before, config.model.rpn_after = (12_000, 12_000), (2000, 2000)
+    else:
         config.batch_size = config.eval_batch_size = 2
         config.steps, config.drops = 40_000, (30_000,)
     if recipe == 'voc_step2':
@@ -185,8 +213,10 @@ def voc_step(config, recipe):
 def coco_faster_rcnn_fpn(config):
     """torchvision's references/detection: 26 epochs in batches of 16, two drops, a warm-up of 1,000
     steps. The statistics of the batch normalization and the first stage stay frozen."""
-    config.dataset = 'coco/2017'
-    config.test_split = 'validation'
+    config.dataset = 'folder'
+    config.train_split = 'train2017'
+    config.test_split = 'val2017'
+    config.bad_boxes = 'skip'  # A few boxes have no area.
     config.stream = True
     config.loader_workers = 8
     config.model.name = 'faster_rcnn_resnet50_fpn'

@@ -36,8 +36,10 @@ def get_config():
     #           to be if the average precision is computed of them
     config.iou = placeholder(float)  # of two boxes of a class with a higher IoU only the better one
     #           is kept; None: as the network was evaluated
-    config.annotations = ''  # a file in COCO's form whose ids of pictures and classes are to be
-    #           used; '': the numbers that are the pictures' names, or else 1, 2, ...
-    config.proposals = False  # True: also write proposals.npz, the boxes that the second stage of a
-    #           network judged, {file name: [P, 4]}, to train a Fast R-CNN
+    config.annotations = ''  # a file in COCO's form, whose ids of pictures and classes are used;
+    #           '': those of the file that the network was trained on, or else 1, 2, ..., and for
+    #           pictures whose names are numbers, as COCO's are, these
+    config.proposals = ''  # Fast R-CNN: an .npz file with the boxes of each picture that it judges
+    config.write_proposals = False  # Faster R-CNN: also write the boxes that its second stage
+    #           judged, in such a file, proposals.npz, to train or try a Fast R-CNN with
     return config

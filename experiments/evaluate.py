@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from cnnjax import (
     atomic,
     cluster,
@@ -19,6 +22,9 @@ from cnnjax import (
 )
 from cnnjax.errors import UserError
 from configs import base
+
+DATA = ('dataset', 'data_dir', 'bad_images', 'mask_values', 'bad_boxes', 'annotations',
+        'proposals')  # the fields that choose another set than the run's
 
 LIMITS = {field: features.LIMITS[field] for field in ('batch_size', 'devices')}
 
@@ -38,12 +44,12 @@ def run(config, directory):
     source = dataset.source(own, own.test_split)
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
-    if network.config and not any(
-            config[field] for field in ('dataset', 'data_dir', 'bad_images', 'mask_values')):
+    if network.config and not any(config[field] for field in DATA):
         trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     examples = dataset.prepare(own, by_name(source, network, config, own.dataset))
-    # Maps of scores fit images of other sizes.
+    # Maps of scores and boxes may fit images of other sizes; a call tells where they do not.
+    jax.eval_shape(network, jax.ShapeDtypeStruct((1, *examples.image_shape), np.uint8))
     if network.task == 'classify' and tuple(examples.image_shape) != network.image_shape:
         raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
@@ -74,16 +80,17 @@ def training(config, network):
     if 'image_size' not in network.evaluation:  # Published weights do not tell it.
         own.image_size = network.image_shape[0]
     own.test_split = config.split or own.test_split
-    for field in ('dataset', 'data_dir', 'stream', 'bad_images', 'mask_values'):
+    for field in ('stream', *DATA):
         if config[field] is not None:
             own[field] = config[field]
-    # A set other than the run's must not inherit what only a folder has.
-    if config.data_dir is None and own.dataset in data.SHIPPED:
-        own.data_dir = None
-    if config.bad_images is None and own.dataset != 'folder':
-        own.bad_images = 'error'
-    if config.mask_values is None and own.dataset != 'folder':
-        own.mask_values = ()
+    # A set other than the run's must not inherit what only the run's has.
+    shipped, other = own.dataset in data.SHIPPED, own.dataset != 'folder'
+    for field, lacks, value in (
+            ('data_dir', shipped, None), ('bad_images', other, 'error'), ('mask_values', other, ()),
+            ('bad_boxes', shipped, 'error'), ('annotations', other, ''),
+            ('proposals', config.dataset or config.data_dir, '')):
+        if config[field] is None and lacks:
+            own[field] = value
     if own.stream and not own.image_size:
         raise UserError('stream=True: the run took its images as large as they are, and such are '
                         'not streamed: leave stream out')

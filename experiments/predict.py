@@ -5,18 +5,31 @@ import os
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import atomic, cluster, limits, models, overlays, predict, tables, trained, workdir
-from cnnjax.data import folders
+from cnnjax import (
+    atomic,
+    cluster,
+    counterparts,
+    data,
+    limits,
+    models,
+    overlays,
+    predict,
+    tables,
+    trained,
+    workdir,
+)
+from cnnjax.data import annotations, examples, folders, layouts
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
 
 LIMITS = {'pictures': limits.Names(), 'opacity': limits.Number(0, 1),
           'tile': limits.Whole(1, pictures.LARGEST), 'score': limits.Number(0, 1),
-          'proposals': (False, True)}
-SUPPRESSION = ('nms_threshold', 'nms')  # the field of a detector that `iou` sets
+          'write_proposals': (False, True)}
+NO_CLASS = 'N/A'  # the name of the outputs of torchvision's detectors that belong to no class
 
 
 class Found(NamedTuple):
@@ -41,7 +54,8 @@ def run(config, directory):
     # What cannot be done is refused before anything is written.
     if boxes:
         network = network._replace(net=suppressing(network.net, config.iou))
-        ids = coco_ids(config.annotations, paths, network.classes)
+        proposals = given(config, network, paths)
+        ids = coco_ids(config, network, paths)
     else:
         predict.window(network.net, network.image_shape, config.tile)
     if not cluster.first():
@@ -53,14 +67,18 @@ def run(config, directory):
     bar = tqdm(list(zip(names, paths, strict=True)), unit='picture', disable=None)
     for name, path in bar:
         try:
-            found.append((boxed if boxes else masked)(config, network, directory, name, path))
+            found.append(boxed(config, network, directory, name, path, proposals.get(path))
+                         if boxes else masked(config, network, directory, name, path))
         except UserError as error:
             skipped.append(error)
             bar.write(f'skipped: {error}')
     if not found:
         raise UserError(f'no picture of {len(paths)} has a prediction: {skipped[0]}')
     if boxes:
-        written = write_detections(directory, network.classes, found, ids, config.proposals)
+        written = write_detections(directory, network.classes, found, ids)
+        if config.write_proposals:
+            write_proposals(directory, found)
+            written = f'proposals.npz, {written}'
     else:
         written = write_shares(directory, network.classes, found)
     print(f'predicted: {len(found):,}, skipped: {len(skipped):,}; see {written} in {directory}')
@@ -86,20 +104,18 @@ def write_shares(directory, classes, found):
     return 'masks, overlays and predictions.csv'
 
 
-def boxed(config, network, directory, name, path):
+def boxed(config, network, directory, name, path, proposals):
     """Writes a picture with the boxes of what was found in it: a Found with the detections."""
-    found = predict.detections(network, path)
+    found = predict.detections(network, path, proposals)
     sure = found['scores'] >= config.score
     found |= {key: found[key][sure] for key in ('boxes', 'labels', 'scores')}
-    if config.proposals and 'proposals' not in found:
-        raise UserError(f'proposals=True: {network.name} has no proposals')
     image = np.asarray(predict.opened(network, path))
     overlays.write(directory / 'boxes' / f'{name}.png', overlays.boxes(
         image, found['boxes'], found['labels'], network.classes, scores=found['scores']))
     return Found(name, path, image.shape[:2], found)
 
 
-def write_detections(directory, classes, found, ids, proposals):
+def write_detections(directory, classes, found, ids):
     """Writes predictions.csv, with a row for each detection, and COCO's files, and says what was
     written."""
     of_pictures, of_classes = ids
@@ -118,16 +134,35 @@ def write_detections(directory, classes, found, ids, proposals):
     atomic.write_json(directory / 'coco.json', {
         'images': [{'id': of_pictures[path], 'file_name': PurePath(path).name, 'width': shape[1],
                     'height': shape[0]} for _, path, shape, _ in found],
-        'categories': [{'id': key, 'name': name}
-                       for key, name in zip(of_classes, classes, strict=True)],
+        'categories': [{'id': key, 'name': name} for key, name in zip(
+            of_classes, classes, strict=True) if name != NO_CLASS],
         'annotations': [{'id': i, **result, 'area': result['bbox'][2] * result['bbox'][3],
                          'iscrowd': 0} for i, result in enumerate(results, 1)]}, None)
-    if proposals:
-        with atomic.replacing(directory / 'proposals.npz') as unfinished, unfinished.open(
-                'wb') as file:
-            np.savez_compressed(file, **{PurePath(path).name: values['proposals']
-                                         for _, path, _, values in found})
-    return f'boxes, predictions.csv, detections.json{", proposals.npz" * proposals} and coco.json'
+    return 'boxes, predictions.csv, detections.json and coco.json'
+
+
+def write_proposals(directory, found):
+    """Writes proposals.npz, as data/proposals.py reads it."""
+    with atomic.replacing(directory / 'proposals.npz') as unfinished, unfinished.open(
+            'wb') as file:
+        np.savez_compressed(file, **{name: values['proposals'] for name, _, _, values in found})
+
+
+def given(config, network, paths):
+    """{path: the proposals in config.proposals}, for a network that finds none itself."""
+    outputs = jax.eval_shape(network, jax.ShapeDtypeStruct((1, *network.image_shape), 'float32'))
+    if config.write_proposals and 'proposals' not in outputs:
+        raise UserError(f'write_proposals=True: {network.name} makes no proposals')
+    takes = 'proposals' in getattr(network.net, 'inputs', ())
+    if takes != bool(config.proposals):
+        raise UserError(f"proposals='{config.proposals}': {network.name} " + (
+            'judges boxes and finds none itself: give an .npz file of them' if takes else
+            'finds its own: leave the file out'))
+    if not takes:
+        return {}
+    files = examples.Files(tuple(paths), (0,) * len(paths))
+    found = data.proposed(data.Source(files, ()), config.proposals).examples.proposals
+    return {path: found[i]['proposals'] for i, path in enumerate(paths)}
 
 
 def suppressing(net, iou):
@@ -135,44 +170,59 @@ def suppressing(net, iou):
     if iou is None:
         return net
     limits.check({'iou': iou}, {'iou': limits.Number(0, 1)})
-    field = next((name for name in SUPPRESSION if name in models.settings(net)), None)
-    if field is None:
-        raise UserError(f'iou={iou}: {type(net).__name__} has no field {SUPPRESSION[0]}: leave it '
-                        'out')
-    return net.clone(**{field: iou})
+    if 'nms' not in models.settings(net):
+        raise UserError(f'iou={iou}: {type(net).__name__} has no field nms: leave it out')
+    return net.clone(nms=iou)
 
 
-def coco_ids(annotations, paths, classes):
-    """({path: id of the picture}, [id of each class]): those of a COCO file, or, if `annotations`
-    is '', the numbers that COCO's pictures have as names, or else their places from 1 on."""
-    if not annotations:
-        stems = [PurePath(path).stem for path in paths]
-        numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
-        if len(set(numbers)) < len(paths) or 0 in numbers:
-            numbers = range(1, len(paths) + 1)
-        return dict(zip(paths, numbers, strict=True)), [*range(1, len(classes) + 1)]
-    path = os.path.expanduser(annotations)
-    values = atomic.read_json(path)
-    try:
-        images = {image['file_name']: int(image['id']) for image in values['images']}
-        categories = {each['name']: int(each['id']) for each in values['categories']}
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"annotations='{annotations}' is no file of COCO's form, with images and "
-                        'categories') from None
+def coco_ids(config, network, paths):
+    """({path: id of the picture}, [id of each class]): those of the COCO file that the config
+    names, or of the file that the network was trained on. What that does not have is numbered:
+    classes as COCO's are, if they are these, and pictures by their names, if they are numbers, or
+    else both from 1 on."""
+    of_pictures, of_classes = numbered(paths), [*range(1, len(network.classes) + 1)]
+    if set(network.classes) == set(counterparts.COCO) - {NO_CLASS}:
+        of_classes = [counterparts.COCO.index(name) + 1 for name in network.classes]
+    if file := config.annotations or trained_on(network):
+        known = annotations.coco(Path(os.path.expanduser(file)))
+        named = {path: identified(path, known.image_ids) for path in paths}
+        missing = [path for path in paths if named[path] is None]
+        unknown = [name for name in network.classes
+                   if name not in known.category_ids and name != NO_CLASS]
+        if config.annotations and (missing or unknown):
+            raise UserError(f'annotations={file} has no id for {(missing + unknown)[0]}')
+        of_pictures = of_pictures if missing else named
+        of_classes = of_classes if unknown else [known.category_ids.get(name)
+                                                 for name in network.classes]
+    return of_pictures, of_classes
 
-    def known(path):
-        """The id of a picture by its name, which may begin with names of folders."""
-        parts = PurePath(path).parts
-        names = ['/'.join(parts[i:]) for i in range(len(parts))]
-        return next((images[name] for name in names if name in images), None)
 
-    found = {path: known(path) for path in paths}
-    missing = [path for path in paths if found[path] is None]
-    missing += [f'the class {name}' for name in classes if name not in categories]
-    if missing:
-        raise UserError(f"annotations='{annotations}' has no id for {missing[0]}"
-                        + (f' and {len(missing) - 1:,} more' if missing[1:] else ''))
-    return found, [categories[name] for name in classes]
+def numbered(paths):
+    """{path: the number that is the picture's name}, or their places where not all have one."""
+    stems = [PurePath(path).stem for path in paths]
+    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
+    if len(set(numbers)) < len(paths) or 0 in numbers:
+        numbers = range(1, len(paths) + 1)
+    return dict(zip(paths, numbers, strict=True))
+
+
+def identified(path, ids):
+    """The id of a picture by its name in a file, which may begin with names of folders; or None."""
+    parts = PurePath(path).parts
+    names = ('/'.join(parts[i:]) for i in range(len(parts)))
+    return next((ids[name] for name in names if name in ids), None)
+
+
+def trained_on(network):
+    """The file in COCO's form that a run was trained on, if it is there; otherwise None."""
+    own = network.config
+    if own is None or own.dataset != 'folder' or not own.data_dir:
+        return None
+    root = Path(os.path.expanduser(own.data_dir))
+    names = (own.annotations,) if own.annotations else layouts.JSON
+    files = [root / name.replace('{split}', split) for name in names
+             for split in (own.test_split, own.train_split)]
+    return next((file for file in files if file.is_file()), None)
 
 
 def find(text):

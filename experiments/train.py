@@ -52,7 +52,7 @@ def draw_examples(config, directory):
         source = dataset.source(config, config.test_split)
     except data.Missing:
         return
-    examples = dataset.prepare(config, source)
+    examples = dataset.prepare(config, data.matched(source, network.classes))
     results = evaluate.evaluate(network, examples, batch_size=config.eval_batch_size,
                                 devices=config.devices)
     if cluster.first():

@@ -52,6 +52,8 @@ def run(config, directory):
     if network.task == 'detect' and (config.classes or config.salient):
         raise UserError(f'classes={config.classes}, salient={config.salient}: a detector has no '
                         'scores of the classes of a whole image; set both to 0')
+    for rule in names(config.rules):
+        rules.with_rule(network.net, rule)  # raises an error if the network has not such ReLUs
     layers, scores = chosen(config, network), last(config, network)
     whole = features.load(config, config.split, network, base.get_config())
     identity = data.identity(whole)

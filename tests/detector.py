@@ -1,4 +1,4 @@
-"""A user's own detector, as small as one can be: it keeps the contract of cnnjax/models."""
+"""Detectors as small as they can be, which keep the contract of cnnjax/models."""
 
 import flax.linen as nn
 import jax
@@ -43,10 +43,8 @@ class Grid(nn.Module):
         def one(scores, classes, found, frame):
             found, labels = boxes.clip(found, frame), classes.argmax(-1).astype(jnp.int32)
             kept = boxes.nms(found, scores, 0.5, self.max_detections, labels)
-            there = kept >= 0
-            return {'boxes': jnp.where(there[:, None], found[kept], 0),
-                    'labels': jnp.where(there, labels[kept], -1),
-                    'scores': jnp.where(there, nn.sigmoid(scores[kept]), 0)}
+            return {'boxes': boxes.take(found, kept), 'labels': boxes.take(labels, kept, -1),
+                    'scores': boxes.take(nn.sigmoid(scores), kept)}
 
         return jax.vmap(one)(outputs['scores'], outputs['classes'], outputs['boxes'],
                              outputs['frame'])
@@ -73,3 +71,38 @@ class Grid(nn.Module):
         parts = {'places': batch.mean(places), 'objects': batch.mean(objects)}
         value = parts['places'] + parts['objects']
         return value, ({'loss': value, **parts}, batch_stats)
+
+
+class Lights(nn.Module):
+    """Without training: all that is bright in channel c is the object of class c, whose score is
+    the share of such pixels. Both boxes are proposals, too."""
+    num_classes: int = 2
+    max_detections: int = 3
+    nms: float = 0.5
+    inputs = ('frame',)
+
+    @nn.compact
+    def __call__(self, images, train=False, frame=None):
+        bright = images[..., :2] > 0
+
+        def box(bright):
+            rows, columns = bright.any(1), bright.any(0)
+            sides = [(values.argmax(), len(values) - values[::-1].argmax())
+                     for values in (columns, rows)]
+            (left, right), (top, bottom) = sides
+            return jnp.stack([left, top, right, bottom]).astype(jnp.float32), bright.mean()
+
+        found, shares = jax.vmap(jax.vmap(box, -1))(bright)
+        return {'proposals': jnp.where(shares[..., None] > 0, found, 0), 'shares': shares}, {
+            'bright': bright.astype(jnp.float32)}
+
+    def detections(self, outputs):
+        found, shares = outputs['proposals'], outputs['shares']
+        order = jnp.argsort(-shares, axis=-1)
+        shares = jnp.take_along_axis(shares, order, -1)
+        found = {'boxes': jnp.take_along_axis(found, order[..., None], 1),
+                 'labels': jnp.where(shares > 0, order, -1), 'scores': shares}
+        more = self.max_detections - 2
+        return {name: jnp.pad(values, ((0, 0), (0, more), *[(0, 0)] * (values.ndim - 2)),
+                              constant_values=-1 if name == 'labels' else 0)
+                for name, values in found.items()}

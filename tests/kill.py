@@ -15,8 +15,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
 
-from cnnjax import checkpoint, reports
+from cnnjax import checkpoint, data, reports
 
 ROOT = Path(__file__).parent.parent
 REPORT, CHECKPOINT = 3, 5
@@ -24,7 +25,12 @@ FIELDS = ['--config.eval_every=10', f'--config.checkpoint_every={CHECKPOINT}',
           f'--config.report_every={REPORT}', '--config.batch_size=16']
 SMALL = {'quickstart.py': ['--config.model.widths=4,4,4'],
          'segment.py:coins': ['--config.model.widths=2,4', '--config.crop_size=16',
-                              '--config.schedule=constant', '--config.weight_map=5']}
+                              '--config.schedule=constant', '--config.weight_map=5'],
+         'detect.py:folder': ['--config.data_dir={root}/scenes', '--config.image_size=32',
+                              '--config.stream=True', '--config.shorter_side=24,32',
+                              '--config.mean=0.5', '--config.std=0.25',
+                              '--config.batch_size=4', '--config.model.widths=4,4,4',
+                              '--config.model.hidden=8']}
 TIMED = 'images_per_second'
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PATIENCE = (0, 0.02, 0.1, 600)  # Seconds from a signal to SIGKILL, as schedulers wait.
@@ -65,9 +71,26 @@ def assert_same_run(a, b, step):
     assert rows(a) == rows(b)
 
 
+def draw(root):
+    """Writes a folder of few scenes of digits with their boxes, in the form of YOLO."""
+    for split, count in (('train', 48), ('test', 16)):
+        source = data.load('digit_scenes', split, target='boxes')
+        for kind in ('images', 'labels'):
+            (root / split / kind).mkdir(parents=True)
+        (root / 'classes.txt').write_text('\n'.join(source.classes))
+        for i in range(count):
+            example = source.examples[i]
+            Image.fromarray(example['image']).save(root / split / 'images' / f'{i}.png')
+            (root / split / 'labels' / f'{i}.txt').write_text(''.join(
+                f'{label} {(x1 + x2) / 128} {(y1 + y2) / 128} {(x2 - x1) / 64} {(y2 - y1) / 64}\n'
+                for label, (x1, y1, x2, y2) in zip(example['labels'], example['boxes'], strict=True)
+                if label >= 0))
+
+
 def start(directory, recipe, steps):
+    small = [field.format(root=Path(directory).parent) for field in SMALL[recipe]]
     return subprocess.Popen(
-        [sys.executable, 'launch.py', f'--config=configs/{recipe}', *FIELDS, *SMALL[recipe],
+        [sys.executable, 'launch.py', f'--config=configs/{recipe}', *FIELDS, *small,
          f'--config.steps={steps}', f'--workdir={directory}'], cwd=ROOT, text=True,
         env={**os.environ, 'XLA_FLAGS': ''}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -107,6 +130,7 @@ def kill(directory, recipe, steps, number, after):
 def check(root, kills, recipe):
     """Whether a run killed so many times leaves the same as one that is not."""
     steps = 100 * kills
+    draw(root / 'scenes')
     finish(root / 'whole', recipe, steps)
     for _ in range(kills):
         number = random.choice(SIGNALS)

@@ -102,7 +102,8 @@ def test_without_augmentation_it_is_the_normalization():
     np.testing.assert_allclose(out, NORMALIZE(RGB), atol=1e-6)
 
 
-@pytest.mark.parametrize(('padding_mode', 'numpys'), [('zero', 'constant'), ('reflect', 'reflect')])
+@pytest.mark.parametrize(('padding_mode', 'numpys'), [
+    ('zero', 'constant'), ('reflect', 'reflect'), ('edge', 'edge')])
 @pytest.mark.parametrize('mean', ['channel', 'pixel'])
 def test_a_translation_is_a_crop_of_numpys_padded_image(mean, padding_mode, numpys):
     """Of the normalized image: zero is the mean, and a mean image stays behind the borders."""
@@ -312,7 +313,7 @@ def test_float32_under_jit(images):
 @pytest.mark.parametrize(('images', 'options', 'message'), [
     (RGB, {'padding': 4, 'padding_mode': 'reflect'},
      'padding=4 by reflection needs larger images than 5 x 4'),
-    (RGB, {'padding_mode': 'mirror'}, "padding_mode is 'zero' or 'reflect', not 'mirror'"),
+    (RGB, {'padding_mode': 'mirror'}, "padding_mode is 'zero', 'reflect' or 'edge', not 'm"),
     (GRAY, {'color': 0.1}, r'color=0.1 needs RGB images, not 1 channel\(s\)'),
     (GRAY, {'hue': 0.1}, r'hue=0.1 needs RGB images, not 1 channel\(s\)'),
     (GRAY, {'exposure': 1.5}, r'exposure=1.5 needs RGB images, not 1 channel\(s\)'),

@@ -97,9 +97,11 @@ def test_sets_without_objects_and_without_detections(truth, found):
         assert coco.numbers == {}
         for values in (coco.ap, coco.ap50, coco.precision, *voc, matches.recall):
             assert np.isnan(values).all()
-    places = [sum(map(len, FOUND)) - 1 if found is FOUND else 0, 4 if truth is TRUTH else 0]
-    if places != [7, 4]:
-        assert matches.confusion.sum() == sum(places) + (places == [7, 0])
+    objects = 4 * (truth is TRUTH)  # The crowd, and what is found in it, do not count.
+    detections = (8 - (truth is TRUTH)) * (found is FOUND)
+    hits = matches.confusion[:2, :2].sum()
+    assert matches.confusion.sum() == objects + detections - hits
+    assert (hits > 0) == (truth is TRUTH and found is FOUND)
 
 
 def drawn(seed, images=30, detections=20, objects=6, classes=4):

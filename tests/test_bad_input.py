@@ -73,7 +73,8 @@ TUPLES = st.one_of(st.lists(st.sampled_from([(1, 2), 0, -1, 2, 0.5, float('nan')
                             max_size=5).map(tuple),
                    st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=5).map(tuple))
 NETWORKS = ('convnet', 'nin', 'vgg11', 'fractalnet_slim5', 'lenet5_1998', 'allcnn_c',
-            'mobilenet_v1_025', 'unet_padded', 'fmp6_32', 'densenet_l7_k2', 'alexnet', 'resnet20')
+            'mobilenet_v1_025', 'unet_padded', 'fmp6_32', 'densenet_l7_k2', 'alexnet', 'resnet20',
+            'yolo_v1_small', 'faster_rcnn_small')
 
 
 def of_type(kind):
@@ -125,11 +126,11 @@ def set_up(digits, tmp_path_factory):
     real_load, real_create = data.load, step.create
     shapes = []
 
-    def load(dataset, split, *options):
+    def load(dataset, split, *options, **of_boxes):
         target, = digits.keys() & options
         if dataset == 'digits' and split in digits[target]:
             return digits[target][split]
-        return real_load(dataset, split, *options)
+        return real_load(dataset, split, *options, **of_boxes)
 
     def create(net, tx, key, image_shape, frozen, check):
         shapes[:] = image_shape, jax.eval_shape(
@@ -232,9 +233,12 @@ def test_a_config_trains_or_is_refused(set_up, task, given):
     ('weight_map_sigma', (0.0,)),
     ('border_mode', ('mirror', '')), ('crop_size', (-1, 9)), ('rotation', (-1.0, 181.0)),
     ('scale', ((1.5, 0.5), (0.0, 1.0), (), (1.0,), (1.0, 101.0))), ('elastic', (-1.0, 1.5)),
+    ('fit', ('whole', '', 'pad')), ('jitter', (-0.1, 0.5)), ('hue', (-0.1, 0.6, 0.1)),
+    ('saturation', (0.5, 101.0, 1.5)), ('exposure', (0.0, 101.0, 1.5)), ('proposals', ('no.npz',)),
 ])
 def test_the_error_names_the_field(digits, field, bad, tmp_path, monkeypatch, task):
-    monkeypatch.setattr(data, 'load', lambda dataset, split, *_: digits[tasks.target(task)][split])
+    monkeypatch.setattr(data, 'load', lambda dataset, split, *_, **__: digits[
+        tasks.target(task)][split])
     for value in bad:
         config = training({field: value}, task)
         with pytest.raises(UserError, match=field):
@@ -295,9 +299,9 @@ def test_the_configs_of_the_experiments(name, tmp_path, monkeypatch):
     monkeypatch.setattr(RUNS[name], compiles)
     found = {split: data.load('photos', split) for split in ('train', 'test')}
     real = data.load
-    monkeypatch.setattr(data, 'load', lambda dataset, split, *options: found[split] if
+    monkeypatch.setattr(data, 'load', lambda dataset, split, *options, **of_boxes: found[split] if
                         (dataset, split) in (('photos', 'train'), ('photos', 'test'))
-                        else real(dataset, split, *options))
+                        else real(dataset, split, *options, **of_boxes))
     network = trained.load('embedded')
     monkeypatch.setattr(trained, 'load', lambda *arguments, **options: network)
     module = importlib.import_module(f'configs.{name}')

@@ -43,6 +43,9 @@ def test_iou_of_all_pairs():
     assert not found[3:5].any()
     assert not found[:, 3].any()
     np.testing.assert_array_equal(boxes.area(a)[3:5], 0)
+    common = boxes.intersection(a, b)
+    sizes = np.array(boxes.area(a)[:, None] + boxes.area(b)[None])
+    np.testing.assert_allclose(common, found * sizes / (1 + np.array(found)), rtol=1e-4)
     stacked = boxes.iou(np.stack([a, a + 1]), np.stack([b, b + 1]))
     assert stacked.shape == (2, 7, 5)
     np.testing.assert_allclose(stacked[1], found, atol=1e-5)
@@ -98,6 +101,8 @@ def test_clip():
     np.testing.assert_array_equal(boxes.clip(some, frame), expected)
     stacked = boxes.clip(jnp.stack([some, some + 1]), jnp.stack([frame, frame + 1]))
     np.testing.assert_array_equal(stacked, np.stack([expected, np.add(expected, 1)]))
+    of_classes = boxes.clip(jnp.stack([some, some], 1), frame)  # [N, classes, 4]
+    np.testing.assert_array_equal(of_classes, np.stack([expected, expected], 1))
 
 
 # Faster R-CNN's nine at stride 16, papers.md; py-faster-rcnn's boxes are one pixel larger.
@@ -183,6 +188,13 @@ def test_nms_without_boxes(form):
         np.testing.assert_array_equal(found, [-1, -1])
 
 
+def test_what_boxes_have_is_taken():
+    kept = jnp.int32([2, 0, -1])
+    np.testing.assert_array_equal(boxes.take(jnp.int32([5, 6, 7]), kept, -1), [7, 5, -1])
+    np.testing.assert_array_equal(boxes.take(jnp.float32([[5, 6], [6, 7], [7, 8]]), kept),
+                                  [[7, 8], [5, 6], [0, 0]])
+
+
 @pytest.mark.parametrize('form', ['picks', 'rounds'])
 def test_a_chain_of_suppressions(form):
     """Every second box of a row stays: each that goes would have suppressed the next."""
@@ -195,37 +207,46 @@ def test_a_chain_of_suppressions(form):
 OVERLAPS = np.float32([[.9, .1, .5, 0, .29], [.2, .45, .65, .1, .05], [0, .2, .1, .25, 0]])
 
 
+def match(overlaps, *options):
+    """The matches alone."""
+    matched, most = boxes.match(np.float32(overlaps), *options)
+    np.testing.assert_array_equal(most, np.max(np.float32(overlaps), 0, initial=0))
+    return matched.tolist()
+
+
 @pytest.mark.parametrize(('options', 'expected'), [
     ((.3, .7, True), [0, -2, 1, 2, -1]),
     ((.3, .7, False), [0, -2, -2, -1, -1]),
     ((.5, .5, False), [0, -1, 1, -1, -1])])
 def test_golden_matches(options, expected):
-    np.testing.assert_array_equal(boxes.match(OVERLAPS, *options), expected)
+    assert match(OVERLAPS, *options) == expected
 
 
 def test_an_anchor_that_is_the_best_of_a_truth_may_get_another():
     """The second truth's best anchor, the first, overlaps the first truth more: torchvision."""
-    overlaps = np.float32([[.6, .75], [.5, .1]])
-    np.testing.assert_array_equal(boxes.match(overlaps, .3, .7, True), [0, 0])
+    assert match([[.6, .75], [.5, .1]], .3, .7, True) == [0, 0]
+
+
+def test_an_anchor_is_matched_with_the_first_of_truths_that_it_overlaps_equally():
+    assert match([[.1, .8, .2], [.8, .8, .2], [.8, .8, .8]], .3, .7) == [1, 0, 2]
 
 
 def test_all_that_tie_for_a_truth_are_matched_but_not_with_one_that_none_overlaps():
-    overlaps = np.float32([[.4, .4, .2, 0, .4 * (1 - 1e-7)], [0, 0, 0, 0, 0], [-1] * 5])
-    np.testing.assert_array_equal(boxes.match(overlaps, .3, .7, True), [0, 0, -1, -1, 0])
-    tiny = np.float32([[1e-9, 0, 0]])
-    np.testing.assert_array_equal(boxes.match(tiny, .3, .7, True), [0, -1, -1])
+    overlaps = [[.4, .4, .2, 0, .4 * (1 - 1e-7)], [0, 0, 0, 0, 0], [-1] * 5]
+    assert match(overlaps, .3, .7, True) == [0, 0, -1, -1, 0]
+    assert match([[1e-9, 0, 0]], .3, .7, True) == [0, -1, -1]
 
 
 @pytest.mark.parametrize('overlaps', [np.zeros((0, 3)), np.zeros((2, 3)), np.full((2, 3), -1.)])
 def test_an_image_without_truths_is_background(overlaps):
-    np.testing.assert_array_equal(boxes.match(np.float32(overlaps), .3, .7, True), [-1] * 3)
+    assert match(overlaps, .3, .7, True) == [-1] * 3
 
 
 def test_ties_are_found_where_the_overlaps_are_computed():
     """The smallest shape that has the truth inside has the same overlap wherever it is."""
     truth = np.float32([[300.3, 300.7, 308.9, 309.1]])
     start = boxes.anchors(VGG16, (37, 62), (16, 16))
-    found = jax.jit(lambda truth: boxes.match(boxes.iou(truth, start), .3, .7, True))(truth)
+    found = jax.jit(lambda truth: boxes.match(boxes.iou(truth, start), .3, .7, True)[0])(truth)
     around = ((start[:, :2] <= truth[:, :2]) & (start[:, 2:] >= truth[:, 2:])).all(-1)
     sizes = np.where(around, boxes.area(start), np.inf)
     np.testing.assert_array_equal(found >= 0, sizes == sizes.min())
@@ -284,11 +305,12 @@ def test_float32_under_strict_promotion_of_types():
         overlaps = boxes.iou(some, some)
         floats = overlaps, boxes.encode(some, some), boxes.decode(some, some), boxes.clip(
             some, some[0]), boxes.anchors(some, (2, 3), (4, 4.5))
-        return floats, (boxes.nms(some, scores, 0.5, 3), boxes.nms(some, scores, 0.5, 3, mask,
-                                                                   'rounds'),
-                        boxes.match(overlaps, 0.3, 0.7, True), boxes.sample(key, mask, mask, 4, 2))
+        return floats, (boxes.nms(some, scores, 0.5, 3),
+                        boxes.nms(some, scores, 0.5, 3, mask, 'rounds'),
+                        boxes.match(overlaps, 0.3, 0.7, True)[0],
+                        boxes.sample(key, mask, mask, 4, 2))
 
     with jax.enable_x64(True), jax.numpy_dtype_promotion('strict'):
         floats, indices = jax.eval_shape(run, some, scores, mask, key)
     assert {str(array.dtype) for array in floats} == {'float32'}
-    assert [str(array.dtype) for array in indices[:2]] == ['int32', 'int32']
+    assert [str(array.dtype) for array in indices[:3]] == ['int32'] * 3

@@ -12,12 +12,14 @@ from cnnjax import (
     data,
     evaluate,
     figures,
+    memory,
     models,
     tasks,
     train,
     trained,
     weights,
 )
+from cnnjax.data import digit_scenes
 from cnnjax.errors import UserError
 from cnnjax.tasks import detect
 from configs import evaluate as evaluate_config
@@ -75,8 +77,13 @@ def test_what_is_known_of_the_objects_is_kept():
     ({'loss': 'focal'}, 'loss=focal: a detector has a loss of its own'),
     ({'class_weights': (1.0,) * 10}, r'class_weights=\(.* a detector has a loss of its own'),
     ({'label_smoothing': 0.1}, 'label_smoothing=0.1: a detector has a loss'),
-    ({'weight_map': 1.0}, 'weight_map=1.0: a detector has a loss')])
-def test_what_does_not_fit_is_said_before_anything_is_written(detecting, fields, message, tmp_path):
+    ({'weight_map': 1.0}, 'weight_map=1.0: a detector has a loss'),
+    ({'model.name': 'yolo_v1_small', 'model.width': None, 'model.head': 'fc', 'crop_size': 24},
+     'the test images have 32 x 32 pixels, which the network, trained on 24 x 24, cannot take'),
+    ({'model.width': 2 ** 16}, 'Grid has [0-9,]+ parameters, more than the memory holds')])
+def test_what_does_not_fit_is_said_before_anything_is_written(detecting, fields, message, tmp_path,
+                                                              monkeypatch):
+    monkeypatch.setattr(memory, 'device', lambda: 2 ** 34)
     config = detecting.copy_and_resolve_references()
     with config.unlocked():
         config.update_from_flattened_dict(fields)
@@ -93,7 +100,7 @@ def test_detections_that_break_the_contract_are_refused():
     outputs = jax.eval_shape(lambda key, images: Counts().init_with_output(key, images)[0][0],
                              jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     tasks.create('detect', Grid()).check(outputs, {}, range(10))
-    for net, classes, message in ((Counts(), 10, 'Counts.detections returns .* see the contract'),
+    for net, classes, message in ((Counts(), 10, 'Counts.detections returns arrays of the wrong'),
                                   (Grid(), 9, 'the network finds 10 classes, the data has 9')):
         with pytest.raises(UserError, match=message):
             tasks.create('detect', net).check(outputs, {}, range(classes))
@@ -168,3 +175,18 @@ def test_our_detectors_on_one_device_and_on_four(name, fields):
                  for n in (1, 4))
     np.testing.assert_allclose(four[1], one[1], rtol=1e-5)
     test_step.assert_close(four[0].params, one[0].params, 1e-5)
+
+
+def test_images_of_another_size_than_a_full_layer_takes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(digit_scenes, 'EXAMPLES', {'train': 4, 'test': 4})
+    net = models.create('yolo_v1_small', widths=((2,), (2,), (2,), (4, 2, 4)), head='fc')
+    variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    network = trained.Trained(net, variables, data.Normalization(*np.ones((2, 1), np.float32)),
+                              tuple('0123456789'), (32, 32, 3), None, 'yolo_v1_small',
+                              {'task': 'detect', 'image_size': 0})
+    monkeypatch.setattr(trained, 'load', lambda *_: network)
+    asked = evaluate_config.get_config()
+    asked.update(source='weights', dataset='digit_scenes')
+    with pytest.raises(UserError, match='images of 64 x 64 pixels do not fit this network, which '
+                                        'was trained on 32 x 32'):
+        experiment.run(asked, tmp_path)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import data, evaluate, figures, overlays, plots, train, trained
+from cnnjax import data, evaluate, figures, overlays, plots, predict, train, trained
 from cnnjax.data import geometry
 from configs import base
+from tests.detector import Lights
 
 CLASSES = ('background', 'bright')
 NORMALIZE = data.Normalization(np.float32([0.401, 0.5, 0.6]), np.float32([0.25]))
@@ -182,3 +183,91 @@ def test_a_task_that_draws_nothing_has_no_figures(tmp_path):
     network = trained.Trained(Bright(), {}, NORMALIZE, CLASSES, (8, 8, 3), None)  # it classifies
     figures.evaluation(tmp_path, network, None, {})
     assert not list(tmp_path.iterdir())
+
+
+SHAPES = ('red', 'green')
+
+
+def detecting(count=10):
+    """(a detector that finds what is bright, and pictures of 24 x 32 pixels, whose true boxes are
+    off by i pixels in picture i; the last has no object)"""
+    rng = np.random.default_rng(0)
+    images = np.full((count, 24, 32, 3), 30, np.uint8)
+    boxes, labels = np.zeros((count, 2, 4)), np.full((count, 2), -1)
+    for i in range(count - 1):
+        for c in range(2):
+            left, top, width, height = *rng.integers(0, (12, 8)), 20 - 9 * c, 16
+            images[i, top:top + height, left:left + width, c] = 250
+            boxes[i, c] = left, top, left + width - i, top + height
+            labels[i, c] = c
+    ignore = np.zeros((count, 2), bool)
+    ignore[0, 1] = True
+    normalize = data.Normalization(np.float32([0.5]), np.float32([0.2]))
+    network = trained.Trained(Lights(), {}, normalize, SHAPES, (32, 32, 3), None, '', {
+        'task': 'detect', 'image_size': 32, 'fit': 'letterbox'})
+    return network, data.from_arrays(images, SHAPES, boxes=boxes, labels=labels, ignore=ignore)
+
+
+@pytest.mark.parametrize('kind', ['resident', 'stream'])
+def test_truth_beside_detections(kind, panels, tmp_path):
+    network, own = detecting()
+    crops = data.Crops(32, fit='letterbox')
+    examples = (data.Resident(own, crops) if kind == 'resident' else
+                data.Stream(own, crops._replace(shorter_side=(24, 24)), threads=1))
+    results = evaluate.evaluate(network, examples, devices=1)
+    figures.evaluation(tmp_path, network, examples, results)
+    values = results['image_f1']
+    assert np.isnan(values[-1])
+    order = np.argsort(values, stable=True)[:8]
+    assert [text for text, _ in panels['worst']] == [
+        f'image {i}, F1 {values[i]:.2f}' for i in order]
+    assert panels['predictions'][-1][0] == 'image 9'  # It has neither objects nor detections.
+    for i, (_, (truth, prediction)) in zip(order, panels['worst'], strict=True):
+        example = own.examples[i]
+        np.testing.assert_array_equal(truth, overlays.boxes(
+            example['image'], example['boxes'], example['labels'], SHAPES,
+            ignore=example['ignore']))  # The letterbox's border is not drawn.
+        found = predict.detections(network, example['image'])
+        sure = np.where(found['scores'] >= 0.25, found['labels'], -1)  # the red one alone
+        assert (sure >= 0).tolist() == [True, False]
+        np.testing.assert_array_equal(prediction, overlays.boxes(
+            example['image'], found['boxes'], sure, SHAPES, scores=found['scores']))
+    with open(tmp_path / 'confusion.csv') as file:
+        assert next(csv.reader(file)) == ['truth / prediction', *SHAPES, 'background']
+    assert (tmp_path / 'figures' / 'precision_recall.png').exists()
+
+
+def test_precision_and_recall(tmp_path, monkeypatch):
+    """A class without an object has no line; the mean of a line is the AP50."""
+    saved = []
+    monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure))
+    precision = np.array([np.linspace(1, 0, 101), np.full(101, np.nan), np.ones(101)])
+    figures.precision_recall(tmp_path, precision, ('a', 'b', 'c'))
+    figures.precision_recall(tmp_path, np.ones((30, 101)), tuple(map(str, range(30))))
+    few, many = (figure.axes[0] for figure in saved)
+    assert [text.get_text() for text in few.get_legend().get_texts()] == [
+        'a  0.500', 'c  1.000', 'mean  0.750']
+    np.testing.assert_allclose(few.lines[-1].get_ydata(), (1 + np.linspace(1, 0, 101)) / 2)
+    assert [text.get_text() for text in many.get_legend().get_texts()] == [
+        '30 classes', 'mean  1.000']
+
+
+def test_a_confusion_matrix_with_background(tmp_path):
+    figures.confusion(tmp_path, np.array([[3, 1, 0], [0, 2, 2], [1, 0, 0]]), SHAPES)
+    with open(tmp_path / 'confusion.csv') as file:
+        assert list(csv.reader(file)) == [
+            ['truth / prediction', 'red', 'green', 'background'], ['red', '3', '1', '0'],
+            ['green', '0', '2', '2'], ['background', '1', '0', '0']]
+
+
+def test_the_average_precision_of_a_detector_is_drawn(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure))
+    rows = [{'epoch': i, 'learning_rate': 0.1, 'train/loss': 2.0, 'train/box_loss': 1.0,
+             'test/error': 0.3, 'test/ap': 0.5, 'test/ap50': 0.7, 'test/ap/a': 0.1,
+             'test/ap50/a': 0.6} for i in range(3)]
+    plots.curves(rows, tmp_path / 'curves.png')
+    losses, results = saved[0].axes[:2]
+    assert [line.get_label() for line in losses.lines] == ['train', 'box loss']
+    assert {line.get_label(): line.get_ydata()[0] for line in results.lines} == {
+        'a': 0.6, 'AP50': 0.7, 'AP': 0.5}

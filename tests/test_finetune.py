@@ -326,6 +326,7 @@ def test_layers_of_a_name():
     assert frozen(freeze='relu2_1') == frozen(freeze='pool2') == {'conv1_1', 'bn1_1', 'conv2_1',
                                                                   'bn2_1'}
     assert frozen(freeze='all') == frozen(freeze='pool5')
+    assert frozen(freeze='conv1_1, bn1_1') == {'conv1_1', 'bn1_1'}
 
     fractal = models.create('fractalnet20', columns=2, widths=(2, 2), dropout=(0.0, 0.0))
     layers = transfer.frozen_layers(fractal, 'block1_column2_unit1', (8, 8, 3))

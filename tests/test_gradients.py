@@ -37,6 +37,9 @@ def without_dropout(method, arguments, options, context):
 def objective(case):
     """(the weighed sum of the outputs as a function of parameters and images, these two)."""
     net, variables = gradients.network(case)
+    # No gradient flows through the proposals of a detector of two stages: its regions are fixed.
+    fixed = {'choose': lambda proposals: jnp.broadcast_to(
+        jnp.array([2.0, 3, 11, 13]), proposals.shape)} if hasattr(net, 'learns') else {}
 
     def total(params, images):
         with nn.intercept_methods(without_dropout):
@@ -45,7 +48,9 @@ def objective(case):
             else:
                 (logits, taps), _ = net.apply(
                     variables | {'params': params}, images, train=True, mutable=['batch_stats'],
-                    rngs={'drop_path': jax.random.key(0)})
+                    rngs={'drop_path': jax.random.key(0)}, **fixed)
+        if fixed:
+            logits = {name: logits[name] for name in logits if 'proposal' not in name}
         outputs = [*jax.tree.leaves(logits),  # a detector has several
                    *(taps[name] for name in getattr(net, 'auxiliary', {}))]
         return sum((output * gradients.weights(output, i)).sum()

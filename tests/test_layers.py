@@ -276,3 +276,19 @@ def test_fractional_max_pooling_keeps_nan_and_gives_ties_to_the_first():
     assert 0 < jnp.isnan(y).sum() < y.size
     assert {*pull(jnp.ones_like(y))[0].ravel().tolist()} <= {0, 1, 2, 4}
     assert pull(jnp.ones_like(y))[0].sum() == y.size
+
+
+def test_frozen_batch_normalization_has_no_parameters():
+    """It is batch normalization in evaluation, with all it needs in the statistics."""
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    values = {name: jax.random.uniform(jax.random.key(i), (5,), minval=0.5)
+              for i, name in enumerate(('scale', 'bias', 'mean', 'var'))}
+    frozen = layers.FrozenBatchNorm(epsilon=0.1)
+    start = frozen.init(jax.random.key(0), x)
+    assert start.keys() == {'batch_stats'}
+    np.testing.assert_allclose(frozen.apply(start, x), x / 1.1 ** 0.5, rtol=1e-6)
+    expected = layers.BatchNorm(epsilon=0.1, use_running_average=True).apply(
+        {'params': {name: values[name] for name in ('scale', 'bias')},
+         'batch_stats': {name: values[name] for name in ('mean', 'var')}}, x)
+    np.testing.assert_allclose(frozen.apply({'batch_stats': values}, x), expected, rtol=1e-5,
+                               atol=1e-6)

@@ -160,6 +160,18 @@ COUNTS = [
      1_608_015_360),
     ('yolo_v1_small', {}, 64, 182_564, None, None),
     ('yolo_v1_classifier', {}, 224, 23_428_136, None, 4_210_188_288),
+    # py-faster-rcnn's networks, that of COCO too; torchvision's counts, of 21 classes and without
+    # frozen statistics too.
+    ('faster_rcnn_vgg16', {}, 1000, 137_078_239, None, None),
+    ('faster_rcnn_vgg16', {'rpn_scores': 'sigmoid'}, 600, 137_078_239 - 4_617, None, None),
+    ('faster_rcnn_vgg16', {'num_classes': 80, 'anchor_sizes': ((64, 128, 256, 512),)}, 600,
+     138_316_573, None, None),
+    ('fast_rcnn_vgg16', {}, 1000, 134_690_729, None, None),
+    ('rcnn_vgg16', {}, 1000, 134_690_729, None, None),
+    ('faster_rcnn_resnet50_fpn', {}, 1333, 41_755_286, None, None),
+    ('faster_rcnn_resnet50_fpn', {'num_classes': 20}, 800, 41_396_536, None, None),
+    ('faster_rcnn_resnet50_fpn', {'norm': 'batch'}, 800, 41_808_406, None, None),
+    ('faster_rcnn_small', {}, 64, 312_564, None, None),
     ('fmp12_160', {}, 32, 74_569_920 + 14_570, None, None),  # the paper counts no biases
     ('fmp12_64', {}, 32, 11_936_640 + 5_834, None, None),
     ('fmp6_32', {}, 28, 462_026, None, None),
@@ -722,6 +734,8 @@ NARROW = {
     'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),
     'fcn8s': ({'widths': (2, 3, 4, 4, 4), 'hidden': (6, 5)}, (9, 9, 3)),
     'fcn_resnet50': ({'blocks': (1, 1, 1), 'widths': (2, 3, 4)}, (17, 17, 3)),
+    'faster_rcnn_small': ({'widths': (2, 3, 4), 'hidden': (5,), 'rpn_width': 4, 'pooled': 2},
+                          (16, 16, 3)),
     'yolo_v1_classifier': ({'groups': ((3,), (1, 3)), 'widths': ((2,), (3, 4)), 'pools': 1},
                            (8, 8, 3)),
     'yolo_v1_local': ({'groups': ((3,), (1, 3)), 'widths': ((2,), (3, 4)), 'pools': 1, 'local': 3,

@@ -217,6 +217,8 @@ def test_with_rule_takes_the_networks_own_relu():
     assert with_rule(net, 'guided').relu is RULES6['guided']
     assert with_rule(with_rule(net, 'guided'), 'gradient') == net
     assert with_rule(vgg11(), 'deconvnet') == vgg11().clone(relu=RULES['deconvnet'])
+    for net in (nn.Dense(3), models.create('vgg11', relu=nn.tanh)):
+        assert with_rule(net, 'gradient') is net
 
 
 @pytest.mark.parametrize(('net', 'name', 'message'), [

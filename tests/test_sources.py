@@ -205,7 +205,12 @@ def test_a_split_of_bad_images(photos):
     ('cifar10', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder"),
     ('coins', {}, 'dataset=coins has no label for each image, only a mask .config.task='
      'segment learns masks.; these data sets do: digits, photos, folder, some of'),
-    ('folder', {'target': 'boxes'}, 'no boxes for .* only a label or mask .* digit_scenes$')])
+    ('coins', {'target': 'boxes'}, 'dataset=coins has no boxes for each image, only a mask .*'
+     'do: digit_scenes, folder, some of tensorflow-datasets'),
+    ('folder', {'bad_boxes': 'none'}, "bad_boxes is 'error' or 'skip', not 'none'"),
+    ('folder', {'bad_boxes': 'skip'}, 'bad_boxes=skip: only boxes of dataset=folder and of'),
+    ('digit_scenes', {'bad_boxes': 'skip', 'target': 'boxes'}, 'bad_boxes=skip: only boxes of'),
+    ('digit_scenes', {'annotations': 'a.json', 'target': 'boxes'}, 'annotations=a.json: only')])
 def test_what_a_set_does_not_use_is_refused(dataset, given, message):
     with pytest.raises(UserError, match=message):
         sources.load(dataset, 'test', **given)

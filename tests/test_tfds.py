@@ -184,13 +184,16 @@ def test_the_files_are_those_of_tfds(prepared):
 
 def written(name, examples, directory):
     """A data set of tfds with these records, in its own format and with its own features."""
-    class Builder(tfds_builders.parent(name), skip_registration=True):
-        __module__ = tfds_builders.parent(name).__module__
+    parent, _, config = name.partition('/')
+
+    class Builder(tfds_builders.parent(parent), skip_registration=True):
+        __module__ = tfds_builders.parent(parent).__module__
+        name = parent
 
         def _split_generators(self, dl_manager):
             return {'train': iter(enumerate(examples))}
 
-    builder = Builder(data_dir=directory, file_format='array_record')
+    builder = Builder(data_dir=directory, config=config or None, file_format='array_record')
     builder.download_and_prepare()
     assert 'tensorflow' not in sys.modules
 
@@ -266,6 +269,120 @@ def test_cityscapes_has_19_classes(tmp_path):
     example = source.examples[0]
     np.testing.assert_array_equal(example['mask'].ravel()[:35], train_ids)
     np.testing.assert_array_equal(example['image'], image)
+
+
+def voc(objects, shape=(40, 60), **options):
+    """Records of pictures with (xmin, ymin, xmax, ymax, label, difficult) of VOC's objects."""
+    height, width = shape
+    return [{
+        'image': encoded(np.full((*shape, 3), 10 * i, np.uint8), 'jpeg', **options),
+        'image/filename': f'{i}.jpg', 'labels': [], 'labels_no_difficult': [],
+        'objects': [{'bbox': tensorflow_datasets.features.BBox(
+                         top / height, left / width, bottom / height, right / width),
+                     'label': label, 'is_difficult': hard, 'is_truncated': False, 'pose': 0}
+                    for left, top, right, bottom, label, hard in own],
+    } for i, own in enumerate(objects)]
+
+
+def by_picture(source):
+    """The examples by their pictures' level of gray."""
+    return {int(np.asarray(example['image']).mean().round()) // 10: example
+            for example in source.examples}
+
+
+def test_voc_has_boxes(tmp_path, capsys):
+    """Its pixels are counted from 1. A picture without objects has an empty list."""
+    written('voc/2007', voc([[(1, 1, 60, 40, 3, False), (11, 6, 20, 30, 19, True)], [],
+                             [(2, 2, 2, 9, 0, False)]]), tmp_path)
+    source = load('voc/2007', 'train', str(tmp_path), target='boxes')
+    assert len(source.classes) == 20
+    assert source.classes[3] == 'boat'
+    for found in (by_picture(source), by_picture(source._replace(
+            examples=source.examples.undecoded))):
+        assert sorted(found) == [0, 1, 2]
+        assert found[0]['labels'].tolist() == [3, 19]
+        assert found[0]['ignore'].tolist() == [False, True]
+        np.testing.assert_allclose(found[0]['boxes'], [(0, 0, 60, 40), (10, 5, 20, 30)], atol=1e-4)
+        assert found[1]['labels'].tolist() == [-1, -1]
+        assert not found[1]['boxes'].any()
+        np.testing.assert_allclose(found[2]['boxes'][0], (1, 1, 2, 9), atol=1e-4)
+        assert {name: array.dtype.name for name, array in found[0].items() if name != 'image'} == {
+            'boxes': 'float32', 'labels': 'int32', 'ignore': 'bool'}
+    assert capsys.readouterr().out.endswith(
+        'voc/2007, train: 3 images with 3 objects of 20 classes; 1 image without objects; 1 object '
+        'ignored; none of bicycle, bird, bottle and 14 more\n')
+    assert identity(source).examples == 3
+    assert 'tensorflow' not in sys.modules
+
+
+def test_a_picture_with_boxes_is_not_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    written('voc/2007', voc([[(1, 1, 60, 40, 3, False)]], exif=exif), tmp_path)
+    example = load('voc/2007', 'train', str(tmp_path), target='boxes').examples[0]
+    assert example['image'].shape == (40, 60, 3)
+    np.testing.assert_allclose(example['boxes'], [(0, 0, 60, 40)], atol=1e-4)
+
+
+def coco(directory):
+    """A prepared set with COCO's features, whose code in tfds needs TensorFlow."""
+    features = tensorflow_datasets.features
+
+    class Coco(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tensorflow_datasets.core.Version('1.1.0')
+        name = 'coco'
+        BUILDER_CONFIGS = [tensorflow_datasets.core.BuilderConfig(name='2017')]
+
+        def _info(self):
+            objects = {'id': np.int64, 'area': np.int64, 'bbox': features.BBoxFeature(),
+                       'label': features.ClassLabel(names=['person', 'bicycle', 'car']),
+                       'is_crowd': np.bool_}
+            stored = {'image': features.Image(encoding_format='jpeg'), 'image/id': np.int64,
+                      'image/filename': features.Text(), 'objects': features.Sequence(objects)}
+            return tensorflow_datasets.core.DatasetInfo(
+                builder=self, features=features.FeaturesDict(stored))
+
+        def _split_generators(self, dl_manager):
+            return {'validation': self._generate_examples()}
+
+        def _generate_examples(self):
+            first = (0.0, 0.5, 0.25, 1.0, 2, True), (0.1, 0.1, 0.2, 0.2, 0, False)
+            for i, own in enumerate([first, [], [(0.5, 0.5, 0.5, 0.75, 1, False)]]):
+                yield i, {
+                    'image': encoded(np.full((40, 60, 3), 10 * i, np.uint8), 'jpeg'),
+                    'image/filename': f'{i}.jpg', 'image/id': i,
+                    'objects': [{'id': j, 'area': 7, 'bbox': features.BBox(*sides), 'label': label,
+                                 'is_crowd': crowd}
+                                for j, (*sides, label, crowd) in enumerate(own)]}
+
+    Coco(data_dir=directory, config='2017', file_format='array_record').download_and_prepare()
+
+
+def test_coco_is_read_from_its_directory(tmp_path, capsys):
+    """Its code does not even start without TensorFlow."""
+    with pytest.raises(Missing, match='there is no .*/coco/2017: to prepare coco/2017, but not to '
+                                      "read it, tfds needs TensorFlow(?s:.*)builder.'coco/2017'"):
+        load('coco/2017', 'validation', str(tmp_path), target='boxes')
+    coco(tmp_path)
+    with pytest.raises(UserError, match='record 1, object 1: the box 30, 20, 45, 20 .* no area'):
+        load('coco/2017', 'validation', str(tmp_path), target='boxes')
+    source = load('coco/2017', 'validation', str(tmp_path), target='boxes', bad_boxes='skip')
+    found = by_picture(source)
+    assert source.classes == ('person', 'bicycle', 'car')
+    np.testing.assert_allclose(found[0]['boxes'], [(30, 0, 60, 10), (6, 4, 12, 8)], atol=1e-4)
+    assert found[0]['labels'].tolist() == [2, 0]
+    assert found[0]['ignore'].tolist() == [True, False]
+    assert found[0]['area'].tolist() == [7, 7]
+    assert found[1]['labels'].tolist() == found[2]['labels'].tolist() == [-1, -1]
+    assert ('2 images without objects; 1 object ignored; objects left out: 1 without area; none of '
+            'bicycle\n') in capsys.readouterr().out
+    with pytest.raises(UserError, match="coco/2017 has no 'image' with a 'label'"):
+        load('coco/2017', 'validation', str(tmp_path))
+
+
+def test_sets_without_boxes_say_so(prepared):
+    with pytest.raises(UserError, match="cifar10 has no 'image' with 'objects' that have a 'bbox'"):
+        load('cifar10', 'train', str(prepared), target='boxes')
 
 
 def test_sets_without_masks_are_told_from_those_that_have_them(tmp_path):

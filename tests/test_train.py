@@ -273,7 +273,7 @@ def test_it_learns(tiny, tmp_path):
     source = data.load('digits', 'train')
     few = data.Source(source.examples[:32], source.classes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, 'load', lambda *_: few)
+        patch.setattr(data, 'load', lambda *_, **__: few)
         last = train.train(config, tmp_path)
     assert last['train/error'] == 0
     assert last['train/loss'] < 0.1
@@ -356,7 +356,8 @@ def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
         dataset.prepare(tiny, dataset.source(tiny, 'train'))
 
 
-@pytest.mark.parametrize(('recipe', 'kills'), [('quickstart.py', 3), ('segment.py:coins', 2)])
+@pytest.mark.parametrize(('recipe', 'kills'), [('quickstart.py', 3), ('segment.py:coins', 2),
+                                               ('detect.py:folder', 1)])
 def test_killed_at_random_moments_nothing_is_lost(tmp_path, recipe, kills):
     """Anywhere: start-up, compilation, steps, evaluation, saving."""
     kill.check(tmp_path, kills, recipe)
@@ -417,7 +418,8 @@ def test_data_of_your_own(tiny, tmp_path, monkeypatch):
             (images[:0], {'label': labels[:0]}, 'images are uint8'),
             (images, {'label': labels[:3]}, r'label has the shape \[3\]: .* it must be \[80\]'),
             (images, {'label': labels[:, None]}, r'the shape \[80, 1\]: .* must be \[80\]'),
-            (images, {'labels': labels}, "'label' or a 'mask', not 'labels'"),
+            (images, {'labels': labels}, "the class of a whole image is its 'label'"),
+            (images, {'lable': labels}, "'label', a 'mask', or 'boxes' with .*, not 'lable'"),
             (images, {'mask': masks + 300}, 'the masks have numbers from 300 to 300'),
             (images, {'label': labels / 2}, 'classes are whole numbers')):
         with pytest.raises(UserError, match=message):

@@ -91,6 +91,15 @@ class Fixed(WithoutTrain):
         return nn.Dense(10)(images.mean((1, 2))), {}
 
 
+class Boxes(MyNet):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return {'boxes': nn.Dense(10)(images)}, {}
+
+    def detections(self, outputs):
+        return outputs['boxes'] @ outputs
+
+
 class Misfit(WithoutTrain):
     @nn.compact
     def __call__(self, images, train=False):
@@ -258,9 +267,15 @@ def test_a_mistake_in_the_file_is_told_with_its_line(config, tmp_path, source, m
     ('WithoutTaps', r'WithoutTaps.__call__ returns an array: write `def __call__.*activation}'),
     ('Fixed', r'Fixed has outputs of \(1, 10\) for num_classes=7: make its last layer as wide'),
     ('Scalar', r'Scalar has outputs of \(\) for num_classes=7'),
+    ('Boxes', 'Boxes returns a dict, as a detector does, but it has no method loss'),
     ('Misfit', r'my_nets.py, line \d+: TypeError: '),
 ])
 def test_a_call_that_breaks_the_contract(config, name, message):
     net = models.create(f'my_nets.py:{name}', num_classes=7)
     with pytest.raises(UserError, match=message):
         jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), 'float32'))
+
+
+def test_a_mistake_in_a_method_of_a_detector_is_told_with_its_line(config):
+    with pytest.raises(UserError, match=r'my_nets.py, line \d+: TypeError: unsupported operand'):
+        models.create('my_nets.py:Boxes', num_classes=7).detections({'boxes': 1})

@@ -12,6 +12,7 @@ from cnnjax.data.examples import (
 )
 from cnnjax.data.identity import Identity, differences, identity
 from cnnjax.data.pipeline import Crops, Resident, Stream
+from cnnjax.data.proposals import proposed
 from cnnjax.data.sources import (
     FROM_PYTHON,
     SHIPPED,
@@ -25,4 +26,4 @@ from cnnjax.data.weight_maps import weighted
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
            'Source', 'Stream', 'augment', 'check_examples', 'counted', 'differences',
            'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched',
-           'normalization', 'spread', 'subset', 'weighted']
+           'normalization', 'proposed', 'spread', 'subset', 'weighted']

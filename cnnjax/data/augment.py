@@ -146,7 +146,7 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
       flip: mirror left to right with probability 1/2.
       flip_vertical: mirror upside down with probability 1/2.
       padding: pixels added on every side before a random crop.
-      padding_mode: 'zero' or 'reflect': what is outside the image, also after a warp.
+      padding_mode: 'zero', 'reflect' or 'edge': what is outside the image, also after a warp.
       crop_size: the side of the random crop; 0: [H, W], which after padding is a translation.
       scale: the range of the factor by which things grow, which is log-uniform.
       rotation: the largest angle in degrees, in both directions.
@@ -154,7 +154,8 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
         `geometry.displacement_field`).
       jitter: each border of the image moves in or out by at most this share of the side, and what
         it then holds is stretched to the image's size, as in YOLO (Redmon et al. 2015, section 2.2;
-        https://arxiv.org/abs/1506.02640). Objects may be lost: see `geometry.warped`.
+        https://arxiv.org/abs/1506.02640), where the authors' padding is 'edge'. Objects may be
+        lost: see `geometry.warped`.
       color: each principal component of the colours is added in a random amount with this standard
         deviation (Krizhevsky et al. 2012, section 4.1: 0.1); RGB only.
       color_jitter: brightness, contrast and saturation are multiplied by random factors that differ
@@ -204,7 +205,7 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
             upside_down = jax.random.bernoulli(jax.random.fold_in(flip_key, 0))
             example = geometry.mirrored(example, upside_down, axis=0)
         if 'frame' in example:  # A network looks for objects only on the image.
-            most = np.tile(np.float32(shape[::-1]), 2)
+            most = np.array([*shape[::-1]] * 2, np.float32)
             example = {**example, 'frame': jnp.clip(example['frame'], 0, most)}
         return example
 
@@ -216,7 +217,7 @@ def _check_geometry(image, shape, padding, padding_mode, scale, elastic):
     `shape` is that of the result."""
     size = f'{image[0]} x {image[1]}'
     if padding_mode not in geometry.MODES:
-        raise UserError(f"padding_mode is 'zero' or 'reflect', not '{padding_mode}'")
+        raise UserError(f"padding_mode is 'zero', 'reflect' or 'edge', not '{padding_mode}'")
     if padding >= min(image):
         by = ' by reflection' if padding_mode == 'reflect' else ''
         raise UserError(f'padding={padding}{by} needs larger images than {size}')
@@ -240,9 +241,10 @@ def _warp(key, scale, rotation, elastic):
 
 def _part(key, shape, jitter):
     """A random part of an image of that (height, width), float32 [4], for `geometry.warped`."""
-    size = np.float32((*shape[::-1], *shape[::-1]))
+    height, width = shape
+    borders = np.array([0, 0, width, height], np.float32)
     moves = jax.random.uniform(key, (4,), np.float32, -jitter, jitter)
-    return size * (np.float32([0, 0, 1, 1]) + moves)
+    return borders + np.array([width, height] * 2, np.float32) * moves
 
 
 def distorted(key: jax.Array, image: jax.Array, hue: float, saturation: float,
@@ -254,10 +256,10 @@ def distorted(key: jax.Array, image: jax.Array, hue: float, saturation: float,
     This is `random_distort_image` of https://github.com/pjreddie/darknet, src/image.c.
     """
     keys = jax.random.split(key, 3)
-    draws = jax.random.uniform(keys[0], (3,), np.float32, np.float32([-hue, 1, 1]),
-                               np.float32([hue, saturation, exposure]))
-    turn, factors = draws[0], draws[1:]
-    factors = jnp.where(jax.random.bernoulli(keys[1], shape=(2,)), factors, 1 / factors)
+    turn = jax.random.uniform(keys[0], (), np.float32, -hue, hue)
+    factors = jax.random.uniform(keys[1], (2,), np.float32, 1,
+                                 np.array([saturation, exposure], np.float32))
+    factors = jnp.where(jax.random.bernoulli(keys[2], shape=(2,)), factors, 1 / factors)
     red, green, blue = jnp.moveaxis(image, -1, 0)
     value = image.max(-1)
     spread = value - image.min(-1)  # value times saturation

@@ -71,14 +71,18 @@ class Arrays(Sequence):
         return {name: array[i] for name, array in self.arrays.items()}
 
 
+TYPES = {'mask': np.uint8, 'boxes': np.float32, 'labels': np.int32, 'ignore': bool}
+
+
 def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike) -> Source:
     """A source of arrays: `from_arrays(images, ('cat', 'dog'), label=labels)`.
 
     Args:
       images: uint8 [N, H, W, C].
       classes: the names of the classes 0, 1, ...
-      targets: an array for each target, by its name: `label`, int [N], or `mask`, uint8
-        [N, H, W].
+      targets: an array for each target, by its name: `label`, int [N]; `mask`, uint8 [N, H, W];
+        or `boxes`, [N, M, 4], with `labels`, int [N, M], and perhaps `ignore`, bool [N, M] (see
+        objects.py).
 
     Raises:
       UserError: an array has another type or shape, or there is not one target for each image.
@@ -87,21 +91,28 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise UserError(f'images are uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}')
     arrays = {'image': images}
+    objects = len(images), *np.shape(targets.get('boxes', ()))[1:2]  # [N, M]
+    shape = {'label': images.shape[:1], 'mask': images.shape[:3], 'boxes': (*objects, 4),
+             'labels': objects, 'ignore': objects}
+    if unknown := targets.keys() - shape.keys():
+        raise UserError("a target is a 'label', a 'mask', or 'boxes' with 'labels', not "
+                        f"'{min(unknown)}'")
+    if ('boxes' in targets) != ('labels' in targets):
+        raise UserError("'boxes' [N, M, 4] come with 'labels' [N, M]; the class of a whole image "
+                        "is its 'label'")
     for name, given in targets.items():
-        array, shape = np.asarray(given), {'label': images.shape[:1], 'mask': images.shape[:3]}
-        if name not in shape:
-            raise UserError(f"a target is a 'label' or a 'mask', not '{name}'")
+        array = np.asarray(given)
         if array.shape != shape[name]:
             raise UserError(f'{name} has the shape {list(array.shape)}: with images of '
                             f'{list(images.shape)} it must be {list(shape[name])}')
-        if not np.issubdtype(array.dtype, np.integer):
+        if name not in ('boxes', 'ignore') and not np.issubdtype(array.dtype, np.integer):
             raise UserError(f'{name} is an array of {array.dtype}: classes are whole numbers')
         if name == 'mask' and not 0 <= array.min() <= array.max() <= geometry.IGNORE:
             raise UserError(f'the masks have numbers from {array.min()} to {array.max()}: classes '
                             f'are counted from 0, and {geometry.IGNORE} is none')
         if name == 'mask' and len(classes) > geometry.IGNORE:
             raise UserError(f'{len(classes)} classes: masks have at most {geometry.IGNORE}')
-        arrays[name] = array.astype(np.uint8) if name == 'mask' else array
+        arrays[name] = array.astype(TYPES.get(name, array.dtype))
     return Source(Arrays(arrays), tuple(map(str, classes)))
 
 
@@ -160,16 +171,26 @@ def check_classes(i: int, target: str, values: np.ndarray, classes: int) -> None
 
 @dataclasses.dataclass(frozen=True)
 class Labelled(Sequence):
-    """Examples with a label instead of their mask: the class of most of its pixels. Class 0, the
-    background in most sets, counts only where there is no other."""
+    """Examples with a label instead of their mask or boxes.
+
+    Of a mask it is the class of most of its pixels. Class 0, the background in most sets, counts
+    only where there is no other. Of boxes it is the class of the largest, or `none`, the number of
+    a further class, if there is no object.
+    """
 
     examples: Sequence
+    none: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, i: Any) -> Any:
         example = self.examples[i]
+        if 'boxes' in example:
+            sides = example['boxes'][:, 2:] - example['boxes'][:, :2]
+            areas = np.where(example['labels'] < 0, -1, sides.prod(-1))
+            largest = example['labels'][areas.argmax()] if areas.size else -1
+            return {'image': example['image'], 'label': self.none if largest < 0 else int(largest)}
         counts = np.bincount(np.ravel(example['mask']), minlength=2)[1:geometry.IGNORE]
         return {'image': example['image'], 'label': int(counts.argmax()) + 1 if counts.any() else 0}
 

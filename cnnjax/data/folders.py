@@ -83,6 +83,22 @@ def unusable(entry: os.DirEntry[str]) -> str | None:
     return suffix or 'without suffix'
 
 
+def by_stem(paths: Sequence[str], directory: str | os.PathLike[str]) -> dict[str, str]:
+    """{path relative to the directory, without its suffix: path}
+
+    Raises:
+      UserError: two paths differ only in their suffix.
+    """
+    found = {}
+    for path in paths:
+        name = os.path.splitext(os.path.relpath(path, directory))[0]
+        if name in found:
+            raise UserError(f'{found[name]} and {path} have one name but for the suffix: which of '
+                            'them is meant by that name cannot be told; rename or remove one')
+        found[name] = path
+    return found
+
+
 def readable(files: Sequence[Any], read: Callable[[Any], Any], title: str) -> list[Any]:
     """Those of the files that `read` reads without a UserError; each of the others is printed."""
     def error(i):

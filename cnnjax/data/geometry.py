@@ -36,13 +36,15 @@ _HALF = 0.5 + 0.5j  # from the middle of a pixel, its place, to its lower right 
 IGNORE = 255  # A pixel with this class in a mask counts neither in the loss nor in the error.
 PER_PIXEL = {'mask': IGNORE, 'weight_map': 0}  # the targets of pixels: their values outside
 # How pixels outside the image are filled: {name in a config: mode of numpy's pad}.
-MODES: dict[str, Literal['constant', 'reflect']] = {'zero': 'constant', 'reflect': 'reflect'}
+MODES: dict[str, Literal['constant', 'reflect', 'edge']] = {
+    'zero': 'constant', 'reflect': 'reflect', 'edge': 'edge'}
 
 
 def bordered(example: Mapping[str, Any], sides: Sequence[tuple[int, int]],
              mode: str = 'zero') -> Mapping[str, Any]:
     """The example with pixels added on its `sides`, ((top, bottom), (left, right)): black ones, or
-    with the mode 'reflect' mirror images, as many as it takes. They count in no target."""
+    with the mode 'reflect' mirror images, as many as it takes, or with 'edge' the nearest pixels of
+    the image. They count in no target."""
     if not np.any(sides):
         return example
     (top, _), (left, _) = sides
@@ -82,8 +84,8 @@ def cropped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence
     """The example padded by `padding` pixels on each side and cut to `shape`, (height, width), at
     `corner`, (top, left), which may be traced.
 
-    `mode` is 'zero', which pads the image with 0 and the targets of pixels with PER_PIXEL, or
-    'reflect', which pads all with their mirror images.
+    `mode` is 'zero', which pads the image with 0 and the targets of pixels with PER_PIXEL;
+    'reflect', which pads all with their mirror images; or 'edge', with their nearest pixels.
     """
     sides = (padding, padding), (padding, padding)
 
@@ -95,8 +97,8 @@ def cropped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence
     found = {'image': moved(example['image'], (*sides, (0, 0)), 0)}
     for name, outside in _per_pixel(example).items():
         found[name] = moved(example[name], sides, outside)
-    shift = jnp.tile(padding - corner[::-1], 2).astype(jnp.float32)
-    return {**example, **found, **_followed(example, lambda boxes: boxes + shift[None], shape, jnp)}
+    return {**example, **found, **_followed(example, lambda boxes: boxes + jnp.tile(
+        padding - corner[::-1], 2).astype(jnp.float32)[None], shape, jnp)}
 
 
 def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[int], mode: str, *,
@@ -140,10 +142,10 @@ def warped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[
             points = _stretched(points + _HALF - low, [1 / each for each in stretch]) - _HALF
         undeformed = middle + (points - corner - middle) * turn
         return lax.fori_loop(0, 10, lambda _, found: undeformed - lax.complex(
-            *(_sampled(part, found, 1, 'nearest') for part in (field.real, field.imag))),
+            *(_sampled(each, found, 1, 'nearest') for each in (field.real, field.imag))),
             undeformed)
 
-    beyond = {'zero': 'constant', 'reflect': 'mirror'}[mode]
+    beyond = {'zero': 'constant', 'reflect': 'mirror', 'edge': 'nearest'}[mode]
     found = {'image': jax.vmap(lambda channel: _sampled(channel, places, 1, beyond), -1, -1)(
         example['image'])}
     for name, outside in _per_pixel(example).items():
@@ -224,8 +226,8 @@ def _followed(example, move, shape, numpy, least=0.0):
         seen = seen & inside & (labels >= 0)
         found = {'boxes': numpy.where(seen[:, None], parts, np.float32(0)),
                  'labels': numpy.where(seen, labels, np.int32(-1))}
-    if 'ignore' in example:
-        found['ignore'] = example['ignore'] & seen
+        if 'ignore' in example:
+            found['ignore'] = example['ignore'] & seen
     if 'proposals' in example:
         parts, seen = clipped(move(example['proposals']))
         found['proposals'] = numpy.where(seen[:, None], parts, np.float32(0))

@@ -42,6 +42,22 @@ def orientation(path: str) -> int:
         return formats.open_(file).getexif().get(ExifTags.Base.Orientation, 1)
 
 
+def upright_shape(path: str) -> tuple[int, int]:
+    """(height, width) of the picture in a file, upright. Of a JPEG only the header is read.
+
+    Raises:
+      UserError: as in read().
+    """
+    with formats.reading(path), open(formats.regular(path), 'rb') as file:
+        if file.read(len(JPEG)) == JPEG:
+            image = formats.open_(file)
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            width, height = image.size[::-1] if turned else image.size
+            return height, width
+    height, width, _ = Picture(path).shape
+    return height, width
+
+
 class Picture:
     """An encoded image that is decoded, as by read(), only when a crop is cut from it. This needs
     no array of the whole picture, and decodes a JPEG no finer than the crop needs.

@@ -203,9 +203,9 @@ def _pairs(directory):
             raise Missing(f'{here} is not there: data_dir must hold classes.txt, and images/ and '
                           'masks/ in train/ and test/')
     pictures, left_out = folders.find(directories['images'])
-    found = _without_suffix(folders.find(directories['masks'])[0], directories['masks'])
+    found = folders.by_stem(folders.find(directories['masks'])[0], directories['masks'])
     pairs = []
-    for name, picture in _without_suffix(pictures, directories['images']).items():
+    for name, picture in folders.by_stem(pictures, directories['images']).items():
         if name not in found:
             raise UserError(f'{picture} has no mask: {directories["masks"] / name}.png is not '
                             'there')
@@ -214,8 +214,9 @@ def _pairs(directory):
     return pairs, left_out
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-    """The names in classes.txt.
+def read_classes(path: Path, least: int = 2,
+                 most: int | None = geometry.IGNORE) -> tuple[str, ...]:
+    """The names in classes.txt, of which there must be so many.
 
     Raises:
       Missing: the file does not exist.
@@ -229,19 +230,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
                       'their numbers in the masks, from 0') from None
     except (OSError, ValueError) as error:
         raise UserError(f'{path} is not a readable text file: {error}') from None
-    if len(set(names)) != len(names) or not 2 <= len(names) <= geometry.IGNORE:
+    if len(set(names)) != len(names) or not least <= len(names) <= (most or len(names)):
         raise UserError(f'{path} has {len(set(names))} different names in {len(names)} lines: give '
-                        f'each class its own, from 2 to {geometry.IGNORE} of them')
+                        f'each class its own, from {least} to {most or "any number"} of them')
     return names
-
-
-def _without_suffix(paths, directory):
-    """{path relative to the directory, without its suffix: path}"""
-    found = {}
-    for path in paths:
-        name = os.path.splitext(os.path.relpath(path, directory))[0]
-        if name in found:
-            raise UserError(f'{found[name]} and {path} have one name but for the suffix: which '
-                            'belongs to which mask cannot be told; rename or remove one')
-        found[name] = path
-    return found

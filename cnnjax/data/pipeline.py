@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags
 
 from cnnjax import memory, quiet
-from cnnjax.data import geometry, images, threads
+from cnnjax.data import geometry, images, objects, threads
 from cnnjax.data.examples import NO_CLASS, Source, check_classes, subset
 from cnnjax.errors import UserError
 
@@ -52,7 +52,7 @@ class Crops(NamedTuple):
     # shorter side as 'crop' does, the longer at most to `size`, with a border right and below.
     fit: str = 'crop'
 
-    def center(self, example: Mapping[str, Any]) -> dict[str, Any]:
+    def center(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
         """The example (see geometry.py) with the middle [size, size, C] of its image, which may be
         an array or an images.Picture."""
         example = self._bordered(example)
@@ -64,7 +64,7 @@ class Crops(NamedTuple):
         box = images.center_box(example['image'].shape, shorter_side, self.size)
         return geometry.cut(example, box, self.size, self.interpolation)
 
-    def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> Mapping[str, Any]:
         """The example with a random part of its image, or at a random scale in a letterbox."""
         if self.fit in ('pad', 'stretch'):
             return self.center(example)
@@ -120,7 +120,7 @@ class Crops(NamedTuple):
         if self.border < 0:
             raise UserError(f'border={self.border}: a picture has 0 or more pixels around it')
         if self.border_mode not in geometry.MODES:
-            raise UserError(f"border_mode is 'zero' or 'reflect', not '{self.border_mode}'")
+            raise UserError(f"border_mode is 'zero', 'reflect' or 'edge', not '{self.border_mode}'")
         if self.fit not in FITS:
             raise UserError(f'fit is one of {", ".join(FITS)}, not {self.fit!r}')
         if self.fit != 'crop' and (self.border or not self.size):
@@ -153,6 +153,7 @@ class Resident:
         self.data = {name: np.empty((count, *array.shape), array.dtype)
                      for name, array in first.items()}
         self.pixels = np.zeros(256, np.int64)  # how many of all masks are of the class 0, 1, ...
+        self.lost = 0  # how many objects are not in the middle of their picture that was cut out
         counting = threading.Lock()
 
         def decode(i):
@@ -162,6 +163,9 @@ class Resident:
                 with counting:
                     self.pixels += found
             example = _arrays(crops.center(whole))
+            if 'boxes' in whole:
+                with counting:
+                    self.lost += _count(whole) - _count(example)
             if example['image'].shape != shape:
                 raise UserError(f'the images differ in size ({shape}, {example["image"].shape} '
                                 '...): set image_size')
@@ -340,7 +344,13 @@ class _Checked(Sequence):
                 raise UserError(f'the image at position {i} has {height} x {width} pixels, its '
                                 f'mask {list(values.shape)}: a mask has a class for each pixel')
             check_classes(i, target, values, self.classes)
+        if 'boxes' in example:
+            objects.check(example, i)
         return example
+
+
+def _count(example):
+    return int((np.asarray(example['labels']) >= 0).sum())
 
 
 def _pixels(mask):

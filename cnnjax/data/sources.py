@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnjax import cluster
-from cnnjax.data import coins, digit_scenes, digits, folders, images, masks, photos
+from cnnjax.data import coins, digit_scenes, digits, folders, images, layouts, masks, photos
 from cnnjax.data.examples import Files, Labelled, Missing, Source
 from cnnjax.errors import UserError
 
@@ -24,31 +24,37 @@ SHIPPED = {
 
 
 def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str = 'error',
-         target: str = 'label', mask_values: Sequence[int] = ()) -> Source:
+         target: str = 'label', mask_values: Sequence[int] = (), *, annotations: str = '',
+         bad_boxes: str = 'error') -> Source:
     """The source `dataset`: a name in SHIPPED, 'folder' (data_dir/split/class/*.jpg; with masks
-    see masks.py), or a name of tensorflow-datasets, prepared in `data_dir` (default: the usual
-    place of tensorflow-datasets). Prints one line about what was found; if there are masks, that
-    line waits until they are read (see dataset.prepare).
+    see masks.py, with boxes layouts.py), or a name of tensorflow-datasets, prepared in `data_dir`
+    (default: the usual place of tensorflow-datasets). Prints one line about what was found; if
+    there are masks, that line waits until they are read (see dataset.prepare).
 
     Args:
       target: the target of each image: 'label', 'mask' or 'boxes'.
       mask_values: see masks.folder.
+      annotations, bad_boxes: see layouts.folder.
 
     Raises:
       Missing: the data is not there; the message says how to get it.
       UserError: the data is not in the right form, or the set does not take these arguments.
     """
     _check(dataset, data_dir, bad_images, target, mask_values)
+    _check_boxes(dataset, target, annotations, bad_boxes)
     if dataset in SHIPPED:
         source = _of_target(dataset, SHIPPED[dataset], target)(split)
     elif dataset == 'folder':
         masked = functools.partial(masks.folder, mask_values=mask_values)
-        source = _of_target(dataset, {'label': folder, 'mask': masked}, target)(
+        boxed = functools.partial(layouts.folder, annotations=annotations, bad_boxes=bad_boxes)
+        source = _of_target(dataset, {'label': folder, 'mask': masked, 'boxes': boxed}, target)(
             data_dir, split, bad_images)
     else:
         from cnnjax.data import tfds  # here, because the import takes a second
-        source = _of_target(dataset, {'label': tfds.load, 'mask': tfds.load_masks}, target)(
-            dataset, split, data_dir)
+        boxed = functools.partial(tfds.load_boxes, bad_boxes=bad_boxes)
+        source = _of_target(
+            dataset, {'label': tfds.load, 'mask': tfds.load_masks, 'boxes': boxed}, target)(
+                dataset, split, data_dir)
     source = source._replace(about=source.about or counted(
         f'{dataset}, {split}', len(source.examples), len(source.classes)))
     if cluster.first() and target != 'mask':
@@ -75,11 +81,23 @@ def _check(dataset, data_dir, bad_images, target, mask_values):
                         'other values than the numbers of their classes; leave it out')
 
 
+def _check_boxes(dataset, target, annotations, bad_boxes):
+    """Raises UserError if arguments of `load` for boxes do not fit the others."""
+    if bad_boxes not in ('error', 'skip'):
+        raise UserError(f"bad_boxes is 'error' or 'skip', not '{bad_boxes}'")
+    if bad_boxes != 'error' and (target != 'boxes' or dataset in SHIPPED):
+        raise UserError(f'bad_boxes={bad_boxes}: only boxes of dataset=folder and of '
+                        'tensorflow-datasets may be bad; leave it out')
+    if annotations and (dataset, target) != ('folder', 'boxes'):
+        raise UserError(f'annotations={annotations}: only boxes of dataset=folder may be in a file '
+                        'with another name; leave it out')
+
+
 def _of_target(dataset, functions, target):
     """The function that loads a set with this target; {target: function} are those it has."""
     if target not in functions:
         having = [name for name, others in SHIPPED.items() if target in others]
-        having += ['folder', 'some of tensorflow-datasets'] * (target != 'boxes')
+        having += ['folder', 'some of tensorflow-datasets']
         hint = ' (config.task=segment learns masks)' if 'mask' in functions else ''
         raise UserError(f'dataset={dataset} has no {target} for each image, only a '
                         f'{" or ".join(functions)}{hint}; these data sets do: {", ".join(having)}')
@@ -87,9 +105,16 @@ def _of_target(dataset, functions, target):
 
 
 def load_labelled(dataset: str, split: str, data_dir: str | None = None,
-                  bad_images: str = 'error') -> Source:
+                  bad_images: str = 'error', *, detector: bool = False, annotations: str = '',
+                  bad_boxes: str = 'error') -> Source:
     """The source `dataset` with the label of each image, for a look at a network: of a set that has
-    only masks, they are those of examples.Labelled. Arguments and errors as of `load`."""
+    only masks, they are those of examples.Labelled, and so they are for a detector of a set that
+    may have boxes, whose last class is 'no object'. Arguments and errors as of `load`."""
+    if detector and 'boxes' in SHIPPED.get(dataset, ('boxes',)):
+        source = load(dataset, split, data_dir, bad_images, 'boxes', annotations=annotations,
+                      bad_boxes=bad_boxes)
+        return source._replace(examples=Labelled(source.examples, len(source.classes)),
+                               classes=(*source.classes, 'no object'))
     named = Path(os.path.expanduser(data_dir or '')) / 'classes.txt'
     masked = (dataset == 'folder' and data_dir and named.is_file()
               or 'label' not in SHIPPED.get(dataset, ('label',)))
@@ -132,9 +157,11 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     left_out = {name: collections.Counter() for name in ('train', split)}
     directories = {name: _classes(root / name, left_out[name]) for name in left_out}
     classes = tuple(directories['train'])
-    if classes == ('images', 'masks'):
-        raise UserError(f'{root / "train"} has the folders images and masks. To learn the masks, '
-                        'set config.task=segment; if these are two classes, rename one')
+    for target, task in (('masks', 'segment'), ('labels', 'detect')):
+        if classes == ('images', target):
+            raise UserError(f'{root / "train"} has the folders images and {target}. To learn the '
+                            f'{target}, set config.task={task}; if these are two classes, rename '
+                            'one')
     if unknown := sorted(set(directories[split]) - set(classes)):
         raise UserError(f'{root / split} has classes that {root / "train"} does not '
                         f'have: {", ".join(unknown)}')

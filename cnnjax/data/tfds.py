@@ -1,7 +1,9 @@
 """Reads and prepares TensorFlow Datasets (https://www.tensorflow.org/datasets) without TensorFlow.
 """
 
+import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import shlex
@@ -12,11 +14,12 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds
 
-from cnnjax.data import masks
+from cnnjax.data import masks, objects, threads
 from cnnjax.data.examples import Missing, Source
 from cnnjax.data.geometry import IGNORE
 from cnnjax.data.identity import Entry, file_sizes
 from cnnjax.data.images import Picture
+from cnnjax.data.objects import Ragged
 from cnnjax.data.sources import SHIPPED
 from cnnjax.data.tfds_builders import BUILDERS
 from cnnjax.errors import UserError, suggest
@@ -93,6 +96,58 @@ def load_masks(name: str, split: str, data_dir: str | None = None) -> Source:
     return Source(examples, stored.classes)
 
 
+def load_boxes(name: str, split: str, data_dir: str | None = None,
+               bad_boxes: str = 'error') -> Source:
+    """The images of a prepared data set with the boxes of its 'objects', all of which are checked;
+    the rest as in `load`. VOC's difficult objects and COCO's crowds are ignored.
+
+    Args:
+      bad_boxes: with 'error' an object that cannot be used raises a UserError; 'skip' leaves such
+        objects out, and counts them.
+    """
+    builder = _found(name, data_dir)
+    features = dict(builder.info.features)
+    stored = getattr(features.get('objects'), 'feature', None)
+    stored = dict(stored) if isinstance(stored, tfds.features.FeaturesDict) else {}
+    if not (isinstance(stored.get('bbox'), tfds.features.BBoxFeature) and 'image' in features
+            and isinstance(stored.get('label'), tfds.features.ClassLabel)):
+        raise UserError(f"{name} has no 'image' with 'objects' that have a 'bbox' and a 'label', "
+                        f'only {sorted(features)}')
+    mode, classes = _mode(name, features['image']), tuple(stored['label'].names)
+    records = _records(builder, name, split, ('image',))
+    # VOC counts pixels from 1; tfds divided its numbers by the size, and nothing else.
+    first = 1 if name.partition('/')[0] == 'voc' else 0
+
+    def read(i):
+        record = records[i]
+        # tfds takes the boxes for those of the pixels as they are stored.
+        shape = Picture(record['image'], f'{name}, {split}: record {i}', mode, upright=False).shape
+        return objects.checked(_objects(record['objects'], shape, classes, first), shape, classes)
+
+    found, flaws = objects.usable(threads.mapped(read, len(records), 'checking boxes'),
+                                  lambda i: f'{name}, {split}: record {i}', bad_boxes)
+    fields = ['ignore'] * bool({'is_difficult', 'is_crowd'} & set(stored)) + ['area'] * (
+        'area' in stored)
+    kept = objects.ragged(found, classes, fields)
+    about = f'{name}, {split}: {len(found):,} images with {objects.described(kept, classes, flaws)}'
+    examples = _Examples(records, f'{name}, {split}', mode, ('image',), objects=kept)
+    return Source(examples, classes, about)
+
+
+def _objects(stored, shape, classes, first):
+    """The Objects of a record of tfds, which has a list of each feature, [] if it has no objects;
+    a box is the upper, left, lower and right side as shares of the picture's. `first` is the
+    number of the first pixel."""
+    height, width = shape[:2]
+    boxes = np.asarray(stored['bbox'], np.float64).reshape(-1, 4)
+    places = boxes[:, [1, 0, 3, 2]] * (width, height, width, height) - (first, first, 0, 0)
+    columns = [stored.get(feature, [False] * len(boxes))
+               for feature in ('label', 'is_difficult', 'is_crowd', 'area')]
+    rows = zip(places.tolist(), *columns, strict=True)
+    return [objects.Object(f'object {i}', tuple(box), classes[label], bool(hard or crowd), area)
+            for i, (box, label, hard, crowd, area) in enumerate(rows, 1)]
+
+
 def _found(name, data_dir) -> Any:
     """The builder of a prepared data set."""
     builder = _builder(name, data_dir, others=(*SHIPPED, 'folder'))
@@ -140,8 +195,9 @@ class _Examples(Sequence):
     records: Any  # a sequence that also has dataset_info and split
     name: str
     mode: str
-    features: tuple[str, str] = ('image', 'label')  # the names of the image and its target
-    values: dict[int, int] | None = None  # see Masks; None: the target is a label
+    features: tuple[str, ...] = ('image', 'label')  # the names of the image and its target
+    values: dict[int, int] | None = None  # see Masks; None: the target is a label or `objects`
+    objects: Ragged | None = None  # those of each image
     decoded: bool = True
 
     def __len__(self) -> int:
@@ -152,17 +208,19 @@ class _Examples(Sequence):
         name = f'{self.name}: record {index}'
         try:
             record = self.records[index]
-            image, target = (record[feature] for feature in self.features)
+            image, *target = (record[feature] for feature in self.features)
         except Exception as error:  # The format, protobuf and tfds raise many kinds.
             raise UserError(f'{name} cannot be read: {error}') from error
         # tfds takes the pixels of a mask as they are stored, and so those of its picture.
-        picture = Picture(image, name, self.mode, upright=self.values is None)
-        if self.values is None:
-            found = {'label': int(target)}
+        picture = Picture(image, name, self.mode, upright=self.features[1:] == ('label',))
+        if self.objects is not None:
+            found = self.objects[index]
+        elif self.values is None:
+            found = {'label': int(target[0])}
         else:
             mask = f'the mask of {name}'
-            found = {'mask': masks.numbered(masks.read(target, mask), self.values, picture.shape,
-                                            mask)}
+            found = {'mask': masks.numbered(masks.read(target[0], mask), self.values,
+                                            picture.shape, mask)}
         return {'image': np.asarray(picture) if self.decoded else picture, **found}
 
     @property
@@ -207,7 +265,8 @@ def prepare(
         return path
     manual = pathlib.Path(os.path.expanduser(manual_dir)) if manual_dir else None
     if name not in BUILDERS:
-        raise UserError(_tensorflow_commands(builder, name, manual))
+        raise UserError(_tensorflow_commands(name, builder.data_dir_root, manual,
+                                             builder.MANUAL_DOWNLOAD_INSTRUCTIONS))
 
     builder = BUILDERS[name](data_dir=builder.data_dir_root, file_format='array_record')
     if manual:
@@ -233,8 +292,12 @@ def prepare(
 
 
 def _builder(name, data_dir, others=()) -> Any:
+    data_dir = data_dir and os.path.expanduser(data_dir)
     try:
-        builder = tfds.builder(name, data_dir=data_dir and os.path.expanduser(data_dir))
+        with contextlib.redirect_stdout(io.StringIO()):  # The import complains at length.
+            builder = tfds.builder(name, data_dir=data_dir)
+    except ImportError:
+        return _without_code(name, data_dir or tfds.core.constants.DATA_DIR)
     except (ValueError, AssertionError) as error:  # the latter for an unknown version
         known = [*others, *BUILDERS, 'imagenet2012']
         hint = suggest(name, known) or f'; try {", ".join(known)}'
@@ -243,6 +306,15 @@ def _builder(name, data_dir, others=()) -> Any:
         raise UserError(f'data_dir={data_dir}: this user has no home directory; give a path '
                         'without ~, as in --config.data_dir=data')
     return builder
+
+
+def _without_code(name, data_dir):
+    """The builder of a prepared data set whose code needs TensorFlow, such as coco/2017."""
+    found = [path.parent for path in pathlib.Path(data_dir, name).glob('*/dataset_info.json')]
+    if not found:
+        raise Missing(f'there is no {data_dir}/{name}: '
+                      + _tensorflow_commands(name, pathlib.Path(data_dir), None))
+    return tfds.builder_from_directory(max(found, key=lambda path: tfds.core.Version(path.name)))
 
 
 def _prepare_command(name, data_dir):
@@ -266,9 +338,9 @@ def _prepared(builder, name) -> Any:
     return prepared
 
 
-def _tensorflow_commands(builder, name, manual_dir):
-    data_dir = os.path.abspath(builder.data_dir_root)
-    manual_dir = os.path.abspath(manual_dir or builder.data_dir_root / 'downloads' / 'manual')
+def _tensorflow_commands(name, data_dir, manual_dir, instructions=None):
+    manual_dir = os.path.abspath(manual_dir or data_dir / 'downloads' / 'manual')
+    data_dir = os.path.abspath(data_dir)
     packages = ['tensorflow-datasets', 'tensorflow-cpu', 'importlib_resources', 'pillow']
     script = (
         'python -c "import tensorflow_datasets as tfds; '
@@ -283,7 +355,7 @@ def _tensorflow_commands(builder, name, manual_dir):
         'or, with uv,\n'
         f'  uv run --no-project --python 3.11 {" ".join(f"--with {p}" for p in packages)} {script}'
     )
-    if instructions := builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+    if instructions:
         says = ' '.join(instructions.split())
         message += f'\ntfds says: "{says}" Here, manual_dir is {manual_dir}'
     return message

@@ -70,6 +70,7 @@ def with_rule(net: nn.Module, name: str) -> nn.Module:
     """The network with the backward rule `name` in all its ReLUs; outputs and weights stay.
 
     The same as `net.clone(relu=RULES[name])`, or RULES6 where the network's ReLU is `nn.relu6`.
+    A network with another activation is itself by the rule 'gradient'.
 
     Raises:
       UserError: no rule of that name; a network without ReLUs, or with another activation.
@@ -77,14 +78,15 @@ def with_rule(net: nn.Module, name: str) -> nn.Module:
     if name not in RULES:
         raise UserError(f"no backward rule is named '{name}'; there are {', '.join(RULES)}"
                         f'{suggest(str(name), RULES)}')
-    if not hasattr(net, 'relu'):
-        if name == 'gradient':
-            return net
-        raise UserError(f'{type(net).__name__} has no ReLUs that a rule could take the place of: '
-                        'in a network of your own, add the field `relu: Callable = layers.relu` '
-                        'and call self.relu')
+    own = getattr(net, 'relu', None)
     for rules in (RULES, RULES6):
-        if net.relu in rules.values() or rules is RULES and net.relu is nn.relu:
+        if own in rules.values() or rules is RULES and own is nn.relu:
             return net.clone(relu=rules[name])
-    raise UserError(f'{type(net).__name__} has the activation {net.relu}: the backward rules are '
-                    'those of layers.relu and nn.relu6')
+    if name == 'gradient':
+        return net
+    if own is None:
+        raise UserError(f'{type(net).__name__} has no ReLUs that the rule {name} could take the '
+                        "place of: take 'gradient'; or in a network of your own, add the field "
+                        '`relu: Callable = layers.relu` and call self.relu')
+    raise UserError(f'{type(net).__name__} has the activation {own}; layers.relu and nn.relu6 have '
+                    f"the backward rule {name}: take 'gradient'")

@@ -129,6 +129,7 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'anchor_ratios': Number(above=0, some=True), 'anchor_rule': ('caffe', 'torchvision'),
     'rpn_scores': ('softmax', 'sigmoid'), 'rpn_lambda': Number(0),
     'rpn_normalizer': ('sampled', 'locations'), 'learns': ('both', 'rpn', 'head'),
+    'given': (False, True),
     'anchor_sizes': Number(above=0, some=True), 'smallest': Number(0), 'epsilon': Number(0),
     'max_detections': Whole(1, 10_000), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
     'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),
@@ -273,7 +274,7 @@ def _check(name, field, value, own):
     several = isinstance(value, (tuple, list))
     if several != isinstance(own, tuple):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
-    if not value and field == 'widths':
+    if not value and field in ('widths', 'anchor_sizes', 'anchor_ratios'):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
     if several and own and isinstance(own[0], tuple):  # Network in Network's widths
         for part in value:

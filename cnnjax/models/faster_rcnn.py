@@ -29,6 +29,7 @@ from flax import traverse_util
 from jax import lax
 
 from cnnjax import boxes, detection, layers, regions
+from cnnjax.errors import UserError
 from cnnjax.models import resnet, vgg
 
 CONTEXT = 16  # the pixels around a proposal that R-CNN's warped images show too
@@ -63,7 +64,7 @@ class FasterRCNN(nn.Module):
 
     anchor_sizes: tuple[tuple[float, ...], ...]  # for each map, square roots of areas, in pixels
     anchor_ratios: tuple[float, ...]  # height / width
-    anchor_rule: str  # how 'caffe' or 'torchvision' round and centre them, see `shapes`
+    anchor_rule: str  # how 'caffe' or 'torchvision' round and centre them, see detection.py
     rpn_width: int  # channels of the RPN's convolution, and of the pyramid
     rpn_scores: str  # two scores of an anchor and 'softmax', or one and 'sigmoid'
     rpn_outside: bool  # whether anchors that leave the frame are trained
@@ -142,8 +143,8 @@ class FasterRCNN(nn.Module):
             propose = jax.vmap(partial(
                 detection.propose, sizes=sizes, before=self.rpn_before[not train],
                 after=self.rpn_after[not train], smallest=self.smallest, threshold=self.rpn_nms))
-            outputs['proposals'], outputs['proposal_scores'] = lax.stop_gradient(propose(
-                *(outputs[name] for name in ('objectness', 'rpn_deltas', 'anchors', 'frame'))))
+            outputs['proposals'], outputs['proposal_scores'] = propose(*lax.stop_gradient(
+                [outputs[name] for name in ('objectness', 'rpn_deltas', 'anchors', 'frame')]))
         found = outputs['proposals']
         found = outputs['regions'] = found if choose is None else choose(found)
         if warps:
@@ -284,11 +285,11 @@ class FasterRCNN(nn.Module):
             left_out = ('rpn_',) if alone else ()
         elif type(net) is vgg.VGG and (net.groups, net.lrn) == (self.groups, self.lrn):
             if net.batch_norm:
-                variables = (vgg.fold_batch_norm if self.norm == 'none' else unbiased)(variables)
-            fc6 = variables['params'].get('fc6', {'kernel': jnp.zeros(0)})['kernel']
-            same = len(fc6) == self.pooled ** 2 * net.widths[-1]
-            fields = ('widths', 'relu', 'pool') + ('hidden',) * same
-            left_out = ('fc8',) if same else ('fc',)
+                variables = (vgg.fold_batch_norm if self.norm == 'none' else vgg.unbiased)(
+                    variables)
+            full = variables['params'].get('fc6', {'kernel': ()})['kernel']
+            same = net.hidden == self.hidden and len(full) == self.pooled ** 2 * net.widths[-1]
+            fields, left_out = ('widths', 'relu', 'pool'), ('fc8' if same else 'fc',)
         elif type(net) is resnet.ResNet and net.block is resnet.Bottleneck and (
                 net.blocks == self.blocks):
             variables = resnet.unstack(variables) if net.scan else variables
@@ -305,7 +306,16 @@ class FasterRCNN(nn.Module):
 
     def loss(self, apply: Callable, examples: dict[str, jax.Array], batch: Any
              ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
-        """The loss of a batch, its parts, and the new batch statistics; see tasks.Task.loss."""
+        """The loss of a batch, its parts, and the new batch statistics; see tasks.Task.loss.
+
+        Raises:
+          UserError: proposals should be `given`, and are not, or there is no RPN that could learn.
+        """
+        if self.given and self.learns == 'rpn':
+            raise UserError("learns='rpn': this network has no RPN, its proposals are given")
+        if self.given and 'proposals' not in examples:
+            raise UserError('the network learns from given proposals: set proposals to a file of '
+                            'them, such as configs/predict.py writes with write_proposals')
         truth = detection.truth(examples)
         keys = jax.vmap(jax.random.split)(examples['keys'])
         of_rpn = detection.Sampling(self.rpn_count, self.rpn_share, *self.rpn_iou,
@@ -330,17 +340,6 @@ class FasterRCNN(nn.Module):
         parts = {name: batch.mean(values) for name, values in parts.items()}
         value = jnp.stack(list(parts.values())).sum()
         return value, ({'loss': value, **parts}, batch_stats)
-
-
-def unbiased(variables: Any) -> Any:
-    """VGG's variables without the biases of the convolutions before batch normalization: they are
-    taken from the running means."""
-    params, stats = dict(variables['params']), dict(variables['batch_stats'])
-    for norm, own in stats.items():
-        conv = norm.replace('bn', 'conv')
-        stats[norm] = {**own, 'mean': own['mean'] - params[conv]['bias']}
-        params[conv] = {'kernel': params[conv]['kernel']}
-    return {'params': params, 'batch_stats': stats}
 
 
 VGG16 = vgg.TABLE['vgg16'][0]

@@ -90,6 +90,17 @@ def fold_batch_norm(variables: Mapping[str, Any]) -> dict[str, Any]:
     return {'params': params}
 
 
+def unbiased(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of a network like 'vgg16_bn' whose convolutions have no biases: they are taken
+    from the running means instead, and the outputs in evaluation are the same."""
+    params, stats = dict(variables['params']), dict(variables['batch_stats'])
+    for name, own in stats.items():
+        conv = name.replace('bn', 'conv')
+        stats[name] = {**own, 'mean': own['mean'] - params[conv]['bias']}
+        params[conv] = {'kernel': params[conv]['kernel']}
+    return {'params': params, 'batch_stats': stats}
+
+
 #             kernels of group 1, 2, 3, 4, 5                         LRN    batch norm
 COLUMNS = ('groups',                                                'lrn', 'batch_norm')
 TABLE = {

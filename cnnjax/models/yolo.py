@@ -150,11 +150,9 @@ class YOLO(nn.Module):
                                  for array in (found, scores, labels))
 
         def best(found, scores, labels, frame):
-            index = boxes.nms(found, scores, self.nms, self.max_detections, labels)
-            kept = index >= 0
-            return {'boxes': jnp.where(kept[:, None], boxes.clip(found[index], frame), 0),
-                    'labels': jnp.where(kept, labels[index], -1),
-                    'scores': jnp.where(kept, scores[index], 0)}
+            kept = boxes.nms(found, scores, self.nms, self.max_detections, labels)
+            return {'boxes': boxes.take(boxes.clip(found, frame), kept),
+                    'labels': boxes.take(labels, kept, -1), 'scores': boxes.take(scores, kept)}
 
         return jax.vmap(best)(found, scores, labels, outputs['frame'])
 

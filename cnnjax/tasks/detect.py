@@ -24,8 +24,9 @@ TARGET = 'boxes'
 def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The task for detectors (see models), which have a loss of their own."""
     del chosen
-    return Task(functools.partial(check, net), getattr(net, 'loss', None),
-                functools.partial(observe, net), results, getattr(net, 'detections', None), draw)
+    loss: Any = getattr(net, 'loss', None)  # Only `check` sees a network that is no detector.
+    return Task(functools.partial(check, net), loss, functools.partial(observe, net), results,
+                getattr(net, 'detections', None), draw)
 
 
 def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
@@ -38,12 +39,11 @@ def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
                         "'faster_rcnn_small'")
     if net.num_classes != len(classes):
         raise UserError(f'the network finds {net.num_classes} classes, the data has {len(classes)}')
-    found = {name: (values.shape[:1] + values.shape[2:], values.dtype) for name, values in
+    found = {name: (*values.shape[:1], *values.shape[2:], values.dtype.kind) for name, values in
              jax.eval_shape(net.detections, outputs).items()}
-    if found != {'boxes': ((1, 4), jnp.float32), 'labels': ((1,), jnp.int32),
-                 'scores': ((1,), jnp.float32)}:
-        raise UserError(f'{type(net).__name__}.detections returns {found}: see the contract of a '
-                        'detector in cnnjax/models/__init__.py')
+    if found != {'boxes': (1, 4, 'f'), 'labels': (1, 'i'), 'scores': (1, 'f')}:
+        raise UserError(f'{type(net).__name__}.detections returns arrays of the wrong shapes or '
+                        'types: see the contract of a detector in cnnjax/models/__init__.py')
 
 
 def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
@@ -84,11 +84,12 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
     if not ((kept['true_labels'] >= 0) & ~kept['true_ignore']).any():
         raise UserError('no image of the set to evaluate has an object that counts: there is '
                         'nothing to find')
-    coco, voc, matches = (measure(kept, len(classes)) for measure in (
-        average_precision.coco, average_precision.voc, average_precision.matches))
-    of_class = {f'{name}/{classes[i]}': float(values[i])
+    coco = average_precision.coco(kept, len(classes))
+    voc = average_precision.voc(kept, len(classes))
+    matches = average_precision.matches(kept, len(classes))
+    of_class = {f'{name}/{label}': float(value)
                 for name, values in (('ap', coco.ap), ('ap50', coco.ap50))
-                for i in np.flatnonzero(np.isfinite(values))}
+                for label, value in zip(classes, values, strict=True) if np.isfinite(value)}
     voc07_map = float(np.nanmean(voc.eleven_points))
     return {'error': 1 - coco.numbers['ap50'], 'ap_error': 1 - coco.numbers['ap'],
             'voc07_error': 1 - voc07_map, **coco.numbers, 'voc07_map': voc07_map,
@@ -104,7 +105,7 @@ def draw(example: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarra
     ignore = example.get('ignore')
     if scores is not None:  # What is to be ignored are objects, not detections.
         labels, ignore = np.where(scores >= average_precision.SCORE, labels, -1), None
-    frame = example.get('frame', np.float32([0, 0, *image.shape[1::-1]]))
+    frame = example.get('frame', np.array([0, 0, *image.shape[1::-1]], np.float32))
     left, top = np.floor(frame[:2]).clip(0).astype(int)
     right, bottom = np.ceil(frame[2:]).astype(int)
     moved = example['boxes'] - np.array([[left, top, left, top]])

@@ -28,10 +28,9 @@ class Site(NamedTuple):
     chunk: int  # units that are made at once
 
 
-def activations(rows, taps):
-    """The layers shown by default, of the `taps`: the ReLUs, the sums of residual blocks, and the
-    last layer. If a network has no ReLUs, its convolutions and the last layer."""
-    rows = {name: rows[name] for name in taps}
+def activations(rows):
+    """The layers shown by default: the ReLUs, the sums of residual blocks, and the last layer. If a
+    network has no ReLUs, its convolutions and the last layer."""
     names = [name for name, row in rows.items() if name.split('/')[-1].startswith('relu')
              or len(row.inputs) > 1 and any(rows[tap].shape == row.shape for tap in row.inputs)]
     names = names or [name for name, row in rows.items() if row.multiply_adds]

@@ -11,7 +11,7 @@ from cnnjax import data, features, limits, microscope, parallel, summary, traine
 from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError
 from cnnjax.images import patches, pictures, selection, strongest, units
-from cnnjax.images.rules import RULES
+from cnnjax.images.rules import RULES, with_rule
 from cnnjax.images.run import begin
 from cnnjax.limits import Number, Whole
 from configs import base
@@ -32,11 +32,13 @@ def run(config, directory):
     """
     check(config)
     network = trained.load(config.source, config.checkpoint, config.name)
+    with_rule(network.net, config.rule)  # raises an error if the network has not such ReLUs
     whole = summary.summarize(network.net, network.image_shape)
     rows = {row.name: row for row in whole.rows if row.shape is not None}
     taps = network.tap_shapes()
     chosen = selection.layers(config.layers, taps)
-    chosen = chosen or dict.fromkeys(pages.activations(rows, taps), ())
+    # The head of a detector has layers that are no taps, since it sees regions.
+    chosen = chosen or dict.fromkeys(pages.activations({name: rows[name] for name in taps}), ())
     whole_set = features.load(config, config.split, network, base.get_config())
     identity = data.identity(whole_set)
     stream = whole_set.subset(data.spread(len(whole_set), config.count))

@@ -30,9 +30,11 @@ RESNET = {'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext
 DENSENET = {f'densenet{depth}' for depth in (121, 161, 169, 201)}
 TORCHVISION = {'alexnet_tv': 'alexnet', 'googlenet_bn': 'googlenet'}
 SEGMENTATION = ('fcn_resnet50', 'fcn_resnet101')
+DETECTION = {'faster_rcnn_resnet50_fpn': 'fasterrcnn_resnet50_fpn'}  # see detectors.py
 MOBILENET = {'mobilenet_v1': 1.0, 'mobilenet_v1_075': 0.75, 'mobilenet_v1_050': 0.5,
              'mobilenet_v1_025': 0.25}
-NETWORKS = sorted(VGG | RESNET | DENSENET | {*TORCHVISION, *SEGMENTATION, *MOBILENET})
+NETWORKS = sorted(VGG | RESNET | DENSENET | {*TORCHVISION, *SEGMENTATION, *DETECTION,
+                                            *MOBILENET})
 
 # case: (network, fields of `models.create`, image sizes)
 SMALL = {'widths': (64, 16, 24, 32), 'blocks': (1, 2, 1, 1)}
@@ -95,6 +97,8 @@ def network(name, classes=1000, **variant):
         return net
     if name in SEGMENTATION:
         return segmentation(name, classes if variant else 21, **variant)
+    if name in DETECTION:
+        return models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     if name in TORCHVISION:
         options = {'aux_logits': False, 'init_weights': False} if 'goog' in name else {}
         return models.get_model(TORCHVISION[name], weights=None, num_classes=classes, **options)
