@@ -414,7 +414,7 @@ def test_boxes_tables_and_the_files_of_coco(detected, tmp_path, capsys):
                 scores=found['scores'][sure]))
     results = json.loads((directory / 'detections.json').read_text())
     assert [(each['image_id'], each['category_id'], each['bbox']) for each in results] == [
-        (2, 1, [12, 8, 24, 20]), (4, 2, [0, 0, 30, 30])]  # pictures are counted: 'file' is no number
+        (2, 1, [12, 8, 24, 20]), (4, 2, [0, 0, 30, 30])]  # counted: 'file' is no number
     whole = loaded(directory / 'coco.json')
     assert {image['file_name']: image['id'] for image in whole.dataset['images']} == {
         '12.png': 1, '7.png': 2, 'file.png': 4}

@@ -19,7 +19,7 @@ class Coco(NamedTuple):
     which leave gaps; results in COCO's form need them."""
 
     objects: dict[str, list[Object]]  # {file name of each picture: its objects}
-    shapes: dict[str, tuple[float, float]]  # {file name: (height, width)}, where the file tells them
+    shapes: dict[str, tuple[float, float]]  # {file name: (height, width)}, where they are told
     image_ids: dict[str, int]  # {file name: id}
     category_ids: dict[str, int]  # {class: id}, in the order of the ids
     strangers: int  # how many objects belong to pictures that the file does not list
