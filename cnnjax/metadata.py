@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnjax import user_network
+from cnnjax import user_network, workdir
 from cnnjax.errors import UserError
 
 # The fields of configs/base.py that make images of pictures in an evaluation, with their types.
@@ -60,7 +60,7 @@ def inside(written: Mapping[str, str], path: Path, count: int) -> dict[str, Any]
     try:
         about = {key: json.loads(written[key]) for key in
                  ('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')}
-        evaluation = json.loads(written.get('evaluation', '{}'))
+        evaluation = workdir.renamed(json.loads(written.get('evaluation', '{}')))
         fields = {key: _tuples(value) for key, value in about['fields'].items()}
         repeated = [fields.get(key, ()) for key in ('blocks', 'layers_per_block')]
         layers = len(jax.tree.leaves(fields)) + sum(

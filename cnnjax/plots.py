@@ -22,7 +22,7 @@ TEST = {'color': 'tab:blue', 'linewidth': 1.8}
 
 def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -> None:
     """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl. If
-    these have a mean IoU or an AP50, it is drawn in place of the error, which is 1 less it."""
+    these have a mean IoU or an AP50, it is drawn in place of the error, which is 1 minus it."""
     from matplotlib.figure import Figure  # here, because the import takes half a second
 
     names = dict.fromkeys(name for row in rows for name in row)

@@ -224,8 +224,16 @@ def sealed(workdir: str | Path) -> dict[str, Any]:
 
 def _config(saved):
     if saved.get('experiment') == 'train':
-        saved = YOUNGER | saved
+        saved = YOUNGER | renamed(saved)
     return ml_collections.ConfigDict(_tuples(saved))
+
+
+def renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a config with today's names: `whole` of older versions is now `fit`."""
+    fields = dict(fields)
+    if 'whole' in fields:
+        fields['fit'] = 'pad' if fields.pop('whole') else 'crop'
+    return fields
 
 
 def _tuples(value) -> Any:

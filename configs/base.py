@@ -132,7 +132,6 @@ def get_config():
     config.jitter = 0.0  # YOLO's: how far each border moves, as a share of the side; then a stretch
     config.color = 0.0  # strength of AlexNet's random colour shift; the paper: 0.1; 0: none
     config.color_jitter = 0.0  # largest relative change of brightness, contrast and saturation
-
     config.hue = 0.0  # YOLO's, in HSV: the largest turn of the hue, as a share of the circle
     config.saturation = 1.0  # YOLO's: the largest factor, and divisor, of the saturation; 1: none
     config.exposure = 1.0  # YOLO's: the largest factor, and divisor, of the value; 1: none

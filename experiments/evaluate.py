@@ -23,9 +23,7 @@ from cnnjax import (
 from cnnjax.errors import UserError
 from configs import base
 
-DATA = ('dataset', 'data_dir', 'bad_images', 'mask_values', 'bad_boxes', 'annotations',
-        'proposals')  # the fields that choose another set than the run's
-
+DATA = [field for field in dataset.FIELDS if field != 'task']  # They may choose another set.
 LIMITS = {field: features.LIMITS[field] for field in ('batch_size', 'devices')}
 
 
@@ -48,11 +46,11 @@ def run(config, directory):
         trained_in = Path(os.path.expanduser(config.source))
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     examples = dataset.prepare(own, by_name(source, network, config, own.dataset))
-    # Maps of scores and boxes may fit images of other sizes; a call tells where they do not.
-    jax.eval_shape(network, jax.ShapeDtypeStruct((1, *examples.image_shape), np.uint8))
     if network.task == 'classify' and tuple(examples.image_shape) != network.image_shape:
         raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained on {network.image_shape}')
+    # Maps of scores and boxes may fit images of other sizes; a call tells where they do not.
+    jax.eval_shape(network, jax.ShapeDtypeStruct((1, *examples.image_shape), np.uint8))
     memory.check(min(config.batch_size, len(examples)) * features.largest(network),
                  batch_size=config.batch_size)
     results = evaluate.evaluate(network, examples, batch_size=config.batch_size,

@@ -145,7 +145,9 @@ def write_proposals(directory, found):
     """Writes proposals.npz, as data/proposals.py reads it."""
     with atomic.replacing(directory / 'proposals.npz') as unfinished, unfinished.open(
             'wb') as file:
-        np.savez_compressed(file, **{name: values['proposals'] for name, _, _, values in found})
+        # With a suffix no name is that of an argument of numpy's, such as 'file'.
+        np.savez_compressed(file, **{name + PurePath(path).suffix: values['proposals']
+                                     for name, path, _, values in found})
 
 
 def given(config, network, paths):

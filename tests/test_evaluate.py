@@ -157,11 +157,15 @@ def test_another_set_is_not_looked_for_where_that_of_the_run_was(network, tmp_pa
     config = base.get_config()
     config.update(dataset='folder', data_dir='gone', bad_images='skip', image_size=8)
     monkeypatch.setattr(trained, 'load', lambda *_: found._replace(
-        config=config, net=found.net, image_shape=(8, 8, 1), variables=found.net.init(
-            jax.random.key(0), np.zeros((1, 8, 8, 1)), train=False)))
+        config=config, net=found.net, image_shape=(8, 8, 1), evaluation={
+            'image_size': config.image_size}, variables=found.net.init(
+                jax.random.key(0), np.zeros((1, 8, 8, 1)), train=False)))
     values = recipe.get_config()
     values.update(source='run', dataset='digits', devices=1)
     evaluate.run(values, tmp_path)
+    config.image_size = 6
+    with pytest.raises(UserError, match=r'digits has images of \(6, 6, 1\), the network was tr'):
+        evaluate.run(values, tmp_path)
     values.data_dir = 'photos'
     with pytest.raises(UserError, match='data_dir=photos: digits'):
         evaluate.run(values, tmp_path)

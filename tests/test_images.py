@@ -373,3 +373,11 @@ def test_where_no_random_resized_crop_fits_it_is_the_middle(shape):
     crop = random_resized_crop(image.reshape(*shape, 3), np.random.default_rng(0),
                                       (0.08, 1), (3 / 4, 4 / 3), 24)
     np.testing.assert_array_equal(crop, np.full((24, 24, 3), (10, 20, 30)))
+
+
+@pytest.mark.parametrize(('shape', 'scaled'), [
+    ((375, 500), (800, 1066)), ((300, 1000), (399, 1333)), ((427, 640), (800, 1199)),
+    ((780, 929), (799, 952)), ((1457, 1107), (1052, 800)), ((2, 3000), (1, 1333))])
+def test_a_letterbox_has_the_sides_of_torchvisions_detectors(shape, scaled):
+    """fasterrcnn_resnet50_fpn's, with a shorter side of 800 and a longer of at most 1333."""
+    assert images.letterbox_shape(shape, 800, 1333) == scaled

@@ -180,6 +180,26 @@ def test_vocs_of_two_years_together(tmp_path):
         load(tmp_path, 'VOC2007/val')
 
 
+def test_names_of_vocs_pictures_may_have_spaces(tmp_path):
+    """Lists of the pictures of one class have a number behind each name."""
+    voc(tmp_path, objects={'a b': OBJECTS['a'], 'c': OBJECTS['c']})
+    (tmp_path / 'ImageSets' / 'Main' / 'train.txt').write_text('c  1\na b\n')
+    assert [path.rpartition('/')[2] for path in load(tmp_path).examples.paths] == [
+        'c.jpg', 'a b.jpg']
+    (tmp_path / 'ImageSets' / 'Main' / 'train.txt').write_text('d e\n')
+    with pytest.raises(UserError, match='train.txt names d, which is not in'):
+        load(tmp_path)
+
+
+def test_a_json_file_may_have_numbers_as_texts(tmp_path):
+    file = coco(tmp_path)
+    replace(file, '"height": 40', '"height": "40"')
+    assert len(load(tmp_path).examples) == 3
+    replace(file, '"height": "40"', '"height": "41"')
+    with pytest.raises(UserError, match='a.jpg has 41 x 60 pixels .height x width. there'):
+        load(tmp_path)
+
+
 def test_ids_of_coco_are_kept_for_results(tmp_path):
     found = annotations.coco(coco(tmp_path))
     assert found.category_ids == {'cat': 7, 'dog': 18}
@@ -287,6 +307,8 @@ def test_boxes_are_those_of_the_upright_picture(tmp_path, form):
     ('coco', '', '{', 'no readable json file'),
     ('coco', '', '[]', 'has not the form of COCO'),
     ('coco', '', '{"images": [], "annotations": []}', "has not the form of COCO.*'categories'"),
+    ('coco', '', '{"images": [{"id": 1, "file_name": "a.jpg", "height": "x", "width": 1}], '
+     '"categories": []}', 'has not the form of COCO'),
     ('coco', '', '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}], '
      '"categories": []}', "two entries of the file_name 'a.jpg'")])
 def test_a_damaged_file_is_named(tmp_path, form, name, content, message):

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from cnnjax.data import images, threads
+from cnnjax.data.crops import Crops
 from cnnjax.data.examples import Source
-from cnnjax.data.pipeline import Crops, Resident, Stream
+from cnnjax.data.pipeline import Resident, Stream
 from cnnjax.data.sources import folder
 from cnnjax.errors import UserError
 
@@ -367,7 +368,7 @@ def test_workers_evaluate_and_name_what_they_cannot_read(photographs, tmp_path):
 def test_workers_of_a_killed_process_end(photographs):
     script = f'''
 import os
-from cnnjax.data.pipeline import Crops, Stream
+from cnnjax.data import Crops, Stream
 from cnnjax.data.sources import folder
 
 if __name__ == '__main__':

@@ -388,12 +388,12 @@ def test_predicted_files_have_the_average_precision_of_the_evaluation(detected, 
 def test_boxes_tables_and_the_files_of_coco(detected, tmp_path, capsys):
     folder, network = tmp_path / 'new', detector(image_size=0)
     pictures = {'7.png': shown((12, 8, 36, 28), (40, 20, 48, 36)), '12.png': shown(None, None),
-                'b/x.png': shown(None, (0, 0, 30, 30))}
+                'b/file.png': shown(None, (0, 0, 30, 30))}
     for name, image in pictures.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / name)
     (folder / 'broken.jpg').write_bytes(b'\xff\xd8 nothing')
-    directory = detected(pictures=f'{folder}/*.*,{folder}/b/x.png', score=0.1,
+    directory = detected(pictures=f'{folder}/*.*,{folder}/b/file.png', score=0.1,
                          write_proposals=True)
     said = capsys.readouterr().out
     assert f'skipped: {folder}/broken.jpg is not a readable image' in said
@@ -401,11 +401,11 @@ def test_boxes_tables_and_the_files_of_coco(detected, tmp_path, capsys):
             f'and coco.json in {directory}') in said
     with open(directory / 'predictions.csv') as file:
         table = list(csv.DictReader(file))
-    assert [(row['name'], row['class']) for row in table] == [('7', NAMES[0]), ('x', NAMES[1])]
+    assert [(row['name'], row['class']) for row in table] == [('7', NAMES[0]), ('file', NAMES[1])]
     assert table[0] == {'name': '7', 'file': f'{folder}/7.png', 'class': NAMES[0],
                         'score': '0.2000', 'left': '12.00', 'top': '8.00', 'right': '36.00',
                         'bottom': '28.00'}
-    for name in ('7.png', '12.png', 'b/x.png'):
+    for name in ('7.png', '12.png', 'b/file.png'):
         found = predict.detections(network, pictures[name])
         sure = found['scores'] >= 0.1
         with Image.open(directory / 'boxes' / f'{name.split("/")[-1]}') as image:
@@ -414,18 +414,19 @@ def test_boxes_tables_and_the_files_of_coco(detected, tmp_path, capsys):
                 scores=found['scores'][sure]))
     results = json.loads((directory / 'detections.json').read_text())
     assert [(each['image_id'], each['category_id'], each['bbox']) for each in results] == [
-        (2, 1, [12, 8, 24, 20]), (4, 2, [0, 0, 30, 30])]  # pictures are counted: x is no number
+        (2, 1, [12, 8, 24, 20]), (4, 2, [0, 0, 30, 30])]  # counted: 'file' is no number
     whole = loaded(directory / 'coco.json')
     assert {image['file_name']: image['id'] for image in whole.dataset['images']} == {
-        '12.png': 1, '7.png': 2, 'x.png': 4}
+        '12.png': 1, '7.png': 2, 'file.png': 4}
     assert whole.dataset['images'][0] == {'id': 1, 'file_name': '12.png', 'width': 60, 'height': 40}
     assert [each['name'] for each in whole.dataset['categories']] == list(NAMES)
     assert [each | {'id': 0} for each in whole.dataset['annotations']] == [
         {'id': 0, **each, 'area': each['bbox'][2] * each['bbox'][3], 'iscrowd': 0}
         for each in results]
     with np.load(directory / 'proposals.npz') as proposals:
-        assert {name: len(proposals[name]) for name in proposals} == {'7': 2, '12': 0, 'x': 1}
-        np.testing.assert_array_equal(proposals['7'][0], [12, 8, 36, 28])
+        assert {name: len(proposals[name]) for name in proposals} == {
+            '7.png': 2, '12.png': 0, 'file.png': 1}
+        np.testing.assert_array_equal(proposals['7.png'][0], [12, 8, 36, 28])
 
 
 def test_pictures_with_numbers_as_names_have_them_as_ids(detected, tmp_path):

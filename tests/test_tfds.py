@@ -312,6 +312,10 @@ def test_voc_has_boxes(tmp_path, capsys):
         'voc/2007, train: 3 images with 3 objects of 20 classes; 1 image without objects; 1 object '
         'ignored; none of bicycle, bird, bottle and 14 more\n')
     assert identity(source).examples == 3
+    version = tensorflow_datasets.builder('voc/2007').version
+    for name in ('voc', f'voc:{version}'):
+        again = by_picture(load(name, 'train', str(tmp_path), target='boxes'))
+        np.testing.assert_array_equal(again[0]['boxes'], by_picture(source)[0]['boxes'])
     assert 'tensorflow' not in sys.modules
 
 

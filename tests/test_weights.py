@@ -337,6 +337,16 @@ def test_a_damaged_file_is_refused(damage, file):
         weights.load('resnet18', path)
 
 
+@pytest.mark.parametrize(('whole', 'fit'), [('false', 'crop'), ('true', 'pad')])
+def test_a_file_of_an_older_version_tells_how_pictures_become_images(whole, fit, tmp_path):
+    path = tmp_path / 'a.safetensors'
+    weights.save(drawn('resnet20', **TINY), path)
+    with safetensors.safe_open(path, 'numpy') as opened:
+        metadata = opened.metadata() | {'evaluation': f'{{"image_size": 8, "whole": {whole}}}'}
+    found = weights.load(None, write(path, safetensors.numpy.load_file(path), metadata))
+    assert found.evaluation == {'image_size': 8, 'fit': fit}
+
+
 def test_damaged_metadata_are_refused(tmp_path):
     path = tmp_path / 'a.safetensors'
     weights.save(drawn('resnet20', **TINY), path)

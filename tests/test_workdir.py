@@ -137,6 +137,16 @@ def test_only_a_few_differences_are_shown(tmp_path):
     assert len(str(error.value).splitlines()) == 9
 
 
+@pytest.mark.parametrize(('whole', 'fit'), [(False, 'crop'), (True, 'pad')])
+def test_a_run_of_an_older_version_is_the_same(whole, fit, tmp_path):
+    now = base.get_config()
+    now.fit = fit
+    older = {name: value for name, value in now.to_dict().items()
+             if name not in workdir.YOUNGER} | {'whole': whole}
+    atomic.write_json(tmp_path / 'config.json', older)
+    assert not workdir.differences(workdir.read_config(tmp_path), now)
+
+
 def test_the_second_run_in_a_workdir_is_refused(tmp_path):
     with workdir.claim(tmp_path, config()), \
             pytest.raises(UserError, match=r'another run .*process \d+ on'), \

@@ -19,7 +19,7 @@ class Coco(NamedTuple):
     which leave gaps; results in COCO's form need them."""
 
     objects: dict[str, list[Object]]  # {file name of each picture: its objects}
-    shapes: dict[str, tuple[int, int]]  # {file name: (height, width)}, where the file tells them
+    shapes: dict[str, tuple[float, float]]  # {file name: (height, width)}, where they are told
     image_ids: dict[str, int]  # {file name: id}
     category_ids: dict[str, int]  # {class: id}, in the order of the ids
     strangers: int  # how many objects belong to pictures that the file does not list
@@ -36,7 +36,7 @@ def coco(path: Path) -> Coco:
         names = {category['id']: str(category['name']) for category in values['categories']}
         names = {key: names[key] for key in sorted(names)}
         listed = {image['id']: str(image['file_name']) for image in values['images']}
-        shapes = {image['file_name']: (image['height'], image['width'])
+        shapes = {str(image['file_name']): (float(image['height']), float(image['width']))
                   for image in values['images'] if image.get('height') and image.get('width')}
         found, strangers = {name: [] for name in listed.values()}, 0
         for i, annotation in enumerate(values.get('annotations', ()), 1):
@@ -46,7 +46,7 @@ def coco(path: Path) -> Coco:
                 found[name].append(_coco_object(annotation, names, place))
             else:
                 strangers += 1
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f'{path} has not the form of COCO, with images, annotations and '
                         f'categories: {error!r}') from None
     for what, given in (('file_name', listed), ('category', names)):

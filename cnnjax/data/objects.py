@@ -12,6 +12,7 @@ M is the largest number of objects in a picture of the set; pictures with fewer 
 """
 
 import dataclasses
+import functools
 import math
 import os
 from collections import Counter
@@ -145,11 +146,16 @@ class Ragged:
         first, last = self.starts[i:i + 2]
         return {name: array[first:last] for name, array in self.arrays.items()}
 
+    @functools.cached_property
+    def longest(self) -> int:
+        """M, at least 1."""
+        return max(int(np.diff(self.starts).max()), 1)
+
     def __getitem__(self, i: Any) -> dict[str, np.ndarray]:
-        longest = max(int(np.diff(self.starts).max()), 1)
         found = {}
         for name, array in self.rows(range(len(self.starts) - 1)[i]).items():
-            found[name] = np.full((longest, *array.shape[1:]), PADDING.get(name, 0), array.dtype)
+            shape = self.longest, *array.shape[1:]
+            found[name] = np.full(shape, PADDING.get(name, 0), array.dtype)
             found[name][:len(array)] = array
         return found
 

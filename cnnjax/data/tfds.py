@@ -116,7 +116,7 @@ def load_boxes(name: str, split: str, data_dir: str | None = None,
     mode, classes = _mode(name, features['image']), tuple(stored['label'].names)
     records = _records(builder, name, split, ('image',))
     # VOC counts pixels from 1; tfds divided its numbers by the size, and nothing else.
-    first = 1 if name.partition('/')[0] == 'voc' else 0
+    first = 1 if builder.name == 'voc' else 0
 
     def read(i):
         record = records[i]

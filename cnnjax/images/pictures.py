@@ -73,13 +73,14 @@ def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
     A slash, which a file's name cannot have, becomes '_'. Names that differ only in capitals are
     the same on some systems, and here.
     """
-    found = []
+    found, seen = [], set(map(str.lower, taken))
     for name in names:
         base = unique = name.replace('/', '_')
         number = 1
-        while unique.lower() in map(str.lower, (*taken, *found)):
+        while unique.lower() in seen:
             number += 1
             unique = f'{base}-{number}'
+        seen.add(unique.lower())
         found.append(unique)
     return found
 
