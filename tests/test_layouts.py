@@ -135,7 +135,8 @@ def test_the_places_of_yolos_files(tmp_path, places):
         (tmp_path / 'data.yaml').write_text(f'train: images/train\nnc: 2\nnames: {names}\n')
         assert load(tmp_path, 'val').classes == ('cat', 'dog')
     for names, message in (
-            ('nc: 2', 'has no list of names: KeyError'), ('names: cat', 'no list of names: .*it is .*cat'),
+            ('nc: 2', 'has no list of names: KeyError'),
+            ('names: cat', 'no list of names: .*it is .*cat'),
             ('names: {0: cat, 2: dog}', r'no list of names: KeyError\(1\)'),
             ('names: [cat, cat]', 'each class needs a name of its own, not cat, cat'),
             ('names: ["", dog]', 'each class needs a name of its own')):
