@@ -23,11 +23,7 @@ class Coco(NamedTuple):
     which leave gaps; results in COCO's form need them."""
 
     objects: dict[str, list[Object]]  # {file name of each picture: its objects}
-<<<<<<< HEAD
-    shapes: dict[str, tuple[float, float]]  # {file name: (height, width)}, where they are told
-=======
     shapes: dict[str, tuple[float | None, float | None]]  # {file name: (height, width)}, if told
->>>>>>> breaker
     image_ids: dict[str, int]  # {file name: id}
     category_ids: dict[str, int]  # {class: id}, in the order of the ids
     strangers: int  # how many objects belong to pictures that the file does not list
@@ -43,15 +39,9 @@ def coco(path: Path) -> Coco:
     try:
         names = _by_id(path, values['categories'], 'name', str)
         names = {key: names[key] for key in sorted(names)}
-<<<<<<< HEAD
-        listed = {image['id']: str(image['file_name']) for image in values['images']}
-        shapes = {str(image['file_name']): (float(image['height']), float(image['width']))
-                  for image in values['images'] if image.get('height') and image.get('width')}
-=======
         listed = _by_id(path, values['images'], 'file_name', os.path.normpath)
         shapes = {listed[image['id']]: (_number(image.get('height')), _number(image.get('width')))
                   for image in values['images']}
->>>>>>> breaker
         found, strangers = {name: [] for name in listed.values()}, 0
         for i, annotation in enumerate(values.get('annotations', ()), 1):
             if annotation['image_id'] in listed:

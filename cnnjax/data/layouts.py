@@ -174,14 +174,8 @@ def _voc(root, own, name):
         raise Missing(f'{file}, which names the pictures of the split, cannot be read: '
                       f'{error}') from None
     pictures = folders.by_stem(folders.find(own / 'JPEGImages')[0], own / 'JPEGImages')
-<<<<<<< HEAD
-    # A number may follow the name, which may have spaces.
-    names = [line.strip() if line.strip() in pictures else line.split()[0]
-             for line in lines if line.strip()]
-=======
     lines = [line.strip() for line in lines if line.strip()]
     names = [line if line in pictures else line.split()[0] for line in lines]
->>>>>>> breaker
     if missing := [each for each in names if each not in pictures]:
         raise UserError(f'{file} names {missing[0]}, which is not in {own / "JPEGImages"}')
 
