@@ -109,7 +109,7 @@ def truth(*rows, ignored=()):
 def test_the_loss_of_the_rpn_is_equation_1():
     """L({p_i}, {t_i}) by hand: an object of IoU 0.8, whose deltas are off by 0.5 and 2 pixels'
     worth, and two places of background, all of which are sampled."""
-    anchors = np.float32([[0, 0, 10, 10], [40, 40, 50, 50], [60, 60, 70, 70], [90, 90, 110, 110]])
+    anchors = np.float32([[0, 0, 10, 10], [40, 40, 50, 50], [90, 90, 100, 100], [90, 90, 110, 110]])
     objects, p = truth([0, 0, 10, 8, 3]), np.array([0.9, 0.2, 0.6, 0.5])
     targets = np.array([0, -0.1, 0, np.log(0.8)])
     outputs = {'anchors': jnp.asarray(anchors), 'frame': jnp.array([0., 0, 100, 100]),
@@ -120,7 +120,7 @@ def test_the_loss_of_the_rpn_is_equation_1():
     losses = jax.jit(functools.partial(
         detection.proposal_losses, jax.random.key(0), truth=objects, rules=rules, beta=1.0),
         static_argnames='outside')
-    # The last anchor leaves the frame.
+    # The last anchor leaves the frame, which the one before it touches.
     found = losses(outputs, outside=False)
     expected = -np.log(0.9) - np.log(0.8) - np.log(0.4)
     assert float(found['rpn_class_loss']) == pytest.approx(expected / 256, rel=1e-5)
