@@ -140,13 +140,14 @@ def given_outputs(net, **changes):
                'logits': np.zeros((1, net.roi_count, 11), np.float32),
                'deltas': np.zeros((1, net.roi_count, 11, 4), np.float32),
                'frame': np.float32([[0, 0, 64, 64]])}
-    examples = {'image': None, 'boxes': np.float32([[[10, 10, 22, 29]]]),
+    examples = {'image': np.zeros((1, 64, 64, 3)), 'boxes': np.float32([[[10, 10, 22, 29]]]),
                 'labels': np.int32([[4]]), 'keys': jax.random.key(0)[None]}
     return (lambda images, choose: ({**outputs, **changes}, {}, {})), examples
 
 
 def test_lambda_its_normalizer_and_what_learns():
-    """The paper's lambda is 10, over the locations of the map instead of the sampled anchors."""
+    """The paper's lambda is 10, over the locations of the map instead of the sampled anchors. Those
+    outside the frame do not count."""
     net = models.create('faster_rcnn_small')
     variants = [net, net.clone(rpn_lambda=10.0, rpn_normalizer='locations'),
                 net.clone(learns='rpn'), net.clone(learns='head')]
@@ -154,16 +155,30 @@ def test_lambda_its_normalizer_and_what_learns():
     @jax.jit
     def losses():
         apply, examples = given_outputs(net)
-        return [each.loss(apply, examples, WholeBatch())[1][0] for each in variants]
+        half, _ = given_outputs(net, frame=np.float32([[0, 0, 64, 32]]))
+        return [each.loss(apply, examples, WholeBatch())[1][0] for each in variants] + [
+            variants[1].loss(half, examples, WholeBatch())[1][0]]
 
-    released, paper, rpn, head = losses()
+    released, paper, rpn, head, half = losses()
     assert all(value > 0 for value in released.values())
     # 64 sampled anchors, 16 x 16 locations.
     assert paper['rpn_box_loss'] / released['rpn_box_loss'] == pytest.approx(10 * 64 / 256)
+    assert half['rpn_box_loss'] / released['rpn_box_loss'] == pytest.approx(10 * 64 / 128)
     assert paper['rpn_class_loss'] == released['rpn_class_loss']
     assert rpn.keys() == {'loss', 'rpn_class_loss', 'rpn_box_loss'}
     assert head.keys() == {'loss', 'class_loss', 'box_loss'}
     assert float(rpn['loss'] + head['loss']) == pytest.approx(float(released['loss']))
+
+
+@pytest.mark.parametrize(('name', 'fields', 'message'), [
+    ('faster_rcnn_small', {'anchor_sizes': ((8,), (16,))}, 'each of its maps, 1,'),
+    ('faster_rcnn_resnet50_fpn', {**FIELDS, 'anchor_sizes': ((8,), (16,), (32,), (64,), (9, 9))},
+     'each of its maps, 5, as many as for the others'),
+    ('faster_rcnn_small', {'pooling': 'warp'}, 'take rcnn_vgg16')])
+def test_fields_that_do_not_fit_together_are_refused(name, fields, message):
+    net = models.create(name, **fields)
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
 
 def test_without_proposals_or_an_rpn_there_is_nothing_to_learn():
