@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import boxes, counterparts, detection, models, transfer, weights
+from cnnjax import boxes, counterparts, detection, models, summary, transfer, weights
 from cnnjax.data import digit_scenes
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import WholeBatch
@@ -362,6 +362,18 @@ def test_rcnn_sees_pixels_around_a_proposal():
     assert crops.shape == (2, side, side, 3)
     # 48 pixels are 48 of the 80, with 16 on either side; a pixel's centre is at 0.5.
     np.testing.assert_allclose(crops[0, :, 40, 0], np.arange(side) + 30 - 16, atol=1e-3)
+
+
+def test_multiply_adds():
+    """torchvision tells 134.38 G of 800 x 800 pixels. Of 600 x 1000 pixels Caffe's pools leave
+    38 x 63 places, not 37 x 62, to the last three convolutions and to the RPN."""
+    fpn = summary.summarize(models.create('faster_rcnn_resnet50_fpn'), (800, 800, 3))
+    assert fpn.multiply_adds == 134_379_721_216
+    vgg = summary.summarize(models.create('faster_rcnn_vgg16'), (600, 1000, 3))
+    places = 38 * 63, 37 * 62
+    assert vgg.multiply_adds == (
+        183_161_475_072 + (places[0] - places[1]) * 3 * 9 * 512 ** 2
+        + 5_475_649_536 // places[1] * places[0] + 300 * 119_967_744)
 
 
 def test_weights_of_torchvision(tmp_path):
