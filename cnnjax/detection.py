@@ -205,7 +205,7 @@ def _cross_entropy(logits, labels):
 
 def within(frame: jax.Array, shape: Sequence[int]) -> jax.Array:
     """Whether the pixels of images of that shape are in their frames [N, 4]: [N, H, W, 1]."""
-    y, x = (jnp.arange(n) + 0.5 for n in shape[1:3])
+    y, x = (jnp.arange(n, dtype=frame.dtype) + 0.5 for n in shape[1:3])
     left, top, right, bottom = (side[:, None] for side in jnp.unstack(frame, axis=-1))
     rows = (y[None] > top) & (y[None] < bottom)
     columns = (x[None] > left) & (x[None] < right)

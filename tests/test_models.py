@@ -770,3 +770,18 @@ def test_a_network_works_at_a_symbolic_batch_size(name):
     assert all(output.shape[0] == batch for output in exported.out_avals)
     if not hasattr(net, 'detections'):
         assert exported.out_avals[0].shape[-1] == net.num_classes
+
+
+@pytest.mark.parametrize('name', ['faster_rcnn_small', 'yolo_v1_local'])
+def test_types_of_detections_under_strict_promotion(name):
+    fields, shape = NARROW[name]
+    net, images = models.create(name, **fields), jax.ShapeDtypeStruct((2, *shape), 'float32')
+
+    def detect(variables, images, frame):
+        return net.detections(net.apply(variables, images, frame=frame)[0])
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion('strict'):
+        variables = jax.eval_shape(net.init, jax.random.key(0), images)
+        found = jax.eval_shape(detect, variables, images, jax.ShapeDtypeStruct((2, 4), 'float32'))
+    assert {name: str(array.dtype) for name, array in found.items()} == {
+        'boxes': 'float32', 'labels': 'int32', 'scores': 'float32'}

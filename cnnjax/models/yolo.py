@@ -144,7 +144,7 @@ class YOLO(nn.Module):
         # Two negative factors are no high score.
         scores = jnp.maximum(confidence, 0)[..., None] * classes[..., None, :]
         scores = jnp.where(scores > self.score_threshold, scores, -jnp.inf)
-        labels = jnp.broadcast_to(jnp.arange(self.num_classes), scores.shape)
+        labels = jnp.broadcast_to(jnp.arange(self.num_classes, dtype=jnp.int32), scores.shape)
         found = jnp.broadcast_to(found[..., None, :], (*scores.shape, 4))
         count = rows * columns * predictors * self.num_classes
         found, scores, labels = (array.reshape(batch, count, *array.shape[5:])
