@@ -67,6 +67,19 @@ def test_what_is_known_of_the_objects_is_kept():
     assert kept['true_ignore'].tolist() == [[True], [False]]
 
 
+def test_nothing_is_detected_where_a_picture_was_cut_off():
+    """Of 8 x 16 pixels the image has the middle 8 x 8, and so it is in training."""
+    net, images = Grid(3, 4), jnp.zeros((1, 8, 8, 3))
+    variables = net.init(jax.random.key(0), images)
+    examples = {'image': images, 'frame': jnp.array([[-4.0, 0, 12, 8]]),
+                'size': jnp.array([[8.0, 16]]), 'boxes': jnp.array([[[0.0, 2, 8, 8]]]),
+                'labels': jnp.array([[1]])}
+    _, kept = detect.observe(net, lambda *a, **b: net.apply(variables, *a, **b), examples)
+    assert kept['true_boxes'].tolist() == [[[4, 2, 12, 8]]]
+    found = kept['boxes'][kept['labels'] >= 0]
+    assert (found[:, 0].min(), found[:, 2].max()) == (4, 12)
+
+
 @pytest.mark.parametrize(('fields', 'message'), [
     ({'model.name': 'resnet20', 'model.width': None, 'model.widths': (4, 4, 4)},
      r"the network has scores, \[10\] for an image, and no boxes: .* such as 'faster_rcnn_small'"),

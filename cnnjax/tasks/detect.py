@@ -49,8 +49,7 @@ def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
 def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
     """Sums nothing. Of each image what it shows and what is found in it is kept, in pixels of the
     original picture: the arrays of average_precision.py."""
-    inputs = {name: examples[name] for name in getattr(net, 'inputs', ()) if name in examples}
-    outputs, _ = apply(examples['image'], **inputs)
+    outputs, _ = apply(examples['image'], **inputs(net, examples))
     found, labels = net.detections(outputs), examples['labels']
     true_boxes = on_the_picture(examples['boxes'], examples)
     width, height = jnp.moveaxis(true_boxes[..., 2:] - true_boxes[..., :2], -1, 0)
@@ -58,6 +57,16 @@ def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) 
                 'scores': found['scores'], 'true_boxes': true_boxes, 'true_labels': labels,
                 'true_ignore': examples.get('ignore', jnp.zeros(labels.shape, bool)),
                 'true_area': examples.get('area', width * height)}
+
+
+def inputs(net: nn.Module, examples: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The further arguments of a call of a network, as far as the examples have them (see models).
+    A frame that exceeds the image ends at its border, as in training."""
+    found = {name: examples[name] for name in getattr(net, 'inputs', ()) if name in examples}
+    if 'frame' in found:
+        height, width = examples['image'].shape[1:3]
+        found['frame'] = jnp.clip(found['frame'], 0, np.array([[width, height] * 2], np.float32))
+    return found
 
 
 def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
