@@ -8,12 +8,13 @@ import pytest
 
 from cnnjax import models, reports
 from cnnjax.errors import UserError
-from configs import cifar, imagenet, mnist
+from configs import cifar, detect, imagenet, mnist, segment
 from configs import reproduce as recipes
 from experiments import reproduce, train
 
 PAPERS = [(family, network) for family, module in
-          (('cifar', cifar), ('imagenet', imagenet), ('mnist', mnist)) for network in module.PAPER]
+          (('cifar', cifar), ('detect', detect), ('imagenet', imagenet), ('mnist', mnist),
+           ('segment', segment)) for network in module.PAPER]
 
 
 def load(recipe, **changed):
