@@ -109,6 +109,7 @@ def folder(config):
     config.model.roi_count = 64
     config.image_size = 320
     config.fit = 'letterbox'
+    config.shorter_side = (4096, 4096)  # The longer side decides, in streams as in evaluations.
     config.flip = True
     config.batch_size = 8
     config.learning_rate = 0.02
