@@ -54,7 +54,7 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     checked, and one line tells what was found.
 
     Raises:
-      UserError: the pictures or the masks are not in the right form.
+      UserError: the pictures or the masks are not in the right form, or have no object at all.
     """
     crops = data.Crops(
         config.image_size, config.crop, config.shorter_side, config.crop_area, config.crop_aspect,
@@ -73,6 +73,10 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     if getattr(prepared, 'lost', 0) and cluster.first():
         print(f"fit='crop' keeps the middle of each picture and loses {prepared.lost:,} "
               f'object{"s" * (prepared.lost != 1)}', flush=True)
+    if 'labels' in (arrays := prepared.data or {}) and (
+            (arrays['labels'] < 0) | arrays.get('ignore', False)).all():
+        raise UserError(f'{source.about or "the examples given in Python"}: their images have no '
+                        'object that counts, so there is nothing to find')
     return prepared
 
 

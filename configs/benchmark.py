@@ -5,7 +5,8 @@
 PyTorch is measured if it is installed: pip install torch==2.13.0 torchvision. The run writes
 results.json, results.md and figures/benchmark.png; docs/benchmark.md explains them. The argument is
 'default' (some of everything, a quarter of an hour on two cores), 'cifar', 'imagenet', 'segment',
-'images' or 'all'. On a GPU set XLA_PYTHON_CLIENT_PREALLOCATE=false, which leaves memory to PyTorch.
+'detect', 'images' or 'all'. On a GPU set XLA_PYTHON_CLIENT_PREALLOCATE=false, which leaves memory
+to PyTorch.
 
 These two commands compare the speed before and after a change:
 
@@ -20,6 +21,8 @@ CIFAR = ('train_resnet20,train_resnet110,train_resnet110_stochastic,train_densen
          'train_densenet_bc_l100_k12_remat,train_fractalnet20,train_vgg16_bn_32')
 IMAGENET = 'train_vgg16,train_resnet50,train_densenet121'
 SEGMENT = 'train_unet'
+DETECT = ('train_yolo_v1,infer_yolo_v1:1,train_faster_rcnn_resnet50_fpn,'
+          'infer_faster_rcnn_resnet50_fpn:1')
 ROWS = {
     'cifar': f'{CIFAR},train_fractalnet20_columns,infer_resnet20,infer_resnet110,'
              'infer_densenet_bc_l100_k12,infer_fractalnet20,infer_vgg16_bn_32,loop_resnet20,'
@@ -27,11 +30,12 @@ ROWS = {
     'imagenet': f'{IMAGENET},infer_vgg16,infer_resnet50,infer_densenet121,loop_resnet50,'
                 'compile_resnet50',
     'segment': f'{SEGMENT},infer_unet',
+    'detect': DETECT,
     'images': 'style_256,style_512,visualization_224,units_48,input_224',
     'default': f'{CIFAR},{IMAGENET},{SEGMENT},infer_resnet20,infer_resnet50,loop_resnet20,'
                'compile_resnet20,style_256,style_512,visualization_224,units_48,input_224',
 }
-ROWS['all'] = ','.join(ROWS[name] for name in ('cifar', 'imagenet', 'segment', 'images'))
+ROWS['all'] = ','.join(ROWS[name] for name in ('cifar', 'imagenet', 'segment', 'detect', 'images'))
 
 
 def get_config(rows='default'):

@@ -134,9 +134,15 @@ def test_the_places_of_yolos_files(tmp_path, places):
     for names in ('[cat, dog]', '{1: dog, 0: cat}', '\n - cat\n - dog'):
         (tmp_path / 'data.yaml').write_text(f'train: images/train\nnc: 2\nnames: {names}\n')
         assert load(tmp_path, 'val').classes == ('cat', 'dog')
-    (tmp_path / 'data.yaml').write_text('nc: 2\n')
-    with pytest.raises(UserError, match='data.yaml has no list of names: KeyError'):
-        load(tmp_path)
+    for names, message in (
+            ('nc: 2', 'has no list of names: KeyError'),
+            ('names: cat', 'no list of names: .*it is .*cat'),
+            ('names: {0: cat, 2: dog}', r'no list of names: KeyError\(1\)'),
+            ('names: [cat, cat]', 'each class needs a name of its own, not cat, cat'),
+            ('names: ["", dog]', 'each class needs a name of its own')):
+        (tmp_path / 'data.yaml').write_text(names)
+        with pytest.raises(UserError, match=f'data.yaml.*{message}'):
+            load(tmp_path)
 
 
 def test_a_single_class_is_enough(tmp_path):
@@ -207,6 +213,35 @@ def test_ids_of_coco_are_kept_for_results(tmp_path):
     assert found.image_ids == {'a.jpg': 50, 'b.jpg': 49, 'c.jpg': 48}
 
 
+def test_what_other_programs_write_into_cocos_files(tmp_path):
+    """Numbers as texts, no area, and no or a wrong kind of size."""
+    file = coco(tmp_path)
+    replace(file, '"area": 11.5', '"area": null')
+    replace(file, '"height": 40', '"height": "40"')
+    replace(file, '"height": 40', '"height": []')
+    replace(file, '[0, 0, 20, 30]', '["0", "0", "20", "30"]')
+    replace(file, '"iscrowd": 0', '"iscrowd": "0"')
+    found = load(tmp_path).examples[0]
+    assert found['area'].tolist() == [600, 11.5]
+    assert found['ignore'].tolist() == [True, False]
+    np.testing.assert_array_equal(found['boxes'][0], [0, 0, 20, 30])
+
+
+@pytest.mark.parametrize('form', ['coco', 'voc'])
+def test_objects_that_are_all_ignored_are_refused(tmp_path, form):
+    FORMS[form](tmp_path, objects={'a': [('cat', 1, 2, 3, 4)] * 2})
+    with pytest.raises(UserError, match=f'{tmp_path}, train: all 2 objects are marked as difficult'
+                                        ' or as a crowd, and such do not count'):
+        load(tmp_path)
+
+
+def test_names_with_spaces_in_vocs_lists(tmp_path):
+    voc(tmp_path, objects={'a b': OBJECTS['c'], 'c': OBJECTS['c']})
+    replace(tmp_path / 'ImageSets' / 'Main' / 'train.txt', 'c', 'c  1')
+    assert [path.rpartition('/')[2] for path in load(tmp_path).examples.paths] == [
+        'a b.jpg', 'c.jpg']
+
+
 def replace(path, old, new):
     text = path.read_text()
     assert old in text
@@ -233,13 +268,19 @@ def replace(path, old, new):
     ('voc', ('<xmax>20', '<xmax>70'), 'object 1.* is not inside', 'outside of the picture'),
     ('voc', ('<xmax>20', '<xmax>inf'), 'object 1.* is not finite', 'not finite'),
     ('voc', ('<xmax>20', '<xmax>'), "object 1, 'cat': its bndbox lacks a number", 'malformed'),
-    ('voc', ('<name>cat', '<name> '), "object 1, '': '' is no class", 'of an unknown class'),
+    ('voc', ('<name>cat', '<name> '), "object 1, '': its class has no name",
+     'of an unknown class'),
     ('coco', ('[0, 0, 20, 30]', '[0, 0, 0, 30]'), 'instances_train.json, annotation 0 of a.jpg: '
      'the box 0, 0, 0, 30 .* has no area', 'without area'),
     ('coco', ('[0, 0, 20, 30]', '[0, 0, 20, 300]'), 'not inside', 'outside of the picture'),
     ('coco', ('[0, 0, 20, 30]', '[0, 0, 20, NaN]'), 'not finite', 'not finite'),
     ('coco', ('[0, 0, 20, 30]', '[0, 0, 20]'), r'bbox is not x, y, width, height: \[0, 0, 20\]',
      'malformed'),
+    ('coco', ('[0, 0, 20, 30]', f'[0, 0, 20, {10 ** 400}]'), 'bbox is not x, y', 'malformed'),
+    ('coco', ('[0, 0, 20, 30]', '"0 0 20 30"'), "bbox is not .*: '0 0 20 30'", 'malformed'),
+    ('coco', ('[0, 0, 20, 30]', '[5, 5, 1e-9, 3]'), 'no area in the picture', 'without area'),
+    ('coco', ('"area": 11.5', '"area": NaN'), 'area is no number of pixels: nan', 'malformed'),
+    ('coco', ('"area": 11.5', '"area": "big"'), 'area is no number of .*big', 'malformed'),
     ('coco', ('"category_id": 7', '"category_id": 8'), 'there is no category 8',
      'of an unknown class')])
 def test_an_object_that_cannot_be_used_is_named_or_left_out(tmp_path, capsys, form, change, message,
@@ -307,10 +348,13 @@ def test_boxes_are_those_of_the_upright_picture(tmp_path, form):
     ('coco', '', '{', 'no readable json file'),
     ('coco', '', '[]', 'has not the form of COCO'),
     ('coco', '', '{"images": [], "annotations": []}', "has not the form of COCO.*'categories'"),
-    ('coco', '', '{"images": [{"id": 1, "file_name": "a.jpg", "height": "x", "width": 1}], '
-     '"categories": []}', 'has not the form of COCO'),
     ('coco', '', '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}], '
-     '"categories": []}', "two entries of the file_name 'a.jpg'")])
+     '"categories": []}', "2 entries of the file_name 'a.jpg'"),
+    ('coco', '', '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "./a.jpg"}], '
+     '"categories": []}', "2 entries of the file_name 'a.jpg'"),
+    ('coco', '', '{"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}], '
+     '"categories": []}', '2 entries of the id 1'),
+    ('coco', '', '{"images": [], "categories": []}', 'lists no images')])
 def test_a_damaged_file_is_named(tmp_path, form, name, content, message):
     path = FORMS[form](tmp_path)
     path = path / name if name else path

@@ -45,6 +45,17 @@ def test_arrays_of_other_shapes(changes, message):
         source(**changes)
 
 
+@pytest.mark.parametrize('changes', [
+    {'labels': LABELS * 0 - 1}, {'ignore': LABELS >= 0},
+    {'boxes': BOXES * 0 + [0, 0, 4, 4], 'labels': np.array([[-1, -1], [-1, -1], [0, -1]])}])
+def test_a_set_without_an_object_that_counts_is_refused_at_once(changes):
+    """The middle that is cut out does not show the object in the corner."""
+    config = base.get_config()
+    config.update(task='detect', image_size=8, test_shorter_side=20)
+    with pytest.raises(UserError, match='given in Python: their images have no object that counts'):
+        dataset.prepare(config, source(**changes))
+
+
 @pytest.mark.parametrize(('box', 'label', 'message'), [
     ((5, 5, 5, 9), 0, 'object 1 in the image at position 0: the box 5, 5, 5, 9 .* has no area'),
     ((5, 9, 6, 3), 0, 'has no area'), ((5, 5, np.nan, 9), 0, 'is not finite'),

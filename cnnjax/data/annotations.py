@@ -5,6 +5,8 @@ with one of them becomes its Flaw; what makes the whole file useless is a UserEr
 """
 
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +15,15 @@ from xml.etree import ElementTree
 from cnnjax.data.objects import Flaw, Object
 from cnnjax.errors import UserError
 
+LARGEST_AREA = 2.0 ** 63  # in pixels
+
 
 class Coco(NamedTuple):
     """A json file of COCO (https://cocodataset.org/#format-data). The ids are those of the file,
     which leave gaps; results in COCO's form need them."""
 
     objects: dict[str, list[Object]]  # {file name of each picture: its objects}
-    shapes: dict[str, tuple[float, float]]  # {file name: (height, width)}, where they are told
+    shapes: dict[str, tuple[float | None, float | None]]  # {file name: (height, width)}, if told
     image_ids: dict[str, int]  # {file name: id}
     category_ids: dict[str, int]  # {class: id}, in the order of the ids
     strangers: int  # how many objects belong to pictures that the file does not list
@@ -33,11 +37,11 @@ def coco(path: Path) -> Coco:
     """
     values = _json(path)
     try:
-        names = {category['id']: str(category['name']) for category in values['categories']}
+        names = _by_id(path, values['categories'], 'name', str)
         names = {key: names[key] for key in sorted(names)}
-        listed = {image['id']: str(image['file_name']) for image in values['images']}
-        shapes = {str(image['file_name']): (float(image['height']), float(image['width']))
-                  for image in values['images'] if image.get('height') and image.get('width')}
+        listed = _by_id(path, values['images'], 'file_name', os.path.normpath)
+        shapes = {listed[image['id']]: (_number(image.get('height')), _number(image.get('width')))
+                  for image in values['images']}
         found, strangers = {name: [] for name in listed.values()}, 0
         for i, annotation in enumerate(values.get('annotations', ()), 1):
             if annotation['image_id'] in listed:
@@ -49,12 +53,19 @@ def coco(path: Path) -> Coco:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f'{path} has not the form of COCO, with images, annotations and '
                         f'categories: {error!r}') from None
-    for what, given in (('file_name', listed), ('category', names)):
-        if len(set(given.values())) != len(given):
-            twice = next(name for name in given.values() if list(given.values()).count(name) > 1)
-            raise UserError(f'{path} has two entries of the {what} {twice!r}: give each its own')
     return Coco(found, shapes, {name: key for key, name in listed.items()},
                 {name: key for key, name in names.items()}, strangers)
+
+
+def _by_id(path, entries, name, read):
+    """{id: name} of the entries of a file, which must all differ in both."""
+    found = [(entry['id'], read(entry[name])) for entry in entries]
+    for what, values in zip(('id', name), zip(*found, strict=True), strict=False):
+        twice, count = Counter(values).most_common(1)[0]
+        if count > 1:
+            raise UserError(f'{path} has {count} entries of the {what} {twice!r}: give each '
+                            'its own')
+    return dict(found)
 
 
 def _json(path):
@@ -68,14 +79,16 @@ def _coco_object(annotation, names, place):
     number = annotation.get('category_id')
     if number not in names:
         return Object(place, flaw=Flaw('of an unknown class', f'there is no category {number!r}'))
-    try:
-        left, top, width, height = map(float, annotation['bbox'])
-        area = float(annotation.get('area', width * height))
-    except (KeyError, TypeError, ValueError):
-        return Object(place, flaw=Flaw('malformed', 'bbox is not x, y, width, height: '
-                                       f'{annotation.get("bbox")!r}'))
-    ignored = bool(annotation.get('iscrowd', 0) or annotation.get('ignore', 0))
-    return Object(place, (left, top, left + width, top + height), names[number], ignored, area)
+    box, area = annotation.get('bbox'), annotation.get('area')
+    sides = [_number(side) for side in box] if isinstance(box, list) else []
+    if len(sides) != 4 or None in sides:
+        return Object(place, flaw=Flaw('malformed', f'bbox is not x, y, width, height: {box!r}'))
+    left, top, width, height = sides
+    pixels = width * height if area is None else _number(area)
+    if area is not None and (pixels is None or not 0 <= pixels <= LARGEST_AREA):
+        return Object(place, flaw=Flaw('malformed', f'area is no number of pixels: {area!r}'))
+    ignored = bool(_number(annotation.get('iscrowd')) or _number(annotation.get('ignore')))
+    return Object(place, (left, top, left + width, top + height), names[number], ignored, pixels)
 
 
 def voc(path: Path, shape: Sequence[int]) -> list[Object]:
@@ -89,26 +102,28 @@ def voc(path: Path, shape: Sequence[int]) -> list[Object]:
         root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         raise UserError(f'{path} is no readable xml file: {error}') from None
-    check_shape(path, [_number(root, f'size/{side}') for side in ('height', 'width')], shape)
+    check_shape(path, [_number(root.findtext(f'size/{side}')) for side in ('height', 'width')],
+                shape)
     found = []
     for i, each in enumerate(root.findall('object'), 1):
         name = (each.findtext('name') or '').strip()
         place = f'object {i}, {name!r}'
-        sides = [_number(each, f'bndbox/{side}') for side in ('xmin', 'ymin', 'xmax', 'ymax')]
+        sides = [_number(each.findtext(f'bndbox/{side}'))
+                 for side in ('xmin', 'ymin', 'xmax', 'ymax')]
         if None in sides:
             found.append(Object(place, flaw=Flaw('malformed', 'its bndbox lacks a number')))
         else:
             left, top, right, bottom = sides
             found.append(Object(place, (left - 1, top - 1, right, bottom), name,
-                                bool(_number(each, 'difficult'))))
+                                bool(_number(each.findtext('difficult')))))
     return found
 
 
-def _number(element, path) -> Any:
-    """The number in that child of an xml element; None if it has none."""
+def _number(value) -> Any:
+    """The number that a file has there, perhaps as a text; None if it is none."""
     try:
-        return float(element.findtext(path))
-    except (TypeError, ValueError):
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -25,6 +25,7 @@ import yaml
 
 from cnnjax.data import annotations, folders, images, masks, objects, threads
 from cnnjax.data.examples import Missing, Source
+from cnnjax.data.identity import some
 from cnnjax.data.objects import Boxed, Object
 from cnnjax.errors import UserError
 
@@ -144,6 +145,8 @@ def recognized(root: Path, split: str, named: str = '') -> Layout:
 
 def _coco(root, split, file):
     read = annotations.coco(file)
+    if not read.objects:
+        raise UserError(f'{file} lists no images')
     directories = [root / name.replace('{split}', split) for name in PICTURES] + [file.parent]
     first = list(read.objects)[:100]  # Some may be lost.
     directory = next((each for each in directories
@@ -152,11 +155,11 @@ def _coco(root, split, file):
         raise Missing(f'{file} lists {len(read.objects)} pictures; the first, '
                       f'{", ".join(first[:1])}, is in none of '
                       f'{", ".join(dict.fromkeys(map(str, directories)))}')
-    names = {os.path.join(directory, os.path.normpath(name)): name for name in read.objects}
+    names = {os.path.join(directory, name): name for name in read.objects}
 
     def found(path, shape):
         name = names[path]
-        annotations.check_shape(file, read.shapes.get(name, (None, None)), shape, name)
+        annotations.check_shape(file, read.shapes[name], shape, name)
         return read.objects[name]
 
     return Layout(list(names), lambda path: str(file), found, ('ignore', 'area'),
@@ -171,9 +174,8 @@ def _voc(root, own, name):
         raise Missing(f'{file}, which names the pictures of the split, cannot be read: '
                       f'{error}') from None
     pictures = folders.by_stem(folders.find(own / 'JPEGImages')[0], own / 'JPEGImages')
-    # A number may follow the name, which may have spaces.
-    names = [line.strip() if line.strip() in pictures else line.split()[0]
-             for line in lines if line.strip()]
+    lines = [line.strip() for line in lines if line.strip()]
+    names = [line if line in pictures else line.split()[0] for line in lines]
     if missing := [each for each in names if each not in pictures]:
         raise UserError(f'{file} names {missing[0]}, which is not in {own / "JPEGImages"}')
 
@@ -220,7 +222,13 @@ def _classes(directories):
         return masks.read_classes(file, 1, None)
     try:
         names = yaml.safe_load(file.read_text(encoding='utf-8'))['names']
-        names = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
-        return tuple(map(str, names))
+        if isinstance(names, dict):  # {number: name}
+            names = [names[number] for number in range(len(names))]
+        if not (isinstance(names, list) and names):
+            raise TypeError(f'it is {names!r}')
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f'{file} has no list of names: {error!r}') from None
+    names = tuple(str(name).strip() for name in names)
+    if '' in names or len(set(names)) < len(names):
+        raise UserError(f'{file}: each class needs a name of its own, not {some(names)}')
+    return names

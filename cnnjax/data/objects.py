@@ -61,7 +61,9 @@ def flaw(found: Object, shape: Sequence[int], classes: Sequence[str] = ()) -> Fl
     box = f'the box {sides} (left, top, right, bottom)'
     if not all(map(math.isfinite, found.box)):
         return Flaw('not finite', f'{box} is not finite')
-    if not found.name or classes and found.name not in classes:
+    if not found.name:
+        return Flaw('of an unknown class', 'its class has no name')
+    if classes and found.name not in classes:
         return Flaw('of an unknown class', f'{found.name!r} is no class; known are {some(classes)}')
     left, top, right, bottom = found.box
     if left >= right or top >= bottom:
@@ -69,7 +71,8 @@ def flaw(found: Object, shape: Sequence[int], classes: Sequence[str] = ()) -> Fl
     if min(left, top) < -SLACK or right > width + SLACK or bottom > height + SLACK:
         return Flaw('outside of the picture',
                     f'{box} is not inside the picture of {height} x {width} pixels')
-    if min(right, bottom) <= 0 or left >= width or top >= height:  # Nothing is left after the cut.
+    left, top, right, bottom = map(np.float32, _cut(found.box, shape))  # as they are kept
+    if left >= right or top >= bottom:
         return Flaw('without area', f'{box} has no area in the picture')
     return None
 
@@ -98,16 +101,18 @@ class Objects(NamedTuple):
 def checked(found: Sequence[Object], shape: Sequence[int],
             classes: Sequence[str] = ()) -> Objects:
     """The Objects of a picture [H, W, ...]; for `classes` see `flaw`."""
-    height, width = shape[:2]
     objects = Objects([], [])
     for each in found:
         if wrong := flaw(each, shape, classes):
             objects.flawed.append((each.place, wrong))
         else:
-            left, top, right, bottom = each.box
-            objects.usable.append(each._replace(box=(
-                max(left, 0), max(top, 0), min(right, width), min(bottom, height))))
+            objects.usable.append(each._replace(box=_cut(each.box, shape)))
     return objects
+
+
+def _cut(box, shape):
+    left, top, right, bottom = box
+    return max(left, 0), max(top, 0), min(right, shape[1]), min(bottom, shape[0])
 
 
 def usable(found: Sequence[Objects], name: Callable[[int], str],
@@ -180,18 +185,22 @@ def described(objects: Ragged, classes: Sequence[str], flaws: Counter[str]) -> s
     left out: 1 without area; none of dog'.
 
     Raises:
-      UserError: there is no object at all.
+      UserError: there is no object that counts.
     """
     labels = objects.arrays['labels']
     left_out = ', '.join(f'{count:,} {kind}' for kind, count in flaws.most_common())
     left_out = f'; objects left out: {left_out}' * bool(flaws)
     if not len(labels):
         raise UserError(f'no picture has an object that can be used{left_out}')
+    ignored = int(objects.arrays.get('ignore', labels < 0).sum())
+    if ignored == len(labels):
+        raise UserError(f'all {ignored:,} objects are marked as difficult or as a crowd, and such '
+                        f'do not count{left_out}')
     text = (f'{len(labels):,} object{"s" * (len(labels) != 1)} of {len(classes):,} '
             f'class{"es" * (len(classes) != 1)}')
     if empty := int((np.diff(objects.starts) == 0).sum()):
         text += f'; {empty:,} image{"s" * (empty != 1)} without objects'
-    if ignored := int(objects.arrays.get('ignore', labels < 0).sum()):
+    if ignored:
         text += f'; {ignored:,} object{"s" * (ignored != 1)} ignored'
     absent = [name for name, count in zip(classes, np.bincount(labels, minlength=len(classes)),
                                           strict=True) if not count]

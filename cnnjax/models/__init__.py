@@ -274,7 +274,7 @@ def _check(name, field, value, own):
     several = isinstance(value, (tuple, list))
     if several != isinstance(own, tuple):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
-    if not value and field == 'widths':
+    if not value and field in ('widths', 'anchor_sizes', 'anchor_ratios'):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
     if several and own and isinstance(own[0], tuple):  # Network in Network's widths
         for part in value:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils import checkpoint
 
 from cnnjax import counterparts
+from experiments.benchmark import torch_detectors
 from experiments.benchmark.timing import Unmeasured
 
 
@@ -253,7 +254,8 @@ def published(name, net):
     return network
 
 
-FAMILIES = {'ResNet': ResNet, 'DenseNet': DenseNet, 'FractalNet': FractalNet, 'UNet': UNet}
+FAMILIES = {'ResNet': ResNet, 'DenseNet': DenseNet, 'FractalNet': FractalNet, 'UNet': UNet,
+            'YOLO': torch_detectors.YOLO}
 
 
 def build(name, net, variables, side):
@@ -264,6 +266,8 @@ def build(name, net, variables, side):
     have different parameters.
     """
     known = counterparts.find(name)
+    if name == 'faster_rcnn_resnet50_fpn':
+        return placed(torch_detectors.FasterRCNN(net), net, variables, known)
     network = published(name, net) if known else FAMILIES[type(net).__name__](net)
     rules = (known.rules.get('torchvision') or known.rules['timm'])(net) if known else []
     parameters, modules = dict(network.named_parameters()), dict(network.named_modules())
@@ -284,6 +288,15 @@ def build(name, net, variables, side):
             assert theirs.shape == array.shape, f'{name}: {layer} is {tuple(theirs.shape)} there'
             theirs.copy_(torch.from_numpy(np.ascontiguousarray(array)))
     assert not parameters, f'{name} has more parameters in PyTorch: {", ".join(parameters)}'
+    return network.to(device(), memory_format=torch.channels_last).train()
+
+
+def placed(network, net, variables, known):
+    """torchvision's detector with a copy of our weights, in training mode."""
+    flat = traverse_util.flatten_dict(variables)
+    network.load_state_dict({key: torch.from_numpy(place.give(np.array(flat[place.path])))
+                             for key, place in counterparts.places(
+                                 net, (64, 64, 3), known, 'torchvision').items()})
     return network.to(device(), memory_format=torch.channels_last).train()
 
 

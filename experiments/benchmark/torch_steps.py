@@ -60,12 +60,13 @@ def normalized(images, normalize):
 
 
 class Data:
-    """Images [N, H, W, C] and labels, or masks, on the device; and their normalization."""
+    """Images [N, H, W, C] and their targets on the device, and the normalization of images."""
 
     def __init__(self, data, normalize):
-        self.images, self.labels = (torch.from_numpy(np.asarray(array)).to(networks.device())
-                                    for array in data.values())
-        self.labels = self.labels.long()
+        self.images, *targets = (torch.from_numpy(np.asarray(array)).to(networks.device())
+                                 for array in data.values())
+        self.targets = [target if target.is_floating_point() else target.long()
+                        for target in targets]
         self.normalize = tuple(torch.from_numpy(np.float32(part)).to(networks.device())
                                for part in normalize)
 
@@ -97,10 +98,10 @@ def training(network, data, recipe, compile_mode=''):
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
-    def loss(images, labels):
+    def loss(images, *targets):
         x = augment(images, data.normalize, recipe.flip, recipe.padding)
         with precision(recipe.dtype):
-            return F.cross_entropy(network(x), labels)
+            return loss_of_batch(network, x, *targets)
 
     if compile_mode:
         loss = torch.compile(loss, mode=compile_mode)
@@ -108,9 +109,9 @@ def training(network, data, recipe, compile_mode=''):
     def step():
         if compile_mode:
             torch.compiler.cudagraph_mark_step_begin()
-        index = torch.randint(len(data.labels), (recipe.batch_size,), device=networks.device())
+        index = torch.randint(len(data.images), (recipe.batch_size,), device=networks.device())
         optimizer.zero_grad(set_to_none=not skips)
-        value = loss(data.images[index], data.labels[index])
+        value = loss(data.images[index], *(target[index] for target in data.targets))
         value.backward()
         optimizer.step()
         return value
@@ -118,8 +119,14 @@ def training(network, data, recipe, compile_mode=''):
     return timing.advance(step, wait)
 
 
+def loss_of_batch(network, x, *targets):
+    """The network's own loss, if it has one, else the cross-entropy."""
+    return getattr(network, 'loss', lambda x, labels: F.cross_entropy(network(x), labels))(
+        x, *targets)
+
+
 def inference(network, data, batch, dtype, compile_mode=''):
-    """A side of `compare` that computes the logits of the first images."""
+    """A side of `compare` that computes the logits, or the detections, of the first images."""
     network.eval()
 
     def logits(images):
@@ -139,8 +146,9 @@ def inference(network, data, batch, dtype, compile_mode=''):
     return timing.advance(step, wait)
 
 
-def loss_of(network, data, count):
-    """The loss of the first images in training mode, without dropout, in full precision."""
+def loss_of(network, data, count, sampled=False):
+    """The loss of the first images in training mode, without dropout, in full precision; if it
+    is of random samples, the mean sum of the scores of the detections."""
     chances = {module: module.p for module in network.modules() if isinstance(module, nn.Dropout)}
     rates = {name: getattr(network, name) for name in ('survival', 'local_rate', 'global_rate')
              if hasattr(network, name)}
@@ -152,7 +160,11 @@ def loss_of(network, data, count):
     torch.set_float32_matmul_precision('highest')
     with torch.no_grad():
         x = normalized(data.images[:count], data.normalize).permute(0, 3, 1, 2)
-        value = F.cross_entropy(network(x), data.labels[:count]).item()
+        if sampled:
+            value = sum(own['scores'].sum().item() for own in network.eval()(x)) / count
+            network.train()
+        else:
+            value = loss_of_batch(network, x, *(part[:count] for part in data.targets)).item()
     prepare()
     for module, chance in chances.items():
         module.p = chance

@@ -13,11 +13,13 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cnnjax import data, losses, parallel, summary, tasks, train
+from cnnjax import data, parallel, summary, tasks, train
+from cnnjax.tasks.task import WholeBatch
 from experiments.benchmark.timing import Unmeasured, advance, timed
 
-IMAGES = {32: 4096, 128: 512, 224: 512}  # {side: how many random images batches come from}
-CHECKED = 8  # The images whose loss must be the same as PyTorch's.
+# {side: how many random images batches come from}
+IMAGES = {32: 4096, 128: 512, 224: 512, 448: 64, 512: 64}
+CHECKED = 8  # The most images whose loss must be the same as PyTorch's.
 
 
 class Network(NamedTuple):
@@ -31,6 +33,7 @@ class Network(NamedTuple):
     changes: dict = {}
     plain: dict = {}  # the changes of another side, without the feature that is measured
     chance: bool = False  # whether chance decides how much of the network runs
+    sampled: bool = False  # whether the loss is of random samples of what the network finds
 
 
 # On accelerators, CIFAR's recipes have the papers' batch sizes. VGG-16 has no recipe for CIFAR: it
@@ -59,6 +62,12 @@ NETWORKS = {
     # The paper's widths, padded and with batch normalization, on masks of two classes.
     'unet':                 Network('base', 128, 2, 4, 32, {
         'task': 'segment', 'model.name': 'unet_padded', 'model.norm': 'batch'}),
+    # Low rates keep the weights, and so the work, as they are.
+    'yolo_v1':              Network('base', 448, 20, 4, 64, {
+        'task': 'detect', 'model.name': 'yolo_v1', 'learning_rate': 1e-6}),
+    'faster_rcnn_resnet50_fpn': Network('base', 512, 90, 1, 16, {
+        'task': 'detect', 'model.name': 'faster_rcnn_resnet50_fpn', 'learning_rate': 1e-6},
+                                        sampled=True),
 }
 
 
@@ -88,7 +97,7 @@ class Made(NamedTuple):
 
 
 def made_of(name, batch, dtype, arrays, changes=()):
-    """A recipe built for examples, {'image': [N, H, W, C], 'label': [N] or 'mask': [N, H, W]}."""
+    """A recipe built for examples, see `examples`."""
     config = recipe(name, batch, dtype, dict(changes))
     normalize = data.normalization(arrays['image'], config.mean, config.std)
     shapes = {field: array[:1] for field, array in arrays.items()}
@@ -97,18 +106,26 @@ def made_of(name, batch, dtype, arrays, changes=()):
 
 
 def target(name):
-    """What the network learns of each image: its 'label' or its 'mask'."""
+    """What the network learns of each image: its 'label', its 'mask' or its 'boxes'."""
     return tasks.target(recipe(name, 1, 'float32', {}).task)
 
 
 def examples(name, batch):
-    """Random images and their labels or masks; the work does not depend on their contents."""
+    """Random images and their labels, masks or boxes with labels; the work hardly depends on their
+    contents."""
     network, rng = NETWORKS[name], np.random.default_rng(0)
     count = max(IMAGES[network.side], batch)
     pixels = (count, network.side, network.side)
     images = rng.integers(0, 256, (*pixels, 3), np.uint8)
     if target(name) == 'mask':
         return {'image': images, 'mask': rng.integers(0, network.classes, pixels, np.uint8)}
+    if target(name) == 'boxes':
+        # An object in each quarter of an image: no two have their centres in a cell of YOLO's.
+        quarters = network.side / 7 * np.array([[0, 0], [4, 0], [0, 4], [4, 4]])
+        places = rng.uniform(0, 3 / 7 * network.side, (count, 4, 2, 2)) + quarters[:, None]
+        return {'image': images, 'boxes': np.concatenate(
+                    [places.min(2), places.max(2) + 1], -1).astype(np.float32),
+                'labels': rng.integers(0, network.classes, (count, 4), np.int32)}
     return {'image': images, 'label': rng.integers(0, network.classes, count, np.int32)}
 
 
@@ -193,11 +210,12 @@ def training(name, batch, setting):
             sides['torch'] = setting.torch.training(*theirs, made.config)
             if (peak := setting.torch.peak_memory(sides['torch'])) is not None:
                 facts['memory']['torch'] = peak
-            if setting.compile_mode and not network.chance:  # Each choice would be compiled.
+            # Each choice, or each number of boxes, would be compiled.
+            if setting.compile_mode and not (network.chance or network.sampled):
                 add_compiled(sides, facts, setting.torch.training(*theirs, made.config,
                                                                   setting.compile_mode))
         result = setting.measure(sides, f'train_{name}', chance=network.chance)
-    if not network.chance:
+    if not (network.chance or network.sampled):
         facts |= roofline(made.training.net, shape, batch, program, setting,
                           result['cnnjax']['seconds'])
     return result | {'batch': batch} | facts
@@ -212,10 +230,12 @@ def torch_side(name, made, state, arrays, setting, facts):
         return
     side = arrays['image'].shape[1]
     try:
-        variables = jax.device_get({'params': state.params})
+        variables = jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
         network = setting.torch.networks.build(made.config.model.name, made.training.net,
                                                variables, side)
         there = setting.torch.Data(arrays, made.normalize)
+        if missing := getattr(network, 'missing', ''):
+            facts['missing'] = missing
         if name not in setting.checked:
             compare_losses(name, made, state, arrays, network, there, setting)
             setting.checked.add(name)
@@ -239,28 +259,40 @@ def add_compiled(sides, facts, steps):
 
 def compare_losses(name, made, state, arrays, network, there, setting):
     """Raises AssertionError unless both sides have the same loss for the same weights and images,
-    in training mode but without random parts."""
-    images, targets = (array[:CHECKED] for array in arrays.values())
+    in training mode but without random parts. Where the loss is of random samples, the mean sum of
+    the scores of the detections is compared."""
+    count = min(CHECKED, made.config.batch_size)
+    some = {field: array[:count] for field, array in arrays.items()}
     rates = getattr(made.training.net, 'dropout', 0.0)
     certain = {'dropout': (0.0,) * len(rates) if isinstance(rates, tuple) else 0.0, 'survival': 1.0,
                'local_drop_path': 0.0, 'global_drop_path': 0.0, 'remat': False}
     net = made.training.net
     net = net.clone(dtype='float32', **{field: value for field, value in certain.items()
                                         if hasattr(net, field)})
+    sampled = NETWORKS[name].sampled
 
     @jax.jit
-    def loss(params, batch_stats, images, labels):
-        (logits, _), _ = net.apply({'params': params, 'batch_stats': batch_stats},
-                                   made.normalize(images), train=True, mutable=['batch_stats'],
-                                   rngs={'drop_path': jax.random.key(0)})
-        return losses.cross_entropy(logits, labels).mean()
+    def value(params, batch_stats, examples):
+        images = made.normalize(examples['image'])
+        variables = {'params': params, 'batch_stats': batch_stats}
+        if sampled:
+            return net.detections(net.apply(variables, images)[0])['scores'].sum(1).mean()
+
+        def apply(images, **arguments):
+            (outputs, taps), changed = net.apply(
+                variables, images, train=True, mutable=['batch_stats'],
+                rngs={'drop_path': jax.random.key(0)}, **arguments)
+            return outputs, taps, changed
+
+        examples = {**examples, 'image': images, 'keys': jax.random.split(jax.random.key(0), count)}
+        return tasks.create(made.config.task, net).loss(apply, examples, WholeBatch())[0]
 
     # A GPU would round float32 products to TF32. A CPU does not, so that the checked program is
     # also the one that is timed.
     precision = None if jax.default_backend() == 'cpu' else 'highest'
     with jax.default_matmul_precision(precision):
-        ours = float(loss(state.params, state.batch_stats, images, np.int32(targets)))
-    theirs = setting.torch.loss_of(network, there, len(images))
+        ours = float(value(state.params, state.batch_stats, some))
+    theirs = setting.torch.loss_of(network, there, count, sampled)
     assert abs(ours - theirs) <= 1e-3 * max(1, abs(ours)), (
         f'{name}: the loss is {ours} here and {theirs} in PyTorch: not the same network')
 
@@ -282,7 +314,7 @@ def roofline(net, shape, batch, program, setting, seconds):
 
 
 def inference(name, batch, setting):
-    """Measures the logits of images on the device."""
+    """Measures the logits, or the detections, of images on the device."""
     arrays = examples(name, batch)
     made = made_of(name, batch, setting.dtype, arrays)
     state = made.training.init(jax.random.key(0))
@@ -290,15 +322,17 @@ def inference(name, batch, setting):
 
     @jax.jit
     def logits(params, batch_stats, images):
-        return made.training.net.apply({'params': params, 'batch_stats': batch_stats},
-                              made.normalize(images), train=False)[0]
+        net = made.training.net
+        outputs, _ = net.apply({'params': params, 'batch_stats': batch_stats},
+                               made.normalize(images), train=False)
+        return net.detections(outputs) if hasattr(net, 'detections') else outputs
 
     facts = {'batch': batch}
     sides = {'cnnjax': advance(lambda: logits(state.params, state.batch_stats, images))}
     with torch_side(name, made, state, arrays, setting, facts) as theirs:
         if theirs:
             sides['torch'] = setting.torch.inference(*theirs, batch, setting.dtype)
-            if setting.compile_mode:
+            if setting.compile_mode and not NETWORKS[name].sampled:
                 add_compiled(sides, facts, setting.torch.inference(*theirs, batch, setting.dtype,
                                                                    setting.compile_mode))
         return setting.measure(sides, f'infer_{name}:{batch}') | facts

@@ -29,7 +29,8 @@ NARROW = {'blocks': (1, 2, 1, 1), 'widths': (3, 4, 5, 6), 'hidden': (12, 10), 'r
 FULL = {'num_classes': 6, 'rpn_before': (2000, 300), 'rpn_after': (2000, 200)}
 SIZES = (93, 157), (150, 120)  # height and width of the two images
 CANVAS = 150, 157
-TRUTH = np.array([[10, 12, 60, 70], [30, 20, 45, 41], [80, 5, 150, 90]], float)
+# The last two are near proposals: their targets would have gradients if the proposals had.
+TRUTH = np.array([[10, 12, 60, 70], [7, 9, 14, 32], [13, 52, 22, 75]], float)
 LABELS = np.array([2, 0, 3])
 STAGES = ('p2', 'p3', 'p4', 'p5', 'p6', 'objectness', 'rpn_deltas', 'logits', 'deltas')
 
