@@ -112,6 +112,8 @@ FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_dro
                   'roi_share', 'roi_iou', 'roi_least', 'roi_beta', 'learns', 'nms',
                   'score_threshold', 'max_detections', 'coordinates_weight', 'no_object_weight',
                   'loss_scale'})
+# Fields that are two numbers.
+PAIRS = ('rpn_iou', 'rpn_before', 'rpn_after')
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 WIDEST = 2 ** 16
@@ -272,9 +274,8 @@ def _check(name, field, value, own):
     if field not in LIMITS:
         return
     several = isinstance(value, (tuple, list))
-    if several != isinstance(own, tuple):
-        raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
-    if not value and field in ('widths', 'anchor_sizes', 'anchor_ratios'):
+    if several != isinstance(own, tuple) or (field in PAIRS and len(value) != 2) or (
+            field in ('widths', 'anchor_sizes', 'anchor_ratios') and not value):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
     if several and own and isinstance(own[0], tuple):  # Network in Network's widths
         for part in value:

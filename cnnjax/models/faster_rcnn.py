@@ -108,7 +108,8 @@ class FasterRCNN(nn.Module):
     @property
     def adopts(self) -> tuple[str, ...]:
         trunks = ('resnet50',) if self.blocks else ('vgg16', 'vgg16_bn')
-        return (*trunks, *(name for name, row in TABLE.items() if row[1] == self.blocks))
+        return (*trunks, *(name for name, blocks in zip(NAMES, SETTINGS['blocks'], strict=True)
+                           if blocks == self.blocks))
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, frame: jax.Array | None = None,
@@ -133,6 +134,8 @@ class FasterRCNN(nn.Module):
             images = jnp.where(detection.within(frame, images.shape), images, 0)
         outputs['frame'] = frame
         warps = self.pooling == 'warp'
+        if warps and not (self.given and self.groups):
+            raise UserError("pooling='warp' is for given proposals and VGG: take rcnn_vgg16")
         maps, strides = ([], []) if warps else self.trunk(images, train, taps)
         if self.given:
             outputs['proposals'] = frame[:, None] if proposals is None else proposals
@@ -201,8 +204,12 @@ class FasterRCNN(nn.Module):
     def rpn(self, maps: list[jax.Array], strides: list[tuple[int, int]], taps: layers.Taps,
             dtype: Any) -> dict[str, jax.Array]:
         """'objectness', 'rpn_deltas' and 'anchors': one RPN for all maps."""
+        counts = [*map(len, self.anchor_sizes)]
+        if counts != counts[:1] * len(maps):
+            raise UserError(f'anchor_sizes={self.anchor_sizes}: give the sizes for each of its '
+                            f'maps, {len(maps)}, as many as for the others')
         conv = partial(layers.conv, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype)
-        count = len(self.anchor_ratios) * len(self.anchor_sizes[0])
+        count = len(self.anchor_ratios) * counts[0]
         two = self.rpn_scores == 'softmax'
         shared = (conv(self.rpn_width, 3, name='rpn_conv'),
                   conv(count * (1 + two), 1, name='rpn_cls_score'),
@@ -331,8 +338,10 @@ class FasterRCNN(nn.Module):
             parts |= jax.vmap(partial(detection.proposal_losses, rules=of_rpn, beta=self.rpn_beta,
                                       outside=self.rpn_outside))(keys[:, 0], outputs, truth)
             if self.rpn_normalizer == 'locations':
-                places = len(self.anchor_ratios) * len(self.anchor_sizes[0])
-                parts['rpn_box_loss'] *= self.rpn_count * places / outputs['objectness'].shape[1]
+                shapes = len(self.anchor_ratios) * len(self.anchor_sizes[0])
+                picture = boxes.area(outputs['frame']) / math.prod(examples['image'].shape[1:3])
+                locations = picture * outputs['objectness'].shape[1] / shapes
+                parts['rpn_box_loss'] *= self.rpn_count / jnp.maximum(locations, 1)
             parts['rpn_box_loss'] *= self.rpn_lambda
         if self.learns != 'rpn':
             parts |= jax.vmap(partial(detection.region_losses, rules=of_head, beta=self.roi_beta))(
