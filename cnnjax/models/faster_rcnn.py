@@ -111,6 +111,25 @@ class FasterRCNN(nn.Module):
         return (*trunks, *(name for name, blocks in zip(NAMES, SETTINGS['blocks'], strict=True)
                            if blocks == self.blocks))
 
+    def check(self, name: str) -> None:
+        """Raises UserError, with the network's name, if its fields do not fit together."""
+        maps = len(self.blocks) + 1 if self.blocks else 1
+        if self.given and self.learns == 'rpn':
+            raise UserError(f"{name}: learns='rpn': this network has no RPN, its proposals are "
+                            'given')
+        if not self.given and len(self.anchor_sizes) != maps:
+            raise UserError(f'{name}: anchor_sizes={self.anchor_sizes!r}: give a tuple of sizes '
+                            f'for each of its maps, {maps}')
+        if not self.given and len(set(map(len, self.anchor_sizes))) > 1:
+            raise UserError(f'{name}: anchor_sizes={self.anchor_sizes!r}: all maps share an RPN: '
+                            'give each as many sizes')
+        if self.rpn_iou[0] > self.rpn_iou[1]:
+            raise UserError(f'{name}: rpn_iou={self.rpn_iou}: the first is not above the second')
+        if self.pooling == 'warp' and not (self.given and self.groups):
+            raise UserError(f"{name}: pooling='warp' is for given proposals and VGG's trunk")
+        if self.pooling == 'max' and self.blocks:
+            raise UserError(f"{name}: pooling='max' is for one map: a pyramid takes 'align'")
+
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, frame: jax.Array | None = None,
                  proposals: jax.Array | None = None,
@@ -134,8 +153,6 @@ class FasterRCNN(nn.Module):
             images = jnp.where(detection.within(frame, images.shape), images, 0)
         outputs['frame'] = frame
         warps = self.pooling == 'warp'
-        if warps and not (self.given and self.groups):
-            raise UserError("pooling='warp' is for given proposals and VGG: take rcnn_vgg16")
         maps, strides = ([], []) if warps else self.trunk(images, train, taps)
         if self.given:
             outputs['proposals'] = frame[:, None] if proposals is None else proposals
@@ -204,12 +221,8 @@ class FasterRCNN(nn.Module):
     def rpn(self, maps: list[jax.Array], strides: list[tuple[int, int]], taps: layers.Taps,
             dtype: Any) -> dict[str, jax.Array]:
         """'objectness', 'rpn_deltas' and 'anchors': one RPN for all maps."""
-        counts = [*map(len, self.anchor_sizes)]
-        if counts != counts[:1] * len(maps):
-            raise UserError(f'anchor_sizes={self.anchor_sizes}: give the sizes for each of its '
-                            f'maps, {len(maps)}, as many as for the others')
         conv = partial(layers.conv, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype)
-        count = len(self.anchor_ratios) * counts[0]
+        count = len(self.anchor_ratios) * len(self.anchor_sizes[0])
         two = self.rpn_scores == 'softmax'
         shared = (conv(self.rpn_width, 3, name='rpn_conv'),
                   conv(count * (1 + two), 1, name='rpn_cls_score'),
@@ -313,16 +326,7 @@ class FasterRCNN(nn.Module):
 
     def loss(self, apply: Callable, examples: dict[str, jax.Array], batch: Any
              ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
-        """The loss of a batch, its parts, and the new batch statistics; see tasks.Task.loss.
-
-        Raises:
-          UserError: proposals should be `given`, and are not, or there is no RPN that could learn.
-        """
-        if self.given and self.learns == 'rpn':
-            raise UserError("learns='rpn': this network has no RPN, its proposals are given")
-        if self.given and 'proposals' not in examples:
-            raise UserError('the network learns from given proposals: set proposals to a file of '
-                            'them, such as configs/predict.py writes with write_proposals')
+        """The loss of a batch, its parts, and the new batch statistics; see tasks.Task.loss."""
         truth = detection.truth(examples)
         keys = jax.vmap(jax.random.split)(examples['keys'])
         of_rpn = detection.Sampling(self.rpn_count, self.rpn_share, *self.rpn_iou,
