@@ -111,7 +111,7 @@ class FasterRCNN(nn.Module):
         return (*trunks, *(name for name, blocks in zip(NAMES, SETTINGS['blocks'], strict=True)
                            if blocks == self.blocks))
 
-    def check(self, name: str) -> None:
+    def check_fields(self, name: str) -> None:
         """Raises UserError, with the network's name, if its fields do not fit together."""
         maps = len(self.blocks) + 1 if self.blocks else 1
         if self.given and self.learns == 'rpn':

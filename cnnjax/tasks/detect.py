@@ -44,11 +44,12 @@ def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
     if found != {'boxes': (1, 4, 'f'), 'labels': (1, 'i'), 'scores': (1, 'f')}:
         raise UserError(f'{type(net).__name__}.detections returns arrays of the wrong shapes or '
                         'types: see the contract of a detector in cnnjax/models/__init__.py')
-    inputs(net, examples)
+    jax.eval_shape(functools.partial(inputs, net), dict(examples))
 
 
-def inputs(net: nn.Module, examples: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of examples that the network takes, beside the image.
+def inputs(net: nn.Module, examples: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The further arguments of a call of a network, as far as the examples have them (see models).
+    A frame that exceeds the image ends at its border, as in training.
 
     Raises:
       UserError: it judges proposals, and there are none, or the other way round.
@@ -60,7 +61,11 @@ def inputs(net: nn.Module, examples: Mapping[str, Any]) -> dict[str, Any]:
     if 'proposals' in examples and 'proposals' not in names:
         raise UserError(f'the network, {type(net).__name__}, takes no proposals: leave proposals '
                         'out, or take one that does, such as fast_rcnn_vgg16')
-    return {name: examples[name] for name in names if name in examples}
+    found = {name: examples[name] for name in names if name in examples}
+    if 'frame' in found:
+        height, width = examples['image'].shape[1:3]
+        found['frame'] = jnp.clip(found['frame'], 0, np.array([[width, height] * 2], np.float32))
+    return found
 
 
 def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
@@ -74,16 +79,6 @@ def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) 
                 'scores': found['scores'], 'true_boxes': true_boxes, 'true_labels': labels,
                 'true_ignore': examples.get('ignore', jnp.zeros(labels.shape, bool)),
                 'true_area': examples.get('area', width * height)}
-
-
-def inputs(net: nn.Module, examples: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The further arguments of a call of a network, as far as the examples have them (see models).
-    A frame that exceeds the image ends at its border, as in training."""
-    found = {name: examples[name] for name in getattr(net, 'inputs', ()) if name in examples}
-    if 'frame' in found:
-        height, width = examples['image'].shape[1:3]
-        found['frame'] = jnp.clip(found['frame'], 0, np.array([[width, height] * 2], np.float32))
-    return found
 
 
 def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
