@@ -105,26 +105,26 @@ def test_clip():
     np.testing.assert_array_equal(of_classes, np.stack([expected, expected], 1))
 
 
-# Faster R-CNN's nine at stride 16, papers.md; py-faster-rcnn's boxes are one pixel larger.
-VGG16 = np.float32([[-83, -39, 100, 56], [-175, -87, 192, 104], [-359, -183, 376, 200],
-                    [-55, -55, 72, 72], [-119, -119, 136, 136], [-247, -247, 264, 264],
-                    [-35, -79, 52, 96], [-79, -167, 96, 184], [-167, -343, 184, 360]])
+# Faster R-CNN's nine at stride 16. py-faster-rcnn has (-84, -40, 99, 55) and so on, whose right and
+# bottom pixels are inside; its comments show the MATLAB code's, which counts pixels from 1.
+VGG16 = np.float32([[-84, -40, 100, 56], [-176, -88, 192, 104], [-360, -184, 376, 200],
+                    [-56, -56, 72, 72], [-120, -120, 136, 136], [-248, -248, 264, 264],
+                    [-36, -80, 52, 96], [-80, -168, 96, 184], [-168, -344, 184, 360]])
 
 
 @pytest.mark.parametrize(('grid', 'size', 'total', 'inside'), [
-    ((37, 62), (600, 1000), 20646, 7790),
-    ((37, 50), (600, 800), 16650, [1178, 675, 52, 1218, 714, 90, 1188, 585, 0])])
+    ((37, 62), (600, 1000), 20646, [1632, 1040, 238, 1650, 1034, 186, 1539, 832, 0]),
+    ((37, 50), (600, 800), 16650, [1216, 728, 56, 1260, 748, 108, 1188, 640, 0])])
 def test_golden_counts_of_anchors(grid, size, total, inside):
-    """In the order of the map's rows, its columns, then the shapes."""
+    """In the order of the map's rows, its columns, then the shapes; as many are inside the image as
+    in py-faster-rcnn."""
     found = boxes.anchors(VGG16, grid, (16, 16))
     assert (found.shape, found.dtype) == ((total, 4), 'float32')
     y, x, a = 5, 7, 3
     np.testing.assert_array_equal(found[(y * grid[1] + x) * 9 + a],
                                   VGG16[a] + [16 * x, 16 * y, 16 * x, 16 * y])
-    # These corners are of pixels, so the last pixel inside is one less than the size.
-    within = (found[:, :2] >= 0).all(1) & (found[:, 2] < size[1]) & (found[:, 3] < size[0])
-    np.testing.assert_array_equal(within.reshape(-1, 9).sum(0) if isinstance(inside, list)
-                                  else within.sum(), inside)
+    within = (found[:, :2] >= 0).all(1) & (found[:, 2] <= size[1]) & (found[:, 3] <= size[0])
+    np.testing.assert_array_equal(within.reshape(-1, 9).sum(0), inside)
 
 
 def test_strides_of_rows_and_columns_differ():

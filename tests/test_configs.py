@@ -160,6 +160,17 @@ def test_a_recipe_of_detection_has_a_step(recipe):
     assert metrics['loss'].shape == ()
 
 
+@pytest.mark.parametrize(('recipe', 'expected'), [
+    ('coco_faster_rcnn_fpn', 41_755_286 - 41_532_886),  # torchvision's: all and those that change
+    ('voc_faster_rcnn', 260_160), ('voc_step3', 14_714_688), ('voc_step4', 14_714_688 + 2_387_510)])
+def test_how_many_parameters_of_a_detector_are_frozen(recipe, expected):
+    config = load('detect', recipe)
+    net, shape = models.create(**config.model), (64, 64, 3)
+    params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *shape)))['params']
+    _, fixed = transfer.split(params, transfer.frozen_layers(net, config.freeze, shape))
+    assert sum(leaf.size for leaf in jax.tree.leaves(fixed)) == expected
+
+
 def test_the_published_lengths():
     """The iterations and epochs of the papers, in steps."""
     resnet = train.plan(load('cifar', 'resnet110'), 50_000)

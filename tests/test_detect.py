@@ -203,3 +203,12 @@ def test_images_of_another_size_than_a_full_layer_takes_are_refused(tmp_path, mo
     with pytest.raises(UserError, match='images of 64 x 64 pixels do not fit this network, which '
                                         'was trained on 32 x 32'):
         experiment.run(asked, tmp_path)
+
+
+@pytest.mark.parametrize(('name', 'examples', 'message'), [
+    ('fast_rcnn_vgg16', {'frame': 1}, 'judges boxes and finds none itself: set proposals'),
+    ('faster_rcnn_small', {'proposals': 1}, 'FasterRCNN, takes no proposals: leave proposals out'),
+    ('yolo_v1_small', {'frame': 1, 'proposals': 1}, 'YOLO, takes no proposals')])
+def test_proposals_are_given_to_networks_that_judge_them_alone(name, examples, message):
+    with pytest.raises(UserError, match=message):
+        detect.inputs(models.create(name), examples)

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import boxes, counterparts, detection, models, transfer, weights
+from cnnjax import boxes, counterparts, detection, models, summary, transfer, weights
 from cnnjax.data import digit_scenes
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import WholeBatch
@@ -109,7 +109,7 @@ def truth(*rows, ignored=()):
 def test_the_loss_of_the_rpn_is_equation_1():
     """L({p_i}, {t_i}) by hand: an object of IoU 0.8, whose deltas are off by 0.5 and 2 pixels'
     worth, and two places of background, all of which are sampled."""
-    anchors = np.float32([[0, 0, 10, 10], [40, 40, 50, 50], [60, 60, 70, 70], [90, 90, 110, 110]])
+    anchors = np.float32([[0, 0, 10, 10], [40, 40, 50, 50], [90, 90, 100, 100], [90, 90, 110, 110]])
     objects, p = truth([0, 0, 10, 8, 3]), np.array([0.9, 0.2, 0.6, 0.5])
     targets = np.array([0, -0.1, 0, np.log(0.8)])
     outputs = {'anchors': jnp.asarray(anchors), 'frame': jnp.array([0., 0, 100, 100]),
@@ -120,7 +120,7 @@ def test_the_loss_of_the_rpn_is_equation_1():
     losses = jax.jit(functools.partial(
         detection.proposal_losses, jax.random.key(0), truth=objects, rules=rules, beta=1.0),
         static_argnames='outside')
-    # The last anchor leaves the frame.
+    # The last anchor leaves the frame, which the one before it touches.
     found = losses(outputs, outside=False)
     expected = -np.log(0.9) - np.log(0.8) - np.log(0.4)
     assert float(found['rpn_class_loss']) == pytest.approx(expected / 256, rel=1e-5)
@@ -140,13 +140,14 @@ def given_outputs(net, **changes):
                'logits': np.zeros((1, net.roi_count, 11), np.float32),
                'deltas': np.zeros((1, net.roi_count, 11, 4), np.float32),
                'frame': np.float32([[0, 0, 64, 64]])}
-    examples = {'image': None, 'boxes': np.float32([[[10, 10, 22, 29]]]),
+    examples = {'image': np.zeros((1, 64, 64, 3)), 'boxes': np.float32([[[10, 10, 22, 29]]]),
                 'labels': np.int32([[4]]), 'keys': jax.random.key(0)[None]}
     return (lambda images, choose: ({**outputs, **changes}, {}, {})), examples
 
 
 def test_lambda_its_normalizer_and_what_learns():
-    """The paper's lambda is 10, over the locations of the map instead of the sampled anchors."""
+    """The paper's lambda is 10, over the locations of the map instead of the sampled anchors. Those
+    outside the frame do not count."""
     net = models.create('faster_rcnn_small')
     variants = [net, net.clone(rpn_lambda=10.0, rpn_normalizer='locations'),
                 net.clone(learns='rpn'), net.clone(learns='head')]
@@ -154,24 +155,37 @@ def test_lambda_its_normalizer_and_what_learns():
     @jax.jit
     def losses():
         apply, examples = given_outputs(net)
-        return [each.loss(apply, examples, WholeBatch())[1][0] for each in variants]
+        half, _ = given_outputs(net, frame=np.float32([[0, 0, 64, 32]]))
+        return [each.loss(apply, examples, WholeBatch())[1][0] for each in variants] + [
+            variants[1].loss(half, examples, WholeBatch())[1][0]]
 
-    released, paper, rpn, head = losses()
+    released, paper, rpn, head, half = losses()
     assert all(value > 0 for value in released.values())
     # 64 sampled anchors, 16 x 16 locations.
     assert paper['rpn_box_loss'] / released['rpn_box_loss'] == pytest.approx(10 * 64 / 256)
+    assert half['rpn_box_loss'] / released['rpn_box_loss'] == pytest.approx(10 * 64 / 128)
     assert paper['rpn_class_loss'] == released['rpn_class_loss']
     assert rpn.keys() == {'loss', 'rpn_class_loss', 'rpn_box_loss'}
     assert head.keys() == {'loss', 'class_loss', 'box_loss'}
     assert float(rpn['loss'] + head['loss']) == pytest.approx(float(released['loss']))
 
 
-def test_without_proposals_or_an_rpn_there_is_nothing_to_learn():
-    fast = models.create('fast_rcnn_vgg16')
-    for net, message in ((fast, 'set proposals to a file'),
-                         (fast.clone(learns='rpn'), 'this network has no RPN')):
-        with pytest.raises(UserError, match=message):
-            net.loss(None, scenes(1), WholeBatch())
+@pytest.mark.parametrize(('name', 'fields', 'message'), [
+    ('fast_rcnn_vgg16', {'learns': 'rpn'}, 'this network has no RPN'),
+    ('faster_rcnn_small', {'anchor_sizes': ()}, 'anchor_sizes=.*take something like'),
+    ('faster_rcnn_small', {'anchor_sizes': ((8,), (16,))}, 'sizes for each of its maps, 1'),
+    ('faster_rcnn_resnet50_fpn', {'anchor_sizes': ((8,),)}, 'sizes for each of its maps, 5'),
+    ('faster_rcnn_resnet50_fpn', {'anchor_sizes': ((8,), (8, 9)) + ((8,),) * 3}, 'share an RPN'),
+    ('faster_rcnn_small', {'rpn_iou': (0.7, 0.3)}, 'rpn_iou=.0.7, 0.3.: the first is not above'),
+    ('faster_rcnn_small', {'rpn_iou': (0.5,)}, r'rpn_iou=\(0.5,\): give 2 numbers'),
+    ('faster_rcnn_small', {'rpn_before': (1, 2, 3)}, 'rpn_before=.*: give 2 numbers'),
+    ('faster_rcnn_small', {'rpn_after': ()}, 'rpn_after=.*: give 2 numbers'),
+    ('faster_rcnn_small', {'roi_count': 10 ** 9}, 'take 65536 or a smaller number'),
+    ('faster_rcnn_small', {'pooling': 'warp'}, "pooling='warp' is for given proposals"),
+    ('faster_rcnn_resnet50_fpn', {'pooling': 'max'}, "a pyramid takes 'align'")])
+def test_fields_that_do_not_fit_together_are_refused(name, fields, message):
+    with pytest.raises(UserError, match=f'{name}: .*{message}'):
+        models.create(name, **fields)
 
 
 def test_ignored_objects_are_neither_learned_nor_background():
@@ -347,6 +361,18 @@ def test_rcnn_sees_pixels_around_a_proposal():
     assert crops.shape == (2, side, side, 3)
     # 48 pixels are 48 of the 80, with 16 on either side; a pixel's centre is at 0.5.
     np.testing.assert_allclose(crops[0, :, 40, 0], np.arange(side) + 30 - 16, atol=1e-3)
+
+
+def test_multiply_adds():
+    """torchvision tells 134.38 G of 800 x 800 pixels. Of 600 x 1000 pixels Caffe's pools leave
+    38 x 63 places, not 37 x 62, to the last three convolutions and to the RPN."""
+    fpn = summary.summarize(models.create('faster_rcnn_resnet50_fpn'), (800, 800, 3))
+    assert fpn.multiply_adds == 134_379_721_216
+    vgg = summary.summarize(models.create('faster_rcnn_vgg16'), (600, 1000, 3))
+    places = 38 * 63, 37 * 62
+    assert vgg.multiply_adds == (
+        183_161_475_072 + (places[0] - places[1]) * 3 * 9 * 512 ** 2
+        + 5_475_649_536 // places[1] * places[0] + 300 * 119_967_744)
 
 
 def test_weights_of_torchvision(tmp_path):

@@ -405,6 +405,13 @@ def test_an_unknown_field(field, message):
         models.create('resnet20', **{field: 5})
 
 
+@pytest.mark.parametrize('field', [
+    {'rpn_before': (100,)}, {'rpn_iou': 0.5}, {'roi_iou': (0.5, 0.5)}, {'anchor_ratios': ()}])
+def test_a_value_of_another_form(field):
+    with pytest.raises(UserError, match=r'take something like [\d(]'):
+        models.create('faster_rcnn_small', **field)
+
+
 def test_a_field_that_is_none_keeps_its_value():
     assert models.create('resnet20', shortcut=None, num_classes=None) == models.create('resnet20')
 

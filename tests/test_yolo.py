@@ -372,3 +372,14 @@ def test_an_image_without_detections():
     assert not found['boxes'].any()
     assert not found['scores'].any()
     assert (found['labels'] == -1).all()
+
+
+def test_scores_of_half_precision_are_multiplied_in_float32():
+    """Rounded to bfloat16, both would be 0.9921875."""
+    net = models.create('yolo_v1', num_classes=1, nms=1.0, max_detections=2)
+    outputs = jax.tree.map(np.zeros_like, outputs_of(1, 2, 1, 1))
+    outputs['confidence'][0, 0, :, 0] = 0.99609375, 0.9921875
+    outputs['classes'][0, 0, :, 0] = 0.99609375, 1.0
+    half = outputs | {name: jnp.asarray(outputs[name], jnp.bfloat16)
+                      for name in ('confidence', 'classes')}
+    np.testing.assert_array_equal(net.detections(half)['scores'], [[0.99609375 ** 2, 0.9921875]])

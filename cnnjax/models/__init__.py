@@ -133,9 +133,11 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'anchor_sizes': Number(above=0, some=True), 'smallest': Number(0), 'epsilon': Number(0),
     'max_detections': Whole(1, 10_000), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
     'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),
-    'no_object_weight': Number(0), 'loss_scale': Number(0)} | dict.fromkeys(
-    ('rpn_count', 'rpn_before', 'rpn_after', 'roi_count'), Whole(1)) | dict.fromkeys(
-    ('rpn_share', 'rpn_iou', 'rpn_nms', 'roi_share', 'roi_iou', 'roi_least', 'nms',
+    'no_object_weight': Number(0), 'loss_scale': Number(0),
+    'rpn_iou': Number(0, 1, count=2)} | dict.fromkeys(
+    ('rpn_count', 'roi_count'), Whole(1, WIDEST)) | dict.fromkeys(
+    ('rpn_before', 'rpn_after'), Whole(1, count=2)) | dict.fromkeys(
+    ('rpn_share', 'rpn_nms', 'roi_share', 'roi_iou', 'roi_least', 'nms',
      'score_threshold'), Number(0, 1)) | dict.fromkeys(('rpn_beta', 'roi_beta'), Number(above=0))
 
 
@@ -203,6 +205,8 @@ def create(name: str, **fields: Any) -> nn.Module:
         count = len(getattr(net, parts, ()))
         if count and hasattr(net, 'widths') and len(net.widths) != count:
             raise UserError(f'{name}: {len(net.widths)} widths for {count} {parts}')
+    if ours and hasattr(net, 'check'):
+        net.check(name)
     return net
 
 

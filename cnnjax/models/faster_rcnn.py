@@ -108,7 +108,27 @@ class FasterRCNN(nn.Module):
     @property
     def adopts(self) -> tuple[str, ...]:
         trunks = ('resnet50',) if self.blocks else ('vgg16', 'vgg16_bn')
-        return (*trunks, *(name for name, row in TABLE.items() if row[1] == self.blocks))
+        return (*trunks, *(name for name, blocks in zip(NAMES, SETTINGS['blocks'], strict=True)
+                           if blocks == self.blocks))
+
+    def check(self, name: str) -> None:
+        """Raises UserError, with the network's name, if its fields do not fit together."""
+        maps = len(self.blocks) + 1 if self.blocks else 1
+        if self.given and self.learns == 'rpn':
+            raise UserError(f"{name}: learns='rpn': this network has no RPN, its proposals are "
+                            'given')
+        if not self.given and len(self.anchor_sizes) != maps:
+            raise UserError(f'{name}: anchor_sizes={self.anchor_sizes!r}: give a tuple of sizes '
+                            f'for each of its maps, {maps}')
+        if not self.given and len(set(map(len, self.anchor_sizes))) > 1:
+            raise UserError(f'{name}: anchor_sizes={self.anchor_sizes!r}: all maps share an RPN: '
+                            'give each as many sizes')
+        if self.rpn_iou[0] > self.rpn_iou[1]:
+            raise UserError(f'{name}: rpn_iou={self.rpn_iou}: the first is not above the second')
+        if self.pooling == 'warp' and not (self.given and self.groups):
+            raise UserError(f"{name}: pooling='warp' is for given proposals and VGG's trunk")
+        if self.pooling == 'max' and self.blocks:
+            raise UserError(f"{name}: pooling='max' is for one map: a pyramid takes 'align'")
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, frame: jax.Array | None = None,
@@ -306,16 +326,7 @@ class FasterRCNN(nn.Module):
 
     def loss(self, apply: Callable, examples: dict[str, jax.Array], batch: Any
              ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
-        """The loss of a batch, its parts, and the new batch statistics; see tasks.Task.loss.
-
-        Raises:
-          UserError: proposals should be `given`, and are not, or there is no RPN that could learn.
-        """
-        if self.given and self.learns == 'rpn':
-            raise UserError("learns='rpn': this network has no RPN, its proposals are given")
-        if self.given and 'proposals' not in examples:
-            raise UserError('the network learns from given proposals: set proposals to a file of '
-                            'them, such as configs/predict.py writes with write_proposals')
+        """The loss of a batch, its parts, and the new batch statistics; see tasks.Task.loss."""
         truth = detection.truth(examples)
         keys = jax.vmap(jax.random.split)(examples['keys'])
         of_rpn = detection.Sampling(self.rpn_count, self.rpn_share, *self.rpn_iou,
@@ -331,8 +342,10 @@ class FasterRCNN(nn.Module):
             parts |= jax.vmap(partial(detection.proposal_losses, rules=of_rpn, beta=self.rpn_beta,
                                       outside=self.rpn_outside))(keys[:, 0], outputs, truth)
             if self.rpn_normalizer == 'locations':
-                places = len(self.anchor_ratios) * len(self.anchor_sizes[0])
-                parts['rpn_box_loss'] *= self.rpn_count * places / outputs['objectness'].shape[1]
+                shapes = len(self.anchor_ratios) * len(self.anchor_sizes[0])
+                picture = boxes.area(outputs['frame']) / math.prod(examples['image'].shape[1:3])
+                locations = picture * outputs['objectness'].shape[1] / shapes
+                parts['rpn_box_loss'] *= self.rpn_count / jnp.maximum(locations, 1)
             parts['rpn_box_loss'] *= self.rpn_lambda
         if self.learns != 'rpn':
             parts |= jax.vmap(partial(detection.region_losses, rules=of_head, beta=self.roi_beta))(

@@ -139,9 +139,10 @@ class YOLO(nn.Module):
         batch, rows, columns, predictors, _ = centre.shape
         image = outputs['image'][:, None, None, None]
         found = corners(centre * image, size * image)
+        confidence, classes = (outputs[name].astype(jnp.float32)
+                               for name in ('confidence', 'classes'))
         # Two negative factors are no high score.
-        scores = (jnp.maximum(outputs['confidence'], 0)[..., None]
-                  * outputs['classes'][..., None, :]).astype(jnp.float32)
+        scores = jnp.maximum(confidence, 0)[..., None] * classes[..., None, :]
         scores = jnp.where(scores > self.score_threshold, scores, -jnp.inf)
         labels = jnp.broadcast_to(jnp.arange(self.num_classes), scores.shape)
         found = jnp.broadcast_to(found[..., None, :], (*scores.shape, 4))

@@ -31,8 +31,8 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
 
 def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
           classes: Sequence[str]) -> None:
-    """Raises UserError unless the network is a detector of that many classes."""
-    del examples
+    """Raises UserError unless the network is a detector of that many classes, and learns from such
+    examples."""
     if not isinstance(outputs, Mapping):
         raise UserError(f'the network has scores, {list(outputs.shape[1:])} for an image, and no '
                         "boxes: it cannot find objects; take a detector, such as "
@@ -44,6 +44,23 @@ def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
     if found != {'boxes': (1, 4, 'f'), 'labels': (1, 'i'), 'scores': (1, 'f')}:
         raise UserError(f'{type(net).__name__}.detections returns arrays of the wrong shapes or '
                         'types: see the contract of a detector in cnnjax/models/__init__.py')
+    inputs(net, examples)
+
+
+def inputs(net: nn.Module, examples: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of examples that the network takes, beside the image.
+
+    Raises:
+      UserError: it judges proposals, and there are none, or the other way round.
+    """
+    names = getattr(net, 'inputs', ())
+    if 'proposals' in names and 'proposals' not in examples:
+        raise UserError('the network judges boxes and finds none itself: set proposals to a file '
+                        'of them, such as configs/predict.py writes with write_proposals')
+    if 'proposals' in examples and 'proposals' not in names:
+        raise UserError(f'the network, {type(net).__name__}, takes no proposals: leave proposals '
+                        'out, or take one that does, such as fast_rcnn_vgg16')
+    return {name: examples[name] for name in names if name in examples}
 
 
 def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
