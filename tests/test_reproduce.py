@@ -131,7 +131,7 @@ def test_every_published_row_has_a_recipe_and_a_source(family, network):
 
 
 def test_a_recipe_that_is_not_there():
-    with pytest.raises(ValueError, match='cifar, imagenet, mnist, quickstart'):
+    with pytest.raises(ValueError, match='cifar, detect, imagenet, mnist, quickstart'):
         recipes.get_config('svhn/resnet20')
     with pytest.raises(ValueError, match="no recipe for 'lenet99'"):
         recipes.get_config('cifar/lenet99')
