@@ -27,18 +27,18 @@ CAFFE = {'vgg16': ((0.73429835, 0.09340367, 0.06775674, 0.8862966),
 VOC = ('background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair',
        'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa',
        'train', 'tvmonitor')
-# The classes of torchvision's detectors in the order of COCO's ids, from 1 on, some of which are of
-# no class.
-COCO = tuple("""person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,
-traffic light,fire hydrant,N/A,stop sign,parking meter,bench,bird,cat,dog,horse,sheep,
-cow,elephant,bear,zebra,giraffe,N/A,backpack,umbrella,N/A,N/A,handbag,tie,suitcase,
-frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,
-tennis racket,bottle,N/A,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,
-orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,N/A,
-dining table,N/A,N/A,toilet,N/A,tv,laptop,mouse,remote,keyboard,cell phone,microwave,
-oven,toaster,sink,refrigerator,N/A,book,clock,vase,scissors,teddy bear,hair drier,
-toothbrush""".replace(
-    '\n', '').split(','))
+# The classes of torchvision's detectors by COCO's ids, from 1 on; ten ids are of no class.
+COCO = ('person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat',
+        'traffic light', 'fire hydrant', 'N/A', 'stop sign', 'parking meter', 'bench', 'bird',
+        'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant', 'bear', 'zebra', 'giraffe', 'N/A',
+        'backpack', 'umbrella', 'N/A', 'N/A', 'handbag', 'tie', 'suitcase', 'frisbee', 'skis',
+        'snowboard', 'sports ball', 'kite', 'baseball bat', 'baseball glove', 'skateboard',
+        'surfboard', 'tennis racket', 'bottle', 'N/A', 'wine glass', 'cup', 'fork', 'knife',
+        'spoon', 'bowl', 'banana', 'apple', 'sandwich', 'orange', 'broccoli', 'carrot', 'hot dog',
+        'pizza', 'donut', 'cake', 'chair', 'couch', 'potted plant', 'bed', 'N/A', 'dining table',
+        'N/A', 'N/A', 'toilet', 'N/A', 'tv', 'laptop', 'mouse', 'remote', 'keyboard', 'cell phone',
+        'microwave', 'oven', 'toaster', 'sink', 'refrigerator', 'N/A', 'book', 'clock', 'vase',
+        'scissors', 'teddy bear', 'hair drier', 'toothbrush')
 CAFFE_MEAN = (123.68, 116.779, 103.939)  # red, green, blue
 
 

@@ -99,7 +99,7 @@ def propose(objectness: jax.Array, deltas: jax.Array, anchors: jax.Array, frame:
     ends = list(itertools.accumulate(sizes, initial=0))
     best = [lax.top_k(objectness[start:end], min(before, end - start))[1] + start
             for start, end in itertools.pairwise(ends)]
-    maps = jnp.concatenate([jnp.full(len(of), i) for i, of in enumerate(best)])
+    maps = jnp.concatenate([jnp.full(len(own), i) for i, own in enumerate(best)])
     best = jnp.concatenate(best)
     found = boxes.clip(boxes.decode(deltas[best], anchors[best]), frame)
     scores = jnp.where(_large(found, smallest), objectness[best], -jnp.inf)

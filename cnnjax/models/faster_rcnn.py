@@ -33,7 +33,8 @@ from cnnjax.errors import UserError
 from cnnjax.models import resnet, vgg
 
 CONTEXT = 16  # the pixels around a proposal that R-CNN's warped images show too
-# The fields of detectors that start from each other that must be the same, and those of their RPNs.
+# Where one detector starts from another, these fields must be the same in both, and if both have an
+# RPN, its fields too.
 STRUCTURE = ('groups', 'blocks', 'widths', 'norm', 'pooled', 'hidden', 'rpn_width', 'epsilon',
              'relu', 'pool')
 RPN = ('anchor_sizes', 'anchor_ratios', 'anchor_rule', 'rpn_scores')
@@ -158,8 +159,8 @@ class FasterRCNN(nn.Module):
             outputs['proposals'] = frame[:, None] if proposals is None else proposals
         else:
             outputs |= self.rpn(maps, strides, taps, wide)
-            sizes = [len(self.anchor_ratios) * len(own) * math.prod(of.shape[1:3])
-                     for own, of in zip(self.anchor_sizes, maps, strict=True)]
+            sizes = [len(self.anchor_ratios) * len(own) * math.prod(x.shape[1:3])
+                     for own, x in zip(self.anchor_sizes, maps, strict=True)]
             propose = jax.vmap(partial(
                 detection.propose, sizes=sizes, before=self.rpn_before[not train],
                 after=self.rpn_after[not train], smallest=self.smallest, threshold=self.rpn_nms))

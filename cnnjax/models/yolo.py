@@ -191,8 +191,8 @@ def assign(examples: Mapping[str, jax.Array],
     rows, columns = outputs['classes'].shape[1:3]
     low, high = jnp.split(examples['boxes'] / jnp.tile(outputs['image'], 2)[:, None], 2, -1)
     centre, size = (low + high) / 2, high - low
-    column, row = (jnp.clip(jnp.floor(n * of), 0, n - 1).astype(jnp.int32)
-                   for n, of in zip((columns, rows), jnp.unstack(centre, axis=-1), strict=True))
+    column, row = (jnp.clip(jnp.floor(n * share), 0, n - 1).astype(jnp.int32)
+                   for n, share in zip((columns, rows), jnp.unstack(centre, axis=-1), strict=True))
     place = row * columns + column
     real = examples['labels'] >= 0
     ignored = real & examples.get('ignore', False)
