@@ -205,8 +205,8 @@ def create(name: str, **fields: Any) -> nn.Module:
         count = len(getattr(net, parts, ()))
         if count and hasattr(net, 'widths') and len(net.widths) != count:
             raise UserError(f'{name}: {len(net.widths)} widths for {count} {parts}')
-    if ours and hasattr(net, 'check'):
-        net.check(name)
+    if ours and hasattr(net, 'check_fields'):
+        net.check_fields(name)
     return net
 
 

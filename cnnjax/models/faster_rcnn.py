@@ -110,7 +110,7 @@ class FasterRCNN(nn.Module):
         trunks = ('resnet50',) if self.blocks else ('vgg16', 'vgg16_bn')
         return (*trunks, *(name for name, row in TABLE.items() if row[1] == self.blocks))
 
-    def check(self, name: str) -> None:
+    def check_fields(self, name: str) -> None:
         """Raises UserError, with the network's name, if its fields do not fit together."""
         maps = len(self.blocks) + 1 if self.blocks else 1
         if self.given and self.learns == 'rpn':
