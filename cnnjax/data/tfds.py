@@ -178,7 +178,7 @@ class _Examples(Sequence):
     mode: str
     features: tuple[str, ...] = ('image', 'label')  # the names of the image and its target
     values: dict[int, int] | None = None  # see Masks; None: the target is a label or `objects`
-    objects: Ragged | None = None  # those of each image
+    objects: Ragged | None = None  # the objects of each image
     decoded: bool = True
 
     def __len__(self) -> int:

@@ -52,12 +52,12 @@ class FasterRCNN(nn.Module):
     background first, and 'deltas' [N, R, 1 + classes, 4]; 'frame' [N, 4], see __call__.
     """
 
-    groups: tuple[tuple[int, ...], ...]  # of the trunk, see vgg.VGG; (): a ResNet
-    blocks: tuple[int, ...]  # of the trunk, see resnet.ResNet
-    widths: tuple[int, ...]  # of the trunk, one per group or stage
+    groups: tuple[tuple[int, ...], ...]  # the trunk's, see vgg.VGG; (): a ResNet
+    blocks: tuple[int, ...]  # the trunk's, see resnet.ResNet
+    widths: tuple[int, ...]  # the trunk's, one per group or stage
     norm: str  # batch normalization: 'none', 'batch', or 'frozen' as it comes with the weights
     given: bool  # whether proposals come with the examples; there is no RPN then
-    pooling: str  # what a region becomes: 'max' or 'align' of its features, or 'warp': an image
+    pooling: str  # pools a region: 'max' or 'align' its features, or 'warp' its image
     pooled: int  # the side of a pooled region, in features
     hidden: tuple[int, ...]  # the widths of the head's hidden full layers
     dropout: float  # the rate after each of them
@@ -75,21 +75,21 @@ class FasterRCNN(nn.Module):
     smallest: float  # the least side of a proposal, in pixels
     roi_count: int  # how many regions of an image are sampled for the loss
     roi_least: float  # the least IoU of a region that is sampled as background
-    roi_beta: float  # of smooth L1 in the head
+    roi_beta: float  # the beta of smooth L1 in the head
     nms: float  # IoU above which a detection suppresses another of its class
 
     rpn_iou: tuple[float, float] = (0.3, 0.7)  # the limit of background's, an object's least
     rpn_share: float = 0.5  # the largest share of objects among the sampled anchors
-    rpn_beta: float = 1 / 9  # of smooth L1 in the RPN; Caffe's sigma is 3
+    rpn_beta: float = 1 / 9  # the beta of smooth L1 in the RPN; Caffe's sigma is 3
     rpn_lambda: float = 1.0  # the weight of the RPN's boxes in the loss
-    rpn_normalizer: str = 'sampled'  # what their sum is divided by: rpn_count, or the 'locations'
+    rpn_normalizer: str = 'sampled'  # divides their sum: rpn_count, or the 'locations'
     rpn_nms: float = 0.7  # IoU above which a proposal suppresses another
     roi_iou: float = 0.5  # the least IoU of a region that is sampled as an object
     roi_share: float = 0.25  # the largest share of objects among the sampled regions
-    learns: str = 'both'  # what the loss is of: 'rpn', 'head' or 'both' (the 4 steps of sec. 3.2)
+    learns: str = 'both'  # the 'rpn', the 'head' or 'both' (the 4 steps of sec. 3.2)
     score_threshold: float = 0.05  # detections have a higher score
     max_detections: int = 100  # in an image
-    epsilon: float = 1e-5  # of frozen batch normalization; 0 in torchvision's published weights
+    epsilon: float = 1e-5  # frozen batch normalization's; 0 in torchvision's published weights
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
