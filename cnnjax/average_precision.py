@@ -89,8 +89,8 @@ def _areas(boxes):
 class Voc(NamedTuple):
     """The average precisions of each class, float [classes]; NaN where it has no object."""
 
-    eleven_points: np.ndarray  # of 2007: the mean over the recalls 0, 0.1, ..., 1
-    area: np.ndarray  # since 2010: the area under the curve
+    eleven_points: np.ndarray  # VOC 2007's: the mean over the recalls 0, 0.1, ..., 1
+    area: np.ndarray  # VOC's since 2010: the area under the curve
 
 
 def voc(kept: Kept, classes: int) -> Voc:

@@ -138,7 +138,8 @@ def same_classes(learned: data.Source, tested: data.Source, split: str) -> data.
     """
     if unknown := set(tested.classes) - set(learned.classes):
         raise UserError(f'{split} has the class {min(unknown)}, which the training set does not '
-                        f'have, only {some(learned.classes)}')
+                        f'have, only {some(learned.classes)}: rename it, remove its objects from '
+                        f'{split}, or list it among the classes of the training set, too')
     return data.matched(tested, learned.classes)
 
 

@@ -18,7 +18,7 @@ from jax import lax
 
 from cnnjax import boxes, losses
 
-HEAD_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # those of the head's deltas, see boxes.encode
+HEAD_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # the weights of the head's deltas, see boxes.encode
 LEAST_SIDE = 0.01  # Detections without this width and height, in pixels, are none (torchvision).
 
 

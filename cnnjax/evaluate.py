@@ -18,8 +18,8 @@ from cnnjax.trained import Trained
 
 def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stream, *,
              batch_size: int = 500, devices: int = 0) -> dict[str, Any]:
-    """The results of a trained network on a set: {'count': ..., 'error': ..., ...}. A segmentation
-    also has arrays: 'confusion' and 'image_iou' (see tasks/segment.py).
+    """The results of a trained network on a set: {'count': ..., 'error': ..., ...}. Segmentations
+    and detectors also have arrays, such as 'confusion' (see tasks/segment.py and tasks/detect.py).
 
     Args:
       network: a trained.Trained.

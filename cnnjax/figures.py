@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from cnnjax import atomic, data, overlays, plots, tables, tasks
+from cnnjax.tasks import detect
 from cnnjax.tasks.task import Task
 from cnnjax.trained import Trained
 
@@ -86,9 +87,9 @@ def _predictor(task, network):
         return task.predict(network._replace(variables=variables)(image, **inputs))
 
     def found(examples):
-        names = [name for name in getattr(network.net, 'inputs', ()) if name in examples]
+        inputs = detect.inputs(network.net, examples)
         each = [jax.device_get(predict(network.variables, image[None], {
-            name: examples[name][i:i + 1] for name in names}))
+            name: values[i:i + 1] for name, values in inputs.items()}))
             for i, image in enumerate(examples['image'])]
         return {key: np.concatenate([one[key] for one in each]) for key in each[0]}
 

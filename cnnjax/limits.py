@@ -26,6 +26,7 @@ class Number(NamedTuple):
     above: float | None = None  # excluded, as is `below`
     below: float | None = None
     some: bool = False  # whether a tuple needs at least one number
+    count: int | None = None  # how many numbers a tuple has
 
 
 class Whole(NamedTuple):
@@ -34,6 +35,7 @@ class Whole(NamedTuple):
     least: int = 0
     most: int = LARGEST_WHOLE
     some: bool = False
+    count: int | None = None
 
 
 class Names(NamedTuple):
@@ -72,6 +74,8 @@ def check(config: 'Mapping[str, Any] | ConfigDict',
             _check_number(field, given, given, limit)
         elif limit.some and not given:
             raise UserError(f'{field}={given!r} is empty: give at least one')
+        elif limit.count not in (None, len(given)):
+            raise UserError(f'{field}={given!r}: give {limit.count} numbers')
         else:
             for value in given:
                 _check_number(field, given, value, limit)

@@ -27,6 +27,7 @@ from PIL import Image
 
 from cnnjax import data, memory, models, summary
 from cnnjax.data import images
+from cnnjax.data.proposals import checked
 from cnnjax.errors import UserError
 from cnnjax.tasks import detect
 from cnnjax.trained import Trained
@@ -55,6 +56,9 @@ def scores(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
       UserError: the network has no maps of scores; the picture cannot be read, has another number
         of channels, or is too large for the memory.
     """
+    if network.task == 'detect':
+        raise UserError(f'{network.name or "the network"} was trained to detect: it has no maps of '
+                        'scores; take `detections`')
     image = np.asarray(opened(network, picture))
     shape = image.shape[:2]
     memory.check(2 * len(network.classes) * shape[0] * shape[1], memory.HOST,
@@ -87,7 +91,8 @@ def detections(network: Trained, picture: Picture,
     image: Any = opened(network, picture)
     if not isinstance(image, images.Picture) and image.dtype != np.uint8:
         image = np.round(255 * image.clip(0, 1)).astype(np.uint8)
-    given = {} if proposals is None else {'proposals': np.asarray(proposals, np.float32)}
+    given = {} if proposals is None else {
+        'proposals': checked(np.asarray(proposals), 'the array of proposals')}
     example = crops(network).center({'image': image, 'boxes': np.zeros((0, 4), np.float32),
                                      'labels': np.zeros(0, np.int32), **given})
     shape = example['image'].shape

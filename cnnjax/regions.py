@@ -25,7 +25,7 @@ class _Grid(NamedTuple):
     """Where a region is sampled: `size` x `size` bins, `samples` x `samples` places in each."""
 
     size: int
-    strides: tuple[float, ...]  # of each map
+    strides: tuple[float, ...]  # the stride of each map
     samples: int
     aligned: bool
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 from cnnjax import python_file
 from cnnjax.errors import UserError, suggest
 
-METHODS = ('loss', 'detections')  # those of a detector
+METHODS = ('loss', 'detections')  # a detector's own methods
 CALL = '`def __call__(self, images, train=False)` that returns (outputs, taps)'
 
 

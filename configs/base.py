@@ -116,7 +116,7 @@ def get_config():
     config.crop_area = (0.08, 1.0)  # random_resized: range of the crop's share of the area
     config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of the crop's width / height
     config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos' or 'box'
-    config.test_shorter_side = 0  # that of evaluations and of resident sets; 0: image_size
+    config.test_shorter_side = 0  # the side in evaluations and in resident sets; 0: image_size
 
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'

@@ -35,7 +35,7 @@ NO_CLASS = 'N/A'  # the name of the outputs of torchvision's detectors that belo
 class Found(NamedTuple):
     """What was found in a picture."""
 
-    name: str  # of the files that are written
+    name: str  # the name of the files that are written
     path: str
     shape: tuple[int, ...]  # (height, width)
     values: Any  # the share of each class, or the detections

@@ -7,7 +7,7 @@ import shlex
 
 import tensorflow_datasets
 
-from cnnjax.data import SHIPPED, tfds
+from cnnjax.data import SHIPPED, tfds_prepare
 from cnnjax.errors import UserError
 
 RECIPES = {'cifar10': ('cifar', 'resnet20'), 'imagenet2012': ('imagenet', 'resnet50'),
@@ -20,7 +20,7 @@ def run(config, workdir):
     if config.dataset in (*SHIPPED, 'folder'):
         raise UserError(f'dataset={config.dataset} needs no preparing: train on it')
     try:
-        path = tfds.prepare(config.dataset, config.data_dir, config.manual_dir)
+        path = tfds_prepare.prepare(config.dataset, config.data_dir, config.manual_dir)
     except OSError as error:
         raise UserError(f'data_dir={config.data_dir}, manual_dir={config.manual_dir}: {error}'
                         ) from error

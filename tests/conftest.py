@@ -100,6 +100,30 @@ def scenes(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope='session')
+def archives(tmp_path_factory):
+    """A directory with the archives of all data sets of tests/archives.py."""
+    from tests.archives import WRITERS  # here, because the import takes a second
+
+    directory = tmp_path_factory.mktemp('archives')
+    for write in WRITERS.values():
+        write(directory)
+    return directory
+
+
+@pytest.fixture(scope='session')
+def prepared(archives, tmp_path_factory):
+    """A data_dir of tensorflow-datasets with all these sets, prepared."""
+    from cnnjax.data import tfds_prepare
+    from tests.archives import SPLITS, trusted
+
+    directory = tmp_path_factory.mktemp('prepared')
+    with trusted(archives):
+        for name in SPLITS:
+            tfds_prepare.prepare(name, directory, archives)
+    return directory
+
+
 @pytest.fixture
 def segmenting(tiny, scenes):
     """A config that trains a narrow U-Net on the scenes for six steps, on one device."""

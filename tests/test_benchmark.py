@@ -85,6 +85,22 @@ def test_a_network_for_masks_is_timed_and_written(config, tmp_path, monkeypatch)
     assert found['rows']['train_tiny']['memory']['cnnjax'] > 4 * 64 * 4 * 3
 
 
+def test_a_detector_is_timed_and_written(config, tmp_path, monkeypatch):
+    """Inference includes the suppression. With random samples in the loss there is no roofline."""
+    network = training.NETWORKS['tiny']._replace(config='base', plain={}, changes={
+        'task': 'detect', 'model.name': 'yolo_v1_small', 'model.groups': ((3,), (3,)),
+        'model.widths': ((2,), (3,)), 'model.pools': 1})
+    config.rows, seen = 'train_tiny,infer_tiny:2', []
+    for sampled in (False, True):
+        monkeypatch.setitem(training.NETWORKS, 'tiny', network._replace(sampled=sampled))
+        benchmark.run(config, tmp_path / str(sampled))
+        found = results(tmp_path / str(sampled))
+        assert set(found['rows']) == {'train_tiny', 'infer_tiny:2'}
+        assert not found['missing']
+        seen.append('flops' in found['rows']['train_tiny'])
+    assert seen == [True, False]
+
+
 def test_sides_take_turns_and_are_compared(monkeypatch):
     calls, clock = [], iter(range(10**6))
     monkeypatch.setattr(timing, 'timed', lambda steps, count: steps(count) * next(clock))

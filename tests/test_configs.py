@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cnnjax import models, train, transfer
-from cnnjax.data import Normalization
+from cnnjax.data import Crops, Normalization
 from cnnjax.errors import UserError
 from configs import base, detect, segment
 
@@ -120,6 +120,20 @@ def test_a_recipe_of_segmentation_has_scores_for_its_pixels(recipe):
         logits, _ = jax.eval_shape(lambda state, images: made.net.apply(
             {'params': state.params, 'batch_stats': state.batch_stats}, images), state, images)
         assert logits.shape == (1, wanted, wanted, 2)
+
+
+@pytest.mark.parametrize('size', [320, 640])
+def test_a_stream_of_ones_own_pictures_has_their_size_in_an_evaluation(size):
+    config = load('detect', 'folder')
+    crops = Crops(size, shorter_side=config.shorter_side, fit=config.fit)
+    crops.check(stream=True)
+    for shape in ((500, 500, 3), (480, 640, 3), (90, 50, 3)):
+        example = {'image': np.zeros(shape, np.uint8), 'boxes': np.zeros((1, 4), np.float32),
+                   'labels': np.full(1, -1, np.int32)}
+        frames = [found['frame'].tolist() for found in (
+            crops.center(example), crops.random(example, np.random.default_rng(0)))]
+        assert frames[0] == frames[1]
+        assert max(frames[0]) == size
 
 
 @pytest.mark.parametrize('recipe', detect.RECIPES)

@@ -67,6 +67,19 @@ def test_what_is_known_of_the_objects_is_kept():
     assert kept['true_ignore'].tolist() == [[True], [False]]
 
 
+def test_nothing_is_detected_where_a_picture_was_cut_off():
+    """Of 8 x 16 pixels the image has the middle 8 x 8, and so it is in training."""
+    net, images = Grid(3, 4), jnp.zeros((1, 8, 8, 3))
+    variables = net.init(jax.random.key(0), images)
+    examples = {'image': images, 'frame': jnp.array([[-4.0, 0, 12, 8]]),
+                'size': jnp.array([[8.0, 16]]), 'boxes': jnp.array([[[0.0, 2, 8, 8]]]),
+                'labels': jnp.array([[1]])}
+    _, kept = detect.observe(net, lambda *a, **b: net.apply(variables, *a, **b), examples)
+    assert kept['true_boxes'].tolist() == [[[4, 2, 12, 8]]]
+    found = kept['boxes'][kept['labels'] >= 0]
+    assert (found[:, 0].min(), found[:, 2].max()) == (4, 12)
+
+
 @pytest.mark.parametrize(('fields', 'message'), [
     ({'model.name': 'resnet20', 'model.width': None, 'model.widths': (4, 4, 4)},
      r"the network has scores, \[10\] for an image, and no boxes: .* such as 'faster_rcnn_small'"),
@@ -190,3 +203,12 @@ def test_images_of_another_size_than_a_full_layer_takes_are_refused(tmp_path, mo
     with pytest.raises(UserError, match='images of 64 x 64 pixels do not fit this network, which '
                                         'was trained on 32 x 32'):
         experiment.run(asked, tmp_path)
+
+
+@pytest.mark.parametrize(('name', 'examples', 'message'), [
+    ('fast_rcnn_vgg16', {'frame': 1}, 'judges boxes and finds none itself: set proposals'),
+    ('faster_rcnn_small', {'proposals': 1}, 'FasterRCNN, takes no proposals: leave proposals out'),
+    ('yolo_v1_small', {'frame': 1, 'proposals': 1}, 'YOLO, takes no proposals')])
+def test_proposals_are_given_to_networks_that_judge_them_alone(name, examples, message):
+    with pytest.raises(UserError, match=message):
+        detect.inputs(models.create(name), examples)

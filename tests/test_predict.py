@@ -323,6 +323,12 @@ def test_a_detector_refuses_what_is_no_picture(padded, monkeypatch):
     with pytest.raises(UserError, match="was trained to segment: it finds no boxes; take one of "
                                         "task='detect'"):
         predict.detections(padded, noise(16, 16, 3))
+    with pytest.raises(UserError, match='was trained to detect: it has no maps of scores'):
+        predict.labels(detector(image_size=0), noise(16, 16, 3))
+    for proposals, message in (([], r'the array of proposals is float64 \[0\], not numbers'),
+                               ([[5, 5, 3, 9]], 'has the box .*: left comes before right')):
+        with pytest.raises(UserError, match=message):
+            predict.detections(detector(image_size=0), noise(16, 16, 3), proposals)
     with pytest.raises(UserError, match='larger than image_size=64'):
         predict.detections(detector(image_size=64, fit='pad'), noise(65, 3, 3))
     monkeypatch.setattr(memory, 'device', lambda: 100)

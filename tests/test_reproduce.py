@@ -8,12 +8,13 @@ import pytest
 
 from cnnjax import models, reports
 from cnnjax.errors import UserError
-from configs import cifar, imagenet, mnist
+from configs import cifar, detect, imagenet, mnist, segment
 from configs import reproduce as recipes
 from experiments import reproduce, train
 
 PAPERS = [(family, network) for family, module in
-          (('cifar', cifar), ('imagenet', imagenet), ('mnist', mnist)) for network in module.PAPER]
+          (('cifar', cifar), ('detect', detect), ('imagenet', imagenet), ('mnist', mnist),
+           ('segment', segment)) for network in module.PAPER]
 
 
 def load(recipe, **changed):
@@ -130,7 +131,7 @@ def test_every_published_row_has_a_recipe_and_a_source(family, network):
 
 
 def test_a_recipe_that_is_not_there():
-    with pytest.raises(ValueError, match='cifar, imagenet, mnist, quickstart'):
+    with pytest.raises(ValueError, match='cifar, detect, imagenet, mnist, quickstart'):
         recipes.get_config('svhn/resnet20')
     with pytest.raises(ValueError, match="no recipe for 'lenet99'"):
         recipes.get_config('cifar/lenet99')

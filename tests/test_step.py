@@ -143,7 +143,7 @@ def test_each_example_has_a_key_of_its_own(devices, kind, accumulate, monkeypatc
     """It depends on the run's key, the step and the example's place, and on nothing else."""
     def loss(apply, examples, batch):
         drawn = jax.vmap(jax.random.uniform)(examples['keys'])
-        value = batch.mean(drawn * examples['label'])  # which tells the place
+        value = batch.mean(drawn * examples['label'])  # The value tells the place.
         return value + 0 * apply(examples['image'])[0].sum(), ({'loss': value}, {})
 
     monkeypatch.setattr(tasks, 'create', lambda *_: Task(None, loss, None, None))
@@ -246,7 +246,7 @@ def known(task):
             'boxes': boxes[:1, :1].repeat(21, 0), 'labels': found, 'scores': 1 / (1 + found),
             'true_boxes': boxes, 'true_labels': labels, 'true_ignore': labels < -1,
             'true_area': boxes[..., 2] * boxes[..., 3]}, 21, tuple('0123456789'))
-        assert expected['ap_medium'] > 0 == expected['ap_small']  # of the pictures, not the images
+        assert expected['ap_medium'] > 0 == expected['ap_small']  # the pictures' sizes
         images = np.tile(found[:, :, None, None].astype(np.uint8), (1, 40, 30, 1))
         return Whole(), images, {'boxes': boxes, 'labels': labels}, {
             name: value for name, value in expected.items() if not np.ndim(value)}

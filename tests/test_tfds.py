@@ -1,145 +1,21 @@
-"""Data sets are prepared from tiny archives in the real formats and read, without TensorFlow."""
+"""Prepared data sets are read, without TensorFlow."""
 
-import contextlib
 import dataclasses
-import gzip
 import io
-import pathlib
 import pickle
-import shlex
 import shutil
 import sys
-import tarfile
-from unittest import mock
 
 import numpy as np
 import pytest
-import requests
-import scipy.io
 import tensorflow_datasets
 from PIL import Image
-from tensorflow_datasets.core.download import checksums
 
 from cnnjax import train, trained
 from cnnjax.data import Missing, differences, identity, load, tfds, tfds_builders
 from cnnjax.errors import UserError
 from configs import cifar
-
-SPLITS = {
-    'cifar10': {'train': 10, 'test': 3},
-    'cifar100': {'train': 9, 'test': 4},
-    'svhn_cropped': {'train': 8, 'test': 5, 'extra': 12},
-    'mnist': {'train': 11, 'test': 6},
-}
-CLASSES = {
-    'cifar10': tuple(f'class{i}' for i in range(10)),
-    'cifar100': tuple(f'fine{i}' for i in range(100)),
-    'svhn_cropped': tuple('0123456789'),
-    'mnist': tuple('0123456789'),
-}
-
-
-def draw(name, split):
-    """The images and labels that the archives of a data set hold, in the archives' order."""
-    count = SPLITS[name][split]
-    generator = np.random.default_rng(count)
-    shape = (count, 28, 28, 1) if name == 'mnist' else (count, 32, 32, 3)
-    labels = generator.permutation(max(count, len(CLASSES[name])))[:count] % len(CLASSES[name])
-    return generator.integers(256, size=shape, dtype=np.uint8), labels.astype(np.uint8)
-
-
-def write_tar(path, files):
-    with tarfile.open(path, 'w:gz') as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-
-
-def cifar_rows(images, *labels):
-    return np.column_stack([*labels, images.transpose(0, 3, 1, 2).reshape(len(images), -1)])
-
-
-def write_cifar10(directory):
-    batches = [*np.split(cifar_rows(*draw('cifar10', 'train')), 5),
-               cifar_rows(*draw('cifar10', 'test'))]
-    names = [*(f'data_batch_{i}.bin' for i in range(1, 6)), 'test_batch.bin']
-    write_tar(directory / 'cifar-10-binary.tar.gz', {
-        'cifar-10-batches-bin/batches.meta.txt': '\n'.join([*CLASSES['cifar10'], '\n']).encode(),
-        'cifar-10-batches-bin/readme.html': b'<html>',
-        **{f'cifar-10-batches-bin/{name}': batch.tobytes()
-           for name, batch in zip(names, batches, strict=True)},
-    })
-
-
-def write_cifar100(directory):
-    coarse = [f'coarse{i}' for i in range(20)]
-    files = {'coarse_label_names.txt': '\n'.join(coarse).encode(),
-             'fine_label_names.txt': '\n'.join(CLASSES['cifar100']).encode()}
-    for split in SPLITS['cifar100']:
-        images, labels = draw('cifar100', split)
-        files[f'{split}.bin'] = cifar_rows(images, labels // 5, labels).tobytes()
-    write_tar(directory / 'cifar-100-binary.tar.gz',
-              {f'cifar-100-binary/{name}': data for name, data in files.items()})
-
-
-def write_svhn_cropped(directory):
-    for split in SPLITS['svhn_cropped']:
-        images, labels = draw('svhn_cropped', split)
-        scipy.io.savemat(directory / f'{split}_32x32.mat', {
-            'X': np.moveaxis(images, 0, -1), 'y': np.where(labels == 0, 10, labels)[:, None]})
-
-
-def write_mnist(directory):
-    for split, prefix in (('train', 'train'), ('test', 't10k')):
-        images, labels = draw('mnist', split)
-        for kind, magic, data in (('images-idx3', 2051, images[..., 0]),
-                                  ('labels-idx1', 2049, labels)):
-            header = np.array([magic, *data.shape], '>i4').tobytes()
-            path = directory / f'{prefix}-{kind}-ubyte.gz'
-            path.write_bytes(gzip.compress(header + data.tobytes()))
-
-
-WRITERS = {'cifar10': write_cifar10, 'cifar100': write_cifar100,
-           'svhn_cropped': write_svhn_cropped, 'mnist': write_mnist}
-
-
-@pytest.fixture(scope='module')
-def archives(tmp_path_factory):
-    """A directory with the archives of all data sets."""
-    directory = tmp_path_factory.mktemp('archives')
-    for write in WRITERS.values():
-        write(directory)
-    return directory
-
-
-@contextlib.contextmanager
-def trusted(archives):
-    """tfds takes the checksums of the tiny archives for those of the real ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        for builder in tfds_builders.BUILDERS.values():
-            patch.setattr(builder, 'url_infos', {
-                url: checksums.compute_url_info(archives / info.filename)
-                for url, info in builder.url_infos.items()})
-        yield
-
-
-@pytest.fixture(scope='module')
-def prepared(archives, tmp_path_factory):
-    """A data_dir with all data sets, prepared."""
-    directory = tmp_path_factory.mktemp('prepared')
-    with trusted(archives):
-        for name in SPLITS:
-            tfds.prepare(name, directory, archives)
-    return directory
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """Every download fails, as without a network, but without tfds' minutes of retrying."""
-    def get(self, url, **kwargs):
-        raise requests.ConnectionError(f'cannot resolve {url}')
-    monkeypatch.setattr(requests.Session, 'get', get)
+from tests.archives import CLASSES, SPLITS, draw
 
 
 @pytest.mark.parametrize(('name', 'split'), [(n, s) for n in SPLITS for s in SPLITS[n]])
@@ -168,18 +44,6 @@ def test_the_order_is_that_of_tfds_with_tensorflow(prepared, name, split, order)
     images, _ = draw(name, split)
     examples = tfds.load(name, split, prepared).examples
     np.testing.assert_array_equal([e['image'] for e in examples], images[order])
-
-
-def test_the_files_are_those_of_tfds(prepared):
-    """The fields that `load` leaves out, for others who read the same files."""
-    def records(name, split):
-        return tensorflow_datasets.builder(name, data_dir=prepared).as_data_source(split)
-    assert records('svhn_cropped', 'extra')[0]['id'] == b'extra_000010'
-    assert records('cifar10', 'train')[0]['id'] == b'train_00006'
-    assert all(r['coarse_label'] == r['label'] // 5 for r in records('cifar100', 'train'))
-    info = tensorflow_datasets.builder('cifar100', data_dir=prepared).info
-    assert info.features['coarse_label'].names == [f'coarse{i}' for i in range(20)]
-    assert info.module_name == 'tensorflow_datasets.image_classification.cifar'
 
 
 def written(name, examples, directory):
@@ -445,32 +309,11 @@ def test_examples_are_a_sequence_that_processes_can_share(prepared):
     np.testing.assert_array_equal(copy[3]['image'], examples[3]['image'])
 
 
-def test_what_is_prepared_is_not_prepared_again(prepared, offline):
-    assert tfds.prepare('cifar10', prepared) == prepared / 'cifar10' / '3.0.2'
-
-
 def test_the_home_directory_is_expanded(prepared, monkeypatch):
     """No shell does that in --config.data_dir=~/data."""
     monkeypatch.setenv('HOME', str(prepared.parent))
     examples = tfds.load('mnist', 'test', f'~/{prepared.name}').examples
     assert len(examples) == SPLITS['mnist']['test']
-
-
-def test_not_prepared(tmp_path):
-    with pytest.raises(UserError) as error:
-        tfds.load('cifar10', 'train', tmp_path / 'my data')
-    assert f'there is no {tmp_path}/my data/cifar10/3.0.2' in str(error.value)
-    command = shlex.split(str(error.value).splitlines()[-1])
-    assert command == ['python', 'launch.py', '--config=configs/prepare.py:cifar10',
-                       '--workdir=runs/prepare', f'--config.data_dir={tmp_path}/my data']
-
-
-@pytest.mark.parametrize('function', [lambda n, d: tfds.load(n, 'train', d), tfds.prepare])
-def test_unknown_data_set(tmp_path, function):
-    with pytest.raises(UserError, match="no 'cifra10'; did you mean cifar10"):
-        function('cifra10', tmp_path)
-    with pytest.raises(UserError, match="no 'my pictures'; try .*cifar10, cifar100, svhn_cropped"):
-        function('my pictures', tmp_path)
 
 
 @pytest.mark.parametrize('split', ['validation', 'train[:oops]', 'train[10:]', 'all[:3]', ''])
@@ -485,105 +328,6 @@ def test_no_labels(prepared, tmp_path):
     features.write_text(features.read_text().replace('"label"', '"digit"'))
     with pytest.raises(UserError, match=r"only \['digit', 'image'\]"):
         tfds.load('mnist', 'train', tmp_path)
-
-
-def test_a_format_without_random_access(prepared, archives, tmp_path):
-    """What TensorFlow's users have; a second format needs a second directory."""
-    directory = shutil.copytree(prepared / 'mnist' / '3.0.1', tmp_path / 'mnist' / '3.0.1')
-    info = directory / 'dataset_info.json'
-    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    for function in (lambda: tfds.load('mnist', 'train', tmp_path),
-                     lambda: tfds.prepare('mnist', tmp_path, archives)):
-        with pytest.raises(UserError, match='tfrecord, which has no random access') as error:
-            function()
-    command = shlex.split(str(error.value).splitlines()[1])
-    assert '--config=configs/prepare.py:mnist' in command
-    second = command[-1].removeprefix('--config.data_dir=')
-    with trusted(archives):
-        tfds.prepare('mnist', second, archives)
-    assert len(tfds.load('mnist', 'train', second).examples) == SPLITS['mnist']['train']
-
-
-def test_an_interrupted_preparation_counts_for_nothing(archives, tmp_path, monkeypatch):
-    generate = tfds_builders.Cifar10._generate_examples
-
-    def interrupted(self, *args):
-        yield next(generate(self, *args))
-        raise KeyboardInterrupt
-
-    with trusted(archives), monkeypatch.context() as patch:
-        patch.setattr(tfds_builders.Cifar10, '_generate_examples', interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            tfds.prepare('cifar10', tmp_path, archives)
-    with pytest.raises(UserError, match='not prepared'):
-        tfds.load('cifar10', 'train', tmp_path)
-    with trusted(archives):
-        tfds.prepare('cifar10', tmp_path, archives)
-    assert len(tfds.load('cifar10', 'train', tmp_path).examples) == SPLITS['cifar10']['train']
-
-
-def test_no_network(tmp_path, offline):
-    with pytest.raises(UserError) as error:
-        tfds.prepare('svhn_cropped', tmp_path)
-    for split in SPLITS['svhn_cropped']:
-        assert f'  http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat\n' in str(error.value)
-    assert '--config.manual_dir=' in str(error.value)
-    with pytest.raises(UserError, match='not prepared'):
-        tfds.load('svhn_cropped', 'train', tmp_path)
-
-
-def test_wrong_archive(archives, tmp_path):
-    """Without the fixture `trusted` the tiny archives are not what tfds expects."""
-    with pytest.raises(UserError) as error:
-        tfds.prepare('cifar10', tmp_path, archives)
-    assert f'{archives}/cifar-10-binary.tar.gz, has wrong checksum' in str(error.value)
-    with pytest.raises(UserError, match='not prepared'):
-        tfds.load('cifar10', 'train', tmp_path)
-
-
-def test_missing_archive(archives, tmp_path):
-    for split in ('train', 'test'):
-        shutil.copy(archives / f'{split}_32x32.mat', tmp_path)
-    with pytest.raises(UserError, match='these are missing') as error:
-        tfds.prepare('svhn_cropped', tmp_path / 'data', tmp_path)
-    assert str(error.value).splitlines()[1:] == [
-        f'  {tmp_path}/extra_32x32.mat, from '
-        'http://ufldl.stanford.edu/housenumbers/extra_32x32.mat']
-
-
-def test_imagenet_is_prepared_with_tensorflow(tmp_path, monkeypatch):
-    manual, data = str(tmp_path / 'archives'), str(tmp_path / 'data')
-    with pytest.raises(UserError, match='ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar') as e:
-        tfds.prepare('imagenet2012', data, manual)
-    assert f'manual_dir is {manual}' in str(e.value).splitlines()[-1]
-    pip, uv = (shlex.split(line) for line in str(e.value).splitlines() if ' -c ' in line)
-    assert pip[1:] == uv[-2:]  # -c and the script
-    builder = mock.Mock()
-    monkeypatch.setattr(tensorflow_datasets, 'builder', builder)
-    exec(pip[-1], {})
-    builder.assert_called_once_with('imagenet2012', data_dir=data, file_format='array_record')
-    config = builder().download_and_prepare.call_args.kwargs['download_config']
-    assert config.manual_dir == manual
-
-
-def test_the_experiment_says_what_is_there_and_what_is_next(prepared, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[1])
-    from configs import prepare as config
-    from experiments import prepare as experiment
-
-    fields = config.get_config('svhn_cropped')
-    fields.data_dir = str(prepared)
-    experiment.run(fields, None)
-    said, command = capsys.readouterr().out.splitlines()
-    assert f'{prepared}/svhn_cropped/3.1.0: train 8, test 5, extra 12 images' in said
-    assert shlex.split(command) == [
-        'python', 'launch.py', '--config=configs/cifar.py:resnet20',
-        '--config.dataset=svhn_cropped', '--config.flip=False', f'--config.data_dir={prepared}',
-        '--workdir=runs/resnet20']
-    with fields.unlocked():
-        fields.dataset = 'digits'
-    with pytest.raises(UserError, match='dataset=digits needs no preparing'):
-        experiment.run(fields, None)
 
 
 def test_the_recipe_trains_on_a_prepared_set(prepared, tmp_path):

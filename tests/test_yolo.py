@@ -315,7 +315,7 @@ def test_a_detector_starts_from_the_classifier():
         assert len(variables[collection]) == count
         for name, layer in variables[collection].items():
             assert jax.tree.map(jnp.shape, layer) == jax.tree.map(jnp.shape, own[collection][name])
-    assert models.create('yolo_v1').adopt(source, shapes)[0].norm == 'batch'  # which is refused
+    assert models.create('yolo_v1').adopt(source, shapes)[0].norm == 'batch'  # It is refused.
     assert net.adopt(models.create('vgg16'), shapes) is None
     assert net.adopt(net, shapes) == (net, shapes)
 

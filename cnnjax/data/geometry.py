@@ -32,7 +32,7 @@ from jax.scipy.ndimage import map_coordinates
 from cnnjax.data import images
 
 LEAST = 0.005  # The share of the image's width and height that an object shows at least; darknet's.
-_HALF = 0.5 + 0.5j  # from the middle of a pixel, its place, to its lower right corner
+_HALF = 0.5 + 0.5j  # The place of a pixel is its middle; this added is its lower right corner.
 IGNORE = 255  # A pixel with this class in a mask counts neither in the loss nor in the error.
 PER_PIXEL = {'mask': IGNORE, 'weight_map': 0}  # the targets of pixels: their values outside
 # How pixels outside the image are filled: {name in a config: mode of numpy's pad}.

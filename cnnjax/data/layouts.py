@@ -31,7 +31,7 @@ from cnnjax.errors import UserError
 
 JSON = ('annotations/instances_{split}.json', 'annotations/{split}.json', '{split}.json',
         '{split}/_annotations.coco.json', '{split}/annotations.json')
-PICTURES = ('{split}', '{split}/images', 'images/{split}', 'images', '.')  # those of a json file
+PICTURES = ('{split}', '{split}/images', 'images/{split}', 'images', '.')  # folders for a json file
 PAIRS = (('{split}/images', '{split}/labels'), ('{split}/images', '{split}/annotations'),
          ('images/{split}', 'labels/{split}'), ('images/{split}', 'annotations/{split}'),
          ('{split}', '{split}'))  # folders of pictures, and of their txt or xml files

@@ -43,7 +43,7 @@ class Object(NamedTuple):
 
     place: str  # where in the file it is, such as 'line 3'
     box: tuple[float, ...] = ()  # left, top, right, bottom, in pixels
-    name: str = ''  # that of its class
+    name: str = ''  # the name of its class
     ignore: bool = False
     area: float = 0.0
     flaw: Flaw | None = None  # if the file's own form is violated
@@ -143,7 +143,7 @@ class Ragged:
     """Arrays [M, ...] of different lengths M, some for each picture, as dicts of arrays of one
     length, the longest. They are stored without padding."""
 
-    arrays: Mapping[str, np.ndarray]  # those of all pictures, one after the other
+    arrays: Mapping[str, np.ndarray]  # the arrays of all pictures, one after the other
     starts: np.ndarray  # int [N + 1], where the arrays of each picture begin, and the end
 
     def rows(self, i: int) -> dict[str, np.ndarray]:

@@ -66,7 +66,7 @@ def proposed(source: Source, path: str | os.PathLike[str]) -> Source:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = _names(source, set(file.files), path)
-            arrays = [_checked(file[name], name, path) for name in names]
+            arrays = [checked(file[name], f'{path}: {name}') for name in names]
     except UserError:
         raise
     except Exception as error:  # A damaged file raises many kinds.
@@ -96,12 +96,14 @@ def _names(source, given, path):
     return names
 
 
-def _checked(boxes, name, path):
+def checked(boxes: np.ndarray, what: str) -> np.ndarray:
+    """The boxes [P, 4] as float32. Raises UserError, which begins with `what`, if they are none."""
     if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype.kind not in 'iuf':
-        raise UserError(f'{path}: {name} is {boxes.dtype} {list(boxes.shape)}, not numbers [P, 4]')
-    boxes = boxes.astype(np.float32)
+        raise UserError(f'{what} is {boxes.dtype} {list(boxes.shape)}, not numbers [P, 4]')
+    with np.errstate(over='ignore'):
+        boxes = boxes.astype(np.float32)
     wrong = ~(np.isfinite(boxes).all(-1) & (boxes[:, :2] < boxes[:, 2:]).all(-1))
     if wrong.any():
-        raise UserError(f'{path}: {name} has the box {boxes[wrong][0].tolist()}: left comes before '
-                        'right and top before bottom, and all are finite')
+        raise UserError(f'{what} has the box {boxes[wrong][0].tolist()}: left comes before right '
+                        'and top before bottom, and all are finite')
     return boxes

@@ -112,8 +112,6 @@ FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_dro
                   'roi_share', 'roi_iou', 'roi_least', 'roi_beta', 'learns', 'nms',
                   'score_threshold', 'max_detections', 'coordinates_weight', 'no_object_weight',
                   'loss_scale'})
-# Fields that are two numbers.
-PAIRS = ('rpn_iou', 'rpn_before', 'rpn_after')
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 WIDEST = 2 ** 16
@@ -135,9 +133,11 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'anchor_sizes': Number(above=0, some=True), 'smallest': Number(0), 'epsilon': Number(0),
     'max_detections': Whole(1, 10_000), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
     'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),
-    'no_object_weight': Number(0), 'loss_scale': Number(0)} | dict.fromkeys(
-    ('rpn_count', 'rpn_before', 'rpn_after', 'roi_count'), Whole(1)) | dict.fromkeys(
-    ('rpn_share', 'rpn_iou', 'rpn_nms', 'roi_share', 'roi_iou', 'roi_least', 'nms',
+    'no_object_weight': Number(0), 'loss_scale': Number(0),
+    'rpn_iou': Number(0, 1, count=2)} | dict.fromkeys(
+    ('rpn_count', 'roi_count'), Whole(1, WIDEST)) | dict.fromkeys(
+    ('rpn_before', 'rpn_after'), Whole(1, count=2)) | dict.fromkeys(
+    ('rpn_share', 'rpn_nms', 'roi_share', 'roi_iou', 'roi_least', 'nms',
      'score_threshold'), Number(0, 1)) | dict.fromkeys(('rpn_beta', 'roi_beta'), Number(above=0))
 
 
@@ -205,6 +205,8 @@ def create(name: str, **fields: Any) -> nn.Module:
         count = len(getattr(net, parts, ()))
         if count and hasattr(net, 'widths') and len(net.widths) != count:
             raise UserError(f'{name}: {len(net.widths)} widths for {count} {parts}')
+    if ours and hasattr(net, 'check_fields'):
+        net.check_fields(name)
     return net
 
 
@@ -274,8 +276,9 @@ def _check(name, field, value, own):
     if field not in LIMITS:
         return
     several = isinstance(value, (tuple, list))
-    if several != isinstance(own, tuple) or (field in PAIRS and len(value) != 2) or (
-            field in ('widths', 'anchor_sizes', 'anchor_ratios') and not value):
+    if several != isinstance(own, tuple):
+        raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
+    if not value and field in ('widths', 'anchor_sizes', 'anchor_ratios'):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
     if several and own and isinstance(own[0], tuple):  # Network in Network's widths
         for part in value:

@@ -52,12 +52,12 @@ class FasterRCNN(nn.Module):
     background first, and 'deltas' [N, R, 1 + classes, 4]; 'frame' [N, 4], see __call__.
     """
 
-    groups: tuple[tuple[int, ...], ...]  # of the trunk, see vgg.VGG; (): a ResNet
-    blocks: tuple[int, ...]  # of the trunk, see resnet.ResNet
-    widths: tuple[int, ...]  # of the trunk, one per group or stage
+    groups: tuple[tuple[int, ...], ...]  # the trunk's, see vgg.VGG; (): a ResNet
+    blocks: tuple[int, ...]  # the trunk's, see resnet.ResNet
+    widths: tuple[int, ...]  # the trunk's, one per group or stage
     norm: str  # batch normalization: 'none', 'batch', or 'frozen' as it comes with the weights
     given: bool  # whether proposals come with the examples; there is no RPN then
-    pooling: str  # what a region becomes: 'max' or 'align' of its features, or 'warp': an image
+    pooling: str  # pools a region: 'max' or 'align' its features, or 'warp' its image
     pooled: int  # the side of a pooled region, in features
     hidden: tuple[int, ...]  # the widths of the head's hidden full layers
     dropout: float  # the rate after each of them
@@ -75,21 +75,21 @@ class FasterRCNN(nn.Module):
     smallest: float  # the least side of a proposal, in pixels
     roi_count: int  # how many regions of an image are sampled for the loss
     roi_least: float  # the least IoU of a region that is sampled as background
-    roi_beta: float  # of smooth L1 in the head
+    roi_beta: float  # the beta of smooth L1 in the head
     nms: float  # IoU above which a detection suppresses another of its class
 
     rpn_iou: tuple[float, float] = (0.3, 0.7)  # the limit of background's, an object's least
     rpn_share: float = 0.5  # the largest share of objects among the sampled anchors
-    rpn_beta: float = 1 / 9  # of smooth L1 in the RPN; Caffe's sigma is 3
+    rpn_beta: float = 1 / 9  # the beta of smooth L1 in the RPN; Caffe's sigma is 3
     rpn_lambda: float = 1.0  # the weight of the RPN's boxes in the loss
-    rpn_normalizer: str = 'sampled'  # what their sum is divided by: rpn_count, or the 'locations'
+    rpn_normalizer: str = 'sampled'  # divides their sum: rpn_count, or the 'locations'
     rpn_nms: float = 0.7  # IoU above which a proposal suppresses another
     roi_iou: float = 0.5  # the least IoU of a region that is sampled as an object
     roi_share: float = 0.25  # the largest share of objects among the sampled regions
-    learns: str = 'both'  # what the loss is of: 'rpn', 'head' or 'both' (the 4 steps of sec. 3.2)
+    learns: str = 'both'  # the 'rpn', the 'head' or 'both' (the 4 steps of sec. 3.2)
     score_threshold: float = 0.05  # detections have a higher score
     max_detections: int = 100  # in an image
-    epsilon: float = 1e-5  # of frozen batch normalization; 0 in torchvision's published weights
+    epsilon: float = 1e-5  # frozen batch normalization's; 0 in torchvision's published weights
     relu: Callable = layers.relu
     pool: Callable = layers.max_pool
     dtype: Any = jnp.float32
@@ -111,6 +111,25 @@ class FasterRCNN(nn.Module):
         trunks = ('resnet50',) if self.blocks else ('vgg16', 'vgg16_bn')
         return (*trunks, *(name for name, blocks in zip(NAMES, SETTINGS['blocks'], strict=True)
                            if blocks == self.blocks))
+
+    def check_fields(self, name: str) -> None:
+        """Raises UserError, with the network's name, if its fields do not fit together."""
+        maps = len(self.blocks) + 1 if self.blocks else 1
+        if self.given and self.learns == 'rpn':
+            raise UserError(f"{name}: learns='rpn': this network has no RPN, its proposals are "
+                            'given')
+        if not self.given and len(self.anchor_sizes) != maps:
+            raise UserError(f'{name}: anchor_sizes={self.anchor_sizes!r}: give a tuple of sizes '
+                            f'for each of its maps, {maps}')
+        if not self.given and len(set(map(len, self.anchor_sizes))) > 1:
+            raise UserError(f'{name}: anchor_sizes={self.anchor_sizes!r}: all maps share an RPN: '
+                            'give each as many sizes')
+        if self.rpn_iou[0] > self.rpn_iou[1]:
+            raise UserError(f'{name}: rpn_iou={self.rpn_iou}: the first is not above the second')
+        if self.pooling == 'warp' and not (self.given and self.groups):
+            raise UserError(f"{name}: pooling='warp' is for given proposals and VGG's trunk")
+        if self.pooling == 'max' and self.blocks:
+            raise UserError(f"{name}: pooling='max' is for one map: a pyramid takes 'align'")
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False, frame: jax.Array | None = None,
@@ -135,8 +154,6 @@ class FasterRCNN(nn.Module):
             images = jnp.where(detection.within(frame, images.shape), images, 0)
         outputs['frame'] = frame
         warps = self.pooling == 'warp'
-        if warps and not (self.given and self.groups):
-            raise UserError("pooling='warp' is for given proposals and VGG: take rcnn_vgg16")
         maps, strides = ([], []) if warps else self.trunk(images, train, taps)
         if self.given:
             outputs['proposals'] = frame[:, None] if proposals is None else proposals
@@ -205,12 +222,8 @@ class FasterRCNN(nn.Module):
     def rpn(self, maps: list[jax.Array], strides: list[tuple[int, int]], taps: layers.Taps,
             dtype: Any) -> dict[str, jax.Array]:
         """'objectness', 'rpn_deltas' and 'anchors': one RPN for all maps."""
-        counts = [*map(len, self.anchor_sizes)]
-        if counts != counts[:1] * len(maps):
-            raise UserError(f'anchor_sizes={self.anchor_sizes}: give the sizes for each of its '
-                            f'maps, {len(maps)}, as many as for the others')
         conv = partial(layers.conv, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype)
-        count = len(self.anchor_ratios) * counts[0]
+        count = len(self.anchor_ratios) * len(self.anchor_sizes[0])
         two = self.rpn_scores == 'softmax'
         shared = (conv(self.rpn_width, 3, name='rpn_conv'),
                   conv(count * (1 + two), 1, name='rpn_cls_score'),
@@ -314,16 +327,7 @@ class FasterRCNN(nn.Module):
 
     def loss(self, apply: Callable, examples: dict[str, jax.Array], batch: Any
              ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
-        """The loss of a batch, its parts, and the new batch statistics; see tasks.Task.loss.
-
-        Raises:
-          UserError: proposals should be `given`, and are not, or there is no RPN that could learn.
-        """
-        if self.given and self.learns == 'rpn':
-            raise UserError("learns='rpn': this network has no RPN, its proposals are given")
-        if self.given and 'proposals' not in examples:
-            raise UserError('the network learns from given proposals: set proposals to a file of '
-                            'them, such as configs/predict.py writes with write_proposals')
+        """The loss of a batch, its parts, and the new batch statistics; see tasks.Task.loss."""
         truth = detection.truth(examples)
         keys = jax.vmap(jax.random.split)(examples['keys'])
         of_rpn = detection.Sampling(self.rpn_count, self.rpn_share, *self.rpn_iou,

@@ -55,7 +55,7 @@ class YOLO(nn.Module):
     # Multiplies the loss. Darknet's gradient is half of that of equation 3: 0.5 suits its rates.
     loss_scale: float = 1.0
     score_threshold: float = 0.001  # boxes with lower scores are no detections
-    nms: float = 0.5  # of two boxes of a class with a higher IoU only one is a detection
+    nms: float = 0.5  # the largest IoU of two detections of a class
     max_detections: int = 100
     num_classes: int = 20
     relu: Callable = yolo_classifier.leaky_relu

@@ -31,8 +31,8 @@ def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
 
 def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
           classes: Sequence[str]) -> None:
-    """Raises UserError unless the network is a detector of that many classes."""
-    del examples
+    """Raises UserError unless the network is a detector of that many classes, and learns from such
+    examples."""
     if not isinstance(outputs, Mapping):
         raise UserError(f'the network has scores, {list(outputs.shape[1:])} for an image, and no '
                         "boxes: it cannot find objects; take a detector, such as "
@@ -44,13 +44,34 @@ def check(net: nn.Module, outputs: Any, examples: Mapping[str, Any],
     if found != {'boxes': (1, 4, 'f'), 'labels': (1, 'i'), 'scores': (1, 'f')}:
         raise UserError(f'{type(net).__name__}.detections returns arrays of the wrong shapes or '
                         'types: see the contract of a detector in cnnjax/models/__init__.py')
+    jax.eval_shape(functools.partial(inputs, net), dict(examples))
+
+
+def inputs(net: nn.Module, examples: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The further arguments of a call of a network, as far as the examples have them (see models).
+    A frame that exceeds the image ends at its border, as in training.
+
+    Raises:
+      UserError: it judges proposals, and there are none, or the other way round.
+    """
+    names = getattr(net, 'inputs', ())
+    if 'proposals' in names and 'proposals' not in examples:
+        raise UserError('the network judges boxes and finds none itself: set proposals to a file '
+                        'of them, such as configs/predict.py writes with write_proposals')
+    if 'proposals' in examples and 'proposals' not in names:
+        raise UserError(f'the network, {type(net).__name__}, takes no proposals: leave proposals '
+                        'out, or take one that does, such as fast_rcnn_vgg16')
+    found = {name: examples[name] for name in names if name in examples}
+    if 'frame' in found:
+        height, width = examples['image'].shape[1:3]
+        found['frame'] = jnp.clip(found['frame'], 0, np.array([[width, height] * 2], np.float32))
+    return found
 
 
 def observe(net: nn.Module, apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
     """Sums nothing. Of each image what it shows and what is found in it is kept, in pixels of the
     original picture: the arrays of average_precision.py."""
-    inputs = {name: examples[name] for name in getattr(net, 'inputs', ()) if name in examples}
-    outputs, _ = apply(examples['image'], **inputs)
+    outputs, _ = apply(examples['image'], **inputs(net, examples))
     found, labels = net.detections(outputs), examples['labels']
     true_boxes = on_the_picture(examples['boxes'], examples)
     width, height = jnp.moveaxis(true_boxes[..., 2:] - true_boxes[..., :2], -1, 0)

@@ -175,7 +175,7 @@ def operators():
     return ''
 
 
-LIBRARIES = []  # what is registered with PyTorch, as long as this list lives
+LIBRARIES = []  # holds what is registered with PyTorch, as long as it lives
 
 
 def substitutes():

@@ -144,7 +144,7 @@ def evaluation(model, images, sizes):
         most = model.rpn._post_nms_top_n['testing']
         found['proposals'] = torch.stack([
             torch.nn.functional.pad(own, (0, 0, 0, most - len(own))) for own in proposals])
-        full = list(found['proposals'])  # those that are missing too, so that all have as many
+        full = list(found['proposals'])  # also the missing ones, so that all have as many
         features = model.roi_heads.box_roi_pool(maps, full, batch.image_sizes)
         logits, deltas = model.roi_heads.box_predictor(model.roi_heads.box_head(features))
         found['logits'] = logits.reshape(len(sizes), most, -1)
