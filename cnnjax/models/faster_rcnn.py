@@ -125,7 +125,8 @@ class FasterRCNN(nn.Module):
             raise UserError(f'{name}: anchor_sizes={self.anchor_sizes!r}: all maps share an RPN: '
                             'give each as many sizes')
         if self.rpn_iou[0] > self.rpn_iou[1]:
-            raise UserError(f'{name}: rpn_iou={self.rpn_iou}: the first is not above the second')
+            raise UserError(f'{name}: rpn_iou={self.rpn_iou}: the first must not be above the '
+                            'second')
         if self.pooling == 'warp' and not (self.given and self.groups):
             raise UserError(f"{name}: pooling='warp' is for given proposals and VGG's trunk")
         if self.pooling == 'max' and self.blocks:
