@@ -34,8 +34,8 @@ def get_config():
     # Boxes.
     config.score = 0.25  # boxes with lower scores are left out of all files; 0: none is, as it has
     #           to be if the average precision is computed of them
-    config.iou = placeholder(float)  # the largest IoU of two boxes of a class; if it is higher, only
-    #           the better one is kept; None: as the network was evaluated
+    config.iou = placeholder(float)  # the largest IoU of two boxes of a class; above it, only
+    #           the better one stays; None: as the network was evaluated
     config.annotations = ''  # a file in COCO's form, whose ids of pictures and classes are used;
     #           '': those of the file that the network was trained on, or else 1, 2, ..., and for
     #           pictures whose names are numbers, as COCO's are, these
