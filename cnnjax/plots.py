@@ -64,8 +64,8 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
 
 def _curve(axes, rows, name, scale=1.0, **style):
     points = [(row['epoch'], scale * row[name]) for row in rows if name in row]
-    if points:
-        axes.plot(*zip(*points, strict=True), **style)
+    if points:  # A single point makes no line.
+        axes.plot(*zip(*points, strict=True), marker='o' if len(points) == 1 else None, **style)
 
 
 def _errors(axes, rows):

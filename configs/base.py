@@ -92,7 +92,8 @@ def get_config():
 
     # The data.
     config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets;
-    #           with masks 'digit_scenes', 'coins', 'folder', 'oxford_iiit_pet' or 'cityscapes'
+    #           with masks 'digit_scenes', 'coins', 'folder', 'oxford_iiit_pet' or 'cityscapes';
+    #           with boxes 'digit_scenes', 'folder', 'voc/2007', 'voc/2012' and the like
     config.data_dir = placeholder(str)  # where the data is; None: tensorflow-datasets' usual place
     config.train_split = 'train'  # the split to train on; tensorflow-datasets: also 'train[:45000]'
     config.test_split = 'test'  # the split to measure the error on
@@ -161,6 +162,7 @@ def get_config():
     # The loss: a sum of terms, each with a factor. cross_entropy and focal judge the class of each
     # image (classify) or of each pixel (segment), dice compares whole masks (segment only); they
     # are defined in cnnjax/losses.py. An evaluation always reports the mean cross-entropy as loss.
+    # Detectors have losses of their own, which fields of the model change.
     config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
     config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
     config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values count easy predictions less
