@@ -140,15 +140,15 @@ def nms(boxes: jax.Array, scores: jax.Array, threshold: float, count: int,
         few = len(boxes) <= 2 ** 14 and jax.default_backend() != 'cpu'
         form = 'rounds' if few else 'picks'
     find = {'picks': _nms_by_picks, 'rounds': _nms_by_rounds}[form]
-    labels = jnp.zeros(len(boxes), int) if labels is None else labels
-    return find(*lax.stop_gradient((boxes, scores)), labels, threshold, count)
+    labels = jnp.zeros(len(boxes), int) if labels is None else jnp.asarray(labels)
+    return find(*lax.stop_gradient((jnp.asarray(boxes), scores)), labels, threshold, count)
 
 
 def take(array: jax.Array, kept: jax.Array, none: float = 0) -> jax.Array:
     """What an array [n, ...] has for the boxes that `nms` kept, [count, ...]; `none` where there
     are fewer."""
     there = lax.expand_dims(kept >= 0, range(1, array.ndim))
-    return jnp.where(there, array[kept], none)
+    return jnp.where(there, jnp.asarray(array)[kept], none)
 
 
 def _nms_by_picks(boxes, scores, labels, threshold, count):

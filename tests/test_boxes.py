@@ -188,6 +188,15 @@ def test_nms_without_boxes(form):
         np.testing.assert_array_equal(found, [-1, -1])
 
 
+def test_arrays_of_numpy():
+    some, scores, labels = nms_case(1)
+    for form in ('picks', 'rounds'):
+        kept = boxes.nms(some, scores, 0.5, 60, labels, form)
+        np.testing.assert_array_equal(kept, nms_in_numpy(some, scores, 0.5, 60, labels))
+    found = jax.jit(lambda scores: boxes.take(some, boxes.nms(some, scores, 0.5, 60, labels)))
+    np.testing.assert_array_equal(found(scores), boxes.take(some, kept))
+
+
 def test_what_boxes_have_is_taken():
     kept = jnp.int32([2, 0, -1])
     np.testing.assert_array_equal(boxes.take(jnp.int32([5, 6, 7]), kept, -1), [7, 5, -1])

@@ -103,6 +103,19 @@ def test_four_devices_give_the_losses_of_one(kind, task):
     assert_close(four[0].params, one[0].params, 1e-5)
 
 
+@pytest.mark.parametrize(('name', 'fields'), [
+    ('yolo_v1_small', {'groups': ((3,),), 'widths': ((4,),), 'pools': 1}),
+    ('faster_rcnn_small', {'groups': ((3,), (3,)), 'widths': (4, 4), 'hidden': (6,), 'pooled': 2,
+                           'rpn_width': 4, 'rpn_count': 8, 'rpn_after': (10, 10), 'roi_count': 6,
+                           'anchor_sizes': ((3, 5),), 'anchor_ratios': (1, 2)})])
+def test_detectors_draw_the_same_on_four_devices(name, fields):
+    """The objects of cells, the anchors and the regions that the loss is of."""
+    net = models.create(name, **fields, norm='none', num_classes=3)
+    one, four = (update(net, task='detect', devices=devices, steps=2) for devices in (1, 4))
+    np.testing.assert_allclose(four[1], one[1], rtol=1e-5)
+    assert_close(four[0].params, one[0].params, 1e-5)
+
+
 @each_task
 def test_pmap_equals_shard_map_bit_for_bit(task):
     net = {'classify': models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1)),

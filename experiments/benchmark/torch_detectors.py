@@ -7,6 +7,7 @@ from 0 on.
 import importlib
 import importlib.util
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -123,7 +124,7 @@ def suppress(boxes, scores, threshold, labels=None):
     if labels is not None:
         pairs &= labels[order][:, None] == labels[order][None]
     pairs, kept = pairs.triu(1).cpu().numpy(), []
-    gone = pairs.any(0) & False
+    gone = np.zeros(len(pairs), bool)
     for i, row in enumerate(pairs):
         if not gone[i]:
             kept.append(i)
