@@ -117,6 +117,8 @@ def load(name: str | None, source: str | os.PathLike[str], others: Sequence[str]
     evaluation = about.get('evaluation', {})
     if counterpart and not (ours or evaluation):
         evaluation = counterpart.evaluation or metadata.crop(metadata.CROP, image_shape)
+    if hasattr(net, 'detections'):  # It says what the network is for, where the file does not.
+        evaluation = {'task': 'detect', **evaluation}
     return Weights(name, net, variables, normalize, tuple(classes or map(str, range(width))),
                    image_shape, evaluation)
 

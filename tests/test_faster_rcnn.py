@@ -173,6 +173,7 @@ def test_lambda_its_normalizer_and_what_learns():
 @pytest.mark.parametrize(('name', 'fields', 'message'), [
     ('fast_rcnn_vgg16', {'learns': 'rpn'}, 'this network has no RPN'),
     ('faster_rcnn_small', {'anchor_sizes': ()}, 'anchor_sizes=.*take something like'),
+    ('faster_rcnn_small', {'anchor_sizes': (8, 16)}, r'take something like \(\(11, 17, 25\),\)'),
     ('faster_rcnn_small', {'anchor_sizes': ((8,), (16,))}, 'sizes for each of its maps, 1'),
     ('faster_rcnn_resnet50_fpn', {'anchor_sizes': ((8,),)}, 'sizes for each of its maps, 5'),
     ('faster_rcnn_resnet50_fpn', {'anchor_sizes': ((8,), (8, 9)) + ((8,),) * 3}, 'share an RPN'),

@@ -436,3 +436,9 @@ def test_a_source_that_is_nothing(tmp_path):
     (tmp_path / 'weights.npz').write_bytes(b'')
     with pytest.raises(UserError, match='weights are read from .safetensors'):
         weights.load('resnet18', tmp_path / 'weights.npz')
+
+
+def test_a_file_of_a_detector_that_does_not_say_its_task(tmp_path):
+    path = tmp_path / 'detector.safetensors'
+    weights.save(drawn('yolo_v1_small', widths=((2,), (2,), (2,), (2, 2, 2))), path)
+    assert trained.load(path).task == 'detect'

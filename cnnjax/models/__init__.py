@@ -276,11 +276,11 @@ def _check(name, field, value, own):
     if field not in LIMITS:
         return
     several = isinstance(value, (tuple, list))
-    if several != isinstance(own, tuple):
+    nested = isinstance(own, tuple) and own and isinstance(own[0], tuple)
+    if (several != isinstance(own, tuple) or not value and field in (
+            'widths', 'anchor_sizes', 'anchor_ratios') or nested and not all(isinstance(part, (tuple, list)) for part in value)):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
-    if not value and field in ('widths', 'anchor_sizes', 'anchor_ratios'):
-        raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
-    if several and own and isinstance(own[0], tuple):  # Network in Network's widths
+    if nested:  # Network in Network's widths
         for part in value:
             _check(name, field, part, own[0])
         return
