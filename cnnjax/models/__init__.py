@@ -277,8 +277,9 @@ def _check(name, field, value, own):
         return
     several = isinstance(value, (tuple, list))
     nested = isinstance(own, tuple) and own and isinstance(own[0], tuple)
-    if (several != isinstance(own, tuple) or not value and field in (
-            'widths', 'anchor_sizes', 'anchor_ratios') or nested and not all(isinstance(part, (tuple, list)) for part in value)):
+    of_another_form = several != isinstance(own, tuple) or (
+        nested and not all(isinstance(part, (tuple, list)) for part in value))
+    if of_another_form or not value and field in ('widths', 'anchor_sizes', 'anchor_ratios'):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
     if nested:  # Network in Network's widths
         for part in value:
