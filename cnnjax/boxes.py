@@ -231,8 +231,8 @@ def sample(key: jax.Array, positive: jax.Array, negative: jax.Array, count: int,
       positive, negative: bool [n]; nothing is both.
 
     Returns:
-      The int32 indices [count], whether each is a positive, and whether each is used. Positives come
-      first, then negatives, then places that are not used because there were too few.
+      The int32 indices [count], whether each is a positive, and whether each is used. Positives
+      come first, then negatives, then places that are not used because there were too few.
     """
     scores, places = jax.random.uniform(key, positive.shape), jnp.arange(count)
     size = min(count, len(positive))
