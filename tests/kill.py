@@ -26,9 +26,10 @@ FIELDS = ['--config.eval_every=10', f'--config.checkpoint_every={CHECKPOINT}',
 SMALL = {'quickstart.py': ['--config.model.widths=4,4,4'],
          'segment.py:coins': ['--config.model.widths=2,4', '--config.crop_size=16',
                               '--config.schedule=constant', '--config.weight_map=5'],
-         'detect.py:folder': ['--config.data_dir={root}/scenes', '--config.image_size=32',
+         'detect.py:scenes': ['--config.dataset=folder', '--config.data_dir={root}/scenes',
+                              '--config.image_size=32', '--config.fit=letterbox',
                               '--config.stream=True', '--config.shorter_side=24,32',
-                              '--config.mean=0.5', '--config.std=0.25',
+                              '--config.mean=0.5', '--config.std=0.25', '--config.flip=True',
                               '--config.batch_size=4', '--config.model.widths=4,4,4',
                               '--config.model.hidden=8']}
 TIMED = 'images_per_second'

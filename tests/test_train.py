@@ -357,7 +357,7 @@ def test_a_resident_set_must_fit_in_memory(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(('recipe', 'kills'), [('quickstart.py', 3), ('segment.py:coins', 2),
-                                               ('detect.py:folder', 1)])
+                                               ('detect.py:scenes', 1)])
 def test_killed_at_random_moments_nothing_is_lost(tmp_path, recipe, kills):
     """Anywhere: start-up, compilation, steps, evaluation, saving."""
     kill.check(tmp_path, kills, recipe)
