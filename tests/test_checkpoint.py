@@ -118,6 +118,9 @@ def resume(directory):
         checkpoints.restore(1, state(0))
 
 
+# After a damaged manifest, tensorstore may answer when orbax has closed its event loop.
+@pytest.mark.filterwarnings('ignore:Exception ignored in. None:pytest.PytestUnraisableException'
+                            'Warning')
 @pytest.mark.parametrize(('name', 'text'), [
     ('default/_METADATA', ''), ('default/_METADATA', '{}'), ('default/_METADATA', '[]'),
     ('default/_METADATA', '{"tree_metadata": 5}'), ('default/manifest.ocdbt', 'x'),
