@@ -12,7 +12,7 @@ def get_config():
     config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # what is learned: to 'classify' images, to 'segment' them, or to
+    config.task = 'classify'  # the task to learn: to 'classify' images, to 'segment' them, or to
     #           'detect' the objects in them
 
     # The network: its name and its fields. A field that is None has the value of the paper.
@@ -125,7 +125,7 @@ def get_config():
     config.flip = False  # mirror each image left to right with probability 1/2
     config.flip_vertical = False  # mirror each image upside down with probability 1/2
     config.padding = 0  # pixels added around an image before a random crop
-    config.padding_mode = 'zero'  # what is around an image: 'zero' (the mean), 'reflect' or 'edge'
+    config.padding_mode = 'zero'  # fills around an image: 'zero' (the mean), 'reflect' or 'edge'
     config.crop_size = 0  # side of the random crop, and of the network's input; 0: the image's size
     config.scale = (1.0, 1.0)  # range of the random factor by which an image is enlarged
     config.rotation = 0.0  # largest angle of a random rotation, in degrees, in both directions
