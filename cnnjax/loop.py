@@ -78,6 +78,8 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
                 row |= {f'test/{name}': value for name, value in numbers(results).items()
                         if name != 'count'}
                 error = results['error']
+                if lengths.histograms_due(done):
+                    services.metrics.weights(done, state.params)
             services.metrics.write(row)
         if saving or stopping:
             services.checkpoints.save(done, state, error, services.metrics.past(pending))

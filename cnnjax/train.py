@@ -28,6 +28,7 @@ from cnnjax import (
     resume,
     step,
     tasks,
+    trackers,
     trained,
     transfer,
     user_network,
@@ -56,7 +57,8 @@ LIMITS = {
     'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
     'bias_rate': Number(0), 'clip_norm': Number(0), 'report_every': Whole(),
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
-    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
+    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
     'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
@@ -204,6 +206,7 @@ def train(config: ConfigDict, directory: str | Path,
     if config.dtype == 'float16':  # only networks that were trained elsewhere may use it
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
                         "scaled against that; take 'bfloat16', which has the range of float32")
+    trackers.check(config.log)
     source = starting_weights(config)
     config = transfer.inherit(config, source)
     mesh = parallel.data_mesh(config.devices)
@@ -237,9 +240,12 @@ def train(config: ConfigDict, directory: str | Path,
         update = updater(config, training, sets.train, mesh)
         evaluate = evaluator(training.task, training.net, normalize, sets.test, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
-        with (reports.Metrics(directory, start, config, past) as metrics,
+        with (trackers.Tracker(directory, config, anew=not start) as tracker,
+              reports.Metrics(directory, start, config, past, tracker=tracker) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
+            if not start:
+                metrics.first_batch()
             services = loop.Services(checkpoints, metrics, progress, profile, preemption)
             return loop.run(state, feed, update, evaluate, training.plan, services)
 
@@ -297,9 +303,8 @@ def run_keys(config: ConfigDict) -> jax.Array:
 def first_drawn(config: ConfigDict, directory: Path, training: Training,
                 train_set: data.Resident | data.Stream, normalize: data.Normalization,
                 batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same batches, of which the first is drawn as the first step sees it, if the task draws
-    examples."""
-    if not (training.task.draw and cluster.first()):
+    """The same batches, of which the first is drawn as the first step sees it."""
+    if not cluster.first():
         return batches
     first = next(batches)
     some = {name: values[:figures.SHOWN] for name, values in first.items()}

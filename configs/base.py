@@ -189,5 +189,7 @@ def get_config():
     config.checkpoint_every = 1.0  # interval of further checkpoints; 0: only with evaluations
     config.keep = 2  # how many of the newest checkpoints to keep, besides the best
     config.eval_batch_size = 500  # images per step of an evaluation, over all devices
+    config.log = ''  # show the run in 'wandb' or 'mlflow' too; '': only in TensorBoard
+    config.histograms = 0  # evaluations from one histogram of the weights to the next; 0: none
     config.profile = 0  # steps to trace, after the first ten, into the workdir's profile/
     return config

@@ -29,6 +29,7 @@ def run(config, directory):
         draw_curves(config, directory, last)
     if not reported:
         evaluated(config, directory)
+    reports.finish(directory, config, anew=not reported)
 
 
 def draw_curves(config, directory, last):
