@@ -288,8 +288,8 @@ def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     """Means over size x size windows that cover [N, H, W, C] as evenly as whole pixels can, as
     torch's: window i of H pixels is those from floor(i H / size) to before ceil((i + 1) H / size).
 
-    Before full layers that are convolutions (see `fully_convolutional`) it does nothing: it is there
-    so that the map is size x size, which a larger image's need not be then.
+    Before full layers that are convolutions (see `fully_convolutional`) it does nothing: it makes
+    maps of size x size for full layers, and convolutions take larger ones.
     """
     if _as_maps.value:
         return x

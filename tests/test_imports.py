@@ -28,7 +28,7 @@ RANKS = [
     ['cnnjax.trained'],
     ['cnnjax.checkpoint', 'cnnjax.dataset', 'cnnjax.weights', 'cnnjax.reports',
      'cnnjax.microscope'],
-    ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata'],
+    ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata', 'cnnjax.views'],
     ['cnnjax.step', 'cnnjax.tasks', 'cnnjax.tensors'],
     ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
      'cnnjax.collectives', 'cnnjax.overlays', 'cnnjax.plots'],
