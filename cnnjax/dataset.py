@@ -56,12 +56,8 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     Raises:
       UserError: the pictures or the masks are not in the right form, or have no object at all.
     """
-    crops = data.Crops(
-        config.image_size, config.crop, config.shorter_side, config.crop_area, config.crop_aspect,
-        test_shorter_side=config.test_shorter_side, border=config.border,
-        interpolation=config.interpolation, border_mode=config.border_mode, fit=config.fit)
-    prepared = (data.Stream(source, crops, config.loader_threads, config.loader_workers)
-                if config.stream else data.Resident(source, crops))
+    prepared = (data.Stream(source, crops(config), config.loader_threads, config.loader_workers)
+                if config.stream else data.Resident(source, crops(config)))
     if 'mask' in prepared.shapes:
         about = source.about or data.counted('given in Python', len(prepared), len(source.classes))
         try:
@@ -78,6 +74,14 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
         raise UserError(f'{source.about or "the examples given in Python"}: their images have no '
                         'object that counts, so there is nothing to find')
     return prepared
+
+
+def crops(config: ConfigDict) -> data.Crops:
+    """How pictures become images, as the config says."""
+    return data.Crops(
+        config.image_size, config.crop, config.shorter_side, config.crop_area, config.crop_aspect,
+        test_shorter_side=config.test_shorter_side, border=config.border,
+        interpolation=config.interpolation, border_mode=config.border_mode, fit=config.fit)
 
 
 class Sets(NamedTuple):

@@ -32,6 +32,7 @@ from cnnjax import (
     trained,
     transfer,
     user_network,
+    views,
     workdir,
 )
 from cnnjax.errors import UserError
@@ -59,7 +60,9 @@ LIMITS = {
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
     'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
     'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
+    'parallel': parallel.KINDS,
+    **views.LIMITS,
+    **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
                 'exposure')  # arguments of data.augment
@@ -209,6 +212,7 @@ def train(config: ConfigDict, directory: str | Path,
     trackers.check(config.log)
     source = starting_weights(config)
     config = transfer.inherit(config, source)
+    views.check(views.Views.of(config), config.task, dataset.crops(config))
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
     recorded = dataset.of_run(directory)
@@ -220,6 +224,8 @@ def train(config: ConfigDict, directory: str | Path,
     training = build(config, sets.train.classes, sets.train.shapes, normalize, len(sets.train),
                      source)
     training.check_evaluation(sets.test.shapes)
+    views.check_network(views.Views.of(config), training.net, sets.test.crops,
+                        sets.test.image_shape[-1])
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0

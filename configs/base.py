@@ -118,6 +118,14 @@ def get_config():
     config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of the crop's width / height
     config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos' or 'box'
     config.test_shorter_side = 0  # the side in evaluations and in resident sets; 0: image_size
+    # Views of a picture whose class probabilities are averaged, as the papers test (cnnjax/views.py
+    # has the sources), when a run is finished and by configs/evaluate.py; the evaluations during
+    # the training see one crop.
+    config.crops = '1'  # '1', the middle crop; '10', corners, middle and mirror images of the
+    #           middle square, as AlexNet; '10_whole', of the whole picture, as ResNet; or 'dense',
+    #           the whole picture, with full layers as convolutions, as VGG
+    config.test_scales = ()  # several shorter sides: 256,384,512; (): test_shorter_side alone
+    config.test_flip = False  # the mirror image of each view, too
 
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'

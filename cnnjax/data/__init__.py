@@ -13,7 +13,7 @@ from cnnjax.data.examples import (
            subset,
 )
 from cnnjax.data.identity import Identity, differences, identity
-from cnnjax.data.pipeline import Resident, Stream
+from cnnjax.data.pipeline import Resident, Stream, picture_shapes, recut
 from cnnjax.data.proposals import proposed
 from cnnjax.data.sources import (
     FROM_PYTHON,
@@ -28,4 +28,4 @@ from cnnjax.data.weight_maps import weighted
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
            'Source', 'Stream', 'augment', 'check_examples', 'counted', 'differences',
            'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched', 'names',
-           'normalization', 'proposed', 'spread', 'subset', 'weighted']
+           'normalization', 'picture_shapes', 'proposed', 'recut', 'spread', 'subset', 'weighted']
