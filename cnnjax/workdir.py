@@ -50,7 +50,9 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'weight_map_sigma': 5.0, 'loss_denominator': 'weights', 'dice_sums': 'image',
            'dice_smoothing': 1.0, 'dice_squared': False, 'dice_background': False,
            'dice_absent': False, 'bad_boxes': 'error', 'annotations': '', 'proposals': '',
-           'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0}
+           'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0,
+           'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
+           'adamw_epsilon': 1e-8}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

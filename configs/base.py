@@ -150,9 +150,15 @@ def get_config():
     config.warmup = 0.0  # the length of the warm-up
     config.warmup_shape = 'constant'  # 'constant' stays at warmup_rate; 'linear' rises from it
     config.warmup_rate = 0.0  # the learning rate at the start of the warm-up
-    config.momentum = 0.9  # share of the velocity that SGD keeps from step to step
-    config.nesterov = False  # use Nesterov's momentum
-    config.weight_decay = 1e-4  # this times the parameter is added to its gradient
+    config.optimizer = 'sgd'  # 'sgd', TensorFlow's 'rmsprop', or 'adamw'
+    config.momentum = 0.9  # share of the velocity that is kept from step to step; AdamW's beta1
+    config.nesterov = False  # use Nesterov's momentum; not for adamw
+    config.rmsprop_decay = 0.9  # rmsprop: share of the squared gradients' average that is kept
+    config.rmsprop_epsilon = 1.0  # rmsprop: added to that average, below the root
+    config.adamw_beta2 = 0.999  # adamw: share of the squared gradients' average that is kept
+    config.adamw_epsilon = 1e-8  # adamw: added to the root of that average
+    config.weight_decay = 1e-4  # this times the parameter is added to its gradient, or, by adamw,
+    #           to its update before the learning rate multiplies it
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
     config.clip_norm = 0.0  # the largest norm of a step's gradient, scaled down to it; 0: any
