@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import (
+    averages,
     checkpoint,
     cluster,
     data,
@@ -54,7 +55,8 @@ LIMITS = {
     'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(),
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
     'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS, **optim.LIMITS, **tasks.training_loss.LIMITS}
+    'parallel': parallel.KINDS, **optim.LIMITS, **averages.LIMITS,
+    **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
                 'exposure')  # arguments of data.augment
@@ -64,7 +66,7 @@ def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
-    limits.check_used(config, optim.USED)
+    limits.check_used(config, {**optim.USED, **averages.USED})
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
@@ -87,7 +89,8 @@ class Training(NamedTuple):
     def init(self, key: jax.Array) -> TrainState:
         """The step.TrainState before the first step."""
         return step.create(self.net, self.tx, key, self.shapes['image'].shape[1:], self.frozen,
-                           lambda outputs: self.task.check(outputs, self.shapes, self.classes))
+                           lambda outputs: self.task.check(outputs, self.shapes, self.classes),
+                           averaging=self.plan.average is not None)
 
     def check_evaluation(self, shapes: dict[str, Any]) -> None:
         """Raises UserError unless the network can be evaluated on a batch of one example of these
@@ -117,7 +120,7 @@ class Training(NamedTuple):
 
     def _parts(self):
         return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,
-                'accumulate': self.accumulate, 'frozen': self.frozen}
+                'accumulate': self.accumulate, 'frozen': self.frozen, 'average': self.plan.average}
 
 
 def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],

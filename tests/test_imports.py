@@ -29,7 +29,7 @@ RANKS = [
      'cnnjax.microscope'],
     ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata'],
     ['cnnjax.step', 'cnnjax.tasks', 'cnnjax.tensors'],
-    ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
+    ['cnnjax.averages', 'cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
      'cnnjax.collectives', 'cnnjax.overlays', 'cnnjax.plots'],
     ['cnnjax.summary'],
     ['cnnjax.forward_pass'],
