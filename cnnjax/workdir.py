@@ -55,7 +55,10 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'dice_absent': False, 'bad_boxes': 'error', 'annotations': '', 'proposals': '',
            'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0,
            'log': '', 'histograms': 0,
-           'crops': '1', 'test_scales': (), 'test_flip': False}
+           'crops': '1', 'test_scales': (), 'test_flip': False,
+           'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
+           'adamw_epsilon': 1e-8, 'average': '', 'average_start': 0.0, 'average_every': 1,
+           'average_decay': 0.999}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

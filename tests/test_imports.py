@@ -31,7 +31,7 @@ RANKS = [
     ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata', 'cnnjax.trackers',
      'cnnjax.views'],
     ['cnnjax.step', 'cnnjax.tasks', 'cnnjax.tensors'],
-    ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
+    ['cnnjax.averages', 'cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
      'cnnjax.collectives', 'cnnjax.overlays', 'cnnjax.plots'],
     ['cnnjax.summary'],
     ['cnnjax.forward_pass'],
