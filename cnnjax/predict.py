@@ -257,6 +257,7 @@ def _maps(network, image, tile):
     memory.check(2 * own.numbers * (rows[0][1] - rows[0][0]) * (columns[0][1] - columns[0][0]),
                  picture=f'{image.shape[0]} x {image.shape[1]} pixels')
     normalize = network.normalize.fitting(bordered.shape)
+    normalize.check_pointwise('tiles')
     mean = np.broadcast_to(normalize.mean, bordered.shape)
     found = np.empty((*(n - 2 * own.margin for n in sides), len(network.classes)), np.float32)
     for (top, bottom, *height), (left, right, *width) in itertools.product(rows, columns):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.errors import FlaxError
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -174,10 +175,15 @@ def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.D
     from, else that of the data."""
     if source:
         normalize = source.normalize
+        if config.whiten and normalize.whitening is None:
+            raise UserError(f'whiten=True: the weights of init_from={config.init_from} have a '
+                            'normalization of their own: leave it out')
         transfer.check_images(normalize, train_set.image_shape, config.init_from)
     else:
         normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
-                                       config.std)
+                                       config.std, config.whiten)
+    if normalize.whitening is not None:  # Machines may round the eigenvectors in other ways.
+        normalize = multihost_utils.broadcast_one_to_all(normalize)
     if recorded:
         return dataset.normalization(directory, recorded, train_set.image_shape, normalize)
     return normalize
@@ -224,6 +230,7 @@ def train(config: ConfigDict, directory: str | Path,
     training.check_evaluation(sets.test.shapes)
     views.check_network(views.Views.of(config), training.net, sets.test.crops,
                         sets.test.image_shape[-1])
+    normalize.fitting(sets.test.image_shape)
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0

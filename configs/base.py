@@ -130,6 +130,8 @@ def get_config():
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
     config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
+    config.whiten = False  # True: global contrast normalization and ZCA whitening of all pixels, as
+    #           Maxout, NIN and All-CNN had, instead of both; resident images of at most 64 x 64
     config.flip = False  # mirror each image left to right with probability 1/2
     config.flip_vertical = False  # mirror each image upside down with probability 1/2
     config.padding = 0  # pixels added around an image before a random crop

@@ -1,6 +1,6 @@
 """Examples (images with their targets): sources, the input pipeline and augmentation."""
 
-from cnnjax.data.augment import Normalization, augment, normalization
+from cnnjax.data.augment import augment
 from cnnjax.data.crops import Crops
 from cnnjax.data.examples import (
            Missing,
@@ -13,6 +13,7 @@ from cnnjax.data.examples import (
            subset,
 )
 from cnnjax.data.identity import Identity, differences, identity
+from cnnjax.data.normalize import Normalization, normalization
 from cnnjax.data.pipeline import Resident, Stream, picture_shapes, recut
 from cnnjax.data.proposals import proposed
 from cnnjax.data.sources import (
