@@ -55,8 +55,6 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
     task, directory = tasks.create(network.task, network.net), Path(directory)
     if task.predict is None or task.draw is None:
         return
-    # It is written last, and tells that all figures are there.
-    (directory / CONFUSION).unlink(missing_ok=True)
     measure = next(name for name in MEASURES if name in results)
     values, classes = results[measure], examples.classes
     found = _predictor(task, network)

@@ -6,8 +6,8 @@
     metrics.jsonl     one row per report; a resumed run writes none twice and loses none
     tensorboard/      the same numbers as TensorBoard events
     checkpoints/      see checkpoint.py
-    figures/          curves.png, and of a segmentation or a detector what figures.py lists
-    confusion.csv     of a segmentation or a detector: see figures.py
+    results.json, report.html, ...   a report on the test set: see report.py
+    figures/          curves.png, and what figures.py lists
     profile/          a trace, where config.profile asks for one
     lock              held by the process that writes all this
 

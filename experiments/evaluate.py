@@ -7,15 +7,14 @@ import jax
 import numpy as np
 
 from cnnjax import (
-    atomic,
     cluster,
     data,
     dataset,
     evaluate,
     features,
-    figures,
     limits,
     memory,
+    report,
     train,
     trained,
     workdir,
@@ -28,7 +27,7 @@ LIMITS = {field: features.LIMITS[field] for field in ('batch_size', 'devices')}
 
 
 def run(config, directory):
-    """Evaluates config.source and writes results.json.
+    """Evaluates config.source, prints the results and writes their report.
 
     The data is that of the run, and must not have changed, unless the config names another;
     published weights have no data of their own. Raises UserError if the classes or the images do
@@ -57,16 +56,15 @@ def run(config, directory):
                                 devices=config.devices)
     if not cluster.first():
         return
-    figures.evaluation(directory, network, examples, results)
+    workdir.write_config(directory, config)
+    report.write(directory, network, examples, results, {
+        'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
+        'split': own.test_split})
     results = evaluate.numbers(results)
     width = max(20, *map(len, results))
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>{width}}  {shown}')
-    workdir.write_config(directory, config)
-    atomic.write_json(f'{directory}/results.json', {
-        'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
-        'split': own.test_split, **results})
 
 
 def training(config, network):

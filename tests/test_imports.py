@@ -18,6 +18,7 @@ RANKS = [
     ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.loop'],
+    ['cnnjax.report'],
     ['cnnjax.evaluate', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.predict',
      'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],

@@ -9,6 +9,7 @@ from cnnjax.data.examples import (
            counted,
            from_arrays,
            matched,
+           names,
            spread,
            subset,
 )
@@ -26,5 +27,5 @@ from cnnjax.data.weight_maps import weighted
 
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
            'Source', 'Stream', 'augment', 'check_examples', 'counted', 'differences',
-           'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched',
+           'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched', 'names',
            'normalization', 'proposed', 'spread', 'subset', 'weighted']

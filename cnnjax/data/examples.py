@@ -26,7 +26,8 @@ class Source(NamedTuple):
     about: str = ''  # a line that says how many were found where, and what was left out
     # Encoded examples have an attribute `undecoded`: the same examples, each with a Picture (see
     # images.py) instead of an array, from which crops are cut faster. Examples in files have a
-    # method `listing`, which lists them without reading the pictures (see identity.py).
+    # method `listing`, which lists them without reading the pictures (see identity.py). If each
+    # example has a name, such as that of its file, they have an attribute `names`.
 
 
 class Missing(UserError):
@@ -52,12 +53,17 @@ class Files(Sequence):
     def undecoded(self) -> 'Files':
         return dataclasses.replace(self, read=images.Picture)
 
+    @property
+    def names(self) -> list[str]:
+        """The paths, relative to the root."""
+        root = os.path.join(self.root, '')
+        return [path.removeprefix(root) for path in self.paths]
+
     def listing(self) -> list[Entry]:
         """An Entry for each file."""
-        root = os.path.join(self.root, '')
         sizes = file_sizes(self.paths).tolist()
-        return [Entry(label, str(size), path.removeprefix(root))
-                for path, label, size in zip(self.paths, self.labels, sizes, strict=True)]
+        return [Entry(label, str(size), name)
+                for name, label, size in zip(self.names, self.labels, sizes, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +161,11 @@ def check_examples(examples: Sequence, split: str) -> None:
         raise UserError(f'an example of {split!r} has the label {first["label"]!r}: give a number')
 
 
+def names(examples: Sequence) -> Sequence[str] | None:
+    """The name of each of a source's examples, or None if they have no names."""
+    return getattr(examples, 'names', None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Subset(Sequence):
     """Some of the examples of a source. It has no `undecoded` (see Source): a whole decoded picture
@@ -168,6 +179,11 @@ class Subset(Sequence):
 
     def __getitem__(self, i: Any) -> Any:
         return self.examples[int(self.places[i])]
+
+    @property
+    def names(self) -> list[str] | None:
+        known = names(self.examples)
+        return known and [known[int(place)] for place in self.places]
 
 
 def subset(source: Source, index: Sequence[int] | np.ndarray) -> Source:
@@ -249,6 +265,10 @@ class Relabelled(Sequence):
             renumbered['tags'] = np.zeros(self.classes, np.uint8)
             renumbered['tags'][list(self.labels)] = example['tags']
         return {**example, **renumbered}
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        return names(self.examples)
 
     @property
     def undecoded(self) -> 'Relabelled':
