@@ -6,6 +6,7 @@ from cnnjax.data.examples import (
            Missing,
            Source,
            check_examples,
+           counted,
            from_arrays,
            matched,
            names,
@@ -19,7 +20,6 @@ from cnnjax.data.proposals import proposed
 from cnnjax.data.sources import (
     FROM_PYTHON,
     SHIPPED,
-    counted,
     load,
     load_if_named,
     load_labelled,
