@@ -57,7 +57,8 @@ LIMITS = {
     'bias_rate': Number(0), 'clip_norm': Number(0), 'report_every': Whole(),
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
     'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
+    'parallel': parallel.KINDS, 'class_folders': data.class_folders.KINDS,
+    **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
                 'exposure')  # arguments of data.augment
@@ -189,8 +190,9 @@ def train(config: ConfigDict, directory: str | Path,
     (cluster.Preemption) saves a checkpoint and ends the process.
 
     Args:
-      sources: your own data, instead of config.dataset: {split: data.Source} for config.train_split
-        and config.test_split; see data.from_arrays.
+      sources: your own data, instead of config.dataset: {split: data.Source} for
+        config.train_split, config.test_split and, if it is set, config.val_split; see
+        data.from_arrays.
 
     Raises:
       UserError: a field does not fit, `directory` holds another run or a run on other data, or the
@@ -216,7 +218,8 @@ def train(config: ConfigDict, directory: str | Path,
     normalize = normalization(config, directory, recorded, sets.train, source)
     training = build(config, sets.train.classes, sets.train.shapes, normalize, len(sets.train),
                      source)
-    training.check_evaluation(sets.test.shapes)
+    for examples in filter(None, (sets.test, sets.val)):
+        training.check_evaluation(examples.shapes)
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
@@ -235,13 +238,15 @@ def train(config: ConfigDict, directory: str | Path,
         feed = batches if start else first_drawn(config, directory, training, sets.train,
                                                  normalize, batches)
         update = updater(config, training, sets.train, mesh)
-        evaluate = evaluator(training.task, training.net, normalize, sets.test, mesh,
+        judged = sets.val or sets.test  # A test set beside a validation set is measured at the end.
+        evaluate = evaluator(training.task, training.net, normalize, judged, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
         with (reports.Metrics(directory, start, config, past) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             services = loop.Services(checkpoints, metrics, progress, profile, preemption)
-            return loop.run(state, feed, update, evaluate, training.plan, services)
+            return loop.run(state, feed, update, evaluate, training.plan, services,
+                            name='val' if sets.val else 'test')
 
 
 def starting_weights(config: ConfigDict) -> trained.Trained | None:
@@ -264,6 +269,8 @@ def record(config: ConfigDict, directory: Path, sets: dataset.Sets | None,
     workdir.write_environment(directory, user_network.digest(config.model.name))
     if sets:
         dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
+        if config.split:
+            data.splits.write(directory, sets.splits)
 
 
 def initial_state(config: ConfigDict, training: Training, source: trained.Trained | None,

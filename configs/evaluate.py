@@ -20,8 +20,9 @@ def get_config():
     config.source = 'runs/quickstart'  # the network: a run's workdir, a weights file or a hub id
     config.name = placeholder(str)  # the network's name, if a weights file does not say it: 'vgg19'
     config.checkpoint = 'best'  # the checkpoint of a run: 'best', 'latest' or the number of a step
-    config.split = placeholder(str)  # the split to evaluate on; None: the run's test_split
-    config.dataset = placeholder(str)  # this and the next seven fields: None is the run's own
+    config.split = placeholder(str)  # the split to evaluate on; None: the run's test_split;
+    #           'all': a folder, csv or npz that has no splits
+    config.dataset = placeholder(str)  # this and the next nine fields: None is the run's own
     config.data_dir = placeholder(str)  # where the data set is
     config.stream = placeholder(bool)  # True: decode as needed; False: hold the set in memory
     config.bad_images = placeholder(str)  # unreadable ones: 'error' stops, 'skip' omits them
@@ -29,6 +30,8 @@ def get_config():
     config.bad_boxes = placeholder(str)  # boxes that cannot be used: 'error', or 'skip' omits them
     config.annotations = placeholder(str)  # as in configs/base.py, and so is the next
     config.proposals = placeholder(str)  # boxes that a Fast R-CNN classifies
+    config.class_folders = placeholder(str)  # as in configs/base.py, and so is the next
+    config.label_separator = placeholder(str)
     # The names of the network's outputs, in order, if it has none or others than the data:
     # 'cat,dog', a text file with one name per line, or 'dataset' for the classes of the data set.
     config.classes = placeholder(str)

@@ -22,7 +22,8 @@ from cnnjax import (
 from cnnjax.errors import UserError
 from configs import base
 
-DATA = [field for field in dataset.FIELDS if field != 'task']  # They may choose another set.
+# These fields may choose another set. `split` is the name of a split here.
+DATA = [field for field in dataset.FIELDS if field not in ('task', 'split')]
 LIMITS = {field: features.LIMITS[field] for field in ('batch_size', 'devices')}
 
 
@@ -38,11 +39,12 @@ def run(config, directory):
     if network.config is None and config.dataset is None:
         raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
     own = training(config, network)
-    source = dataset.source(own, own.test_split)
+    same = network.config is not None and not any(config[field] for field in DATA)
+    trained_in = Path(os.path.expanduser(config.source))
+    source = dataset.source(own, own.test_split, trained_in if same else None)
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
-    if network.config and not any(config[field] for field in DATA):
-        trained_in = Path(os.path.expanduser(config.source))
+    if same:
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     examples = dataset.prepare(own, by_name(source, network, config, own.dataset))
     if network.task == 'classify' and tuple(examples.image_shape) != network.image_shape:
@@ -80,9 +82,16 @@ def training(config, network):
         if config[field] is not None:
             own[field] = config[field]
     # A set other than the run's must not inherit what only the run's has.
-    shipped, other = own.dataset in data.SHIPPED, own.dataset != 'folder'
+    shipped, other = own.dataset in data.SHIPPED, own.dataset not in ('folder', 'csv')
+    folder = own.dataset == 'folder'
+    if config.split == data.splits.ALL:
+        own.split = '1'
+    elif config.dataset or config.data_dir and (Path(config.data_dir) / own.test_split).is_dir():
+        own.split = ''
     for field, lacks, value in (
-            ('data_dir', shipped, None), ('bad_images', other, 'error'), ('mask_values', other, ()),
+            ('data_dir', shipped, None), ('bad_images', other, 'error'),
+            ('mask_values', not folder, ()), ('class_folders', not folder, 'first'),
+            ('label_separator', own.dataset != 'csv', '|'),
             ('bad_boxes', shipped, 'error'), ('annotations', other, ''),
             ('proposals', config.dataset or config.data_dir, '')):
         if config[field] is None and lacks:
