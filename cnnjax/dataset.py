@@ -162,7 +162,7 @@ def check_target(task: str, examples: data.Resident | data.Stream) -> None:
     """Raises UserError unless the examples have what the task of that name learns."""
     target = tasks.target(task)
     if target not in examples.shapes:
-        learned = target if target == 'boxes' else f'a {target}'
+        learned = target if target in ('boxes', 'tags') else f'a {target}'
         raise UserError(f'task={task} learns from {learned} for each image, and the examples have '
                         f'only {", ".join(examples.shapes)}')
 

@@ -45,6 +45,8 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
         _by_class(results, rows, judged, 'iou', {'mean_iou': 'mean'}, 'IoU')
     elif detects:
         _by_class(results, rows, judged, 'ap50', {'ap50': 'AP50', 'ap': 'AP'}, 'average precision')
+    elif f'{judged}/ap' in names:
+        _by_class(results, rows, judged, 'ap', {'ap': 'mean'}, 'average precision')
     else:
         _errors(results, rows, judged)
     losses.set_ylabel('loss')

@@ -12,8 +12,8 @@ def get_config():
     config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # the task to learn: to 'classify' images, to 'segment' them, or to
-    #           'detect' the objects in them
+    config.task = 'classify'  # the task to learn: to 'classify' images, in one class each or, as
+    #           'multilabel', in any number; to 'segment' them, or to 'detect' the objects in them
 
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
@@ -170,13 +170,14 @@ def get_config():
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
     # The loss: a sum of terms, each with a factor. cross_entropy and focal judge the class of each
-    # image (classify) or of each pixel (segment), dice compares whole masks (segment only); they
-    # are defined in cnnjax/losses.py. An evaluation always reports the mean cross-entropy as loss.
-    # Detectors have losses of their own, which fields of the model change.
+    # image (classify, multilabel) or of each pixel (segment), dice compares whole masks (segment
+    # only); they are defined in cnnjax/losses.py. An evaluation always reports the mean
+    # cross-entropy as loss. Detectors have losses of their own, which fields of the model change.
     config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
     config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
     config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values count easy predictions less
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
+    #           (multilabel: of the images that have the class, as PyTorch's pos_weight)
     config.weight_map = 0.0  # cross_entropy, focal: U-Net's w0, extra weight between close objects
     config.weight_map_sigma = 5.0  # weight_map: how close they are, in pixels of the picture
     config.loss_denominator = 'weights'  # divide the sum by the total of the 'weights', or by

@@ -108,10 +108,10 @@ def markdown(results):
     lines = [f'# {results["recipe"]}: test error on {results["setting"]}, in %', '',
              tables.markdown(('', 'paper', 'ours', 'difference', 'seeds'), rows)]
     seeds = list(results['errors']['error']['seeds'])
-    chosen = ('at the lowest validation error of the training' if results['validated'] else
-              'after the last step, not that of the best epoch')
-    lines += [f'Ours: the error {chosen} ({results["steps"]}, '
-              f'{results["epochs"]:.4g} epochs), with '
+    chosen = ('with the best of the checkpoints, by its validation error' if results['validated']
+              else 'not that of the best epoch')
+    lines += [f'Ours: the error after the last step ({results["steps"]}, '
+              f'{results["epochs"]:.4g} epochs), {chosen}, with '
               + (f'the seeds {seeds[0]} to {seeds[-1]}: mean ± standard deviation of {len(seeds)} '
                  f'runs (its denominator is {len(seeds)} - 1).' if len(seeds) > 1
                  else f'the seed {seeds[0]} alone.')]

@@ -44,7 +44,8 @@ def draw_curves(config, directory, last):
 
 def tell(row, judged):
     """Prints the errors of the set 'val' or 'test' in a row."""
-    shown = f'{judged}/(.*error|mean_iou|iou/.*|ap|ap/.*|ap50|ap50/.*)'
+    by_class = 'ap50' if f'{judged}/ap50' in row else 'ap'
+    shown = f'{judged}/(.*error|mean_iou|iou/.*|ap|ap50|{by_class}/.*|.*_f1|exact_match)'
     for name, value in row.items():
         if found := re.fullmatch(shown, name):
             print(f'{plots.SETS[judged]} {found[1]}: {100 * value:.2f} %')

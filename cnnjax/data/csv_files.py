@@ -107,7 +107,7 @@ def _located(data_dir, annotations):
                         'of the pictures, and the file as annotations')
     directory = Path(os.path.expanduser(data_dir))
     file = directory / os.path.expanduser(annotations) if annotations else directory
-    if file.is_dir():
+    if os.path.isdir(file):
         raise UserError(f'{file} is a folder: data_dir is the file, as in {file / "labels.csv"}, '
                         'or annotations names it')
     return file, directory if annotations else file.parent, '{split}' in str(file)
