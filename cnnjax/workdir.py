@@ -59,7 +59,8 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'crops': '1', 'test_scales': (), 'test_flip': False,
            'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
            'adamw_epsilon': 1e-8, 'average': '', 'average_start': 0.0, 'average_every': 1,
-           'average_decay': 0.999}
+           'average_decay': 0.999,
+           'split': '', 'val_split': '', 'class_folders': 'first', 'label_separator': '|'}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

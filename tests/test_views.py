@@ -188,7 +188,7 @@ def test_recipes_test_as_their_papers(network):
 
 
 def test_what_is_known_of_the_papers():
-    described = {name: Views.of(imagenet.PAPER[name]['views']).described(256)
+    described = {name: views.described(imagenet.get_config(name))
                  for name in ('alexnet', 'vgg16', 'resnet34', 'resnet50')}
     assert described == {
         'alexnet': '10 crops of the middle square, shorter side 256',
