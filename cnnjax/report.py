@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax import atomic, data, evaluate, figures, tables
+from cnnjax.errors import UserError
 from cnnjax.trained import Trained
 
 RESULTS = 'results.json'
@@ -34,9 +35,14 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     atomic.write_json(directory / RESULTS, {**about, **evaluate.numbers(results)})
 
 
-def complete(directory: str | Path) -> bool:
-    """Whether a report was written wholly in the directory."""
-    return (Path(directory) / RESULTS).exists()
+def complete(directory: str | Path, **about: str) -> bool:
+    """Whether a report was written wholly in the directory, about this as far as it says."""
+    try:
+        found = atomic.read_json(Path(directory) / RESULTS)
+    except UserError:  # It is damaged, and will be written again.
+        return False
+    return isinstance(found, dict) and all(found.get(name, value) == value
+                                           for name, value in about.items())
 
 
 def predictions(names: Sequence[str] | None, classes: Sequence[str],

@@ -79,7 +79,8 @@ def described(fields: Mapping[str, Any]) -> str:
     """How a table names the views of a config, or of a Trained's `evaluation`: 'one crop', 'the
     whole picture and its mirror image, shorter side 256, 384, 512'."""
     own, side = Views.of(fields), fields.get('test_shorter_side', 0)
-    text = NAMES[own.crops] + ' and its mirror image' * (own.test_flip and own.crops in ('1', 'dense'))
+    flipped = own.test_flip and own.crops in ('1', 'dense')
+    text = NAMES[own.crops] + ' and its mirror image' * flipped
     sides = own.test_scales or (side,) * (side > 0)
     return text + (f', shorter side {", ".join(map(str, sides))}' if sides else '')
 

@@ -24,13 +24,14 @@ def run(config, directory):
     before = reports.read_metrics(directory)
     last = train.train(config, directory)
     config = workdir.read_config(directory)  # includes the fields it inherited
-    reported = before[-1:] == [last] and report.complete(directory)
+    reported = (before[-1:] == [last]
+                and report.complete(directory, views=views.described(config)))
     cluster.agree(reported=reported)
     if cluster.first():
         draw_curves(config, directory, last)
     results = None if reported else evaluated(config, directory)
     several = not views.Views.of(config).single
-    if results and (several or reports.evaluated(last) == 'val'):
+    if results and (several or reports.evaluated(last) == 'val') and cluster.first():
         tell({f'test/{name}': value for name, value in results.items()}, 'test',
              f' of {views.described(config)}' * several)
     reports.finish(directory, config, anew=not reported)
