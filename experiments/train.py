@@ -61,4 +61,4 @@ def evaluated(config, directory):
         report.write(directory, network, examples, results, {
             'source': str(directory), 'checkpoint': 'latest', 'dataset': config.dataset,
             'split': config.test_split})
-        print(f'report: {Path(directory) / report.RESULTS}')
+        print(f'report: {Path(directory) / report.PAGE}')
