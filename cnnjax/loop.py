@@ -74,10 +74,12 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
             row = report(pending, done, lengths, services.progress.rate())
             pending = []
             if evaluating:
-                results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
+                results = evaluate(state.variables)
                 row |= {f'test/{name}': value for name, value in numbers(results).items()
                         if name != 'count'}
                 error = results['error']
+                if lengths.histograms_due(done):
+                    services.metrics.weights(done, state.params)
             services.metrics.write(row)
         if saving or stopping:
             services.checkpoints.save(done, state, error, services.metrics.past(pending))
