@@ -77,5 +77,5 @@ def evaluated(config, directory):
         report.write(directory, network, examples, results, {
             'source': str(directory), 'checkpoint': which, 'dataset': config.dataset,
             'split': config.test_split, 'views': views.described(config)})
-        print(f'report: {Path(directory) / report.RESULTS}')
+        print(f'report: {Path(directory) / report.PAGE}')
     return evaluate.numbers(results)

@@ -44,7 +44,8 @@ RANKS = [
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
     ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
     ['cnnjax.limits', 'cnnjax.memory', 'cnnjax.python_file'],
-    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.events', 'cnnjax.quiet', 'cnnjax.tables'],
+    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.events', 'cnnjax.page', 'cnnjax.quiet',
+     'cnnjax.tables'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])
