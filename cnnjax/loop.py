@@ -74,7 +74,7 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
             row = report(pending, done, lengths, services.progress.rate())
             pending = []
             if evaluating:
-                results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
+                results = evaluate(state.variables)
                 row |= {f'test/{name}': value for name, value in numbers(results).items()
                         if name != 'count'}
                 error = results['error']

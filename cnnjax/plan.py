@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from cnnjax import optim
+from cnnjax.averages import Average
 from cnnjax.errors import UserError
 
 MOST = 2 ** 31 - 1  # The most steps that 32 bits can count.
@@ -23,6 +24,7 @@ class Plan(NamedTuple):
     eval_every: int
     checkpoint_every: int
     histograms: int = 0
+    average: Average | None = None  # the average of the weights that is kept
 
     def due(self, done: int, every: int) -> bool:
         """Whether an event that is due `every` so many steps, and at the end, is due now."""
@@ -64,4 +66,7 @@ def plan(config: ConfigDict, examples: int) -> Plan:
         warmup_shape=config.warmup_shape, warmup_rate=config.warmup_rate)
     every = {name: max(in_steps(config[name]), 1) if config[name] else 0
              for name in ('eval_every', 'checkpoint_every')}
-    return Plan(steps, per_epoch, rate, config.report_every, **every, histograms=config.histograms)
+    average = Average(config.average, in_steps(config.average_start), config.average_every,
+                      config.average_decay) if config.average else None
+    return Plan(steps, per_epoch, rate, config.report_every, **every,
+                histograms=config.histograms, average=average)

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.errors import FlaxError
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import (
+    averages,
     checkpoint,
     cluster,
     data,
@@ -32,6 +34,7 @@ from cnnjax import (
     trained,
     transfer,
     user_network,
+    views,
     workdir,
 )
 from cnnjax.errors import UserError
@@ -44,7 +47,7 @@ from cnnjax.tasks.task import Task
 
 SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
 LIMITS = {
-    'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
+    'seed': limits.SEED, 'image_size': Whole(0, SIDE),
     'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
     'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
@@ -52,14 +55,14 @@ LIMITS = {
     'elastic': Number(0, SIDE // 8), 'jitter': Number(0, below=0.5), 'hue': Number(0, 0.5),
     'saturation': Number(1, 100), 'exposure': Number(1, 100), 'color': Number(0),
     'color_jitter': Number(0, 1), 'batch_size': Whole(1),
-    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
-    'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
-    'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
-    'bias_rate': Number(0), 'clip_norm': Number(0), 'report_every': Whole(),
+    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(),
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
     'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
     'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
+    'parallel': parallel.KINDS,
+    **optim.LIMITS, **averages.LIMITS,
+    **views.LIMITS,
+    **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
                 'exposure')  # arguments of data.augment
@@ -69,6 +72,7 @@ def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
+    limits.check_used(config, {**optim.USED, **averages.USED})
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
@@ -91,7 +95,8 @@ class Training(NamedTuple):
     def init(self, key: jax.Array) -> TrainState:
         """The step.TrainState before the first step."""
         return step.create(self.net, self.tx, key, self.shapes['image'].shape[1:], self.frozen,
-                           lambda outputs: self.task.check(outputs, self.shapes, self.classes))
+                           lambda outputs: self.task.check(outputs, self.shapes, self.classes),
+                           averaging=self.plan.average is not None)
 
     def check_evaluation(self, shapes: dict[str, Any]) -> None:
         """Raises UserError unless the network can be evaluated on a batch of one example of these
@@ -121,7 +126,7 @@ class Training(NamedTuple):
 
     def _parts(self):
         return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,
-                'accumulate': self.accumulate, 'frozen': self.frozen}
+                'accumulate': self.accumulate, 'frozen': self.frozen, 'average': self.plan.average}
 
 
 def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
@@ -156,11 +161,8 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     if source or config.head_rate != 1:
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
-    tx = optim.momentum_sgd(
-        lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
-        weight_decay=config.weight_decay, decay=config.decay, order=config.order,
-        bias_rate=config.bias_rate, head_rate=config.head_rate, head=head,
-        clip_norm=config.clip_norm)
+    tx = optim.create(lengths.rate, head=head,
+                      **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
@@ -173,10 +175,15 @@ def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.D
     from, else that of the data."""
     if source:
         normalize = source.normalize
+        if config.whiten and normalize.whitening is None:
+            raise UserError(f'whiten=True: the weights of init_from={config.init_from} have a '
+                            'normalization of their own: leave it out')
         transfer.check_images(normalize, train_set.image_shape, config.init_from)
     else:
         normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
-                                       config.std)
+                                       config.std, config.whiten)
+    if normalize.whitening is not None:  # Machines may round the eigenvectors in other ways.
+        normalize = multihost_utils.broadcast_one_to_all(normalize)
     if recorded:
         return dataset.normalization(directory, recorded, train_set.image_shape, normalize)
     return normalize
@@ -209,6 +216,7 @@ def train(config: ConfigDict, directory: str | Path,
     trackers.check(config.log)
     source = starting_weights(config)
     config = transfer.inherit(config, source)
+    views.check(views.Views.of(config), config.task, dataset.crops(config))
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
     recorded = dataset.of_run(directory)
@@ -220,6 +228,9 @@ def train(config: ConfigDict, directory: str | Path,
     training = build(config, sets.train.classes, sets.train.shapes, normalize, len(sets.train),
                      source)
     training.check_evaluation(sets.test.shapes)
+    views.check_network(views.Views.of(config), training.net, sets.test.crops,
+                        sets.test.image_shape[-1])
+    normalize.fitting(sets.test.image_shape)
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0

@@ -42,7 +42,7 @@ from cnnjax.errors import UserError
 # Fields that do not affect the trained parameters: a run may be resumed with other values.
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
                        'data_dir', 'loader_threads', 'loader_workers', 'log', 'histograms',
-                       'profile'})
+                       'profile', 'crops', 'test_scales', 'test_flip'})
 # A run may be resumed with another length if the learning rates of the steps so far stay the same.
 LENGTHS = frozenset({'epochs', 'steps'})
 # Fields that older runs lack, with the values that these runs were trained with.
@@ -54,7 +54,12 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'dice_smoothing': 1.0, 'dice_squared': False, 'dice_background': False,
            'dice_absent': False, 'bad_boxes': 'error', 'annotations': '', 'proposals': '',
            'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0,
-           'log': '', 'histograms': 0}
+           'whiten': False,
+           'log': '', 'histograms': 0,
+           'crops': '1', 'test_scales': (), 'test_flip': False,
+           'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
+           'adamw_epsilon': 1e-8, 'average': '', 'average_start': 0.0, 'average_every': 1,
+           'average_decay': 0.999}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

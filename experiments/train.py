@@ -14,6 +14,7 @@ from cnnjax import (
     train,
     trained,
     user_network,
+    views,
     workdir,
 )
 
@@ -58,8 +59,12 @@ def evaluated(config, directory):
     examples = dataset.prepare(config, data.matched(source, network.classes))
     results = evaluate.evaluate(network, examples, batch_size=config.eval_batch_size,
                                 devices=config.devices)
+    own = views.Views.of(network.evaluation)
+    seen = own.described(config.test_shorter_side)
     if cluster.first():
         report.write(directory, network, examples, results, {
             'source': str(directory), 'checkpoint': 'latest', 'dataset': config.dataset,
-            'split': config.test_split})
+            'split': config.test_split, 'views': seen})
+        if not own.single:
+            print(f'test error of {seen}: {100 * results["error"]:.2f} %')
         print(f'report: {Path(directory) / report.RESULTS}')
