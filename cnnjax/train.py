@@ -19,12 +19,14 @@ from cnnjax import (
     cluster,
     data,
     dataset,
+    early_stopping,
     figures,
     limits,
     loop,
     models,
     optim,
     parallel,
+    plateau,
     reports,
     resume,
     step,
@@ -56,7 +58,7 @@ LIMITS = {
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
     'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
     'parallel': parallel.KINDS, **optim.LIMITS, **averages.LIMITS,
-    **tasks.training_loss.LIMITS}
+    **plateau.LIMITS, **early_stopping.LIMITS, **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
                 'exposure')  # arguments of data.augment
@@ -66,7 +68,9 @@ def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
-    limits.check_used(config, {**optim.USED, **averages.USED})
+    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED})
+    plateau.check(config)
+    early_stopping.check(config)
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
@@ -156,6 +160,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
     tx = optim.create(lengths.rate, head=head,
+                      factor=lengths.plateau and lengths.plateau.multiplier,
                       **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
@@ -226,7 +231,9 @@ def train(config: ConfigDict, directory: str | Path,
             state = checkpoints.restore(start, state)
         record(config, directory, None if start and recorded else sets, normalize)
         reports.recover(directory, past)
-        if start == training.plan.steps:
+        errors = early_stopping.errors(past, training.plan.eval_every)
+        if (start == training.plan.steps
+                or early_stopping.due(errors, training.plan.patience)):
             return resume.finished(directory, start)
         batches = sets.train.train_batches(config.batch_size, config.seed, start,
                                            (jax.process_index(), jax.process_count()))
@@ -238,7 +245,7 @@ def train(config: ConfigDict, directory: str | Path,
         with (reports.Metrics(directory, start, config, past) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
-            services = loop.Services(checkpoints, metrics, progress, profile, preemption)
+            services = loop.Services(checkpoints, metrics, progress, profile, preemption, errors)
             return loop.run(state, feed, update, evaluate, training.plan, services)
 
 
