@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from cnnjax import (
     averages,
     checkpoint,
+    class_weights,
     cluster,
     data,
     dataset,
@@ -217,8 +218,8 @@ def train(config: ConfigDict, directory: str | Path,
     except data.Missing as error:
         return resume.finished_without_data(config, directory, recorded, error)
     normalize = normalization(config, directory, recorded, sets.train, source)
-    training = build(config, sets.train.classes, sets.train.shapes, normalize, len(sets.train),
-                     source)
+    training = build(class_weights.resolved(config, sets), sets.train.classes, sets.train.shapes,
+                     normalize, len(sets.train), source)
     training.check_evaluation(sets.test.shapes)
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):

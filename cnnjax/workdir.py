@@ -53,7 +53,8 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0,
            'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
            'adamw_epsilon': 1e-8, 'average': '', 'average_start': 0.0, 'average_every': 1,
-           'average_decay': 0.999, 'plateau_patience': 5, 'plateau_threshold': 1e-4, 'patience': 0}
+           'average_decay': 0.999, 'plateau_patience': 5, 'plateau_threshold': 1e-4, 'patience': 0,
+           'balanced': False}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

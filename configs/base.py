@@ -181,6 +181,7 @@ def get_config():
     config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
     config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values count easy predictions less
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
+    config.balanced = False  # cross_entropy, focal: True weighs each class by its inverse frequency
     config.weight_map = 0.0  # cross_entropy, focal: U-Net's w0, extra weight between close objects
     config.weight_map_sigma = 5.0  # weight_map: how close they are, in pixels of the picture
     config.loss_denominator = 'weights'  # divide the sum by the total of the 'weights', or by

@@ -17,7 +17,7 @@ RANKS = [
     ['cnnjax.jobs'],
     ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
-    ['cnnjax.loop'],
+    ['cnnjax.class_weights', 'cnnjax.loop'],
     ['cnnjax.evaluate', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.predict',
      'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
