@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cnnjax import atomic, data, overlays, plots, tables, tasks
+from cnnjax import atomic, data, overlays, plots, reports, tables, tasks
+from cnnjax.images.pictures import mosaic
+from cnnjax.images.pictures import write as write_picture
 from cnnjax.tasks import detect
 from cnnjax.tasks.task import Task
 from cnnjax.trained import Trained
@@ -38,11 +40,16 @@ def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
     # Without the frame of their picture, images are drawn whole.
     examples = {name: np.asarray(values) for name, values in seen.items() if name != 'frame'}
     examples['image'] = normalize.undone(examples['image'])
+    path = Path(directory) / reports.FIRST_BATCH
+    if task.draw is None:  # The truth is a name, and needs no figure of matplotlib, which is slow.
+        tiles = [overlays.captioned(image, classes[label]) / 255 for image, label in zip(
+            examples['image'], examples['label'], strict=True)]
+        write_picture(path, mosaic(tiles))
+        return
     rows = [('', pictures) for pictures in zip(
         *_image(examples), _drawn(task, examples, classes), strict=True)]
     titles = ('first batch', 'with its truth')[:len(rows[0][1])]
-    panels(Path(directory) / 'figures' / 'first_batch.png', rows, titles,
-           _colors(examples, classes), groups=4)
+    panels(path, rows, titles, _colors(examples, classes), groups=4)
 
 
 def evaluation(directory: str | Path, network: Trained, examples: data.Resident | data.Stream,
@@ -55,8 +62,6 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
     task, directory = tasks.create(network.task, network.net), Path(directory)
     if task.predict is None or task.draw is None:
         return
-    # It is written last, and tells that all figures are there.
-    (directory / CONFUSION).unlink(missing_ok=True)
     measure = next(name for name in MEASURES if name in results)
     values, classes = results[measure], examples.classes
     found = _predictor(task, network)

@@ -83,6 +83,8 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
                         if name != 'count'}
                 error = results['error']
                 state = heard(state, done, error, lengths, services.errors)
+                if lengths.histograms_due(done):
+                    services.metrics.weights(done, state.params)
             services.metrics.write(row)
         if saving or stopping:
             services.checkpoints.save(done, state, error, services.metrics.past(pending))

@@ -15,7 +15,8 @@ MOST = 2 ** 31 - 1  # The most steps that 32 bits can count.
 
 
 class Plan(NamedTuple):
-    """The lengths of a training in steps, and its learning rates."""
+    """The lengths of a training in steps, its learning rates, and the number of evaluations between
+    two histograms."""
 
     steps: int
     steps_per_epoch: int
@@ -23,6 +24,7 @@ class Plan(NamedTuple):
     report_every: int
     eval_every: int
     checkpoint_every: int
+    histograms: int = 0
     average: Average | None = None  # of the weights
     plateau: Plateau | None = None  # lowers the rate when the error stops falling
     patience: int = 0  # evaluations without a lower error that end the training; 0: none do
@@ -37,6 +39,10 @@ class Plan(NamedTuple):
     def due(self, done: int, every: int) -> bool:
         """Whether an event that is due `every` so many steps, and at the end, is due now."""
         return done == self.steps or (every > 0 and done % every == 0)
+
+    def histograms_due(self, done: int) -> bool:
+        """Whether the evaluation now is one with histograms of the weights."""
+        return self.histograms > 0 and self.due(done, self.histograms * self.eval_every)
 
     def until_due(self, done: int) -> int:
         """The number of steps from `done` to the next report, evaluation, checkpoint or end."""
@@ -74,5 +80,6 @@ def plan(config: ConfigDict, examples: int) -> Plan:
                       config.average_decay) if config.average else None
     plateau = Plateau(config.drop_factor, config.plateau_patience, config.plateau_threshold,
                       in_steps(config.warmup)) if config.schedule == 'plateau' else None
-    return Plan(steps, per_epoch, rate, config.report_every, **every, average=average,
-                patience=config.patience, plateau=plateau)
+    return Plan(steps, per_epoch, rate, config.report_every, **every,
+                histograms=config.histograms, average=average, plateau=plateau,
+                patience=config.patience)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.errors import FlaxError
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -32,9 +33,11 @@ from cnnjax import (
     resume,
     step,
     tasks,
+    trackers,
     trained,
     transfer,
     user_network,
+    views,
     workdir,
 )
 from cnnjax.errors import UserError
@@ -57,9 +60,12 @@ LIMITS = {
     'color_jitter': Number(0, 1), 'batch_size': Whole(1),
     'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(),
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
-    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS, **optim.LIMITS, **averages.LIMITS,
-    **plateau.LIMITS, **early_stopping.LIMITS, **tasks.training_loss.LIMITS}
+    'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
+    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'parallel': parallel.KINDS,
+    **optim.LIMITS, **averages.LIMITS, **plateau.LIMITS, **early_stopping.LIMITS,
+    **views.LIMITS,
+    **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
                 'exposure')  # arguments of data.augment
@@ -175,10 +181,15 @@ def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.D
     from, else that of the data."""
     if source:
         normalize = source.normalize
+        if config.whiten and normalize.whitening is None:
+            raise UserError(f'whiten=True: the weights of init_from={config.init_from} have a '
+                            'normalization of their own: leave it out')
         transfer.check_images(normalize, train_set.image_shape, config.init_from)
     else:
         normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
-                                       config.std)
+                                       config.std, config.whiten)
+    if normalize.whitening is not None:  # Machines may round the eigenvectors in other ways.
+        normalize = multihost_utils.broadcast_one_to_all(normalize)
     if recorded:
         return dataset.normalization(directory, recorded, train_set.image_shape, normalize)
     return normalize
@@ -208,8 +219,10 @@ def train(config: ConfigDict, directory: str | Path,
     if config.dtype == 'float16':  # only networks that were trained elsewhere may use it
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
                         "scaled against that; take 'bfloat16', which has the range of float32")
+    trackers.check(config.log)
     source = starting_weights(config)
     config = transfer.inherit(config, source)
+    views.check(views.Views.of(config), config.task, dataset.crops(config))
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
     recorded = dataset.of_run(directory)
@@ -221,6 +234,9 @@ def train(config: ConfigDict, directory: str | Path,
     training = build(class_weights.resolved(config, sets), sets.train.classes, sets.train.shapes,
                      normalize, len(sets.train), source)
     training.check_evaluation(sets.test.shapes)
+    views.check_network(views.Views.of(config), training.net, sets.test.crops,
+                        sets.test.image_shape[-1])
+    normalize.fitting(sets.test.image_shape)
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
@@ -243,9 +259,12 @@ def train(config: ConfigDict, directory: str | Path,
         update = updater(config, training, sets.train, mesh)
         evaluate = evaluator(training.task, training.net, normalize, sets.test, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
-        with (reports.Metrics(directory, start, config, past) as metrics,
+        with (trackers.Tracker(directory, config, anew=not start) as tracker,
+              reports.Metrics(directory, start, config, past, tracker=tracker) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
+            if not start:
+                metrics.first_batch()
             services = loop.Services(checkpoints, metrics, progress, profile, preemption, errors)
             return loop.run(state, feed, update, evaluate, training.plan, services)
 
@@ -303,9 +322,8 @@ def run_keys(config: ConfigDict) -> jax.Array:
 def first_drawn(config: ConfigDict, directory: Path, training: Training,
                 train_set: data.Resident | data.Stream, normalize: data.Normalization,
                 batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same batches, of which the first is drawn as the first step sees it, if the task draws
-    examples."""
-    if not (training.task.draw and cluster.first()):
+    """The same batches, of which the first is drawn as the first step sees it."""
+    if not cluster.first():
         return batches
     first = next(batches)
     some = {name: values[:figures.SHOWN] for name, values in first.items()}

@@ -118,10 +118,20 @@ def get_config():
     config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of the crop's width / height
     config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos' or 'box'
     config.test_shorter_side = 0  # the side in evaluations and in resident sets; 0: image_size
+    # Views of a picture whose class probabilities are averaged, as the papers test (cnnjax/views.py
+    # has the sources), when a run is finished and by configs/evaluate.py; the evaluations during
+    # the training see one crop.
+    config.crops = '1'  # '1', the middle crop; '10', corners, middle and mirror images of the
+    #           middle square, as AlexNet; '10_whole', of the whole picture, as ResNet; or 'dense',
+    #           the whole picture, with full layers as convolutions, as VGG
+    config.test_scales = ()  # several shorter sides: 256,384,512; (): test_shorter_side alone
+    config.test_flip = False  # the mirror image of each view, too
 
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
     config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
+    config.whiten = False  # True: global contrast normalization and ZCA whitening of all pixels, as
+    #           Maxout, NIN and All-CNN had, instead of both; resident images of at most 64 x 64
     config.flip = False  # mirror each image left to right with probability 1/2
     config.flip_vertical = False  # mirror each image upside down with probability 1/2
     config.padding = 0  # pixels added around an image before a random crop
@@ -206,5 +216,7 @@ def get_config():
     config.checkpoint_every = 1.0  # interval of further checkpoints; 0: only with evaluations
     config.keep = 2  # how many of the newest checkpoints to keep, besides the best
     config.eval_batch_size = 500  # images per step of an evaluation, over all devices
+    config.log = ''  # show the run in 'wandb' or 'mlflow' too; '': only in TensorBoard
+    config.histograms = 0  # evaluations from one histogram of the weights to the next; 0: none
     config.profile = 0  # steps to trace, after the first ten, into the workdir's profile/
     return config

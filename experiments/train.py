@@ -8,28 +8,29 @@ from cnnjax import (
     data,
     dataset,
     evaluate,
-    figures,
     plots,
+    report,
     reports,
-    tasks,
     train,
     trained,
     user_network,
+    views,
     workdir,
 )
 
 
 def run(config, directory):
-    """Trains, or resumes, the run in `directory`, prints its test errors and draws its figures."""
+    """Trains, or resumes, the run in `directory`, prints its test errors and reports on them."""
     before = reports.read_metrics(directory)
     last = train.train(config, directory)
     config = workdir.read_config(directory)  # includes the fields it inherited
-    drawn = before[-1:] == [last] and (Path(directory) / figures.CONFUSION).exists()
-    cluster.agree(drawn=drawn)
+    reported = before[-1:] == [last] and report.complete(directory)
+    cluster.agree(reported=reported)
     if cluster.first():
         draw_curves(config, directory, last)
-    if not drawn and tasks.create(config.task, None).draw:
-        draw_examples(config, directory)
+    if not reported:
+        evaluated(config, directory)
+    reports.finish(directory, config, anew=not reported)
 
 
 def draw_curves(config, directory, last):
@@ -44,16 +45,26 @@ def draw_curves(config, directory, last):
             print(f'test {name.removeprefix("test/")}: {100 * value:.2f} %')
 
 
-def draw_examples(config, directory):
-    """Draws what the network makes of the test set, if the data of the finished run is still there.
-    """
+def evaluated(config, directory):
+    """Evaluates the finished run once more, and writes the report, if the data is still there."""
     network = trained.load(directory, 'latest')
     try:
         source = dataset.source(config, config.test_split)
-    except data.Missing:
+    except data.Missing as error:
+        cluster.agree(data='missing')
+        if cluster.first():
+            print(f'no report: {error}')
         return
+    cluster.agree(data=data.identity(source).summary(), weights=trained.fingerprint(network))
     examples = dataset.prepare(config, data.matched(source, network.classes))
     results = evaluate.evaluate(network, examples, batch_size=config.eval_batch_size,
                                 devices=config.devices)
+    own = views.Views.of(network.evaluation)
+    seen = own.described(config.test_shorter_side)
     if cluster.first():
-        figures.evaluation(directory, network, examples, results)
+        report.write(directory, network, examples, results, {
+            'source': str(directory), 'checkpoint': 'latest', 'dataset': config.dataset,
+            'split': config.test_split, 'views': seen})
+        if not own.single:
+            print(f'test error of {seen}: {100 * results["error"]:.2f} %')
+        print(f'report: {Path(directory) / report.RESULTS}')

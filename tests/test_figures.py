@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import data, evaluate, figures, overlays, plots, predict, train, trained
+from cnnjax import data, evaluate, figures, overlays, plots, predict, report, train, trained
 from cnnjax.data import geometry
 from configs import base
 from tests.detector import Lights
@@ -159,19 +159,19 @@ def test_the_numbers_of_a_confusion_matrix(tmp_path, monkeypatch):
         assert max(figure.get_size_inches()) < 12
 
 
-def test_figures_that_were_cut_short_are_drawn_again(tmp_path, monkeypatch):
-    """What tells a finished run that its figures are there is written last."""
+def test_reports_that_were_cut_short_are_written_again(tmp_path, monkeypatch):
+    """What tells a finished run that its report is there is written last."""
     network = trained.Trained(Bright(), {'params': {'scale': np.float32(1)}}, NORMALIZE, CLASSES,
                               (8, 8, 3), None, '', {'task': 'segment'})
     examples = data.Resident(source(), data.Crops())
     results = evaluate.evaluate(network, examples, devices=1)
-    (tmp_path / figures.CONFUSION).write_text('of an earlier step')
+    (tmp_path / report.RESULTS).write_text('of an earlier step')
     for drawing in ('panels', 'save'):
         with monkeypatch.context() as patch:
             patch.setattr(figures if drawing == 'panels' else plots, drawing, None)
             with pytest.raises(TypeError):
-                figures.evaluation(tmp_path, network, examples, results)
-        assert not (tmp_path / figures.CONFUSION).exists()
+                report.write(tmp_path, network, examples, results, {})
+        assert not report.complete(tmp_path)
 
 
 def test_names_of_classes_are_no_formulas(tmp_path):

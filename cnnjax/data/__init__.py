@@ -1,23 +1,25 @@
 """Examples (images with their targets): sources, the input pipeline and augmentation."""
 
-from cnnjax.data.augment import Normalization, augment, normalization
+from cnnjax.data.augment import augment
 from cnnjax.data.crops import Crops
 from cnnjax.data.examples import (
            Missing,
            Source,
            check_examples,
+           counted,
            from_arrays,
            matched,
+           names,
            spread,
            subset,
 )
 from cnnjax.data.identity import Identity, differences, identity
-from cnnjax.data.pipeline import Resident, Stream
+from cnnjax.data.normalize import Normalization, normalization
+from cnnjax.data.pipeline import Resident, Stream, picture_shapes, recut
 from cnnjax.data.proposals import proposed
 from cnnjax.data.sources import (
     FROM_PYTHON,
     SHIPPED,
-    counted,
     load,
     load_if_named,
     load_labelled,
@@ -26,5 +28,5 @@ from cnnjax.data.weight_maps import weighted
 
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
            'Source', 'Stream', 'augment', 'check_examples', 'counted', 'differences',
-           'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched',
-           'normalization', 'proposed', 'spread', 'subset', 'weighted']
+           'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched', 'names',
+           'normalization', 'picture_shapes', 'proposed', 'recut', 'spread', 'subset', 'weighted']
