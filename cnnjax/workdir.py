@@ -51,7 +51,9 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'dice_smoothing': 1.0, 'dice_squared': False, 'dice_background': False,
            'dice_absent': False, 'bad_boxes': 'error', 'annotations': '', 'proposals': '',
            'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0,
-           'whiten': False}
+           'whiten': False, 'auto_augment': '', 'randaugment_operations': 2,
+           'randaugment_magnitude': 9, 'random_erasing': 0.0, 'mixup': 0.0, 'cutmix': 0.0,
+           'repeats': 1}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

@@ -12,6 +12,7 @@ from cnnjax.data.examples import (
            subset,
 )
 from cnnjax.data.identity import Identity, differences, identity
+from cnnjax.data.mixing import mixed
 from cnnjax.data.normalize import Normalization, normalization
 from cnnjax.data.pipeline import Resident, Stream
 from cnnjax.data.proposals import proposed
@@ -27,5 +28,5 @@ from cnnjax.data.weight_maps import weighted
 
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
            'Source', 'Stream', 'augment', 'check_examples', 'counted', 'differences',
-           'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched',
+           'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched', 'mixed',
            'normalization', 'proposed', 'spread', 'subset', 'weighted']
