@@ -76,6 +76,16 @@ def assert_close(a, b, tolerance=2e-6):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
+def test_mixtures_are_the_same_on_four_devices_and_with_micro_batches():
+    """Each example has the same partner: across devices, and before the batch is split."""
+    mix = functools.partial(data.mixed, mixup=0.5, cutmix=1.0)
+    one, losses = update(narrow_vgg(), mix=mix)
+    four, others = update(narrow_vgg(), mix=mix, devices=4, accumulate=2)
+    np.testing.assert_allclose(others, losses, rtol=1e-5)
+    assert_close(four.params, one.params, 2e-5)
+    assert max(np.abs(np.subtract(losses, update(narrow_vgg())[1]))) > 1e-3
+
+
 def test_an_update_equals_the_hand_made_one():
     net = narrow_vgg()
     state, (first, *_) = update(net, steps=1)
