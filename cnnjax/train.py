@@ -96,6 +96,8 @@ def check(config: ConfigDict) -> None:
     if config.val_split in (config.train_split, config.test_split):
         raise UserError(f"val_split='{config.val_split}' is also the training's or the test's: "
                         'give a third split, or leave it out')
+    if config.split:
+        data.splits.parse(config.split)
     if config.split and config.dataset == data.FROM_PYTHON:
         raise UserError(f"split='{config.split}': data that is given in Python is divided there, "
                         "into {'train': ..., 'val': ..., 'test': ...} with val_split='val'")
