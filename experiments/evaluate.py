@@ -63,6 +63,7 @@ def run(config, directory):
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>{width}}  {shown}')
+    print(f'report: {Path(directory) / report.PAGE}')
 
 
 def sources(config):

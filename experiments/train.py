@@ -67,4 +67,4 @@ def evaluated(config, directory):
             'split': config.test_split, 'views': seen})
         if not own.single:
             print(f'test error of {seen}: {100 * results["error"]:.2f} %')
-        print(f'report: {Path(directory) / report.RESULTS}')
+        print(f'report: {Path(directory) / report.PAGE}')
