@@ -58,7 +58,8 @@ def update(net, *, task='classify', devices=1, kind='shard_map', steps=3, batch=
     mesh = parallel.data_mesh(devices)
     tx = optim.create(0.05, weight_decay=1e-3)
     augment = functools.partial(data.augment, normalize=NORMALIZE, **CHANGES[task])
-    state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1)), mesh)
+    state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1),
+                                           averaging='average' in options), mesh)
     run = parallel.parallelize(functools.partial(
         step.train_step, task=tasks.create(task, net), net=net, tx=tx, augment=augment, **options),
         mesh, kind)

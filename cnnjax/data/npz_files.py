@@ -8,6 +8,7 @@ Images are uint8 [N, H, W] or [N, H, W, C]. Labels are whole numbers from 0 or t
 or several of 0 and 1, [N, classes], for task=multilabel. `classes`, if there, has their names.
 """
 
+import dataclasses
 import os
 import zipfile
 from collections.abc import Mapping
@@ -16,11 +17,28 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax.data import splits, tags
-from cnnjax.data.examples import Missing, Source, by_class, counted, from_arrays
+from cnnjax.data.examples import Arrays, Missing, Source, by_class, counted, from_arrays
+from cnnjax.data.identity import Entry, of_arrays
 from cnnjax.errors import UserError
 
 DIVIDED = (('x_{}', 'y_{}'), ('{}_images', '{}_labels'))
 WHOLE = (('images', 'labels'), ('x', 'y'))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(Arrays):
+    """Arrays of some examples of a file, whose names are their places there."""
+
+    places: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        return list(map(str, self.places))
+
+    def listing(self) -> list[Entry]:
+        """An Entry for each example."""
+        return [entry._replace(name=name)
+                for entry, name in zip(of_arrays(self), self.names, strict=True)]
 
 
 def load(data_dir: str | os.PathLike[str] | None, split: str, *, target: str = 'label',
@@ -97,6 +115,8 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
             places = splits.places(list(map(str, range(len(images)))), known, shares, split, given)
             images, labels = images[places], labels[places]
         source = from_arrays(images, classes, **{target: labels})
+        if shares:
+            source = source._replace(examples=Part(source.examples.arrays, tuple(places)))
     except (UserError, IndexError, TypeError) as error:
         raise UserError(f'{file}, {split}: {error}') from None
     about = (tags.described(f'{file}, {split}', labels, classes) if target == 'tags' else
