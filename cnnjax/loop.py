@@ -35,7 +35,7 @@ class Services(NamedTuple):
 
 def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
         evaluate: Callable[[Any], dict[str, Any]], lengths: Plan,
-        services: Services) -> dict[str, Any]:
+        services: Services, name: str = 'test') -> dict[str, Any]:
     """Makes all steps from state.step to the end, and returns the last row. Between two reports it
     never waits for the devices.
 
@@ -45,6 +45,7 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
       evaluate: see evaluate.evaluator.
       lengths: a Plan.
       services: the Services.
+      name: the rows call the evaluated set so: 'test' or 'val'.
     """
     done = start = int(state.step)
     row: dict[str, Any] = {}
@@ -74,10 +75,12 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
             row = report(pending, done, lengths, services.progress.rate())
             pending = []
             if evaluating:
-                results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
-                row |= {f'test/{name}': value for name, value in numbers(results).items()
-                        if name != 'count'}
+                results = evaluate(state.variables)
+                row |= {f'{name}/{key}': value for key, value in numbers(results).items()
+                        if key != 'count'}
                 error = results['error']
+                if lengths.histograms_due(done):
+                    services.metrics.weights(done, state.params)
             services.metrics.write(row)
         if saving or stopping:
             services.checkpoints.save(done, state, error, services.metrics.past(pending))

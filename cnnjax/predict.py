@@ -199,8 +199,7 @@ def window(net: nn.Module, image_shape: tuple[int, int, int], tile: int) -> Wind
     extent = rows[-1].seen[0]
     count = len(extent.low)  # one score where all see the same
     context = side if count == 1 else max((extent.low < 0).sum(), (extent.high >= side).sum())
-    grid = np.lcm.reduce([math.ceil(row.stride[0]) or 1 for row in rows])
-    return Window(side, (side - rows[-1].shape[0]) // 2, int(context), int(grid),
+    return Window(side, (side - rows[-1].shape[0]) // 2, int(context), summary.grid(rows),
                   max(math.prod(row.shape) for row in rows) / side ** 2)
 
 

@@ -61,7 +61,7 @@ def check_config(directory: Path, config: ConfigDict, lengths: Plan, start: int,
     if rows and cluster.first():
         print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint: the training '
               'begins anew', flush=True)
-    if not start and not any('test/error' in row for row in rows):  # An evaluation saves too.
+    if not start and not any(map(reports.evaluated, rows)):  # An evaluation saves too.
         return
     saved = past['config'] if past else workdir.read_config(directory)
     if saved is None:

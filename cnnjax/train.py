@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import (
+    averages,
     checkpoint,
     cluster,
     data,
@@ -29,9 +30,11 @@ from cnnjax import (
     resume,
     step,
     tasks,
+    trackers,
     trained,
     transfer,
     user_network,
+    views,
     workdir,
 )
 from cnnjax.errors import UserError
@@ -44,7 +47,7 @@ from cnnjax.tasks.task import Task
 
 SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
 LIMITS = {
-    'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
+    'seed': limits.SEED, 'image_size': Whole(0, SIDE),
     'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
     'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
@@ -56,13 +59,14 @@ LIMITS = {
     'randaugment_magnitude': Whole(0, data.policies.BINS - 1), 'random_erasing': Number(0, 1),
     'mixup': Number(0, 1000), 'cutmix': Number(0, 1000), 'repeats': Whole(1),
     'batch_size': Whole(1),
-    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
-    'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
-    'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
-    'bias_rate': Number(0), 'clip_norm': Number(0), 'report_every': Whole(),
+    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(),
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
-    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
+    'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
+    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'parallel': parallel.KINDS, 'class_folders': data.class_folders.KINDS,
+    **optim.LIMITS, **averages.LIMITS,
+    **views.LIMITS,
+    **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
                 'exposure', 'auto_augment', 'randaugment_operations', 'randaugment_magnitude',
@@ -73,6 +77,7 @@ def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
+    limits.check_used(config, {**optim.USED, **averages.USED})
     for field in ('mixup', 'cutmix'):
         if config[field] and config.task != 'classify':
             raise UserError(f"{field}={config[field]} mixes two images and their labels: it needs "
@@ -83,6 +88,12 @@ def check(config: ConfigDict) -> None:
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
+    if config.val_split in (config.train_split, config.test_split):
+        raise UserError(f"val_split='{config.val_split}' is also the training's or the test's: "
+                        'give a third split, or leave it out')
+    if config.split and config.dataset == data.FROM_PYTHON:
+        raise UserError(f"split='{config.split}': data that is given in Python is divided there, "
+                        "into {'train': ..., 'val': ..., 'test': ...} with val_split='val'")
 
 
 class Training(NamedTuple):
@@ -103,7 +114,8 @@ class Training(NamedTuple):
     def init(self, key: jax.Array) -> TrainState:
         """The step.TrainState before the first step."""
         return step.create(self.net, self.tx, key, self.shapes['image'].shape[1:], self.frozen,
-                           lambda outputs: self.task.check(outputs, self.shapes, self.classes))
+                           lambda outputs: self.task.check(outputs, self.shapes, self.classes),
+                           averaging=self.plan.average is not None)
 
     def check_evaluation(self, shapes: dict[str, Any]) -> None:
         """Raises UserError unless the network can be evaluated on a batch of one example of these
@@ -133,7 +145,8 @@ class Training(NamedTuple):
 
     def _parts(self):
         return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,
-                'mix': self.mix, 'accumulate': self.accumulate, 'frozen': self.frozen}
+                'mix': self.mix, 'accumulate': self.accumulate, 'frozen': self.frozen,
+                'average': self.plan.average}
 
 
 def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
@@ -169,11 +182,8 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     if source or config.head_rate != 1:
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
-    tx = optim.momentum_sgd(
-        lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
-        weight_decay=config.weight_decay, decay=config.decay, order=config.order,
-        bias_rate=config.bias_rate, head_rate=config.head_rate, head=head,
-        clip_norm=config.clip_norm)
+    tx = optim.create(lengths.rate, head=head,
+                      **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
@@ -209,8 +219,9 @@ def train(config: ConfigDict, directory: str | Path,
     (cluster.Preemption) saves a checkpoint and ends the process.
 
     Args:
-      sources: your own data, instead of config.dataset: {split: data.Source} for config.train_split
-        and config.test_split; see data.from_arrays.
+      sources: your own data, instead of config.dataset: {split: data.Source} for
+        config.train_split, config.test_split and, if it is set, config.val_split; see
+        data.from_arrays.
 
     Raises:
       UserError: a field does not fit, `directory` holds another run or a run on other data, or the
@@ -224,8 +235,10 @@ def train(config: ConfigDict, directory: str | Path,
     if config.dtype == 'float16':  # only networks that were trained elsewhere may use it
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
                         "scaled against that; take 'bfloat16', which has the range of float32")
+    trackers.check(config.log)
     source = starting_weights(config)
     config = transfer.inherit(config, source)
+    views.check(views.Views.of(config), config.task, dataset.crops(config))
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
     recorded = dataset.of_run(directory)
@@ -236,8 +249,11 @@ def train(config: ConfigDict, directory: str | Path,
     normalize = normalization(config, directory, recorded, sets.train, source)
     training = build(config, sets.train.classes, sets.train.shapes, normalize, len(sets.train),
                      source)
-    training.check_evaluation(sets.test.shapes)
-    normalize.fitting(sets.test.image_shape)
+    for examples in filter(None, (sets.test, sets.val)):
+        training.check_evaluation(examples.shapes)
+        normalize.fitting(examples.image_shape)
+    views.check_network(views.Views.of(config), training.net, sets.test.crops,
+                        sets.test.image_shape[-1])
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
@@ -257,13 +273,18 @@ def train(config: ConfigDict, directory: str | Path,
         feed = batches if start else first_drawn(config, directory, training, sets.train,
                                                  normalize, batches)
         update = updater(config, training, sets.train, mesh)
-        evaluate = evaluator(training.task, training.net, normalize, sets.test, mesh,
+        judged = sets.val or sets.test  # A test set beside a validation set is measured at the end.
+        evaluate = evaluator(training.task, training.net, normalize, judged, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
-        with (reports.Metrics(directory, start, config, past) as metrics,
+        with (trackers.Tracker(directory, config, anew=not start) as tracker,
+              reports.Metrics(directory, start, config, past, tracker=tracker) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
+            if not start:
+                metrics.first_batch()
             services = loop.Services(checkpoints, metrics, progress, profile, preemption)
-            return loop.run(state, feed, update, evaluate, training.plan, services)
+            return loop.run(state, feed, update, evaluate, training.plan, services,
+                            name='val' if sets.val else 'test')
 
 
 def starting_weights(config: ConfigDict) -> trained.Trained | None:
@@ -286,6 +307,8 @@ def record(config: ConfigDict, directory: Path, sets: dataset.Sets | None,
     workdir.write_environment(directory, user_network.digest(config.model.name))
     if sets:
         dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
+        if config.split:
+            data.splits.write(directory, sets.splits)
 
 
 def initial_state(config: ConfigDict, training: Training, source: trained.Trained | None,
@@ -319,9 +342,8 @@ def run_keys(config: ConfigDict) -> jax.Array:
 def first_drawn(config: ConfigDict, directory: Path, training: Training,
                 train_set: data.Resident | data.Stream, normalize: data.Normalization,
                 batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same batches, of which the first is drawn as the first step sees it, if the task draws
-    examples."""
-    if not (training.task.draw and cluster.first()):
+    """The same batches, of which the first is drawn as the first step sees it."""
+    if not cluster.first():
         return batches
     first = next(batches)
     some = {name: values[:figures.SHOWN] for name, values in first.items()}

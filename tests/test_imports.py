@@ -18,6 +18,7 @@ RANKS = [
     ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.loop'],
+    ['cnnjax.report'],
     ['cnnjax.evaluate', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.predict',
      'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
@@ -27,9 +28,10 @@ RANKS = [
     ['cnnjax.trained'],
     ['cnnjax.checkpoint', 'cnnjax.dataset', 'cnnjax.weights', 'cnnjax.reports',
      'cnnjax.microscope'],
-    ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata'],
+    ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata', 'cnnjax.trackers',
+     'cnnjax.views'],
     ['cnnjax.step', 'cnnjax.tasks', 'cnnjax.tensors'],
-    ['cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
+    ['cnnjax.averages', 'cnnjax.optim', 'cnnjax.parallel', 'cnnjax.transfer', 'cnnjax.diagram',
      'cnnjax.collectives', 'cnnjax.overlays', 'cnnjax.plots'],
     ['cnnjax.summary'],
     ['cnnjax.forward_pass'],
@@ -42,7 +44,8 @@ RANKS = [
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
     ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
     ['cnnjax.limits', 'cnnjax.memory', 'cnnjax.python_file'],
-    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.quiet', 'cnnjax.tables'],
+    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.events', 'cnnjax.page', 'cnnjax.quiet',
+     'cnnjax.tables'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])

@@ -68,6 +68,26 @@ class TrainingLoss(NamedTuple):
         value: Any = sum(factor * term(name) for name, factor in self.terms)
         return value
 
+    def of_tags(self, batch: WholeBatch, logits: jax.Array, tags: jax.Array) -> jax.Array:
+        """The loss of a device's share of a batch whose images have tags; class_weights multiply
+        the loss of the tags that are 1.
+
+        Args:
+          logits: [N, K].
+          tags: 0 or 1, [N, K].
+        """
+        positive = (jnp.asarray(self.class_weights, jnp.float32)[None] if self.class_weights
+                    else 1.0)
+
+        def term(name):
+            values = (losses.binary_focal(logits, tags, self.focal_gamma, positive)
+                      if name == 'focal' else losses.binary_cross_entropy(
+                          logits, tags, self.label_smoothing, positive))
+            return batch.mean(values.mean(-1))
+
+        value: Any = sum(factor * term(name) for name, factor in self.terms)
+        return value
+
     def _weights(self, labels, extra):
         """The weight of each prediction; None: all are 1."""
         if not self.class_weights:
@@ -114,6 +134,10 @@ def of_config(config: ConfigDict, target: str, classes: int | None = None) -> Tr
     if config.class_weights and classes not in (None, len(config.class_weights)):
         raise UserError(f'class_weights has {len(config.class_weights)} numbers for {classes} '
                         'classes: give one to each')
+    if target == 'tags' and config.loss_denominator != 'weights':
+        raise UserError(f'loss_denominator={config.loss_denominator}: task=multilabel averages the '
+                        'loss over images and classes, and multiplies that of the tags of a class '
+                        'by its class_weights: leave it out')
     if config.weight_map and target != 'mask':
         raise UserError(f"weight_map={config.weight_map} weighs the pixels of masks: it needs "
                         "task='segment'")
