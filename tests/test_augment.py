@@ -22,7 +22,8 @@ NORMALIZE = Normalization(np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.
 EVERYTHING = {'normalize': NORMALIZE, 'flip': True, 'flip_vertical': True, 'padding': 2,
               'color': 0.1, 'color_jitter': 0.4, 'hue': 0.1, 'saturation': 1.5, 'exposure': 1.5,
               'random_erasing': 0.3}
-WARP = {'auto_augment': 'trivial', 'crop_size': 4, 'scale': (0.5, 2.0), 'rotation': 40.0, 'elastic': 0.4, 'jitter': 0.2}
+WARP = {'auto_augment': 'trivial', 'crop_size': 4, 'scale': (0.5, 2.0), 'rotation': 40.0,
+        'elastic': 0.4, 'jitter': 0.2}
 
 
 def positions(images):
