@@ -42,7 +42,7 @@ from cnnjax import (
 )
 from cnnjax.errors import UserError
 from cnnjax.evaluate import evaluator
-from cnnjax.limits import Number, Whole
+from cnnjax.limits import Number, Used, Whole
 from cnnjax.plan import Plan, plan
 from cnnjax.progress import Profile, Progress
 from cnnjax.step import TrainState
@@ -74,13 +74,15 @@ AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
                 'exposure', 'auto_augment', 'randaugment_operations', 'randaugment_magnitude',
                 'random_erasing')  # arguments of data.augment
+USED = {'randaugment_operations': Used('auto_augment', ('randaugment',), 2),
+        'randaugment_magnitude': Used('auto_augment', ('randaugment',), 9)}
 
 
 def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
-    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED})
+    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED, **USED})
     plateau.check(config)
     early_stopping.check(config)
     for field in ('mixup', 'cutmix'):
