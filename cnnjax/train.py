@@ -192,7 +192,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
     tx = optim.create(lengths.rate, head=head,
-                      factor=lengths.plateau and lengths.plateau.multiplier,
+                      factor=lengths.plateau.multiplier if lengths.plateau else None,
                       **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
