@@ -12,12 +12,12 @@ from jax.sharding import Mesh
 
 from cnnjax import data, dataset, limits, parallel, step, tasks, views
 from cnnjax.errors import UserError
+from cnnjax.network import Network
 from cnnjax.tasks import classify
 from cnnjax.tasks.task import Task
-from cnnjax.trained import Trained
 
 
-def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stream, *,
+def evaluate(network: Network, examples: data.Source | data.Resident | data.Stream, *,
              batch_size: int = 500, devices: int = 0) -> dict[str, Any]:
     """The results of a trained network on a set: {'count': ..., 'error': ..., ...}. Segmentations
     and detectors also have arrays, such as 'confusion' (see tasks/segment.py and tasks/detect.py).
@@ -25,7 +25,7 @@ def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stre
     those of their mean.
 
     Args:
-      network: a trained.Trained.
+      network: such as trained.load returns.
       examples: a data.Source with the network's classes in its order (see data.matched); pictures
         are cut as the run's config says. For a network without a config, a data.Resident or
         data.Stream.
@@ -52,14 +52,14 @@ def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stre
     return run(parallel.replicate(network.variables, mesh))
 
 
-def check_channels(network: Trained, examples: data.Resident | data.Stream) -> None:
+def check_channels(network: Network, examples: data.Resident | data.Stream) -> None:
     """Raises UserError unless the images have the network's number of channels."""
     if examples.image_shape[-1] != network.image_shape[-1]:
         raise UserError(f'images of {examples.image_shape}: the network was trained on '
                         f'{network.image_shape}')
 
 
-def fused(networks: Sequence[Trained], sets: Sequence[data.Resident | data.Stream], *,
+def fused(networks: Sequence[Network], sets: Sequence[data.Resident | data.Stream], *,
           batch_size: int = 500, devices: int = 0) -> dict[str, Any]:
     """The results of an ensemble, whose probabilities are the mean of those of its networks (model
     fusion: Simonyan & Zisserman 2014, section 4.4), as `evaluate` gives those of one.
@@ -102,7 +102,7 @@ def fused(networks: Sequence[Trained], sets: Sequence[data.Resident | data.Strea
         {name: np.float64(values).sum(0) for name, values in sums.items()}, kept, count, classes)}
 
 
-def log_probabilities(network: Trained, examples: data.Resident | data.Stream, *,
+def log_probabilities(network: Network, examples: data.Resident | data.Stream, *,
                       batch_size: int = 500, devices: int = 0) -> dict[str, np.ndarray]:
     """The 'label' of each example, where there is one, and the logarithms of its classes'
     probabilities, as views.task names them, averaged over the views of `network.evaluation`.

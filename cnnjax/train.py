@@ -17,15 +17,18 @@ from ml_collections import ConfigDict
 from cnnjax import (
     averages,
     checkpoint,
+    class_weights,
     cluster,
     data,
     dataset,
+    early_stopping,
     figures,
     limits,
     loop,
     models,
     optim,
     parallel,
+    plateau,
     reports,
     resume,
     step,
@@ -65,7 +68,7 @@ LIMITS = {
     'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
     'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
     'parallel': parallel.KINDS, 'class_folders': data.class_folders.KINDS,
-    **optim.LIMITS, **averages.LIMITS,
+    **optim.LIMITS, **averages.LIMITS, **plateau.LIMITS, **early_stopping.LIMITS,
     **views.LIMITS,
     **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
@@ -80,7 +83,9 @@ def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
-    limits.check_used(config, {**optim.USED, **averages.USED, **USED})
+    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED, **USED})
+    plateau.check(config)
+    early_stopping.check(config)
     for field in ('mixup', 'cutmix'):
         if config[field] and config.task != 'classify':
             raise UserError(f"{field}={config[field]} mixes two images and their labels: it needs "
@@ -94,6 +99,8 @@ def check(config: ConfigDict) -> None:
     if config.val_split in (config.train_split, config.test_split):
         raise UserError(f"val_split='{config.val_split}' is also the training's or the test's: "
                         'give a third split, or leave it out')
+    if config.split:
+        data.splits.parse(config.split)
     if config.split and config.dataset == data.FROM_PYTHON:
         raise UserError(f"split='{config.split}': data that is given in Python is divided there, "
                         "into {'train': ..., 'val': ..., 'test': ...} with val_split='val'")
@@ -186,6 +193,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
     tx = optim.create(lengths.rate, head=head,
+                      factor=lengths.plateau and lengths.plateau.multiplier,
                       **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
@@ -250,8 +258,8 @@ def train(config: ConfigDict, directory: str | Path,
     except data.Missing as error:
         return resume.finished_without_data(config, directory, recorded, error)
     normalize = normalization(config, directory, recorded, sets.train, source)
-    training = build(config, sets.train.classes, sets.train.shapes, normalize, len(sets.train),
-                     source)
+    training = build(class_weights.resolved(config, sets), sets.train.classes, sets.train.shapes,
+                     normalize, len(sets.train), source)
     for examples in filter(None, (sets.test, sets.val)):
         training.check_evaluation(examples.shapes)
         normalize.fitting(examples.image_shape)
@@ -268,7 +276,9 @@ def train(config: ConfigDict, directory: str | Path,
             state = checkpoints.restore(start, state)
         record(config, directory, None if start and recorded else sets, normalize)
         reports.recover(directory, past)
-        if start == training.plan.steps:
+        errors = early_stopping.errors(past, training.plan.eval_every)
+        if (start == training.plan.steps
+                or early_stopping.due(errors, training.plan.patience)):
             return resume.finished(directory, start)
         batches = sets.train.train_batches(
             config.batch_size, config.seed, start, (jax.process_index(), jax.process_count()),
@@ -285,7 +295,7 @@ def train(config: ConfigDict, directory: str | Path,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
             if not start:
                 metrics.first_batch()
-            services = loop.Services(checkpoints, metrics, progress, profile, preemption)
+            services = loop.Services(checkpoints, metrics, progress, profile, preemption, errors)
             return loop.run(state, feed, update, evaluate, training.plan, services,
                             name='val' if sets.val else 'test')
 
