@@ -5,6 +5,7 @@ trained on, which is written once when the run begins.
                         examples, of all and of each class, and a digest (see data/identity.py)
     whitening.npy       the matrix of config.whiten; dataset.json has its digest
     dataset.listing.gz  split, label, size and name of every example, to name those that differ
+    split.csv           of a set that config.split divides: the split of each example
 """
 
 import gzip
@@ -18,13 +19,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax import atomic, cluster, data, tasks, workdir
-from cnnjax.data import masks
+from cnnjax.data import copies, masks, splits
 from cnnjax.data.identity import some
 from cnnjax.errors import UserError
 
 # The fields of a config that its source depends on, besides the split.
 FIELDS = ('task', 'dataset', 'data_dir', 'bad_images', 'mask_values', 'bad_boxes', 'annotations',
-          'proposals')
+          'proposals', 'split', 'class_folders', 'label_separator')
 FILE, LISTING, WHITENING = workdir.DATASET, 'dataset.listing.gz', 'whitening.npy'
 ROUNDING = 1e-5  # How much the means of two machines may differ.
 
@@ -35,15 +36,19 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
     normalize: data.Normalization
-    splits: dict[str, data.Identity]  # the training and the test set; {} in an older run
+    splits: dict[str, data.Identity]  # of the sets of the run; {} in an older run
     whitening: str = ''  # the digest of the normalization's matrix, which may be lost
 
 
-def source(config: ConfigDict, split: str) -> data.Source:
-    """The data.Source of a split of config.dataset, with the targets of config.task."""
+def source(config: ConfigDict, split: str, directory: str | Path | None = None) -> data.Source:
+    """The data.Source of a split of config.dataset, with the targets of config.task. The run in
+    `directory`, if there is one, keeps its own division of a set that config.split divides."""
     found = data.load(config.dataset, split, config.data_dir, config.bad_images,
                       tasks.target(config.task), config.mask_values,
-                      annotations=config.annotations, bad_boxes=config.bad_boxes)
+                      annotations=config.annotations, bad_boxes=config.bad_boxes,
+                      shares=config.split,
+                      given=splits.read(directory) if directory and config.split else None,
+                      class_folders=config.class_folders, separator=config.label_separator)
     if not config.proposals:
         return found
     if config.task != 'detect':
@@ -87,11 +92,17 @@ def crops(config: ConfigDict) -> data.Crops:
         interpolation=config.interpolation, border_mode=config.border_mode, fit=config.fit)
 
 
+def val_split(config: ConfigDict) -> str:
+    """The split that the evaluations during a training are of; '': the test set."""
+    return config.val_split or ('val' if config.split.count('/') == 2 else '')
+
+
 class Sets(NamedTuple):
     """The data of a run."""
 
     train: data.Resident | data.Stream
     test: data.Resident | data.Stream
+    val: data.Resident | data.Stream | None  # None: without a validation set
     splits: dict[str, data.Identity]
 
 
@@ -104,10 +115,11 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
       data.Missing: there is no data.
       UserError: it is not what the run was trained on, or not the same in all processes.
     """
-    splits = config.train_split, config.test_split
+    splits = config.train_split, *filter(None, [val_split(config)]), config.test_split
     try:
         if sources is None:
-            sources = {split: source(config, split) for split in splits}
+            began = directory if recorded else None
+            sources = {split: source(config, split, began) for split in splits}
     except data.Missing:
         cluster.agree(data='missing')
         raise
@@ -120,20 +132,23 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
     cluster.agree(data={split: identity.summary() for split, identity in identities.items()})
     if recorded:
         check(directory, recorded, identities)
-    learned, tested = (sources[split] for split in splits)
-    if 'boxes' in tested.examples[0]:
-        tested = same_classes(learned, tested, config.test_split)
+    elif config.split and cluster.first() and (told := copies.told(sources)):
+        print(told, flush=True)
+    learned, *tested = (sources[split] for split in splits)
+    if 'labels' in learned.examples[0]:
+        tested = [same_classes(learned, found, split)
+                  for found, split in zip(tested, splits[1:], strict=True)]
     if config.weight_map and 'mask' in learned.examples[0]:
         learned = data.weighted(learned, config.weight_map, config.weight_map_sigma)
-    train_set, test_set = prepare(config, learned), prepare(config, tested)
-    for examples in (train_set, test_set):
+    train_set, *others = (prepare(config, found) for found in (learned, *tested))
+    for split, examples in zip(splits, (train_set, *others), strict=True):
         check_target(config.task, examples)
-    if train_set.classes != test_set.classes:
-        raise UserError('the training and the test set have different classes')
-    if train_set.image_shape[-1] != test_set.image_shape[-1]:
-        raise UserError(f'the training set has images of {train_set.image_shape}, the test set of '
-                        f'{test_set.image_shape}: bring them to one number of channels')
-    return Sets(train_set, test_set, identities)
+        if train_set.classes != examples.classes:
+            raise UserError(f'{split} has other classes than the training set')
+        if train_set.image_shape[-1] != examples.image_shape[-1]:
+            raise UserError(f'the training set has images of {train_set.image_shape}, {split} of '
+                            f'{examples.image_shape}: bring them to one number of channels')
+    return Sets(train_set, others[-1], others[0] if others[1:] else None, identities)
 
 
 def same_classes(learned: data.Source, tested: data.Source, split: str) -> data.Source:
@@ -154,7 +169,7 @@ def check_target(task: str, examples: data.Resident | data.Stream) -> None:
     """Raises UserError unless the examples have what the task of that name learns."""
     target = tasks.target(task)
     if target not in examples.shapes:
-        learned = target if target == 'boxes' else f'a {target}'
+        learned = target if target in ('boxes', 'tags') else f'a {target}'
         raise UserError(f'task={task} learns from {learned} for each image, and the examples have '
                         f'only {", ".join(examples.shapes)}')
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax import atomic, cluster, tables, trackers, workdir
+from cnnjax import atomic, cluster, tables, trackers, views, workdir
 from cnnjax.errors import UserError
 from cnnjax.events import Events
 
@@ -44,6 +44,29 @@ def read_metrics(directory: str | Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise UserError(f'{path}: line {number} is damaged: {error}; delete it') from None
     return rows
+
+
+def evaluated(row: Mapping[str, Any]) -> str:
+    """The set that a row of a training has results of, 'val' or 'test'; '' if it has none."""
+    return next((name for name in ('val', 'test') if f'{name}/error' in row), '')
+
+
+def test_errors(directory: str | Path) -> dict[str, float]:
+    """{'error': ..., 'top5_error': ...} of the test set of the run in `directory`: those that its
+    training ended with or, beside a validation set and with several views of a picture, those of
+    its results.json; {} without any. There is also the lowest 'val_error'."""
+    rows = [row for row in read_metrics(directory) if evaluated(row)]
+    lowest = {'val_error': min(row['val/error'] for row in rows)} if (
+        rows and evaluated(rows[-1]) == 'val') else {}
+    config = workdir.read_config(directory)
+    one_view = config is None or views.Views.of(config).single
+    if rows and not lowest and one_view:
+        return {key.removeprefix('test/'): value for key, value in rows[-1].items()
+                if key.startswith('test/') and key.endswith('error')}
+    results = atomic.read_json(Path(directory) / 'results.json')
+    found = results if isinstance(results, dict) else {}
+    return lowest | {key: value for key, value in found.items()
+                     if key.endswith('error') and isinstance(value, (int, float))}
 
 
 def recover(directory: str | Path, past: Mapping[str, Any], begin: int = 0,

@@ -75,7 +75,8 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
     Args:
       source: a run's working directory, a file (either may begin with ~), a hub id or 'embedded' (a
         directory of that name is './embedded').
-      which: the checkpoint of a run: 'best' (lowest test error), 'latest' or the number of a step.
+      which: the checkpoint of a run: 'best' (lowest error in the evaluations of
+        its training), 'latest' or the number of a step.
       name: the network's name, if a file does not say it; or the new place of the file of the
         user's own network (see `cnnjax.user_network`), which loading executes.
       others: names of other networks that a file may hold instead.

@@ -12,8 +12,8 @@ def get_config():
     config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # the task to learn: to 'classify' images, to 'segment' them, or to
-    #           'detect' the objects in them
+    config.task = 'classify'  # the task to learn: to 'classify' images, in one class each or, as
+    #           'multilabel', in any number; to 'segment' them, or to 'detect' the objects in them
 
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
@@ -91,12 +91,21 @@ def get_config():
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
     # The data.
-    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets;
+    config.dataset = 'digits'  # 'digits', 'photos', 'folder', 'csv' (pictures and labels in a
+    #           table), 'npz' (arrays), or a data set of tensorflow-datasets;
     #           with masks 'digit_scenes', 'coins', 'folder', 'oxford_iiit_pet' or 'cityscapes';
     #           with boxes 'digit_scenes', 'folder', 'voc/2007', 'voc/2012' and the like
-    config.data_dir = placeholder(str)  # where the data is; None: tensorflow-datasets' usual place
+    config.data_dir = placeholder(str)  # where the data is: a folder, or the file of csv or npz;
+    #           None: tensorflow-datasets' usual place
     config.train_split = 'train'  # the split to train on; tensorflow-datasets: also 'train[:45000]'
     config.test_split = 'test'  # the split to measure the error on
+    config.val_split = ''  # if set, the split that evaluations during the training, and the choice
+    #           of the best checkpoint, see; the test set is then measured once, at the end
+    config.split = ''  # folder, csv, npz without splits: the shares of train, val and test, as in
+    #           '0.8/0.1/0.1', or of train and test, '0.8/0.2', that each class is divided into
+    config.class_folders = 'first'  # folder: a picture's class is the 'first' folder of its path,
+    #           or the whole 'path', as in animals/cat
+    config.label_separator = '|'  # csv, multilabel: what separates the labels of a picture
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
     config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
     config.border_mode = 'zero'  # fills these pixels: 'zero' (black), 'reflect' (mirror images) or
@@ -104,9 +113,10 @@ def get_config():
     config.fit = 'crop'  # how a picture becomes image_size x image_size: scale its shorter side and
     #           'crop'; 'pad' it, unscaled, by border_mode; 'stretch' it; or 'letterbox': scale it
     #           until its shorter side has (test_)shorter_side pixels, or its longer image_size
-    config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.bad_images = 'error'  # unreadable files (folder, csv): 'error' stops, 'skip' omits them
     config.bad_boxes = 'error'  # boxes that cannot be used: 'error' stops, 'skip' omits the objects
-    config.annotations = ''  # folder: COCO's json file; 'boxes/{split}.json' is one for each split
+    config.annotations = ''  # folder: COCO's json file; 'boxes/{split}.json' is one for each split;
+    #           csv: the table, where data_dir is the folder of its pictures
     config.proposals = ''  # an .npz file with boxes of each picture for Fast R-CNN; also '{split}'
     config.mask_values = ()  # folder: each class's value in the masks, in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
@@ -146,6 +156,13 @@ def get_config():
     config.hue = 0.0  # YOLO's, in HSV: the largest turn of the hue, as a share of the circle
     config.saturation = 1.0  # YOLO's: the largest factor, and divisor, of the saturation; 1: none
     config.exposure = 1.0  # YOLO's: the largest factor, and divisor, of the value; 1: none
+    config.auto_augment = ''  # random operations on each image: 'randaugment' or 'trivial'
+    config.randaugment_operations = 2  # randaugment: how many operations follow each other
+    config.randaugment_magnitude = 9  # randaugment: their strength, from 0 to 30
+    config.random_erasing = 0.0  # the probability that a rectangle of an image is erased
+    config.mixup = 0.0  # classify, mixup's alpha: each image is blended with another; 0: none
+    config.cutmix = 0.0  # classify, CutMix's alpha: a rectangle shows another image; 0: none
+    config.repeats = 1  # how often a batch has each of its images, augmented in different ways
 
     # Optimization. Lengths (epochs, drops, warmup, average_start, eval_every, checkpoint_every)
     # count epochs, or steps if `steps` is set.
@@ -154,9 +171,12 @@ def get_config():
     config.epochs = 100.0  # the length of the training
     config.steps = 0  # if set, the length of the training instead of `epochs`
     config.learning_rate = 0.1  # the rate after the warm-up
-    config.schedule = 'step'  # how the rate falls: 'step', 'cosine' or 'constant' (not at all)
+    config.schedule = 'step'  # how the rate falls: 'step', 'cosine', 'constant' (not at all) or
+    #           'plateau', when the error of the evaluations has stopped falling
     config.drops = ()  # step: when the rate drops
-    config.drop_factor = 0.1  # step: the factor of each drop
+    config.drop_factor = 0.1  # step, plateau: the factor of each drop
+    config.plateau_patience = 5  # plateau: evaluations without a lower error before each drop
+    config.plateau_threshold = 1e-4  # plateau: an error is lower if it is by this share of the last
     config.warmup = 0.0  # the length of the warm-up
     config.warmup_shape = 'constant'  # 'constant' stays at warmup_rate; 'linear' rises from it
     config.warmup_rate = 0.0  # the learning rate at the start of the warm-up
@@ -181,13 +201,15 @@ def get_config():
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
     # The loss: a sum of terms, each with a factor. cross_entropy and focal judge the class of each
-    # image (classify) or of each pixel (segment), dice compares whole masks (segment only); they
-    # are defined in cnnjax/losses.py. An evaluation always reports the mean cross-entropy as loss.
-    # Detectors have losses of their own, which fields of the model change.
+    # image (classify, multilabel) or of each pixel (segment), dice compares whole masks (segment
+    # only); they are defined in cnnjax/losses.py. An evaluation always reports the mean
+    # cross-entropy as loss. Detectors have losses of their own, which fields of the model change.
     config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
     config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
     config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values count easy predictions less
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
+    #           (multilabel: of the images that have the class, as PyTorch's pos_weight)
+    config.balanced = False  # cross_entropy, focal: True weighs each class by its inverse frequency
     config.weight_map = 0.0  # cross_entropy, focal: U-Net's w0, extra weight between close objects
     config.weight_map_sigma = 5.0  # weight_map: how close they are, in pixels of the picture
     config.loss_denominator = 'weights'  # divide the sum by the total of the 'weights', or by
@@ -207,6 +229,8 @@ def get_config():
     # Reports, evaluations and checkpoints.
     config.report_every = 100  # steps between two rows of metrics.jsonl; 0: only with evaluations
     config.eval_every = 1.0  # interval of evaluations, each with a checkpoint; 0: only at the end
+    config.patience = 0  # evaluations in a row without a new lowest error that end the training
+    #           early; 0: none do
     config.checkpoint_every = 1.0  # interval of further checkpoints; 0: only with evaluations
     config.keep = 2  # how many of the newest checkpoints to keep, besides the best
     config.eval_batch_size = 500  # images per step of an evaluation, over all devices

@@ -23,7 +23,8 @@ from cnnjax import (
 from cnnjax.errors import UserError
 from configs import base
 
-DATA = [field for field in dataset.FIELDS if field != 'task']  # They may choose another set.
+# These fields may choose another set. `split` is the name of a split here.
+DATA = [field for field in dataset.FIELDS if field not in ('task', 'split')]
 LIMITS = {field: features.LIMITS[field] for field in ('batch_size', 'devices')}
 
 
@@ -40,11 +41,12 @@ def run(config, directory):
     if network.config is None and config.dataset is None:
         raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
     own = training(config, network)
-    source = dataset.source(own, own.test_split)
+    same = network.config is not None and not any(config[field] for field in DATA)
+    trained_in = Path(os.path.expanduser(sources(config)[0]))
+    source = dataset.source(own, own.test_split, trained_in if same else None)
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=[*map(trained.fingerprint, networks)])
-    if network.config and not any(config[field] for field in DATA):
-        trained_in = Path(os.path.expanduser(sources(config)[0]))
+    if same:
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
     source = by_name(source, network, config, own.dataset)
     sets = [prepared(config, each, source, own.dataset) for each in networks]
@@ -56,8 +58,8 @@ def run(config, directory):
     workdir.write_config(directory, config)
     report.write(directory, network, sets[0], results, {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
-        'split': own.test_split, 'views': views.Views.of(network.evaluation).described(
-            own.test_shorter_side)})
+        'split': own.test_split, 'views': ' + '.join(
+            dict.fromkeys(views.described(each.evaluation) for each in networks))})
     results = evaluate.numbers(results)
     width = max(20, *map(len, results))
     for name, value in results.items():
@@ -106,9 +108,16 @@ def training(config, network):
         if config[field] is not None:
             own[field] = config[field]
     # A set other than the run's must not inherit what only the run's has.
-    shipped, other = own.dataset in data.SHIPPED, own.dataset != 'folder'
+    shipped, other = own.dataset in data.SHIPPED, own.dataset not in ('folder', 'csv')
+    folder = own.dataset == 'folder'
+    if config.split == data.splits.ALL:
+        own.split = '1'
+    elif config.dataset or config.data_dir and (Path(config.data_dir) / own.test_split).is_dir():
+        own.split = ''
     for field, lacks, value in (
-            ('data_dir', shipped, None), ('bad_images', other, 'error'), ('mask_values', other, ()),
+            ('data_dir', shipped, None), ('bad_images', other, 'error'),
+            ('mask_values', not folder, ()), ('class_folders', not folder, 'first'),
+            ('label_separator', own.dataset != 'csv', '|'),
             ('bad_boxes', shipped, 'error'), ('annotations', other, ''),
             ('proposals', config.dataset or config.data_dir, '')):
         if config[field] is None and lacks:

@@ -41,7 +41,7 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
                         'train/<class>/*.jpg and test/<class>/*.jpg, or <class>/*.jpg and is '
                         'divided by --config.split=0.8/0.1/0.1')
     root = Path(os.path.expanduser(root))
-    if root.is_file():
+    if os.path.isfile(root):
         raise UserError(f'data_dir={root} is a file: --config.dataset=csv reads a table of pictures'
                         ' and labels, --config.dataset=npz arrays')
     find = {'first': _first, 'path': _path}[class_folders]

@@ -78,7 +78,7 @@ def load(data_dir: str | os.PathLike[str] | None, split: str, bad_images: str = 
         left_out['unreadable'] = len(rows) - len(readable)
         rows = readable
     elif gone := [row for row in rows if not os.path.isfile(row.path)]:
-        others = f', nor are {len(gone) - 1} others' * (len(gone) > 1)
+        others = f', nor {len(gone) - 1} more' * (len(gone) > 1)
         raise UserError(f'{table.file}, line {gone[0].line}: {gone[0].path} is not there{others}. '
                         'Paths are relative to the folder of the file; of others give it as '
                         'data_dir, and the file as annotations')
@@ -107,7 +107,7 @@ def _located(data_dir, annotations):
                         'of the pictures, and the file as annotations')
     directory = Path(os.path.expanduser(data_dir))
     file = directory / os.path.expanduser(annotations) if annotations else directory
-    if file.is_dir():
+    if os.path.isdir(file):
         raise UserError(f'{file} is a folder: data_dir is the file, as in {file / "labels.csv"}, '
                         'or annotations names it')
     return file, directory if annotations else file.parent, '{split}' in str(file)
@@ -133,7 +133,7 @@ def _rows(table, root, split, shares, given, single):
     if not shares:
         raise UserError(f'{table.file} has no column split: add one that says train or test, or '
                         'divide it, as in --config.split=0.8/0.1/0.1')
-    names = [os.path.relpath(row.path, root) for row in table.rows]
+    names = Files(tuple(row.path for row in table.rows), (), root=str(root)).names
     alone = all(len(row.classes) == 1 for row in table.rows)  # otherwise no class is divided alone
     labels = [row.classes[0] for row in table.rows] if alone else None
     return [table.rows[i] for i in splits.places(names, labels, shares, split, given)]

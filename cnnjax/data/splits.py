@@ -2,28 +2,35 @@
 
 Each class is divided in these shares, in the order of checksums of its examples' names. So the
 split depends on nothing but names and labels, and a picture that is added moves few others, if any.
+A run keeps its own in FILE.
 """
 
 import collections
+import csv
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
-from cnnjax.data.identity import some
+from cnnjax import atomic
+from cnnjax.data.identity import Identity, entries, some
 from cnnjax.errors import UserError
 
-NAMES = {2: ('train', 'test'), 3: ('train', 'val', 'test')}  # by the number of shares
+NAMES = {1: ('all',), 2: ('train', 'test'), 3: ('train', 'val', 'test')}  # of so many shares
+FILE = 'split.csv'
 ALL = 'all'  # the name of the undivided set
 
 
 def parse(text: str) -> dict[str, Fraction]:
-    """'0.8/0.1/0.1' -> {'train': 4/5, 'val': 1/10, 'test': 1/10}; '0.8/0.2' has no 'val'.
+    """'0.8/0.1/0.1' -> {'train': 4/5, 'val': 1/10, 'test': 1/10}; '0.8/0.2' has no 'val', and
+    '1' leaves 'all' in one.
 
     Raises:
-      UserError: it is not two or three positive numbers whose sum is 1.
+      UserError: it is not up to three positive numbers whose sum is 1.
     """
     try:
         shares = [Fraction(part.strip()) for part in text.split('/')]
@@ -37,9 +44,9 @@ def parse(text: str) -> dict[str, Fraction]:
 
 def check(text: str, split: str) -> None:
     """Raises UserError unless `split` is one of those that a set is divided into."""
-    if split not in (known := (*parse(text), ALL)):
-        raise UserError(f"split='{text}' divides the set into {', '.join(known[:-1])}, and has no "
-                        f"'{split}' (but '{ALL}', the whole set)")
+    if split not in (known := parse(text)) and split != ALL:
+        raise UserError(f"split='{text}' divides the set into {', '.join(known)}; '{split}' is "
+                        f"none of them, nor '{ALL}', the whole set")
 
 
 def places(names: Sequence[str], labels: Sequence[str] | None, text: str, split: str,
@@ -69,8 +76,10 @@ def divided(names: Sequence[str], labels: Sequence[str] | None, text: str) -> di
     classes = collections.defaultdict(list)
     for name, label in zip(names, labels or [''] * len(names), strict=True):
         classes[label].append(name)
-    if few := [f'{label} ({len(own)})' if label else f'it has {len(own)}'
-               for label, own in classes.items() if len(own) < len(shares)]:
+    if labels is None and len(names) < len(shares):
+        raise UserError(f"split='{text}' takes at least {len(shares)} pictures, and there are "
+                        f'{len(names)}')
+    if few := [f'{label} ({len(own)})' for label, own in classes.items() if len(own) < len(shares)]:
         raise UserError(f"split='{text}' takes at least {len(shares)} pictures of each class, and "
                         f'some have fewer: {some(few)}. Give them more, or leave them out')
     found = {}
@@ -95,3 +104,30 @@ def counts(total: int, shares: Sequence[Fraction]) -> list[int]:
 
 def _checksum(name):
     return hashlib.blake2b(name.encode(errors='surrogateescape'), digest_size=16).digest()
+
+
+def read(directory: str | os.PathLike[str]) -> dict[str, str] | None:
+    """{name of an example: its split} of the run in `directory`; None if it has no FILE.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = Path(directory) / FILE
+    try:
+        with path.open(newline='', encoding='utf-8', errors='surrogateescape') as file:
+            return {row['image']: row['split'] for row in csv.DictReader(file, strict=True)}
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, csv.Error) as error:
+        raise UserError(f'{path} is damaged: {error!r}; delete it, and the set is divided as it '
+                        'was at first') from None
+
+
+def write(directory: str | os.PathLike[str], splits: Mapping[str, Identity]) -> None:
+    """Writes FILE. Beside the pictures it can be read as dataset=csv, too."""
+    rows = [(entry.name, *(() if entry.label is None else (found.classes[entry.label],)), split)
+            for split, found in splits.items() for entry in entries(found)]
+    header = ('image', *('label',) * (len(rows[0]) - 2), 'split')
+    with (atomic.replacing(Path(directory) / FILE) as unfinished, unfinished.open(
+            'w', newline='', encoding='utf-8', errors='surrogateescape') as file):
+        csv.writer(file, lineterminator='\n').writerows([header, *rows])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.data import images
-from cnnjax.data.examples import counted
+from cnnjax.data.examples import counted, names
 from cnnjax.data.identity import Entry, array_digest, file_sizes
 
 
@@ -32,11 +32,17 @@ class TaggedFiles(Sequence):
     def undecoded(self) -> 'TaggedFiles':
         return dataclasses.replace(self, read=images.Picture)
 
+    @property
+    def names(self) -> list[str]:
+        """The paths, relative to the root."""
+        root = os.path.join(self.root, '')
+        return [path.removeprefix(root) for path in self.paths]
+
     def listing(self) -> list[Entry]:
         """An Entry for each file, with a checksum of its tags."""
-        root, sizes = os.path.join(self.root, ''), file_sizes(self.paths).tolist()
-        return [Entry(None, f'{size} + {array_digest(tags)}', path.removeprefix(root))
-                for path, size, tags in zip(self.paths, sizes, self.tags, strict=True)]
+        sizes = file_sizes(self.paths).tolist()
+        return [Entry(None, f'{size} + {array_digest(tags)}', name)
+                for name, size, tags in zip(self.names, sizes, self.tags, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +67,10 @@ class OfBoxes(Sequence):
     def undecoded(self) -> 'OfBoxes':
         return dataclasses.replace(
             self, examples=getattr(self.examples, 'undecoded', self.examples))
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        return names(self.examples)
 
     @property
     def listing(self) -> Any:
