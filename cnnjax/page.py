@@ -9,7 +9,7 @@ The functions return HTML, and escape all the texts that they are given. Parts o
 import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 LONG = 20  # The rows of a table that are shown at once.
@@ -26,7 +26,7 @@ class Card(NamedTuple):
 
     link: str  # the address of what a click shows
     source: str  # the address of the picture
-    name: str
+    name: str  # a path, of which the last two parts are shown
     rows: Sequence[Sequence[Any]]
 
 
@@ -95,7 +95,7 @@ def cards(items: Iterable[Card]) -> str:
     return '<ul class="pictures">\n' + ''.join(
         f'<li><a href="{escaped(card.link)}"><img src="{escaped(card.source)}" loading="lazy" '
         f'alt="{escaped(card.name)}"></a><span class="name" title="{escaped(card.name)}">'
-        f'{escaped(card.name)}</span><table>{"".join(map(_row, card.rows[:ROWS]))}</table></li>\n'
+        f'{escaped("/".join(PurePath(card.name).parts[-2:]))}</span><table>{"".join(map(_row, card.rows[:ROWS]))}</table></li>\n'
         for card in items) + '</ul>\n'
 
 

@@ -81,7 +81,7 @@ def write(config, directory, network, found):
     parts = [page.facts({'pictures': f'{len(seen):,}', 'skipped': f'{len(unread):,}'})]
     parts.append(page.cards([card(one) for one in seen]))
     if len(seen) > 1:
-        parts.append(page.section('Most in a picture', page.table(
+        parts.append(page.section('Pictures by their first class', page.table(
             ('class', 'pictures', 'share'), [(label, count, page.Share(count / len(seen)))
                                              for label, count in first.most_common()])))
     if unread:
