@@ -75,10 +75,12 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
             row = report(pending, done, lengths, services.progress.rate())
             pending = []
             if evaluating:
-                results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
+                results = evaluate(state.variables)
                 row |= {f'{name}/{key}': value for key, value in numbers(results).items()
                         if key != 'count'}
                 error = results['error']
+                if lengths.histograms_due(done):
+                    services.metrics.weights(done, state.params)
             services.metrics.write(row)
         if saving or stopping:
             services.checkpoints.save(done, state, error, services.metrics.past(pending))

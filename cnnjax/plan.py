@@ -7,13 +7,15 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from cnnjax import optim
+from cnnjax.averages import Average
 from cnnjax.errors import UserError
 
 MOST = 2 ** 31 - 1  # The most steps that 32 bits can count.
 
 
 class Plan(NamedTuple):
-    """The lengths of a training in steps, and its learning rates."""
+    """The lengths of a training in steps, its learning rates, and the number of evaluations between
+    two histograms."""
 
     steps: int
     steps_per_epoch: int
@@ -21,10 +23,16 @@ class Plan(NamedTuple):
     report_every: int
     eval_every: int
     checkpoint_every: int
+    histograms: int = 0
+    average: Average | None = None  # the average of the weights that is kept
 
     def due(self, done: int, every: int) -> bool:
         """Whether an event that is due `every` so many steps, and at the end, is due now."""
         return done == self.steps or (every > 0 and done % every == 0)
+
+    def histograms_due(self, done: int) -> bool:
+        """Whether the evaluation now is one with histograms of the weights."""
+        return self.histograms > 0 and self.due(done, self.histograms * self.eval_every)
 
     def until_due(self, done: int) -> int:
         """The number of steps from `done` to the next report, evaluation, checkpoint or end."""
@@ -58,4 +66,7 @@ def plan(config: ConfigDict, examples: int) -> Plan:
         warmup_shape=config.warmup_shape, warmup_rate=config.warmup_rate)
     every = {name: max(in_steps(config[name]), 1) if config[name] else 0
              for name in ('eval_every', 'checkpoint_every')}
-    return Plan(steps, per_epoch, rate, config.report_every, **every)
+    average = Average(config.average, in_steps(config.average_start), config.average_every,
+                      config.average_decay) if config.average else None
+    return Plan(steps, per_epoch, rate, config.report_every, **every,
+                histograms=config.histograms, average=average)

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.errors import FlaxError
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import (
+    averages,
     checkpoint,
     cluster,
     data,
@@ -28,9 +30,11 @@ from cnnjax import (
     resume,
     step,
     tasks,
+    trackers,
     trained,
     transfer,
     user_network,
+    views,
     workdir,
 )
 from cnnjax.errors import UserError
@@ -43,7 +47,7 @@ from cnnjax.tasks.task import Task
 
 SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
 LIMITS = {
-    'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
+    'seed': limits.SEED, 'image_size': Whole(0, SIDE),
     'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
     'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
@@ -51,13 +55,13 @@ LIMITS = {
     'elastic': Number(0, SIDE // 8), 'jitter': Number(0, below=0.5), 'hue': Number(0, 0.5),
     'saturation': Number(1, 100), 'exposure': Number(1, 100), 'color': Number(0),
     'color_jitter': Number(0, 1), 'batch_size': Whole(1),
-    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
-    'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
-    'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
-    'bias_rate': Number(0), 'clip_norm': Number(0), 'report_every': Whole(),
+    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(),
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
-    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
+    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
     'parallel': parallel.KINDS, 'class_folders': data.class_folders.KINDS,
+    **optim.LIMITS, **averages.LIMITS,
+    **views.LIMITS,
     **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
@@ -68,6 +72,7 @@ def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
+    limits.check_used(config, {**optim.USED, **averages.USED})
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
@@ -98,7 +103,8 @@ class Training(NamedTuple):
     def init(self, key: jax.Array) -> TrainState:
         """The step.TrainState before the first step."""
         return step.create(self.net, self.tx, key, self.shapes['image'].shape[1:], self.frozen,
-                           lambda outputs: self.task.check(outputs, self.shapes, self.classes))
+                           lambda outputs: self.task.check(outputs, self.shapes, self.classes),
+                           averaging=self.plan.average is not None)
 
     def check_evaluation(self, shapes: dict[str, Any]) -> None:
         """Raises UserError unless the network can be evaluated on a batch of one example of these
@@ -128,7 +134,7 @@ class Training(NamedTuple):
 
     def _parts(self):
         return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,
-                'accumulate': self.accumulate, 'frozen': self.frozen}
+                'accumulate': self.accumulate, 'frozen': self.frozen, 'average': self.plan.average}
 
 
 def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
@@ -163,11 +169,8 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     if source or config.head_rate != 1:
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
-    tx = optim.momentum_sgd(
-        lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
-        weight_decay=config.weight_decay, decay=config.decay, order=config.order,
-        bias_rate=config.bias_rate, head_rate=config.head_rate, head=head,
-        clip_norm=config.clip_norm)
+    tx = optim.create(lengths.rate, head=head,
+                      **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
@@ -180,10 +183,15 @@ def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.D
     from, else that of the data."""
     if source:
         normalize = source.normalize
+        if config.whiten and normalize.whitening is None:
+            raise UserError(f'whiten=True: the weights of init_from={config.init_from} have a '
+                            'normalization of their own: leave it out')
         transfer.check_images(normalize, train_set.image_shape, config.init_from)
     else:
         normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
-                                       config.std)
+                                       config.std, config.whiten)
+    if normalize.whitening is not None:  # Machines may round the eigenvectors in other ways.
+        normalize = multihost_utils.broadcast_one_to_all(normalize)
     if recorded:
         return dataset.normalization(directory, recorded, train_set.image_shape, normalize)
     return normalize
@@ -214,8 +222,10 @@ def train(config: ConfigDict, directory: str | Path,
     if config.dtype == 'float16':  # only networks that were trained elsewhere may use it
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
                         "scaled against that; take 'bfloat16', which has the range of float32")
+    trackers.check(config.log)
     source = starting_weights(config)
     config = transfer.inherit(config, source)
+    views.check(views.Views.of(config), config.task, dataset.crops(config))
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
     recorded = dataset.of_run(directory)
@@ -228,6 +238,9 @@ def train(config: ConfigDict, directory: str | Path,
                      source)
     for examples in filter(None, (sets.test, sets.val)):
         training.check_evaluation(examples.shapes)
+        normalize.fitting(examples.image_shape)
+    views.check_network(views.Views.of(config), training.net, sets.test.crops,
+                        sets.test.image_shape[-1])
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
@@ -249,9 +262,12 @@ def train(config: ConfigDict, directory: str | Path,
         judged = sets.val or sets.test  # A test set beside a validation set is measured at the end.
         evaluate = evaluator(training.task, training.net, normalize, judged, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
-        with (reports.Metrics(directory, start, config, past) as metrics,
+        with (trackers.Tracker(directory, config, anew=not start) as tracker,
+              reports.Metrics(directory, start, config, past, tracker=tracker) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
+            if not start:
+                metrics.first_batch()
             services = loop.Services(checkpoints, metrics, progress, profile, preemption)
             return loop.run(state, feed, update, evaluate, training.plan, services,
                             name='val' if sets.val else 'test')
@@ -312,9 +328,8 @@ def run_keys(config: ConfigDict) -> jax.Array:
 def first_drawn(config: ConfigDict, directory: Path, training: Training,
                 train_set: data.Resident | data.Stream, normalize: data.Normalization,
                 batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same batches, of which the first is drawn as the first step sees it, if the task draws
-    examples."""
-    if not (training.task.draw and cluster.first()):
+    """The same batches, of which the first is drawn as the first step sees it."""
+    if not cluster.first():
         return batches
     first = next(batches)
     some = {name: values[:figures.SHOWN] for name, values in first.items()}

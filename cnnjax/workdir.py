@@ -4,7 +4,9 @@
     environment.json  one entry per start: versions, devices, commit, command
     dataset.json      what the run was trained on, with dataset.listing.gz: see dataset.py
     metrics.jsonl     one row per report; a resumed run writes none twice and loses none
-    tensorboard/      the same numbers as TensorBoard events
+    metrics.csv       the same numbers as a table
+    tensorboard/      the same numbers, the figures and histograms of the weights as events
+    tracker.json      the run's name in the service of config.log
     checkpoints/      see checkpoint.py
     results.json, report.html, ...   a report on the test set: see report.py
     figures/          curves.png, and what figures.py lists
@@ -39,7 +41,8 @@ from cnnjax.errors import UserError
 
 # Fields that do not affect the trained parameters: a run may be resumed with other values.
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
-                       'data_dir', 'loader_threads', 'loader_workers', 'profile'})
+                       'data_dir', 'loader_threads', 'loader_workers', 'log', 'histograms',
+                       'profile', 'crops', 'test_scales', 'test_flip'})
 # A run may be resumed with another length if the learning rates of the steps so far stay the same.
 LENGTHS = frozenset({'epochs', 'steps'})
 # Fields that older runs lack, with the values that these runs were trained with.
@@ -51,7 +54,13 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'dice_smoothing': 1.0, 'dice_squared': False, 'dice_background': False,
            'dice_absent': False, 'bad_boxes': 'error', 'annotations': '', 'proposals': '',
            'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0,
-           'split': '', 'val_split': '', 'class_folders': 'first', 'label_separator': '|'}
+           'split': '', 'val_split': '', 'class_folders': 'first', 'label_separator': '|',
+           'whiten': False,
+           'log': '', 'histograms': 0,
+           'crops': '1', 'test_scales': (), 'test_flip': False,
+           'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
+           'adamw_epsilon': 1e-8, 'average': '', 'average_start': 0.0, 'average_every': 1,
+           'average_decay': 0.999}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns

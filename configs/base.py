@@ -128,10 +128,20 @@ def get_config():
     config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of the crop's width / height
     config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos' or 'box'
     config.test_shorter_side = 0  # the side in evaluations and in resident sets; 0: image_size
+    # Views of a picture whose class probabilities are averaged, as the papers test (cnnjax/views.py
+    # has the sources), when a run is finished and by configs/evaluate.py; the evaluations during
+    # the training see one crop.
+    config.crops = '1'  # '1', the middle crop; '10', corners, middle and mirror images of the
+    #           middle square, as AlexNet; '10_whole', of the whole picture, as ResNet; or 'dense',
+    #           the whole picture, with full layers as convolutions, as VGG
+    config.test_scales = ()  # several shorter sides: 256,384,512; (): test_shorter_side alone
+    config.test_flip = False  # the mirror image of each view, too
 
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
     config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
+    config.whiten = False  # True: global contrast normalization and ZCA whitening of all pixels, as
+    #           Maxout, NIN and All-CNN had, instead of both; resident images of at most 64 x 64
     config.flip = False  # mirror each image left to right with probability 1/2
     config.flip_vertical = False  # mirror each image upside down with probability 1/2
     config.padding = 0  # pixels added around an image before a random crop
@@ -147,8 +157,8 @@ def get_config():
     config.saturation = 1.0  # YOLO's: the largest factor, and divisor, of the saturation; 1: none
     config.exposure = 1.0  # YOLO's: the largest factor, and divisor, of the value; 1: none
 
-    # Optimization. Lengths (epochs, drops, warmup, eval_every, checkpoint_every) count epochs, or
-    # steps if `steps` is set.
+    # Optimization. Lengths (epochs, drops, warmup, average_start, eval_every, checkpoint_every)
+    # count epochs, or steps if `steps` is set.
     config.batch_size = 128  # images per step, over all devices
     config.accumulate = 1  # micro-batches that a step splits its batch into, to save memory
     config.epochs = 100.0  # the length of the training
@@ -160,13 +170,24 @@ def get_config():
     config.warmup = 0.0  # the length of the warm-up
     config.warmup_shape = 'constant'  # 'constant' stays at warmup_rate; 'linear' rises from it
     config.warmup_rate = 0.0  # the learning rate at the start of the warm-up
-    config.momentum = 0.9  # share of the velocity that SGD keeps from step to step
-    config.nesterov = False  # use Nesterov's momentum
-    config.weight_decay = 1e-4  # this times the parameter is added to its gradient
+    config.optimizer = 'sgd'  # 'sgd', TensorFlow's 'rmsprop', or 'adamw'
+    config.momentum = 0.9  # share of the velocity that is kept from step to step; AdamW's beta1
+    config.nesterov = False  # use Nesterov's momentum; not for adamw
+    config.rmsprop_decay = 0.9  # rmsprop: share of the squared gradients' average that is kept
+    config.rmsprop_epsilon = 1.0  # rmsprop: added to that average, below the root
+    config.adamw_beta2 = 0.999  # adamw: share of the squared gradients' average that is kept
+    config.adamw_epsilon = 1e-8  # adamw: added to the root of that average
+    config.weight_decay = 1e-4  # this times the parameter is added to its gradient, or, by adamw,
+    #           to its update before the learning rate multiplies it
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
     config.clip_norm = 0.0  # the largest norm of a step's gradient, scaled down to it; 0: any
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
+    config.average = ''  # an average of the weights, which evaluations and the trained network use:
+    #           'polyak', the mean over the steps; 'ema', an exponential moving average; '': none
+    config.average_start = 0.0  # average: when it begins; before, it is a copy of the weights
+    config.average_every = 1  # average: steps between two weights that it takes
+    config.average_decay = 0.999  # ema: share of the old average that is kept each time
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
     # The loss: a sum of terms, each with a factor. cross_entropy and focal judge the class of each
@@ -200,5 +221,7 @@ def get_config():
     config.checkpoint_every = 1.0  # interval of further checkpoints; 0: only with evaluations
     config.keep = 2  # how many of the newest checkpoints to keep, besides the best
     config.eval_batch_size = 500  # images per step of an evaluation, over all devices
+    config.log = ''  # show the run in 'wandb' or 'mlflow' too; '': only in TensorBoard
+    config.histograms = 0  # evaluations from one histogram of the weights to the next; 0: none
     config.profile = 0  # steps to trace, after the first ten, into the workdir's profile/
     return config

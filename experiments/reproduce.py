@@ -8,12 +8,13 @@
 import statistics
 from pathlib import Path
 
-from cnnjax import atomic, cluster, limits, reports, tables, workdir
+from cnnjax import atomic, cluster, limits, report, reports, tables, views, workdir
 from cnnjax.errors import UserError
 from configs import reproduce as published
 from experiments import train
 
 LIMITS = {'seeds': limits.Whole(1)}
+ERRORS = ('error', 'top5_error')
 
 
 def run(config, directory):
@@ -31,8 +32,7 @@ def run(config, directory):
         with workdir.claim(run_directory, recipe):
             train.run(recipe, run_directory)
         if cluster.first():
-            rows[seed] = reports.read_metrics(run_directory)[-1] | {
-                f'test/{name}': value for name, value in reports.test_errors(run_directory).items()}
+            rows[seed] = measured(recipe, run_directory)
             results = compare(config, rows)
             workdir.write_config(directory, config)
             atomic.write_json(directory / 'results.json', results)
@@ -54,6 +54,22 @@ def check(config):
     if config.recipe.seed + config.seeds > 2 ** 32:
         raise UserError(f'seeds={config.seeds}: with recipe.seed={config.recipe.seed} the last one '
                         'is larger than a seed can be')
+
+
+def measured(recipe, directory):
+    """The last row of a run's metrics.jsonl; its test errors are those of the recipe's views and,
+    beside a validation set, those of the checkpoint with the lowest 'test/val_error'."""
+    row = reports.read_metrics(directory)[-1]
+    if reports.evaluated(row) == 'val':
+        row['test/val_error'] = reports.test_errors(directory)['val_error']
+    elif views.Views.of(recipe).single:
+        return row
+    results = atomic.read_json(directory / report.RESULTS)
+    if results is None:
+        raise UserError(f'{directory} has no {report.RESULTS}, so it was never tested with '
+                        f'crops={recipe.crops!r} after its training: start again where its test '
+                        'set is')
+    return row | {f'test/{name}': value for name, value in results.items() if name in ERRORS}
 
 
 def setting(recipe):
@@ -87,8 +103,23 @@ def compare(config, rows):
         'validated': 'test/val_error' in row, 'steps': row['step'], 'epochs': row['epoch'],
         'changed': {name: values[1] for name, values in
                     workdir.differences(original, config.recipe).items()},
-        'source': config.paper.get('source'), 'measured': config.paper.get('measured'),
+        'source': config.paper.get('source'), 'measured': published_as(config.paper),
+        'views': described(config.recipe),
         'error': errors['error']['mean'] / 100, 'errors': errors}
+
+
+def described(recipe):
+    """How the recipe's errors are measured; '' where its images are not cut from pictures."""
+    own = views.Views.of(recipe)
+    if own.single and not recipe.test_shorter_side:
+        return ''
+    return own.described(recipe.test_shorter_side)
+
+
+def published_as(paper):
+    """How the paper measured its errors, or None."""
+    known = [views.Views.of(paper.views).described()] if 'views' in paper else []
+    return ', '.join([*known, *filter(None, [paper.get('measured')])]) or None
 
 
 def markdown(results):
@@ -114,7 +145,8 @@ def markdown(results):
               f'{results["epochs"]:.4g} epochs), {chosen}, with '
               + (f'the seeds {seeds[0]} to {seeds[-1]}: mean ± standard deviation of {len(seeds)} '
                  f'runs (its denominator is {len(seeds)} - 1).' if len(seeds) > 1
-                 else f'the seed {seeds[0]} alone.')]
+                 else f'the seed {seeds[0]} alone.')
+              + (f' Measured on {results["views"]}.' if results['views'] else '')]
     if any(error['paper'] is not None for error in results['errors'].values()):
         measured = f'; {results["measured"]}' if results['measured'] else ''
         lines += ['', f'Paper: {results["source"]}{measured}. The difference is in points.']

@@ -14,6 +14,7 @@ from cnnjax import (
     train,
     trained,
     user_network,
+    views,
     workdir,
 )
 
@@ -27,9 +28,9 @@ def run(config, directory):
     cluster.agree(reported=reported)
     if cluster.first():
         draw_curves(config, directory, last)
-    results = None if reported else evaluated(config, directory)
-    if results and reports.evaluated(last) == 'val':
-        tell({f'test/{name}': value for name, value in results.items()}, 'test')
+    if not reported:
+        evaluated(config, directory)
+    reports.finish(directory, config, anew=not reported)
 
 
 def draw_curves(config, directory, last):
@@ -53,8 +54,7 @@ def tell(row, judged):
 
 def evaluated(config, directory):
     """Evaluates the finished run on the test set, and writes the report, if the data is still
-    there: the network of the last step or, if a validation set chose one, the best. Returns the
-    numbers of the results, or None."""
+    there: the network of the last step or, if a validation set chose one, the best."""
     which = 'best' if dataset.val_split(config) else 'latest'
     network = trained.load(directory, which)
     try:
@@ -63,14 +63,20 @@ def evaluated(config, directory):
         cluster.agree(data='missing')
         if cluster.first():
             print(f'no report: {error}')
-        return None
+        return
     cluster.agree(data=data.identity(source).summary(), weights=trained.fingerprint(network))
     examples = dataset.prepare(config, data.matched(source, network.classes))
     results = evaluate.evaluate(network, examples, batch_size=config.eval_batch_size,
                                 devices=config.devices)
+    own = views.Views.of(network.evaluation)
+    seen = own.described(config.test_shorter_side)
     if cluster.first():
         report.write(directory, network, examples, results, {
             'source': str(directory), 'checkpoint': which, 'dataset': config.dataset,
-            'split': config.test_split})
-        print(f'report: {Path(directory) / report.RESULTS}')
-    return evaluate.numbers(results)
+            'split': config.test_split, 'views': seen})
+        if dataset.val_split(config):
+            tell({f'test/{name}': value for name, value in evaluate.numbers(results).items()},
+                 'test')
+        elif not own.single:
+            print(f'test error of {seen}: {100 * results["error"]:.2f} %')
+        print(f'report: {Path(directory) / report.PAGE}')

@@ -144,7 +144,7 @@ def test_an_evaluation_sees_every_example_once_and_in_order(make, count, batch_s
 def test_the_middle_of_each_picture_is_tested(make):
     examples = source(5)
     expected = np.stack([
-        images.cut(e['image'], images.center_box(e['image'].shape, 6, 4), 4)
+        images.cut(e['image'], images.placed_box(e['image'].shape, 6, 4), 4)
         for e in examples.examples])
     dataset = make(examples, CROPS._replace(test_shorter_side=6))
     batch, = dataset.test_batches(5)

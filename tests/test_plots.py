@@ -48,7 +48,8 @@ def test_a_dollar_is_no_formula_and_a_logarithmic_axis_is_one(tmp_path):
 
 @pytest.mark.parametrize(('results', 'title'), [
     ({'val/error': 0.5, 'val/loss': 1.0}, 'error (%)'),
-    ({'val/error': 0.5, 'val/ap': 0.5, 'val/ap/cat': 0.5}, 'average precision of the validation set'),
+    ({'val/error': 0.5, 'val/ap': 0.5, 'val/ap/cat': 0.5},
+     'average precision of the validation set'),
     ({'test/error': 0.5, 'test/mean_iou': 0.5, 'test/iou/cat': 0.5}, 'IoU of the test set')])
 def test_curves_of_the_set_that_was_evaluated(tmp_path, monkeypatch, results, title):
     drawn = []

@@ -2,16 +2,19 @@
 
 import csv
 import json
+import shutil
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from cnnjax import data, evaluate, report, trained
+from cnnjax import data, evaluate, figures, page, report, trained
 from cnnjax.tasks import classify
+from tests import test_microscope
 
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'elk', 'fox', 'gnu')
+ABOUT = {'source': 'runs/x', 'checkpoint': 'best', 'dataset': '<i>&', 'split': 'test'}
 NORMALIZE = data.Normalization(np.float32([0.0]), np.float32([1 / 255]))
 
 
@@ -91,14 +94,14 @@ def test_the_calibration_error_of_an_evaluation(evaluated):
 @pytest.fixture(scope='module')
 def written(evaluated, tmp_path_factory):
     directory = tmp_path_factory.mktemp('report')
-    report.write(directory, classifier(), *evaluated, {'source': 'runs/x', 'split': 'test'})
+    report.write(directory, classifier(), *evaluated, ABOUT)
     return directory
 
 
 def test_numbers_and_a_row_for_each_example(evaluated, written):
     _, results = evaluated
     assert json.loads((written / 'results.json').read_text()) == {
-        'source': 'runs/x', 'split': 'test', 'count': 23,
+        **ABOUT, 'count': 23,
         **{name: results[name] for name in ('loss', 'error', 'top5_error', 'ece')}}
     with open(written / 'predictions.csv') as file:
         rows = list(csv.DictReader(file))
@@ -122,3 +125,88 @@ def test_rows_have_the_names_of_their_files():
     assert data.names(source.examples) == ['a/1.png', 'b/2.png']
     assert data.names(data.subset(source, [1]).examples) == ['b/2.png']
     assert data.names(pictures().examples) is None
+
+
+def test_classes_and_confusions_by_hand(evaluated, written):
+    """The worst class is first, and classes without images are left out."""
+    _, results = evaluated
+    labels, found = results['label'], results['top'][:, 0]
+    with open(written / 'classes.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert {row['class'] for row in rows} == {CLASSES[i] for i in labels}
+    errors = [float(row['error']) for row in rows]
+    assert errors == sorted(errors, reverse=True)
+    for row in rows:
+        of_class = labels == CLASSES.index(row['class'])
+        wrong = found[of_class & (labels != found)]
+        assert [int(row['images']), int(row['wrong'])] == [of_class.sum(), len(wrong)]
+        assert float(row['error']) == pytest.approx(len(wrong) / of_class.sum())
+        assert float(row['probability']) == pytest.approx(
+            results['true_probability'][of_class].mean(), rel=1e-5)
+        counts = np.bincount(wrong, minlength=7)
+        assert counts[CLASSES.index(row['taken for'])] == counts.max() if len(wrong) else (
+            row['taken for'] == '')
+    matrix = np.zeros((7, 7), int)
+    np.add.at(matrix, (labels, found), 1)
+    np.testing.assert_array_equal(results['confusion'], matrix)
+    with open(written / 'confusion.csv') as file:
+        np.testing.assert_array_equal([row[1:] for row in csv.reader(file)][1:],
+                                      matrix.astype(str))
+    pairs = report.mistaken(results)
+    assert [count for *_, count in pairs] == sorted(matrix[~np.eye(7, dtype=bool)])[::-1][
+        :len(pairs)]
+    assert all(matrix[truth, prediction] == count for truth, prediction, count in pairs)
+
+
+def test_the_mistakes_that_the_network_was_surest_of(evaluated, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures, 'panels',
+                        lambda path, rows, *_, **__: drawn.update({path.stem: rows}))
+    examples, results = evaluated
+    assert figures.answers(tmp_path, examples, results) == ['predictions', 'worst']
+    wrong = np.flatnonzero(results['label'] != results['top'][:, 0])
+    order = wrong[np.argsort(-probabilities().max(1)[wrong])]
+    for i, (text, (image,)) in zip(order, drawn['worst'], strict=True):
+        np.testing.assert_array_equal(image[..., :1], examples.data['image'][i])
+        assert text == (f'{CLASSES[results["label"][i]]}\n{CLASSES[results["top"][i, 0]]}'
+                        f'  {probabilities()[i].max():.3f}')
+    # A set without a mistake has no such figure, and that of an earlier evaluation goes.
+    (tmp_path / 'figures').mkdir()
+    (tmp_path / 'figures' / 'worst.png').write_bytes(b'')
+    right = {**results, 'wrong': np.zeros(23, bool)}
+    assert figures.answers(tmp_path, examples, right) == ['predictions']
+    assert not (tmp_path / 'figures' / 'worst.png').exists()
+
+
+@pytest.fixture(scope='module')
+def driver(tmp_path_factory):
+    yield from test_microscope.started(tmp_path_factory.mktemp('browser'))
+
+
+def test_the_page_in_a_browser(driver, written, tmp_path):
+    """Alone in a folder, at two widths, with names that look like HTML."""
+    shutil.copy(written / 'report.html', tmp_path)
+    for width in (1200, 360):
+        driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
+            'width': width, 'height': 900, 'deviceScaleFactor': 1, 'mobile': False})
+        driver.get((tmp_path / 'report.html').as_uri())
+        assert driver.title == 'Pixels on <i>&, test'
+        sizes = driver.execute_script('return [...document.images].map(i => i.naturalWidth)')
+        assert len(sizes) == 4
+        assert all(sizes)
+        assert driver.execute_script('return document.documentElement.scrollWidth') <= width
+        titles = driver.execute_script(
+            "return [...document.querySelectorAll('h2')].map(h => h.firstChild.data.trim())")
+        assert titles == ['Confusions', 'Calibration', 'Worst images', 'Examples',
+                          'Most frequent confusions', 'Classes']
+    assert driver.get_log('browser') == []
+
+
+def test_a_thousand_classes_are_folded():
+    rows = [(f'<b>{i}', i, page.Share(i / 1000)) for i in range(1000)]
+    text = page.table(('class', 'images', 'error'), rows)
+    first, folded = text.split('<details>')
+    assert (first.count('<tr>'), folded.count('<tr>')) == (21, 981)
+    assert '980 more' in folded
+    assert '<td>&lt;b&gt;7</td><td class="number">7</td>' in first
+    assert '\udce9' not in page.whole('caf\udce9')

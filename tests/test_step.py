@@ -59,7 +59,7 @@ def update(net, *, task='classify', devices=1, kind='shard_map', steps=3, batch=
            resident=None, **options):
     """The state and the losses after some steps."""
     mesh = parallel.data_mesh(devices)
-    tx = optim.momentum_sgd(0.05, weight_decay=1e-3)
+    tx = optim.create(0.05, weight_decay=1e-3)
     augment = functools.partial(data.augment, normalize=NORMALIZE, **CHANGES[task])
     state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1)), mesh)
     run = parallel.parallelize(functools.partial(
@@ -81,7 +81,7 @@ def assert_close(a, b, tolerance=2e-6):
 def test_an_update_equals_the_hand_made_one():
     net = narrow_vgg()
     state, (first, *_) = update(net, steps=1)
-    tx = optim.momentum_sgd(0.05, weight_decay=1e-3)
+    tx = optim.create(0.05, weight_decay=1e-3)
     before = step.create(net, tx, jax.random.key(0), (8, 8, 1))
     key = jax.random.split(jax.random.fold_in(jax.random.key(1), 0), 3)[0]
     images = jax.jit(functools.partial(data.augment, normalize=NORMALIZE, flip=True, padding=1))(

@@ -1,7 +1,7 @@
 """Examples (images with their targets): sources, the input pipeline and augmentation."""
 
 from cnnjax.data import class_folders, splits
-from cnnjax.data.augment import Normalization, augment, normalization
+from cnnjax.data.augment import augment
 from cnnjax.data.crops import Crops
 from cnnjax.data.examples import (
            Missing,
@@ -15,7 +15,8 @@ from cnnjax.data.examples import (
            subset,
 )
 from cnnjax.data.identity import Identity, differences, identity
-from cnnjax.data.pipeline import Resident, Stream
+from cnnjax.data.normalize import Normalization, normalization
+from cnnjax.data.pipeline import Resident, Stream, picture_shapes, recut
 from cnnjax.data.proposals import proposed
 from cnnjax.data.sources import (
     FROM_PYTHON,
@@ -29,5 +30,5 @@ from cnnjax.data.weight_maps import weighted
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
            'Source', 'Stream', 'augment', 'check_examples', 'class_folders', 'counted',
            'differences', 'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled',
-           'matched', 'names', 'normalization', 'proposed', 'splits', 'spread', 'subset',
-           'weighted']
+           'matched', 'names', 'normalization', 'picture_shapes', 'proposed', 'recut', 'splits',
+           'spread', 'subset', 'weighted']

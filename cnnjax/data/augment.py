@@ -1,9 +1,7 @@
-"""Normalization and augmentation of examples with uint8 images, inside the compiled step."""
+"""Augmentation of examples with uint8 images, inside the compiled step."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,106 +18,6 @@ EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009],
                          [-0.5836, -0.6948, 0.4203]], np.float32)
 # The weights of red, green and blue in gray, ITU-R BT.601, as in Pillow's mode L.
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-
-
-class Normalization(NamedTuple):
-    """Makes images a network's input: (image in [0, 1] - mean) / std."""
-
-    mean: np.ndarray  # float32 [C] or [H, W, C]
-    std: np.ndarray  # float32 [C] or [1]
-
-    def __call__(self, images: jax.Array | np.ndarray) -> Any:
-        """uint8 or [0, 1] float images [..., H, W, C] -> normalized float32."""
-        if images.dtype == jnp.uint8:
-            images = images.astype(np.float32) / np.float32(255)
-        mean, std = (jnp.expand_dims(values, range(images.ndim - values.ndim))
-                     for values in (self.mean, self.std))
-        return (images - mean) / std
-
-    def undone(self, images: np.ndarray) -> np.ndarray:
-        """Normalized images [..., H, W, C] as pictures, uint8."""
-        mean = self.fitting(images.shape[-3:]).mean
-        return np.round(255 * np.clip(images * self.std + mean, 0, 1)).astype(np.uint8)
-
-    def fitting(self, image_shape: Sequence[int]) -> 'Normalization':
-        """The same for images [H, W, C] of that shape: a mean image of another size is replaced by
-        its mean colour."""
-        other = self.mean.ndim > 1 and self.mean.shape[:2] != tuple(image_shape[:2])
-        return self._replace(mean=self.mean.mean((0, 1))) if other else self
-
-    def fits(self, image_shape: Sequence[int]) -> bool:
-        """Whether images of the shape [H, W, C] can be normalized by it."""
-        try:
-            return tuple(image_shape) == np.broadcast_shapes(
-                image_shape, np.shape(self.mean), np.shape(self.std))
-        except ValueError:  # The shapes do not go together.
-            return False
-
-
-def normalization(images: Any, mean: str, std: str) -> Normalization:
-    """The normalization for a training set, uint8 [N, H, W, C].
-
-    Args:
-      images: the training set; None when both `mean` and `std` are numbers.
-      mean: 'channel', 'pixel' (a mean image) or numbers, one per channel: '0.485,0.456,0.406'.
-      std: 'channel', 'scalar' (one for all channels), 'none' (pixels keep their range of 255, as in
-        Caffe) or numbers.
-    """
-    if std == 'none':
-        std = str(1 / 255)
-    numbers = {field: _numbers(field, value) for field, value in (('mean', mean), ('std', std))}
-    if numbers['std'] is not None and not (numbers['std'] > 0).all():
-        raise UserError(f"std='{std}' divides the images: it takes positive numbers")
-    if images is not None:
-        channels = images.shape[-1]
-        for field, value in numbers.items():
-            if value is not None and len(value) not in (1, channels):
-                raise UserError(f'{field} has {len(value)} numbers, the images have {channels} '
-                                f'channel(s)')
-    elif numbers['mean'] is None or numbers['std'] is None:
-        raise UserError('a streamed data set needs its mean and std in numbers, such as '
-                        "mean='0.485,0.456,0.406', std='0.229,0.224,0.225'; or begin with the "
-                        'weights of init_from, which have their own')
-
-    @functools.cache
-    def histograms():
-        """A histogram of each channel, [C, 256]. np.bincount takes 8 bytes for each pixel, so
-        it gets only some images at a time."""
-        some = max(2 ** 20 // math.prod(images.shape[1:3]), 1)
-        return np.stack([sum(np.bincount(images[i:i + some, ..., c].ravel(), minlength=256)
-                             for i in range(0, len(images), some)) for c in range(channels)])
-
-    def moments(axis):
-        """Exact mean and variance over all pixels, without a copy of the set as floats."""
-        counts = histograms().sum(axis, keepdims=True)
-        counts = counts.reshape(-1, 256) / counts.reshape(-1, 256).sum(-1, keepdims=True)
-        levels = np.arange(256) / 255
-        center = counts @ levels
-        return center, (counts * (levels - center[:, None]) ** 2).sum(-1)
-
-    center, scale = numbers['mean'], numbers['std']
-    if center is None:
-        center = images.mean(0, dtype=np.float64) / 255 if mean == 'pixel' else moments(())[0]
-    if scale is None:
-        scale = np.sqrt(moments(() if std == 'channel' else 0)[1])
-    # A constant channel has the standard deviation 0, by which nothing can be divided.
-    return Normalization(np.asarray(center, np.float32),
-                         np.asarray(np.where(scale > 0, scale, 1), np.float32))
-
-
-def _numbers(field, value):
-    """The numbers in `value`; None if it names a statistic of the data."""
-    if value in {'mean': ('channel', 'pixel'), 'std': ('channel', 'scalar')}[field]:
-        return None
-    try:
-        numbers = np.array([float(number) for number in value.split(',')])
-        if np.isfinite(numbers).all():
-            return numbers
-        raise ValueError
-    except ValueError:
-        names = {'mean': "'channel', 'pixel'", 'std': "'channel', 'scalar', 'none'"}[field]
-        raise UserError(f"{field} is {names} or numbers such as '0.485,0.456,0.406', "
-                        f"not '{value}'") from None
 
 
 def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Array], *,

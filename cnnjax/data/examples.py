@@ -183,7 +183,7 @@ class Subset(Sequence):
     @property
     def names(self) -> list[str] | None:
         known = names(self.examples)
-        return known and [known[int(place)] for place in self.places]
+        return None if known is None else [known[int(place)] for place in self.places]
 
 
 def subset(source: Source, index: Sequence[int] | np.ndarray) -> Source:

@@ -39,7 +39,7 @@ class Resident:
 
     def __init__(self, source: Source, crops: Crops):
         crops.check(stream=False)
-        self.classes, self.examples = source.classes, source.examples
+        self.classes, self.examples, self.crops = source.classes, source.examples, crops
         examples = _Checked(source.examples, len(source.classes))
 
         first = _arrays(crops.center(examples[0]))
@@ -210,6 +210,26 @@ class Stream:
             with contextlib.suppress(Exception):  # An earlier error counts more.
                 batches.get_state()  # Without this grain does not close all workers.
             batches.close()
+
+
+def recut(prepared: Resident | Stream, crops: Crops,
+          places: Sequence[int] | np.ndarray | None = None) -> Resident | Stream:
+    """The examples of a set at `places` (None: all), whose pictures are cut in another way."""
+    source = Source(prepared.examples, prepared.classes)
+    if places is not None:
+        undecoded = getattr(source.examples, 'undecoded', source.examples)
+        source = subset(source._replace(examples=undecoded), places)
+    if isinstance(prepared, Stream):
+        return Stream(source, crops, prepared.threads, prepared.workers)
+    return Resident(source, crops)
+
+
+def picture_shapes(prepared: Resident | Stream) -> np.ndarray:
+    """(height, width) of each picture before it is cut, int [N, 2]; of files only what tells it is
+    decoded."""
+    examples = getattr(prepared.examples, 'undecoded', prepared.examples)
+    return np.array(threads.mapped(lambda i: examples[i]['image'].shape[:2], len(examples),
+                                   'measuring'))
 
 
 def _rows(batch_size, share):

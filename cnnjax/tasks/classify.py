@@ -18,6 +18,7 @@ from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 TARGET = 'label'
 TOP = 5  # How many classes of an image are kept, the most probable ones.
 BINS = 15  # of a reliability diagram
+LARGEST = 2000  # The most classes of a confusion matrix; beyond, it would be huge and nearly empty.
 
 
 def create(net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
@@ -83,11 +84,15 @@ def observe(subnetworks: Mapping[str, Mapping[str, Any]], apply: Callable,
 def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
             classes: Sequence[str]) -> dict[str, Any]:
     """The means over all examples, and 'ece', the expected calibration error. Arrays are what
-    `observe` keeps, and the 'calibration' (see `calibration`)."""
-    del classes
-    bins = calibration(kept['probabilities'][:, 0], ~kept['wrong'])
-    return {**{name: float(total / count) for name, total in sums.items()},
-            'ece': calibration_error(bins), **kept, 'calibration': bins}
+    `observe` keeps, the 'calibration' (see `calibration`) and, unless there are very many classes,
+    their 'confusion' matrix, int64 [classes, classes] with the truth in rows."""
+    bins, size = calibration(kept['probabilities'][:, 0], ~kept['wrong']), len(classes)
+    found = {name: float(total / count) for name, total in sums.items()}
+    found |= {'ece': calibration_error(bins), **kept, 'calibration': bins}
+    if size <= LARGEST:
+        places = size * kept['label'].astype(np.int64) + kept['top'][:, 0]
+        found['confusion'] = np.bincount(places, minlength=size * size).reshape(size, size)
+    return found
 
 
 def predict(outputs: jax.Array) -> dict[str, jax.Array]:
