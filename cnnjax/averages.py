@@ -5,15 +5,18 @@
     'ema'     an exponential moving average, as torchvision's ExponentialMovingAverage has it:
               https://github.com/pytorch/vision/blob/main/references/classification/utils.py
 
-Both begin as a copy of the weights. How much a step counts depends on its number alone, so that a
-resumed training has nothing to restore but the average.
+Both begin as a copy of the weights. The running statistics of batch normalization are averaged with
+them, as torchvision does: those of the last steps do not fit averaged weights, while averaged ones
+fit them as well as running statistics fit the weights of a training (tests/test_averages.py).
+Estimating them anew on the training set (Izmailov et al. 2018, section 3.2,
+https://arxiv.org/abs/1803.05407) would take a pass over it before each evaluation. How much a step
+counts depends on its number alone, so that a resumed training restores nothing but the average.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from cnnjax.limits import Number, Used, Whole
 
@@ -39,4 +42,6 @@ class Average(NamedTuple):
         share = (1 / jnp.maximum(count, 1).astype(jnp.float32) if self.kind == 'polyak' else
                  jnp.where(count > 1, jnp.float32(1 - self.decay), jnp.float32(1)))
         share = jnp.where((count > 0) & (done % self.every > 0), jnp.float32(0), share)
-        return optax.incremental_update(values, average, share)
+        # Both a copy and the average of equal values, such as those of frozen layers, are exact.
+        return jax.tree.map(lambda old, new: jnp.where(share == 1, new, old + share * (new - old)),
+                            average, values)

@@ -84,17 +84,17 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     return prepared
 
 
-def val_split(config: ConfigDict) -> str:
-    """The split that the evaluations during a training are of; '': the test set."""
-    return config.val_split or ('val' if config.split.count('/') == 2 else '')
-
-
 def crops(config: ConfigDict) -> data.Crops:
     """How pictures become images, as the config says."""
     return data.Crops(
         config.image_size, config.crop, config.shorter_side, config.crop_area, config.crop_aspect,
         test_shorter_side=config.test_shorter_side, border=config.border,
         interpolation=config.interpolation, border_mode=config.border_mode, fit=config.fit)
+
+
+def val_split(config: ConfigDict) -> str:
+    """The split that the evaluations during a training are of; '': the test set."""
+    return config.val_split or ('val' if config.split.count('/') == 2 else '')
 
 
 class Sets(NamedTuple):

@@ -46,8 +46,8 @@ def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
     examples['image'] = normalize.undone(examples['image'])
     path = Path(directory) / reports.FIRST_BATCH
     if task.draw is None:  # The truth is a name, and needs no figure of matplotlib, which is slow.
-        tiles = [overlays.captioned(image, classes[label]) / 255 for image, label in zip(
-            examples['image'], examples['label'], strict=True)]
+        tiles = [overlays.captioned(image, _truth(examples, i, classes)) / 255
+                 for i, image in enumerate(examples['image'])]
         write_picture(path, mosaic(tiles))
         return
     rows = [('', pictures) for pictures in zip(
@@ -115,6 +115,17 @@ def answers(directory: Path, examples: data.Resident | data.Stream,
                [(text, [image]) for text, image in zip(said, images, strict=True)], ('',),
                groups=6)
     return list(chosen)
+
+
+def _truth(examples, i, classes):
+    """The name of the class of image i; with several, or a mixture of two, the names of all."""
+    if 'tags' in examples:
+        return ', '.join(classes[tag] for tag in np.flatnonzero(examples['tags'][i])) or 'none'
+    name = classes[examples['label'][i]]
+    if 'share' not in examples:
+        return name
+    share, other = float(examples['share'][i]), classes[examples['other_label'][i]]
+    return f'{share:.0%} {name}, {1 - share:.0%} {other}'
 
 
 def _said(place, measure, value):

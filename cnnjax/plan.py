@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from cnnjax import optim
 from cnnjax.averages import Average
 from cnnjax.errors import UserError
+from cnnjax.plateau import Plateau, scale
 
 MOST = 2 ** 31 - 1  # The most steps that 32 bits can count.
 
@@ -24,7 +25,16 @@ class Plan(NamedTuple):
     eval_every: int
     checkpoint_every: int
     histograms: int = 0
-    average: Average | None = None  # the average of the weights that is kept
+    average: Average | None = None  # of the weights
+    plateau: Plateau | None = None  # lowers the rate when the error stops falling
+    patience: int = 0  # evaluations without a lower error that end the training; 0: none do
+
+    def at(self, opt_state: Any) -> 'Plan':
+        """The Plan with the learning rates that its `plateau` has led to, for the steps since."""
+        if not self.plateau:
+            return self
+        factor = scale(opt_state)
+        return self._replace(rate=lambda step: factor * self.rate(step))
 
     def due(self, done: int, every: int) -> bool:
         """Whether an event that is due `every` so many steps, and at the end, is due now."""
@@ -68,5 +78,8 @@ def plan(config: ConfigDict, examples: int) -> Plan:
              for name in ('eval_every', 'checkpoint_every')}
     average = Average(config.average, in_steps(config.average_start), config.average_every,
                       config.average_decay) if config.average else None
+    plateau = Plateau(config.drop_factor, config.plateau_patience, config.plateau_threshold,
+                      in_steps(config.warmup)) if config.schedule == 'plateau' else None
     return Plan(steps, per_epoch, rate, config.report_every, **every,
-                histograms=config.histograms, average=average)
+                histograms=config.histograms, average=average, plateau=plateau,
+                patience=config.patience)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax import atomic, data, evaluate, figures, page, tables, user_network
+from cnnjax.errors import UserError
 from cnnjax.page import Share
 from cnnjax.trained import Trained
 
@@ -76,9 +77,14 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     atomic.write_json(directory / RESULTS, {**about, **evaluate.numbers(results)})
 
 
-def complete(directory: str | Path) -> bool:
-    """Whether a report was written wholly in the directory."""
-    return (Path(directory) / RESULTS).exists() and (Path(directory) / PAGE).exists()
+def complete(directory: str | Path, **about: str) -> bool:
+    """Whether a report was written wholly in the directory, about this as far as it says."""
+    try:
+        found = atomic.read_json(Path(directory) / RESULTS)
+    except UserError:  # It is damaged, and will be written again.
+        return False
+    return (isinstance(found, dict) and (Path(directory) / PAGE).exists()
+            and all(found.get(name, value) == value for name, value in about.items()))
 
 
 def predictions(names: Sequence[str] | None, classes: Sequence[str],

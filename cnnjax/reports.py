@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax import atomic, cluster, tables, trackers, workdir
+from cnnjax import atomic, cluster, tables, trackers, views, workdir
 from cnnjax.errors import UserError
 from cnnjax.events import Events
 
@@ -53,12 +53,14 @@ def evaluated(row: Mapping[str, Any]) -> str:
 
 def test_errors(directory: str | Path) -> dict[str, float]:
     """{'error': ..., 'top5_error': ...} of the test set of the run in `directory`: those that its
-    training ended with or, beside a validation set, those of its results.json; {} without any.
-    There is also the lowest 'val_error'."""
+    training ended with or, beside a validation set and with several views of a picture, those of
+    its results.json; {} without any. There is also the lowest 'val_error'."""
     rows = [row for row in read_metrics(directory) if evaluated(row)]
     lowest = {'val_error': min(row['val/error'] for row in rows)} if (
         rows and evaluated(rows[-1]) == 'val') else {}
-    if rows and not lowest:
+    config = workdir.read_config(directory)
+    one_view = config is None or views.Views.of(config).single
+    if rows and not lowest and one_view:
         return {key.removeprefix('test/'): value for key, value in rows[-1].items()
                 if key.startswith('test/') and key.endswith('error')}
     results = atomic.read_json(Path(directory) / 'results.json')

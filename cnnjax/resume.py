@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cnnjax import checkpoint, cluster, reports, workdir
+from cnnjax import checkpoint, cluster, early_stopping, reports, workdir
 from cnnjax.dataset import Dataset
 from cnnjax.errors import UserError
 from cnnjax.plan import Plan, plan
@@ -24,9 +24,12 @@ def finished_without_data(config: ConfigDict, directory: Path, recorded: Dataset
     lengths = plan(config, known.examples if known else config.batch_size)
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         start = checkpoints.latest()
-        if start != lengths.steps:
+        if start is None:
             raise missing
         past = checkpoints.past(start)
+        errors = early_stopping.errors(past, lengths.eval_every)
+        if start != lengths.steps and not early_stopping.due(errors, lengths.patience):
+            raise missing
     check_config(directory, config, lengths, start, past)
     reports.recover(directory, past)
     return finished(directory, start,

@@ -91,7 +91,7 @@ class Tracker:
         except Exception as error:  # of whatever kind: of the network, of the service's package
             self._service = None
             reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-            print(f"log='{self._name}': {reason}\nThe training goes on without it; the same "
+            print(f"log='{self._name}' failed: {reason}\nThe run goes on without it; the same "
                   'command later sends what is missing', flush=True)
 
 

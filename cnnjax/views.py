@@ -74,13 +74,15 @@ class Views(NamedTuple):
     def mirrored(self) -> bool:
         return self.test_flip or self.crops.startswith('10')
 
-    def described(self, test_shorter_side: int = 0) -> str:
-        """How a table names them: '10 crops', 'the whole picture and its mirror image, shorter side
-        256, 384, 512'."""
-        text = NAMES[self.crops]
-        text += ' and its mirror image' * (self.test_flip and self.crops in ('1', 'dense'))
-        sides = self.test_scales or (test_shorter_side,) * (test_shorter_side > 0)
-        return text + (f', shorter side {", ".join(map(str, sides))}' if sides else '')
+
+def described(fields: Mapping[str, Any]) -> str:
+    """How a table names the views of a config, or of a Trained's `evaluation`: 'one crop', 'the
+    whole picture and its mirror image, shorter side 256, 384, 512'."""
+    own, side = Views.of(fields), fields.get('test_shorter_side', 0)
+    flipped = own.test_flip and own.crops in ('1', 'dense')
+    text = NAMES[own.crops] + ' and its mirror image' * flipped
+    sides = own.test_scales or (side,) * (side > 0)
+    return text + (f', shorter side {", ".join(map(str, sides))}' if sides else '')
 
 
 def check(views: Views, task: str, crops: data.Crops) -> None:

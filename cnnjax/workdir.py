@@ -54,13 +54,16 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'dice_smoothing': 1.0, 'dice_squared': False, 'dice_background': False,
            'dice_absent': False, 'bad_boxes': 'error', 'annotations': '', 'proposals': '',
            'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0,
-           'split': '', 'val_split': '', 'class_folders': 'first', 'label_separator': '|',
-           'whiten': False,
+           'whiten': False, 'auto_augment': '', 'randaugment_operations': 2,
+           'randaugment_magnitude': 9, 'random_erasing': 0.0, 'mixup': 0.0, 'cutmix': 0.0,
+           'repeats': 1,
            'log': '', 'histograms': 0,
            'crops': '1', 'test_scales': (), 'test_flip': False,
            'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
            'adamw_epsilon': 1e-8, 'average': '', 'average_start': 0.0, 'average_every': 1,
-           'average_decay': 0.999}
+           'average_decay': 0.999, 'plateau_patience': 5, 'plateau_threshold': 1e-4, 'patience': 0,
+           'balanced': False,
+           'split': '', 'val_split': '', 'class_folders': 'first', 'label_separator': '|'}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns
@@ -262,8 +265,12 @@ def differences(saved: ml_collections.ConfigDict,
         return flat | ({'model.name': user_network.short(name)} if name else {})
 
     before, now = values(saved), values(config)
+    # Evaluations change what is trained if the rate or the end depends on their errors.
+    followed = any(config.get('schedule') == 'plateau' or config.get('patience')
+                   for config in (before, now))
+    reporting = REPORTING - {'eval_every'} if followed else REPORTING
     pairs = {name: (before.get(name), now.get(name))
-             for name in {**before, **now} if name not in REPORTING}
+             for name in {**before, **now} if name not in reporting}
     return {name: (then, value) for name, (then, value) in pairs.items() if then != value}
 
 

@@ -156,6 +156,13 @@ def get_config():
     config.hue = 0.0  # YOLO's, in HSV: the largest turn of the hue, as a share of the circle
     config.saturation = 1.0  # YOLO's: the largest factor, and divisor, of the saturation; 1: none
     config.exposure = 1.0  # YOLO's: the largest factor, and divisor, of the value; 1: none
+    config.auto_augment = ''  # random operations on each image: 'randaugment' or 'trivial'
+    config.randaugment_operations = 2  # randaugment: how many operations follow each other
+    config.randaugment_magnitude = 9  # randaugment: their strength, from 0 to 30
+    config.random_erasing = 0.0  # the probability that a rectangle of an image is erased
+    config.mixup = 0.0  # classify, mixup's alpha: each image is blended with another; 0: none
+    config.cutmix = 0.0  # classify, CutMix's alpha: a rectangle shows another image; 0: none
+    config.repeats = 1  # how often a batch has each of its images, augmented in different ways
 
     # Optimization. Lengths (epochs, drops, warmup, average_start, eval_every, checkpoint_every)
     # count epochs, or steps if `steps` is set.
@@ -164,9 +171,12 @@ def get_config():
     config.epochs = 100.0  # the length of the training
     config.steps = 0  # if set, the length of the training instead of `epochs`
     config.learning_rate = 0.1  # the rate after the warm-up
-    config.schedule = 'step'  # how the rate falls: 'step', 'cosine' or 'constant' (not at all)
+    config.schedule = 'step'  # how the rate falls: 'step', 'cosine', 'constant' (not at all) or
+    #           'plateau', when the error of the evaluations has stopped falling
     config.drops = ()  # step: when the rate drops
-    config.drop_factor = 0.1  # step: the factor of each drop
+    config.drop_factor = 0.1  # step, plateau: the factor of each drop
+    config.plateau_patience = 5  # plateau: evaluations without a lower error before each drop
+    config.plateau_threshold = 1e-4  # plateau: an error is lower if it is by this share of the last
     config.warmup = 0.0  # the length of the warm-up
     config.warmup_shape = 'constant'  # 'constant' stays at warmup_rate; 'linear' rises from it
     config.warmup_rate = 0.0  # the learning rate at the start of the warm-up
@@ -199,6 +209,7 @@ def get_config():
     config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values count easy predictions less
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
     #           (multilabel: of the images that have the class, as PyTorch's pos_weight)
+    config.balanced = False  # cross_entropy, focal: True weighs each class by its inverse frequency
     config.weight_map = 0.0  # cross_entropy, focal: U-Net's w0, extra weight between close objects
     config.weight_map_sigma = 5.0  # weight_map: how close they are, in pixels of the picture
     config.loss_denominator = 'weights'  # divide the sum by the total of the 'weights', or by
@@ -218,6 +229,8 @@ def get_config():
     # Reports, evaluations and checkpoints.
     config.report_every = 100  # steps between two rows of metrics.jsonl; 0: only with evaluations
     config.eval_every = 1.0  # interval of evaluations, each with a checkpoint; 0: only at the end
+    config.patience = 0  # evaluations in a row without a new lowest error that end the training
+    #           early; 0: none do
     config.checkpoint_every = 1.0  # interval of further checkpoints; 0: only with evaluations
     config.keep = 2  # how many of the newest checkpoints to keep, besides the best
     config.eval_batch_size = 500  # images per step of an evaluation, over all devices

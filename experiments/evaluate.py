@@ -58,8 +58,8 @@ def run(config, directory):
     workdir.write_config(directory, config)
     report.write(directory, network, sets[0], results, {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
-        'split': own.test_split, 'views': views.Views.of(network.evaluation).described(
-            own.test_shorter_side)})
+        'split': own.test_split, 'views': ' + '.join(
+            dict.fromkeys(views.described(each.evaluation) for each in networks))})
     results = evaluate.numbers(results)
     width = max(20, *map(len, results))
     for name, value in results.items():

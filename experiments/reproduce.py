@@ -14,7 +14,6 @@ from configs import reproduce as published
 from experiments import train
 
 LIMITS = {'seeds': limits.Whole(1)}
-ERRORS = ('error', 'top5_error')
 
 
 def run(config, directory):
@@ -57,19 +56,13 @@ def check(config):
 
 
 def measured(recipe, directory):
-    """The last row of a run's metrics.jsonl; its test errors are those of the recipe's views and,
-    beside a validation set, those of the checkpoint with the lowest 'test/val_error'."""
-    row = reports.read_metrics(directory)[-1]
-    if reports.evaluated(row) == 'val':
-        row['test/val_error'] = reports.test_errors(directory)['val_error']
-    elif views.Views.of(recipe).single:
-        return row
-    results = atomic.read_json(directory / report.RESULTS)
-    if results is None:
-        raise UserError(f'{directory} has no {report.RESULTS}, so it was never tested with '
-                        f'crops={recipe.crops!r} after its training: start again where its test '
-                        'set is')
-    return row | {f'test/{name}': value for name, value in results.items() if name in ERRORS}
+    """The last row of a run's metrics.jsonl, with its test errors as the recipe measures them."""
+    errors = reports.test_errors(directory)
+    if 'error' not in errors:
+        raise UserError(f'{directory} has no {report.RESULTS}, because its test set was not there '
+                        'when it was finished: start again where it is')
+    return reports.read_metrics(directory)[-1] | {
+        f'test/{name}': value for name, value in errors.items()}
 
 
 def setting(recipe):
@@ -104,21 +97,14 @@ def compare(config, rows):
         'changed': {name: values[1] for name, values in
                     workdir.differences(original, config.recipe).items()},
         'source': config.paper.get('source'), 'measured': published_as(config.paper),
-        'views': described(config.recipe),
+        'views': views.described(config.recipe) if (
+            'views' in config.paper or not views.Views.of(config.recipe).single) else '',
         'error': errors['error']['mean'] / 100, 'errors': errors}
-
-
-def described(recipe):
-    """How the recipe's errors are measured; '' where its images are not cut from pictures."""
-    own = views.Views.of(recipe)
-    if own.single and not recipe.test_shorter_side:
-        return ''
-    return own.described(recipe.test_shorter_side)
 
 
 def published_as(paper):
     """How the paper measured its errors, or None."""
-    known = [views.Views.of(paper.views).described()] if 'views' in paper else []
+    known = [views.described(paper.views)] if 'views' in paper else []
     return ', '.join([*known, *filter(None, [paper.get('measured')])]) or None
 
 

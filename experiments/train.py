@@ -24,12 +24,16 @@ def run(config, directory):
     before = reports.read_metrics(directory)
     last = train.train(config, directory)
     config = workdir.read_config(directory)  # includes the fields it inherited
-    reported = before[-1:] == [last] and report.complete(directory)
+    reported = (before[-1:] == [last]
+                and report.complete(directory, views=views.described(config)))
     cluster.agree(reported=reported)
     if cluster.first():
         draw_curves(config, directory, last)
-    if not reported:
-        evaluated(config, directory)
+    results = None if reported else evaluated(config, directory)
+    several = not views.Views.of(config).single
+    if results and (several or reports.evaluated(last) == 'val') and cluster.first():
+        tell({f'test/{name}': value for name, value in results.items()}, 'test',
+             f' of {views.described(config)}' * several)
     reports.finish(directory, config, anew=not reported)
 
 
@@ -43,18 +47,19 @@ def draw_curves(config, directory, last):
     tell(last, judged)
 
 
-def tell(row, judged):
-    """Prints the errors of the set 'val' or 'test' in a row."""
+def tell(row, judged, seen=''):
+    """Prints the errors of the set 'val' or 'test' in a row; `seen` says of what views they are."""
     by_class = 'ap50' if f'{judged}/ap50' in row else 'ap'
     shown = f'{judged}/(.*error|mean_iou|iou/.*|ap|ap50|{by_class}/.*|.*_f1|exact_match)'
     for name, value in row.items():
         if found := re.fullmatch(shown, name):
-            print(f'{plots.SETS[judged]} {found[1]}: {100 * value:.2f} %')
+            print(f'{plots.SETS[judged]} {found[1]}{seen}: {100 * value:.2f} %')
 
 
 def evaluated(config, directory):
     """Evaluates the finished run on the test set, and writes the report, if the data is still
-    there: the network of the last step or, if a validation set chose one, the best."""
+    there: the network of the last step or, if a validation set chose one, the best. Returns the
+    numbers of the results, or None."""
     which = 'best' if dataset.val_split(config) else 'latest'
     network = trained.load(directory, which)
     try:
@@ -63,20 +68,14 @@ def evaluated(config, directory):
         cluster.agree(data='missing')
         if cluster.first():
             print(f'no report: {error}')
-        return
+        return None
     cluster.agree(data=data.identity(source).summary(), weights=trained.fingerprint(network))
     examples = dataset.prepare(config, data.matched(source, network.classes))
     results = evaluate.evaluate(network, examples, batch_size=config.eval_batch_size,
                                 devices=config.devices)
-    own = views.Views.of(network.evaluation)
-    seen = own.described(config.test_shorter_side)
     if cluster.first():
         report.write(directory, network, examples, results, {
             'source': str(directory), 'checkpoint': which, 'dataset': config.dataset,
-            'split': config.test_split, 'views': seen})
-        if dataset.val_split(config):
-            tell({f'test/{name}': value for name, value in evaluate.numbers(results).items()},
-                 'test')
-        elif not own.single:
-            print(f'test error of {seen}: {100 * results["error"]:.2f} %')
+            'split': config.test_split, 'views': views.described(config)})
         print(f'report: {Path(directory) / report.PAGE}')
+    return evaluate.numbers(results)

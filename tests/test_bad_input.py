@@ -135,9 +135,9 @@ def set_up(digits, tmp_path_factory):
             return digits[target][split]
         return real_load(dataset, split, *options, **of_boxes)
 
-    def create(net, tx, key, image_shape, frozen, check):
+    def create(net, tx, key, image_shape, frozen, check, **options):
         shapes[:] = image_shape, jax.eval_shape(
-            lambda key: real_create(net, tx, key, image_shape, frozen, check), key)
+            lambda key: real_create(net, tx, key, image_shape, frozen, check, **options), key)
         return shapes[1]
 
     def parallelize(step, mesh, kind='shard_map', donate=True):
@@ -241,6 +241,9 @@ def test_a_config_trains_or_is_refused(set_up, task, given):
     ('val_split', ('train', 'test')), ('split', ('0.8', '0.5/0.6')),
     ('class_folders', ('last', '')),
     ('saturation', (0.5, 101.0, 1.5)), ('exposure', (0.0, 101.0, 1.5)), ('proposals', ('no.npz',)),
+    ('optimizer', ('adam',)), ('rmsprop_epsilon', (0.0, 0.5)), ('adamw_beta2', (1.0, 0.5)),
+    ('average', ('mean',)), ('average_every', (0, 2)), ('average_start', (-1.0, 1.0)),
+    ('plateau_patience', (0, 3)), ('plateau_threshold', (0.0, 1.0)), ('patience', (-1,)),
 ])
 def test_the_error_names_the_field(digits, field, bad, tmp_path, monkeypatch, task):
     monkeypatch.setattr(data, 'load', lambda dataset, split, *_, **__: digits[

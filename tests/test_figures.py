@@ -1,12 +1,14 @@
 """Figures show what they say: the examples of the first step, the worst images, the confusions."""
 
 import csv
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnnjax import data, evaluate, figures, overlays, plots, predict, report, train, trained
 from cnnjax.data import geometry
@@ -86,6 +88,31 @@ def test_the_first_batch_is_drawn_as_the_first_step_sees_it(panels, tmp_path):
         assert not text
         assert abs(image - expected).max() < 1
         np.testing.assert_array_equal(painted, overlays.overlay(image, mask))
+
+
+@pytest.mark.parametrize(('targets', 'names'), [
+    ({'label': [1, 0]}, ['bright', 'background']),
+    ({'tags': np.uint8([[1, 1], [0, 0]])}, ['background, bright', 'none']),
+    ({'label': [1, 0], 'other_label': [0, 0], 'share': np.float32([0.75, 0.25])},
+     ['75% bright, 25% background', '25% background, 75% background'])])
+def test_the_first_batch_of_a_classification_has_names(targets, names, monkeypatch, tmp_path):
+    """Of one class, of any number, or of a mixture of two; the picture is the images with them."""
+    written, captioned = [], overlays.captioned
+    monkeypatch.setattr(overlays, 'captioned',
+                        lambda image, text: written.append(text) or captioned(image, text))
+    images = np.float32([np.full((8, 12, 3), 2.0), np.full((8, 12, 3), -2.0)])
+    task = SimpleNamespace(draw=None)
+    figures.first_batch(tmp_path, task, CLASSES, NORMALIZE, {'image': images, **targets})
+    assert written == names
+    with Image.open(tmp_path / 'figures' / 'first_batch.png') as picture:
+        drawn = np.asarray(picture)
+    height, width = 14 * 8, 14 * 12  # twelve pixels become at least 160
+    first, second = drawn[:, :width], drawn[:, width + 4:]
+    assert drawn.shape == (height + 21, 2 * width + 4, 3)
+    np.testing.assert_array_equal(first[:height], np.full((height, width, 3), [230, 255, 255]))
+    assert (second[:height] == [0, 0, 26]).all()
+    assert (first[height:] < 50).any()
+    assert (first[height:] > 250).mean() > 0.6
 
 
 @pytest.mark.parametrize('valid', [False, True])

@@ -61,7 +61,8 @@ def update(net, *, task='classify', devices=1, kind='shard_map', steps=3, batch=
     mesh = parallel.data_mesh(devices)
     tx = optim.create(0.05, weight_decay=1e-3)
     augment = functools.partial(data.augment, normalize=NORMALIZE, **CHANGES[task])
-    state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1)), mesh)
+    state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1),
+                                           averaging='average' in options), mesh)
     run = parallel.parallelize(functools.partial(
         step.train_step, task=tasks.create(task, net), net=net, tx=tx, augment=augment, **options),
         mesh, kind)
@@ -76,6 +77,16 @@ def update(net, *, task='classify', devices=1, kind='shard_map', steps=3, batch=
 def assert_close(a, b, tolerance=2e-6):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+def test_mixtures_are_the_same_on_four_devices_and_with_micro_batches():
+    """Each example has the same partner: across devices, and before the batch is split."""
+    mix = functools.partial(data.mixed, mixup=0.5, cutmix=1.0)
+    one, losses = update(narrow_vgg(), mix=mix)
+    four, others = update(narrow_vgg(), mix=mix, devices=4, accumulate=2)
+    np.testing.assert_allclose(others, losses, rtol=1e-5)
+    assert_close(four.params, one.params, 2e-5)
+    assert max(np.abs(np.subtract(losses, update(narrow_vgg())[1]))) > 1e-3
 
 
 def test_an_update_equals_the_hand_made_one():

@@ -1,15 +1,17 @@
 """The views of the papers' tests: what they cut, and that their mean is what a hand computes."""
 
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
 
-from cnnjax import data, dataset, evaluate, layers, models, trained, views, weights
+from cnnjax import data, dataset, evaluate, layers, models, reports, trained, views, weights
 from cnnjax.errors import UserError
 from cnnjax.views import Views
 from configs import imagenet
+from experiments import train
 
 CLASSES = ('a', 'b', 'c', 'd')
 SHAPES = ((40, 40), (40, 56), (60, 40), (40, 40), (40, 58), (44, 40))
@@ -179,6 +181,41 @@ def test_a_file_of_weights_tells_its_views(lenet, tmp_path):
     assert trained.load(tmp_path / 'lenet.safetensors').evaluation == fields
 
 
+def test_a_finished_run_is_tested_on_its_views(tiny, tmp_path, capsys):
+    """Its last row has the error of one crop; with other views the same run is tested again."""
+    with tiny.unlocked():
+        tiny.update({'steps': 2, 'eval_every': 0.0, 'border': 1, 'test_shorter_side': 10,
+                     'image_size': 8, 'crops': '10', 'eval_batch_size': 450})
+    train.run(tiny, tmp_path)
+    found = json.loads((tmp_path / 'results.json').read_text())
+    assert found['views'] == '10 crops of the middle square, shorter side 10'
+    assert (f'test error of {found["views"]}: {100 * found["error"]:.2f} %'
+            in capsys.readouterr().out)
+    network = trained.load(tmp_path)
+    source = dataset.source(network.config, 'test')
+    again = evaluate.evaluate(network, source, devices=1)
+    one = evaluate.evaluate(network._replace(evaluation={}), source, devices=1)
+    assert again['loss'] == pytest.approx(found['loss'])
+    row = reports.read_metrics(tmp_path)[-1]
+    assert row['test/loss'] == pytest.approx(one['loss'])
+    assert abs(one['loss'] - found['loss']) > 1e-4
+    assert reports.test_errors(tmp_path)['error'] == found['error']
+
+    train.run(tiny, tmp_path)
+    assert 'report:' not in capsys.readouterr().out
+    with tiny.unlocked():
+        tiny.crops = '1'
+    train.run(tiny, tmp_path)
+    assert 'report:' in capsys.readouterr().out
+    found = json.loads((tmp_path / 'results.json').read_text())
+    assert found['loss'] == pytest.approx(row['test/loss'])
+    assert reports.test_errors(tmp_path)['error'] == row['test/error']
+    with tiny.unlocked():
+        tiny.update({'crops': 'dense', 'image_size': 0})
+    with pytest.raises(UserError, match="crops='dense': views are cut from scaled pictures"):
+        train.run(tiny, tmp_path / 'other')
+
+
 @pytest.mark.parametrize('network', imagenet.PAPER)
 def test_recipes_test_as_their_papers(network):
     config = imagenet.get_config(network)
@@ -188,7 +225,7 @@ def test_recipes_test_as_their_papers(network):
 
 
 def test_what_is_known_of_the_papers():
-    described = {name: Views.of(imagenet.PAPER[name]['views']).described(256)
+    described = {name: views.described(imagenet.get_config(name))
                  for name in ('alexnet', 'vgg16', 'resnet34', 'resnet50')}
     assert described == {
         'alexnet': '10 crops of the middle square, shorter side 256',
