@@ -1,5 +1,6 @@
 """Multi-label classification: its loss, its results and its runs."""
 
+import csv
 import json
 
 import jax
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from cnnjax import data, evaluate, losses, tasks, train, trained
+from cnnjax import class_weights, data, evaluate, losses, tasks, train, trained
+from cnnjax.data.tags import TaggedFiles
 from cnnjax.errors import UserError
 from cnnjax.tasks import multilabel
 from cnnjax.tasks.task import WholeBatch
@@ -89,9 +91,18 @@ def test_a_run_from_its_arrays_to_its_report(tagging, tmp_path, capsys):
     assert 'digits.npz, train: 24 images of 9 classes (1 to 11 of each)' in said
     assert f'test ap/even: {100 * last["test/ap/even"]:.2f} %' in said
     assert (tmp_path / 'figures/curves.png').exists()
-
     network = trained.load(tmp_path, 'latest')
     source = data.load('npz', 'test', config.data_dir, target='tags')
+    assert 'macro F1' in (tmp_path / 'report.html').read_text()
+    assert (tmp_path / 'figures/worst.png').exists()
+    table = list(csv.DictReader((tmp_path / 'predictions.csv').read_text().splitlines()))
+    assert (table[0]['truth'], len(table)) == ('2|even', 10)
+    assert table[0]['prediction'] == '|'.join(name for name in (*'0123456789', 'even')
+                                              if float(table[0][name]) >= 0.5)
+    (best,), (likely,) = network.predict(source.examples[0]['image'], top=1)[0]
+    assert likely == pytest.approx(max(float(table[0][name]) for name in network.classes), abs=1e-5)
+    assert float(table[0][best]) == pytest.approx(likely, abs=1e-5)
+
     found = evaluate.evaluate(network, source)
     assert found['error'] == pytest.approx(last['test/error'])
     images = np.stack([example['image'] for example in source.examples])
@@ -110,3 +121,15 @@ def test_what_does_not_fit_is_refused(tagging, tmp_path, fields, message):
     with pytest.raises(UserError, match=message):
         train.train(changed(tagging, **fields), tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+def test_balanced_weights(tagged):
+    """As many images have a class, by their weights, as have it not."""
+    source = data.load('npz', 'train', str(tagged), target='tags')
+    tags = np.stack([example['tags'] for example in source.examples])
+    weights = np.array(class_weights.of_tags(data.Resident(source, data.Crops())))
+    np.testing.assert_allclose(weights * tags.sum(0), np.where(tags.any(0), (1 - tags).sum(0), 0))
+    streamed = data.Stream(data.Source(TaggedFiles((), tags), source.classes), data.Crops(8))
+    np.testing.assert_array_equal(class_weights.of_tags(streamed), weights)
+    with pytest.raises(UserError, match='balanced=True: how many images have each class is not'):
+        class_weights.of_tags(data.Stream(data.Source([], source.classes), data.Crops(8)))
