@@ -18,7 +18,7 @@ RANKS = [
     ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.loop'],
-    ['cnnjax.evaluate', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.predict',
+    ['cnnjax.evaluate', 'cnnjax.export', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.predict',
      'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
     ['cnnjax.images.descent', 'cnnjax.images.diagnosis'],
