@@ -133,14 +133,15 @@ def nms(boxes: jax.Array, scores: jax.Array, threshold: float, count: int,
       labels: int [n]; boxes of different labels do not suppress each other. None: all are equal.
       form: 'picks' finds the boxes one by one: O(count n) time, O(n) memory. 'rounds' compares all
         pairs at once, and then repeats a short step a few times: O(n^2) time and memory, but few
-        kernels on a GPU. 'auto' is 'picks' on CPUs and for more than 2^14 boxes.
+        kernels on a GPU. 'auto' is 'picks' on CPUs and for more than 2^14 boxes, or a number of
+        them that is symbolic.
     """
     scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
     if form == 'auto':
-        few = len(boxes) <= 2 ** 14 and jax.default_backend() != 'cpu'
-        form = 'rounds' if few else 'picks'
+        few = isinstance(boxes.shape[0], int) and boxes.shape[0] <= 2 ** 14
+        form = 'rounds' if few and jax.default_backend() != 'cpu' else 'picks'
     find = {'picks': _nms_by_picks, 'rounds': _nms_by_rounds}[form]
-    labels = jnp.zeros(len(boxes), int) if labels is None else jnp.asarray(labels)
+    labels = jnp.zeros(boxes.shape[0], int) if labels is None else jnp.asarray(labels)
     return find(*lax.stop_gradient((jnp.asarray(boxes), scores)), labels, threshold, count)
 
 
@@ -152,14 +153,14 @@ def take(array: jax.Array, kept: jax.Array, none: float = 0) -> jax.Array:
 
 
 def _nms_by_picks(boxes, scores, labels, threshold, count):
-    sides, places = jnp.unstack(boxes, axis=-1), jnp.arange(len(boxes), dtype=jnp.int32)
+    sides, places = jnp.unstack(boxes, axis=-1), jnp.arange(boxes.shape[0], dtype=jnp.int32)
 
     def pick(state):
         done, _, scores, kept = state
         # These are the stored scores, so one of them equals the largest. Those below could be
         # computed twice, with other rounding. Two passes are faster than jnp.argmax.
         best = scores.max()
-        index = jnp.where(scores >= best, places, len(boxes)).min()
+        index = jnp.where(scores >= best, places, boxes.shape[0]).min()
         found = best > -jnp.inf
         overlap = _iou([side[index] for side in sides], sides)
         gone = (overlap > threshold) & (labels == labels[index])
@@ -172,7 +173,7 @@ def _nms_by_picks(boxes, scores, labels, threshold, count):
 
 
 def _nms_by_rounds(boxes, scores, labels, threshold, count):
-    scores, order = lax.top_k(scores, len(boxes))
+    scores, order = lax.top_k(scores, boxes.shape[0])
     boxes, labels = boxes[order], labels[order]
     suppresses = jnp.triu((iou(boxes, boxes) > threshold) & (labels[:, None] == labels[None]), 1)
 

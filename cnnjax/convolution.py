@@ -163,7 +163,7 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
     XLA:CPU is 20 to 35 times slower on inputs smaller than the kernel (VGG's last group on 32 x 32
     images): they are padded first.
     """
-    if any((n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(
+    if any(isinstance(n, int) and (n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(
             x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
         sides = [(*sides, grow - 1) for sides, grow in zip(padding, lhs_dilation, strict=True)]
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
@@ -205,7 +205,7 @@ def _strips(g, least):
     slower: VGG's at 224 x 224, not those of 32 x 32 pixels, whatever the batch (docs/cpu.md).
     """
     height = g.shape[1]
-    count = max(min(g.size // len(g) * g.dtype.itemsize // STRIP, height // least), 1)
+    count = max(min(math.prod(g.shape[1:]) * g.dtype.itemsize // STRIP, height // least), 1)
     bounds = [height * i // count for i in range(count + 1)]
     return list(itertools.starmap(slice, itertools.pairwise(bounds)))
 

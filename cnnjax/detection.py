@@ -118,7 +118,7 @@ def detect(logits: jax.Array, deltas: jax.Array, regions: jax.Array, frame: jax.
       threshold: the IoU above which one suppresses another of its class.
     """
     scores = jax.nn.softmax(logits)[:, 1:]
-    labels = jnp.tile(jnp.arange(scores.shape[1], dtype=jnp.int32), len(regions))
+    labels = jnp.tile(jnp.arange(scores.shape[1], dtype=jnp.int32), regions.shape[0])
     regions = regions.repeat(scores.shape[1], 0)
     found = boxes.decode(deltas[:, 1:].reshape(-1, 4), regions, HEAD_WEIGHTS)
     found, scores = boxes.clip(found, frame), scores.ravel()

@@ -31,9 +31,15 @@ _as_maps = jax.make_user_context(False)  # see `fully_convolutional`
 def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '') -> None:
     """Raises UserError for images [N, H, W, C] of fewer than `smallest` pixels a side; `network`
     names what needs them, and `remedy` says what helps, or why."""
-    if min(images.shape[1:3]) < smallest:
+    if any(n < smallest for n in images.shape[1:3]):
         raise UserError(f'{network} needs images of at least {smallest} x {smallest}, got '
                         f'{images.shape[1:3]}{remedy and ": "}{remedy}')
+
+
+def numpy_for(*sizes: Any) -> Any:
+    """numpy, with which constants are computed from these sizes of arrays; jax.numpy, if one of them
+    is symbolic (see jax.export) and only the running program knows it."""
+    return np if all(isinstance(size, int) for size in sizes) else jnp
 
 
 def nested(name: str, inner: Taps, output: jax.Array) -> Taps:
@@ -219,7 +225,7 @@ def _max_pool_forward(x, size, stride, sides):
         value = padded[:, rows, columns]
         better = beats(value, best)
         best, winner = jnp.where(better, value, best), jnp.where(better, index.type(place), winner)
-    return best, (lax.optimization_barrier(winner), x.shape)
+    return best, (lax.optimization_barrier(winner), x.shape[1:3])
 
 
 def beats(value: jax.Array, best: jax.Array) -> jax.Array:
@@ -230,8 +236,9 @@ def beats(value: jax.Array, best: jax.Array) -> jax.Array:
 
 def _max_pool_backward(size, stride, sides, saved, g):
     winner, shape = saved
+    batch, channels = g.shape[0], g.shape[3]
     back = (size - 1) // stride  # how many windows that begin earlier reach a pixel
-    counts = [-(-(n + sum(side)) // stride) for n, side in zip(shape[1:3], sides, strict=True)]
+    counts = [-(-(n + sum(side)) // stride) for n, side in zip(shape, sides, strict=True)]
     edges = [(back, count - n, 0) for count, n in zip(counts, g.shape[1:3], strict=True)]
     g, winner = (lax.pad(array, jnp.zeros((), array.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
                  for array in (g, winner))
@@ -244,12 +251,12 @@ def _max_pool_backward(size, stride, sides, saved, g):
                              for at, count in zip(place, counts, strict=True))
             won = winner[:, rows, columns] == place[0] * size + place[1]
             total += jnp.where(won, g[:, rows, columns], 0)
-        return jnp.broadcast_to(total, (shape[0], *counts, shape[3])).astype(g.dtype)
+        return jnp.broadcast_to(total, (batch, *counts, channels)).astype(g.dtype)
 
     dx = jnp.stack([jnp.stack([pixels(i, j) for j in range(stride)], 3) for i in range(stride)], 2)
-    dx = dx.reshape(shape[0], *(count * stride for count in counts), shape[3])
+    dx = dx.reshape(batch, *(count * stride for count in counts), channels)
     (top, _), (left, _) = sides
-    return (dx[:, top:top + shape[1], left:left + shape[2]],)
+    return (dx[:, top:top + shape[0], left:left + shape[1]],)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
@@ -277,10 +284,8 @@ def _sides(x, size, stride, padding, ceil):
     out."""
     sides = []
     for n in x.shape[1:3]:
-        windows, out = (n + 2 * padding - size) // stride + 1, 0
-        if ceil and windows * stride < min(n + padding, n + 2 * padding - size + stride):
-            out = windows * stride + size - n - 2 * padding  # how far the next window sticks out
-        sides.append((padding, padding + out))
+        out = -(n + 2 * padding - size) % stride if ceil else 0  # how far the next one sticks out
+        sides.append((padding, padding + (out if out < size - padding else 0)))
     return sides
 
 

@@ -50,7 +50,7 @@ def roi_align(features: jax.Array, boxes: jax.Array, size: int, stride: float, *
         CPU, since to add up in what was looked up is not reproducible there.
     """
     return _align(_Grid(size, (stride,), samples, aligned), (features,), boxes,
-                  jnp.zeros(len(boxes), jnp.int32), form)
+                  jnp.zeros(boxes.shape[0], jnp.int32), form)
 
 
 def pyramid_roi_align(maps: Sequence[jax.Array], boxes: jax.Array, size: int,
@@ -254,7 +254,7 @@ def _pool(size, features, bins):
         return jnp.maximum(best, jnp.take(flat, place(k), axis=0, mode='clip'))
 
     best = jnp.full((*place(0).shape, flat.shape[1]), -jnp.inf, features.dtype)
-    best = lax.fori_loop(0, count, compare, best, unroll=min(count, 8))
+    best = lax.fori_loop(0, count, compare, best, unroll=min(count, 8) if isinstance(count, int) else 1)
     return jnp.where(_empty(bins), 0, best)
 
 

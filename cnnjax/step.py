@@ -72,8 +72,8 @@ def create(net: nn.Module, tx: optax.GradientTransformation, key: jax.Array,
 
 def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axis: str | None, *,
                task: Task, net: nn.Module, tx: optax.GradientTransformation,
-               augment: Callable[..., Batch], accumulate: int = 1,
-               frozen: Collection[str] = frozenset(),
+               augment: Callable[..., Batch], mix: Callable[..., Batch] | None = None,
+               accumulate: int = 1, frozen: Collection[str] = frozenset(),
                average: Average | None = None) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on one device's share of the batch: (new state, mean metrics of the batch).
 
@@ -85,6 +85,7 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
       axis: the mapped axis to reduce over, or None.
       task: a tasks.Task, whose loss is differentiated.
       augment: (key, positions, examples with uint8 images) -> examples with float images.
+      mix: (key, examples, axis) -> examples, each mixed with another of the batch; None: none is.
       accumulate: the number of micro-batches in which the gradient is computed.
       frozen: layers that do not change; no gradient is computed for them.
       average: the averages.Average that the state holds, None if it holds none.
@@ -92,9 +93,11 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
     augment_key, shared_key, own_key, example_key = keys(key, state.step)
     if axis is not None:  # Dropout differs between devices; drop-path is the same on all.
         own_key = jax.random.fold_in(own_key, lax.axis_index(axis))
-    examples = {**augment(augment_key, batch['position'], fetch(data, batch)),
-                'keys': jax.vmap(functools.partial(jax.random.fold_in, example_key))(
-                    batch['position'])}
+    examples = augment(augment_key, batch['position'], fetch(data, batch))
+    if mix is not None:
+        examples = mix(augment_key, examples, axis)
+    examples = {**examples, 'keys': jax.vmap(functools.partial(jax.random.fold_in, example_key))(
+        batch['position'])}
     trainable, fixed = transfer.split(state.params, frozen)
 
     def loss(trainable, batch_stats, examples, i):

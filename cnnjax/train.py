@@ -42,7 +42,7 @@ from cnnjax import (
 )
 from cnnjax.errors import UserError
 from cnnjax.evaluate import evaluator
-from cnnjax.limits import Number, Whole
+from cnnjax.limits import Number, Used, Whole
 from cnnjax.plan import Plan, plan
 from cnnjax.progress import Profile, Progress
 from cnnjax.step import TrainState
@@ -57,7 +57,11 @@ LIMITS = {
     'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),
     'elastic': Number(0, SIDE // 8), 'jitter': Number(0, below=0.5), 'hue': Number(0, 0.5),
     'saturation': Number(1, 100), 'exposure': Number(1, 100), 'color': Number(0),
-    'color_jitter': Number(0, 1), 'batch_size': Whole(1),
+    'color_jitter': Number(0, 1), 'whiten': (False, True),
+    'auto_augment': ('', *data.policies.KINDS), 'randaugment_operations': Whole(1, 16),
+    'randaugment_magnitude': Whole(0, data.policies.BINS - 1), 'random_erasing': Number(0, 1),
+    'mixup': Number(0, 1000), 'cutmix': Number(0, 1000), 'repeats': Whole(1),
+    'batch_size': Whole(1),
     'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(),
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
     'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
@@ -68,22 +72,34 @@ LIMITS = {
     **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
-                'exposure')  # arguments of data.augment
+                'exposure', 'auto_augment', 'randaugment_operations', 'randaugment_magnitude',
+                'random_erasing')  # arguments of data.augment
+USED = {'randaugment_operations': Used('auto_augment', ('randaugment',), 2),
+        'randaugment_magnitude': Used('auto_augment', ('randaugment',), 9)}
 
 
 def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
-    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED})
+    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED, **USED})
     plateau.check(config)
     early_stopping.check(config)
+    for field in ('mixup', 'cutmix'):
+        if config[field] and config.task != 'classify':
+            raise UserError(f"{field}={config[field]} mixes two images and their labels: it needs "
+                            f"task='classify', not '{config.task}'")
+    if config.auto_augment and tasks.target(config.task) in ('mask', 'boxes'):
+        raise UserError(f"auto_augment='{config.auto_augment}' would move what is in an image, but "
+                        f"not its masks or boxes: task='{config.task}' has rotation and scale")
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
     if config.val_split in (config.train_split, config.test_split):
         raise UserError(f"val_split='{config.val_split}' is also the training's or the test's: "
                         'give a third split, or leave it out')
+    if config.split:
+        data.splits.parse(config.split)
     if config.split and config.dataset == data.FROM_PYTHON:
         raise UserError(f"split='{config.split}': data that is given in Python is divided there, "
                         "into {'train': ..., 'val': ..., 'test': ...} with val_split='val'")
@@ -96,6 +112,7 @@ class Training(NamedTuple):
     task: Task
     tx: Any  # optax's transformation of gradients
     augment: Callable  # (key, positions, examples) -> examples; see data.augment
+    mix: Callable  # (key, examples, axis) -> examples; see data.mixed
     plan: Plan
     shapes: dict[str, Any]  # a batch of one augmented example: {'image', and each target}, [1, ...]
     classes: tuple[str, ...]
@@ -137,7 +154,8 @@ class Training(NamedTuple):
 
     def _parts(self):
         return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,
-                'accumulate': self.accumulate, 'frozen': self.frozen, 'average': self.plan.average}
+                'mix': self.mix, 'accumulate': self.accumulate, 'frozen': self.frozen,
+                'average': self.plan.average}
 
 
 def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
@@ -159,6 +177,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
     augment = functools.partial(data.augment, normalize=normalize, **{
         field: config[field] for field in AUGMENTATION})
+    mix = functools.partial(data.mixed, mixup=config.mixup, cutmix=config.cutmix)
     # Tracing finds what does not fit the images, before anything is written.
     shapes = jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
     image_shape = shapes['image'].shape[1:]
@@ -176,7 +195,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
                       factor=lengths.plateau and lengths.plateau.multiplier,
                       **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
-    return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
+    return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
 
 
@@ -260,8 +279,9 @@ def train(config: ConfigDict, directory: str | Path,
         if (start == training.plan.steps
                 or early_stopping.due(errors, training.plan.patience)):
             return resume.finished(directory, start)
-        batches = sets.train.train_batches(config.batch_size, config.seed, start,
-                                           (jax.process_index(), jax.process_count()))
+        batches = sets.train.train_batches(
+            config.batch_size, config.seed, start, (jax.process_index(), jax.process_count()),
+            config.repeats)
         feed = batches if start else first_drawn(config, directory, training, sets.train,
                                                  normalize, batches)
         update = updater(config, training, sets.train, mesh)

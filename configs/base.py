@@ -156,6 +156,13 @@ def get_config():
     config.hue = 0.0  # YOLO's, in HSV: the largest turn of the hue, as a share of the circle
     config.saturation = 1.0  # YOLO's: the largest factor, and divisor, of the saturation; 1: none
     config.exposure = 1.0  # YOLO's: the largest factor, and divisor, of the value; 1: none
+    config.auto_augment = ''  # random operations on each image: 'randaugment' or 'trivial'
+    config.randaugment_operations = 2  # randaugment: how many operations follow each other
+    config.randaugment_magnitude = 9  # randaugment: their strength, from 0 to 30
+    config.random_erasing = 0.0  # the probability that a rectangle of an image is erased
+    config.mixup = 0.0  # classify, mixup's alpha: each image is blended with another; 0: none
+    config.cutmix = 0.0  # classify, CutMix's alpha: a rectangle shows another image; 0: none
+    config.repeats = 1  # how often a batch has each of its images, augmented in different ways
 
     # Optimization. Lengths (epochs, drops, warmup, average_start, eval_every, checkpoint_every)
     # count epochs, or steps if `steps` is set.

@@ -204,11 +204,14 @@ def images(name):
     return jax.random.normal(jax.random.key(1), (2, height, 2 * height, 3))
 
 
+BATCH, = export.symbolic_shape('batch')
+
+
 @functools.cache
-def shapes(net, height, width):
-    """The shapes of (logits, taps) for one image, and of the variables."""
-    return jax.eval_shape(net.init_with_output, jax.random.key(0),
-                          jax.ShapeDtypeStruct((1, height, width, net.image_shape[-1]), 'float32'))
+def shapes(net, height, width, batch=1):
+    """The shapes of (logits, taps) for a batch of images, and of the variables."""
+    return jax.eval_shape(net.init_with_output, jax.random.key(0), jax.ShapeDtypeStruct(
+        (batch, height, width, net.image_shape[-1]), 'float32'))
 
 
 def random_variables(net, height):
@@ -263,9 +266,11 @@ def multiply_adds(params, taps):
 @pytest.mark.parametrize(('name', 'fields', 'side', 'count', 'of_hundred', 'operations'), COUNTS,
                          ids=IDS)
 def test_counts(name, fields, side, count, of_hundred, operations):
+    """Also that each network is traced at a symbolic batch size."""
     net = models.create(name, **fields, **({'scan': True} if name in DEEP else {}))
-    (_, taps), variables = shapes(net, side, side)
+    (outputs, taps), variables = shapes(net, side, side, BATCH)
     params = variables['params']
+    assert {array.shape[0] for array in jax.tree.leaves(outputs)} == {BATCH}
     if count is not None:
         assert size(params) == count
     if of_hundred is not None:
@@ -757,19 +762,28 @@ def test_every_family_is_exported():
 @pytest.mark.parametrize('name', NARROW)
 def test_a_network_works_at_a_symbolic_batch_size(name):
     fields, shape = NARROW[name]
-    net, (batch,) = models.create(name, **fields), export.symbolic_shape('batch')
+    net = models.create(name, **fields)
     variables = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0),
                                jax.ShapeDtypeStruct((1, *shape), 'float32'))
+    images = jax.ShapeDtypeStruct((BATCH, *shape), 'float32')
 
     def predict(variables, images):
         outputs, _ = net.apply(variables, images)
         return (outputs, net.detections(outputs)) if hasattr(net, 'detections') else outputs
 
-    exported = export.export(jax.jit(predict))(
-        variables, jax.ShapeDtypeStruct((batch, *shape), 'float32'))
-    assert all(output.shape[0] == batch for output in exported.out_avals)
+    exported = export.export(jax.jit(predict), platforms=('cpu', 'cuda', 'tpu'))(variables, images)
+    assert all(output.shape[0] == BATCH for output in exported.out_avals)
     if not hasattr(net, 'detections'):
         assert exported.out_avals[0].shape[-1] == net.num_classes
+    for arguments in getattr(net, 'subnetworks', {}).values():
+        logits, _ = jax.eval_shape(functools.partial(net.apply, **arguments), variables, images)
+        assert logits.shape == (BATCH, net.num_classes)
+
+    def total(variables, images):
+        return sum(output.sum() for output in jax.tree.leaves(net.apply(variables, images)[0]))
+
+    gradients = jax.eval_shape(jax.grad(total, (0, 1)), variables, images)
+    assert jax.tree.map(jnp.shape, gradients) == jax.tree.map(jnp.shape, (variables, images))
 
 
 @pytest.mark.parametrize('name', ['faster_rcnn_small', 'yolo_v1_local'])

@@ -96,7 +96,10 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys, monkeypatch):
 
 # Everything random that there is: augmentation, dropout, drop-path.
 RANDOM = {'classify': {'model__name': 'fractalnet20', 'model__widths': (4, 4), 'model__columns': 2,
-                       'model__dropout': (0.1, 0.2)},
+                       'model__dropout': (0.1, 0.2), 'whiten': True, 'mixup': 0.5, 'cutmix': 1.0,
+                       'auto_augment': 'randaugment', 'random_erasing': 0.5, 'repeats': 2},
+          'multilabel': {'class_weights': (2.0,) * 11, 'color_jitter': 0.2,
+                         'loss': 'cross_entropy+focal'},
           'segment': {'model__dropout': 0.2, 'loss': 'cross_entropy+dice', 'weight_map': 5.0,
                       'crop_size': 8, 'flip_vertical': True, 'scale': (0.8, 1.2), 'rotation': 20.0,
                       'elastic': 1.0, 'color_jitter': 0.2},

@@ -15,6 +15,7 @@ from cnnjax.data.examples import (
            subset,
 )
 from cnnjax.data.identity import Identity, differences, identity
+from cnnjax.data.mixing import mixed
 from cnnjax.data.normalize import Normalization, normalization
 from cnnjax.data.pipeline import Resident, Stream, picture_shapes, recut
 from cnnjax.data.proposals import proposed
@@ -30,5 +31,5 @@ from cnnjax.data.weight_maps import weighted
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
            'Source', 'Stream', 'augment', 'check_examples', 'class_folders', 'counted',
            'differences', 'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled',
-           'matched', 'names', 'normalization', 'picture_shapes', 'proposed', 'recut', 'splits',
-           'spread', 'subset', 'weighted']
+           'matched', 'mixed', 'names', 'normalization', 'picture_shapes', 'proposed', 'recut',
+           'splits', 'spread', 'subset', 'weighted']

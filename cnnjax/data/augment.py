@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.data import geometry
+from cnnjax.data import geometry, policies
 from cnnjax.errors import UserError
 
 # Principal components of ImageNet's colours, for images in [0, 1]: Krizhevsky et al. 2012, section
@@ -26,12 +26,15 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
             crop_size: int = 0, scale: Sequence[float] = (1.0, 1.0), rotation: float = 0.0,
             elastic: float = 0.0, jitter: float = 0.0, color: float = 0.0,
             color_jitter: float = 0.0, hue: float = 0.0, saturation: float = 1.0,
-            exposure: float = 1.0) -> dict[str, jax.Array]:
+            exposure: float = 1.0, auto_augment: str = '', randaugment_operations: int = 2,
+            randaugment_magnitude: int = 9,
+            random_erasing: float = 0.0) -> dict[str, jax.Array]:
     """Normalizes the images of a batch and changes each example at random, in the papers' order.
 
-    The order is colour, normalization, padding, crop, flips. Zeros are padded after the
-    normalization, so they stand for the mean. Jitter, crop, scale, rotation and deformation are one
-    warp, so that each pixel is interpolated once, and a turned crop shows what is beside it.
+    The order is operations of a policy, colour, normalization, padding, crop, flips, erasing. Zeros
+    are padded after the normalization, so they stand for the mean. Jitter, crop, scale, rotation
+    and deformation are one warp, so that each pixel is interpolated once, and a turned crop shows
+    what is beside it.
 
     What happens to an example depends on the key and its position alone: it is the same on any
     number of devices, and for sets on the devices and streams, whose host only cuts pictures of
@@ -59,6 +62,9 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
       color_jitter: brightness, contrast and saturation are multiplied by random factors that differ
         from 1 by at most this; RGB or gray.
       hue, saturation, exposure: see `distorted`; RGB only.
+      auto_augment: 'randaugment' or 'trivial', see `policies.changed`; RGB or gray.
+      randaugment_operations, randaugment_magnitude: of 'randaugment'.
+      random_erasing: the probability of a gray rectangle, see `erased`.
 
     Raises:
       UserError: an argument does not fit the images.
@@ -71,15 +77,19 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
     _check_geometry((height, width), shape, padding, padding_mode, scale, elastic)
     for field, value, off, allowed in (
             ('color', color, 0, (3,)), ('color_jitter', color_jitter, 0, (1, 3)),
-            ('hue', hue, 0, (3,)), ('saturation', saturation, 1, (3,)),
-            ('exposure', exposure, 1, (3,))):
+            ('auto_augment', auto_augment, '', (1, 3)), ('hue', hue, 0, (3,)),
+            ('saturation', saturation, 1, (3,)), ('exposure', exposure, 1, (3,))):
         if value != off and channels not in allowed:
             raise UserError(f'{field}={value} needs RGB{" or gray" * (1 in allowed)} images, not '
                             f'{channels} channel(s)')
 
     def one(position, example):
         color_key, crop_key, flip_key = jax.random.split(jax.random.fold_in(key, position), 3)
-        image = example['image'].astype(np.float32) / 255
+        image = example['image']
+        if auto_augment:
+            image = policies.changed(jax.random.fold_in(color_key, 2), image, auto_augment,
+                                     randaugment_operations, randaugment_magnitude)
+        image = image.astype(np.float32) / 255
         if color_jitter:
             image = jittered(jax.random.fold_in(color_key, 0), image, color_jitter)
         if distort:
@@ -102,6 +112,11 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
         if flip_vertical:
             upside_down = jax.random.bernoulli(jax.random.fold_in(flip_key, 0))
             example = geometry.mirrored(example, upside_down, axis=0)
+        if random_erasing:
+            keys = jax.random.split(jax.random.fold_in(flip_key, 1))
+            image = erased(keys[0], example['image'])
+            erase = jax.random.bernoulli(keys[1], random_erasing)
+            example = {**example, 'image': jnp.where(erase, image, example['image'])}
         if 'frame' in example:  # A network looks for objects only on the image.
             most = np.array([*shape[::-1]] * 2, np.float32)
             example = {**example, 'frame': jnp.clip(example['frame'], 0, most)}
@@ -189,3 +204,21 @@ def jittered(key: jax.Array, image: jax.Array, most: float) -> jax.Array:
         gray = (image @ LUMA)[..., None]
         image = saturation * image + (1 - saturation) * gray
     return brightness * (contrast * image + (1 - contrast) * gray.mean())
+
+
+def erased(key: jax.Array, image: jax.Array) -> jax.Array:
+    """A normalized image [H, W, C] with a random rectangle of zeros, the mean: 2 to 33 % of the
+    area, with sides in ratios from 0.3 to 3.3, anywhere inside (Zhong et al. 2017, https://
+    arxiv.org/abs/1708.04896). As in torchvision's RandomErasing, the first of ten rectangles that
+    is smaller than the image is taken; without one, the image stays as it is."""
+    height, width, _ = image.shape
+    keys = jax.random.split(key, 3)
+    area = height * width * jax.random.uniform(keys[0], (10,), np.float32, 0.02, 0.33)
+    ratio = jnp.exp(jax.random.uniform(keys[1], (10,), np.float32, *np.log([0.3, 3.3])))
+    sides = jnp.round(jnp.sqrt(jnp.stack([area * ratio, area / ratio], -1))).astype(np.int32)
+    fits = (sides < np.array([[height, width]])).all(-1)
+    rows, columns = side = sides[fits.argmax()]
+    top, left = jax.random.randint(keys[2], (2,), 0, np.array([height, width]) - side + 1)
+    y, x = np.ogrid[:height, :width]
+    inside = (top <= y) & (y < top + rows) & (left <= x) & (x < left + columns)
+    return jnp.where((inside & fits.any())[..., None], 0, image)

@@ -78,7 +78,7 @@ def load(data_dir: str | os.PathLike[str] | None, split: str, bad_images: str = 
         left_out['unreadable'] = len(rows) - len(readable)
         rows = readable
     elif gone := [row for row in rows if not os.path.isfile(row.path)]:
-        others = f', nor are {len(gone) - 1} others' * (len(gone) > 1)
+        others = f', nor {len(gone) - 1} more' * (len(gone) > 1)
         raise UserError(f'{table.file}, line {gone[0].line}: {gone[0].path} is not there{others}. '
                         'Paths are relative to the folder of the file; of others give it as '
                         'data_dir, and the file as annotations')

@@ -58,6 +58,8 @@ def load(data_dir: str | os.PathLike[str] | None, split: str, *, target: str = '
         raise UserError("dataset='npz' needs data_dir: the file, as in data.npz")
     file = Path(os.path.expanduser(data_dir))
     try:
+        if not zipfile.is_zipfile(file) and file.exists():
+            raise ValueError('it is no zip file')
         with np.load(file, allow_pickle=False) as arrays:
             images, labels = _pair(file, arrays, split, shares)
             learned = labels
@@ -68,7 +70,7 @@ def load(data_dir: str | os.PathLike[str] | None, split: str, *, target: str = '
         raise Missing(f'{file} is not there') from None
     except UserError:
         raise
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f'{file} is no .npz file of arrays without objects: {error}') from None
     return _source(file, split, images, labels, learned, names, target, shares, given)
 
@@ -101,7 +103,7 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
     elif texts is not None:
         classes = [str(name) for name in texts]
     else:
-        count = labels.shape[1] if target == 'tags' else int(learned.max(initial=0)) + 1
+        count = labels.shape[1] if target == 'tags' else max(learned.tolist(), default=0) + 1
         classes = [str(number) for number in range(count)]
     if texts is not None:
         numbers = {name: number for number, name in enumerate(classes)}
@@ -110,16 +112,18 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
                             'among the others')
         labels = np.array([numbers[str(name)] for name in labels])
     try:
+        source = from_arrays(images, classes, **{target: labels})
+        if target == 'label' and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise UserError(f'the labels have numbers from {labels.min()} to {labels.max()}, and '
+                            f'there are {len(classes)} classes, counted from 0')
         if shares:
             known = [classes[label] for label in labels] if target == 'label' else None
             places = splits.places(list(map(str, range(len(images)))), known, shares, split, given)
-            images, labels = images[places], labels[places]
-        source = from_arrays(images, classes, **{target: labels})
-        if shares:
-            source = source._replace(examples=Part(source.examples.arrays, tuple(places)))
-    except (UserError, IndexError, TypeError) as error:
+            arrays = {name: array[places] for name, array in source.examples.arrays.items()}
+            source, labels = source._replace(examples=Part(arrays, tuple(places))), labels[places]
+    except UserError as error:
         raise UserError(f'{file}, {split}: {error}') from None
     about = (tags.described(f'{file}, {split}', labels, classes) if target == 'tags' else
-             counted(f'{file}, {split}', len(images), len(set(labels.tolist())),
+             counted(f'{file}, {split}', len(labels), len(set(labels.tolist())),
                      by_class(labels.tolist(), classes)))
     return source._replace(about=about)

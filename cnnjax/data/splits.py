@@ -76,8 +76,10 @@ def divided(names: Sequence[str], labels: Sequence[str] | None, text: str) -> di
     classes = collections.defaultdict(list)
     for name, label in zip(names, labels or [''] * len(names), strict=True):
         classes[label].append(name)
-    if few := [f'{label} ({len(own)})' if label else f'it has {len(own)}'
-               for label, own in classes.items() if len(own) < len(shares)]:
+    if labels is None and len(names) < len(shares):
+        raise UserError(f"split='{text}' takes at least {len(shares)} pictures, and there are "
+                        f'{len(names)}')
+    if few := [f'{label} ({len(own)})' for label, own in classes.items() if len(own) < len(shares)]:
         raise UserError(f"split='{text}' takes at least {len(shares)} pictures of each class, and "
                         f'some have fewer: {some(few)}. Give them more, or leave them out')
     found = {}

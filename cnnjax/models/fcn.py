@@ -12,7 +12,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from cnnjax import layers
@@ -99,9 +98,10 @@ def upsample(x: jax.Array, factor: int, crop: int, shape: Sequence[int]) -> jax.
     `shape`. It is Caffe's deconvolution with a bilinear kernel of 2 * factor pixels and that
     stride: outside x are zeros. Computed as products with a matrix for either side."""
     def matrix(n, size):
-        centres = factor * np.arange(n) + factor - 0.5
-        distance = abs(crop + np.arange(size)[:, None] - centres)
-        return jnp.asarray(np.maximum(1 - distance / factor, 0), x.dtype)
+        numpy = layers.numpy_for(n, size)
+        centres = factor * numpy.arange(n) + factor - 0.5
+        distance = abs(crop + numpy.arange(size)[:, None] - centres[None])
+        return jnp.asarray(numpy.maximum(1 - distance / factor, 0), x.dtype)
 
     rows, columns = (matrix(n, size) for n, size in zip(x.shape[1:3], shape, strict=True))
     product = partial(jnp.einsum, precision=lax.Precision.HIGHEST)

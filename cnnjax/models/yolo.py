@@ -263,12 +263,13 @@ def decode(outputs: Outputs) -> tuple[jax.Array, jax.Array]:
     return (found[..., :2] + lattice) / sides, found[..., 2:] ** 2
 
 
-def grid(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def grid(rows: int, columns: int) -> tuple[Any, Any]:
     """The column and the row of each cell, [1, rows, columns, 1, 2], and how many there are of
     them, [1, 1, 1, 1, 2]."""
-    lattice = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1)
+    numpy = layers.numpy_for(rows, columns)
+    lattice = numpy.stack(numpy.meshgrid(numpy.arange(columns), numpy.arange(rows)), -1)
     return (lattice[None, :, :, None].astype(np.float32),
-            np.array([columns, rows], np.float32, ndmin=5))
+            numpy.array([columns, rows], np.float32, ndmin=5))
 
 
 def corners(centre: jax.Array, size: jax.Array) -> jax.Array:

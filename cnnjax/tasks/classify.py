@@ -46,13 +46,27 @@ def check(outputs: jax.Array, examples: Mapping[str, Any], classes: Sequence[str
 def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
          examples: Mapping[str, jax.Array], batch: WholeBatch) -> LossAndMetrics:
     """The chosen loss with that of the auxiliary heads, and the metrics 'loss' and 'error', which
-    leave the heads out."""
-    labels = examples['label']
+    leave the heads out.
+
+    Where each image is mixed with another (see data.mixed), the loss is the weighted mean of the
+    losses of both labels, and the error that of the label with the larger weight.
+    """
+    labels = most = examples['label']
     logits, taps, batch_stats = apply(examples['image'])
-    value = chosen(batch, logits, labels)
-    metrics = {'loss': value, 'error': batch.mean(losses.top_k_error(logits, labels))}
+
+    def judged(logits):
+        value = chosen(batch, logits, labels)
+        if 'share' not in examples:
+            return value
+        share = examples['share'][0]  # the same in the whole batch
+        return share * value + (1 - share) * chosen(batch, logits, examples['other_label'])
+
+    if 'share' in examples:
+        most = jnp.where(examples['share'] < 0.5, examples['other_label'], labels)
+    value = judged(logits)
+    metrics = {'loss': value, 'error': batch.mean(losses.top_k_error(logits, most))}
     for name, weight in auxiliary.items():
-        value += weight * chosen(batch, taps[name], labels)
+        value += weight * judged(taps[name])
     return value, (metrics, batch_stats)
 
 
