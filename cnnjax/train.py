@@ -359,11 +359,18 @@ def first_drawn(config: ConfigDict, directory: Path, training: Training,
     if not cluster.first():
         return batches
     first = next(batches)
-    some = {name: values[:figures.SHOWN] for name, values in first.items()}
+    # An example is mixed with the one before it, the first with the last, which is not drawn.
+    places = np.arange(-1, min(figures.SHOWN, len(first['position'])))
+    some = {name: values[places] for name, values in first.items()}
     arrays: Any = train_set.data or {}
-    seen = jax.jit(training.augment)(step.keys(run_keys(config)[1], 0)[0], some['position'],
-                                     step.fetch(arrays, some))
-    figures.first_batch(directory, training.task, train_set.classes, normalize, seen)
+
+    @jax.jit
+    def seen(key, examples):
+        examples = training.mix(key, training.augment(key, some['position'], examples))
+        return {name: values[1:] for name, values in examples.items()}
+
+    figures.first_batch(directory, training.task, train_set.classes, normalize, seen(
+        step.keys(run_keys(config)[1], 0)[0], step.fetch(arrays, some)))
     return itertools.chain([first], batches)
 
 
