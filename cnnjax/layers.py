@@ -37,8 +37,8 @@ def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '')
 
 
 def numpy_for(*sizes: Any) -> Any:
-    """numpy, with which constants are computed from these sizes of arrays; jax.numpy, if one of them
-    is symbolic (see jax.export) and only the running program knows it."""
+    """numpy, to compute constants from these sizes of arrays; jax.numpy, if one of them is symbolic
+    (see jax.export), so that only the running program knows it."""
     return np if all(isinstance(size, int) for size in sizes) else jnp
 
 
