@@ -66,7 +66,7 @@ class Views(NamedTuple):
     def of(cls, fields: Mapping[str, Any] | ConfigDict) -> 'Views':
         """Those of a config, or of a Trained's `evaluation`; older ones have one view."""
         known: Any = {name: fields[name] for name in cls._fields if name in fields}
-        return cls(**known)
+        return cls(**known | {'test_scales': tuple(known.get('test_scales', ()))})
 
     @property
     def single(self) -> bool:
