@@ -186,33 +186,40 @@ class Checkpoints:
         return workdir.read_past(self.directory / str(step))
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state saved at `step`, with the shapes and the placement on devices of `like`.
+        """The state saved at `step`, a NamedTuple, with the shapes and the placement on devices of
+        `like`. Fields that are empty in `like` may be missing in a state of an older version.
 
         Raises:
           UserError: the parameters have other names or shapes than those of `like`.
         """
         with self._reading(f'checkpoint {step}'):
-            saved = self._manager.item_metadata(step).tree.get('params', {})
+            saved = self._manager.item_metadata(step).tree
         theirs, own = ({path: array.shape for path, array in jax.tree.leaves_with_path(tree)}
-                       for tree in (saved, getattr(like, 'params', {})))
+                       for tree in (saved.get('params', {}), getattr(like, 'params', {})))
         if own and theirs != own:
             raise UserError(f'checkpoint {step} in {self.directory} is of another network than '
                             'the config now describes: has the file of your network changed? Put '
                             'it back, or take another workdir')
         with self._reading(f'checkpoint {step}'):
-            return self._manager.restore(step, args=ocp.args.PyTreeRestore(
-                like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)))
+            wanted = {name: value for name, value in like._asdict().items()
+                      if name in saved or jax.tree.leaves(value)}
+            return like._replace(**self._manager.restore(step, args=ocp.args.PyTreeRestore(
+                wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted))))
 
     def variables(self, step: int) -> Mapping[str, Any]:
-        """{'params', 'batch_stats'} saved at `step`, as numpy arrays, from whatever devices."""
+        """{'params', 'batch_stats'} saved at `step`, as numpy arrays, from whatever devices; their
+        average, if the training computed one."""
         if not self._intact(step):
             raise UserError(f'checkpoint {step} in {self.directory} is damaged: take another one')
         with self._reading(f'checkpoint {step}'):
             saved = self._manager.item_metadata(step).tree
-            wanted = {name: saved.get(name, {}) for name in ('params', 'batch_stats')}
+            average = saved.get('average') or {}
+            wanted = ({'average': average} if average else
+                      {name: saved.get(name, {}) for name in ('params', 'batch_stats')})
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            return self._manager.restore(step, args=ocp.args.PyTreeRestore(
+            found = self._manager.restore(step, args=ocp.args.PyTreeRestore(
                 wanted, restore_args=as_numpy, partial_restore=True))
+            return found['average'] if average else found
 
     def resolve(self, which: str) -> int:
         """The step that `which` means: 'latest', 'best' or a step's number as a string."""

@@ -3,10 +3,13 @@ trained on, which is written once when the run begins.
 
     dataset.json        class names, image shape, mean and std; of each split the number of
                         examples, of all and of each class, and a digest (see data/identity.py)
+    whitening.npy       the matrix of config.whiten; dataset.json has its digest
     dataset.listing.gz  split, label, size and name of every example, to name those that differ
+    split.csv           of a set that config.split divides: the split of each example
 """
 
 import gzip
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +19,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax import atomic, cluster, data, tasks, workdir
-from cnnjax.data import masks
+from cnnjax.data import copies, masks, splits
 from cnnjax.data.identity import some
 from cnnjax.errors import UserError
 
 # The fields of a config that its source depends on, besides the split.
 FIELDS = ('task', 'dataset', 'data_dir', 'bad_images', 'mask_values', 'bad_boxes', 'annotations',
-          'proposals')
-FILE, LISTING = workdir.DATASET, 'dataset.listing.gz'
+          'proposals', 'split', 'class_folders', 'label_separator')
+FILE, LISTING, WHITENING = workdir.DATASET, 'dataset.listing.gz', 'whitening.npy'
 ROUNDING = 1e-5  # How much the means of two machines may differ.
 
 
@@ -33,14 +36,19 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
     normalize: data.Normalization
-    splits: dict[str, data.Identity]  # the training and the test set; {} in an older run
+    splits: dict[str, data.Identity]  # of the sets of the run; {} in an older run
+    whitening: str = ''  # the digest of the normalization's matrix, which may be lost
 
 
-def source(config: ConfigDict, split: str) -> data.Source:
-    """The data.Source of a split of config.dataset, with the targets of config.task."""
+def source(config: ConfigDict, split: str, directory: str | Path | None = None) -> data.Source:
+    """The data.Source of a split of config.dataset, with the targets of config.task. The run in
+    `directory`, if there is one, keeps its own division of a set that config.split divides."""
     found = data.load(config.dataset, split, config.data_dir, config.bad_images,
                       tasks.target(config.task), config.mask_values,
-                      annotations=config.annotations, bad_boxes=config.bad_boxes)
+                      annotations=config.annotations, bad_boxes=config.bad_boxes,
+                      shares=config.split,
+                      given=splits.read(directory) if directory and config.split else None,
+                      class_folders=config.class_folders, separator=config.label_separator)
     if not config.proposals:
         return found
     if config.task != 'detect':
@@ -56,12 +64,8 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     Raises:
       UserError: the pictures or the masks are not in the right form, or have no object at all.
     """
-    crops = data.Crops(
-        config.image_size, config.crop, config.shorter_side, config.crop_area, config.crop_aspect,
-        test_shorter_side=config.test_shorter_side, border=config.border,
-        interpolation=config.interpolation, border_mode=config.border_mode, fit=config.fit)
-    prepared = (data.Stream(source, crops, config.loader_threads, config.loader_workers)
-                if config.stream else data.Resident(source, crops))
+    prepared = (data.Stream(source, crops(config), config.loader_threads, config.loader_workers)
+                if config.stream else data.Resident(source, crops(config)))
     if 'mask' in prepared.shapes:
         about = source.about or data.counted('given in Python', len(prepared), len(source.classes))
         try:
@@ -80,11 +84,25 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     return prepared
 
 
+def crops(config: ConfigDict) -> data.Crops:
+    """How pictures become images, as the config says."""
+    return data.Crops(
+        config.image_size, config.crop, config.shorter_side, config.crop_area, config.crop_aspect,
+        test_shorter_side=config.test_shorter_side, border=config.border,
+        interpolation=config.interpolation, border_mode=config.border_mode, fit=config.fit)
+
+
+def val_split(config: ConfigDict) -> str:
+    """The split that the evaluations during a training are of; '': the test set."""
+    return config.val_split or ('val' if config.split.count('/') == 2 else '')
+
+
 class Sets(NamedTuple):
     """The data of a run."""
 
     train: data.Resident | data.Stream
     test: data.Resident | data.Stream
+    val: data.Resident | data.Stream | None  # None: without a validation set
     splits: dict[str, data.Identity]
 
 
@@ -97,10 +115,11 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
       data.Missing: there is no data.
       UserError: it is not what the run was trained on, or not the same in all processes.
     """
-    splits = config.train_split, config.test_split
+    splits = config.train_split, *filter(None, [val_split(config)]), config.test_split
     try:
         if sources is None:
-            sources = {split: source(config, split) for split in splits}
+            began = directory if recorded else None
+            sources = {split: source(config, split, began) for split in splits}
     except data.Missing:
         cluster.agree(data='missing')
         raise
@@ -113,20 +132,23 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
     cluster.agree(data={split: identity.summary() for split, identity in identities.items()})
     if recorded:
         check(directory, recorded, identities)
-    learned, tested = (sources[split] for split in splits)
-    if 'boxes' in tested.examples[0]:
-        tested = same_classes(learned, tested, config.test_split)
+    elif config.split and cluster.first() and (told := copies.told(sources)):
+        print(told, flush=True)
+    learned, *tested = (sources[split] for split in splits)
+    if 'labels' in learned.examples[0]:
+        tested = [same_classes(learned, found, split)
+                  for found, split in zip(tested, splits[1:], strict=True)]
     if config.weight_map and 'mask' in learned.examples[0]:
         learned = data.weighted(learned, config.weight_map, config.weight_map_sigma)
-    train_set, test_set = prepare(config, learned), prepare(config, tested)
-    for examples in (train_set, test_set):
+    train_set, *others = (prepare(config, found) for found in (learned, *tested))
+    for split, examples in zip(splits, (train_set, *others), strict=True):
         check_target(config.task, examples)
-    if train_set.classes != test_set.classes:
-        raise UserError('the training and the test set have different classes')
-    if train_set.image_shape[-1] != test_set.image_shape[-1]:
-        raise UserError(f'the training set has images of {train_set.image_shape}, the test set of '
-                        f'{test_set.image_shape}: bring them to one number of channels')
-    return Sets(train_set, test_set, identities)
+        if train_set.classes != examples.classes:
+            raise UserError(f'{split} has other classes than the training set')
+        if train_set.image_shape[-1] != examples.image_shape[-1]:
+            raise UserError(f'the training set has images of {train_set.image_shape}, {split} of '
+                            f'{examples.image_shape}: bring them to one number of channels')
+    return Sets(train_set, others[-1], others[0] if others[1:] else None, identities)
 
 
 def same_classes(learned: data.Source, tested: data.Source, split: str) -> data.Source:
@@ -147,14 +169,14 @@ def check_target(task: str, examples: data.Resident | data.Stream) -> None:
     """Raises UserError unless the examples have what the task of that name learns."""
     target = tasks.target(task)
     if target not in examples.shapes:
-        learned = target if target == 'boxes' else f'a {target}'
+        learned = target if target in ('boxes', 'tags') else f'a {target}'
         raise UserError(f'task={task} learns from {learned} for each image, and the examples have '
                         f'only {", ".join(examples.shapes)}')
 
 
 def write(directory: str | Path, splits: Mapping[str, data.Identity], image_shape: Sequence[int],
           normalize: data.Normalization) -> None:
-    """Writes both files, dataset.json last.
+    """Writes all files, dataset.json last.
 
     Args:
       splits: {split: Identity} of the training and the test set.
@@ -165,16 +187,41 @@ def write(directory: str | Path, splits: Mapping[str, data.Identity], image_shap
             for line in identity.listing:
                 file.write(f'{split}\t{line}\n'.encode(errors='surrogateescape'))
     classes = next(iter(splits.values())).classes
+    whitening = {} if normalize.whitening is None else {
+        'whitening': _write_whitening(directory, normalize.whitening)}
     atomic.write_json(Path(directory) / FILE, {
         'classes': classes, 'image_shape': image_shape,
         'mean': normalize.mean.tolist(), 'std': normalize.std.tolist(),
         'splits': {split: {name: value for name, value in identity.summary().items()
-                           if name != 'classes'} for split, identity in splits.items()}})
+                           if name != 'classes'} for split, identity in splits.items()}}
+        | whitening)
 
 
-def read(directory: str | Path) -> Dataset | None:
+def _write_whitening(directory, matrix):
+    with atomic.replacing(Path(directory) / WHITENING) as unfinished, unfinished.open('wb') as file:
+        np.save(file, matrix)
+    return _digest(matrix)
+
+
+def _digest(matrix):
+    return hashlib.sha256(np.ascontiguousarray(matrix).data).hexdigest()
+
+
+def _whitening(directory, digest):
+    """The matrix with this digest; None if it is lost or damaged."""
+    try:
+        matrix = np.load(Path(directory) / WHITENING, allow_pickle=False)
+        return matrix if matrix.dtype == np.float32 and _digest(matrix) == digest else None
+    except (OSError, EOFError, ValueError):
+        return None
+
+
+def read(directory: str | Path, complete: bool = True) -> Dataset | None:
     """The Dataset of the run in `directory`, without the listings; None if there is no run. If
     dataset.json is lost, it is that of the newest checkpoint.
+
+    Args:
+      complete: False allows a lost matrix for whitening, which only the training set can replace.
 
     Raises:
       UserError: it is damaged.
@@ -188,7 +235,8 @@ def read(directory: str | Path) -> Dataset | None:
     try:
         classes, image_shape = tuple(map(str, values['classes'])), tuple(values['image_shape'])
         mean, std = (np.asarray(values[name], np.float32) for name in ('mean', 'std'))
-        normalize = data.Normalization(mean, std)
+        digest = str(values.get('whitening', ''))
+        normalize = data.Normalization(mean, std, _whitening(directory, digest) if digest else None)
         splits = {split: data.Identity.of_summary({**summary, 'classes': classes})
                   for split, summary in values.get('splits', {}).items()}
         if len(image_shape) != 3 or min(image_shape) < 1 or not normalize.fits(image_shape):
@@ -199,7 +247,11 @@ def read(directory: str | Path) -> Dataset | None:
     except Exception as error:  # A file may hold any value and raise any error.
         raise UserError(f'{path} is damaged, or of another version: {error!r}; delete it, '
                         'and the copy in the newest checkpoint takes its place') from None
-    return Dataset(classes, image_shape, normalize, splits)
+    if digest and normalize.whitening is None and complete:
+        raise UserError(f'{Path(directory) / WHITENING} is lost or damaged: start the training '
+                        'again with its command, which computes it from the data, even if the run '
+                        'is finished')
+    return Dataset(classes, image_shape, normalize, splits, digest)
 
 
 def of_run(directory: str | Path) -> Dataset | None:
@@ -208,7 +260,7 @@ def of_run(directory: str | Path) -> Dataset | None:
     checkpoints = (Path(directory) / 'checkpoints').glob('*')
     if not any(path.name.isdigit() for path in checkpoints):
         return None
-    path, found = Path(directory) / FILE, read(directory)
+    path, found = Path(directory) / FILE, read(directory, complete=False)
     if cluster.first() and not path.exists():
         if found:
             print(f'{path} was lost: it is restored from the newest checkpoint', flush=True)
@@ -245,24 +297,41 @@ def check(directory: str | Path, recorded: Dataset, splits: Mapping[str, data.Id
 
 def normalization(directory: str | Path, recorded: Dataset, image_shape: Sequence[int],
                   normalize: data.Normalization) -> data.Normalization:
-    """The normalization of the run in `directory`.
+    """The normalization of the run in `directory`. If its matrix for whitening was lost, it is
+    today's, and written again.
 
     Raises:
       UserError: today's data has another one, or images of another shape.
     """
-    lines = []
+    lines, lost = [], False
     if tuple(image_shape) != recorded.image_shape:
         lines.append(f'images of {recorded.image_shape} then, {tuple(image_shape)} now')
     else:
-        for name in ('mean', 'std'):
-            then, now = (getattr(each, name) for each in (recorded.normalize, normalize))
-            if then.shape != now.shape or not np.allclose(then, now, rtol=ROUNDING, atol=ROUNDING):
-                lines.append(f'{name}: {_shown(then)} then, {_shown(now)} now')
+        then, now = recorded.normalize, normalize
+        if lost := recorded.whitening and then.whitening is None and now.whitening is not None:
+            then = then._replace(whitening=now.whitening)
+        lines += [f'{name}: {_shown(old)} then, {_shown(new)} now'
+                  for name, old, new in zip(then._fields, then, now, strict=True)
+                  if not _alike(old, new)]
     _refuse(directory, lines)
-    return recorded.normalize
+    if lost and cluster.first():
+        print(f'{Path(directory) / WHITENING} was lost or damaged: it is computed again from the '
+              'data', flush=True)
+        values = atomic.read_json(Path(directory) / FILE)
+        digest = _write_whitening(directory, now.whitening)
+        atomic.write_json(Path(directory) / FILE, {**values, 'whitening': digest})
+    return then
+
+
+def _alike(old, new):
+    if old is None or new is None:
+        return old is new
+    return old.shape == new.shape and np.allclose(old, new, rtol=ROUNDING, atol=ROUNDING)
 
 
 def _shown(array):
+    if array is None:
+        return 'none'
     return f'{np.mean(array):.6g} on average' if array.ndim > 1 else array.tolist()
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,19 +10,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cnnjax import data, dataset, limits, parallel, step, tasks
+from cnnjax import data, dataset, limits, parallel, step, tasks, views
 from cnnjax.errors import UserError
+from cnnjax.network import Network
+from cnnjax.tasks import classify
 from cnnjax.tasks.task import Task
-from cnnjax.trained import Trained
 
 
-def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stream, *,
+def evaluate(network: Network, examples: data.Source | data.Resident | data.Stream, *,
              batch_size: int = 500, devices: int = 0) -> dict[str, Any]:
     """The results of a trained network on a set: {'count': ..., 'error': ..., ...}. Segmentations
     and detectors also have arrays, such as 'confusion' (see tasks/segment.py and tasks/detect.py).
+    If `network.evaluation` asks for several views of a picture (see views.py), its classes are
+    those of their mean.
 
     Args:
-      network: a trained.Trained.
+      network: such as trained.load returns.
       examples: a data.Source with the network's classes in its order (see data.matched); pictures
         are cut as the run's config says. For a network without a config, a data.Resident or
         data.Stream.
@@ -40,13 +43,102 @@ def evaluate(network: Trained, examples: data.Source | data.Resident | data.Stre
                             'images: give a data.Resident or a data.Stream, with its data.Crops')
         prepared = dataset.prepare(network.config, data.matched(examples, network.classes))
     dataset.check_target(network.task, prepared)
-    if prepared.image_shape[-1] != network.image_shape[-1]:
-        raise UserError(f'images of {prepared.image_shape}: the network was trained on '
-                        f'{network.image_shape}')
+    if not views.Views.of(network.evaluation).single:
+        return fused([network], [prepared], batch_size=batch_size, devices=devices)
+    check_channels(network, prepared)
     mesh = parallel.data_mesh(devices)
     task = tasks.create(network.task, network.net)
     run = evaluator(task, network.net, network.normalize, prepared, mesh, batch_size=batch_size)
     return run(parallel.replicate(network.variables, mesh))
+
+
+def check_channels(network: Network, examples: data.Resident | data.Stream) -> None:
+    """Raises UserError unless the images have the network's number of channels."""
+    if examples.image_shape[-1] != network.image_shape[-1]:
+        raise UserError(f'images of {examples.image_shape}: the network was trained on '
+                        f'{network.image_shape}')
+
+
+def fused(networks: Sequence[Network], sets: Sequence[data.Resident | data.Stream], *,
+          batch_size: int = 500, devices: int = 0) -> dict[str, Any]:
+    """The results of an ensemble, whose probabilities are the mean of those of its networks (model
+    fusion: Simonyan & Zisserman 2014, section 4.4), as `evaluate` gives those of one.
+
+    Args:
+      networks: classifiers with the same classes, in any order; the first says the order of the
+        labels.
+      sets: the same examples, for each network prepared in its own way.
+      batch_size, devices: as of `evaluate`.
+
+    Raises:
+      UserError: the classes are not the same, or views do not fit a network.
+    """
+    classes, found = networks[0].classes, []
+    if others := {network.task for network in networks} - {'classify'}:
+        raise UserError(f'an ensemble, or several views of a picture, of {min(others)}: only the '
+                        "probabilities of task='classify' are averaged")
+    for network, examples in zip(networks, sets, strict=True):
+        if sorted(network.classes) != sorted(classes):
+            raise UserError(f'{network.name} has other classes than {networks[0].name}: '
+                            f'{min(set(network.classes) ^ set(classes), default="one twice")}; an '
+                            'ensemble has the same')
+        order = np.array([network.classes.index(name) for name in classes])
+        kept = log_probabilities(network, examples, batch_size=batch_size, devices=devices)
+        found.append({name: values[:, order] if name != 'label' else values
+                      for name, values in kept.items()})
+    known = {'': {}}
+    if len(networks) == 1:
+        known |= getattr(networks[0].net, 'subnetworks', {})
+    scores = {name: np.float32(views.mean([kept[f'scores/{name}'] for kept in found]))
+              for name in known}
+
+    def apply(places, **arguments):
+        return scores[next(name for name, own in known.items() if own == arguments)][places], {}
+
+    labels, count = found[0]['label'], len(sets[0])
+    task = classify.create(networks[0].net if len(networks) == 1 else None)
+    sums, kept = jax.device_get(task.observe(apply, {'image': np.arange(count), 'label': labels}))
+    return {'count': count, **task.results(
+        {name: np.float64(values).sum(0) for name, values in sums.items()}, kept, count, classes)}
+
+
+def log_probabilities(network: Network, examples: data.Resident | data.Stream, *,
+                      batch_size: int = 500, devices: int = 0) -> dict[str, np.ndarray]:
+    """The 'label' of each example, where there is one, and the logarithms of its classes'
+    probabilities, as views.task names them, averaged over the views of `network.evaluation`.
+
+    Args:
+      examples: the set as it is prepared for one crop; every view is cut from its pictures.
+      batch_size: images of the network's size per step; where views are larger, fewer.
+      devices: as of `evaluate`.
+
+    Raises:
+      UserError: these views cannot be cut from the pictures, or do not fit the network.
+    """
+    check_channels(network, examples)
+    own, mesh = views.Views.of(network.evaluation), parallel.data_mesh(devices)
+    views.check(own, network.task, examples.crops)
+    views.check_network(own, network.net, examples.crops, examples.image_shape[-1])
+    task = views.task(own, getattr(network.net, 'subnetworks', {}))
+    variables, found = parallel.replicate(network.variables, mesh), []
+    usual = batch_size * math.prod(examples.image_shape[:2]) // (1 + own.mirrored)
+
+    def one(prepared):
+        share = usual // math.prod(prepared.image_shape[:2])
+        run = evaluator(task, network.net, network.normalize, prepared, mesh,
+                        batch_size=max(share, 1))
+        return {name: values for name, values in run(variables).items() if name != 'count'}
+
+    for groups in views.cuts(own, network.net, examples.crops, examples.image_shape[-1],
+                             lambda: data.picture_shapes(examples)):
+        kept = [one(data.recut(examples, crops, places)) for places, crops in groups]
+        back = slice(None) if groups[0][0] is None else np.argsort(np.concatenate(
+            [places for places, _ in groups]))
+        found.append({name: np.concatenate([values[name] for values in kept])[back]
+                      for name in kept[0]})
+        assert all(len(values) == len(examples) for values in found[-1].values())
+    return {name: values if name == 'label' else views.mean([each[name] for each in found])
+            for name, values in found[0].items()}
 
 
 def numbers(results: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
     figures/first_batch.png   examples with their targets, as the first step sees them
     figures/predictions.png   examples of the test set, with the true and the predicted targets
-    figures/worst.png         the same, of the images with the lowest IoU or F1
+    figures/worst.png         the same, of the images with the lowest IoU or F1, or of the wrong
+                              classes that a classifier was surest of
     figures/confusion.png     which classes are taken for which; confusion.csv has the numbers
+    figures/reliability.png   of a classifier: how often it is right, by how sure it is
     figures/precision_recall.png   of a detector: the precision at each recall, class by class
 """
 
@@ -15,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cnnjax import atomic, data, overlays, plots, tables, tasks
-from cnnjax.tasks import detect
+from cnnjax import atomic, data, overlays, plots, reports, tables, tasks
+from cnnjax.images.pictures import mosaic
+from cnnjax.images.pictures import write as write_picture
+from cnnjax.tasks import classify, detect
 from cnnjax.tasks.task import Task
 from cnnjax.trained import Trained
 
@@ -25,9 +29,11 @@ if TYPE_CHECKING:
 
 CONFUSION = 'confusion.csv'
 SHOWN = 8  # The most examples in a figure.
+CLASSIFIED = 24  # The most examples in a figure of a classifier.
 NAMED = 40  # The most classes in a legend.
 NUMBERED = 25  # The most classes in a matrix with numbers.
 LINED = 20  # The most classes with a line of their own colour.
+COUNTED = {'label': 'images', 'mask': 'pixels', 'boxes': 'objects'}  # what a matrix counts
 MEASURES = {'image_iou': 'mean IoU', 'image_f1': 'F1'}  # What is written below an image.
 Row = tuple[str, Sequence[np.ndarray]]  # A text and the pictures above it, uint8 [H, W, 3].
 
@@ -38,25 +44,45 @@ def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
     # Without the frame of their picture, images are drawn whole.
     examples = {name: np.asarray(values) for name, values in seen.items() if name != 'frame'}
     examples['image'] = normalize.undone(examples['image'])
+    path = Path(directory) / reports.FIRST_BATCH
+    if task.draw is None:  # The truth is a name, and needs no figure of matplotlib, which is slow.
+        tiles = [overlays.captioned(image, _truth(examples, i, classes)) / 255
+                 for i, image in enumerate(examples['image'])]
+        write_picture(path, mosaic(tiles))
+        return
     rows = [('', pictures) for pictures in zip(
         *_image(examples), _drawn(task, examples, classes), strict=True)]
     titles = ('first batch', 'with its truth')[:len(rows[0][1])]
-    panels(Path(directory) / 'figures' / 'first_batch.png', rows, titles,
-           _colors(examples, classes), groups=4)
+    panels(path, rows, titles, _colors(examples, classes), groups=4)
 
 
 def evaluation(directory: str | Path, network: Trained, examples: data.Resident | data.Stream,
-               results: Mapping[str, Any]) -> None:
-    """Draws what a network makes of a set, if its task draws anything.
+               results: Mapping[str, Any]) -> list[str]:
+    """Draws what a network makes of a set, and returns the names of the figures.
 
     Args:
       results: those of evaluate.evaluate on the same examples.
     """
-    task, directory = tasks.create(network.task, network.net), Path(directory)
-    if task.predict is None or task.draw is None:
-        return
-    # It is written last, and tells that all figures are there.
-    (directory / CONFUSION).unlink(missing_ok=True)
+    directory, classes = Path(directory), examples.classes
+    task = tasks.create(network.task, network.net)
+    drawn = []
+    if 'top' in results:
+        drawn += answers(directory, examples, results)
+    elif task.predict is not None and task.draw is not None:
+        drawn += targets(directory, network, task, examples, results)
+    if 'calibration' in results:
+        drawn.append(reliability(directory, results['calibration']))
+    if 'precision' in results:
+        drawn.append(precision_recall(directory, results['precision'], classes))
+    if 'confusion' in results:
+        drawn.append(confusion(directory, results['confusion'], classes,
+                               COUNTED[tasks.target(network.task)]))
+    return drawn
+
+
+def targets(directory: Path, network: Trained, task: Task, examples: data.Resident | data.Stream,
+            results: Mapping[str, Any]) -> list[str]:
+    """Draws examples, and the worst ones, with their true and their predicted targets."""
     measure = next(name for name in MEASURES if name in results)
     values, classes = results[measure], examples.classes
     found = _predictor(task, network)
@@ -69,9 +95,37 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
                 for place, *pictures in drawn]
         panels(directory / 'figures' / f'{name}.png', rows,
                ('image', 'truth', 'prediction')[-len(rows[0][1]):], _colors(some, classes))
-    if 'precision' in results:
-        precision_recall(directory, results['precision'], classes)
-    confusion(directory, results['confusion'], classes)
+    return ['predictions', 'worst']
+
+
+def answers(directory: Path, examples: data.Resident | data.Stream,
+            results: Mapping[str, Any]) -> list[str]:
+    """Draws examples of a classification, and the mistakes that it was surest of."""
+    sure, wrong = results['probabilities'][:, 0], np.flatnonzero(results['wrong'])
+    chosen = {'predictions': data.spread(len(examples), CLASSIFIED),
+              'worst': wrong[np.argsort(-sure[wrong], stable=True)][:CLASSIFIED]}
+    (directory / 'figures' / 'worst.png').unlink(missing_ok=True)
+    chosen = {name: places for name, places in chosen.items() if len(places)}
+    for name, places in chosen.items():
+        images = _taken(examples, places)['image']
+        images = np.broadcast_to(images, (*images.shape[:3], 3))
+        said = [f'{_short(examples.classes[results["label"][i]])}\n'
+                f'{_short(examples.classes[results["top"][i, 0]])}  {sure[i]:.3f}' for i in places]
+        panels(directory / 'figures' / f'{name}.png',
+               [(text, [image]) for text, image in zip(said, images, strict=True)], ('',),
+               groups=6)
+    return list(chosen)
+
+
+def _truth(examples, i, classes):
+    """The name of the class of image i; with several, or a mixture of two, the names of all."""
+    if 'tags' in examples:
+        return ', '.join(classes[tag] for tag in np.flatnonzero(examples['tags'][i])) or 'none'
+    name = classes[examples['label'][i]]
+    if 'share' not in examples:
+        return name
+    share, other = float(examples['share'][i]), classes[examples['other_label'][i]]
+    return f'{share:.0%} {name}, {1 - share:.0%} {other}'
 
 
 def _said(place, measure, value):
@@ -123,7 +177,7 @@ def _drawn(task, examples, classes):
 
 
 def panels(path: str | os.PathLike[str], rows: Sequence[Row], titles: Sequence[str],
-           classes: Sequence[str], groups: int = 2) -> None:
+           classes: Sequence[str] = (), groups: int = 2) -> None:
     """Draws rows of pictures, `groups` of them side by side, and below them the colours of the
     classes, if there are any."""
     from matplotlib.figure import Figure  # here, because the import takes half a second
@@ -132,8 +186,9 @@ def panels(path: str | os.PathLike[str], rows: Sequence[Row], titles: Sequence[s
     shapes = np.array([picture.shape[:2] for _, pictures in rows for picture in pictures])
     # All lengths are in inches: the longer side of each picture is 1.6.
     height, width = (1.6 * shapes / shapes.max(1, keepdims=True)).max(0)
-    gap, title = 0.06, 0.24
-    step = height + (0.26 if any(text for text, _ in rows) else gap)
+    gap, title = 0.06, 0.24 if any(titles) else 0.06
+    lines = max(text.count('\n') + 1 if text else 0 for text, _ in rows)
+    step = height + (0.12 + 0.14 * lines if lines else gap)
     group = len(titles) * (width + gap) + 3 * gap
     shown = [*enumerate(classes)][:NAMED]
     columns = max(int(groups * group / 1.3), 1)
@@ -173,21 +228,22 @@ def _short(name):
     return name if len(name) <= 18 else f'{name[:17]}…'
 
 
-def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str]) -> None:
+def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str],
+              of: str = 'pixels') -> str:
     """Writes a confusion matrix, int [classes, classes] with the truth in rows, to confusion.csv,
-    and draws it with its rows in percent. If it has one row and column more, they are those of the
-    background: of objects that are not found, and of findings that are no objects."""
+    and draws it with its rows in percent `of` what it counts. If it has one row and column more,
+    they are those of the background: of objects that are not found, and of findings that are no
+    objects. Returns the name of the figure, as do the functions below."""
     from matplotlib.figure import Figure
 
-    objects = len(matrix) > len(classes)
-    classes = (*classes, 'background') if objects else classes
+    classes = (*classes, 'background') if len(matrix) > len(classes) else classes
     directory, count = Path(directory), len(classes)
     totals = matrix.sum(1, keepdims=True)
     shares = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     side = min(max(0.38 * count, 2.4), 9)
     figure = Figure(figsize=(side + 2.6, side + 0.9), dpi=200, layout='constrained')
     axes = figure.subplots()
-    axes.set_facecolor('0.9')  # Rows of classes without a pixel stay gray.
+    axes.set_facecolor('0.9')  # Rows of classes without an example stay gray.
     shown = axes.imshow(shares, 'Blues', vmin=0, vmax=100)
     size = float(np.clip(72 * side / count / 3.2, 5, 11))
     for (i, j), share in np.ndenumerate(shares if count <= NUMBERED else np.empty((0, 0))):
@@ -204,15 +260,47 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label(f"% of the truth's {'objects' if objects else 'pixels'}", fontsize=9)
+    bar.set_label(f"% of the truth's {of}", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     plots.save(figure, directory / 'figures' / 'confusion.png')
     atomic.write_text(directory / CONFUSION, tables.comma_separated(
         ['truth / prediction', *classes],
         ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))))
+    return 'confusion'
 
 
-def precision_recall(directory: str | Path, precision: np.ndarray, classes: Sequence[str]) -> None:
+def reliability(directory: str | Path, bins: np.ndarray) -> str:
+    """Draws the share of the answers that is right, by how sure the network was of them, above how
+    many these are: a reliability diagram.
+
+    Args:
+      bins: float [bins, 3], see classify.calibration.
+    """
+    from matplotlib.figure import Figure
+
+    counts, confidence, accuracy = bins.T
+    width, filled = 1 / len(bins), counts > 0
+    left = width * np.arange(len(bins))
+    figure = Figure(figsize=(4.6, 5.0), layout='constrained', dpi=200)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes.bar(left, accuracy, width, align='edge', color='#7fb3d5', edgecolor='white')
+    gaps = np.where(filled, confidence - accuracy, 0)
+    axes.bar(left, gaps, width, accuracy, align='edge', color='#d98f6c55', edgecolor='#a8432b',
+             linewidth=0.8, hatch='////')
+    axes.plot([0, 1], [0, 1], '--', color='0.4', linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel='share that is right')
+    axes.set_title(f'expected calibration error {100 * classify.calibration_error(bins):.2f} %',
+                   fontsize=10)
+    below.bar(left, counts, width, align='edge', color='0.75', edgecolor='white')
+    below.set(xlabel='probability of the answer', ylabel='images')
+    for panel in (axes, below):
+        panel.spines[['top', 'right']].set_visible(False)
+        panel.tick_params(labelsize=8)
+    plots.save(figure, Path(directory) / 'figures' / 'reliability.png')
+    return 'reliability'
+
+
+def precision_recall(directory: str | Path, precision: np.ndarray, classes: Sequence[str]) -> str:
     """Draws the precision of each class at the recalls from 0 to 1, and their mean.
 
     Args:
@@ -238,3 +326,4 @@ def precision_recall(directory: str | Path, precision: np.ndarray, classes: Sequ
     axes.legend(frameon=False, fontsize=8, title='AP at IoU 0.5', loc='upper left',
                 bbox_to_anchor=(1, 1))
     plots.save(figure, Path(directory) / 'figures' / 'precision_recall.png')
+    return 'precision_recall'

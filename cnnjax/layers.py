@@ -4,9 +4,11 @@ Padding is explicit and symmetric: XLA's 'SAME' pads strided layers on one side 
 what the papers (or Caffe, or torch) compute.
 """
 
+import contextlib
 import functools
 import itertools
 import math
+from collections.abc import Generator
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +25,7 @@ he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')  # He et 
 caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caffe's, not Glorot's
 torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's nn.Linear
 Taps = dict[str, jax.Array]  # Activations by the names of their layers, in forward order.
+_as_maps = jax.make_user_context(False)  # see `fully_convolutional`
 
 
 def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '') -> None:
@@ -289,7 +292,12 @@ def _sides(x, size, stride, padding, ceil):
 def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     """Means over size x size windows that cover [N, H, W, C] as evenly as whole pixels can, as
     torch's: window i of H pixels is those from floor(i H / size) to before ceil((i + 1) H / size).
+
+    Before full layers that are convolutions (see `fully_convolutional`) it does nothing: it makes
+    maps of size x size for full layers, and convolutions take larger ones.
     """
+    if _as_maps.value:
+        return x
     for axis in (1, 2):
         n = x.shape[axis]
         x = jnp.stack([lax.slice_in_dim(x, i * n // size, -(-(i + 1) * n // size), axis=axis)
@@ -358,8 +366,47 @@ def global_average_pool(x: jax.Array) -> jax.Array:
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """[N, H, W, C] -> [N, H * W * C], the channel running fastest (torch's runs slowest)."""
-    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    """[N, H, W, C] -> [N, H * W * C], the channel running fastest (torch's runs slowest). Before
+    full layers that are convolutions (see `fully_convolutional`) x stays as it is."""
+    return x if _as_maps.value else x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
+@contextlib.contextmanager
+def fully_convolutional() -> Generator[None]:
+    """A context in which the full layers of a network are convolutions: the first becomes one with
+    as large a kernel as the map that it was trained on, the others become 1x1. Larger images then
+    have maps of logits [N, H', W', classes], and dropout is off in evaluation.
+
+    Simonyan & Zisserman 2014, section 3.2, after Sermanet et al. 2013, section 3.5
+    (https://arxiv.org/abs/1312.6229). A network of global average pools needs no such context: the
+    mean of its scores over all positions is the score of the mean.
+
+    Raises:
+      UserError: the images are too small, or a full layer was not trained on a square map that
+        `flatten` made a vector.
+    """
+    def intercept(call, args, kwargs, context):
+        layer, x = context.module, args[0] if args else None
+        if not isinstance(layer, nn.Dense) or context.method_name != '__call__' or x.ndim != 4:
+            return call(*args, **kwargs)
+        kernel: Any = layer.get_variable('params', 'kernel')
+        bias = layer.get_variable('params', 'bias') if layer.use_bias else None
+        inputs, channels = kernel.shape[0], x.shape[-1]
+        side = math.isqrt(inputs // channels)
+        if side ** 2 * channels != inputs:
+            raise UserError(f'{"/".join(layer.path)} has {inputs} inputs, which are no square map '
+                            f'of {channels} channels: it cannot become a convolution')
+        if min(x.shape[1:3]) < side:
+            raise UserError(f'{"/".join(layer.path)} sees {side} x {side} positions, and the map '
+                            f'has only {x.shape[1]} x {x.shape[2]}: take larger images')
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=layer.dtype)
+        y = convolution.conv_general_dilated(
+            x, kernel.reshape(side, side, channels, -1), (1, 1), ((0, 0), (0, 0)),
+            dimension_numbers=convolution.LAYOUT, precision=layer.precision)
+        return y if bias is None else y + _along(bias, y)
+
+    with _as_maps(True), nn.intercept_methods(intercept):
+        yield
 
 
 def local_response_normalization(x: jax.Array, k: float = 2.0, alpha: float = 1e-4,

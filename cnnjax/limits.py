@@ -45,6 +45,14 @@ class Names(NamedTuple):
     some: bool = True  # whether the text needs at least one name
 
 
+class Used(NamedTuple):
+    """A field that is used only where another one has certain values."""
+
+    field: str  # the other field
+    values: tuple[Any, ...]
+    default: Any  # the value of the unused field
+
+
 SEED = Whole(0, 2 ** 32 - 1)
 
 
@@ -79,6 +87,19 @@ def check(config: 'Mapping[str, Any] | ConfigDict',
         else:
             for value in given:
                 _check_number(field, given, value, limit)
+
+
+def check_used(config: 'Mapping[str, Any] | ConfigDict', options: Mapping[str, Used]) -> None:
+    """Checks that the fields of `options` that are not used have their default.
+
+    Raises:
+      UserError: one has another value, which would have no effect.
+    """
+    for name, (field, values, default) in options.items():
+        if config[field] not in values and config[name] != default:
+            raise UserError(f'{name}={config[name]!r} has an effect only with {field}='
+                            f"{' or '.join(map(repr, values))}, and {field} is {config[field]!r}: "
+                            'leave it out')
 
 
 def _check_names(field, given, limit):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from cnnjax import checkpoint, cluster, reports
+from cnnjax import checkpoint, cluster, early_stopping, reports
 from cnnjax.errors import UserError
 from cnnjax.evaluate import numbers
 from cnnjax.plan import Plan
@@ -31,13 +31,16 @@ class Services(NamedTuple):
     progress: Progress
     profile: Profile
     preemption: cluster.Preemption
+    errors: list[float]  # of the evaluations so far, see early_stopping.errors
 
 
 def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
         evaluate: Callable[[Any], dict[str, Any]], lengths: Plan,
-        services: Services) -> dict[str, Any]:
+        services: Services, name: str = 'test') -> dict[str, Any]:
     """Makes all steps from state.step to the end, and returns the last row. Between two reports it
     never waits for the devices.
+
+    It ends before the last step if `lengths.patience` evaluations have found no lower error.
 
     Args:
       batches: an iterator that begins with the batch of the next step.
@@ -45,6 +48,7 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
       evaluate: see evaluate.evaluator.
       lengths: a Plan.
       services: the Services.
+      name: the rows call the evaluated set so: 'test' or 'val'.
     """
     done = start = int(state.step)
     row: dict[str, Any] = {}
@@ -68,16 +72,20 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
             continue
         # A report never spans a checkpoint: a resumed run writes the same rows.
         pending = fetched(pending)
-        check_finite(pending, done, lengths, services.checkpoints)
+        now = lengths.at(state.opt_state)
+        check_finite(pending, done, now, services.checkpoints)
         error = None
         if reporting:
-            row = report(pending, done, lengths, services.progress.rate())
+            row = report(pending, done, now, services.progress.rate())
             pending = []
             if evaluating:
-                results = evaluate({'params': state.params, 'batch_stats': state.batch_stats})
-                row |= {f'test/{name}': value for name, value in numbers(results).items()
-                        if name != 'count'}
+                results = evaluate(state.variables)
+                row |= {f'{name}/{key}': value for key, value in numbers(results).items()
+                        if key != 'count'}
                 error = results['error']
+                state = heard(state, done, error, lengths, services.errors)
+                if lengths.histograms_due(done):
+                    services.metrics.weights(done, state.params)
             services.metrics.write(row)
         if saving or stopping:
             services.checkpoints.save(done, state, error, services.metrics.past(pending))
@@ -85,6 +93,11 @@ def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,
             services.progress.report(row)
         if stopping:
             stop(done, lengths, services)
+        if early_stopping.due(services.errors, lengths.patience):
+            services.progress.print(
+                f'stopped early, after step {done} of {lengths.steps}: the error was lowest after '
+                f'step {services.checkpoints.best()}')
+            break
     return row
 
 
@@ -104,6 +117,18 @@ def check_finite(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,
                 + f'. Lower learning_rate (it was {np.asarray(lengths.rate(i - 1)):g}) or warm up; '
                 + (f'checkpoint {checkpoints.latest()} in {checkpoints.directory} is intact'
                    if checkpoints.latest() else 'there is no checkpoint before it'))
+
+
+def heard(state: TrainState, done: int, error: float, lengths: Plan,
+          errors: list[float]) -> TrainState:
+    """The state after an evaluation with that error, which is added to `errors`. The last one may
+    come early, and no step follows it: it is not heard."""
+    if not lengths.eval_every or done % lengths.eval_every:
+        return state
+    errors.append(error)
+    if not lengths.plateau:
+        return state
+    return state._replace(opt_state=lengths.plateau.after(state.opt_state, done, error))
 
 
 def report(pending: Sequence[Mapping[str, Any]], done: int, lengths: Plan,

@@ -43,6 +43,34 @@ def focal(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray,
     return jnp.exp(gamma * log_rest) * cross_entropy(logits, labels)
 
 
+def binary_cross_entropy(logits: jax.Array | np.ndarray, tags: jax.Array | np.ndarray,
+                         smoothing: float = 0.0,
+                         positive: jax.Array | np.ndarray | float = 1.0) -> jax.Array:
+    """The cross-entropy of each class on its own, with a sigmoid, in float32: logits [..., K],
+    tags [..., K] of 0 and 1 -> [..., K].
+
+    Args:
+      smoothing: a tag of 1 becomes 1 - smoothing / 2, one of 0 smoothing / 2.
+      positive: multiplies the loss of the tags of 1, as pos_weight of PyTorch's BCEWithLogitsLoss;
+        a number, or one for each class.
+    """
+    logits = logits.astype(jnp.float32)
+    targets = (1 - smoothing) * tags.astype(jnp.float32) + smoothing / 2
+    return -(positive * targets * jax.nn.log_sigmoid(logits)
+             + (1 - targets) * jax.nn.log_sigmoid(-logits))
+
+
+def binary_focal(logits: jax.Array | np.ndarray, tags: jax.Array | np.ndarray,
+                 gamma: float = 2.0,
+                 positive: jax.Array | np.ndarray | float = 1.0) -> jax.Array:
+    """The focal loss of each class on its own, with a sigmoid, in float32 (Lin et al. 2017,
+    equation 4, https://arxiv.org/abs/1708.02002). For the shapes see binary_cross_entropy."""
+    signed = jnp.where(tags > 0, 1, -1) * logits.astype(jnp.float32)
+    # The logarithm of 1 - p is exact, and its power has a finite gradient, where p rounds to 1.
+    weight = jnp.exp(gamma * jax.nn.log_sigmoid(-signed))
+    return weight * binary_cross_entropy(logits, tags, positive=positive)
+
+
 def dice(logits: jax.Array, labels: jax.Array, counts: jax.Array | None = None, *,
          squared: bool = False, smoothing: float = 1.0, background: bool = False,
          absent: bool = False,

@@ -16,7 +16,8 @@ from cnnjax.errors import UserError
 
 # The fields of configs/base.py that make images of pictures in an evaluation, with their types.
 EVALUATION = {'task': str, 'image_size': int, 'test_shorter_side': int, 'interpolation': str,
-              'border': int, 'border_mode': str, 'fit': str}
+              'border': int, 'border_mode': str, 'fit': str, 'crops': str, 'test_scales': tuple,
+              'test_flip': bool}
 # torchvision's crop, for files that name none: 224 of 256 pixels.
 CROP = {'crop_pct': 0.875, 'interpolation': 'bilinear'}
 # Arguments of timm's networks that do not change what they compute; others may (see `beside`).
@@ -60,7 +61,8 @@ def inside(written: Mapping[str, str], path: Path, count: int) -> dict[str, Any]
     try:
         about = {key: json.loads(written[key]) for key in
                  ('architecture', 'fields', 'mean', 'std', 'input_size', 'label_names')}
-        evaluation = workdir.renamed(json.loads(written.get('evaluation', '{}')))
+        evaluation = {key: _tuples(value) for key, value in workdir.renamed(
+            json.loads(written.get('evaluation', '{}'))).items()}
         fields = {key: _tuples(value) for key, value in about['fields'].items()}
         repeated = [fields.get(key, ()) for key in ('blocks', 'layers_per_block')]
         layers = len(jax.tree.leaves(fields)) + sum(

@@ -13,6 +13,8 @@ from cnnjax.data import geometry
 
 LEAST = 480  # The longer side, in pixels, below which a picture is enlarged for its boxes.
 
+CAPTIONED = 160  # The same for its caption.
+
 
 def colors() -> np.ndarray:
     """PASCAL VOC's colours of the classes 0 to 255, uint8 [256, 3]: 0 is black, 1 (128, 0, 0), and
@@ -93,6 +95,21 @@ def boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Seq
         brush.text(((left + right) / 2, (top + bottom) / 2), text, 'black' if light else 'white',
                    font, 'mm')
     return np.asarray(picture)
+
+
+def captioned(image: np.ndarray, text: str) -> np.ndarray:
+    """A picture, uint8 [H, W, 1 or 3], with a line of text below it, cut if it is too long: uint8
+    [H', W', 3]. Small pictures are enlarged by a whole factor."""
+    factor = math.ceil(CAPTIONED / max(image.shape[:2]))
+    picture = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(factor, 0).repeat(factor, 1)
+    height, width, _ = picture.shape
+    file = plots.font()
+    font = ImageFont.truetype(file, max(13, width // 12))
+    canvas = Image.new('RGB', (width, height + math.ceil(1.5 * font.size)), 'white')
+    canvas.paste(Image.fromarray(picture))
+    ImageDraw.Draw(canvas).text((width / 2, height + 0.7 * font.size), _fitting(
+        plots.spelled_out(text, file), '', font, width), 'black', font, 'mm')
+    return np.asarray(canvas)
 
 
 def _frame(brush, edge, color, width):

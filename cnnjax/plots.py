@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PathLike = str | os.PathLike[str]
+SETS = {'val': 'validation', 'test': 'test'}  # what the sets of the rows are called
 TRAIN = {'color': '0.6', 'linewidth': 1.2}  # the lines of the training and of the test
 TEST = {'color': 'tab:blue', 'linewidth': 1.8}
 
@@ -26,12 +27,14 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
     from matplotlib.figure import Figure  # here, because the import takes half a second
 
     names = dict.fromkeys(name for row in rows for name in row)
-    segments, detects = 'test/mean_iou' in names, 'test/ap50' in names
+    judged = next((name for name in SETS if f'{name}/error' in names), 'test')
+    segments, detects = f'{judged}/mean_iou' in names, f'{judged}/ap50' in names
     figure = Figure(figsize=(10, 3.6), layout='constrained', dpi=150)
     losses, results = figure.subplots(1, 2)
     _curve(losses, rows, 'train/loss', label='train', **TRAIN)
     # What a segmentation trains with may be another loss.
-    _curve(losses, rows, 'test/loss', label='test, cross-entropy' if segments else 'test', **TEST)
+    _curve(losses, rows, f'{judged}/loss',
+           label=SETS[judged] + ', cross-entropy' * segments, **TEST)
     terms = [name for name in names
              if detects and name.startswith('train/') and name != 'train/loss']
     for name, color in zip(terms, itertools.cycle(('C0', 'C2', 'C3', 'C4', 'C5')), strict=False):
@@ -39,12 +42,13 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
                linewidth=1.0, color=color)
     losses.set_yscale('log')
     if segments:
-        _by_class(results, rows, 'iou', {'mean_iou': 'mean'}, 'IoU of the test set')
+        _by_class(results, rows, judged, 'iou', {'mean_iou': 'mean'}, 'IoU')
     elif detects:
-        _by_class(results, rows, 'ap50', {'ap50': 'AP50', 'ap': 'AP'},
-                  'average precision of the test set')
+        _by_class(results, rows, judged, 'ap50', {'ap50': 'AP50', 'ap': 'AP'}, 'average precision')
+    elif f'{judged}/ap' in names:
+        _by_class(results, rows, judged, 'ap', {'ap': 'mean'}, 'average precision')
     else:
-        _errors(results, rows)
+        _errors(results, rows, judged)
     losses.set_ylabel('loss')
     for axes in (losses, results):
         axes.set_xlabel('epoch')
@@ -68,16 +72,16 @@ def _curve(axes, rows, name, scale=1.0, **style):
         axes.plot(*zip(*points, strict=True), marker='o' if len(points) == 1 else None, **style)
 
 
-def _errors(axes, rows):
+def _errors(axes, rows, judged):
     from matplotlib import ticker
 
     for name in dict.fromkeys(name for row in rows for name in row
                               if re.fullmatch('train/.*error', name)):
         label = 'train' if name == 'train/error' else name.replace('_', ' ').replace('/', ', ')
         _curve(axes, rows, name, 100, label=label, **TRAIN)
-    _curve(axes, rows, 'test/error', 100, label='test', **TEST)
+    _curve(axes, rows, f'{judged}/error', 100, label=SETS[judged], **TEST)
     columns = sorted({name for row in rows for name in row
-                      if name.startswith('test/column') and name.endswith('/error')})
+                      if name.startswith(f'{judged}/column') and name.endswith('/error')})
     for i, name in enumerate(columns, 1):  # C0 is the whole network's colour
         _curve(axes, rows, name, 100, label=name.split('/')[1], linewidth=1.0, color=f'C{i}')
     axes.set_yscale('symlog', linthresh=1, linscale=0.5)  # an error may well be 0
@@ -87,18 +91,18 @@ def _errors(axes, rows):
     axes.set_ylabel('error (%)')
 
 
-def _by_class(axes, rows, measure, means, title):
+def _by_class(axes, rows, judged, measure, means, title):
     """The means {name: label} and, where classes are few, the measure of each class."""
     names = dict.fromkeys(name for row in rows for name in row
-                          if name.startswith(f'test/{measure}/'))
+                          if name.startswith(f'{judged}/{measure}/'))
     if len(names) <= 10:
         for name, color in zip(names, class_colors(len(names)), strict=True):
-            _curve(axes, rows, name, label=name.removeprefix(f'test/{measure}/'), linewidth=1.0,
+            _curve(axes, rows, name, label=name.removeprefix(f'{judged}/{measure}/'), linewidth=1.0,
                    color=color)
     for (name, label), style in zip(means.items(), ('-', '--'), strict=False):
-        _curve(axes, rows, f'test/{name}', label=label, linewidth=2.2, color='black',
+        _curve(axes, rows, f'{judged}/{name}', label=label, linewidth=2.2, color='black',
                linestyle=style)
-    axes.set(ylim=(0, 1), ylabel=title)
+    axes.set(ylim=(0, 1), ylabel=f'{title} of the {SETS[judged]} set')
 
 
 def descent(rows: Sequence[Mapping[str, Any]], path: PathLike) -> None:

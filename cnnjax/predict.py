@@ -16,7 +16,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -29,19 +29,19 @@ from cnnjax import data, memory, models, summary
 from cnnjax.data import images
 from cnnjax.data.proposals import checked
 from cnnjax.errors import UserError
+from cnnjax.network import Network
 from cnnjax.tasks import detect
-from cnnjax.trained import Trained
 
 TILE = 1024  # The largest side, in pixels, that a network sees at once.
 Picture = str | os.PathLike[str] | ArrayLike
 
 
-def labels(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
+def labels(network: Network, picture: Picture, tile: int = TILE) -> np.ndarray:
     """The class with the highest score at each pixel, uint8 [H, W]; arguments as of `scores`."""
     return scores(network, picture, tile).argmax(-1).astype(np.uint8)
 
 
-def scores(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
+def scores(network: Network, picture: Picture, tile: int = TILE) -> np.ndarray:
     """The scores of each pixel of a picture, float32 [H, W, classes], before the softmax.
 
     If the pictures of the training were scaled to one size, so is this one, without a crop, and the
@@ -68,7 +68,7 @@ def scores(network: Trained, picture: Picture, tile: int = TILE) -> np.ndarray:
     return resized(_maps(network, scaled, tile), shape, 'bilinear')
 
 
-def detections(network: Trained, picture: Picture,
+def detections(network: Network, picture: Picture,
                proposals: ArrayLike | None = None) -> dict[str, np.ndarray]:
     """The objects in a picture, by falling score: 'boxes' float32 [D, 4], left, top, right and
     bottom in pixels of the picture; 'labels' int32 [D]; and 'scores' float32 [D], from 0 to 1.
@@ -89,14 +89,14 @@ def detections(network: Trained, picture: Picture,
         raise UserError(f'{network.name or "the network"} was trained to {network.task}: it finds '
                         "no boxes; take one of task='detect'")
     image: Any = opened(network, picture)
-    if not isinstance(image, images.Picture) and image.dtype != np.uint8:
-        image = np.round(255 * image.clip(0, 1)).astype(np.uint8)
+    if not isinstance(image, images.Picture):
+        image = rounded(image)
     given = {} if proposals is None else {
         'proposals': checked(np.asarray(proposals), 'the array of proposals')}
     example = crops(network).center({'image': image, 'boxes': np.zeros((0, 4), np.float32),
                                      'labels': np.zeros(0, np.int32), **given})
     shape = example['image'].shape
-    memory.check(2 * _largest(network.net, shape), picture=f'{shape[0]} x {shape[1]} pixels')
+    memory.check(2 * largest(network.net, shape), picture=f'{shape[0]} x {shape[1]} pixels')
     found = jax.device_get(_detected(
         network.net, tuple(network.image_shape), network.variables,
         network.normalize.fitting(shape), {name: value[None] for name, value in example.items()}))
@@ -109,7 +109,7 @@ def detections(network: Trained, picture: Picture,
     return detected
 
 
-def opened(network: Trained, picture: Picture) -> images.Picture | np.ndarray:
+def opened(network: Network, picture: Picture) -> images.Picture | np.ndarray:
     """The picture in a file, upright, with the network's channels, RGB or gray; or an array
     [H, W, C].
 
@@ -128,14 +128,20 @@ def opened(network: Trained, picture: Picture) -> images.Picture | np.ndarray:
     return np.asarray(network.checked(np.asarray(picture)[None])[0])
 
 
-def crops(network: Trained) -> data.Crops:
-    """How an evaluation brings pictures to the images of a network, as far as it is known."""
+# What other networks than classifiers give for a picture, by their task.
+OTHERS: dict[str, Callable[..., Any]] = {'segment': labels, 'detect': detections}
+
+
+def crops(network: Network) -> data.Crops:
+    """How an evaluation brings pictures to the images of a network, as far as it is known. Weights
+    that do not tell the size classify images of that of `image_shape`."""
     known = {name: value for name, value in network.evaluation.items()
-             if name in data.Crops._fields}
-    return data.Crops(network.evaluation.get('image_size', 0), **known)
+             if name in ('test_shorter_side', 'border', 'interpolation', 'border_mode', 'fit')}
+    usual = network.image_shape[0] if network.task not in OTHERS else 0
+    return data.Crops(network.evaluation.get('image_size', usual), **known)
 
 
-def scaled_shape(network: Trained, shape: Sequence[int]) -> tuple[int, int]:
+def scaled_shape(network: Network, shape: Sequence[int]) -> tuple[int, int]:
     """(height, width) that a picture of this shape is scaled to before the network sees it: that of
     an evaluation before the crop (see data.Crops), or its own if pictures were not scaled."""
     evaluation = network.evaluation
@@ -150,6 +156,11 @@ def scaled_shape(network: Trained, shape: Sequence[int]) -> tuple[int, int]:
         return images.letterbox_shape(shape, side, size)
     scale = side / (min(shape[:2]) + 2 * evaluation.get('border', 0))
     return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)
+
+
+def rounded(image: np.ndarray) -> np.ndarray:
+    """A picture as uint8."""
+    return image if image.dtype == np.uint8 else np.round(255 * image.clip(0, 1)).astype(np.uint8)
 
 
 def resized(image: np.ndarray, shape: Sequence[int], interpolation: str) -> np.ndarray:
@@ -199,8 +210,7 @@ def window(net: nn.Module, image_shape: tuple[int, int, int], tile: int) -> Wind
     extent = rows[-1].seen[0]
     count = len(extent.low)  # one score where all see the same
     context = side if count == 1 else max((extent.low < 0).sum(), (extent.high >= side).sum())
-    grid = np.lcm.reduce([math.ceil(row.stride[0]) or 1 for row in rows])
-    return Window(side, (side - rows[-1].shape[0]) // 2, int(context), int(grid),
+    return Window(side, (side - rows[-1].shape[0]) // 2, int(context), summary.grid(rows),
                   max(math.prod(row.shape) for row in rows) / side ** 2)
 
 
@@ -218,7 +228,7 @@ def _tiles(n, own):
 
 
 @functools.lru_cache
-def _largest(net, shape):
+def largest(net, shape):
     """The size of the largest activation of a network for an image [H, W, C]."""
     def taps(image):
         return net.init_with_output(jax.random.key(0), image, train=False)[0][1]
@@ -230,7 +240,7 @@ def _largest(net, shape):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _detected(net, image_shape, variables, normalize, examples):
     """What an evaluation keeps of examples, and the proposals, all in pixels of the pictures."""
-    network, outputs = Trained(net, variables, normalize, (), image_shape, None), {}
+    network, outputs = Network(net, variables, normalize, (), image_shape, None), {}
 
     def apply(images, **inputs):
         outputs.update(network(images, **inputs))
@@ -243,7 +253,7 @@ def _detected(net, image_shape, variables, normalize, examples):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(net, variables, normalize, images):
-    return Trained(net, variables, normalize, (), images.shape[1:], None)(images)
+    return Network(net, variables, normalize, (), images.shape[1:], None)(images)
 
 
 def _maps(network, image, tile):
@@ -258,6 +268,7 @@ def _maps(network, image, tile):
     memory.check(2 * own.numbers * (rows[0][1] - rows[0][0]) * (columns[0][1] - columns[0][0]),
                  picture=f'{image.shape[0]} x {image.shape[1]} pixels')
     normalize = network.normalize.fitting(bordered.shape)
+    normalize.check_pointwise('tiles')
     mean = np.broadcast_to(normalize.mean, bordered.shape)
     found = np.empty((*(n - 2 * own.margin for n in sides), len(network.classes)), np.float32)
     for (top, bottom, *height), (left, right, *width) in itertools.product(rows, columns):

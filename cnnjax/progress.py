@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from cnnjax import cluster
+from cnnjax import cluster, reports
 from cnnjax.plan import Plan
 
 
@@ -88,7 +88,7 @@ class Progress:
             shown += f'  {row["images_per_second"]:,.0f} images/s'
             left = (self.lengths.steps - row['step']) * self.batch_size / row['images_per_second']
             shown += f'  {datetime.timedelta(seconds=round(left))} left'
-        if self.bar.disable or 'test/error' in row:
+        if self.bar.disable or reports.evaluated(row):
             self.print(shown)
         else:
             self.bar.set_postfix_str(shown)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from cnnjax import checkpoint, cluster, reports, workdir
+from cnnjax import checkpoint, cluster, early_stopping, reports, workdir
 from cnnjax.dataset import Dataset
 from cnnjax.errors import UserError
 from cnnjax.plan import Plan, plan
@@ -24,9 +24,12 @@ def finished_without_data(config: ConfigDict, directory: Path, recorded: Dataset
     lengths = plan(config, known.examples if known else config.batch_size)
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         start = checkpoints.latest()
-        if start != lengths.steps:
+        if start is None:
             raise missing
         past = checkpoints.past(start)
+        errors = early_stopping.errors(past, lengths.eval_every)
+        if start != lengths.steps and not early_stopping.due(errors, lengths.patience):
+            raise missing
     check_config(directory, config, lengths, start, past)
     reports.recover(directory, past)
     return finished(directory, start,
@@ -61,7 +64,7 @@ def check_config(directory: Path, config: ConfigDict, lengths: Plan, start: int,
     if rows and cluster.first():
         print(f'{directory} has rows up to step {rows[-1]["step"]} but no checkpoint: the training '
               'begins anew', flush=True)
-    if not start and not any('test/error' in row for row in rows):  # An evaluation saves too.
+    if not start and not any(map(reports.evaluated, rows)):  # An evaluation saves too.
         return
     saved = past['config'] if past else workdir.read_config(directory)
     if saved is None:

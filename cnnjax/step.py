@@ -14,6 +14,7 @@ import optax
 from jax import lax
 
 from cnnjax import memory, transfer
+from cnnjax.averages import Average
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import Task, WholeBatch
 
@@ -27,13 +28,21 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Any = {}  # of {'params', 'batch_stats'}, see averages.py; {}: there is none
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """{'params', 'batch_stats'} for evaluations: the average, if there is one."""
+        return self.average or {'params': self.params, 'batch_stats': self.batch_stats}
 
 
 def create(net: nn.Module, tx: optax.GradientTransformation, key: jax.Array,
            image_shape: Sequence[int], frozen: Collection[str] = frozenset(),
-           check: Callable[[jax.Array], None] = lambda outputs: None) -> TrainState:
+           check: Callable[[jax.Array], None] = lambda outputs: None,
+           averaging: bool = False) -> TrainState:
     """The state before the first step, for images [H, W, C]. Layers in `frozen` (see transfer.py)
-    have no optimizer state. `check` is called with the traced outputs for one image.
+    have no optimizer state. `check` is called with the traced outputs for one image. If it is to be
+    `averaging`, the state has room for an average.
 
     Raises:
       UserError: the network does not fit in memory; or what `check` raises.
@@ -48,9 +57,11 @@ def create(net: nn.Module, tx: optax.GradientTransformation, key: jax.Array,
         (outputs, _), variables = net.init_with_output(key, jnp.zeros((1, *image_shape)),
                                                        train=False)
         check(outputs)
-        params = variables['params']
-        return TrainState(jnp.zeros((), jnp.int32), params, variables.get('batch_stats', {}),
-                          tx.init(transfer.split(params, frozen)[0]))
+        params, batch_stats = variables['params'], variables.get('batch_stats', {})
+        average = {'params': params, 'batch_stats': batch_stats} if averaging else {}
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats,
+                          tx.init(transfer.split(params, frozen)[0]),
+                          jax.tree.map(jnp.zeros_like, average))
 
     size = sum(leaf.size for leaf in jax.tree.leaves(init.eval_shape(key).params))
     if 8 * size > memory.device():  # a float32 parameter and its momentum
@@ -61,8 +72,9 @@ def create(net: nn.Module, tx: optax.GradientTransformation, key: jax.Array,
 
 def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axis: str | None, *,
                task: Task, net: nn.Module, tx: optax.GradientTransformation,
-               augment: Callable[..., Batch], accumulate: int = 1,
-               frozen: Collection[str] = frozenset()) -> tuple[TrainState, dict[str, jax.Array]]:
+               augment: Callable[..., Batch], mix: Callable[..., Batch] | None = None,
+               accumulate: int = 1, frozen: Collection[str] = frozenset(),
+               average: Average | None = None) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on one device's share of the batch: (new state, mean metrics of the batch).
 
     Args:
@@ -73,15 +85,19 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
       axis: the mapped axis to reduce over, or None.
       task: a tasks.Task, whose loss is differentiated.
       augment: (key, positions, examples with uint8 images) -> examples with float images.
+      mix: (key, examples, axis) -> examples, each mixed with another of the batch; None: none is.
       accumulate: the number of micro-batches in which the gradient is computed.
       frozen: layers that do not change; no gradient is computed for them.
+      average: the averages.Average that the state holds, None if it holds none.
     """
     augment_key, shared_key, own_key, example_key = keys(key, state.step)
     if axis is not None:  # Dropout differs between devices; drop-path is the same on all.
         own_key = jax.random.fold_in(own_key, lax.axis_index(axis))
-    examples = {**augment(augment_key, batch['position'], fetch(data, batch)),
-                'keys': jax.vmap(functools.partial(jax.random.fold_in, example_key))(
-                    batch['position'])}
+    examples = augment(augment_key, batch['position'], fetch(data, batch))
+    if mix is not None:
+        examples = mix(augment_key, examples, axis)
+    examples = {**examples, 'keys': jax.vmap(functools.partial(jax.random.fold_in, example_key))(
+        batch['position'])}
     trainable, fixed = transfer.split(state.params, frozen)
 
     def loss(trainable, batch_stats, examples, i):
@@ -107,7 +123,11 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
     # The mean over devices may change the last bit of the frozen statistics: restore them.
     batch_stats = transfer.merge(transfer.split(batch_stats, frozen)[0],
                                  transfer.split(state.batch_stats, frozen)[1])
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    state = TrainState(state.step + 1, params, batch_stats, opt_state, state.average)
+    if average:
+        state = state._replace(average=average.update(
+            state.average, {'params': params, 'batch_stats': batch_stats}, state.step))
+    return state, metrics
 
 
 def keys(key: jax.Array, step: jax.Array | int) -> jax.Array:

@@ -92,6 +92,12 @@ def _report(seen, image_shape):
     return tuple(sizes), tuple(strides), tuple(offsets)
 
 
+def grid(rows: Sequence[Row]) -> int:
+    """The least number of pixels by which an image can move so that every layer that sees it moves
+    by whole positions."""
+    return int(np.lcm.reduce([math.ceil(row.stride[0]) or 1 for row in rows if row.stride]))
+
+
 def fold(summary: Summary, depth: int) -> Summary:
     """The same with the rows of names longer than `depth` added to those of their module."""
     if not depth:

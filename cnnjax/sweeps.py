@@ -1,6 +1,6 @@
 """Runs all variants that a config's sweep() yields, and makes a table of their test errors.
 
-    sweep.json    every run of the directory, the best first: fields, state, test error
+    sweep.json    every run of the directory, the best first: fields, state, errors
     sweep.md      the same as a table
 
 sweep() is in the config file, takes the argument of get_config, and yields {field: value}:
@@ -36,6 +36,8 @@ from cnnjax import (
 )
 from cnnjax.errors import UserError
 
+# The errors in a table. Where there is a validation set, the sweep chooses by its lowest error.
+MEASURED = {'val_error': 'validation error, %', 'error': 'test error, %'}
 LONGEST = 200  # The most characters in a directory's name; file systems allow 255 bytes.
 
 Entries = dict[str, dict[str, Any]]  # {name of a run: what sweep.json says of it}
@@ -57,7 +59,7 @@ class Run(jobs.Job):
             message = str(error) if isinstance(error, UserError) else repr(error)
             self.note(state='failed', message=message.splitlines()[0])
             raise
-        self.note(state='finished', **errors(self.directory))
+        self.note(state='finished', **reports.test_errors(self.directory))
 
     def note(self, **entry: Any) -> None:
         """Replaces the run's entry in sweep.json and in sweep.md."""
@@ -140,7 +142,8 @@ def check_data(run: Run, identity: Callable[..., data.Identity | None],
     recorded, config = read(run.directory), run.config
     if recorded:
         splits = {split: identity(split, *(config[field] for field in dataset.FIELDS))
-                  for split in (config.train_split, config.test_split)}
+                  for split in (config.train_split, config.test_split, dataset.val_split(config))
+                  if split}
         dataset.check(run.directory, recorded,
                       {split: found for split, found in splits.items() if found})
 
@@ -207,17 +210,6 @@ def name(fields: Mapping[str, Any]) -> str:
     return text or 'unchanged'
 
 
-def errors(directory: str | Path) -> dict[str, float]:
-    """{'error': ..., 'top5_error': ...}: the last test errors of the run in `directory`."""
-    rows = [row for row in reports.read_metrics(directory) if 'test/error' in row]
-    if rows:
-        return {key.removeprefix('test/'): value for key, value in rows[-1].items()
-                if key.startswith('test/') and key.endswith('error')}
-    results = atomic.read_json(Path(directory) / 'results.json')
-    found = results.get('error') if isinstance(results, dict) else None
-    return {} if found is None else {'error': found}
-
-
 def read_entries(directory: str | Path) -> Entries:
     """{name: entry} of sweep.json. A damaged file gives {} and a message; the file is made again,
     and finished runs add their entries again."""
@@ -237,8 +229,9 @@ def _entry(entry):
     for field, kind in (('name', str), ('fields', dict), ('state', str)):
         if not isinstance(entry[field], kind):
             raise ValueError(f'{field}={entry[field]!r}')
-    if not math.isfinite(entry.get('error', 0)):
-        raise ValueError(f'error={entry["error"]}')
+    for name in MEASURED:
+        if not math.isfinite(entry.get(name, 0)):
+            raise ValueError(f'{name}={entry[name]}')
     return entry.pop('name'), entry
 
 
@@ -253,18 +246,21 @@ def record(directory: str | Path, entries: Entries) -> None:
 
 
 def ranked(entries: Entries) -> Entries:
-    """The entries, the best first; those without an error come last, sorted by name."""
-    return dict(sorted(entries.items(),
-                       key=lambda item: (item[1].get('error', math.inf), item[0])))
+    """The entries, the best first, by their validation error if they have one, else by their test
+    error; those without an error come last, sorted by name."""
+    return dict(sorted(entries.items(), key=lambda item: (
+        item[1].get('val_error', item[1].get('error', math.inf)), item[0])))
 
 
 def table(entries: Entries) -> str:
     """The entries in Markdown, aligned."""
     fields = list(dict.fromkeys(field for entry in entries.values() for field in entry['fields']))
-    header, rows = ['test error, %', *fields, 'state'], []
+    measured = {name: title for name, title in MEASURED.items() if name == 'error' or any(
+        name in entry for entry in entries.values())}
+    header, rows = [*measured.values(), *fields, 'state'], []
     for entry in entries.values():
         state = entry['state']
-        rows.append([f'{100 * entry["error"]:.2f}' if 'error' in entry else '',
+        rows.append([*(f'{100 * entry[name]:.2f}' if name in entry else '' for name in measured),
                      *(str(entry['fields'].get(field, '')) for field in fields),
                      f'{state}: {entry["message"]}' if 'message' in entry else state])
     return tables.markdown(header, rows, left=len(header))

@@ -10,32 +10,39 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax.errors import FlaxError
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import (
+    averages,
     checkpoint,
+    class_weights,
     cluster,
     data,
     dataset,
+    early_stopping,
     figures,
     limits,
     loop,
     models,
     optim,
     parallel,
+    plateau,
     reports,
     resume,
     step,
     tasks,
+    trackers,
     trained,
     transfer,
     user_network,
+    views,
     workdir,
 )
 from cnnjax.errors import UserError
 from cnnjax.evaluate import evaluator
-from cnnjax.limits import Number, Whole
+from cnnjax.limits import Number, Used, Whole
 from cnnjax.plan import Plan, plan
 from cnnjax.progress import Profile, Progress
 from cnnjax.step import TrainState
@@ -43,33 +50,59 @@ from cnnjax.tasks.task import Task
 
 SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
 LIMITS = {
-    'seed': limits.SEED, 'head_rate': Number(0), 'image_size': Whole(0, SIDE),
+    'seed': limits.SEED, 'image_size': Whole(0, SIDE),
     'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
     'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
     'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),
     'elastic': Number(0, SIDE // 8), 'jitter': Number(0, below=0.5), 'hue': Number(0, 0.5),
     'saturation': Number(1, 100), 'exposure': Number(1, 100), 'color': Number(0),
-    'color_jitter': Number(0, 1), 'batch_size': Whole(1),
-    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'learning_rate': Number(0),
-    'drops': Number(0), 'drop_factor': Number(0, 1e300), 'warmup': Number(0),
-    'warmup_rate': Number(0), 'momentum': Number(0, below=1), 'weight_decay': Number(0),
-    'bias_rate': Number(0), 'clip_norm': Number(0), 'report_every': Whole(),
+    'color_jitter': Number(0, 1), 'whiten': (False, True),
+    'auto_augment': ('', *data.policies.KINDS), 'randaugment_operations': Whole(1, 16),
+    'randaugment_magnitude': Whole(0, data.policies.BINS - 1), 'random_erasing': Number(0, 1),
+    'mixup': Number(0, 1000), 'cutmix': Number(0, 1000), 'repeats': Whole(1),
+    'batch_size': Whole(1),
+    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(),
     'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
-    'eval_batch_size': Whole(1), 'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS, **tasks.training_loss.LIMITS}
+    'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
+    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
+    'parallel': parallel.KINDS, 'class_folders': data.class_folders.KINDS,
+    **optim.LIMITS, **averages.LIMITS, **plateau.LIMITS, **early_stopping.LIMITS,
+    **views.LIMITS,
+    **tasks.training_loss.LIMITS}
 AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
                 'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
-                'exposure')  # arguments of data.augment
+                'exposure', 'auto_augment', 'randaugment_operations', 'randaugment_magnitude',
+                'random_erasing')  # arguments of data.augment
+USED = {'randaugment_operations': Used('auto_augment', ('randaugment',), 2),
+        'randaugment_magnitude': Used('auto_augment', ('randaugment',), 9)}
 
 
 def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
+    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED, **USED})
+    plateau.check(config)
+    early_stopping.check(config)
+    for field in ('mixup', 'cutmix'):
+        if config[field] and config.task != 'classify':
+            raise UserError(f"{field}={config[field]} mixes two images and their labels: it needs "
+                            f"task='classify', not '{config.task}'")
+    if config.auto_augment and tasks.target(config.task) in ('mask', 'boxes'):
+        raise UserError(f"auto_augment='{config.auto_augment}' would move what is in an image, but "
+                        f"not its masks or boxes: task='{config.task}' has rotation and scale")
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
+    if config.val_split in (config.train_split, config.test_split):
+        raise UserError(f"val_split='{config.val_split}' is also the training's or the test's: "
+                        'give a third split, or leave it out')
+    if config.split:
+        data.splits.parse(config.split)
+    if config.split and config.dataset == data.FROM_PYTHON:
+        raise UserError(f"split='{config.split}': data that is given in Python is divided there, "
+                        "into {'train': ..., 'val': ..., 'test': ...} with val_split='val'")
 
 
 class Training(NamedTuple):
@@ -79,6 +112,7 @@ class Training(NamedTuple):
     task: Task
     tx: Any  # optax's transformation of gradients
     augment: Callable  # (key, positions, examples) -> examples; see data.augment
+    mix: Callable  # (key, examples, axis) -> examples; see data.mixed
     plan: Plan
     shapes: dict[str, Any]  # a batch of one augmented example: {'image', and each target}, [1, ...]
     classes: tuple[str, ...]
@@ -89,7 +123,8 @@ class Training(NamedTuple):
     def init(self, key: jax.Array) -> TrainState:
         """The step.TrainState before the first step."""
         return step.create(self.net, self.tx, key, self.shapes['image'].shape[1:], self.frozen,
-                           lambda outputs: self.task.check(outputs, self.shapes, self.classes))
+                           lambda outputs: self.task.check(outputs, self.shapes, self.classes),
+                           averaging=self.plan.average is not None)
 
     def check_evaluation(self, shapes: dict[str, Any]) -> None:
         """Raises UserError unless the network can be evaluated on a batch of one example of these
@@ -119,7 +154,8 @@ class Training(NamedTuple):
 
     def _parts(self):
         return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,
-                'accumulate': self.accumulate, 'frozen': self.frozen}
+                'mix': self.mix, 'accumulate': self.accumulate, 'frozen': self.frozen,
+                'average': self.plan.average}
 
 
 def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
@@ -141,6 +177,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
     augment = functools.partial(data.augment, normalize=normalize, **{
         field: config[field] for field in AUGMENTATION})
+    mix = functools.partial(data.mixed, mixup=config.mixup, cutmix=config.cutmix)
     # Tracing finds what does not fit the images, before anything is written.
     shapes = jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
     image_shape = shapes['image'].shape[1:]
@@ -154,13 +191,11 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     if source or config.head_rate != 1:
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
-    tx = optim.momentum_sgd(
-        lengths.rate, momentum=config.momentum, nesterov=config.nesterov,
-        weight_decay=config.weight_decay, decay=config.decay, order=config.order,
-        bias_rate=config.bias_rate, head_rate=config.head_rate, head=head,
-        clip_norm=config.clip_norm)
+    tx = optim.create(lengths.rate, head=head,
+                      factor=lengths.plateau and lengths.plateau.multiplier,
+                      **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
-    return Training(net, task, tx, augment, lengths, shapes, tuple(classes), frozen, head,
+    return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate)
 
 
@@ -171,10 +206,15 @@ def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.D
     from, else that of the data."""
     if source:
         normalize = source.normalize
+        if config.whiten and normalize.whitening is None:
+            raise UserError(f'whiten=True: the weights of init_from={config.init_from} have a '
+                            'normalization of their own: leave it out')
         transfer.check_images(normalize, train_set.image_shape, config.init_from)
     else:
         normalize = data.normalization(train_set.data and train_set.data['image'], config.mean,
-                                       config.std)
+                                       config.std, config.whiten)
+    if normalize.whitening is not None:  # Machines may round the eigenvectors in other ways.
+        normalize = multihost_utils.broadcast_one_to_all(normalize)
     if recorded:
         return dataset.normalization(directory, recorded, train_set.image_shape, normalize)
     return normalize
@@ -189,8 +229,9 @@ def train(config: ConfigDict, directory: str | Path,
     (cluster.Preemption) saves a checkpoint and ends the process.
 
     Args:
-      sources: your own data, instead of config.dataset: {split: data.Source} for config.train_split
-        and config.test_split; see data.from_arrays.
+      sources: your own data, instead of config.dataset: {split: data.Source} for
+        config.train_split, config.test_split and, if it is set, config.val_split; see
+        data.from_arrays.
 
     Raises:
       UserError: a field does not fit, `directory` holds another run or a run on other data, or the
@@ -204,8 +245,10 @@ def train(config: ConfigDict, directory: str | Path,
     if config.dtype == 'float16':  # only networks that were trained elsewhere may use it
         raise UserError("dtype='float16': its smallest gradients become 0, and the loss is not "
                         "scaled against that; take 'bfloat16', which has the range of float32")
+    trackers.check(config.log)
     source = starting_weights(config)
     config = transfer.inherit(config, source)
+    views.check(views.Views.of(config), config.task, dataset.crops(config))
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
     recorded = dataset.of_run(directory)
@@ -214,9 +257,13 @@ def train(config: ConfigDict, directory: str | Path,
     except data.Missing as error:
         return resume.finished_without_data(config, directory, recorded, error)
     normalize = normalization(config, directory, recorded, sets.train, source)
-    training = build(config, sets.train.classes, sets.train.shapes, normalize, len(sets.train),
-                     source)
-    training.check_evaluation(sets.test.shapes)
+    training = build(class_weights.resolved(config, sets), sets.train.classes, sets.train.shapes,
+                     normalize, len(sets.train), source)
+    for examples in filter(None, (sets.test, sets.val)):
+        training.check_evaluation(examples.shapes)
+        normalize.fitting(examples.image_shape)
+    views.check_network(views.Views.of(config), training.net, sets.test.crops,
+                        sets.test.image_shape[-1])
     with (cluster.Preemption() as preemption,
           checkpoint.Checkpoints(directory / 'checkpoints', config.keep) as checkpoints):
         start = checkpoints.latest() or 0
@@ -228,20 +275,28 @@ def train(config: ConfigDict, directory: str | Path,
             state = checkpoints.restore(start, state)
         record(config, directory, None if start and recorded else sets, normalize)
         reports.recover(directory, past)
-        if start == training.plan.steps:
+        errors = early_stopping.errors(past, training.plan.eval_every)
+        if (start == training.plan.steps
+                or early_stopping.due(errors, training.plan.patience)):
             return resume.finished(directory, start)
-        batches = sets.train.train_batches(config.batch_size, config.seed, start,
-                                           (jax.process_index(), jax.process_count()))
+        batches = sets.train.train_batches(
+            config.batch_size, config.seed, start, (jax.process_index(), jax.process_count()),
+            config.repeats)
         feed = batches if start else first_drawn(config, directory, training, sets.train,
                                                  normalize, batches)
         update = updater(config, training, sets.train, mesh)
-        evaluate = evaluator(training.task, training.net, normalize, sets.test, mesh,
+        judged = sets.val or sets.test  # A test set beside a validation set is measured at the end.
+        evaluate = evaluator(training.task, training.net, normalize, judged, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel)
-        with (reports.Metrics(directory, start, config, past) as metrics,
+        with (trackers.Tracker(directory, config, anew=not start) as tracker,
+              reports.Metrics(directory, start, config, past, tracker=tracker) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
               contextlib.closing(batches), Profile(directory, config.profile) as profile):
-            services = loop.Services(checkpoints, metrics, progress, profile, preemption)
-            return loop.run(state, feed, update, evaluate, training.plan, services)
+            if not start:
+                metrics.first_batch()
+            services = loop.Services(checkpoints, metrics, progress, profile, preemption, errors)
+            return loop.run(state, feed, update, evaluate, training.plan, services,
+                            name='val' if sets.val else 'test')
 
 
 def starting_weights(config: ConfigDict) -> trained.Trained | None:
@@ -264,6 +319,8 @@ def record(config: ConfigDict, directory: Path, sets: dataset.Sets | None,
     workdir.write_environment(directory, user_network.digest(config.model.name))
     if sets:
         dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
+        if config.split:
+            data.splits.write(directory, sets.splits)
 
 
 def initial_state(config: ConfigDict, training: Training, source: trained.Trained | None,
@@ -297,9 +354,8 @@ def run_keys(config: ConfigDict) -> jax.Array:
 def first_drawn(config: ConfigDict, directory: Path, training: Training,
                 train_set: data.Resident | data.Stream, normalize: data.Normalization,
                 batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same batches, of which the first is drawn as the first step sees it, if the task draws
-    examples."""
-    if not (training.task.draw and cluster.first()):
+    """The same batches, of which the first is drawn as the first step sees it."""
+    if not cluster.first():
         return batches
     first = next(batches)
     some = {name: values[:figures.SHOWN] for name, values in first.items()}

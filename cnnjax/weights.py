@@ -30,6 +30,7 @@ from cnnjax.models import resnet
 
 OURS = ('params/', 'batch_stats/')  # The beginnings of our own tensor names.
 NAMES = ('', 'timm', 'torchvision', 'cnnjax')  # the arguments of `save`
+WHITENING = 'normalize/whitening'  # the tensor of data.Normalization
 
 
 class Weights(NamedTuple):
@@ -77,6 +78,7 @@ def load(name: str | None, source: str | os.PathLike[str], others: Sequence[str]
     """
     path = tensors.find(str(source))
     given, written = tensors.read(path)
+    whitening = given.pop(WHITENING, None)
     ours = 'cnnjax' in written
     about = metadata.inside(written, path, len(given)) if ours else metadata.beside(path)
     name = _named(name, others, about, ours, given, path)
@@ -105,9 +107,12 @@ def load(name: str | None, source: str | os.PathLike[str], others: Sequence[str]
         places = counterparts.places(net, image_shape, counterpart, library)
     variables = _variables(name, places, given, counterpart, path)
     mean, std = about.get('normalize') or (counterpart.normalize if counterpart else (0, 1))
-    normalize = Normalization(np.asarray(mean, np.float32), np.asarray(std, np.float32))
+    normalize = Normalization(np.asarray(mean, np.float32), np.asarray(std, np.float32), whitening)
     if caffes := counterparts.caffe(name, variables, path):
         variables, normalize = caffes
+    if whitening is not None and not (whitening.dtype == np.float32
+                                      and np.isfinite(whitening).all()):
+        raise UserError(f'{path}: {WHITENING} holds other numbers than finite float32')
     _check_normalization(normalize, image_shape, path)
     if scan:
         net, variables = net.clone(scan=True), jax.tree.map(np.asarray, resnet.stack(variables))
@@ -190,6 +195,8 @@ def save(network: Any, path: str | os.PathLike[str], names: str = '') -> str:
               f'network than this {name} ({other}), so the tensors have our own names: cnnjax '
               'opens the file, and no other library', flush=True)
         counterpart = None
+    if network.normalize.whitening is not None:  # No other library would whiten the images.
+        counterpart = None
     rules = counterpart.rules if counterpart else {'cnnjax': None}
     library = names or next(iter(rules))
     if library not in rules:
@@ -206,6 +213,8 @@ def save(network: Any, path: str | os.PathLike[str], names: str = '') -> str:
         written[key] = place.give(np.asarray(given[place.path], np.float32))
         if counterpart and key.endswith('running_var'):  # torch counts the batches, and asks for it
             written[key.replace('running_var', 'num_batches_tracked')] = np.zeros((), np.int64)
+    if network.normalize.whitening is not None:
+        written[WHITENING] = np.asarray(network.normalize.whitening)
     with atomic.replacing(path) as unfinished:
         safetensors.numpy.save_file(
             written, unfinished, metadata.to_write(network, fields, classes))

@@ -4,10 +4,12 @@
     environment.json  one entry per start: versions, devices, commit, command
     dataset.json      what the run was trained on, with dataset.listing.gz: see dataset.py
     metrics.jsonl     one row per report; a resumed run writes none twice and loses none
-    tensorboard/      the same numbers as TensorBoard events
+    metrics.csv       the same numbers as a table
+    tensorboard/      the same numbers, the figures and histograms of the weights as events
+    tracker.json      the run's name in the service of config.log
     checkpoints/      see checkpoint.py
-    figures/          curves.png, and of a segmentation or a detector what figures.py lists
-    confusion.csv     of a segmentation or a detector: see figures.py
+    results.json, report.html, ...   a report on the test set: see report.py
+    figures/          curves.png, and what figures.py lists
     profile/          a trace, where config.profile asks for one
     lock              held by the process that writes all this
 
@@ -39,7 +41,8 @@ from cnnjax.errors import UserError
 
 # Fields that do not affect the trained parameters: a run may be resumed with other values.
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
-                       'data_dir', 'loader_threads', 'loader_workers', 'profile'})
+                       'data_dir', 'loader_threads', 'loader_workers', 'log', 'histograms',
+                       'profile', 'crops', 'test_scales', 'test_flip'})
 # A run may be resumed with another length if the learning rates of the steps so far stay the same.
 LENGTHS = frozenset({'epochs', 'steps'})
 # Fields that older runs lack, with the values that these runs were trained with.
@@ -50,7 +53,17 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'weight_map_sigma': 5.0, 'loss_denominator': 'weights', 'dice_sums': 'image',
            'dice_smoothing': 1.0, 'dice_squared': False, 'dice_background': False,
            'dice_absent': False, 'bad_boxes': 'error', 'annotations': '', 'proposals': '',
-           'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0}
+           'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0, 'clip_norm': 0.0,
+           'whiten': False, 'auto_augment': '', 'randaugment_operations': 2,
+           'randaugment_magnitude': 9, 'random_erasing': 0.0, 'mixup': 0.0, 'cutmix': 0.0,
+           'repeats': 1,
+           'log': '', 'histograms': 0,
+           'crops': '1', 'test_scales': (), 'test_flip': False,
+           'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
+           'adamw_epsilon': 1e-8, 'average': '', 'average_start': 0.0, 'average_every': 1,
+           'average_decay': 0.999, 'plateau_patience': 5, 'plateau_threshold': 1e-4, 'patience': 0,
+           'balanced': False,
+           'split': '', 'val_split': '', 'class_folders': 'first', 'label_separator': '|'}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns
@@ -252,8 +265,12 @@ def differences(saved: ml_collections.ConfigDict,
         return flat | ({'model.name': user_network.short(name)} if name else {})
 
     before, now = values(saved), values(config)
+    # Evaluations change what is trained if the rate or the end depends on their errors.
+    followed = any(config.get('schedule') == 'plateau' or config.get('patience')
+                   for config in (before, now))
+    reporting = REPORTING - {'eval_every'} if followed else REPORTING
     pairs = {name: (before.get(name), now.get(name))
-             for name in {**before, **now} if name not in REPORTING}
+             for name in {**before, **now} if name not in reporting}
     return {name: (then, value) for name, (then, value) in pairs.items() if then != value}
 
 

@@ -12,8 +12,8 @@ def get_config():
     config.experiment = 'train'  # the experiment that runs: experiments/NAME.py
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
-    config.task = 'classify'  # the task to learn: to 'classify' images, to 'segment' them, or to
-    #           'detect' the objects in them
+    config.task = 'classify'  # the task to learn: to 'classify' images, in one class each or, as
+    #           'multilabel', in any number; to 'segment' them, or to 'detect' the objects in them
 
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
@@ -91,12 +91,21 @@ def get_config():
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
 
     # The data.
-    config.dataset = 'digits'  # 'digits', 'photos', 'folder', or a data set of tensorflow-datasets;
+    config.dataset = 'digits'  # 'digits', 'photos', 'folder', 'csv' (pictures and labels in a
+    #           table), 'npz' (arrays), or a data set of tensorflow-datasets;
     #           with masks 'digit_scenes', 'coins', 'folder', 'oxford_iiit_pet' or 'cityscapes';
     #           with boxes 'digit_scenes', 'folder', 'voc/2007', 'voc/2012' and the like
-    config.data_dir = placeholder(str)  # where the data is; None: tensorflow-datasets' usual place
+    config.data_dir = placeholder(str)  # where the data is: a folder, or the file of csv or npz;
+    #           None: tensorflow-datasets' usual place
     config.train_split = 'train'  # the split to train on; tensorflow-datasets: also 'train[:45000]'
     config.test_split = 'test'  # the split to measure the error on
+    config.val_split = ''  # if set, the split that evaluations during the training, and the choice
+    #           of the best checkpoint, see; the test set is then measured once, at the end
+    config.split = ''  # folder, csv, npz without splits: the shares of train, val and test, as in
+    #           '0.8/0.1/0.1', or of train and test, '0.8/0.2', that each class is divided into
+    config.class_folders = 'first'  # folder: a picture's class is the 'first' folder of its path,
+    #           or the whole 'path', as in animals/cat
+    config.label_separator = '|'  # csv, multilabel: what separates the labels of a picture
     config.image_size = 0  # side of the square images in pixels; 0: keep the size they have
     config.border = 0  # pixels added around each picture first: 2 makes MNIST 32 x 32
     config.border_mode = 'zero'  # fills these pixels: 'zero' (black), 'reflect' (mirror images) or
@@ -104,9 +113,10 @@ def get_config():
     config.fit = 'crop'  # how a picture becomes image_size x image_size: scale its shorter side and
     #           'crop'; 'pad' it, unscaled, by border_mode; 'stretch' it; or 'letterbox': scale it
     #           until its shorter side has (test_)shorter_side pixels, or its longer image_size
-    config.bad_images = 'error'  # folder, unreadable pictures: 'error' stops, 'skip' omits them
+    config.bad_images = 'error'  # unreadable files (folder, csv): 'error' stops, 'skip' omits them
     config.bad_boxes = 'error'  # boxes that cannot be used: 'error' stops, 'skip' omits the objects
-    config.annotations = ''  # folder: COCO's json file; 'boxes/{split}.json' is one for each split
+    config.annotations = ''  # folder: COCO's json file; 'boxes/{split}.json' is one for each split;
+    #           csv: the table, where data_dir is the folder of its pictures
     config.proposals = ''  # an .npz file with boxes of each picture for Fast R-CNN; also '{split}'
     config.mask_values = ()  # folder: each class's value in the masks, in order; (): 0, 1, 2, ...
     config.stream = False  # False: keep the decoded set on the devices; True: decode as needed
@@ -118,10 +128,20 @@ def get_config():
     config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of the crop's width / height
     config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos' or 'box'
     config.test_shorter_side = 0  # the side in evaluations and in resident sets; 0: image_size
+    # Views of a picture whose class probabilities are averaged, as the papers test (cnnjax/views.py
+    # has the sources), when a run is finished and by configs/evaluate.py; the evaluations during
+    # the training see one crop.
+    config.crops = '1'  # '1', the middle crop; '10', corners, middle and mirror images of the
+    #           middle square, as AlexNet; '10_whole', of the whole picture, as ResNet; or 'dense',
+    #           the whole picture, with full layers as convolutions, as VGG
+    config.test_scales = ()  # several shorter sides: 256,384,512; (): test_shorter_side alone
+    config.test_flip = False  # the mirror image of each view, too
 
     # The compiled step normalizes images, (image in [0, 1] - mean) / std, and augments them.
     config.mean = 'channel'  # 'channel', 'pixel' (a mean image) or numbers: '0.485,0.456,0.406'
     config.std = 'channel'  # 'channel', 'scalar' (one for all), 'none' (a range of 255) or numbers
+    config.whiten = False  # True: global contrast normalization and ZCA whitening of all pixels, as
+    #           Maxout, NIN and All-CNN had, instead of both; resident images of at most 64 x 64
     config.flip = False  # mirror each image left to right with probability 1/2
     config.flip_vertical = False  # mirror each image upside down with probability 1/2
     config.padding = 0  # pixels added around an image before a random crop
@@ -136,37 +156,60 @@ def get_config():
     config.hue = 0.0  # YOLO's, in HSV: the largest turn of the hue, as a share of the circle
     config.saturation = 1.0  # YOLO's: the largest factor, and divisor, of the saturation; 1: none
     config.exposure = 1.0  # YOLO's: the largest factor, and divisor, of the value; 1: none
+    config.auto_augment = ''  # random operations on each image: 'randaugment' or 'trivial'
+    config.randaugment_operations = 2  # randaugment: how many operations follow each other
+    config.randaugment_magnitude = 9  # randaugment: their strength, from 0 to 30
+    config.random_erasing = 0.0  # the probability that a rectangle of an image is erased
+    config.mixup = 0.0  # classify, mixup's alpha: each image is blended with another; 0: none
+    config.cutmix = 0.0  # classify, CutMix's alpha: a rectangle shows another image; 0: none
+    config.repeats = 1  # how often a batch has each of its images, augmented in different ways
 
-    # Optimization. Lengths (epochs, drops, warmup, eval_every, checkpoint_every) count epochs, or
-    # steps if `steps` is set.
+    # Optimization. Lengths (epochs, drops, warmup, average_start, eval_every, checkpoint_every)
+    # count epochs, or steps if `steps` is set.
     config.batch_size = 128  # images per step, over all devices
     config.accumulate = 1  # micro-batches that a step splits its batch into, to save memory
     config.epochs = 100.0  # the length of the training
     config.steps = 0  # if set, the length of the training instead of `epochs`
     config.learning_rate = 0.1  # the rate after the warm-up
-    config.schedule = 'step'  # how the rate falls: 'step', 'cosine' or 'constant' (not at all)
+    config.schedule = 'step'  # how the rate falls: 'step', 'cosine', 'constant' (not at all) or
+    #           'plateau', when the error of the evaluations has stopped falling
     config.drops = ()  # step: when the rate drops
-    config.drop_factor = 0.1  # step: the factor of each drop
+    config.drop_factor = 0.1  # step, plateau: the factor of each drop
+    config.plateau_patience = 5  # plateau: evaluations without a lower error before each drop
+    config.plateau_threshold = 1e-4  # plateau: an error is lower if it is by this share of the last
     config.warmup = 0.0  # the length of the warm-up
     config.warmup_shape = 'constant'  # 'constant' stays at warmup_rate; 'linear' rises from it
     config.warmup_rate = 0.0  # the learning rate at the start of the warm-up
-    config.momentum = 0.9  # share of the velocity that SGD keeps from step to step
-    config.nesterov = False  # use Nesterov's momentum
-    config.weight_decay = 1e-4  # this times the parameter is added to its gradient
+    config.optimizer = 'sgd'  # 'sgd', TensorFlow's 'rmsprop', or 'adamw'
+    config.momentum = 0.9  # share of the velocity that is kept from step to step; AdamW's beta1
+    config.nesterov = False  # use Nesterov's momentum; not for adamw
+    config.rmsprop_decay = 0.9  # rmsprop: share of the squared gradients' average that is kept
+    config.rmsprop_epsilon = 1.0  # rmsprop: added to that average, below the root
+    config.adamw_beta2 = 0.999  # adamw: share of the squared gradients' average that is kept
+    config.adamw_epsilon = 1e-8  # adamw: added to the root of that average
+    config.weight_decay = 1e-4  # this times the parameter is added to its gradient, or, by adamw,
+    #           to its update before the learning rate multiplies it
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
     config.clip_norm = 0.0  # the largest norm of a step's gradient, scaled down to it; 0: any
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
+    config.average = ''  # an average of the weights, which evaluations and the trained network use:
+    #           'polyak', the mean over the steps; 'ema', an exponential moving average; '': none
+    config.average_start = 0.0  # average: when it begins; before, it is a copy of the weights
+    config.average_every = 1  # average: steps between two weights that it takes
+    config.average_decay = 0.999  # ema: share of the old average that is kept each time
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
     # The loss: a sum of terms, each with a factor. cross_entropy and focal judge the class of each
-    # image (classify) or of each pixel (segment), dice compares whole masks (segment only); they
-    # are defined in cnnjax/losses.py. An evaluation always reports the mean cross-entropy as loss.
-    # Detectors have losses of their own, which fields of the model change.
+    # image (classify, multilabel) or of each pixel (segment), dice compares whole masks (segment
+    # only); they are defined in cnnjax/losses.py. An evaluation always reports the mean
+    # cross-entropy as loss. Detectors have losses of their own, which fields of the model change.
     config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
     config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
     config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values count easy predictions less
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1
+    #           (multilabel: of the images that have the class, as PyTorch's pos_weight)
+    config.balanced = False  # cross_entropy, focal: True weighs each class by its inverse frequency
     config.weight_map = 0.0  # cross_entropy, focal: U-Net's w0, extra weight between close objects
     config.weight_map_sigma = 5.0  # weight_map: how close they are, in pixels of the picture
     config.loss_denominator = 'weights'  # divide the sum by the total of the 'weights', or by
@@ -186,8 +229,12 @@ def get_config():
     # Reports, evaluations and checkpoints.
     config.report_every = 100  # steps between two rows of metrics.jsonl; 0: only with evaluations
     config.eval_every = 1.0  # interval of evaluations, each with a checkpoint; 0: only at the end
+    config.patience = 0  # evaluations in a row without a new lowest error that end the training
+    #           early; 0: none do
     config.checkpoint_every = 1.0  # interval of further checkpoints; 0: only with evaluations
     config.keep = 2  # how many of the newest checkpoints to keep, besides the best
     config.eval_batch_size = 500  # images per step of an evaluation, over all devices
+    config.log = ''  # show the run in 'wandb' or 'mlflow' too; '': only in TensorBoard
+    config.histograms = 0  # evaluations from one histogram of the weights to the next; 0: none
     config.profile = 0  # steps to trace, after the first ten, into the workdir's profile/
     return config

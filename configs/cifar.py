@@ -6,9 +6,9 @@
 PAPER below has the published test errors. configs/reproduce.py trains a recipe with several seeds
 and prints the published errors beside its own. Expect ResNets and DenseNets to come within a few
 tenths of a percent. No independent port has reached the paper's FractalNet (they report 6.4 % and
-more on CIFAR-10+); its weight decay is not published. NIN and All-CNN were trained on whitened
-images (global contrast normalization and ZCA), which these recipes leave out. No paper has errors
-of fractalnet40 or of convnet, CS231n's first example.
+more on CIFAR-10+); its weight decay is not published. NIN and All-CNN see whitened images, as in
+the papers (global contrast normalization and ZCA: whiten). No paper has errors of fractalnet40 or
+of convnet, CS231n's first example.
 
 CIFAR-100: --config.dataset=cifar100. Without augmentation: --config.flip=False --config.padding=0;
 DenseNets then also --config.model.dropout=0.2. "++" (reflection): --config.padding_mode=reflect.
@@ -126,9 +126,9 @@ def get_config(network='resnet20'):
 def street_view(config):
     """SVHN has 604,388 images and is not augmented. DenseNet only divides them by 255, uses dropout
     and trains for 40 epochs (section 4.2). FractalNet trains for 20 (section 4.1), and its rate
-    falls as on CIFAR. NIN's paper gives no length."""
+    falls as on CIFAR. NIN's paper gives no length; its local contrast normalization is left out."""
     config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
-    config.flip, config.padding = False, 0
+    config.flip, config.padding, config.whiten = False, 0, False
     if config.model.name.startswith('densenet'):
         config.mean, config.std = '0', '1'
         config.model.dropout = 0.2
@@ -217,8 +217,9 @@ def fractalnet(config):
 
 
 def nin(config):
-    """Lin et al. 2013, section 4.1: the rate falls to a tenth twice, when the training stalls. The
-    paper gives no rate, decay or length; ours are a choice."""
+    """Lin et al. 2013, sections 4.1 and 4.2: images whitened as Maxout's; the rate falls to a tenth
+    twice, when the training stalls. The paper gives no rate, decay or length; ours are a choice."""
+    config.whiten = True
     config.batch_size = 128
     config.epochs = 250.0
     config.learning_rate = 0.05
@@ -228,8 +229,10 @@ def nin(config):
 
 
 def allcnn(config):
-    """Springenberg et al. 2014, section 3.1: translations of up to 5 pixels. The paper chooses each
-    network's rate among 0.25, 0.1, 0.05 and 0.01; the size of its batches is not stated."""
+    """Springenberg et al. 2014, section 3.1: whitened images, and translations of up to 5 pixels,
+    which fill the borders with their mean. The paper chooses each network's rate among 0.25, 0.1,
+    0.05 and 0.01; the size of its batches is not stated."""
+    config.whiten = True
     config.padding = 5
     config.batch_size = 128
     config.epochs = 350.0

@@ -32,7 +32,8 @@ def get_config(recipe='cifar/resnet20'):
     config.name = recipe  # the recipe's name, before any of its fields were changed
     config.seeds = 5  # how many seeds, from recipe.seed on
     config.recipe = module.get_config(*filter(None, [argument]))  # every field of a training
-    # The published errors: source, how they were measured, and {error: {setting: value in %}}.
+    # The published errors: source, how they were measured (of ImageNet the fields of views, which
+    # the recipe has, too), and {error: {setting: value in %}}.
     config.paper = ml_collections.ConfigDict(
         module.PAPER.get(argument.removesuffix('_svhn') or config.recipe.model.name, {}))
     return config

@@ -7,66 +7,92 @@ import jax
 import numpy as np
 
 from cnnjax import (
-    atomic,
     cluster,
     data,
     dataset,
     evaluate,
     features,
-    figures,
     limits,
     memory,
+    report,
     train,
     trained,
+    views,
     workdir,
 )
 from cnnjax.errors import UserError
 from configs import base
 
-DATA = [field for field in dataset.FIELDS if field != 'task']  # They may choose another set.
+# These fields may choose another set. `split` is the name of a split here.
+DATA = [field for field in dataset.FIELDS if field not in ('task', 'split')]
 LIMITS = {field: features.LIMITS[field] for field in ('batch_size', 'devices')}
 
 
 def run(config, directory):
-    """Evaluates config.source and writes results.json.
+    """Evaluates config.source, prints the results and writes their report.
 
     The data is that of the run, and must not have changed, unless the config names another;
     published weights have no data of their own. Raises UserError if the classes or the images do
     not fit the network.
     """
     limits.check(config, LIMITS)
-    network = trained.load(config.source, config.checkpoint, config.name)
+    networks = loaded(config)
+    network = networks[0]
     if network.config is None and config.dataset is None:
         raise UserError(f"source='{config.source}' is no run, so it has no data set: give dataset")
     own = training(config, network)
-    source = dataset.source(own, own.test_split)
+    same = network.config is not None and not any(config[field] for field in DATA)
+    trained_in = Path(os.path.expanduser(sources(config)[0]))
+    source = dataset.source(own, own.test_split, trained_in if same else None)
     told = data.identity(source)
-    cluster.agree(data=told.summary(), weights=trained.fingerprint(network))
-    if network.config and not any(config[field] for field in DATA):
-        trained_in = Path(os.path.expanduser(config.source))
+    cluster.agree(data=told.summary(), weights=[*map(trained.fingerprint, networks)])
+    if same:
         dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
-    examples = dataset.prepare(own, by_name(source, network, config, own.dataset))
-    if network.task == 'classify' and tuple(examples.image_shape) != network.image_shape:
-        raise UserError(f'{own.dataset} has images of {tuple(examples.image_shape)}, the network '
-                        f'was trained on {network.image_shape}')
-    # Maps of scores and boxes may fit images of other sizes; a call tells where they do not.
-    jax.eval_shape(network, jax.ShapeDtypeStruct((1, *examples.image_shape), np.uint8))
-    memory.check(min(config.batch_size, len(examples)) * features.largest(network),
-                 batch_size=config.batch_size)
-    results = evaluate.evaluate(network, examples, batch_size=config.batch_size,
-                                devices=config.devices)
+    source = by_name(source, network, config, own.dataset)
+    sets = [prepared(config, each, source, own.dataset) for each in networks]
+    options = {'batch_size': config.batch_size, 'devices': config.devices}
+    results = (evaluate.evaluate(network, sets[0], **options) if len(networks) == 1 else
+               evaluate.fused(networks, sets, **options))
     if not cluster.first():
         return
-    figures.evaluation(directory, network, examples, results)
+    workdir.write_config(directory, config)
+    report.write(directory, network, sets[0], results, {
+        'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
+        'split': own.test_split, 'views': ' + '.join(
+            dict.fromkeys(views.described(each.evaluation) for each in networks))})
     results = evaluate.numbers(results)
     width = max(20, *map(len, results))
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>{width}}  {shown}')
-    workdir.write_config(directory, config)
-    atomic.write_json(f'{directory}/results.json', {
-        'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
-        'split': own.test_split, **results})
+    print(f'report: {Path(directory) / report.PAGE}')
+
+
+def sources(config):
+    """The sources that config.source names, of which several are an ensemble."""
+    if os.path.exists(os.path.expanduser(config.source)):
+        return [config.source]
+    return limits.names(config.source) or [config.source]
+
+
+def loaded(config):
+    """The networks of config.source, with the views that the config gives."""
+    given = {field: config[field] for field in views.LIMITS if config[field] is not None}
+    networks = [trained.load(source, config.checkpoint, config.name) for source in sources(config)]
+    return [network._replace(evaluation=network.evaluation | given) for network in networks]
+
+
+def prepared(config, network, source, name):
+    """The data set `name` as the network sees it."""
+    examples = dataset.prepare(training(config, network), source)
+    if network.task == 'classify' and tuple(examples.image_shape) != network.image_shape:
+        raise UserError(f'{name} has images of {tuple(examples.image_shape)}, the network '
+                        f'was trained on {network.image_shape}')
+    # Maps of scores and boxes may fit images of other sizes; a call tells where they do not.
+    jax.eval_shape(network, jax.ShapeDtypeStruct((1, *examples.image_shape), np.uint8))
+    memory.check(min(config.batch_size, len(examples)) * features.largest(network),
+                 batch_size=config.batch_size)
+    return examples
 
 
 def training(config, network):
@@ -82,9 +108,16 @@ def training(config, network):
         if config[field] is not None:
             own[field] = config[field]
     # A set other than the run's must not inherit what only the run's has.
-    shipped, other = own.dataset in data.SHIPPED, own.dataset != 'folder'
+    shipped, other = own.dataset in data.SHIPPED, own.dataset not in ('folder', 'csv')
+    folder = own.dataset == 'folder'
+    if config.split == data.splits.ALL:
+        own.split = '1'
+    elif config.dataset or config.data_dir and (Path(config.data_dir) / own.test_split).is_dir():
+        own.split = ''
     for field, lacks, value in (
-            ('data_dir', shipped, None), ('bad_images', other, 'error'), ('mask_values', other, ()),
+            ('data_dir', shipped, None), ('bad_images', other, 'error'),
+            ('mask_values', not folder, ()), ('class_folders', not folder, 'first'),
+            ('label_separator', own.dataset != 'csv', '|'),
             ('bad_boxes', shipped, 'error'), ('annotations', other, ''),
             ('proposals', config.dataset or config.data_dir, '')):
         if config[field] is None and lacks:

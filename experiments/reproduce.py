@@ -8,7 +8,7 @@
 import statistics
 from pathlib import Path
 
-from cnnjax import atomic, cluster, limits, reports, tables, workdir
+from cnnjax import atomic, cluster, limits, report, reports, tables, views, workdir
 from cnnjax.errors import UserError
 from configs import reproduce as published
 from experiments import train
@@ -31,7 +31,7 @@ def run(config, directory):
         with workdir.claim(run_directory, recipe):
             train.run(recipe, run_directory)
         if cluster.first():
-            rows[seed] = reports.read_metrics(run_directory)[-1]
+            rows[seed] = measured(recipe, run_directory)
             results = compare(config, rows)
             workdir.write_config(directory, config)
             atomic.write_json(directory / 'results.json', results)
@@ -53,6 +53,16 @@ def check(config):
     if config.recipe.seed + config.seeds > 2 ** 32:
         raise UserError(f'seeds={config.seeds}: with recipe.seed={config.recipe.seed} the last one '
                         'is larger than a seed can be')
+
+
+def measured(recipe, directory):
+    """The last row of a run's metrics.jsonl, with its test errors as the recipe measures them."""
+    errors = reports.test_errors(directory)
+    if 'error' not in errors:
+        raise UserError(f'{directory} has no {report.RESULTS}, because its test set was not there '
+                        'when it was finished: start again where it is')
+    return reports.read_metrics(directory)[-1] | {
+        f'test/{name}': value for name, value in errors.items()}
 
 
 def setting(recipe):
@@ -83,11 +93,19 @@ def compare(config, rows):
     row = next(iter(rows.values()))
     return {
         'recipe': config.name, 'setting': where, 'network': config.recipe.model.name,
-        'steps': row['step'], 'epochs': row['epoch'],
+        'validated': 'test/val_error' in row, 'steps': row['step'], 'epochs': row['epoch'],
         'changed': {name: values[1] for name, values in
                     workdir.differences(original, config.recipe).items()},
-        'source': config.paper.get('source'), 'measured': config.paper.get('measured'),
+        'source': config.paper.get('source'), 'measured': published_as(config.paper),
+        'views': views.described(config.recipe) if (
+            'views' in config.paper or not views.Views.of(config.recipe).single) else '',
         'error': errors['error']['mean'] / 100, 'errors': errors}
+
+
+def published_as(paper):
+    """How the paper measured its errors, or None."""
+    known = [views.described(paper.views)] if 'views' in paper else []
+    return ', '.join([*known, *filter(None, [paper.get('measured')])]) or None
 
 
 def markdown(results):
@@ -107,11 +125,14 @@ def markdown(results):
     lines = [f'# {results["recipe"]}: test error on {results["setting"]}, in %', '',
              tables.markdown(('', 'paper', 'ours', 'difference', 'seeds'), rows)]
     seeds = list(results['errors']['error']['seeds'])
+    chosen = ('with the best of the checkpoints, by its validation error' if results['validated']
+              else 'not that of the best epoch')
     lines += [f'Ours: the error after the last step ({results["steps"]}, '
-              f'{results["epochs"]:.4g} epochs), not that of the best epoch, with '
+              f'{results["epochs"]:.4g} epochs), {chosen}, with '
               + (f'the seeds {seeds[0]} to {seeds[-1]}: mean ± standard deviation of {len(seeds)} '
                  f'runs (its denominator is {len(seeds)} - 1).' if len(seeds) > 1
-                 else f'the seed {seeds[0]} alone.')]
+                 else f'the seed {seeds[0]} alone.')
+              + (f' Measured on {results["views"]}.' if results['views'] else '')]
     if any(error['paper'] is not None for error in results['errors'].values()):
         measured = f'; {results["measured"]}' if results['measured'] else ''
         lines += ['', f'Paper: {results["source"]}{measured}. The difference is in points.']

@@ -126,6 +126,7 @@ def load(config):
     if config.activations == 'levels':
         print('the network is given levels from 0 to 255 less its mean, whatever it was trained '
               'with', flush=True)
+        network.normalize.check_pointwise("activations='levels'")
         levels = np.full_like(network.normalize.std, 1 / 255)
         network = network._replace(normalize=network.normalize._replace(std=levels))
     elif config.activations in DIVISORS:
@@ -276,8 +277,7 @@ def first(config, network, key, contents, styles):
     noise = np.asarray(jax.random.normal(key, shape, np.float32)) * np.float32(
         config.noise / config.pixel_range)
     if config.init == 'noise':  # noise around the colour that is 0 to the network
-        mean = network.normalize.mean
-        return np.asarray(mean.mean((0, 1)) if mean.ndim > 1 else mean) + noise
+        return np.asarray(network.normalize.color) + noise
     if config.init == 'content':
         return contents + noise
     start = (pictures.resize(styles[0], shape[1:3]) if config.init == 'style' else

@@ -8,52 +8,74 @@ from cnnjax import (
     data,
     dataset,
     evaluate,
-    figures,
     plots,
+    report,
     reports,
-    tasks,
     train,
     trained,
     user_network,
+    views,
     workdir,
 )
 
 
 def run(config, directory):
-    """Trains, or resumes, the run in `directory`, prints its test errors and draws its figures."""
+    """Trains, or resumes, the run in `directory`, prints its test errors and reports on them."""
     before = reports.read_metrics(directory)
     last = train.train(config, directory)
     config = workdir.read_config(directory)  # includes the fields it inherited
-    drawn = before[-1:] == [last] and (Path(directory) / figures.CONFUSION).exists()
-    cluster.agree(drawn=drawn)
+    reported = (before[-1:] == [last]
+                and report.complete(directory, views=views.described(config)))
+    cluster.agree(reported=reported)
     if cluster.first():
         draw_curves(config, directory, last)
-    if not drawn and tasks.create(config.task, None).draw:
-        draw_examples(config, directory)
+    results = None if reported else evaluated(config, directory)
+    several = not views.Views.of(config).single
+    if results and (several or reports.evaluated(last) == 'val') and cluster.first():
+        tell({f'test/{name}': value for name, value in results.items()}, 'test',
+             f' of {views.described(config)}' * several)
+    reports.finish(directory, config, anew=not reported)
 
 
 def draw_curves(config, directory, last):
-    """Draws the curves of the run, and prints the test errors in its last row."""
-    rows = reports.read_metrics(directory)
-    figure = Path(directory) / 'figures' / 'curves.png'
+    """Draws the curves of the run, and prints the errors in its last row."""
+    rows, judged = reports.read_metrics(directory), reports.evaluated(last)
+    figure, called = Path(directory) / 'figures' / 'curves.png', plots.SETS[judged]
     plots.curves(rows, figure, f'{user_network.short(config.model.name)} on {config.dataset}: '
-                               f'{100 * last["test/error"]:.2f} % test error')
+                               f'{100 * last[f"{judged}/error"]:.2f} % {called} error')
     print(f'curves: {figure}')
-    for name, value in last.items():
-        if re.search('^test/(.*error|mean_iou|iou/.*|ap|ap50|ap50/.*)$', name):
-            print(f'test {name.removeprefix("test/")}: {100 * value:.2f} %')
+    tell(last, judged)
 
 
-def draw_examples(config, directory):
-    """Draws what the network makes of the test set, if the data of the finished run is still there.
-    """
-    network = trained.load(directory, 'latest')
+def tell(row, judged, seen=''):
+    """Prints the errors of the set 'val' or 'test' in a row; `seen` says of what views they are."""
+    by_class = 'ap50' if f'{judged}/ap50' in row else 'ap'
+    shown = f'{judged}/(.*error|mean_iou|iou/.*|ap|ap50|{by_class}/.*|.*_f1|exact_match)'
+    for name, value in row.items():
+        if found := re.fullmatch(shown, name):
+            print(f'{plots.SETS[judged]} {found[1]}{seen}: {100 * value:.2f} %')
+
+
+def evaluated(config, directory):
+    """Evaluates the finished run on the test set, and writes the report, if the data is still
+    there: the network of the last step or, if a validation set chose one, the best. Returns the
+    numbers of the results, or None."""
+    which = 'best' if dataset.val_split(config) else 'latest'
+    network = trained.load(directory, which)
     try:
-        source = dataset.source(config, config.test_split)
-    except data.Missing:
-        return
+        source = dataset.source(config, config.test_split, directory)
+    except data.Missing as error:
+        cluster.agree(data='missing')
+        if cluster.first():
+            print(f'no report: {error}')
+        return None
+    cluster.agree(data=data.identity(source).summary(), weights=trained.fingerprint(network))
     examples = dataset.prepare(config, data.matched(source, network.classes))
     results = evaluate.evaluate(network, examples, batch_size=config.eval_batch_size,
                                 devices=config.devices)
     if cluster.first():
-        figures.evaluation(directory, network, examples, results)
+        report.write(directory, network, examples, results, {
+            'source': str(directory), 'checkpoint': which, 'dataset': config.dataset,
+            'split': config.test_split, 'views': views.described(config)})
+        print(f'report: {Path(directory) / report.PAGE}')
+    return evaluate.numbers(results)

@@ -29,7 +29,7 @@ import pytest  # noqa: E402
 from absl import logging  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from cnnjax.data import digit_scenes, geometry  # noqa: E402
+from cnnjax.data import digit_scenes, digits, geometry  # noqa: E402
 from configs import base  # noqa: E402
 
 logging.set_verbosity(logging.ERROR)
@@ -147,7 +147,32 @@ def detecting(tiny, monkeypatch):
     return tiny
 
 
-@pytest.fixture(params=['tiny', 'segmenting', 'detecting'])
+@pytest.fixture(scope='session')
+def tagged(tmp_path_factory):
+    """An .npz file of a few digits, with tags that say which it is, and whether it is even."""
+    arrays = {}
+    for split, count in (('train', 24), ('test', 10)):
+        examples = digits.load(split).examples[:count]
+        labels = np.array([example['label'] for example in examples])
+        arrays |= {f'x_{split}': np.stack([example['image'] for example in examples]),
+                   f'y_{split}': np.column_stack([np.eye(10, dtype=int)[labels], labels % 2 == 0])}
+    path = tmp_path_factory.mktemp('tagged') / 'digits.npz'
+    np.savez(path, classes=[*'0123456789', 'even'], **arrays)
+    return path
+
+
+@pytest.fixture
+def tagging(tiny, tagged):
+    """A config that trains a small network to find the tags for six steps, on one device."""
+    with tiny.unlocked():
+        tiny.update({'task': 'multilabel', 'dataset': 'npz', 'data_dir': str(tagged),
+                     'batch_size': 8, 'eval_batch_size': 4})
+        tiny.model.update({'name': 'convnet', 'widths': None})
+        tiny.model.width = 4
+    return tiny
+
+
+@pytest.fixture(params=['tiny', 'tagging', 'segmenting', 'detecting'])
 def each(request):
     """The config of a tiny training, for each of the tasks."""
     return request.getfixturevalue(request.param)

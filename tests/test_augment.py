@@ -1,4 +1,4 @@
-"""Normalization against numpy; augmentation against all its possible results."""
+"""Augmentation against all its possible results."""
 
 import colorsys
 import functools
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnnjax.data.augment import Normalization, augment, distorted, jittered, normalization
+from cnnjax.data.augment import augment, distorted, jittered
+from cnnjax.data.normalize import Normalization, normalization
 from cnnjax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -19,8 +20,10 @@ RGB = np.uint8(RNG.integers(0, 256, (7, 5, 4, 3)) * (0.2, 0.5, 1.0))
 IDENTITY = Normalization(np.float32([0]), np.float32([1]))
 NORMALIZE = Normalization(np.float32([0.5, 0.4, 0.3]), np.float32([0.2, 0.25, 0.3]))
 EVERYTHING = {'normalize': NORMALIZE, 'flip': True, 'flip_vertical': True, 'padding': 2,
-              'color': 0.1, 'color_jitter': 0.4, 'hue': 0.1, 'saturation': 1.5, 'exposure': 1.5}
-WARP = {'crop_size': 4, 'scale': (0.5, 2.0), 'rotation': 40.0, 'elastic': 0.4, 'jitter': 0.2}
+              'color': 0.1, 'color_jitter': 0.4, 'hue': 0.1, 'saturation': 1.5, 'exposure': 1.5,
+              'random_erasing': 0.3}
+WARP = {'auto_augment': 'trivial', 'crop_size': 4, 'scale': (0.5, 2.0), 'rotation': 40.0,
+        'elastic': 0.4, 'jitter': 0.2}
 
 
 def positions(images):
@@ -30,71 +33,6 @@ def positions(images):
 def augmented(key, place, images, **options):
     """The images of examples that have no target."""
     return augment(key, place, {'image': images}, **options)['image']
-
-
-@pytest.mark.parametrize(('std', 'divide'), [
-    ('channel', lambda x: x.std((0, 1, 2))),
-    ('scalar', lambda x: x.std()),
-    ('none', lambda x: 1 / 255),
-    ('0.25', lambda x: 0.25),
-])
-@pytest.mark.parametrize(('mean', 'subtract'), [
-    ('channel', lambda x: x.mean((0, 1, 2))),
-    ('pixel', lambda x: x.mean(0)),
-    ('0.4', lambda x: 0.4),
-])
-@pytest.mark.parametrize('images', [GRAY, RGB], ids=['gray', 'rgb'])
-def test_normalization_is_numpys(images, mean, subtract, std, divide):
-    normalize = normalization(images, mean, std)
-    exact = images / 255
-    np.testing.assert_allclose(normalize.mean, np.broadcast_to(subtract(exact), (
-        images.shape[1:] if mean == 'pixel' else normalize.mean.shape)), rtol=1e-6)
-    np.testing.assert_allclose(normalize.std, np.broadcast_to(divide(exact), normalize.std.shape),
-                               rtol=1e-6)
-    assert normalize.mean.dtype == normalize.std.dtype == np.float32
-    expected = (exact - subtract(exact)) / divide(exact)
-    tolerance = 1e-6 * np.abs(expected).max()
-    for given in (images, jnp.asarray(images), np.float32(exact)):  # bytes, or floats in [0, 1]
-        normalized = normalize(given)
-        assert normalized.dtype == np.float32
-        np.testing.assert_allclose(normalized, expected, atol=tolerance)
-
-
-@pytest.mark.parametrize('images', [RGB, None], ids=['resident', 'stream'])
-def test_numbers_per_channel(images):
-    normalize = normalization(images, '0.485, 0.456, 0.406', '0.229,0.224,0.225')
-    np.testing.assert_array_equal(normalize.mean, np.float32([0.485, 0.456, 0.406]))
-    np.testing.assert_array_equal(normalize.std, np.float32([0.229, 0.224, 0.225]))
-
-
-def test_a_constant_channel_becomes_zero():
-    images = RGB.copy()
-    images[..., 1] = 77
-    normalized = normalization(images, 'channel', 'channel')(images)
-    np.testing.assert_allclose(normalized[..., 1], 0, atol=1e-7)
-    np.testing.assert_allclose(normalized.std((0, 1, 2)), [1, 0, 1], atol=1e-5)
-
-
-def test_a_set_of_one_image_has_a_mean_image():
-    np.testing.assert_array_equal(normalization(RGB[:1], 'pixel', 'none')(RGB[:1]), 0)
-
-
-@pytest.mark.parametrize(('images', 'mean', 'std', 'message'), [
-    (RGB, '0.4,0.5', '1', r'mean has 2 numbers, the images have 3 channel\(s\)'),
-    (GRAY, 'channel', '0.229,0.224,0.225', r'std has 3 numbers, the images have 1 channel\(s\)'),
-    (None, 'channel', '0.229,0.224,0.225', 'a streamed data set needs its mean and std in numbers'),
-    (None, '0.485,0.456,0.406', 'scalar', 'a streamed data set needs its mean and std in numbers'),
-    (RGB, 'chanel', 'channel', "mean is 'channel', 'pixel' or numbers .* not 'chanel'"),
-    (RGB, 'none', 'channel', "mean is 'channel', 'pixel' or numbers .* not 'none'"),
-    (RGB, 'channel', 'pixel', "std is 'channel', 'scalar', 'none' or numbers .* not 'pixel'"),
-    (RGB, '0.4;0.5', 'none', "not '0.4;0.5'"),
-    (RGB, '', 'none', "not ''"),
-    (RGB, 'channel', '0.2,0,0.2', "std='0.2,0,0.2' .* positive"),
-    (RGB, 'channel', '-1', "std='-1' .* positive"),
-])
-def test_wrong_numbers(images, mean, std, message):
-    with pytest.raises(UserError, match=message):
-        normalization(images, mean, std)
 
 
 def test_without_augmentation_it_is_the_normalization():
@@ -183,10 +121,44 @@ def test_the_two_flips_are_independent():
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
+def test_erasing_is_torchvisions():
+    """RandomErasing draws rectangles with whole sides of at most 10 x 8 pixels, uniform in area and
+    in the logarithm of their ratio, and places them uniformly."""
+    images = np.full((3000, 10, 8, 1), 255, np.uint8)
+    out = np.asarray(augmented(jax.random.key(0), positions(images), images, normalize=IDENTITY,
+                               random_erasing=0.5))[..., 0]
+    assert set(np.unique(out)) == {0.0, 1.0}
+    erased = out[(out == 0).any((1, 2))] == 0
+    assert stats.binomtest(len(erased), 3000).pvalue > 1e-3
+    rows, columns = erased.any(2).sum(1), erased.any(1).sum(1)
+    np.testing.assert_array_equal(erased.sum((1, 2)), rows * columns)  # They are rectangles.
+    random = np.random.default_rng(0)
+    area, ratio = random.uniform(1.6, 26.4, 100_000), np.exp(
+        random.uniform(*np.log((0.3, 3.3)), 100_000))
+    sides = np.rint(np.sqrt([area * ratio, area / ratio])).astype(int)
+    sides = sides[:, (sides[0] < 10) & (sides[1] < 8)]
+    for own, expected in ((rows, sides[0]), (columns, sides[1])):
+        assert stats.chisquare(*(np.bincount(values, minlength=10)[1:7] / len(values) * len(own)
+                                 for values in (own, expected)), sum_check=False).pvalue > 1e-3
+    tops = erased[(rows == 4)].any(2).argmax(1)
+    assert stats.chisquare(np.bincount(tops, minlength=7)).pvalue > 1e-3
+
+
+def test_a_policy_comes_before_the_normalization():
+    key = jax.random.key(0)
+    whole = augmented(key, positions(RGB), RGB, normalize=IDENTITY, auto_augment='trivial')
+    levels = whole * np.float32(255)
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-3)
+    assert (np.abs(levels - RGB).max((1, 2, 3)) > 1).sum() > 2
+    out = augmented(key, positions(RGB), RGB, normalize=NORMALIZE, auto_augment='trivial')
+    np.testing.assert_allclose(out, NORMALIZE(whole), atol=1e-5)
+
+
 def test_fields_that_are_off_leave_no_trace():
     """A classification keeps its bits."""
     off = {'flip_vertical': False, 'crop_size': 0, 'scale': (1.0, 1.0), 'rotation': 0.0,
-           'elastic': 0.0, 'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0}
+           'elastic': 0.0, 'jitter': 0.0, 'hue': 0.0, 'saturation': 1.0, 'exposure': 1.0,
+           'auto_augment': '', 'random_erasing': 0.0}
 
     def program(**options):
         run = functools.partial(augmented, normalize=NORMALIZE, **options)
@@ -196,7 +168,8 @@ def test_fields_that_are_off_leave_no_trace():
     assert 'random_bits' not in program()
     for field, value in {'flip_vertical': True, 'crop_size': 4, 'scale': (1.0, 1.1),
                          'rotation': 1.0, 'elastic': 0.1, 'jitter': 0.1, 'hue': 0.1,
-                         'saturation': 1.5, 'exposure': 1.5}.items():
+                         'saturation': 1.5, 'exposure': 1.5, 'auto_augment': 'trivial',
+                         'random_erasing': 0.5}.items():
         assert program(**{**off, field: value}) != program()
 
 

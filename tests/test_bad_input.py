@@ -43,6 +43,7 @@ from cnnjax import (
     workdir,
 )
 from cnnjax.data import images
+from cnnjax.data.tags import OfBoxes
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
 from configs import base
@@ -117,7 +118,9 @@ def digits():
         boxes[split] = data.Source([
             {'image': image, 'boxes': np.float32([[1, 0, 7, 8], [0, 0, 0, 0]]),
              'labels': np.int32([0, -1])} for image in images], ('digit',))
-    return {'label': labels, 'mask': masks, 'boxes': boxes}
+    tags = {split: data.Source(OfBoxes(source.examples, 1), ('digit',))
+            for split, source in boxes.items()}
+    return {'label': labels, 'mask': masks, 'boxes': boxes, 'tags': tags}
 
 
 @pytest.fixture(scope='module')
@@ -132,9 +135,9 @@ def set_up(digits, tmp_path_factory):
             return digits[target][split]
         return real_load(dataset, split, *options, **of_boxes)
 
-    def create(net, tx, key, image_shape, frozen, check):
+    def create(net, tx, key, image_shape, frozen, check, **options):
         shapes[:] = image_shape, jax.eval_shape(
-            lambda key: real_create(net, tx, key, image_shape, frozen, check), key)
+            lambda key: real_create(net, tx, key, image_shape, frozen, check, **options), key)
         return shapes[1]
 
     def parallelize(step, mesh, kind='shard_map', donate=True):
@@ -142,7 +145,8 @@ def set_up(digits, tmp_path_factory):
         masks = 40, *shapes[0][:2]
         resident = {'image': array((40, *shapes[0]), np.uint8), 'label': array((40,), np.int32),
                     'mask': array(masks, np.uint8), 'weight_map': array(masks, np.float32),
-                    'boxes': array((40, 2, 4), np.float32), 'labels': array((40, 2), np.int32)}
+                    'boxes': array((40, 2, 4), np.float32), 'labels': array((40, 2), np.int32),
+                    'tags': array((40, 1), np.uint8)}
         batch = {name: array((8,), np.int32) for name in ('index', 'position')}
         one = step.__self__.step  # a single update, even if a program has several
         jax.eval_shape(functools.partial(one, axis=None), shapes[1], resident, batch,
@@ -234,7 +238,12 @@ def test_a_config_trains_or_is_refused(set_up, task, given):
     ('border_mode', ('mirror', '')), ('crop_size', (-1, 9)), ('rotation', (-1.0, 181.0)),
     ('scale', ((1.5, 0.5), (0.0, 1.0), (), (1.0,), (1.0, 101.0))), ('elastic', (-1.0, 1.5)),
     ('fit', ('whole', '', 'pad')), ('jitter', (-0.1, 0.5)), ('hue', (-0.1, 0.6, 0.1)),
+    ('val_split', ('train', 'test')), ('split', ('0.8', '0.5/0.6')),
+    ('class_folders', ('last', '')),
     ('saturation', (0.5, 101.0, 1.5)), ('exposure', (0.0, 101.0, 1.5)), ('proposals', ('no.npz',)),
+    ('optimizer', ('adam',)), ('rmsprop_epsilon', (0.0, 0.5)), ('adamw_beta2', (1.0, 0.5)),
+    ('average', ('mean',)), ('average_every', (0, 2)), ('average_start', (-1.0, 1.0)),
+    ('plateau_patience', (0, 3)), ('plateau_threshold', (0.0, 1.0)), ('patience', (-1,)),
 ])
 def test_the_error_names_the_field(digits, field, bad, tmp_path, monkeypatch, task):
     monkeypatch.setattr(data, 'load', lambda dataset, split, *_, **__: digits[

@@ -24,7 +24,8 @@ from tests.kill import ROOT, assert_same_run, rows, saved
 # A network of few arrays, because each is a message between the processes. It learns slowly,
 # because batch normalization over few values magnifies rounding with every step.
 FIELDS = {'model.name': 'vgg11_bn', 'model.widths': (4, 4, 4, 4, 4), 'model.hidden': (),
-          'image_size': 32, 'padding': 1, 'batch_size': 32, 'learning_rate': 0.0001,
+          'image_size': 32, 'padding': 1, 'whiten': True, 'mixup': 0.2, 'cutmix': 1.0, 'repeats': 2,
+          'batch_size': 32, 'learning_rate': 0.0001,
           'report_every': 1, 'eval_every': 100.0, 'checkpoint_every': 20.0}
 LONG = 100_000  # More steps than any test makes.
 

@@ -1,14 +1,16 @@
 """Figures show what they say: the examples of the first step, the worst images, the confusions."""
 
 import csv
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from cnnjax import data, evaluate, figures, overlays, plots, predict, train, trained
+from cnnjax import data, evaluate, figures, overlays, plots, predict, report, train, trained
 from cnnjax.data import geometry
 from configs import base
 from tests.detector import Lights
@@ -88,6 +90,31 @@ def test_the_first_batch_is_drawn_as_the_first_step_sees_it(panels, tmp_path):
         np.testing.assert_array_equal(painted, overlays.overlay(image, mask))
 
 
+@pytest.mark.parametrize(('targets', 'names'), [
+    ({'label': [1, 0]}, ['bright', 'background']),
+    ({'tags': np.uint8([[1, 1], [0, 0]])}, ['background, bright', 'none']),
+    ({'label': [1, 0], 'other_label': [0, 0], 'share': np.float32([0.75, 0.25])},
+     ['75% bright, 25% background', '25% background, 75% background'])])
+def test_the_first_batch_of_a_classification_has_names(targets, names, monkeypatch, tmp_path):
+    """Of one class, of any number, or of a mixture of two; the picture is the images with them."""
+    written, captioned = [], overlays.captioned
+    monkeypatch.setattr(overlays, 'captioned',
+                        lambda image, text: written.append(text) or captioned(image, text))
+    images = np.float32([np.full((8, 12, 3), 2.0), np.full((8, 12, 3), -2.0)])
+    task = SimpleNamespace(draw=None)
+    figures.first_batch(tmp_path, task, CLASSES, NORMALIZE, {'image': images, **targets})
+    assert written == names
+    with Image.open(tmp_path / 'figures' / 'first_batch.png') as picture:
+        drawn = np.asarray(picture)
+    height, width = 14 * 8, 14 * 12  # twelve pixels become at least 160
+    first, second = drawn[:, :width], drawn[:, width + 4:]
+    assert drawn.shape == (height + 21, 2 * width + 4, 3)
+    np.testing.assert_array_equal(first[:height], np.full((height, width, 3), [230, 255, 255]))
+    assert (second[:height] == [0, 0, 26]).all()
+    assert (first[height:] < 50).any()
+    assert (first[height:] > 250).mean() > 0.6
+
+
 @pytest.mark.parametrize('valid', [False, True])
 @pytest.mark.parametrize('kind', ['resident', 'stream'])
 def test_the_worst_images_and_the_confusions(valid, kind, panels, tmp_path):
@@ -159,19 +186,19 @@ def test_the_numbers_of_a_confusion_matrix(tmp_path, monkeypatch):
         assert max(figure.get_size_inches()) < 12
 
 
-def test_figures_that_were_cut_short_are_drawn_again(tmp_path, monkeypatch):
-    """What tells a finished run that its figures are there is written last."""
+def test_reports_that_were_cut_short_are_written_again(tmp_path, monkeypatch):
+    """What tells a finished run that its report is there is written last."""
     network = trained.Trained(Bright(), {'params': {'scale': np.float32(1)}}, NORMALIZE, CLASSES,
                               (8, 8, 3), None, '', {'task': 'segment'})
     examples = data.Resident(source(), data.Crops())
     results = evaluate.evaluate(network, examples, devices=1)
-    (tmp_path / figures.CONFUSION).write_text('of an earlier step')
+    (tmp_path / report.RESULTS).write_text('of an earlier step')
     for drawing in ('panels', 'save'):
         with monkeypatch.context() as patch:
             patch.setattr(figures if drawing == 'panels' else plots, drawing, None)
             with pytest.raises(TypeError):
-                figures.evaluation(tmp_path, network, examples, results)
-        assert not (tmp_path / figures.CONFUSION).exists()
+                report.write(tmp_path, network, examples, results, {})
+        assert not report.complete(tmp_path)
 
 
 def test_names_of_classes_are_no_formulas(tmp_path):

@@ -234,7 +234,7 @@ def shallow(width):
 def one_step(net, freeze, devices=1, **options):
     """(state before, state after, compiled update) of a step on random images."""
     frozen = transfer.frozen_layers(net, freeze, SHAPE)
-    tx = optim.momentum_sgd(0.1, weight_decay=1e-2, **options)
+    tx = optim.create(0.1, weight_decay=1e-2, **options)
     state = step.create(net, tx, jax.random.key(0), SHAPE, frozen)
     batch = {'image': np.random.default_rng(0).integers(0, 256, (12, *SHAPE)).astype(np.uint8),
              'label': np.arange(12, dtype=np.int32) % net.num_classes,

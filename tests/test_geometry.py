@@ -9,7 +9,8 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from cnnjax.data import geometry
-from cnnjax.data.augment import Normalization, augment
+from cnnjax.data.augment import augment
+from cnnjax.data.normalize import Normalization
 
 RNG = np.random.default_rng(0)
 STILL = {'scale': np.float32(1), 'angle': np.float32(0),

@@ -236,7 +236,7 @@ def box(crop):
 
 
 def center_crop(image, shorter_side, size):
-    return images.cut(image, images.center_box(image.shape, shorter_side, size), size)
+    return images.cut(image, images.placed_box(image.shape, shorter_side, size), size)
 
 
 def shorter_side_crop(image, rng, shorter_sides, size):

@@ -331,8 +331,8 @@ def test_errors(source, written, tmp_path):
 # ---- The pages
 
 
-@pytest.fixture(scope='module')
-def driver(tmp_path_factory):
+def started(directory):
+    """Yields a browser that keeps its files in the directory, and ends it."""
     for program in ('chromium', 'chromedriver'):
         assert shutil.which(program), (
             f'no {program} on the path: apt-get install chromium chromium-driver')
@@ -340,11 +340,16 @@ def driver(tmp_path_factory):
     options.binary_location = shutil.which('chromium')
     for option in OPTIONS:
         options.add_argument(option)
-    options.add_argument(f'--user-data-dir={tmp_path_factory.mktemp("browser")}')
+    options.add_argument(f'--user-data-dir={directory}')
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which('chromedriver')))
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope='module')
+def driver(tmp_path_factory):
+    yield from started(tmp_path_factory.mktemp('browser'))
 
 
 class Pages:

@@ -18,6 +18,17 @@ def test_the_colors_are_those_of_pascal_voc():
         assert tuple(colors[label]) == color
 
 
+def test_a_caption_never_leaves_its_picture():
+    image = np.random.default_rng(0).integers(0, 256, (20, 90, 1)).astype(np.uint8)
+    picture = overlays.captioned(image, 'a name that is far too long for this small picture')
+    assert picture.dtype == np.uint8
+    assert picture.shape == (2 * 20 + 23, 2 * 90, 3)  # 15 pixels of letters and half as much
+    np.testing.assert_array_equal(picture[:40], np.repeat(image, 3, 2).repeat(2, 0).repeat(2, 1))
+    text = picture[40:].min(-1) < 128
+    assert text.any()
+    assert not text[:, [0, -1]].any()
+
+
 def test_an_overlay_mixes_colors_with_an_outline_and_stripes_what_is_ignored():
     image = np.full((4, 6, 3), (100, 50, 200), np.uint8)
     labels = np.zeros((4, 6), np.uint8)

@@ -144,7 +144,7 @@ def test_an_evaluation_sees_every_example_once_and_in_order(make, count, batch_s
 def test_the_middle_of_each_picture_is_tested(make):
     examples = source(5)
     expected = np.stack([
-        images.cut(e['image'], images.center_box(e['image'].shape, 6, 4), 4)
+        images.cut(e['image'], images.placed_box(e['image'].shape, 6, 4), 4)
         for e in examples.examples])
     dataset = make(examples, CROPS._replace(test_shorter_side=6))
     batch, = dataset.test_batches(5)
@@ -380,3 +380,29 @@ if __name__ == '__main__':
     result = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True,
                             timeout=60, cwd=Path(__file__).parents[1])
     assert (result.returncode, result.stdout) == (-signal.SIGKILL, '4\n'), result.stderr
+
+
+@pytest.mark.parametrize('start', [0, 3])
+def test_repeated_examples_are_augmented_in_other_ways(make, start):
+    """Each batch has a third of the examples, three times, with crops of their own; the processes
+    read shares of the same batches, and a run reads on where it stopped."""
+    dataset = make(source(24, 24, 24), CROPS)
+    found = take(dataset.train_batches(12, 5, start, repeats=3), 4)
+    for batch in found:
+        one, two, three = numbers(batch).reshape(3, 4)
+        assert len(set(one)) == 4
+        assert one.tolist() == two.tolist() == three.tolist()
+        if make is Stream:
+            assert len(np.unique(batch['image'], axis=0)) > 6
+    assert_equal(found[1:], take(dataset.train_batches(12, 5, start + 1, repeats=3), 3))
+    parts = [take(dataset.train_batches(12, 5, start, (i, 2), 3), 4) for i in range(2)]
+    assert_equal(found, [{name: np.concatenate([part[name] for part in pair]) for name in pair[0]}
+                         for pair in zip(*parts, strict=True)])
+    if make is Stream:  # Six batches show every example.
+        seen = take(dataset.train_batches(12, 5, repeats=3), 6)
+        assert set(np.concatenate(list(map(numbers, seen)))) == set(range(24))
+
+
+def test_a_batch_holds_whole_repeats(make):
+    with pytest.raises(UserError, match='batch_size=4 is no multiple of repeats=3'):
+        next(make(source(12), CROPS).train_batches(4, 5, repeats=3))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjax import models, reports
+from cnnjax import models, reports, workdir
 from cnnjax.errors import UserError
 from configs import cifar, detect, imagenet, mnist, segment
 from configs import reproduce as recipes
@@ -99,6 +99,30 @@ def test_the_convention_of_the_paper_is_stated():
     text = reproduce.markdown(reproduce.compare(config, {0: row(error=0.25, top5_error=0.08)}))
     assert '| top5_error | 7.80 | 8.00 | +0.20 | 8.00 |' in text
     assert 'one crop' in text
+
+
+def test_errors_are_those_of_the_recipes_views(tmp_path, monkeypatch):
+    """During the training they are of one crop; without the others nothing is compared."""
+    config, tested = load('imagenet/vgg16', seeds=1), []
+
+    def run(recipe, directory):
+        workdir.write_config(directory, recipe)
+        with reports.Metrics(directory, 0) as metrics:
+            metrics.write(row(error=0.3, top5_error=0.1))
+        for results in tested:
+            (directory / 'results.json').write_text(json.dumps(results))
+
+    monkeypatch.setattr(train, 'run', run)
+    with pytest.raises(UserError, match='seed0 has no results.json, because its test set was not'):
+        reproduce.run(config, tmp_path)
+    tested.append({'views': 'some', 'error': 0.26, 'top5_error': 0.08, 'loss': 1.0})
+    reproduce.run(config, tmp_path)
+    text = (tmp_path / 'results.md').read_text()
+    assert '| error | 25.60 | 26.00 | +0.40 | 26.00 |' in text
+    assert '| top5_error | 8.10 | 8.00 | -0.10 | 8.00 |' in text
+    whole = 'the whole picture and its mirror image, shorter side 384'
+    assert f'Measured on {whole}.' in text
+    assert f'https://arxiv.org/abs/1409.1556; {whole}. The difference' in text
 
 
 @pytest.mark.parametrize(('fields', 'setting', 'error'), [

@@ -147,7 +147,8 @@ def test_bad_images_are_skipped_counted_and_listed(photos, capsys):
     skipped = capsys.readouterr().out.splitlines()
     assert [line.partition(' is not a readable image: ')[0] for line in skipped] == [
         f'skipped: {path}' for path in bad]
-    assert source.about.startswith(f'{photos}/train: 2 images of 2 classes; left out: ')
+    assert source.about.startswith(
+        f'{photos}/train: 2 images of 2 classes (Space 1, cats 1); left out: ')
     assert '2 unreadable' in source.about
 
 
@@ -159,9 +160,9 @@ def test_where_all_are_good_none_is_skipped(photos, capsys):
 
 
 @pytest.mark.parametrize(('split', 'images', 'reasons'), [
-    ('train', '4 images of 2 classes', {'2 hidden or of the system', '1 .csv', '1 .txt',
-                                        '1 .json'}),
-    ('test', '1 image of 1 class', {'3 hidden or of the system', '1 without suffix',
+    ('train', '4 images of 2 classes (Space 2, cats 2)', {
+        '2 hidden or of the system', '1 .csv', '1 .txt', '1 .json'}),
+    ('test', '1 image of 1 class (cats 1)', {'3 hidden or of the system', '1 without suffix',
                                     '1 outside of the folders of the classes'}),
 ])
 def test_one_line_tells_what_was_found_and_left_out(photos, capsys, split, images, reasons):

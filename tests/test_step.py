@@ -30,10 +30,12 @@ CORNERS = np.random.default_rng(2).uniform(0, 5, (8, 3, 2)).astype(np.float32)
 OBJECTS = {'boxes': np.concatenate([CORNERS, CORNERS + 3], -1),
            'labels': np.where(np.arange(24) % 8 > np.arange(24) // 3, np.arange(24) % 3, -1).astype(
                np.int32).reshape(8, 3)}
+TAGS = np.random.default_rng(3).integers(0, 2, (8, 10)).astype(np.uint8)
 BATCHES = {'classify': BATCH,
+           'multilabel': {'image': IMAGES, 'tags': TAGS, 'position': np.arange(8, dtype=np.int32)},
            'segment': {'image': IMAGES, 'mask': MASKS, 'position': np.arange(8, dtype=np.int32)},
            'detect': {'image': IMAGES, **OBJECTS, 'position': np.arange(8, dtype=np.int32)}}
-CHANGES = {'classify': {'flip': True, 'padding': 1},
+CHANGES = {'classify': {'flip': True, 'padding': 1}, 'multilabel': {'flip': True, 'padding': 1},
            'segment': {'flip': True, 'padding': 1, 'rotation': 30.0, 'scale': (0.8, 1.25),
                        'elastic': 0.5},
            'detect': {'flip': True, 'padding': 1, 'scale': (0.8, 1.25)}}
@@ -48,17 +50,19 @@ def narrow_vgg(**fields):
 
 def narrow(task):
     """A network for that task in which devices cannot differ."""
-    return {'classify': narrow_vgg(), 'detect': Grid(3, 4), 'segment': models.create(
-        'unet_padded', widths=(4, 8), dropout=0.0, num_classes=3)}[task]
+    return {'classify': narrow_vgg(), 'multilabel': narrow_vgg(), 'detect': Grid(3, 4),
+            'segment': models.create('unet_padded', widths=(4, 8), dropout=0.0,
+                                     num_classes=3)}[task]
 
 
 def update(net, *, task='classify', devices=1, kind='shard_map', steps=3, batch=None,
            resident=None, **options):
     """The state and the losses after some steps."""
     mesh = parallel.data_mesh(devices)
-    tx = optim.momentum_sgd(0.05, weight_decay=1e-3)
+    tx = optim.create(0.05, weight_decay=1e-3)
     augment = functools.partial(data.augment, normalize=NORMALIZE, **CHANGES[task])
-    state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1)), mesh)
+    state = parallel.replicate(step.create(net, tx, jax.random.key(0), (8, 8, 1),
+                                           averaging='average' in options), mesh)
     run = parallel.parallelize(functools.partial(
         step.train_step, task=tasks.create(task, net), net=net, tx=tx, augment=augment, **options),
         mesh, kind)
@@ -75,10 +79,20 @@ def assert_close(a, b, tolerance=2e-6):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
+def test_mixtures_are_the_same_on_four_devices_and_with_micro_batches():
+    """Each example has the same partner: across devices, and before the batch is split."""
+    mix = functools.partial(data.mixed, mixup=0.5, cutmix=1.0)
+    one, losses = update(narrow_vgg(), mix=mix)
+    four, others = update(narrow_vgg(), mix=mix, devices=4, accumulate=2)
+    np.testing.assert_allclose(others, losses, rtol=1e-5)
+    assert_close(four.params, one.params, 2e-5)
+    assert max(np.abs(np.subtract(losses, update(narrow_vgg())[1]))) > 1e-3
+
+
 def test_an_update_equals_the_hand_made_one():
     net = narrow_vgg()
     state, (first, *_) = update(net, steps=1)
-    tx = optim.momentum_sgd(0.05, weight_decay=1e-3)
+    tx = optim.create(0.05, weight_decay=1e-3)
     before = step.create(net, tx, jax.random.key(0), (8, 8, 1))
     key = jax.random.split(jax.random.fold_in(jax.random.key(1), 0), 3)[0]
     images = jax.jit(functools.partial(data.augment, normalize=NORMALIZE, flip=True, padding=1))(
@@ -120,7 +134,7 @@ def test_detectors_draw_the_same_on_four_devices(name, fields):
 def test_pmap_equals_shard_map_bit_for_bit(task):
     net = {'classify': models.create('resnet20', widths=(4, 4, 4), blocks=(1, 1, 1)),
            'segment': models.create('unet_padded', widths=(4, 8), norm='batch', num_classes=3),
-           'detect': Grid(3, 4)}[task]
+           'multilabel': narrow_vgg(), 'detect': Grid(3, 4)}[task]
     for a, b in zip(*(jax.tree.leaves(update(net, task=task, devices=4, kind=kind))
                       for kind in ('pmap', 'shard_map')), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -230,6 +244,14 @@ class Labels(nn.Module):
         return jax.nn.one_hot(jnp.round(images[..., 0] * 255).astype(int), 10) * 100, {}
 
 
+class Sure(Label):
+    """Reads the only class of an image off its first pixel."""
+
+    def __call__(self, images, train=False, shift=0):
+        logits, taps = super().__call__(images, train, shift)
+        return 2 * logits - 100, taps
+
+
 class Whole(nn.Module):
     """Finds one object, as large as the image, whose class it reads off the first pixel."""
     num_classes: int = 10
@@ -273,12 +295,16 @@ def known(task):
     images[:, 0, 0, 0] = np.arange(21) % 10
     labels = images[:, 0, 0, 0].astype(int)
     labels[[0, 5, 20]] = 9, 6, 9
+    if task == 'multilabel':
+        return Sure(), images, {'tags': np.eye(10, dtype=np.uint8)[labels]}, {
+            'tag_error': 6 / 210, 'loss': 6 / 210 * 100, 'exact_match': 18 / 21,
+            'micro_f1': 18 / 21}
     return Label(), images, {'label': labels}, {
         'error': 3 / 21, 'shifted/error': 20 / 21, 'loss': 3 / 21 * 100}
 
 
 # How pictures become images. Those with boxes are made smaller, with a border on their right.
-CROPS = {'classify': data.Crops(), 'segment': data.Crops(),
+CROPS = {'classify': data.Crops(), 'multilabel': data.Crops(), 'segment': data.Crops(),
          'detect': data.Crops(20, fit='letterbox', test_shorter_side=15)}
 
 

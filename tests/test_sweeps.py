@@ -188,9 +188,9 @@ def test_names_are_safe_and_differ(first, second):
 
 
 def test_the_error_of_other_experiments(tmp_path):
-    assert sweeps.errors(tmp_path) == {}
+    assert reports.test_errors(tmp_path) == {}
     atomic.write_json(tmp_path / 'results.json', {'error': 0.25, 'count': 4})
-    assert sweeps.errors(tmp_path) == {'error': 0.25}
+    assert reports.test_errors(tmp_path) == {'error': 0.25}
 
 
 def test_a_run_that_breaks_is_noted(tmp_path):

@@ -39,7 +39,11 @@ def changed(config, **fields):
     return config.lock()
 
 
-def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys):
+def gone(*_):
+    raise data.Missing('the disk is away')
+
+
+def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys, monkeypatch):
     experiment.run(tiny, tmp_path)
     assert [row['step'] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert 'test/error' in rows(tmp_path)[2]
@@ -50,6 +54,18 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys):
     assert start['packages']['jax'] == jax.__version__
     said = capsys.readouterr().out
     assert f'test error: {100 * rows(tmp_path)[-1]["test/error"]:.2f} %' in said
+    reported = json.loads((tmp_path / 'results.json').read_text())
+    assert {f'test/{name}': reported[name] for name in ('error', 'loss', 'ece')}.items() <= (
+        rows(tmp_path)[-1].items())
+    with monkeypatch.context() as patch:  # a finished run is not evaluated again
+        patch.setattr(evaluation, 'evaluate', None)
+        experiment.run(tiny, tmp_path)
+    (tmp_path / 'results.json').unlink()  # The report is missing, and so is the data.
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, 'source', gone)
+        experiment.run(tiny, tmp_path)
+    assert 'no report: the disk is away' in capsys.readouterr().out
 
     network = trained.load(tmp_path, 'latest')
     assert network.classes == tuple('0123456789')
@@ -80,7 +96,10 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys):
 
 # Everything random that there is: augmentation, dropout, drop-path.
 RANDOM = {'classify': {'model__name': 'fractalnet20', 'model__widths': (4, 4), 'model__columns': 2,
-                       'model__dropout': (0.1, 0.2)},
+                       'model__dropout': (0.1, 0.2), 'whiten': True, 'mixup': 0.5, 'cutmix': 1.0,
+                       'auto_augment': 'randaugment', 'random_erasing': 0.5, 'repeats': 2},
+          'multilabel': {'class_weights': (2.0,) * 11, 'color_jitter': 0.2,
+                         'loss': 'cross_entropy+focal'},
           'segment': {'model__dropout': 0.2, 'loss': 'cross_entropy+dice', 'weight_map': 5.0,
                       'crop_size': 8, 'flip_vertical': True, 'scale': (0.8, 1.2), 'rotation': 20.0,
                       'elastic': 1.0, 'color_jitter': 0.2},

@@ -1,23 +1,27 @@
 """Examples (images with their targets): sources, the input pipeline and augmentation."""
 
-from cnnjax.data.augment import Normalization, augment, normalization
+from cnnjax.data import class_folders, splits
+from cnnjax.data.augment import augment
 from cnnjax.data.crops import Crops
 from cnnjax.data.examples import (
            Missing,
            Source,
            check_examples,
+           counted,
            from_arrays,
            matched,
+           names,
            spread,
            subset,
 )
 from cnnjax.data.identity import Identity, differences, identity
-from cnnjax.data.pipeline import Resident, Stream
+from cnnjax.data.mixing import mixed
+from cnnjax.data.normalize import Normalization, normalization
+from cnnjax.data.pipeline import Resident, Stream, picture_shapes, recut
 from cnnjax.data.proposals import proposed
 from cnnjax.data.sources import (
     FROM_PYTHON,
     SHIPPED,
-    counted,
     load,
     load_if_named,
     load_labelled,
@@ -25,6 +29,7 @@ from cnnjax.data.sources import (
 from cnnjax.data.weight_maps import weighted
 
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
-           'Source', 'Stream', 'augment', 'check_examples', 'counted', 'differences',
-           'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled', 'matched',
-           'normalization', 'proposed', 'spread', 'subset', 'weighted']
+           'Source', 'Stream', 'augment', 'check_examples', 'class_folders', 'counted',
+           'differences', 'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled',
+           'matched', 'mixed', 'names', 'normalization', 'picture_shapes', 'proposed', 'recut',
+           'splits', 'spread', 'subset', 'weighted']

@@ -1,15 +1,13 @@
-"""Normalization and augmentation of examples with uint8 images, inside the compiled step."""
+"""Augmentation of examples with uint8 images, inside the compiled step."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax.data import geometry
+from cnnjax.data import geometry, policies
 from cnnjax.errors import UserError
 
 # Principal components of ImageNet's colours, for images in [0, 1]: Krizhevsky et al. 2012, section
@@ -22,118 +20,21 @@ EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009],
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-class Normalization(NamedTuple):
-    """Makes images a network's input: (image in [0, 1] - mean) / std."""
-
-    mean: np.ndarray  # float32 [C] or [H, W, C]
-    std: np.ndarray  # float32 [C] or [1]
-
-    def __call__(self, images: jax.Array | np.ndarray) -> Any:
-        """uint8 or [0, 1] float images [..., H, W, C] -> normalized float32."""
-        if images.dtype == jnp.uint8:
-            images = images.astype(np.float32) / np.float32(255)
-        mean, std = (jnp.expand_dims(values, range(images.ndim - values.ndim))
-                     for values in (self.mean, self.std))
-        return (images - mean) / std
-
-    def undone(self, images: np.ndarray) -> np.ndarray:
-        """Normalized images [..., H, W, C] as pictures, uint8."""
-        mean = self.fitting(images.shape[-3:]).mean
-        return np.round(255 * np.clip(images * self.std + mean, 0, 1)).astype(np.uint8)
-
-    def fitting(self, image_shape: Sequence[int]) -> 'Normalization':
-        """The same for images [H, W, C] of that shape: a mean image of another size is replaced by
-        its mean colour."""
-        other = self.mean.ndim > 1 and self.mean.shape[:2] != tuple(image_shape[:2])
-        return self._replace(mean=self.mean.mean((0, 1))) if other else self
-
-    def fits(self, image_shape: Sequence[int]) -> bool:
-        """Whether images of the shape [H, W, C] can be normalized by it."""
-        try:
-            return tuple(image_shape) == np.broadcast_shapes(
-                image_shape, np.shape(self.mean), np.shape(self.std))
-        except ValueError:  # The shapes do not go together.
-            return False
-
-
-def normalization(images: Any, mean: str, std: str) -> Normalization:
-    """The normalization for a training set, uint8 [N, H, W, C].
-
-    Args:
-      images: the training set; None when both `mean` and `std` are numbers.
-      mean: 'channel', 'pixel' (a mean image) or numbers, one per channel: '0.485,0.456,0.406'.
-      std: 'channel', 'scalar' (one for all channels), 'none' (pixels keep their range of 255, as in
-        Caffe) or numbers.
-    """
-    if std == 'none':
-        std = str(1 / 255)
-    numbers = {field: _numbers(field, value) for field, value in (('mean', mean), ('std', std))}
-    if numbers['std'] is not None and not (numbers['std'] > 0).all():
-        raise UserError(f"std='{std}' divides the images: it takes positive numbers")
-    if images is not None:
-        channels = images.shape[-1]
-        for field, value in numbers.items():
-            if value is not None and len(value) not in (1, channels):
-                raise UserError(f'{field} has {len(value)} numbers, the images have {channels} '
-                                f'channel(s)')
-    elif numbers['mean'] is None or numbers['std'] is None:
-        raise UserError('a streamed data set needs its mean and std in numbers, such as '
-                        "mean='0.485,0.456,0.406', std='0.229,0.224,0.225'; or begin with the "
-                        'weights of init_from, which have their own')
-
-    @functools.cache
-    def histograms():
-        """A histogram of each channel, [C, 256]. np.bincount takes 8 bytes for each pixel, so
-        it gets only some images at a time."""
-        some = max(2 ** 20 // math.prod(images.shape[1:3]), 1)
-        return np.stack([sum(np.bincount(images[i:i + some, ..., c].ravel(), minlength=256)
-                             for i in range(0, len(images), some)) for c in range(channels)])
-
-    def moments(axis):
-        """Exact mean and variance over all pixels, without a copy of the set as floats."""
-        counts = histograms().sum(axis, keepdims=True)
-        counts = counts.reshape(-1, 256) / counts.reshape(-1, 256).sum(-1, keepdims=True)
-        levels = np.arange(256) / 255
-        center = counts @ levels
-        return center, (counts * (levels - center[:, None]) ** 2).sum(-1)
-
-    center, scale = numbers['mean'], numbers['std']
-    if center is None:
-        center = images.mean(0, dtype=np.float64) / 255 if mean == 'pixel' else moments(())[0]
-    if scale is None:
-        scale = np.sqrt(moments(() if std == 'channel' else 0)[1])
-    # A constant channel has the standard deviation 0, by which nothing can be divided.
-    return Normalization(np.asarray(center, np.float32),
-                         np.asarray(np.where(scale > 0, scale, 1), np.float32))
-
-
-def _numbers(field, value):
-    """The numbers in `value`; None if it names a statistic of the data."""
-    if value in {'mean': ('channel', 'pixel'), 'std': ('channel', 'scalar')}[field]:
-        return None
-    try:
-        numbers = np.array([float(number) for number in value.split(',')])
-        if np.isfinite(numbers).all():
-            return numbers
-        raise ValueError
-    except ValueError:
-        names = {'mean': "'channel', 'pixel'", 'std': "'channel', 'scalar', 'none'"}[field]
-        raise UserError(f"{field} is {names} or numbers such as '0.485,0.456,0.406', "
-                        f"not '{value}'") from None
-
-
 def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Array], *,
             normalize: Callable[[jax.Array], jax.Array], flip: bool = False,
             flip_vertical: bool = False, padding: int = 0, padding_mode: str = 'zero',
             crop_size: int = 0, scale: Sequence[float] = (1.0, 1.0), rotation: float = 0.0,
             elastic: float = 0.0, jitter: float = 0.0, color: float = 0.0,
             color_jitter: float = 0.0, hue: float = 0.0, saturation: float = 1.0,
-            exposure: float = 1.0) -> dict[str, jax.Array]:
+            exposure: float = 1.0, auto_augment: str = '', randaugment_operations: int = 2,
+            randaugment_magnitude: int = 9,
+            random_erasing: float = 0.0) -> dict[str, jax.Array]:
     """Normalizes the images of a batch and changes each example at random, in the papers' order.
 
-    The order is colour, normalization, padding, crop, flips. Zeros are padded after the
-    normalization, so they stand for the mean. Jitter, crop, scale, rotation and deformation are one
-    warp, so that each pixel is interpolated once, and a turned crop shows what is beside it.
+    The order is operations of a policy, colour, normalization, padding, crop, flips, erasing. Zeros
+    are padded after the normalization, so they stand for the mean. Jitter, crop, scale, rotation
+    and deformation are one warp, so that each pixel is interpolated once, and a turned crop shows
+    what is beside it.
 
     What happens to an example depends on the key and its position alone: it is the same on any
     number of devices, and for sets on the devices and streams, whose host only cuts pictures of
@@ -161,6 +62,9 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
       color_jitter: brightness, contrast and saturation are multiplied by random factors that differ
         from 1 by at most this; RGB or gray.
       hue, saturation, exposure: see `distorted`; RGB only.
+      auto_augment: 'randaugment' or 'trivial', see `policies.changed`; RGB or gray.
+      randaugment_operations, randaugment_magnitude: of 'randaugment'.
+      random_erasing: the probability of a gray rectangle, see `erased`.
 
     Raises:
       UserError: an argument does not fit the images.
@@ -173,15 +77,19 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
     _check_geometry((height, width), shape, padding, padding_mode, scale, elastic)
     for field, value, off, allowed in (
             ('color', color, 0, (3,)), ('color_jitter', color_jitter, 0, (1, 3)),
-            ('hue', hue, 0, (3,)), ('saturation', saturation, 1, (3,)),
-            ('exposure', exposure, 1, (3,))):
+            ('auto_augment', auto_augment, '', (1, 3)), ('hue', hue, 0, (3,)),
+            ('saturation', saturation, 1, (3,)), ('exposure', exposure, 1, (3,))):
         if value != off and channels not in allowed:
             raise UserError(f'{field}={value} needs RGB{" or gray" * (1 in allowed)} images, not '
                             f'{channels} channel(s)')
 
     def one(position, example):
         color_key, crop_key, flip_key = jax.random.split(jax.random.fold_in(key, position), 3)
-        image = example['image'].astype(np.float32) / 255
+        image = example['image']
+        if auto_augment:
+            image = policies.changed(jax.random.fold_in(color_key, 2), image, auto_augment,
+                                     randaugment_operations, randaugment_magnitude)
+        image = image.astype(np.float32) / 255
         if color_jitter:
             image = jittered(jax.random.fold_in(color_key, 0), image, color_jitter)
         if distort:
@@ -204,6 +112,11 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
         if flip_vertical:
             upside_down = jax.random.bernoulli(jax.random.fold_in(flip_key, 0))
             example = geometry.mirrored(example, upside_down, axis=0)
+        if random_erasing:
+            keys = jax.random.split(jax.random.fold_in(flip_key, 1))
+            image = erased(keys[0], example['image'])
+            erase = jax.random.bernoulli(keys[1], random_erasing)
+            example = {**example, 'image': jnp.where(erase, image, example['image'])}
         if 'frame' in example:  # A network looks for objects only on the image.
             most = np.array([*shape[::-1]] * 2, np.float32)
             example = {**example, 'frame': jnp.clip(example['frame'], 0, most)}
@@ -291,3 +204,21 @@ def jittered(key: jax.Array, image: jax.Array, most: float) -> jax.Array:
         gray = (image @ LUMA)[..., None]
         image = saturation * image + (1 - saturation) * gray
     return brightness * (contrast * image + (1 - contrast) * gray.mean())
+
+
+def erased(key: jax.Array, image: jax.Array) -> jax.Array:
+    """A normalized image [H, W, C] with a random rectangle of zeros, the mean: 2 to 33 % of the
+    area, with sides in ratios from 0.3 to 3.3, anywhere inside (Zhong et al. 2017, https://
+    arxiv.org/abs/1708.04896). As in torchvision's RandomErasing, the first of ten rectangles that
+    is smaller than the image is taken; without one, the image stays as it is."""
+    height, width, _ = image.shape
+    keys = jax.random.split(key, 3)
+    area = height * width * jax.random.uniform(keys[0], (10,), np.float32, 0.02, 0.33)
+    ratio = jnp.exp(jax.random.uniform(keys[1], (10,), np.float32, *np.log([0.3, 3.3])))
+    sides = jnp.round(jnp.sqrt(jnp.stack([area * ratio, area / ratio], -1))).astype(np.int32)
+    fits = (sides < np.array([[height, width]])).all(-1)
+    rows, columns = side = sides[fits.argmax()]
+    top, left = jax.random.randint(keys[2], (2,), 0, np.array([height, width]) - side + 1)
+    y, x = np.ogrid[:height, :width]
+    inside = (top <= y) & (y < top + rows) & (left <= x) & (x < left + columns)
+    return jnp.where((inside & fits.any())[..., None], 0, image)

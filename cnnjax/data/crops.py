@@ -28,6 +28,10 @@ class Crops(NamedTuple):
     # it, unscaled, by a border; 'stretch' scales both sides to `size`; 'letterbox' scales the
     # shorter side as 'crop' does, the longer at most to `size`, with a border right and below.
     fit: str = 'crop'
+    # What `center` cuts where it is not the middle square of `size` pixels (see evaluate.py).
+    place: tuple[float, float] = (0.5, 0.5)  # this and the next: arguments of images.placed_box
+    square: bool = False
+    shape: tuple[int, int] | None = None  # (height, width) instead of `size` x `size`
 
     def center(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
         """The example (see geometry.py) with the middle [size, size, C] of its image, which may be
@@ -38,8 +42,9 @@ class Crops(NamedTuple):
             return self._scaled(example, shorter_side)
         if self.fit == 'pad' or not self.size:
             return {**example, 'image': np.asarray(example['image'])}
-        box = images.center_box(example['image'].shape, shorter_side, self.size)
-        return geometry.cut(example, box, self.size, self.interpolation)
+        size = self.shape or self.size
+        box = images.placed_box(example['image'].shape, shorter_side, size, self.place, self.square)
+        return geometry.cut(example, box, size, self.interpolation)
 
     def random(self, example: Mapping[str, Any], rng: np.random.Generator) -> Mapping[str, Any]:
         """The example with a random part of its image, or at a random scale in a letterbox."""
@@ -105,9 +110,10 @@ class Crops(NamedTuple):
                             'image_size, and leave out border')
         if self.fit in ('pad', 'stretch') and self.test_shorter_side:
             raise UserError(f"fit='{self.fit}' scales no shorter side: leave out test_shorter_side")
+        side = min(images.sides(self.shape or self.size))
         smallest = self.test_shorter_side or self.size
         if stream and self.kind == 'shorter_side':
             smallest = min(smallest, self.shorter_side[0])
-        if self.fit == 'crop' and self.size > smallest:
-            raise UserError(f'image_size={self.size} is cut from pictures whose shorter side is '
+        if self.fit == 'crop' and side > smallest:
+            raise UserError(f'image_size={side} is cut from pictures whose shorter side is '
                             f'scaled to only {smallest}: see shorter_side and test_shorter_side')

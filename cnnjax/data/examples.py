@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,18 +13,21 @@ from cnnjax.data import geometry, images
 from cnnjax.data.identity import Entry, file_sizes, some
 from cnnjax.errors import UserError
 
+SHOWN = 6  # The most classes whose images a line counts one by one.
+
 
 class Source(NamedTuple):
     """Images and their targets, with random access."""
 
     # examples[i] is {'image': uint8 [H, W, C]} with the targets: 'label', an int, or 'mask', or
-    # 'boxes' with 'labels' (see geometry.py). The images may differ in size.
+    # 'boxes' with 'labels' (see geometry.py), or 'tags' (tags.py). The images may differ in size.
     examples: Sequence
     classes: tuple[str, ...]  # the names of the classes 0, 1, ...
     about: str = ''  # a line that says how many were found where, and what was left out
     # Encoded examples have an attribute `undecoded`: the same examples, each with a Picture (see
     # images.py) instead of an array, from which crops are cut faster. Examples in files have a
-    # method `listing`, which lists them without reading the pictures (see identity.py).
+    # method `listing`, which lists them without reading the pictures (see identity.py). If each
+    # example has a name, such as that of its file, they have an attribute `names`.
 
 
 class Missing(UserError):
@@ -49,12 +53,17 @@ class Files(Sequence):
     def undecoded(self) -> 'Files':
         return dataclasses.replace(self, read=images.Picture)
 
+    @property
+    def names(self) -> list[str]:
+        """The paths, relative to the root."""
+        root = os.path.join(self.root, '')
+        return [path.removeprefix(root) for path in self.paths]
+
     def listing(self) -> list[Entry]:
         """An Entry for each file."""
-        root = os.path.join(self.root, '')
         sizes = file_sizes(self.paths).tolist()
-        return [Entry(label, str(size), path.removeprefix(root))
-                for path, label, size in zip(self.paths, self.labels, sizes, strict=True)]
+        return [Entry(label, str(size), name)
+                for name, label, size in zip(self.names, self.labels, sizes, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +80,8 @@ class Arrays(Sequence):
         return {name: array[i] for name, array in self.arrays.items()}
 
 
-TYPES = {'mask': np.uint8, 'boxes': np.float32, 'labels': np.int32, 'ignore': bool}
+TYPES = {'mask': np.uint8, 'tags': np.uint8, 'boxes': np.float32, 'labels': np.int32,
+         'ignore': bool}
 
 
 def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike) -> Source:
@@ -80,9 +90,9 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
     Args:
       images: uint8 [N, H, W, C].
       classes: the names of the classes 0, 1, ...
-      targets: an array for each target, by its name: `label`, int [N]; `mask`, uint8 [N, H, W];
-        or `boxes`, [N, M, 4], with `labels`, int [N, M], and perhaps `ignore`, bool [N, M] (see
-        objects.py).
+      targets: an array for each target, by its name: `label`, int [N]; `tags`, of 0 and 1,
+        [N, classes] (see tags.py); `mask`, uint8 [N, H, W]; or `boxes`, [N, M, 4], with
+        `labels`, int [N, M], and perhaps `ignore`, bool [N, M] (see objects.py).
 
     Raises:
       UserError: an array has another type or shape, or there is not one target for each image.
@@ -93,9 +103,9 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
     arrays = {'image': images}
     objects = len(images), *np.shape(targets.get('boxes', ()))[1:2]  # [N, M]
     shape = {'label': images.shape[:1], 'mask': images.shape[:3], 'boxes': (*objects, 4),
-             'labels': objects, 'ignore': objects}
+             'labels': objects, 'ignore': objects, 'tags': (len(images), len(classes))}
     if unknown := targets.keys() - shape.keys():
-        raise UserError("a target is a 'label', a 'mask', or 'boxes' with 'labels', not "
+        raise UserError("a target is a 'label', 'tags', a 'mask', or 'boxes' with 'labels', not "
                         f"'{min(unknown)}'")
     if ('boxes' in targets) != ('labels' in targets):
         raise UserError("'boxes' [N, M, 4] come with 'labels' [N, M]; the class of a whole image "
@@ -107,6 +117,9 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
                             f'{list(images.shape)} it must be {list(shape[name])}')
         if name not in ('boxes', 'ignore') and not np.issubdtype(array.dtype, np.integer):
             raise UserError(f'{name} is an array of {array.dtype}: classes are whole numbers')
+        if name == 'tags' and not np.isin(array, (0, 1)).all():
+            raise UserError('tags are 1 for the classes that an image shows and 0 for the others, '
+                            f'not {array.min()} to {array.max()}')
         if name == 'mask' and not 0 <= array.min() <= array.max() <= geometry.IGNORE:
             raise UserError(f'the masks have numbers from {array.min()} to {array.max()}: classes '
                             f'are counted from 0, and {geometry.IGNORE} is none')
@@ -114,6 +127,24 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
             raise UserError(f'{len(classes)} classes: masks have at most {geometry.IGNORE}')
         arrays[name] = array.astype(TYPES.get(name, array.dtype))
     return Source(Arrays(arrays), tuple(map(str, classes)))
+
+
+def counted(where: str | os.PathLike[str], examples: int, classes: int,
+            counts: Mapping[str, int] | None = None) -> str:
+    """A text such as 'photos/train: 1,200 images of 2 classes (cat 800, dog 400)'; for `counts` see
+    by_class."""
+    text = (f'{where}: {examples:,} image{"s" * (examples != 1)} of {classes:,} '
+            f'class{"es" * (classes != 1)}')
+    if counts and len(counts) > SHOWN:
+        text += f' ({min(counts.values()):,} to {max(counts.values()):,} of each)'
+    elif counts:
+        text += f' ({", ".join(f"{name} {count:,}" for name, count in counts.items())})'
+    return text
+
+
+def by_class(labels: Iterable[int], classes: Sequence[str]) -> dict[str, int]:
+    """{class: how many examples it has} of the classes that have any."""
+    return {classes[label]: count for label, count in sorted(Counter(labels).items())}
 
 
 def check_examples(examples: Sequence, split: str) -> None:
@@ -130,6 +161,11 @@ def check_examples(examples: Sequence, split: str) -> None:
         raise UserError(f'an example of {split!r} has the label {first["label"]!r}: give a number')
 
 
+def names(examples: Sequence) -> Sequence[str] | None:
+    """The name of each of a source's examples, or None if they have no names."""
+    return getattr(examples, 'names', None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Subset(Sequence):
     """Some of the examples of a source. It has no `undecoded` (see Source): a whole decoded picture
@@ -143,6 +179,11 @@ class Subset(Sequence):
 
     def __getitem__(self, i: Any) -> Any:
         return self.examples[int(self.places[i])]
+
+    @property
+    def names(self) -> list[str] | None:
+        known = names(self.examples)
+        return None if known is None else [known[int(place)] for place in self.places]
 
 
 def subset(source: Source, index: Sequence[int] | np.ndarray) -> Source:
@@ -202,10 +243,11 @@ class Labelled(Sequence):
 
 @dataclasses.dataclass(frozen=True)
 class Relabelled(Sequence):
-    """Examples whose labels or masks are renumbered."""
+    """Examples whose labels, masks or tags are renumbered."""
 
     examples: Sequence
     labels: tuple[int, ...]  # the new number of each old class
+    classes: int  # how many there are now
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -219,7 +261,14 @@ class Relabelled(Sequence):
             known = ~np.isin(values, NO_CLASS[target])
             found = np.asarray(self.labels)[np.where(known, values, 0)]
             renumbered[target] = np.where(known, found, values).astype(values.dtype)
+        if 'tags' in example:
+            renumbered['tags'] = np.zeros(self.classes, np.uint8)
+            renumbered['tags'][list(self.labels)] = example['tags']
         return {**example, **renumbered}
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        return names(self.examples)
 
     @property
     def undecoded(self) -> 'Relabelled':
@@ -241,4 +290,5 @@ def matched(source: Source, classes: Sequence[str]) -> Source:
                         f'{len(source.classes)} classes of the data; its own {len(classes)} are '
                         f'{some(classes)}')
     labels = tuple(places[name] for name in source.classes)
-    return source._replace(examples=Relabelled(source.examples, labels), classes=tuple(classes))
+    return source._replace(examples=Relabelled(source.examples, labels, len(classes)),
+                           classes=tuple(classes))

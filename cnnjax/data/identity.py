@@ -12,7 +12,7 @@ when they are used again:
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -86,11 +86,11 @@ def identity(loaded: 'Source | Resident | Stream') -> Identity:
       UserError: a file was deleted since it was listed.
     """
     listing = getattr(loaded.examples, 'listing', None)
-    entries = listing() if listing else _arrays(loaded.examples)
-    lines = tuple(map(str, entries))
+    found = listing() if listing else of_arrays(loaded.examples)
+    lines = tuple(map(str, found))
     counts = None
-    labels = [entry.label for entry in entries if entry.label is not None]
-    if len(labels) == len(entries):
+    labels = [entry.label for entry in found if entry.label is not None]
+    if len(labels) == len(found):
         counts = np.bincount(labels, minlength=len(loaded.classes))
         counts = tuple(counts.tolist())
     digest = _digest(loaded.classes, len(loaded.examples), lines)
@@ -130,7 +130,7 @@ def array_digest(array: ArrayLike) -> str:
     return hashlib.blake2b(header + array.tobytes(), digest_size=8).hexdigest()
 
 
-def _arrays(examples):
+def of_arrays(examples: Sequence) -> list[Entry]:
     """An Entry for each example; masks and boxes count as content."""
     def entry(i, example):
         label, *others = (example.get('label'),
@@ -182,7 +182,7 @@ def _of_counts(then, now):
 def _of_entries(then, now):
     """The differences of single entries, in classes that both sets have."""
     shared = set(then.classes) & set(now.classes)
-    before, after = ({entry.name: entry for entry in _entries(each)
+    before, after = ({entry.name: entry for entry in entries(each)
                       if entry.label is None or each.classes[entry.label] in shared}
                      for each in (then, now))
     both = [(before[name], after[name]) for name in before if name in after]
@@ -201,7 +201,8 @@ def _of_entries(then, now):
     return lines
 
 
-def _entries(identity):
+def entries(identity: Identity) -> Iterator[Entry]:
+    """The listing of an Identity, if it was kept."""
     for line in identity.listing:
         label, content, name = line.split('\t', 2)
         yield Entry(int(label) if label else None, content, name)
@@ -210,7 +211,7 @@ def _entries(identity):
 def _members(identity):
     """{class: the names of its files without that of the class}"""
     members = {}
-    for entry in _entries(identity):
+    for entry in entries(identity):
         if entry.label is not None:
             name = identity.classes[entry.label]
             members.setdefault(name, set()).add((entry.name.removeprefix(name), entry.content))

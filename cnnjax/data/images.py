@@ -123,12 +123,20 @@ def _load(file, name):
     return image.reduced() if isinstance(image, levels.Deep) else image
 
 
-def center_box(shape: Sequence[int], shorter_side: float, size: float) -> Box:
-    """The box (top, left, height, width), in pixels of a picture [H, W, ...], that becomes the
-    middle [size, size] where the shorter side is scaled to `shorter_side` pixels."""
-    height, width = shape[:2]
-    side = size * min(height, width) / shorter_side
-    return (height - side) / 2, (width - side) / 2, side, side
+def placed_box(shape: Sequence[int], shorter_side: float, size: int | tuple[int, int],
+               place: tuple[float, float] = (0.5, 0.5), square: bool = False) -> Box:
+    """The box (top, left, height, width), in pixels of a picture [H, W, ...], that becomes `size`,
+    a square's side or (height, width), where the shorter side is scaled to `shorter_side` pixels.
+
+    Args:
+      place: where it is, from (0, 0), the upper left corner, to (1, 1), the lower right one.
+      square: whether these are corners of the largest square in the middle, not of the picture.
+    """
+    shorter = min(shape[:2])
+    height, width = (n * shorter / shorter_side for n in sides(size))
+    top, left = (((n - shorter) / 2 if square else 0) + share * ((shorter if square else n) - side)
+                 for n, share, side in zip(shape[:2], place, (height, width), strict=True))
+    return top, left, height, width
 
 
 def shorter_side_box(shape: Sequence[int], rng: np.random.Generator,
@@ -155,7 +163,7 @@ def random_resized_box(shape: Sequence[int], rng: np.random.Generator,
         h, w = math.sqrt(pixels / ratio), math.sqrt(pixels * ratio)
         if h <= height and w <= width:
             return rng.uniform(0, height - h), rng.uniform(0, width - w), h, w
-    return center_box(shape, 1, 1)
+    return placed_box(shape, 1, 1)
 
 
 def letterbox_shape(shape: Sequence[int], shorter_side: float,

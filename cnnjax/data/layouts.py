@@ -12,18 +12,21 @@ YOLO's txt files need root/classes.txt with the names of the classes, one a line
 with `names`. Those of COCO are in the file; xml files have any names, unless there is a
 classes.txt. A picture without a txt or xml file, or with an empty one, has no objects; only VOC's
 own folders must have a file for each.
+
+An undivided set has no <split>/, or names its json file in `annotations`; `shares` divides it (see
+splits.py).
 """
 
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
-from cnnjax.data import annotations, folders, images, masks, objects, threads
+from cnnjax.data import annotations, folders, images, masks, objects, splits, threads
 from cnnjax.data.examples import Missing, Source
 from cnnjax.data.identity import some
 from cnnjax.data.objects import Boxed, Object
@@ -50,7 +53,8 @@ class Layout(NamedTuple):
 
 
 def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'error', *,
-           annotations: str = '', bad_boxes: str = 'error') -> Source:
+           annotations: str = '', bad_boxes: str = 'error', shares: str = '',
+           given: Mapping[str, str] | None = None) -> Source:
     """The pictures with boxes of a split; see the top of this file. All boxes are checked.
 
     Args:
@@ -59,6 +63,7 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
       annotations: a json file of COCO, relative to `root`; '{split}' in it stands for the split.
       bad_boxes: with 'error' an object that cannot be used raises an error; 'skip' leaves such
         objects out, and counts them.
+      shares, given: see splits.places; '': it is divided already.
 
     Raises:
       Missing: there is no such folder or file.
@@ -70,7 +75,10 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     root = Path(os.path.expanduser(root))
     if not root.is_dir():
         raise Missing(f'data_dir={root}: this folder is not there')
-    layouts = [recognized(root, part.strip(), annotations) for part in split.split('+')]
+    parts = ['.'] if shares else split.split('+')
+    layouts = [recognized(root, part.strip(), annotations) for part in parts]
+    if shares:
+        layouts = [_divided(layout, root, split, shares, given) for layout in layouts]
     classes = layouts[0].classes
     if any(layout.classes != classes for layout in layouts):
         raise UserError(f'{root}: the parts of {split} have different classes')
@@ -88,6 +96,13 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     about = (f'{root}, {split}: {len(files):,} image{"s" * (len(files) != 1)} with {told}'
              + folders.described(left_out))
     return Source(Boxed(tuple(path for _, path in files), kept, str(root)), classes, about)
+
+
+def _divided(layout, root, split, shares, given):
+    """The Layout with only the pictures of a split."""
+    names = [os.path.relpath(path, root) for path in layout.pictures]
+    places = splits.places(names, None, shares, split, given)
+    return layout._replace(pictures=[layout.pictures[i] for i in places])
 
 
 def _files(layouts, split, bad_images):

@@ -7,7 +7,8 @@
 A mask has as many pixels as its picture, and both must be stored upright: files that an EXIF
 orientation turns are refused. Each pixel is the number of a class or geometry.IGNORE, as a gray
 level or, as in PASCAL VOC, an index into a palette. Masks with other numbers are read if
-`mask_values` lists those of the classes.
+`mask_values` lists those of the classes. If `shares` divides the set (see splits.py), both folders
+are in root.
 """
 
 import collections
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags
 
-from cnnjax.data import folders, formats, geometry, images
+from cnnjax.data import folders, formats, geometry, images, splits
 from cnnjax.data.examples import Missing, Source
 from cnnjax.data.identity import Entry, file_sizes, some
 from cnnjax.errors import UserError
@@ -158,13 +159,15 @@ def described(pixels: np.ndarray, classes: Sequence[str], mask_values: Sequence[
 
 
 def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'error',
-           mask_values: Sequence[int] = ()) -> Source:
-    """The pictures with masks of root/split; see the top of this file.
+           mask_values: Sequence[int] = (), *, shares: str = '',
+           given: Mapping[str, str] | None = None) -> Source:
+    """The pictures with masks of a split; see the top of this file.
 
     Args:
       bad_images: with 'error' an unreadable file raises an error later, when it is read; 'skip'
         reads every file once now, and leaves out and lists those that cannot be read.
       mask_values: the value of each class in the masks, if these are not 0, 1, ...
+      shares, given: see splits.places; '': each split has a folder.
 
     Raises:
       UserError: a folder or classes.txt is missing, a picture has no mask, or mask_values has not
@@ -181,18 +184,22 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     if not len(set(values) & set(range(256))) == len(values) == len(classes):
         raise UserError(f'mask_values={tuple(values)}: {root / "classes.txt"} has {len(classes)} '
                         'classes; give a value from 0 to 255 for each, in their order')
-    paths, left_out = _pairs(root / split)
+    here, where = (root, f'{root}, {split}') if shares else (root / split, root / split)
+    paths, left_out = _pairs(here)
+    if shares:
+        names = [os.path.relpath(picture, here / 'images') for picture, _ in paths]
+        paths = [paths[i] for i in splits.places(names, None, shares, split, given)]
     if bad_images == 'skip':
         readable = folders.readable(paths, lambda pair: (images.read(pair[0]), read(pair[1])),
                                     f'checking {split}')
         left_out['unreadable'] = len(paths) - len(readable)
         paths = readable
     if not paths:
-        raise UserError(f'{root / split / "images"} has no image that can be read')
-    about = (f'{root / split}: {len(paths):,} image{"s" * (len(paths) != 1)} with masks of '
+        raise UserError(f'{here / "images"} has no image that can be read')
+    about = (f'{where}: {len(paths):,} image{"s" * (len(paths) != 1)} with masks of '
              f'{len(classes)} classes' + folders.described(left_out))
     numbers = {geometry.IGNORE: geometry.IGNORE} | {value: i for i, value in enumerate(values)}
-    return Source(Masked(tuple(paths), str(root / split / 'images'), numbers), classes, about)
+    return Source(Masked(tuple(paths), str(here / 'images'), numbers), classes, about)
 
 
 def _pairs(directory):
@@ -201,7 +208,8 @@ def _pairs(directory):
     for here in directories.values():
         if not here.is_dir():
             raise Missing(f'{here} is not there: data_dir must hold classes.txt, and images/ and '
-                          'masks/ in train/ and test/')
+                          'masks/ in train/ and test/, or without these two folders, and is then '
+                          'divided by --config.split=0.8/0.1/0.1')
     pictures, left_out = folders.find(directories['images'])
     found = folders.by_stem(folders.find(directories['masks'])[0], directories['masks'])
     pairs = []

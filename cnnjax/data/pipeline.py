@@ -39,7 +39,7 @@ class Resident:
 
     def __init__(self, source: Source, crops: Crops):
         crops.check(stream=False)
-        self.classes, self.examples = source.classes, source.examples
+        self.classes, self.examples, self.crops = source.classes, source.examples, crops
         examples = _Checked(source.examples, len(source.classes))
 
         first = _arrays(crops.center(examples[0]))
@@ -89,17 +89,24 @@ class Resident:
         return self.data['image'].shape[1:]
 
     def train_batches(self, batch_size: int, seed: int, start: int = 0,
-                      share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
+                      share: tuple[int, int] = (0, 1),
+                      repeats: int = 1) -> Generator[dict[str, np.ndarray]]:
         """Endless batches from step `start` on. Each epoch is a new permutation, without its
-        incomplete last batch. 'position' is an example's place in the global batch."""
-        position = _rows(batch_size, share)
+        incomplete last batch. 'position' is an example's place in the global batch.
+
+        With `repeats` a batch has each of its examples so often (Hoffer et al. 2019, https://
+        arxiv.org/abs/1901.09335), and an epoch, of the same length, fewer different ones. They
+        repeat as a whole, so that examples beside each other, and those of a device where there
+        are as many devices, are different.
+        """
+        position, different = _rows(batch_size, share), _different(batch_size, repeats)
         per_epoch = len(self) // batch_size
         step = start
         while True:
             epoch, first = divmod(step, per_epoch)
             order = np.random.default_rng((seed, epoch)).permutation(len(self)).astype(np.int32)
             for i in range(first, per_epoch):
-                yield {'index': order[i * batch_size + position], 'position': position}
+                yield {'index': order[i * different + position % different], 'position': position}
                 step += 1
 
     def test_batches(self, batch_size: int,
@@ -171,11 +178,17 @@ class Stream:
         return Stream(some, self.crops, self.threads, self.workers)
 
     def train_batches(self, batch_size: int, seed: int, start: int = 0,
-                      share: tuple[int, int] = (0, 1)) -> Generator[dict[str, np.ndarray]]:
-        """Batches as Resident's, but a batch may span the end of one epoch and the next."""
-        position = _rows(batch_size, share)
+                      share: tuple[int, int] = (0, 1),
+                      repeats: int = 1) -> Generator[dict[str, np.ndarray]]:
+        """Batches as Resident's, but a batch may span the end of one epoch and the next; with
+        `repeats` the examples that one epoch leaves out come in the next."""
+        position, different = _rows(batch_size, share), _different(batch_size, repeats)
         examples = (grain.MapDataset.source(_Checked(self.examples, len(self.classes))).seed(seed)
-                    .shuffle().repeat().random_map(functools.partial(_train_example, self.crops)))
+                    .shuffle().repeat())
+        if repeats > 1:
+            examples = grain.MapDataset.source(
+                _Repeated(examples, batch_size, different)).seed(seed)
+        examples = examples.random_map(functools.partial(_train_example, self.crops))
         for batch in self._batches(examples, batch_size, share, start):
             yield batch | {'position': position}
 
@@ -212,6 +225,26 @@ class Stream:
             batches.close()
 
 
+def recut(prepared: Resident | Stream, crops: Crops,
+          places: Sequence[int] | np.ndarray | None = None) -> Resident | Stream:
+    """The examples of a set at `places` (None: all), whose pictures are cut in another way."""
+    source = Source(prepared.examples, prepared.classes)
+    if places is not None:
+        undecoded = getattr(source.examples, 'undecoded', source.examples)
+        source = subset(source._replace(examples=undecoded), places)
+    if isinstance(prepared, Stream):
+        return Stream(source, crops, prepared.threads, prepared.workers)
+    return Resident(source, crops)
+
+
+def picture_shapes(prepared: Resident | Stream) -> np.ndarray:
+    """(height, width) of each picture before it is cut, int [N, 2]; of files only what tells it is
+    decoded."""
+    examples = getattr(prepared.examples, 'undecoded', prepared.examples)
+    return np.array(threads.mapped(lambda i: examples[i]['image'].shape[:2], len(examples),
+                                   'measuring'))
+
+
 def _rows(batch_size, share):
     """The rows of a global batch that belong to this process."""
     process, processes = share
@@ -244,6 +277,29 @@ class _Checked(Sequence):
         if 'boxes' in example:
             objects.check(example, i)
         return example
+
+
+def _different(batch_size, repeats):
+    """How many different examples a batch has."""
+    if batch_size % repeats:
+        raise UserError(f'batch_size={batch_size} is no multiple of repeats={repeats}')
+    return batch_size // repeats
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Repeated(Sequence):
+    """Endless examples, of which the first `different` of a batch repeat until it is full."""
+
+    examples: Any  # examples[i] for any i
+    batch_size: int
+    different: int
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, i):
+        batch, row = divmod(i, self.batch_size)
+        return self.examples[batch * self.different + row % self.different]
 
 
 def _count(example):

@@ -1,17 +1,29 @@
-"""The data sources by name: digits, photographs, a user's folders and tensorflow-datasets."""
+"""The data sources by name: digits, photographs, a user's files and tensorflow-datasets."""
 
-import collections
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cnnjax import cluster
-from cnnjax.data import coins, digit_scenes, digits, folders, images, layouts, masks, photos
-from cnnjax.data.examples import Files, Labelled, Missing, Source
+from cnnjax.data import (
+    coins,
+    csv_files,
+    digit_scenes,
+    digits,
+    layouts,
+    masks,
+    npz_files,
+    photos,
+    splits,
+    tags,
+)
+from cnnjax.data.class_folders import folder
+from cnnjax.data.examples import Labelled, Missing, Source, counted
 from cnnjax.errors import UserError
 
 FROM_PYTHON = 'python'  # the name in a config for data that was given as a Source
+OWN_TAGS = ('csv', 'npz')  # Other sets have tags if they have boxes.
 
 # The sets that come with a library: {name: {target: the function from the split to the Source}}.
 SHIPPED = {
@@ -25,16 +37,22 @@ SHIPPED = {
 
 def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str = 'error',
          target: str = 'label', mask_values: Sequence[int] = (), *, annotations: str = '',
-         bad_boxes: str = 'error') -> Source:
-    """The source `dataset`: a name in SHIPPED, 'folder' (data_dir/split/class/*.jpg; with masks
-    see masks.py, with boxes layouts.py), or a name of tensorflow-datasets, prepared in `data_dir`
-    (default: the usual place of tensorflow-datasets). Prints one line about what was found; if
-    there are masks, that line waits until they are read (see dataset.prepare).
+         bad_boxes: str = 'error', shares: str = '', given: Mapping[str, str] | None = None,
+         class_folders: str = 'first', separator: str = '|') -> Source:
+    """The source `dataset`: a name in SHIPPED; 'folder' (see class_folders.py, with masks masks.py,
+    with boxes layouts.py), 'csv' (csv_files.py) or 'npz' (npz_files.py) in `data_dir`; or a name of
+    tensorflow-datasets, prepared in `data_dir` (default: the usual place of tensorflow-datasets).
+    Prints one line about what was found; if there are masks, that line waits until they are read
+    (see dataset.prepare).
 
     Args:
-      target: the target of each image: 'label', 'mask' or 'boxes'.
+      target: the target of each image: 'label', 'tags', 'mask' or 'boxes'. A set with boxes has
+        tags, too: the classes of its objects.
       mask_values: see masks.folder.
-      annotations, bad_boxes: see layouts.folder.
+      annotations, bad_boxes: see layouts.folder, and csv_files.load for the first.
+      shares, given: see splits.places; '' where the set is divided already.
+      class_folders: see class_folders.py.
+      separator: see csv_files.load.
 
     Raises:
       Missing: the data is not there; the message says how to get it.
@@ -42,13 +60,27 @@ def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str 
     """
     _check(dataset, data_dir, bad_images, target, mask_values)
     _check_boxes(dataset, target, annotations, bad_boxes)
+    _check_own(dataset, target, shares, class_folders, separator)
+    divided = {'shares': shares, 'given': given}
+    if (target == 'tags' and dataset not in OWN_TAGS
+            and 'boxes' in SHIPPED.get(dataset, ('boxes',))):
+        source = load(dataset, split, data_dir, bad_images, 'boxes', annotations=annotations,
+                      bad_boxes=bad_boxes, **divided)
+        return source._replace(examples=tags.OfBoxes(source.examples, len(source.classes)))
     if dataset in SHIPPED:
         source = _of_target(dataset, SHIPPED[dataset], target)(split)
     elif dataset == 'folder':
-        masked = functools.partial(masks.folder, mask_values=mask_values)
-        boxed = functools.partial(layouts.folder, annotations=annotations, bad_boxes=bad_boxes)
-        source = _of_target(dataset, {'label': folder, 'mask': masked, 'boxes': boxed}, target)(
-            data_dir, split, bad_images)
+        source = _of_target(dataset, {
+            'label': functools.partial(folder, class_folders=class_folders),
+            'mask': functools.partial(masks.folder, mask_values=mask_values),
+            'boxes': functools.partial(layouts.folder, annotations=annotations,
+                                       bad_boxes=bad_boxes)}, target)(
+                                           data_dir, split, bad_images, **divided)
+    elif dataset == 'csv':
+        source = csv_files.load(data_dir, split, bad_images, target=target, annotations=annotations,
+                                separator=separator, **divided)
+    elif dataset == 'npz':
+        source = npz_files.load(data_dir, split, target=target, **divided)
     else:
         from cnnjax.data import tfds  # here, because the import takes a second
         boxed = functools.partial(tfds.load_boxes, bad_boxes=bad_boxes)
@@ -68,9 +100,9 @@ def _check(dataset, data_dir, bad_images, target, mask_values):
         raise UserError(f'data_dir={data_dir}: {dataset} come with a library and are read from no '
                         'directory; leave it out, or name the data set that is there, as in '
                         '--config.dataset=folder')
-    if bad_images != 'error' and dataset != 'folder':
-        raise UserError(f'bad_images={bad_images}: only of dataset=folder are images left out, not '
-                        f'of {dataset}; leave it out')
+    if bad_images != 'error' and dataset not in ('folder', 'csv'):
+        raise UserError(f'bad_images={bad_images}: only of dataset=folder and dataset=csv are '
+                        f'images left out, not of {dataset}; leave it out')
     if bad_images not in ('error', 'skip'):
         raise UserError(f"bad_images is 'error' or 'skip', not '{bad_images}'")
     if dataset == FROM_PYTHON:
@@ -85,18 +117,36 @@ def _check_boxes(dataset, target, annotations, bad_boxes):
     """Raises UserError if arguments of `load` for boxes do not fit the others."""
     if bad_boxes not in ('error', 'skip'):
         raise UserError(f"bad_boxes is 'error' or 'skip', not '{bad_boxes}'")
-    if bad_boxes != 'error' and (target != 'boxes' or dataset in SHIPPED):
+    if bad_boxes != 'error' and (target not in ('boxes', 'tags') or dataset in SHIPPED):
         raise UserError(f'bad_boxes={bad_boxes}: only boxes of dataset=folder and of '
                         'tensorflow-datasets may be bad; leave it out')
-    if annotations and (dataset, target) != ('folder', 'boxes'):
-        raise UserError(f'annotations={annotations}: only boxes of dataset=folder may be in a file '
-                        'with another name; leave it out')
+    if annotations and dataset != 'csv' and (dataset, target) not in (
+            ('folder', 'boxes'), ('folder', 'tags')):
+        raise UserError(f'annotations={annotations}: only boxes of dataset=folder and the table of '
+                        'dataset=csv may be in a file with another name; leave it out')
+
+
+def _check_own(dataset, target, shares, class_folders, separator):
+    """Raises UserError if arguments of `load` for a user's own files do not fit the others."""
+    if shares:
+        splits.parse(shares)
+        if dataset not in ('folder', 'csv', 'npz'):
+            raise UserError(f"split='{shares}': only dataset=folder, csv and npz may come undivided"
+                            '; of tensorflow-datasets take parts, as in '
+                            "--config.train_split='train[:80%]'")
+    if class_folders != 'first' and (dataset, target) != ('folder', 'label'):
+        raise UserError(f'class_folders={class_folders}: only the classes of dataset=folder are '
+                        'folders; leave it out')
+    if separator != '|' and (dataset, target) != ('csv', 'tags'):
+        raise UserError(f"label_separator='{separator}': only task=multilabel of dataset=csv "
+                        'separates labels; leave it out')
 
 
 def _of_target(dataset, functions, target):
     """The function that loads a set with this target; {target: function} are those it has."""
     if target not in functions:
-        having = [name for name, others in SHIPPED.items() if target in others]
+        needed = 'boxes' if target == 'tags' else target
+        having = [name for name, others in SHIPPED.items() if needed in others]
         having += ['folder', 'some of tensorflow-datasets']
         hint = ' (config.task=segment learns masks)' if 'mask' in functions else ''
         raise UserError(f'dataset={dataset} has no {target} for each image, only a '
@@ -133,82 +183,3 @@ def load_if_named(dataset: str, split: str, data_dir: str | None) -> Source | No
         raise UserError(f'data_dir={data_dir} is that of a data set: give dataset too, as in '
                         '--config.dataset=folder')
     return load_labelled(dataset, split, data_dir) if dataset else None
-
-
-def counted(where: str | Path, examples: int, classes: int) -> str:
-    """A text such as 'photos/train: 1,200 images of 10 classes'."""
-    return (f'{where}: {examples:,} image{"s" * (examples != 1)} of {classes:,} '
-            f'class{"es" * (classes != 1)}')
-
-
-def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'error') -> Source:
-    """Pictures in root/split/<class>/; the classes are the folders of root/train, sorted.
-
-    `bad_images`: with 'error' an unreadable file raises an error later, when it is read; 'skip'
-    reads every file once now, and leaves out and lists those that cannot be read.
-
-    Raises:
-      UserError: a folder is missing or empty, or there is a class that root/train does not have.
-    """
-    if not root:
-        raise UserError("dataset='folder' needs data_dir: the folder that holds "
-                        'train/<class>/*.jpg and test/<class>/*.jpg')
-    root = Path(os.path.expanduser(root))
-    left_out = {name: collections.Counter() for name in ('train', split)}
-    directories = {name: _classes(root / name, left_out[name]) for name in left_out}
-    classes = tuple(directories['train'])
-    for target, task in (('masks', 'segment'), ('labels', 'detect')):
-        if classes == ('images', target):
-            raise UserError(f'{root / "train"} has the folders images and {target}. To learn the '
-                            f'{target}, set config.task={task}; if these are two classes, rename '
-                            'one')
-    if unknown := sorted(set(directories[split]) - set(classes)):
-        raise UserError(f'{root / split} has classes that {root / "train"} does not '
-                        f'have: {", ".join(unknown)}')
-    files, left_out = [], left_out[split]
-    for label, name in enumerate(classes):
-        if name not in directories[split]:
-            continue
-        paths, others = folders.find(directories[split][name])
-        if not paths:
-            raise UserError(f'{directories[split][name]} has no image'
-                            f'{folders.described(others)}: give it some (.jpg, .png or any kind '
-                            'that Pillow reads) or remove the folder')
-        files += [(path, label) for path in paths]
-        left_out += others
-    if bad_images == 'skip':
-        found = folders.readable(files, lambda file: images.read(file[0]), f'checking {split}')
-        left_out['unreadable'] = len(files) - len(found)
-        files = found
-        if not files:
-            raise UserError(f'{root / split}: none of its images can be read')
-    paths, labels = zip(*files, strict=True)
-    about = counted(root / split, len(files), len(set(labels))) + folders.described(left_out)
-    return Source(Files(paths, labels, root=str(root / split)), classes, about)
-
-
-def _classes(directory, left_out):
-    """The folders in a folder, {name: path}, sorted by name; counts everything else."""
-    try:
-        entries = folders.scan(directory, left_out)
-    except UserError as error:
-        kind = Missing if isinstance(error.__cause__, FileNotFoundError) else UserError
-        raise kind(f'{error}: data_dir must hold train/<class>/*.jpg and '
-                   'test/<class>/*.jpg') from error
-    found = {}
-    for entry in entries:
-        if folders.is_folder(entry):
-            name = _readable(entry.name)
-            if name in found:
-                raise UserError(f'{directory} has two folders of the name {name}: rename one')
-            found[name] = entry.path
-        else:
-            left_out[folders.unusable(entry) or 'outside of the folders of the classes'] += 1
-    if not found:
-        raise UserError(f'{directory} has no folders: each class needs one, with its images in it')
-    return found
-
-
-def _readable(name):
-    """The name of a file with bytes that are not UTF-8 written out, as in 'caf\\xe9'."""
-    return os.fsencode(name).decode(errors='backslashreplace')

@@ -105,9 +105,10 @@ class Tiling:
         if normalize.mean.shape[:-1] == image.shape[:2]:  # a mean image: the window's part of it
             mean = lax.dynamic_slice(normalize.mean, (top, left, 0), part.shape)
             normalize = normalize._replace(mean=mean)
-        elif normalize.mean.ndim > 1:
-            normalize = normalize._replace(mean=normalize.mean.mean((0, 1)))
+        else:
+            normalize = normalize._replace(mean=normalize.color)
         try:
+            normalize.check_pointwise('tiles')
             seen = taps(self.network._replace(normalize=normalize), variables, part)
         except UserError as error:
             raise UserError(f'a tile with its halo has {self.window} pixels: {error}; take a '

@@ -3,8 +3,8 @@
 Where the paper is silent (local response normalization, initialization), as in Caffe's replica,
 https://github.com/BVLC/caffe/tree/master/models/bvlc_googlenet. `googlenet_bn` is torchvision's:
 batch normalization, 3x3 kernels in place of the 5x5, a last max-pool of 2x2; its published weights
-come without the auxiliary classifiers. The paper tests the mean of the iterates (section 6), which
-no training here computes yet.
+come without the auxiliary classifiers. The paper tests the mean of the iterates (section 6), as
+the recipe in configs/imagenet.py does.
 """
 
 from collections.abc import Callable

@@ -156,7 +156,8 @@ class LeNet5(nn.Module):
         x = taps['f6'] = nn.Dense(84, kernel_init=initial, dtype=self.dtype, name='f6')(x)
         x = taps['relu6'] = self.relu(x)
         if self.rbf:
-            distances = x[:, None] - digit_codes()[None, :self.num_classes].astype(self.dtype)
+            codes = digit_codes()[:self.num_classes].astype(self.dtype)
+            distances = x[..., None, :] - jnp.expand_dims(codes, range(x.ndim - 1))
             logits = -(distances ** 2).sum(-1)
         else:
             logits = nn.Dense(self.num_classes, kernel_init=initial, dtype=self.dtype,

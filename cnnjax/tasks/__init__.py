@@ -12,15 +12,15 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, suggest
-from cnnjax.tasks import classify, detect, segment, training_loss
+from cnnjax.tasks import classify, detect, multilabel, segment, training_loss
 from cnnjax.tasks.task import Task
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
-TASKS = {'classify': classify, 'segment': segment, 'detect': detect}
+TASKS = {'classify': classify, 'multilabel': multilabel, 'segment': segment, 'detect': detect}
 
 
 def target(name: str) -> str:
-    """The target of the examples for the task of that name: 'label', 'mask' or 'boxes'.
+    """The target of the examples for the task of that name: 'label', 'tags', 'mask' or 'boxes'.
 
     Raises:
       UserError: there is no such task.

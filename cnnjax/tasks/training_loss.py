@@ -15,15 +15,17 @@ from cnnjax.tasks.task import WholeBatch
 PREDICTIONS = ('cross_entropy', 'focal')  # losses of single predictions, of images or of pixels
 REGIONS = ('dice',)  # losses of whole maps of predictions
 LIMITS = {
-    'label_smoothing': Number(0, 1), 'class_weights': Number(0), 'weight_map': Number(0),
-    'weight_map_sigma': Number(1e-3), 'loss_denominator': ('weights', 'pixels', 'images'),
-    'focal_gamma': Number(0), 'dice_sums': ('image', 'batch'), 'dice_smoothing': Number(0),
-    'dice_squared': (False, True), 'dice_background': (False, True), 'dice_absent': (False, True)}
+    'label_smoothing': Number(0, 1), 'class_weights': Number(0), 'balanced': (False, True),
+    'weight_map': Number(0), 'weight_map_sigma': Number(1e-3),
+    'loss_denominator': ('weights', 'pixels', 'images'), 'focal_gamma': Number(0),
+    'dice_sums': ('image', 'batch'), 'dice_smoothing': Number(0), 'dice_squared': (False, True),
+    'dice_background': (False, True), 'dice_absent': (False, True)}
 
 # The losses that each option changes.
 CHANGED = {
-    'label_smoothing': ('cross_entropy',), 'class_weights': PREDICTIONS, 'weight_map': PREDICTIONS,
-    'loss_denominator': PREDICTIONS, 'focal_gamma': ('focal',), **dict.fromkeys(
+    'label_smoothing': ('cross_entropy',), 'class_weights': PREDICTIONS, 'balanced': PREDICTIONS,
+    'weight_map': PREDICTIONS, 'loss_denominator': PREDICTIONS, 'focal_gamma': ('focal',),
+    **dict.fromkeys(
         ('dice_sums', 'dice_smoothing', 'dice_squared', 'dice_background', 'dice_absent'), REGIONS)}
 
 
@@ -68,6 +70,26 @@ class TrainingLoss(NamedTuple):
         value: Any = sum(factor * term(name) for name, factor in self.terms)
         return value
 
+    def of_tags(self, batch: WholeBatch, logits: jax.Array, tags: jax.Array) -> jax.Array:
+        """The loss of a device's share of a batch whose images have tags; class_weights multiply
+        the loss of the tags that are 1.
+
+        Args:
+          logits: [N, K].
+          tags: 0 or 1, [N, K].
+        """
+        positive = (jnp.asarray(self.class_weights, jnp.float32)[None] if self.class_weights
+                    else 1.0)
+
+        def term(name):
+            values = (losses.binary_focal(logits, tags, self.focal_gamma, positive)
+                      if name == 'focal' else losses.binary_cross_entropy(
+                          logits, tags, self.label_smoothing, positive))
+            return batch.mean(values.mean(-1))
+
+        value: Any = sum(factor * term(name) for name, factor in self.terms)
+        return value
+
     def _weights(self, labels, extra):
         """The weight of each prediction; None: all are 1."""
         if not self.class_weights:
@@ -96,7 +118,8 @@ def of_config(config: ConfigDict, target: str, classes: int | None = None) -> Tr
     Raises:
       UserError: a field does not fit the others, the target or the classes.
     """
-    defaults = {'loss': 'cross_entropy', 'weight_map': 0.0, **CROSS_ENTROPY._asdict()}
+    defaults = {'loss': 'cross_entropy', 'weight_map': 0.0, 'balanced': False,
+                **CROSS_ENTROPY._asdict()}
     if target == 'boxes':
         for field in ('loss', *CHANGED):
             if config[field] != defaults[field]:
@@ -114,6 +137,12 @@ def of_config(config: ConfigDict, target: str, classes: int | None = None) -> Tr
     if config.class_weights and classes not in (None, len(config.class_weights)):
         raise UserError(f'class_weights has {len(config.class_weights)} numbers for {classes} '
                         'classes: give one to each')
+    if target == 'tags' and config.loss_denominator != 'weights':
+        raise UserError(f'loss_denominator={config.loss_denominator}: task=multilabel averages the '
+                        'loss over images and classes, and multiplies that of the tags of a class '
+                        'by its class_weights: leave it out')
+    if config.balanced and config.class_weights:
+        raise UserError(f'class_weights={config.class_weights} and balanced=True: leave one out')
     if config.weight_map and target != 'mask':
         raise UserError(f"weight_map={config.weight_map} weighs the pixels of masks: it needs "
                         "task='segment'")

@@ -111,7 +111,7 @@ class Torch:
         for layer in self.layers.values():
             layer.requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.mean, self.std = (torch.tensor(row, device=self.device).view(1, 3, 1, 1)
-                               for row in network.normalize)
+                               for row in (network.normalize.mean, network.normalize.std))
 
     def taps(self, image, layers):
         x, found = (image - self.mean) / self.std, {}

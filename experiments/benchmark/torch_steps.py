@@ -68,7 +68,7 @@ class Data:
         self.targets = [target if target.is_floating_point() else target.long()
                         for target in targets]
         self.normalize = tuple(torch.from_numpy(np.float32(part)).to(networks.device())
-                               for part in normalize)
+                               for part in (normalize.mean, normalize.std))
 
 
 def training(network, data, recipe, compile_mode=''):

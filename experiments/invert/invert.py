@@ -198,8 +198,7 @@ def invert(config, running, network, objective, depth, codes, shape):
 
 def make(config, network, objective, shape, weights, margin):
     """The `Problem` of one layer, whose image moves by up to `margin` pixels."""
-    mean = network.normalize.mean
-    mean = np.broadcast_to(mean.mean((0, 1)) if mean.ndim > 1 else mean, (1, 1, shape[-1]))
+    mean = np.broadcast_to(network.normalize.color, (1, 1, shape[-1]))
     sigma = config.sigma * math.sqrt(math.prod(shape) / REFERENCE)
     canvas = (shape[0] + margin, shape[1] + margin, shape[2])
     parametrization, project = unknown(config, canvas, mean, sigma)
