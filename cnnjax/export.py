@@ -132,7 +132,9 @@ def _program(network):
     def run(images, *proposals):
         outputs: Any = network(images, **dict(zip(extra, proposals, strict=True)))
         found = understand(outputs)
-        return found if network.task == 'detect' else {'logits': outputs.astype(jnp.float32)} | found
+        if network.task != 'detect':
+            found = {'logits': outputs.astype(jnp.float32)} | found
+        return found
 
     return run
 
@@ -181,7 +183,6 @@ def describe(network: Network, program: jax.export.Exported, sizes: Sizes | None
     names = ['images', *_proposals(network)]
     outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
     crops = predict.crops(network)
-    side = crops.size or network.image_shape[0]
     return {
         'network': network.name, 'task': network.task, 'classes': list(network.classes),
         'inputs': {name: _aval(aval) for name, aval in zip(names, program.in_avals, strict=True)},
@@ -192,9 +193,10 @@ def describe(network: Network, program: jax.export.Exported, sizes: Sizes | None
         'image_shape': list(network.image_shape),
         'preprocessing': {
             'mode': {1: 'L', 3: 'RGB'}.get(network.image_shape[-1]), 'fit': crops.fit,
-            'shorter_side': crops.test_shorter_side or side, 'crop': side,
+            'shorter_side': crops.test_shorter_side or crops.size or None,
+            'crop': crops.size or None,
             'interpolation': crops.interpolation, 'border': crops.border,
-            'border_mode': crops.border_mode},
+            'border_mode': crops.border_mode, 'mean_color': network.normalize.color.tolist()},
         'platforms': list(program.platforms),
         'calling_convention_version': program.calling_convention_version,
         'versions': {name: importlib.metadata.version(name)
