@@ -3,7 +3,7 @@
     report.html             a page with all the rest, in one file
     results.json            the numbers; it is written last, and tells that all of this is there
     predictions.csv         of a classifier: a row for each example, with its most probable classes,
-                            or with all, if an image has any number of them
+                            or with the probability of each class if it may show several
     classes.csv             a row for each class, with the numbers that it has, the worst first
     confusion.csv, figures/   see figures.py
 """
@@ -26,6 +26,7 @@ CONFUSED = 12  # The most pairs of classes in the page's list of confusions.
 LABELS = {'count': 'images', 'loss': 'cross-entropy', 'top5_error': 'top-5 error',
           'ece': 'calibration error', 'mean_iou': 'mean IoU', 'mean_dice': 'mean Dice', 'ap': 'AP',
           'ap50': 'AP50', 'ap75': 'AP75', 'iou': 'IoU', 'dice': 'Dice', 'voc_map': 'VOC mAP',
+          'micro_f1': 'micro F1', 'macro_f1': 'macro F1',
           'voc07_map': 'VOC 2007 mAP', 'frequency_weighted_iou': 'frequency weighted IoU'}
 CHARTS = ('confusion', 'precision_recall', 'reliability')  # side by side
 CAPTIONS = {  # in the order of the page
@@ -42,6 +43,11 @@ ANSWERS = {
              'taken for, with its probability.',
     'predictions': 'Examples spread evenly over the set: the truth, and below it the answer with '
                    'its probability.'}
+TAGGED = {
+    'worst': 'The images with the largest cross-entropy: their classes, and below them the classes '
+             'that were found.',
+    'predictions': 'Examples spread evenly over the set: their classes, and below them the classes '
+                   'that were found.'}
 TITLES = {'confusion': 'Confusions', 'precision_recall': 'Precision and recall',
           'reliability': 'Calibration', 'worst': 'Worst images', 'predictions': 'Examples',
           'curves': 'Training'}
@@ -164,7 +170,7 @@ def told(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
 
 def figured(directory: Path, drawn: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
     """{figure: the section of the page} of those that were drawn."""
-    captions = CAPTIONS | (ANSWERS if 'top' in results else {})
+    captions = CAPTIONS | (ANSWERS if 'top' in results else TAGGED if 'tags' in results else {})
     titles = TITLES | ({'worst': 'Surest mistakes'} if 'top' in results else {})
     return {name: page.section(titles[name], page.figure(
         directory / 'figures' / f'{name}.png', captions[name])) for name in captions
