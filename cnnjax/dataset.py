@@ -57,15 +57,20 @@ def source(config: ConfigDict, split: str, directory: str | Path | None = None) 
     return data.proposed(found, config.proposals.replace('{split}', split))
 
 
-def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Stream:
+def prepare(config: ConfigDict, source: data.Source,
+            train: bool = False) -> data.Resident | data.Stream:
     """A data.Source resident or streamed, and cut, as the config says. If it has masks, all are
     checked, and one line tells what was found.
+
+    Args:
+      train: whether it is the training set.
 
     Raises:
       UserError: the pictures or the masks are not in the right form, or have no object at all.
     """
-    prepared = (data.Stream(source, crops(config), config.loader_threads, config.loader_workers)
-                if config.stream else data.Resident(source, crops(config)))
+    cut = crops(config, train)
+    prepared = (data.Stream(source, cut, config.loader_threads, config.loader_workers)
+                if config.stream else data.Resident(source, cut))
     if 'mask' in prepared.shapes:
         about = source.about or data.counted('given in Python', len(prepared), len(source.classes))
         try:
@@ -84,10 +89,11 @@ def prepare(config: ConfigDict, source: data.Source) -> data.Resident | data.Str
     return prepared
 
 
-def crops(config: ConfigDict) -> data.Crops:
-    """How pictures become images, as the config says."""
+def crops(config: ConfigDict, train: bool = False) -> data.Crops:
+    """How pictures become images, in a training or in an evaluation, as the config says."""
+    size = config.image_size if train else config.test_image_size or config.image_size
     return data.Crops(
-        config.image_size, config.crop, config.shorter_side, config.crop_area, config.crop_aspect,
+        size, config.crop, config.shorter_side, config.crop_area, config.crop_aspect,
         test_shorter_side=config.test_shorter_side, border=config.border,
         interpolation=config.interpolation, border_mode=config.border_mode, fit=config.fit)
 
@@ -140,7 +146,8 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: Dataset | Non
                   for found, split in zip(tested, splits[1:], strict=True)]
     if config.weight_map and 'mask' in learned.examples[0]:
         learned = data.weighted(learned, config.weight_map, config.weight_map_sigma)
-    train_set, *others = (prepare(config, found) for found in (learned, *tested))
+    train_set = prepare(config, learned, train=True)
+    others = [prepare(config, found) for found in tested]
     for split, examples in zip(splits, (train_set, *others), strict=True):
         check_target(config.task, examples)
         if train_set.classes != examples.classes:

@@ -40,7 +40,7 @@ def load(config: ConfigDict, split: str, network: Trained,
     with own.unlocked():
         own.update(dataset=config.dataset, bad_images=config.bad_images,
                    stream=True, loader_threads=config.loader_threads, loader_workers=0,
-                   image_size=network.image_shape[0])
+                   image_size=network.image_shape[0], test_image_size=0)
         own.data_dir = config.data_dir
     # The run's own files of boxes are those of another set only by chance.
     boxes = {'annotations': own.annotations, 'bad_boxes': own.bad_boxes} if same else {}

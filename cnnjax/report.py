@@ -67,12 +67,10 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     drawn = figures.evaluation(directory, network, examples, results)
     if (directory / 'figures' / 'curves.png').exists():  # of a training
         drawn.append('curves')
-    if 'top' in results:
-        atomic.write_text(directory / PREDICTIONS, predictions(
-            data.names(examples.examples), classes, results))
-    if 'tags' in results:
-        atomic.write_text(directory / PREDICTIONS, tagged(
-            data.names(examples.examples), classes, results))
+    table = predictions if 'top' in results else tagged if 'tags' in results else None
+    if table:
+        names = data.names(examples.examples) or [f'example {i}' for i in range(len(examples))]
+        atomic.write_text(directory / PREDICTIONS, table(names, classes, results))
     header, rows = by_class(classes, results)
     if rows:
         atomic.write_text(directory / CLASSES, tables.comma_separated(header, rows))
@@ -98,13 +96,12 @@ def complete(directory: str | Path, **about: str) -> bool:
             and all(found.get(name, value) == value for name, value in about.items()))
 
 
-def predictions(names: Sequence[str] | None, classes: Sequence[str],
+def predictions(names: Sequence[str], classes: Sequence[str],
                 results: Mapping[str, Any]) -> str:
     """A table as CSV with a row for each example of a classification, in the order of the set."""
     count = results['top'].shape[1]
-    rows = zip(names or [f'example {i}' for i in range(len(results['label']))], *(
-        results[name].tolist() for name in ('label', 'true_probability', 'top', 'probabilities')),
-        strict=True)
+    rows = zip(names, *(results[name].tolist() for name in (
+        'label', 'true_probability', 'top', 'probabilities')), strict=True)
     return tables.comma_separated(
         ['name', 'truth', 'prediction', 'probability', 'true_probability',
          *(f'{what}{i}' for i in range(2, count + 1) for what in ('class', 'probability'))],
@@ -114,20 +111,16 @@ def predictions(names: Sequence[str] | None, classes: Sequence[str],
          for name, label, true, top, found in rows))
 
 
-def tagged(names: Sequence[str] | None, classes: Sequence[str],
-           results: Mapping[str, Any]) -> str:
-    """A table as CSV with a row for each example of a multi-label classification, in the order of
-    the set: its classes and those predicted, as in 'cat|dog', and the probability of each."""
-    def joined(shown):
-        return '|'.join(classes[place] for place in np.flatnonzero(shown))
+def tagged(names: Sequence[str], classes: Sequence[str], results: Mapping[str, Any]) -> str:
+    """The same of images with any number of classes, with the probability of each class."""
+    def told(tags):
+        return '|'.join(label for label, tag in zip(classes, tags, strict=True) if tag)
 
-    found = results['probabilities']
-    rows = zip(names or [f'example {i}' for i in range(len(found))], results['tags'],
-               found >= multilabel.LEAST, found, strict=True)
     return tables.comma_separated(
         ['name', 'truth', 'prediction', *classes],
-        ([name, joined(truth), joined(predicted), *(f'{value:.6f}' for value in values)]
-         for name, truth, predicted, values in rows))
+        ([name, told(tags), told(values >= multilabel.LEAST), *(f'{value:.6f}' for value in values)]
+         for name, tags, values in zip(names, results['tags'], results['probabilities'],
+                                       strict=True)))
 
 
 def by_class(classes: Sequence[str],
@@ -178,7 +171,8 @@ def told(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
 def figured(directory: Path, drawn: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
     """{figure: the section of the page} of those that were drawn."""
     captions = CAPTIONS | (ANSWERS if 'top' in results else TAGGED if 'tags' in results else {})
-    return {name: page.section(TITLES[name], page.figure(
+    titles = TITLES | ({'worst': 'Surest mistakes'} if 'top' in results else {})
+    return {name: page.section(titles[name], page.figure(
         directory / 'figures' / f'{name}.png', captions[name])) for name in captions
         if name in drawn}
 

@@ -53,7 +53,8 @@ LIMITS = {
     'seed': limits.SEED, 'image_size': Whole(0, SIDE),
     'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
     'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
-    'crop_aspect': Number(0), 'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
+    'crop_aspect': Number(0), 'test_image_size': Whole(0, SIDE),
+    'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
     'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),
     'elastic': Number(0, SIDE // 8), 'jitter': Number(0, below=0.5), 'hue': Number(0, 0.5),
     'saturation': Number(1, 100), 'exposure': Number(1, 100), 'color': Number(0),
@@ -192,7 +193,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
     tx = optim.create(lengths.rate, head=head,
-                      factor=lengths.plateau and lengths.plateau.multiplier,
+                      factor=lengths.plateau.multiplier if lengths.plateau else None,
                       **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
@@ -358,11 +359,18 @@ def first_drawn(config: ConfigDict, directory: Path, training: Training,
     if not cluster.first():
         return batches
     first = next(batches)
-    some = {name: values[:figures.SHOWN] for name, values in first.items()}
+    # An example is mixed with the one before it, the first with the last, which is not drawn.
+    places = np.arange(-1, min(figures.SHOWN, len(first['position'])))
+    some = {name: values[places] for name, values in first.items()}
     arrays: Any = train_set.data or {}
-    seen = jax.jit(training.augment)(step.keys(run_keys(config)[1], 0)[0], some['position'],
-                                     step.fetch(arrays, some))
-    figures.first_batch(directory, training.task, train_set.classes, normalize, seen)
+
+    @jax.jit
+    def seen(key, examples):
+        examples = training.mix(key, training.augment(key, some['position'], examples))
+        return {name: values[1:] for name, values in examples.items()}
+
+    figures.first_batch(directory, training.task, train_set.classes, normalize, seen(
+        step.keys(run_keys(config)[1], 0)[0], step.fetch(arrays, some)))
     return itertools.chain([first], batches)
 
 

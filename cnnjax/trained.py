@@ -108,7 +108,8 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
         variables = checkpoints.variables(checkpoints.resolve(which))
     return Trained(net, variables, recorded.normalize, recorded.classes, recorded.image_shape,
                    config, config.model.name,
-                   {field: config[field] for field in metadata.EVALUATION if field in config})
+                   {field: config[field] for field in metadata.EVALUATION if field in config}
+                   | ({'image_size': size} if (size := config.get('test_image_size')) else {}))
 
 
 def _locate(config, name, directory):

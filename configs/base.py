@@ -127,6 +127,7 @@ def get_config():
     config.crop_area = (0.08, 1.0)  # random_resized: range of the crop's share of the area
     config.crop_aspect = (3 / 4, 4 / 3)  # random_resized: range of the crop's width / height
     config.interpolation = 'bilinear'  # how pictures are scaled: also 'bicubic', 'lanczos' or 'box'
+    config.test_image_size = 0  # side of the images in evaluations; 0: image_size
     config.test_shorter_side = 0  # the side in evaluations and in resident sets; 0: image_size
     # Views of a picture whose class probabilities are averaged, as the papers test (cnnjax/views.py
     # has the sources), when a run is finished and by configs/evaluate.py; the evaluations during

@@ -85,9 +85,11 @@ def loaded(config):
 def prepared(config, network, source, name):
     """The data set `name` as the network sees it."""
     examples = dataset.prepare(training(config, network), source)
-    if network.task == 'classify' and tuple(examples.image_shape) != network.image_shape:
+    side = network.evaluation.get('image_size')
+    expected = (side, side, network.image_shape[-1]) if side else network.image_shape
+    if network.task == 'classify' and tuple(examples.image_shape) != expected:
         raise UserError(f'{name} has images of {tuple(examples.image_shape)}, the network '
-                        f'was trained on {network.image_shape}')
+                        f'was trained for {expected}')
     # Maps of scores and boxes may fit images of other sizes; a call tells where they do not.
     jax.eval_shape(network, jax.ShapeDtypeStruct((1, *examples.image_shape), np.uint8))
     memory.check(min(config.batch_size, len(examples)) * features.largest(network),

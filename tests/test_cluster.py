@@ -26,7 +26,10 @@ from tests.kill import ROOT, assert_same_run, rows, saved
 FIELDS = {'model.name': 'vgg11_bn', 'model.widths': (4, 4, 4, 4, 4), 'model.hidden': (),
           'image_size': 32, 'padding': 1, 'whiten': True, 'mixup': 0.2, 'cutmix': 1.0, 'repeats': 2,
           'batch_size': 32, 'learning_rate': 0.0001,
-          'report_every': 1, 'eval_every': 100.0, 'checkpoint_every': 20.0}
+          'report_every': 1, 'eval_every': 10.0, 'checkpoint_every': 20.0, 'average': 'ema',
+          # No error is so much lower than the first: the rate falls after each further evaluation.
+          'schedule': 'plateau', 'plateau_patience': 1, 'plateau_threshold': 0.99,
+          'drop_factor': 0.9}
 LONG = 100_000  # More steps than any test makes.
 
 
@@ -292,7 +295,9 @@ def test_two_processes_are_one(tmp_path, capsys):
     assert int(resumed) >= stopped
     train.train(config(steps), tmp_path / 'whole')
     for a, b in zip(rows(directory), rows(tmp_path / 'whole'), strict=True):
-        shared = a.keys() & b.keys()  # the first training ended with an evaluation
+        shared = a.keys() & b.keys()
+        assert a['learning_rate'] == b['learning_rate'] == pytest.approx(
+            0.0001 * 0.9 ** max((a['step'] - 1) // 10 - 1, 0))
         assert shared >= {'step', 'train/loss', 'train/error'}
         assert {name: a[name] for name in shared} == pytest.approx(
             {name: b[name] for name in shared}, abs=1e-4)  # sums over devices in another order

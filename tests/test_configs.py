@@ -220,7 +220,15 @@ def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network,
         'flip': False, 'padding': 0, 'epochs': 40, 'drops': (20, 30), 'nesterov': True}),
     ('cifar', 'fractalnet20_svhn', {
         'dataset': 'svhn_cropped', 'padding': 0, 'epochs': 20, 'drops': (10, 15, 17.5, 18.75)}),
-    ('cifar', 'nin_svhn', {'dataset': 'svhn_cropped', 'flip': False})])
+    ('cifar', 'nin', {'whiten': True}), ('cifar', 'allcnn_c', {'whiten': True, 'padding': 5}),
+    ('cifar', 'nin_svhn', {'dataset': 'svhn_cropped', 'flip': False, 'whiten': False}),
+    ('imagenet', 'resnet50_2021', {  # torchvision's
+        'batch_size': 1024, 'epochs': 600, 'learning_rate': 0.5, 'schedule': 'cosine',
+        'warmup': 5, 'warmup_rate': 0.5 * 0.01, 'weight_decay': 2e-5, 'label_smoothing': 0.1,
+        'mixup': 0.2, 'cutmix': 1, 'auto_augment': 'trivial', 'random_erasing': 0.1, 'color': 0,
+        'repeats': 4, 'crop_area': (0.08, 1), 'image_size': 176, 'test_image_size': 224,
+        'test_shorter_side': 232, 'average': 'ema', 'average_every': 32,
+        'average_decay': pytest.approx(1 - 2e-5 * 8 * 128 * 32 / 600)})])
 def test_what_the_authors_code_has(family, argument, expected):
     config = load(family, argument)
     assert {field: config[field] for field in expected} == expected

@@ -11,7 +11,7 @@ from PIL import Image
 from cnnjax import atomic, checkpoint, cluster, data, dataset, reports, train, trained, workdir
 from cnnjax import evaluate as evaluation
 from cnnjax.errors import UserError
-from configs import base
+from configs import base, imagenet
 from configs import evaluate as evaluate_config
 from experiments import evaluate
 from experiments import train as experiment
@@ -260,6 +260,26 @@ def test_all_processes_must_have_the_same_data(config, finished, monkeypatch):
     monkeypatch.setattr(cluster, 'agree', lambda **facts: told.append(facts))
     *_, splits = dataset.load_sets(config, '', None)
     assert told == [{'data': {split: splits[split].summary() for split in ('train', 'test')}}]
+
+
+def test_torchvisions_recipe_streams_and_is_tested_on_larger_images(tmp_path):
+    """All of its parts together: the network is trained on 6 pixels, and on 8 it is evaluated,
+    loaded and evaluated again."""
+    pictures(tmp_path / 'photos')
+    recipe = changed(imagenet.get_config('resnet50_2021'), model__name='resnet20',
+                     model__stride_in=None, model__widths=(4, 4, 4), dataset='folder',
+                     test_split='test', data_dir=str(tmp_path / 'photos'), loader_workers=0,
+                     loader_threads=1, batch_size=8, steps=3, warmup=1.0, average_start=0.0,
+                     average_every=1, average_decay=0.5, image_size=6, test_image_size=8,
+                     test_shorter_side=8, devices=2, eval_every=0.0)
+    last = train.train(recipe, tmp_path / 'run')
+    network = trained.load(tmp_path / 'run')
+    assert network.image_shape == (6, 6, 3)
+    assert network.evaluation['image_size'] == 8
+    evaluate.run(changed(evaluate_config.get_config(), source=str(tmp_path / 'run')),
+                 tmp_path / 'evaluation')
+    results = json.loads((tmp_path / 'evaluation' / 'results.json').read_text())
+    assert results['loss'] == pytest.approx(last['test/loss'], rel=1e-4)
 
 
 @pytest.fixture(scope='module')

@@ -19,7 +19,7 @@ RANKS = [
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.class_weights', 'cnnjax.loop'],
     ['cnnjax.report'],
-    ['cnnjax.figures', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
+    ['cnnjax.export', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
     ['cnnjax.images.descent', 'cnnjax.images.diagnosis'],
     ['cnnjax.images.tiles'],
