@@ -13,6 +13,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -119,8 +120,10 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
         if shares:
             known = [classes[label] for label in labels] if target == 'label' else None
             places = splits.places(list(map(str, range(len(images)))), known, shares, split, given)
-            arrays = {name: array[places] for name, array in source.examples.arrays.items()}
-            source, labels = source._replace(examples=Part(arrays, tuple(places))), labels[places]
+            whole: Any = source.examples
+            part = Part({name: array[places] for name, array in whole.arrays.items()},
+                        tuple(places))
+            source, labels = source._replace(examples=part), labels[places]
     except UserError as error:
         raise UserError(f'{file}, {split}: {error}') from None
     about = (tags.described(f'{file}, {split}', labels, classes) if target == 'tags' else
