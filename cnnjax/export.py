@@ -23,7 +23,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import atomic, convolution, models, predict
+from cnnjax import atomic, convolution, models, predict, tasks
 from cnnjax.errors import UserError
 from cnnjax.trained import Trained
 
@@ -37,7 +37,7 @@ STRIDE = 32  # The pixels from one place to the next in the last maps of most ne
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2, 'float16': 1e-2}
 MEANINGS = {
     'logits': 'the score of each class, before the softmax',
-    'probabilities': 'the softmax of the logits',
+    'probabilities': 'the softmax of the logits; of task=multilabel their sigmoids',
     'boxes': 'left, top, right and bottom in pixels of the image, by falling score',
     'labels': 'the index of the class; -1 where there are fewer boxes',
     'scores': 'from 0 to 1',
@@ -127,14 +127,15 @@ def export(network: Trained, *, dtype: str = 'uint8', multiple: int | None = Non
 def _program(network):
     """images[, proposals] -> {output: array}"""
     extra = _proposals(network)
+    task: Any = tasks.create(network.task, network.net)
 
     def run(images, *proposals):
         outputs: Any = network(images, **dict(zip(extra, proposals, strict=True)))
         if network.task == 'detect':
             return network.net.detections(outputs)
         logits = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-        if network.task == 'classify':
-            return {'logits': logits, 'probabilities': jax.nn.softmax(logits)}
+        if network.task in ('classify', 'multilabel'):
+            return {'logits': logits, **task.predict(logits)}
         return {'logits': logits}
 
     return run

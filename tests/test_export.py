@@ -97,7 +97,8 @@ def test_a_run_is_exported_compared_and_used_without_this_library(each, tmp_path
     assert exported.classes == network.classes
     about = json.loads((directory / 'network.json').read_text())
     assert set(about['outputs']) == set(found) == {
-        'classify': {'logits', 'probabilities'}, 'segment': {'logits'},
+        'classify': {'logits', 'probabilities'}, 'multilabel': {'logits', 'probabilities'},
+        'segment': {'logits'},
         'detect': {'boxes', 'labels', 'scores'}}[each.task]
     assert trained.fingerprint(trained.load(directory / 'network.safetensors', name=network.name)
                                ) == trained.fingerprint(network)
