@@ -166,6 +166,9 @@ def check_network(views: Views, net: nn.Module, crops: data.Crops, channels: int
         return
     image_shape = crops.size, crops.size, channels
     step = stride(net, image_shape)
+    if step > crops.size:
+        raise UserError(f"crops='dense': {type(net).__name__} has no grid of positions in an image "
+                        f'of {crops.size} pixels')
 
     def scores(side):
         def call():
