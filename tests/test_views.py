@@ -176,6 +176,17 @@ def test_views_that_cannot_be_cut(chosen, task, crops, message):
         views.check(chosen, task, crops)
 
 
+def test_the_mirror_image_of_a_picture_that_is_cut_in_no_way(lenet, logits):
+    """Its whole, stretched."""
+    source = data.from_arrays(np.stack(PICTURES[:1]), CLASSES, label=[0])
+    examples = data.Resident(source, data.Crops(32, fit='stretch'))
+    network = lenet._replace(evaluation={'test_flip': True})
+    found = evaluate.log_probabilities(network, examples, devices=1)['scores/']
+    image = examples.data['image']
+    pair = jax.nn.softmax(logits(np.concatenate([image, image[:, :, ::-1]])))
+    np.testing.assert_allclose(np.exp(found[0]), pair.mean(0), rtol=1e-4)
+
+
 def test_a_whole_picture_smaller_than_the_full_layers_see(lenet):
     network = lenet._replace(evaluation={'crops': 'dense', 'test_scales': (40, 24)})
     with pytest.raises(UserError, match='LeNet5 cannot see whole pictures of 24 pixels: LeNet-5'):
