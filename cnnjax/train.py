@@ -355,14 +355,20 @@ def run_keys(config: ConfigDict) -> jax.Array:
 def first_drawn(config: ConfigDict, directory: Path, training: Training,
                 train_set: data.Resident | data.Stream, normalize: data.Normalization,
                 batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same batches, of which the first is drawn as the first step sees it."""
+    """The same batches, of which the first is drawn as the first step sees it; of several processes
+    the first mixes its first image with the last of its own."""
     if not cluster.first():
         return batches
     first = next(batches)
-    some = {name: values[:figures.SHOWN] for name, values in first.items()}
+    rows = np.arange(-1, min(figures.SHOWN, len(first['position'])))  # each after its partner
+    some = {name: values[rows] for name, values in first.items()}
+
+    def see(key, data, batch):
+        examples = training.augment(key, batch['position'], step.fetch(data, batch))
+        return {name: values[1:] for name, values in training.mix(key, examples).items()}
+
     arrays: Any = train_set.data or {}
-    seen = jax.jit(training.augment)(step.keys(run_keys(config)[1], 0)[0], some['position'],
-                                     step.fetch(arrays, some))
+    seen = jax.jit(see)(step.keys(run_keys(config)[1], 0)[0], arrays, some)
     figures.first_batch(directory, training.task, train_set.classes, normalize, seen)
     return itertools.chain([first], batches)
 
