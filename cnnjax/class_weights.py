@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax import data
 from cnnjax.dataset import Sets
 from cnnjax.errors import UserError
 
@@ -25,7 +26,8 @@ def balanced(counts: Sequence[int] | np.ndarray) -> tuple[float, ...]:
 
 def resolved(config: ConfigDict, sets: Sets) -> ConfigDict:
     """The config with numbers for its class_weights if it wants them `balanced`: by the images of
-    each class in the training set, or the pixels of each class in its masks.
+    each class in the training set, or the pixels of each class in its masks. The weight of a class
+    among tags is how many images do not have it for each that does, so that both weigh alike.
 
     Raises:
       UserError: how many images each class has is not known.
@@ -33,6 +35,10 @@ def resolved(config: ConfigDict, sets: Sets) -> ConfigDict:
     if not config.balanced:
         return config
     examples = sets.train
+    if 'tags' in examples.shapes:
+        config = config.copy_and_resolve_references()
+        config.update({'class_weights': of_tags(examples), 'balanced': False})
+        return config
     if 'mask' in examples.shapes:
         counts = examples.pixels[:len(examples.classes)]
     elif examples.data:
@@ -46,3 +52,17 @@ def resolved(config: ConfigDict, sets: Sets) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.update({'class_weights': balanced(counts), 'balanced': False})
     return config
+
+
+def of_tags(examples: data.Resident | data.Stream) -> tuple[float, ...]:
+    """(N - n_c) / n_c for each class, which n_c of the N examples have; 0 for a class without any.
+
+    Raises:
+      UserError: the tags are not known without reading all examples.
+    """
+    tags = (examples.data or {}).get('tags', getattr(examples.examples, 'tags', None))
+    if tags is None:
+        raise UserError('balanced=True: how many images have each class is not known without '
+                        'reading all: give the numbers as class_weights, or set stream=False')
+    counts = np.asarray(tags).sum(0, dtype=np.float64)
+    return tuple(np.where(counts, (len(tags) - counts) / np.maximum(counts, 1), 0).tolist())

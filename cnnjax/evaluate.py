@@ -86,17 +86,16 @@ def fused(networks: Sequence[Network], sets: Sequence[data.Resident | data.Strea
         kept = log_probabilities(network, examples, batch_size=batch_size, devices=devices)
         found.append({name: values[:, order] if name != 'label' else values
                       for name, values in kept.items()})
-    known = {'': {}}
-    if len(networks) == 1:
-        known |= getattr(networks[0].net, 'subnetworks', {})
-    scores = {name: np.float32(views.mean([kept[f'scores/{name}'] for kept in found]))
+    net: Any = networks[0].net if len(networks) == 1 else None
+    known = {'': {}, **getattr(net, 'subnetworks', {})}
+    scores: Any = {name: np.float32(views.mean([kept[f'scores/{name}'] for kept in found]))
               for name in known}
 
     def apply(places, **arguments):
         return scores[next(name for name, own in known.items() if own == arguments)][places], {}
 
     labels, count = found[0]['label'], len(sets[0])
-    task = classify.create(networks[0].net if len(networks) == 1 else None)
+    task = classify.create(net)
     sums, kept = jax.device_get(task.observe(apply, {'image': np.arange(count), 'label': labels}))
     return {'count': count, **task.results(
         {name: np.float64(values).sum(0) for name, values in sums.items()}, kept, count, classes)}
@@ -132,11 +131,12 @@ def log_probabilities(network: Network, examples: data.Resident | data.Stream, *
     for groups in views.cuts(own, network.net, examples.crops, examples.image_shape[-1],
                              lambda: data.picture_shapes(examples)):
         kept = [one(data.recut(examples, crops, places)) for places, crops in groups]
-        back = slice(None) if groups[0][0] is None else np.argsort(np.concatenate(
-            [places for places, _ in groups]))
+        seen = np.concatenate([np.arange(len(examples)) if places is None else places
+                               for places, _ in groups])
+        back = np.argsort(seen)
+        assert np.array_equal(seen[back], np.arange(len(examples)))  # each exactly once
         found.append({name: np.concatenate([values[name] for values in kept])[back]
                       for name in kept[0]})
-        assert all(len(values) == len(examples) for values in found[-1].values())
     return {name: values if name == 'label' else views.mean([each[name] for each in found])
             for name, values in found[0].items()}
 

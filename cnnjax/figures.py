@@ -20,7 +20,7 @@ import numpy as np
 from cnnjax import atomic, data, overlays, plots, reports, tables, tasks
 from cnnjax.images.pictures import mosaic
 from cnnjax.images.pictures import write as write_picture
-from cnnjax.tasks import classify, detect
+from cnnjax.tasks import classify, detect, multilabel
 from cnnjax.tasks.task import Task
 from cnnjax.trained import Trained
 
@@ -66,7 +66,7 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
     directory, classes = Path(directory), examples.classes
     task = tasks.create(network.task, network.net)
     drawn = []
-    if 'top' in results:
+    if 'top' in results or 'tags' in results:
         drawn += answers(directory, examples, results)
     elif task.predict is not None and task.draw is not None:
         drawn += targets(directory, network, task, examples, results)
@@ -101,20 +101,40 @@ def targets(directory: Path, network: Trained, task: Task, examples: data.Reside
 def answers(directory: Path, examples: data.Resident | data.Stream,
             results: Mapping[str, Any]) -> list[str]:
     """Draws examples of a classification, and the mistakes that it was surest of."""
-    sure, wrong = results['probabilities'][:, 0], np.flatnonzero(results['wrong'])
-    chosen = {'predictions': data.spread(len(examples), CLASSIFIED),
-              'worst': wrong[np.argsort(-sure[wrong], stable=True)][:CLASSIFIED]}
+    worst, say = (_tagged if 'tags' in results else _classified)(examples.classes, results)
+    chosen = {'predictions': data.spread(len(examples), CLASSIFIED), 'worst': worst[:CLASSIFIED]}
     (directory / 'figures' / 'worst.png').unlink(missing_ok=True)
     chosen = {name: places for name, places in chosen.items() if len(places)}
     for name, places in chosen.items():
         images = _taken(examples, places)['image']
         images = np.broadcast_to(images, (*images.shape[:3], 3))
-        said = [f'{_short(examples.classes[results["label"][i]])}\n'
-                f'{_short(examples.classes[results["top"][i, 0]])}  {sure[i]:.3f}' for i in places]
         panels(directory / 'figures' / f'{name}.png',
-               [(text, [image]) for text, image in zip(said, images, strict=True)], ('',),
+               [(say(i), [image]) for i, image in zip(places, images, strict=True)], ('',),
                groups=6)
     return list(chosen)
+
+
+def _classified(classes, results):
+    """The places of the mistakes of a classification, the surest first, and a function from a place
+    to its truth and its answer as a text."""
+    sure, wrong = results['probabilities'][:, 0], np.flatnonzero(results['wrong'])
+    return wrong[np.argsort(-sure[wrong], stable=True)], lambda i: (
+        f'{_short(classes[results["label"][i]])}\n'
+        f'{_short(classes[results["top"][i, 0]])}  {sure[i]:.3f}')
+
+
+def _tagged(classes, results):
+    """The same where an image has any number of classes; the largest cross-entropies come first."""
+    found, tags = results['probabilities'], results['tags'] > 0
+    right = np.where(tags, found, 1 - found)
+    wrong = np.flatnonzero(((found >= multilabel.LEAST) != tags).any(1))
+    losses = -np.log(np.maximum(right, np.finfo(right.dtype).tiny)).sum(1)
+
+    def named(shown):
+        return _short(', '.join(classes[place] for place in np.flatnonzero(shown)) or 'none')
+
+    return wrong[np.argsort(-losses[wrong], stable=True)], lambda i: (
+        f'{named(tags[i])}\n{named(found[i] >= multilabel.LEAST)}')
 
 
 def _truth(examples, i, classes):

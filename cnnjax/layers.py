@@ -37,8 +37,8 @@ def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '')
 
 
 def numpy_for(*sizes: Any) -> Any:
-    """numpy, with which constants are computed from these sizes of arrays; jax.numpy, if one of them
-    is symbolic (see jax.export) and only the running program knows it."""
+    """numpy, to compute constants from these sizes of arrays; jax.numpy, if one of them is symbolic
+    (see jax.export), so that only the running program knows it."""
     return np if all(isinstance(size, int) for size in sizes) else jnp
 
 
@@ -386,10 +386,11 @@ def fully_convolutional() -> Generator[None]:
         `flatten` made a vector.
     """
     def intercept(call, args, kwargs, context):
-        layer, x = context.module, args[0] if args else None
-        if not isinstance(layer, nn.Dense) or context.method_name != '__call__' or x.ndim != 4:
+        layer: Any = context.module
+        x: Any = [*args, *kwargs.values()][0] if isinstance(layer, nn.Dense) else None
+        if x is None or context.method_name != '__call__' or x.ndim != 4:
             return call(*args, **kwargs)
-        kernel: Any = layer.get_variable('params', 'kernel')
+        kernel = layer.get_variable('params', 'kernel')
         bias = layer.get_variable('params', 'bias') if layer.use_bias else None
         inputs, channels = kernel.shape[0], x.shape[-1]
         side = math.isqrt(inputs // channels)

@@ -99,7 +99,7 @@ def check_used(config: 'Mapping[str, Any] | ConfigDict', options: Mapping[str, U
         if config[field] not in values and config[name] != default:
             raise UserError(f'{name}={config[name]!r} has an effect only with {field}='
                             f"{' or '.join(map(repr, values))}, and {field} is {config[field]!r}: "
-                            'leave it out')
+                            f'set {name}={default!r}')
 
 
 def _check_names(field, given, limit):

@@ -9,15 +9,27 @@ The functions return HTML, and escape all the texts that they are given. Parts o
 import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+from PIL import Image
 
 LONG = 20  # The rows of a table that are shown at once.
+ROWS = 5  # The most rows below a picture.
 STYLES = Path(__file__).parent / 'microscope' / 'style.css', Path(__file__).with_name('page.css')
 
 
 class Share(float):
     """A number from 0 to 1, which a table shows in percent with a bar."""
+
+
+class Card(NamedTuple):
+    """A picture with a few rows of a table below it."""
+
+    link: str  # the address of what a click shows
+    source: str  # the address of the picture
+    name: str  # a path, of which the last two parts are shown
+    rows: Sequence[Sequence[Any]]
 
 
 def whole(title: str, *parts: str, lead: str = '') -> str:
@@ -70,25 +82,37 @@ def facts(values: Mapping[str, Any]) -> str:
 
 
 def figure(path: Path, caption: str) -> str:
-    """A PNG file, which is copied into the page, above its caption."""
-    return (f'<figure class="chart"><img src="{inlined(path.read_bytes(), "png")}" '
+    """A PNG file, which is copied into the page, above its caption. Screens with twice as many
+    pixels show all of its pixels."""
+    with Image.open(path) as image:
+        width = image.width // 2
+    content = base64.b64encode(path.read_bytes()).decode()
+    return (f'<figure class="chart"><img src="data:image/png;base64,{content}" width="{width}" '
             f'alt="{escaped(caption)}"><figcaption>{escaped(caption)}</figcaption></figure>\n')
 
 
-def inlined(content: bytes, kind: str) -> str:
-    """The address of a picture that is written into the page: kind is 'png' or 'jpeg'."""
-    return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
+def cards(items: Iterable[Card]) -> str:
+    """Pictures in a grid, each loaded when it comes into view."""
+    return '<ul class="pictures">\n' + ''.join(
+        f'<li><a href="{escaped(card.link)}"><img src="{escaped(card.source)}" loading="lazy" '
+        f'alt="{escaped(card.name)}"></a><span class="name" title="{escaped(card.name)}">'
+        f'{escaped("/".join(PurePath(card.name).parts[-2:]))}</span><table>{"".join(map(_row, card.rows[:ROWS]))}</table></li>\n'
+        for card in items) + '</ul>\n'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table whose rows after the first LONG are folded away. Numbers are flush right; a Share
     also has a bar."""
-    lines = [f'<tr>{"".join(map(_cell, row))}</tr>\n' for row in rows]
+    lines = [_row(row) for row in rows]
     head = f'<tr>{"".join(f"<th>{escaped(name)}</th>" for name in header)}</tr>\n'
     first, others = ''.join(lines[:LONG]), ''.join(lines[LONG:])
     more = (f'<details><summary>{len(lines) - LONG:,} more</summary><table>\n{head}{others}'
             '</table></details>\n') if others else ''
     return f'<table>\n{head}{first}</table>\n{more}'
+
+
+def _row(cells):
+    return f'<tr>{"".join(map(_cell, cells))}</tr>\n'
 
 
 def _cell(value):

@@ -254,7 +254,8 @@ def _pool(size, features, bins):
         return jnp.maximum(best, jnp.take(flat, place(k), axis=0, mode='clip'))
 
     best = jnp.full((*place(0).shape, flat.shape[1]), -jnp.inf, features.dtype)
-    best = lax.fori_loop(0, count, compare, best, unroll=min(count, 8) if isinstance(count, int) else 1)
+    unroll = min(count, 8) if isinstance(count, int) else 1  # not a symbolic number
+    best = lax.fori_loop(0, count, compare, best, unroll=unroll)
     return jnp.where(_empty(bins), 0, best)
 
 

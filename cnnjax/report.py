@@ -2,7 +2,8 @@
 
     report.html             a page with all the rest, in one file
     results.json            the numbers; it is written last, and tells that all of this is there
-    predictions.csv         of a classifier: a row for each example, with its most probable classes
+    predictions.csv         of a classifier: a row for each example, with its most probable classes,
+                            or with the probability of each class if it may show several
     classes.csv             a row for each class, with the numbers that it has, the worst first
     confusion.csv, figures/   see figures.py
 """
@@ -16,6 +17,7 @@ import numpy as np
 from cnnjax import atomic, data, evaluate, figures, page, tables, user_network
 from cnnjax.errors import UserError
 from cnnjax.page import Share
+from cnnjax.tasks import multilabel
 from cnnjax.trained import Trained
 
 PAGE, RESULTS = 'report.html', 'results.json'
@@ -24,6 +26,7 @@ CONFUSED = 12  # The most pairs of classes in the page's list of confusions.
 LABELS = {'count': 'images', 'loss': 'cross-entropy', 'top5_error': 'top-5 error',
           'ece': 'calibration error', 'mean_iou': 'mean IoU', 'mean_dice': 'mean Dice', 'ap': 'AP',
           'ap50': 'AP50', 'ap75': 'AP75', 'iou': 'IoU', 'dice': 'Dice', 'voc_map': 'VOC mAP',
+          'micro_f1': 'micro F1', 'macro_f1': 'macro F1',
           'voc07_map': 'VOC 2007 mAP', 'frequency_weighted_iou': 'frequency weighted IoU'}
 CHARTS = ('confusion', 'precision_recall', 'reliability')  # side by side
 CAPTIONS = {  # in the order of the page
@@ -40,6 +43,11 @@ ANSWERS = {
              'taken for, with its probability.',
     'predictions': 'Examples spread evenly over the set: the truth, and below it the answer with '
                    'its probability.'}
+TAGGED = {
+    'worst': 'The images with the largest cross-entropy: their classes, and below them the classes '
+             'that were found.',
+    'predictions': 'Examples spread evenly over the set: their classes, and below them the classes '
+                   'that were found.'}
 TITLES = {'confusion': 'Confusions', 'precision_recall': 'Precision and recall',
           'reliability': 'Calibration', 'worst': 'Worst images', 'predictions': 'Examples',
           'curves': 'Training'}
@@ -59,9 +67,10 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     drawn = figures.evaluation(directory, network, examples, results)
     if (directory / 'figures' / 'curves.png').exists():  # of a training
         drawn.append('curves')
-    if 'top' in results:
-        atomic.write_text(directory / PREDICTIONS, predictions(
-            data.names(examples.examples), classes, results))
+    table = predictions if 'top' in results else tagged if 'tags' in results else None
+    if table:
+        names = data.names(examples.examples) or [f'example {i}' for i in range(len(examples))]
+        atomic.write_text(directory / PREDICTIONS, table(names, classes, results))
     header, rows = by_class(classes, results)
     if rows:
         atomic.write_text(directory / CLASSES, tables.comma_separated(header, rows))
@@ -87,13 +96,12 @@ def complete(directory: str | Path, **about: str) -> bool:
             and all(found.get(name, value) == value for name, value in about.items()))
 
 
-def predictions(names: Sequence[str] | None, classes: Sequence[str],
+def predictions(names: Sequence[str], classes: Sequence[str],
                 results: Mapping[str, Any]) -> str:
     """A table as CSV with a row for each example of a classification, in the order of the set."""
     count = results['top'].shape[1]
-    rows = zip(names or [f'example {i}' for i in range(len(results['label']))], *(
-        results[name].tolist() for name in ('label', 'true_probability', 'top', 'probabilities')),
-        strict=True)
+    rows = zip(names, *(results[name].tolist() for name in (
+        'label', 'true_probability', 'top', 'probabilities')), strict=True)
     return tables.comma_separated(
         ['name', 'truth', 'prediction', 'probability', 'true_probability',
          *(f'{what}{i}' for i in range(2, count + 1) for what in ('class', 'probability'))],
@@ -101,6 +109,18 @@ def predictions(names: Sequence[str] | None, classes: Sequence[str],
           *(cell for place, value in zip(top[1:], found[1:], strict=True)
             for cell in (classes[place], f'{value:.6f}'))]
          for name, label, true, top, found in rows))
+
+
+def tagged(names: Sequence[str], classes: Sequence[str], results: Mapping[str, Any]) -> str:
+    """The same of images with any number of classes, with the probability of each class."""
+    def told(tags):
+        return '|'.join(label for label, tag in zip(classes, tags, strict=True) if tag)
+
+    return tables.comma_separated(
+        ['name', 'truth', 'prediction', *classes],
+        ([name, told(tags), told(values >= multilabel.LEAST), *(f'{value:.6f}' for value in values)]
+         for name, tags, values in zip(names, results['tags'], results['probabilities'],
+                                       strict=True)))
 
 
 def by_class(classes: Sequence[str],
@@ -150,8 +170,9 @@ def told(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
 
 def figured(directory: Path, drawn: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
     """{figure: the section of the page} of those that were drawn."""
-    captions = CAPTIONS | (ANSWERS if 'top' in results else {})
-    return {name: page.section(TITLES[name], page.figure(
+    captions = CAPTIONS | (ANSWERS if 'top' in results else TAGGED if 'tags' in results else {})
+    titles = TITLES | ({'worst': 'Surest mistakes'} if 'top' in results else {})
+    return {name: page.section(titles[name], page.figure(
         directory / 'figures' / f'{name}.png', captions[name])) for name in captions
         if name in drawn}
 

@@ -189,7 +189,7 @@ def finish(directory: str | Path, config: ConfigDict, anew: bool = True) -> None
             earlier.unlink()
         with contextlib.closing(Events(directory, FIGURES)) as events:
             events.figures(rows[-1]['step'], shown)
-    name = next(name for name in ('val/error', 'test/error') if any(name in row for row in rows))
+    name = f'{evaluated(rows[-1])}/error'
     best = min((row for row in rows if name in row), key=lambda row: row[name])
     trackers.finish(directory, config, rows, figures,
                     {'best/step': best['step'], 'best/error': best[name]})

@@ -193,7 +193,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
     tx = optim.create(lengths.rate, head=head,
-                      factor=lengths.plateau and lengths.plateau.multiplier,
+                      factor=lengths.plateau.multiplier if lengths.plateau else None,
                       **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
@@ -355,21 +355,22 @@ def run_keys(config: ConfigDict) -> jax.Array:
 def first_drawn(config: ConfigDict, directory: Path, training: Training,
                 train_set: data.Resident | data.Stream, normalize: data.Normalization,
                 batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same batches, of which the first is drawn as the first step sees it; of several processes
-    the first mixes its first image with the last of its own."""
+    """The same batches, of which the first is drawn as the first step sees it."""
     if not cluster.first():
         return batches
     first = next(batches)
-    rows = np.arange(-1, min(figures.SHOWN, len(first['position'])))  # each after its partner
-    some = {name: values[rows] for name, values in first.items()}
-
-    def see(key, data, batch):
-        examples = training.augment(key, batch['position'], step.fetch(data, batch))
-        return {name: values[1:] for name, values in training.mix(key, examples).items()}
-
+    # An example is mixed with the one before it, the first with the last, which is not drawn.
+    places = np.arange(-1, min(figures.SHOWN, len(first['position'])))
+    some = {name: values[places] for name, values in first.items()}
     arrays: Any = train_set.data or {}
-    seen = jax.jit(see)(step.keys(run_keys(config)[1], 0)[0], arrays, some)
-    figures.first_batch(directory, training.task, train_set.classes, normalize, seen)
+
+    @jax.jit
+    def seen(key, examples):
+        examples = training.mix(key, training.augment(key, some['position'], examples))
+        return {name: values[1:] for name, values in examples.items()}
+
+    figures.first_batch(directory, training.task, train_set.classes, normalize, seen(
+        step.keys(run_keys(config)[1], 0)[0], step.fetch(arrays, some)))
     return itertools.chain([first], batches)
 
 

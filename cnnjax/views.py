@@ -32,7 +32,8 @@ right and at the bottom.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -40,6 +41,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
+from ml_collections import ConfigDict
 
 from cnnjax import data, layers, limits, summary
 from cnnjax.errors import UserError
@@ -61,9 +63,10 @@ class Views(NamedTuple):
     test_flip: bool = False
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> 'Views':
+    def of(cls, fields: Mapping[str, Any] | ConfigDict) -> 'Views':
         """Those of a config, or of a Trained's `evaluation`; older ones have one view."""
-        return cls(*(fields.get(name, usual) for name, usual in cls._field_defaults.items()))
+        known: Any = {name: fields[name] for name in cls._fields if name in fields}
+        return cls(**known)
 
     @property
     def single(self) -> bool:
@@ -75,10 +78,11 @@ class Views(NamedTuple):
         return self.test_flip or self.crops.startswith('10')
 
 
-def described(fields: Mapping[str, Any]) -> str:
+def described(fields: Mapping[str, Any] | ConfigDict) -> str:
     """How a table names the views of a config, or of a Trained's `evaluation`: 'one crop', 'the
     whole picture and its mirror image, shorter side 256, 384, 512'."""
-    own, side = Views.of(fields), fields.get('test_shorter_side', 0)
+    own = Views.of(fields)
+    side: Any = fields.get('test_shorter_side', 0)
     flipped = own.test_flip and own.crops in ('1', 'dense')
     text = NAMES[own.crops] + ' and its mirror image' * flipped
     sides = own.test_scales or (side,) * (side > 0)
@@ -133,7 +137,8 @@ def cuts(views: Views, net: nn.Module, crops: data.Crops, channels: int,
     return [_grouped(_fitted(pictures, each, step), each) for each in scaled]
 
 
-def stride(net: nn.Module, image_shape: Sequence[int]) -> int:
+@functools.lru_cache
+def stride(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """By how many pixels whole pictures differ in size for a network of images [H, W, C]."""
     return summary.grid(summary.summarize(net, image_shape).rows)
 
@@ -144,7 +149,7 @@ def _fitted(pictures, crops, step):
     return scaled - (scaled - crops.size) % step
 
 
-def _grouped(sides, crops):
+def _grouped(sides: np.ndarray, crops: data.Crops) -> list[Cut]:
     """The cuts of pictures that become so large, int [N, 2]: one for each shape."""
     found, of_each = np.unique(sides, axis=0, return_inverse=True)
     if len(found) == 1:
@@ -153,6 +158,7 @@ def _grouped(sides, crops):
             for i, shape in enumerate(found.tolist())]
 
 
+@functools.lru_cache
 def check_network(views: Views, net: nn.Module, crops: data.Crops, channels: int) -> None:
     """Raises UserError if the network cannot see whole pictures at each of the test scales, where
     it has to, or sees several positions of an image of the training."""

@@ -23,12 +23,13 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cnnjax import atomic, counterparts, metadata, models, tensors, user_network
+from cnnjax import atomic, counterparts, limits, metadata, models, tensors, user_network
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
 
 OURS = ('params/', 'batch_stats/')  # The beginnings of our own tensor names.
+NAMES = ('', 'timm', 'torchvision', 'cnnjax')  # the arguments of `save`
 WHITENING = 'normalize/whitening'  # the tensor of data.Normalization
 
 
@@ -155,8 +156,9 @@ def _variables(name, places, given, counterpart, path):
         for key, place in places.items()})
 
 
-def save(network: Any, path: str | os.PathLike[str]) -> None:
-    """Writes a trained network to a .safetensors file, whole or not at all.
+def save(network: Any, path: str | os.PathLike[str], names: str = '') -> str:
+    """Writes a trained network to a .safetensors file, whole or not at all. Returns whose names the
+    tensors have: 'timm', 'torchvision' or 'cnnjax'.
 
     If timm's network of that name computes the same, the tensors have timm's names and layout, and
     timm can open the file: `timm.create_model('resnet50', num_classes=..., checkpoint_path=path)`.
@@ -167,11 +169,13 @@ def save(network: Any, path: str | os.PathLike[str]) -> None:
     Args:
       network: a `Weights`, or a `cnnjax.trained.Trained`.
       path: the file; its name ends in .safetensors.
+      names: one of NAMES: whose names the tensors get instead.
 
     Raises:
-      UserError: the variables do not fit the network; the suffix is another one; or the network or
-        a function in its fields has no name.
+      UserError: the variables do not fit the network; the suffix is another one; the network or a
+        function in its fields has no name; or it has no counterpart with such `names`.
     """
+    limits.check({'names': names}, {'names': NAMES})
     path, name, net, variables = Path(path), network.name, network.net, network.variables
     if path.suffix != tensors.SAFETENSORS:
         raise UserError(f"path='{path}' must end in {tensors.SAFETENSORS}")
@@ -185,7 +189,7 @@ def save(network: Any, path: str | os.PathLike[str]) -> None:
     if len(classes) != net.num_classes:
         raise UserError(f'{name} has {net.num_classes} outputs, classes has {len(classes)} names')
     _check_normalization(network.normalize, network.image_shape, name)
-    counterpart = counterparts.find(name)
+    counterpart = counterparts.find(name) if names != 'cnnjax' else None
     if counterpart and (other := _differences(name, net, counterpart, network.image_shape)):
         print(f"{path}: {next(iter(counterpart.rules))}'s {counterpart.networks[name]} is another "
               f'network than this {name} ({other}), so the tensors have our own names: cnnjax '
@@ -193,7 +197,12 @@ def save(network: Any, path: str | os.PathLike[str]) -> None:
         counterpart = None
     if network.normalize.whitening is not None:  # No other library would whiten the images.
         counterpart = None
-    places = counterparts.places(net, network.image_shape, counterpart)
+    rules = counterpart.rules if counterpart else {'cnnjax': None}
+    library = names or next(iter(rules))
+    if library not in rules:
+        raise UserError(f"names='{names}': {names} has no such network; take names='', which gives "
+                        f"{next(iter(rules))}'s")
+    places = counterparts.places(net, network.image_shape, counterpart, library)
     given = {key: value for key, value in traverse_util.flatten_dict(variables).items()
              if key[0] in ('params', 'batch_stats')}
     _check(name, {'/'.join(place.path): place.shape for place in places.values()},
@@ -209,6 +218,7 @@ def save(network: Any, path: str | os.PathLike[str]) -> None:
     with atomic.replacing(path) as unfinished:
         safetensors.numpy.save_file(
             written, unfinished, metadata.to_write(network, fields, classes))
+    return library
 
 
 def _differences(name, net, counterpart, image_shape):

@@ -161,7 +161,8 @@ def resnet(config):
 
 def stochastic_depth(config):
     """Huang et al. 2016, section 4: the linear rule to p_L = 0.5. The paper reports the test error
-    at the epoch of the lowest validation error (--config.train_split='train[:45000]')."""
+    at the epoch of the lowest validation error (--config.train_split='train[:45000]' and
+    --config.val_split='train[45000:]')."""
     config.mean, config.std = 'pixel', 'scalar'
     config.batch_size = 128
     config.epochs = 500.0

@@ -15,8 +15,8 @@ resnet50_2021 is torchvision's recipe of today for the same network. alexnet_ung
 published error; alexnet_tv, googlenet_bn and vgg11_bn ... vgg19_bn are
 torchvision's networks, not the papers'. MobileNet's published error is 30.9 % at 192 pixels, 32.8 %
 at 160 and 35.6 % at 128. On accelerators add --config.dtype=bfloat16. The authors of VGG and ResNet
-lowered the rate when the error stalled. These recipes lower it at fixed epochs; with
---config.schedule=plateau they do as the papers.
+lowered the rate when the error stalled: --config.schedule=plateau does. These recipes lower it at
+fixed epochs, so that each run takes the same time.
 """
 
 from cnnjax.errors import UserError, suggest

@@ -1,15 +1,21 @@
 """What a trained network sees on pictures of any size.
 
-    python launch.py --config=configs/predict.py --config.source=runs/segment \\
-        --config.pictures=photos --workdir=runs/predictions
+    python launch.py --config=configs/predict.py --config.source=runs/quickstart \\
+        --config.pictures='new/*.jpg' --workdir=runs/predictions
 
-If the source segments, it writes, for each picture, masks/NAME.png with the number of a class in
+It writes predictions.html, a page of the pictures with their predictions; predictions.csv; and
+predictions.json, which has the same for programs.
+
+If the source classifies, it prints a table of the most probable classes, and predictions.csv has a
+row for each picture.
+
+If it segments, it also writes, for each picture, masks/NAME.png with the number of a class in
 each pixel, shown in PASCAL VOC's colours, and overlays/NAME.png, the picture under these colours;
-and predictions.csv with the share of each class in each picture.
+predictions.csv has the share of each class in each picture.
 
-If it detects objects, it writes boxes/NAME.png, the picture with boxes, names and scores;
-predictions.csv with a row for each box, in pixels of the picture; detections.json with COCO's
-results, for `COCO.loadRes`; and coco.json, which has them with their pictures and classes as a data
+If it detects objects, it also writes boxes/NAME.png, the picture with boxes, names and scores;
+predictions.csv has a row for each box, in pixels of the picture; detections.json has COCO's
+results, for `COCO.loadRes`; and coco.json has them with their pictures and classes as a data
 set in COCO's form, for tools that annotate or show such sets.
 
 Pictures that cannot be read are listed and left out.
@@ -22,10 +28,20 @@ from ml_collections.config_dict import placeholder
 def get_config():
     config = ml_collections.ConfigDict()
     config.experiment = 'predict'
-    config.source = 'runs/segment'  # the network: a run's workdir, a weights file or a hub id
+    config.source = 'runs/quickstart'  # the network: a run's workdir, a weights file or a hub id
     config.checkpoint = 'best'  # the checkpoint of a run: 'best', 'latest' or the number of a step
     config.name = placeholder(str)  # the network's name, if a weights file does not say it
     config.pictures = ''  # files, folders or patterns such as 'new/*.jpg', with commas between them
+
+    config.draw = True  # False: no thumbnails, pictures or page, only tables and masks
+
+    # Classes.
+    config.top = 5  # how many of the most probable classes of a picture
+    config.crops = placeholder(str)  # this and the next two as in configs/base.py; None: as the
+    config.test_scales = placeholder(tuple)  # ... network is evaluated
+    config.test_flip = placeholder(bool)
+    config.batch_size = 64  # pictures at a time, over all devices
+    config.devices = 0  # how many local devices to use; 0: all
 
     # Masks.
     config.opacity = 0.5  # the share of the colours in the overlays, from 0 to 1

@@ -26,7 +26,10 @@ from tests.kill import ROOT, assert_same_run, rows, saved
 FIELDS = {'model.name': 'vgg11_bn', 'model.widths': (4, 4, 4, 4, 4), 'model.hidden': (),
           'image_size': 32, 'padding': 1, 'whiten': True, 'mixup': 0.2, 'cutmix': 1.0, 'repeats': 2,
           'batch_size': 32, 'learning_rate': 0.0001,
-          'report_every': 1, 'eval_every': 100.0, 'checkpoint_every': 20.0}
+          'report_every': 1, 'eval_every': 10.0, 'checkpoint_every': 20.0, 'average': 'ema',
+          # No error is so much lower than the first: the rate falls after each further evaluation.
+          'schedule': 'plateau', 'plateau_patience': 1, 'plateau_threshold': 0.99,
+          'drop_factor': 0.9}
 LONG = 100_000  # More steps than any test makes.
 
 
@@ -292,7 +295,9 @@ def test_two_processes_are_one(tmp_path, capsys):
     assert int(resumed) >= stopped
     train.train(config(steps), tmp_path / 'whole')
     for a, b in zip(rows(directory), rows(tmp_path / 'whole'), strict=True):
-        shared = a.keys() & b.keys()  # the first training ended with an evaluation
+        shared = a.keys() & b.keys()
+        assert a['learning_rate'] == b['learning_rate'] == pytest.approx(
+            0.0001 * 0.9 ** max((a['step'] - 1) // 10 - 1, 0))
         assert shared >= {'step', 'train/loss', 'train/error'}
         assert {name: a[name] for name in shared} == pytest.approx(
             {name: b[name] for name in shared}, abs=1e-4)  # sums over devices in another order
@@ -304,6 +309,7 @@ def test_two_processes_are_one(tmp_path, capsys):
 
 KEEPS = '''
 import sys
+import jax
 import numpy as np
 import flax.linen as nn
 from cnnjax import cluster, data, parallel
@@ -326,6 +332,17 @@ for examples in (data.Resident(source, data.Crops()),
     found = evaluator(task, Pixels(), normalize, examples, parallel.data_mesh(), batch_size=8)({})
     np.testing.assert_allclose(found['pixels'], images[:, :, 0, 0])
     np.testing.assert_allclose(found['sum'], images[:, :, 0, 0].sum(0, dtype=int))
+
+# Whole pictures of several shapes.
+from cnnjax import evaluate
+from tests import test_views
+network = test_views.untrained()
+network = network._replace(evaluation={'crops': 'dense', 'test_flip': True})
+call = jax.jit(lambda images: network(images))
+expected = [test_views.by_hand(call, picture, 'dense') for picture in test_views.PICTURES]
+for stream in (False, True):
+    scores = evaluate.log_probabilities(network, test_views.prepared(stream), batch_size=8)
+    np.testing.assert_allclose(np.exp(scores['scores/']), expected, rtol=1e-4)
 print('kept', found['count'], flush=True)
 '''
 

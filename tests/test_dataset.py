@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import atomic, cluster, dataset, reports, train, trained, workdir
+from cnnjax import atomic, checkpoint, cluster, data, dataset, reports, train, trained, workdir
+from cnnjax import evaluate as evaluation
 from cnnjax.errors import UserError
 from configs import base, imagenet
 from configs import evaluate as evaluate_config
 from experiments import evaluate
+from experiments import train as experiment
+from tests import kill
 from tests.test_train import changed
 
 
@@ -277,3 +280,145 @@ def test_torchvisions_recipe_streams_and_is_tested_on_larger_images(tmp_path):
                  tmp_path / 'evaluation')
     results = json.loads((tmp_path / 'evaluation' / 'results.json').read_text())
     assert results['loss'] == pytest.approx(last['test/loss'], rel=1e-4)
+
+
+@pytest.fixture(scope='module')
+def validated_once(tmp_path_factory):
+    """A finished run on a folder that it divided itself."""
+    root = tmp_path_factory.mktemp('divided')
+    (pictures(root / 'all') / 'train').rename(root / 'photos')
+    experiment.run(divided(root / 'photos'), root / 'run')
+    return root
+
+
+def divided(data_dir):
+    return changed(settings(data_dir), split='0.6/0.2/0.2', batch_size=4, eval_every=1.0, keep=1)
+
+
+@pytest.fixture
+def validated(validated_once, tmp_path):
+    shutil.copytree(validated_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def evaluated(run, **fields):
+    values = evaluate_config.get_config()
+    values.update({'source': str(run), **fields})
+    evaluate.run(values, run.parent / 'evaluated')
+    return json.loads((run.parent / 'evaluated/results.json').read_text())
+
+
+def test_the_validation_set_judges_and_the_test_set_is_measured_once(validated, capsys):
+    """By the network that the validation set chose."""
+    run = validated / 'run'
+    rows = reports.read_metrics(run)
+    assert not [name for row in rows for name in row if name.startswith('test/')]
+    errors = {row['step']: row['val/error'] for row in rows if 'val/error' in row}
+    assert list(errors) == [3, 6, 9]
+    with checkpoint.Checkpoints(run / 'checkpoints', read_only=True) as checkpoints:
+        best = checkpoints.resolve('best')
+    assert errors[best] == min(errors.values())
+
+    written = json.loads((run / 'results.json').read_text())
+    assert (written['checkpoint'], written['split'], written['count']) == ('best', 'test', 4)
+    assert reports.test_errors(run) == {
+        'error': written['error'], 'val_error': min(errors.values())}
+    source = data.load('folder', 'test', str(validated / 'photos'), shares='0.6/0.2/0.2')
+    network = trained.load(run, str(best))
+    assert evaluation.evaluate(network, source)['error'] == pytest.approx(written['error'])
+    capsys.readouterr()
+    experiment.run(moved(validated), run)
+    said = capsys.readouterr().out
+    assert f'validation error: {100 * rows[-1]["val/error"]:.2f} %' in said
+    assert 'test error' not in said  # it is in the report, which is finished
+
+
+def moved(root):
+    return divided(root / 'photos')
+
+
+def test_the_run_describes_its_three_sets(validated):
+    values = json.loads((validated / 'run/dataset.json').read_text())
+    assert {split: found['counts'] for split, found in values['splits'].items()} == {
+        'train': [6, 6], 'val': [2, 2], 'test': [2, 2]}
+    lines = (validated / 'run/split.csv').read_text().splitlines()
+    assert lines[0] == 'image,label,split'
+    assert len(lines) == 21
+    # Beside the pictures it is a data set itself, with the same splits.
+    shutil.copy(validated / 'run/split.csv', validated / 'photos')
+    for split in ('train', 'val', 'test'):
+        table, folder = (data.identity(source) for source in (
+            data.load('csv', split, str(validated / 'photos/split.csv')),
+            data.load('folder', split, str(validated / 'photos'), shares='0.6/0.2/0.2')))
+        assert sorted(table.listing) == sorted(folder.listing)
+
+
+def test_a_run_keeps_its_splits_when_pictures_come(validated):
+    run, photos = validated / 'run', validated / 'photos'
+    before = json.loads((run / 'results.json').read_text())
+    for i in range(9):
+        shutil.copyfile(photos / f'cats/{i}.bmp', photos / f'cats/new{i}.bmp')
+    train.train(changed(moved(validated), epochs=4.0), run)
+    assert len(dataset.source(moved(validated), 'test', run).examples) == before['count']
+    (run / 'split.csv').unlink()  # Without it the set is divided anew, and that is told.
+    with pytest.raises(UserError, match='this is not the data that its run was trained on:\n  tra'):
+        train.train(changed(moved(validated), epochs=5.0), run)
+
+
+def test_a_picture_of_a_split_that_is_gone_is_told(validated):
+    gone = data.load('folder', 'test', str(validated / 'photos'), shares='0.6/0.2/0.2')
+    (validated / 'photos' / gone.examples.names[0]).unlink()
+    with pytest.raises(UserError, match=f'test: missing: {gone.examples.names[0]}'):
+        train.train(moved(validated), validated / 'run')
+
+
+def test_evaluations_of_a_divided_run(validated):
+    """Its own test set, another split, and the whole of a folder without splits."""
+    run, photos = validated / 'run', str(validated / 'photos')
+    atomic.write_json(run / 'config.json', {
+        **json.loads((run / 'config.json').read_text()), 'data_dir': photos})
+    results = json.loads((run / 'results.json').read_text())
+    assert evaluated(run)['error'] == pytest.approx(results['error'])
+    assert evaluated(run, split='val')['error'] == pytest.approx(
+        reports.test_errors(run)['val_error'])
+    assert evaluated(run, split='all', data_dir=photos)['count'] == 20
+    for split in ('train', 'test'):
+        shutil.copytree(photos, validated / 'others' / split)
+    assert evaluated(run, data_dir=str(validated / 'others'))['count'] == 20
+
+
+def test_a_run_with_a_validation_set_resumes_bit_for_bit(tmp_path, monkeypatch):
+    (pictures(tmp_path / 'all') / 'train').rename(tmp_path / 'photos')
+    config = moved(tmp_path)
+    train.train(config, tmp_path / 'whole')
+    with monkeypatch.context() as patch:
+        patch.setattr(reports.Metrics, 'write', kill.dying_after(6))
+        with pytest.raises(kill.Killed):
+            train.train(config, tmp_path / 'parts')
+    train.train(config, tmp_path / 'parts')
+    kill.assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 9)
+
+
+def test_copies_in_two_splits_are_told(validated, capsys):
+    for split in ('train', 'test'):
+        source = data.load('folder', split, str(validated / 'photos'), shares='0.6/0.2/0.2')
+        if split == 'train':
+            first = source.examples.paths[0]
+    shutil.copyfile(first, source.examples.paths[0])
+    dataset.load_sets(moved(validated), validated, None)
+    assert '1 picture in more than one split, as ' in capsys.readouterr().out
+
+
+def test_arrays_with_a_validation_set(tmp_path):
+    """In Python, with the names of three splits."""
+    random = np.random.default_rng(0)
+    found = {split: data.from_arrays(
+        random.integers(256, size=(8, 8, 8, 3), dtype=np.uint8), ('a', 'b'), label=np.arange(8) % 2)
+        for split in ('train', 'val', 'test')}
+    config = changed(settings(None), data_dir=None, val_split='val', epochs=1.0)
+    assert 'val/error' in train.train(config, tmp_path / 'run', found)
+    assert set(dataset.read(tmp_path / 'run').splits) == {'train', 'val', 'test'}
+    with pytest.raises(UserError, match="no data.Source for 'val'"):
+        train.train(config, tmp_path / 'other', {**found, 'val': None})
+    with pytest.raises(UserError, match="split='0.8/0.2': data that is given in Python is divided"):
+        train.train(changed(config, split='0.8/0.2'), tmp_path / 'other', found)

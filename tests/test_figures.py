@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import data, evaluate, figures, overlays, plots, predict, report, train, trained
+from cnnjax import (
+    data,
+    evaluate,
+    figures,
+    overlays,
+    plots,
+    predict,
+    report,
+    step,
+    train,
+    trained,
+)
 from cnnjax.data import geometry
 from configs import base
 from tests.detector import Lights
@@ -88,6 +99,24 @@ def test_the_first_batch_is_drawn_as_the_first_step_sees_it(panels, tmp_path):
         assert not text
         assert abs(image - expected).max() < 1
         np.testing.assert_array_equal(painted, overlays.overlay(image, mask))
+
+
+def test_a_mixture_is_drawn_as_the_first_step_sees_it(monkeypatch, tmp_path):
+    config = base.get_config()
+    config.update(batch_size=12, steps=2, flip=True, padding=2, mixup=1.0)
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
+    train_set = data.Resident(data.from_arrays(images, CLASSES, label=np.arange(12) % 2),
+                              data.Crops())
+    made = train.build(config, CLASSES, train_set.shapes, NORMALIZE, 12)
+    drawn = []
+    monkeypatch.setattr(figures, 'first_batch', lambda *arguments: drawn.append(arguments[-1]))
+    batch = next(train.first_drawn(config, tmp_path, made, train_set, NORMALIZE,
+                                   train_set.train_batches(12, config.seed)))
+    key = step.keys(train.run_keys(config)[1], 0)[0]
+    whole = made.mix(key, made.augment(key, batch['position'], step.fetch(train_set.data, batch)))
+    for name, values in whole.items():
+        np.testing.assert_allclose(drawn[0][name], values[:8], atol=1e-6)
+    assert 0 < whole['share'][0] < 1
 
 
 @pytest.mark.parametrize(('targets', 'names'), [

@@ -238,3 +238,34 @@ def test_top_1_to_4_errors_of_the_first_class(logits, errors):
     logits = jnp.array([logits], jnp.float32)
     assert [float(losses.top_k_error(logits, jnp.array([0]), k)[0])
             for k in (1, 2, 3, 4)] == errors
+
+
+# Several classes at once. The golden values are those of PyTorch's binary_cross_entropy_with_logits
+# and of torchvision's sigmoid_focal_loss without alpha.
+TAGS = np.random.default_rng(1).integers(0, 2, (5, 7))
+POSITIVE = np.float32(np.arange(7) / 2 + 0.5)[None]
+
+
+@pytest.mark.parametrize(('options', 'golden'), [
+    ({}, 0.82215929), ({'positive': POSITIVE}, 1.35046840), ({'smoothing': 0.1}, 0.85680503)])
+def test_binary_cross_entropy(options, golden):
+    values = losses.binary_cross_entropy(LOGITS, TAGS, **options)
+    assert values.shape == (5, 7)
+    assert float(values.mean()) == pytest.approx(golden, rel=1e-6)
+
+
+def test_binary_focal():
+    assert float(losses.binary_focal(LOGITS, TAGS).mean()) == pytest.approx(0.48048046, rel=1e-6)
+    np.testing.assert_allclose(losses.binary_focal(LOGITS, TAGS, 0.0, POSITIVE),
+                               losses.binary_cross_entropy(LOGITS, TAGS, positive=POSITIVE),
+                               rtol=1e-6)
+
+
+@pytest.mark.parametrize('loss', [losses.binary_cross_entropy,
+                                  functools.partial(losses.binary_focal, gamma=0.5)])
+def test_losses_of_tags_are_finite_however_sure_the_network_is(loss):
+    logits, tags = np.float32([[-1000, -1000, 1000, 1000]]), np.uint8([[0, 1, 0, 1]])
+    values, gradient = loss(logits, tags), jax.grad(lambda x: loss(x, tags).sum())(logits)
+    np.testing.assert_allclose(values, [[0, 1000, 1000, 0]], atol=1e-6)
+    assert np.isfinite(gradient).all()
+    assert losses.binary_cross_entropy(jnp.bfloat16(logits), tags).dtype == jnp.float32

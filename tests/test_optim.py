@@ -240,7 +240,7 @@ def test_fields_that_an_optimizer_does_not_use_are_refused():
     train.check(config)
     for fields, message in (
             ({'rmsprop_decay': 0.5}, "rmsprop_decay=0.5 has an effect only with optimizer="
-                                     "'rmsprop', and optimizer is 'sgd': leave it out"),
+                                     "'rmsprop', and optimizer is 'sgd': set rmsprop_decay=0.9"),
             ({'optimizer': 'rmsprop', 'adamw_beta2': 0.9}, "only with optimizer='adamw'"),
             ({'optimizer': 'adamw', 'order': 'caffe'}, "order='caffe' .*'sgd' or 'rmsprop'"),
             ({'optimizer': 'adamw', 'nesterov': True}, 'nesterov=True'),

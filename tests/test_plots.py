@@ -44,3 +44,20 @@ def test_a_dollar_is_no_formula_and_a_logarithmic_axis_is_one(tmp_path):
         return np.asarray(Image.open(tmp_path / 'figure.png'))
 
     assert np.array_equal(drawn('$x_1$', '$y$', True), drawn('$x_1$', '$y$', False))
+
+
+@pytest.mark.parametrize(('results', 'title'), [
+    ({'val/error': 0.5, 'val/loss': 1.0}, 'error (%)'),
+    ({'val/error': 0.5, 'val/ap': 0.5, 'val/ap/cat': 0.5},
+     'average precision of the validation set'),
+    ({'test/error': 0.5, 'test/mean_iou': 0.5, 'test/iou/cat': 0.5}, 'IoU of the test set')])
+def test_curves_of_the_set_that_was_evaluated(tmp_path, monkeypatch, results, title):
+    drawn = []
+    monkeypatch.setattr(plots, 'save', lambda figure, path: drawn.append(figure))
+    row = {'step': 1, 'epoch': 1.0, 'learning_rate': 0.1, 'train/loss': 1.0, 'train/error': 0.5}
+    plots.curves([row | results, row | results | {'epoch': 2.0}], tmp_path / 'curves.png')
+    loss, axes, _ = drawn[0].axes
+    assert axes.get_ylabel() == title
+    if 'val/loss' in results:
+        assert [text.get_text() for text in loss.get_legend().get_texts()] == [
+            'train', 'validation']

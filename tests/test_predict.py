@@ -27,7 +27,8 @@ from cnnjax import (
 from cnnjax.data import Crops, Normalization, images
 from cnnjax.errors import UserError
 from configs import predict as recipe
-from experiments import predict as experiment
+from experiments.predict import boxes
+from experiments.predict import predict as experiment
 from tests.detector import Lights
 
 CLASSES = ('background', 'disk', 'square')
@@ -239,6 +240,16 @@ def test_masks_overlays_and_shares(predicted, padded, tmp_path, capsys):
                                           overlays.overlay(pictures[key], labels, 0.25))
     outside = [path for path in tmp_path.rglob('*') if directory not in (path, *path.parents)]
     assert sorted(outside) == before
+    page = (directory / 'predictions.html').read_text()
+    assert page.count('<li>') == 3
+    assert 'href="overlays/a-2.png"' in page
+    assert f'{folder}/broken.jpg' in page
+    # Predicted again, the files of other pictures go, and those of others stay.
+    (directory / 'masks' / 'own.png').write_bytes(b'')
+    predicted(pictures=str(folder / 'a.png'), draw=False)
+    left = {str(path.relative_to(directory)) for path in directory.rglob('*') if path.is_file()}
+    assert left == {
+        'config.json', 'masks/a.png', 'masks/own.png', 'predictions.csv', 'predictions.json'}
 
 
 def test_files_patterns_and_folders(tmp_path, monkeypatch, capsys):
@@ -403,8 +414,12 @@ def test_boxes_tables_and_the_files_of_coco(detected, tmp_path, capsys):
                          write_proposals=True)
     said = capsys.readouterr().out
     assert f'skipped: {folder}/broken.jpg is not a readable image' in said
-    assert ('predicted: 3, skipped: 1; see proposals.npz, boxes, predictions.csv, detections.json '
-            f'and coco.json in {directory}') in said
+    assert f'predicted: 3, skipped: 1; see predictions.html in {directory}' in said
+    listed = json.loads((directory / 'predictions.json').read_text())
+    assert [one['name'] for one in listed['predictions']] == ['12', '7', 'file']
+    assert [one['file'] for one in listed['skipped']] == [f'{folder}/broken.jpg']
+    assert [found['class'] for found in listed['predictions'][1]['objects']] == ['red thing']
+    assert listed['predictions'][1]['picture'] == 'boxes/7.png'
     with open(directory / 'predictions.csv') as file:
         table = list(csv.DictReader(file))
     assert [(row['name'], row['class']) for row in table] == [('7', NAMES[0]), ('file', NAMES[1])]
@@ -501,8 +516,8 @@ def test_proposals_of_one_network_are_judged_by_another(detected, tmp_path):
 
 
 def test_another_suppression():
-    assert experiment.suppressing(Lights(), 0.3) == Lights(nms=0.3)
-    assert experiment.suppressing(Lights(), None) == Lights()
+    assert boxes.suppressing(Lights(), 0.3) == Lights(nms=0.3)
+    assert boxes.suppressing(Lights(), None) == Lights()
 
 
 def test_bad_input_of_detections_writes_nothing(detected, tmp_path):
@@ -541,7 +556,7 @@ def test_classes_of_coco_have_its_ids(listed, tmp_path):
             'categories': [{'id': i, 'name': name} for name, i in real.items()]}))
     for classes in (names, tuple(real)):
         network = detector()._replace(classes=classes)
-        of_pictures, of_classes = experiment.coco_ids(config, network, ['x/a.png'])
+        of_pictures, of_classes = boxes.coco_ids(config, network, ['x/a.png'])
         assert of_pictures == {'x/a.png': 9 if listed else 1}
         assert {name: i for name, i in zip(classes, of_classes, strict=True)
                 if name != 'N/A'} == real

@@ -1,5 +1,8 @@
 """The classes of pictures are those of an evaluation, whatever the pictures are."""
 
+import csv
+import json
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -9,6 +12,9 @@ from PIL import Image
 from cnnjax import data, evaluate, models, predict_classes, trained, weights
 from cnnjax.data import images
 from cnnjax.errors import UserError
+from configs import predict as recipe
+from experiments.predict import predict as experiment
+from tests import test_microscope
 
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'elk', 'fox')
 NORMALIZE = data.Normalization(np.float32([0.5]), np.float32([0.2]))
@@ -162,3 +168,65 @@ def test_networks_of_other_tasks():
 def test_nothing_to_do_is_refused(options):
     with pytest.raises(UserError, match='take at least one of both'):
         made(CUT).predict(**{'pictures': [np.zeros((9, 9, 3), np.uint8)], **options})
+
+
+@pytest.fixture(scope='module')
+def predicted(folder, tmp_path_factory):
+    """What the experiment writes of the folder and a damaged file."""
+    directory, bad = tmp_path_factory.mktemp('predictions'), folder / 'test' / '<b>#1%.jpg'
+    bad.write_bytes(next(folder.glob('test/*/*.jpg')).read_bytes()[:900])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained, 'load', lambda *_: made(CUT))
+        config = recipe.get_config()
+        config.update(pictures=str(folder / 'test'), top=4, batch_size=5, source='runs/x')
+        experiment.run(config, directory)
+        bad.rename(folder / 'bad')
+    return directory
+
+
+def test_tables_of_many_pictures(predicted, folder):
+    paths = sorted(map(str, folder.glob('test/*/*')))
+    expected = made(CUT).predict(paths, top=4, batch_size=5)
+    listed = json.loads((predicted / 'predictions.json').read_text())
+    assert listed['classes'] == list(CLASSES)
+    assert [one['file'] for one in listed['skipped']] == [str(folder / 'test' / '<b>#1%.jpg')]
+    assert [one['file'] for one in listed['predictions']] == paths
+    with open(predicted / 'predictions.csv') as file:
+        rows = list(csv.DictReader(file))
+    for one, row, prediction in zip(listed['predictions'], rows, expected, strict=True):
+        assert tuple(one['classes']) == prediction.classes
+        assert one['probabilities'] == pytest.approx(prediction.probabilities, rel=1e-5)
+        assert [row['name'], row['file']] == [one['name'], one['file']]
+        assert [row['prediction'], *(row[f'class{i}'] for i in (2, 3, 4))] == one['classes']
+        assert float(row['probability4']) == pytest.approx(one['probabilities'][3], abs=1e-6)
+        with Image.open(predicted / one['thumbnail']) as small, Image.open(one['file']) as whole:
+            assert small.size == whole.size  # None is enlarged.
+
+
+def test_the_page_of_predictions_in_a_browser(predicted, tmp_path):
+    driver = next(browser := test_microscope.started(tmp_path))
+    try:
+        driver.set_window_size(1200, 6000)  # lazy images are loaded where they are seen
+        driver.get((predicted / 'predictions.html').as_uri())
+        sizes = driver.execute_script('return [...document.images].map(i => i.naturalWidth)')
+        assert len(sizes) == 13
+        assert all(sizes)
+        assert '<b>#1%.jpg' in driver.find_element('css selector', 'main').text
+        assert len(driver.find_elements('css selector', '.pictures td.share')) == 13 * 4
+        driver.find_element('css selector', '.pictures a').click()
+        assert driver.current_url.endswith(('.png', '.jpg'))
+        assert driver.get_log('browser') == []
+    finally:
+        next(browser, None)
+
+
+def test_the_terminal_shows_the_first(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(trained, 'load', lambda *_: made(CUT))
+    config = recipe.get_config()
+    paths = sorted(map(str, folder.glob('test/*/*.png')))
+    config.update(pictures=','.join(paths), draw=False, devices=1)
+    experiment.run(config, tmp_path)
+    best = made(CUT).predict(paths[0])[0]
+    assert (f'| {paths[0]} | {best.classes[0]} {100 * best.probabilities[0]:.1f} %'
+            in ' '.join(capsys.readouterr().out.split()))
+    assert not (tmp_path / 'thumbnails').exists()

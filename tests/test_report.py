@@ -197,7 +197,7 @@ def test_the_page_in_a_browser(driver, written, tmp_path):
         assert driver.execute_script('return document.documentElement.scrollWidth') <= width
         titles = driver.execute_script(
             "return [...document.querySelectorAll('h2')].map(h => h.firstChild.data.trim())")
-        assert titles == ['Confusions', 'Calibration', 'Worst images', 'Examples',
+        assert titles == ['Confusions', 'Calibration', 'Surest mistakes', 'Examples',
                           'Most frequent confusions', 'Classes']
     assert driver.get_log('browser') == []
 
@@ -210,3 +210,12 @@ def test_a_thousand_classes_are_folded():
     assert '980 more' in folded
     assert '<td>&lt;b&gt;7</td><td class="number">7</td>' in first
     assert '\udce9' not in page.whole('caf\udce9')
+
+
+def test_images_with_any_number_of_classes():
+    tags, values = np.array([[1, 0, 1], [0, 0, 0]]), np.float32([[0.9, 0.5, 0.2], [0.1, 0.2, 0.3]])
+    text = report.tagged(['x', 'y'], 'abc', {'tags': tags, 'probabilities': values})
+    assert text.splitlines()[1:] == ['x,a|c,a|b,0.900000,0.500000,0.200000',
+                                     'y,,,0.100000,0.200000,0.300000']
+    assert report.by_class('abc', {'ap': 0.5, 'ap/a': 0.7, 'ap/c': 0.3}) == (
+        ['class', 'ap'], [['c', 0.3], ['a', 0.7]])

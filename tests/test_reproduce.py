@@ -86,6 +86,10 @@ def test_the_table_of_a_fractalnet():
     assert 'column1' not in text  # nothing is published
     assert 'Paper: Larsson et al. 2016, Table 1' in text
     assert '(64000, 164.1 epochs), not that of the best epoch' in text
+    chosen = reproduce.markdown(reproduce.compare(config, {
+        0: row(error=0.05, val_error=0.04), 1: row(error=0.05, val_error=0.04)}))
+    assert 'with the best of the checkpoints, by its validation error, with the seeds' in chosen
+    assert '| error | 4.60 | 5.00 ± 0.00 |' in chosen
     assert 'Not the recipe' not in text
 
 

@@ -202,3 +202,18 @@ def test_a_run_that_breaks_is_noted(tmp_path):
     with pytest.raises(ZeroDivisionError):
         sweeps.run(config, jobs.Place(str(tmp_path)), file, {}, lambda name: broken)
     assert "failed: ZeroDivisionError('0 images')" in (tmp_path / 'sweep.md').read_text()
+
+
+def test_a_sweep_chooses_by_the_validation_error(tmp_path):
+    """And shows the test error of each run beside it."""
+    for name, validation, tested in (('seed=0', 0.3, 0.1), ('seed=1', 0.2, 0.4)):
+        atomic.write_text(tmp_path / name / 'metrics.jsonl', ''.join(
+            json.dumps({'step': i, 'val/error': validation + i / 10}) + '\n' for i in (1, 0)))
+        atomic.write_json(tmp_path / name / 'results.json', {'error': tested, 'count': 4})
+    entries = sweeps.ranked({name: {
+        'fields': {}, 'state': 'finished', **reports.test_errors(tmp_path / name)}
+        for name in ('seed=0', 'seed=1')})
+    assert list(entries) == ['seed=1', 'seed=0']
+    assert [line.split() for line in sweeps.table(entries).splitlines()][::2] == [
+        ['|', 'validation', 'error,', '%', '|', 'test', 'error,', '%', '|', 'state', '|'],
+        ['|', '20.00', '|', '40.00', '|', 'finished', '|']]

@@ -1,144 +1,90 @@
-"""What a trained network sees on pictures: masks and the share of each class, or boxes."""
+"""Boxes of objects in pictures: pictures of them, tables, and files in COCO's form."""
 
-import glob
 import os
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from cnnjax import (
     atomic,
-    cluster,
     counterparts,
     data,
     limits,
     models,
     overlays,
+    page,
     predict,
     tables,
-    trained,
-    workdir,
 )
-from cnnjax.data import annotations, examples, folders, layouts
+from cnnjax.data import annotations, examples, layouts
 from cnnjax.errors import UserError
-from cnnjax.images import pictures
+from experiments.predict.found import Found, each, thumbnail
 
-LIMITS = {'pictures': limits.Names(), 'opacity': limits.Number(0, 1),
-          'tile': limits.Whole(1, pictures.LARGEST), 'score': limits.Number(0, 1),
-          'write_proposals': (False, True)}
 NO_CLASS = 'N/A'  # the name of the outputs of torchvision's detectors that belong to no class
 
 
-class Found(NamedTuple):
-    """What was found in a picture."""
+def predictor(config, network, paths):
+    """A function from (directory, names) to the Founds of the pictures; it writes all files but
+    the page. Raises UserError if the config does not fit the network."""
+    network = network._replace(net=suppressing(network.net, config.iou))
+    proposals, ids = given(config, network, paths), coco_ids(config, network, paths)
 
-    name: str  # the name of the files that are written
-    path: str
-    shape: tuple[int, ...]  # (height, width)
-    values: Any  # the share of each class, or the detections
+    def run(directory, names):
+        found = each(names, paths, lambda name, path: boxed(
+            config, network, directory, name, path, proposals.get(path)))
+        seen = [one for one in found if not one.error]
+        if seen:
+            write_detections(directory, network.classes, seen, ids)
+        if seen and config.write_proposals:
+            write_proposals(directory, seen)
+        return found
 
-
-def run(config, directory):
-    """Writes a picture of each prediction, and tables of all.
-
-    Raises UserError if the network has neither maps of scores nor boxes, or if there is no picture,
-    or none that can be read.
-    """
-    limits.check(config, LIMITS)
-    paths = find(config.pictures)
-    network = trained.load(config.source, config.checkpoint, config.name)
-    boxes = network.task == 'detect'
-    # What cannot be done is refused before anything is written.
-    if boxes:
-        network = network._replace(net=suppressing(network.net, config.iou))
-        proposals = given(config, network, paths)
-        ids = coco_ids(config, network, paths)
-    else:
-        predict.window(network.net, network.image_shape, config.tile)
-    if not cluster.first():
-        return
-    directory = Path(directory)
-    workdir.write_config(directory, config)
-    found, skipped = [], []
-    names = pictures.distinct(Path(path).stem for path in paths)
-    bar = tqdm(list(zip(names, paths, strict=True)), unit='picture', disable=None)
-    for name, path in bar:
-        try:
-            found.append(boxed(config, network, directory, name, path, proposals.get(path))
-                         if boxes else masked(config, network, directory, name, path))
-        except UserError as error:
-            skipped.append(error)
-            bar.write(f'skipped: {error}')
-    if not found:
-        raise UserError(f'no picture of {len(paths)} has a prediction: {skipped[0]}')
-    if boxes:
-        written = write_detections(directory, network.classes, found, ids)
-        if config.write_proposals:
-            write_proposals(directory, found)
-            written = f'proposals.npz, {written}'
-    else:
-        written = write_shares(directory, network.classes, found)
-    print(f'predicted: {len(found):,}, skipped: {len(skipped):,}; see {written} in {directory}')
-
-
-def masked(config, network, directory, name, path):
-    """Writes the mask and the overlay of a picture: a Found with the share of each class."""
-    image = np.asarray(predict.opened(network, path))
-    labels = predict.labels(network, image, config.tile)
-    overlays.write(directory / 'masks' / f'{name}.png', labels)
-    overlays.write(directory / 'overlays' / f'{name}.png',
-                   overlays.overlay(image, labels, config.opacity))
-    shares = np.bincount(labels.ravel(), minlength=len(network.classes)) / labels.size
-    return Found(name, path, labels.shape, shares)
-
-
-def write_shares(directory, classes, found):
-    """Writes predictions.csv with a row for each picture, and says what was written."""
-    atomic.write_text(directory / 'predictions.csv', tables.comma_separated(
-        ['name', 'file', 'height', 'width', *classes],
-        ([name, path, *shape, *(f'{share:.6f}' for share in shares)]
-         for name, path, shape, shares in found)))
-    return 'masks, overlays and predictions.csv'
+    return run
 
 
 def boxed(config, network, directory, name, path, proposals):
-    """Writes a picture with the boxes of what was found in it: a Found with the detections."""
+    """A Found with the objects of a picture, which is written with their boxes."""
     found = predict.detections(network, path, proposals)
     sure = found['scores'] >= config.score
     found |= {key: found[key][sure] for key in ('boxes', 'labels', 'scores')}
     image = np.asarray(predict.opened(network, path))
-    overlays.write(directory / 'boxes' / f'{name}.png', overlays.boxes(
-        image, found['boxes'], found['labels'], network.classes, scores=found['scores']))
-    return Found(name, path, image.shape[:2], found)
+    record = {'height': image.shape[0], 'width': image.shape[1], 'objects': [
+        {'class': network.classes[label], 'score': score, 'box': box} for box, label, score in zip(
+            *(found[key].tolist() for key in ('boxes', 'labels', 'scores')), strict=True)]}
+    if config.draw:
+        drawn = overlays.boxes(image, found['boxes'], found['labels'], network.classes,
+                               scores=found['scores'])
+        record |= {'picture': f'boxes/{name}.png', 'thumbnail': thumbnail(directory, name, drawn)}
+        overlays.write(directory / record['picture'], drawn)
+    return Found(name, path, record, found, [
+        (one['class'], page.Share(one['score'])) for one in record['objects']])
 
 
 def write_detections(directory, classes, found, ids):
-    """Writes predictions.csv, with a row for each detection, and COCO's files, and says what was
-    written."""
+    """Writes predictions.csv, with a row for each detection, and COCO's files."""
     of_pictures, of_classes = ids
     rows, results = [], []
-    for name, path, _, values in found:
-        for box, label, score in zip(*(values[key].tolist() for key in (
+    for one in found:
+        for box, label, score in zip(*(one.values[key].tolist() for key in (
                 'boxes', 'labels', 'scores')), strict=True):
             left, top, right, bottom = box
-            rows.append([name, path, classes[label], f'{score:.4f}', *(f'{x:.2f}' for x in box)])
+            rows.append([one.name, one.path, classes[label], f'{score:.4f}',
+                         *(f'{x:.2f}' for x in box)])
             results.append({
-                'image_id': of_pictures[path], 'category_id': of_classes[label],
+                'image_id': of_pictures[one.path], 'category_id': of_classes[label],
                 'bbox': [left, top, right - left, bottom - top], 'score': score})
     atomic.write_text(directory / 'predictions.csv', tables.comma_separated(
         ['name', 'file', 'class', 'score', 'left', 'top', 'right', 'bottom'], rows))
     atomic.write_json(directory / 'detections.json', results, None)
     atomic.write_json(directory / 'coco.json', {
-        'images': [{'id': of_pictures[path], 'file_name': PurePath(path).name, 'width': shape[1],
-                    'height': shape[0]} for _, path, shape, _ in found],
+        'images': [{'id': of_pictures[one.path], 'file_name': PurePath(one.path).name,
+                    'width': one.record['width'], 'height': one.record['height']}
+                   for one in found],
         'categories': [{'id': key, 'name': name} for key, name in zip(
             of_classes, classes, strict=True) if name != NO_CLASS],
         'annotations': [{'id': i, **result, 'area': result['bbox'][2] * result['bbox'][3],
                          'iscrowd': 0} for i, result in enumerate(results, 1)]}, None)
-    return 'boxes, predictions.csv, detections.json and coco.json'
 
 
 def write_proposals(directory, found):
@@ -146,8 +92,8 @@ def write_proposals(directory, found):
     with atomic.replacing(directory / 'proposals.npz') as unfinished, unfinished.open(
             'wb') as file:
         # With a suffix no name is that of an argument of numpy's, such as 'file'.
-        np.savez_compressed(file, **{name + PurePath(path).suffix: values['proposals']
-                                     for name, path, _, values in found})
+        np.savez_compressed(file, **{one.name + PurePath(one.path).suffix: one.values['proposals']
+                                     for one in found})
 
 
 def given(config, network, paths):
@@ -225,23 +171,3 @@ def trained_on(network):
     files = [root / name.replace('{split}', split) for name in names
              for split in (own.test_split, own.train_split)]
     return next((file for file in files if file.is_file()), None)
-
-
-def find(text):
-    """The paths of the pictures that a text names: files, folders and patterns, with commas."""
-    found = []
-    for name in [text] if os.path.exists(text) else limits.names(text):
-        path = os.path.expanduser(name)
-        if os.path.isdir(path):
-            paths, left_out = folders.find(path)
-            print(f'{path}: {len(paths):,} picture{"s" * (len(paths) != 1)}'
-                  f'{folders.described(left_out)}')
-        elif os.path.exists(path):
-            paths = [path]
-        else:
-            paths = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
-        if not paths:
-            raise UserError(f"pictures='{name}' names no picture: give files, folders or patterns "
-                            "such as 'new/*.jpg'")
-        found += paths
-    return list(dict.fromkeys(found))

@@ -1,0 +1,1 @@
+"""What a trained network sees on pictures: their classes, masks or boxes."""

@@ -1,0 +1,118 @@
+"""What a trained network sees on pictures: their classes, masks or boxes, in tables and a page."""
+
+import collections
+import contextlib
+import glob
+import os
+from pathlib import Path, PurePath
+from urllib.parse import quote
+
+from cnnjax import atomic, cluster, limits, page, trained, user_network, views, workdir
+from cnnjax.data import folders
+from cnnjax.errors import UserError
+from cnnjax.images import pictures
+from experiments.predict import boxes, classes, masks
+
+LIMITS = {'pictures': limits.Names(), 'top': limits.Whole(1), 'batch_size': limits.Whole(1),
+          'devices': limits.Whole(), 'opacity': limits.Number(0, 1),
+          'tile': limits.Whole(1, pictures.LARGEST), 'score': limits.Number(0, 1),
+          'draw': (False, True), 'write_proposals': (False, True)}
+JSON, PAGE = 'predictions.json', 'predictions.html'
+WRITTEN = ('mask', 'picture', 'thumbnail')  # fields of a record that are files
+
+
+def run(config, directory):
+    """Writes a picture of each prediction, and tables and a page of all.
+
+    Raises UserError if the config does not fit the network, or if there is no picture, or none that
+    can be read.
+    """
+    limits.check(config, LIMITS)
+    paths = find(config.pictures)
+    network = trained.load(config.source, config.checkpoint, config.name)
+    given = {field: config[field] for field in views.LIMITS if config[field] is not None}
+    network = network._replace(evaluation=network.evaluation | given)
+    kind = {'segment': masks, 'detect': boxes}.get(network.task, classes)
+    # What cannot be done is refused before anything is written.
+    predictor = kind.predictor(config, network, paths)
+    if not cluster.first() and kind is not classes:
+        return
+    directory = Path(directory)
+    names = pictures.distinct(Path(path).stem for path in paths)
+    if cluster.first():
+        workdir.write_config(directory, config)
+        clear(directory)
+    found = predictor(directory, names)
+    if not cluster.first():
+        return
+    seen = [one for one in found if not one.error]
+    if not seen:
+        raise UserError(f'no picture of {len(paths)} has a prediction: {found[0].error}')
+    write(config, directory, network, found)
+    skipped = len(found) - len(seen)
+    print(f'predicted: {len(seen):,}, skipped: {skipped:,}; see {PAGE if config.draw else JSON} '
+          f'in {directory}')
+
+
+def clear(directory):
+    """Removes the files that predictions.json lists, which an earlier run wrote."""
+    with contextlib.suppress(UserError, AttributeError, KeyError, TypeError):
+        known = atomic.read_json(directory / JSON) or {'predictions': []}
+        for record in known['predictions']:
+            for field in WRITTEN:
+                place = PurePath(record.get(field, ''))
+                if len(place.parts) == 2 and '..' not in place.parts:
+                    (directory / place).unlink(missing_ok=True)
+    for name in (JSON, PAGE):
+        (directory / name).unlink(missing_ok=True)
+
+
+def write(config, directory, network, found):
+    """Writes predictions.json and, if pictures are drawn, the page."""
+    seen, unread = ([one for one in found if bool(one.error) == bad] for bad in (False, True))
+    atomic.write_json(directory / JSON, {
+        'source': str(config.source), 'task': network.task, 'classes': network.classes,
+        'predictions': [{'name': one.name, 'file': one.path, **one.record} for one in seen],
+        'skipped': [{'file': one.path, 'error': str(one.error)} for one in unread]}, None)
+    if not config.draw:
+        return
+    name = user_network.short(network.name) or type(network.net).__name__
+    first = collections.Counter(one.rows[0][0] for one in seen if one.rows)
+    parts = [page.facts({'pictures': f'{len(seen):,}', 'skipped': f'{len(unread):,}'})]
+    parts.append(page.cards([card(one) for one in seen]))
+    if len(seen) > 1:
+        parts.append(page.section('Pictures by their first class', page.table(
+            ('class', 'pictures', 'share'), [(label, count, page.Share(count / len(seen)))
+                                             for label, count in first.most_common()])))
+    if unread:
+        parts.append(page.section('Skipped', page.table(
+            ('picture', 'reason'), [(one.path, one.error) for one in unread])))
+    atomic.write_text(directory / PAGE, page.whole(
+        f'{name}: predictions', *parts, lead=f'{config.source}, checkpoint: {config.checkpoint}'))
+
+
+def card(one):
+    """The page.Card of a Found. Its picture leads to the drawn one, or else to the file."""
+    whole = (quote(os.fsencode(one.record['picture'])) if 'picture' in one.record else
+             Path(one.path).absolute().as_uri())
+    return page.Card(whole, quote(os.fsencode(one.record['thumbnail'])), one.path, one.rows)
+
+
+def find(text):
+    """The paths of the pictures that a text names: files, folders and patterns, with commas."""
+    found = []
+    for name in [text] if os.path.exists(text) else limits.names(text):
+        path = os.path.expanduser(name)
+        if os.path.isdir(path):
+            paths, left_out = folders.find(path)
+            print(f'{path}: {len(paths):,} picture{"s" * (len(paths) != 1)}'
+                  f'{folders.described(left_out)}')
+        elif os.path.exists(path):
+            paths = [path]
+        else:
+            paths = sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+        if not paths:
+            raise UserError(f"pictures='{name}' names no picture: give files, folders or patterns "
+                            "such as 'new/*.jpg'")
+        found += paths
+    return list(dict.fromkeys(found))
