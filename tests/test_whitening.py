@@ -104,6 +104,7 @@ def test_a_run_keeps_its_matrix(config, tmp_path, monkeypatch, capsys):
         network(other)
     with pytest.raises(UserError, match='images of 6 x 6 pixels: the network was trained on white'):
         network.taps(other)
+    assert network.fitting(other[0].shape) == (8, 8)
 
     weights.save(network, tmp_path / 'saved.safetensors')
     again = trained.load(tmp_path / 'saved.safetensors')
