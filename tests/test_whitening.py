@@ -119,6 +119,12 @@ def test_a_run_keeps_its_matrix(config, tmp_path, monkeypatch, capsys):
             dataset.normalization(tmp_path, recorded, recorded.image_shape, other)
 
 
+def test_whole_pictures_are_refused_before_the_training(config, tmp_path):
+    with pytest.raises(UserError, match="crops='dense': the network was trained on whitened"):
+        train.train(changed(config, crops='dense', image_size=8), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_weights_of_a_whitened_run_go_on_with_its_matrix(config, tmp_path):
     train.train(changed(config, steps=2), tmp_path / 'first')
     train.train(changed(config, steps=2, whiten=False, init_from=str(tmp_path / 'first')),
