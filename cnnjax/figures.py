@@ -63,9 +63,8 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
     Args:
       results: those of evaluate.evaluate on the same examples.
     """
-    directory, classes = Path(directory), examples.classes
+    directory, drawn = Path(directory), []
     task = tasks.create(network.task, network.net)
-    drawn = []
     if 'top' in results or 'tags' in results:
         drawn += answers(directory, examples, results)
     elif task.predict is not None and task.draw is not None:
@@ -73,9 +72,9 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
     if 'calibration' in results:
         drawn.append(reliability(directory, results['calibration']))
     if 'precision' in results:
-        drawn.append(precision_recall(directory, results['precision'], classes))
+        drawn.append(precision_recall(directory, results['precision'], examples.classes))
     if 'confusion' in results:
-        drawn.append(confusion(directory, results['confusion'], classes,
+        drawn.append(confusion(directory, results['confusion'], examples.classes,
                                COUNTED[tasks.target(network.task)]))
     return drawn
 
