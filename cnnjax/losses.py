@@ -54,9 +54,9 @@ def binary_cross_entropy(logits: jax.Array | np.ndarray, tags: jax.Array | np.nd
       positive: multiplies the loss of the tags of 1, as pos_weight of PyTorch's BCEWithLogitsLoss;
         a number, or one for each class.
     """
-    logits = logits.astype(jnp.float32)
+    logits = jnp.asarray(logits, jnp.float32)
     targets = (1 - smoothing) * tags.astype(jnp.float32) + smoothing / 2
-    return -(positive * targets * jax.nn.log_sigmoid(logits)
+    return -(jnp.asarray(positive, jnp.float32) * targets * jax.nn.log_sigmoid(logits)
              + (1 - targets) * jax.nn.log_sigmoid(-logits))
 
 

@@ -32,7 +32,8 @@ right and at the bottom.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -136,7 +137,8 @@ def cuts(views: Views, net: nn.Module, crops: data.Crops, channels: int,
     return [_grouped(_fitted(pictures, each, step), each) for each in scaled]
 
 
-def stride(net: nn.Module, image_shape: Sequence[int]) -> int:
+@functools.lru_cache
+def stride(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """By how many pixels whole pictures differ in size for a network of images [H, W, C]."""
     return summary.grid(summary.summarize(net, image_shape).rows)
 
@@ -156,6 +158,7 @@ def _grouped(sides: np.ndarray, crops: data.Crops) -> list[Cut]:
             for i, shape in enumerate(found.tolist())]
 
 
+@functools.lru_cache
 def check_network(views: Views, net: nn.Module, crops: data.Crops, channels: int) -> None:
     """Raises UserError if the network cannot see whole pictures at each of the test scales, where
     it has to, or sees several positions of an image of the training."""

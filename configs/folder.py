@@ -1,11 +1,17 @@
-"""Your own photographs: one folder per class, below train/ and test/.
+"""Your own photographs: one folder per class.
 
-    photos/train/cat/*.jpg  photos/train/dog/*.jpg  photos/test/cat/*.jpg  photos/test/dog/*.jpg
+    photos/cat/*.jpg  photos/dog/*.jpg
 
-    python launch.py --config=configs/folder.py --config.data_dir=photos --workdir=runs/photos
+    python launch.py --config=configs/folder.py --config.data_dir=photos \\
+        --config.split=0.8/0.1/0.1 --workdir=runs/photos
 
-A picture may have any format that Pillow reads. Folders inside the folder of a class and links are
-followed. One line says how many pictures were found, and which files were left out.
+This divides each class into a training, a validation and a test set. If the folders are divided
+already, as photos/train/cat/*.jpg and photos/test/cat/*.jpg are, leave `split` out. docs/data.md
+has the other forms: tables of labels, several classes in a picture, and arrays.
+
+A picture may have any format that Pillow reads, but for drawings (PDF, PostScript), films and
+scientific data. Folders inside the folder of a class and links are followed. One line says how many
+pictures were found, and which files were left out.
 
 By default every picture is scaled and cut to 64 x 64 pixels once and kept in memory, and a
 ResNet-20 is trained from random weights. For a larger network on larger pictures, which are

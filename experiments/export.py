@@ -1,5 +1,6 @@
 """Exports a trained network: its weights, and a program that needs JAX alone."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -36,7 +37,7 @@ def run(config, directory):
     if 'jax_export' in formats:
         made = export.export(network, dtype=config.dtype, multiple=config.multiple,
                              platforms=config.platforms)
-        images, what = examples(network)
+        images, what = examples(config, network)
         told = []
         path = export.save(made, directory / 'network', lambda loaded: told.extend(
             compare(loaded, network, images)))
@@ -58,7 +59,7 @@ def compare_weights(path, network):
         raise UserError(f'{path}: loaded again, its numbers were not those of the network')
 
 
-def examples(network):
+def examples(config, network):
     """(images [N, H, W, C], uint8, a text that says which): the first of the run's test set, as an
     evaluation shows them, or noise."""
     count, shape = max(BATCHES), tuple(network.image_shape)
@@ -67,7 +68,7 @@ def examples(network):
         return noise, 'noise'
     own = network.training(base.get_config())
     try:
-        source = dataset.source(own, own.test_split)
+        source = dataset.source(own, own.test_split, os.path.expanduser(config.source))
         first = data.subset(source, range(min(count, len(source.examples))))
         images = np.asarray(data.Resident(first, predict.crops(network)).data['image'])
     except (UserError, OSError):  # The pictures may be gone since the training.

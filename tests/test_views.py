@@ -20,8 +20,7 @@ PICTURES = [RANDOM.integers(256, size=(*shape, 1), dtype=np.uint8) for shape in 
 LABELS = [0, 1, 2, 3, 2, 1]
 
 
-@pytest.fixture(scope='module')
-def lenet():
+def untrained():
     """A network without padding, 32 x 32 pixels, which sees the positions of a larger image four
     pixels apart."""
     net = models.create('lenet5', num_classes=4)
@@ -29,6 +28,11 @@ def lenet():
         jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
     return trained.Trained(net, variables, data.Normalization(np.float32([0.4]), np.float32([0.1])),
                            CLASSES, (32, 32, 1), None, 'lenet5', {'task': 'classify'})
+
+
+@pytest.fixture(scope='module')
+def lenet():
+    return untrained()
 
 
 @pytest.fixture(scope='module')

@@ -13,6 +13,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,8 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
     elif texts is not None:
         classes = [str(name) for name in texts]
     else:
-        count = labels.shape[1] if target == 'tags' else max(learned.tolist(), default=0) + 1
+        whole = learned.size and learned.dtype.kind in 'iu'  # from_arrays refuses others
+        count = labels.shape[1] if target == 'tags' else int(learned.max()) + 1 if whole else 1
         classes = [str(number) for number in range(count)]
     if texts is not None:
         numbers = {name: number for number, name in enumerate(classes)}
@@ -119,8 +121,10 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
         if shares:
             known = [classes[label] for label in labels] if target == 'label' else None
             places = splits.places(list(map(str, range(len(images)))), known, shares, split, given)
-            arrays = {name: array[places] for name, array in source.examples.arrays.items()}
-            source, labels = source._replace(examples=Part(arrays, tuple(places))), labels[places]
+            every: Any = source.examples
+            part = Part({name: array[places] for name, array in every.arrays.items()},
+                        tuple(places))
+            source, labels = source._replace(examples=part), labels[places]
     except UserError as error:
         raise UserError(f'{file}, {split}: {error}') from None
     about = (tags.described(f'{file}, {split}', labels, classes) if target == 'tags' else

@@ -73,7 +73,7 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
                   for i in seen]
     found = probabilities >= LEAST
     f1 = {f'{kind}_f1': float(metrics.f1_score(
-        tags[:, seen], found[:, seen], average=kind, zero_division=0.0))
+        tags[:, seen], found[:, seen], average=kind, zero_division=0))
         for kind in ('micro', 'macro')}
     mean = float(np.mean(precisions))
     return {**{name: float(total / count) for name, total in sums.items()},
