@@ -14,8 +14,8 @@ SMALL = {
     'train_and_look_inside': {'EPOCHS': 1, 'WIDTH': 4, 'STEPS': 2, 'RUN': '{}/digits'},
     'your_own_photographs': {'EPOCHS': 1, 'RUNS': '{}'},
     'style_dream_inversion': {
-        'SIZES': (16, 24), 'STYLE_STEPS': (2, 1), 'DREAM_SIZE': 64, 'DREAM_STEPS': 1,
-        'INVERT_STEPS': 3, 'INVERT_LAYERS': 'relu1_2,relu3_3', 'RUNS': '{}'}}
+        'SIZES': (48,), 'STYLE_STEPS': (2,), 'DREAM_SIZE': 56, 'DREAM_OCTAVES': 1, 'DREAM_STEPS': 1,
+        'INVERT_STEPS': (2, 1), 'UNIT_STEPS': 2, 'INVERT_LAYERS': 'relu1_2,relu3_3', 'RUNS': '{}'}}
 
 
 def cells(name, kind):
