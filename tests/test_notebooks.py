@@ -53,7 +53,9 @@ def test_a_notebook_is_kept_as_it_ran(name):
     text = (FOLDER / f'{name}.ipynb').read_text()
     assert len(text) < 500_000
     outputs = [output for cell in json.loads(text)['cells'] for output in cell.get('outputs', ())]
-    assert sum('image/png' in output.get('data', ()) for output in outputs) >= 4
+    kinds = [kind for output in outputs for kind in output.get('data', ())]
+    assert len(kinds) >= 4
+    assert set(kinds) <= {'image/png', 'image/jpeg'}
     said = ''.join(''.join(output.get('text', ())) for output in outputs)
     assert {output['output_type'] for output in outputs} <= {'stream', 'display_data'}
     assert {output.get('name', 'stdout') for output in outputs} == {'stdout'}
