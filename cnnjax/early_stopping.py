@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cnnjax import reports
 from cnnjax.errors import UserError
 from cnnjax.limits import Whole
 
@@ -28,8 +29,8 @@ def errors(past: Mapping[str, Any], every: int) -> list[float]:
     """The errors of the evaluations so far, from the `past` of a checkpoint (see reports.Metrics).
     Only those after a multiple of `every` steps: a run that is to go on longer has another last
     evaluation."""
-    return [row.get('val/error', row.get('test/error')) for row in past.get('rows', ())
-            if every and row['step'] % every == 0 and ('val/error' in row or 'test/error' in row)]
+    rows = [row for row in past.get('rows', ()) if every and row['step'] % every == 0]
+    return [row[f'{judged}/error'] for row in rows if (judged := reports.evaluated(row))]
 
 
 def due(errors: Sequence[float], patience: int) -> bool:

@@ -1,7 +1,7 @@
-"""A trained network as a program that needs JAX alone: StableHLO with its weights and normalization.
+"""A trained network as a program that needs JAX alone: StableHLO with its weights and all else.
 
     exported = export.export(trained.load('runs/quickstart'))
-    export.save(exported, 'exports/digits')  # digits.jax_export, and digits.json, which describes it
+    export.save(exported, 'exports/digits')  # digits.jax_export and digits.json, its description
     network = export.load('exports/digits.jax_export')
     network(images)['probabilities'], network.classes
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from cnnjax import atomic, convolution, models, predict, tasks
 from cnnjax.errors import UserError
-from cnnjax.trained import Trained
+from cnnjax.network import Network
 
 SUFFIX = '.jax_export'
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')  # JAX's names of what a program can be compiled for
@@ -36,8 +36,9 @@ STRIDE = 32  # The pixels from one place to the next in the last maps of most ne
 # to the largest output. Only rounding may differ.
 TOLERANCE = {'float32': 1e-4, 'bfloat16': 5e-2, 'float16': 1e-2}
 MEANINGS = {
-    'logits': 'the score of each class, before the softmax',
-    'probabilities': 'the softmax of the logits; of task=multilabel their sigmoids',
+    'logits': 'the scores of the classes',
+    'probabilities': 'of the classes, from 0 to 1',
+    'mask': 'the index of the class with the highest score at each pixel',
     'boxes': 'left, top, right and bottom in pixels of the image, by falling score',
     'labels': 'the index of the class; -1 where there are fewer boxes',
     'scores': 'from 0 to 1',
@@ -91,7 +92,7 @@ class Sizes(NamedTuple):
     least: tuple[int, int]
 
 
-def export(network: Trained, *, dtype: str = 'uint8', multiple: int | None = None,
+def export(network: Network, *, dtype: str = 'uint8', multiple: int | None = None,
            platforms: Sequence[str] = DEFAULT) -> Exported:
     """The network as a program.
 
@@ -118,7 +119,7 @@ def export(network: Trained, *, dtype: str = 'uint8', multiple: int | None = Non
         except Exception as error:  # A user's own network may raise any error.
             problem = error
             continue
-        return _callable(program, describe(network, program, sizes))
+        return Exported(program, describe(network, program, sizes), jax.jit(program.call))
     where = f'with multiple={multiple}' if multiple else 'with a free batch size'
     raise UserError(f'{network.name or "the network"} cannot be exported {where}: '
                     f'{str(problem).splitlines()[0]}') from problem
@@ -126,17 +127,12 @@ def export(network: Trained, *, dtype: str = 'uint8', multiple: int | None = Non
 
 def _program(network):
     """images[, proposals] -> {output: array}"""
-    extra = _proposals(network)
-    task: Any = tasks.create(network.task, network.net)
+    extra, understand = _proposals(network), tasks.create(network.task, network.net).predict
 
     def run(images, *proposals):
         outputs: Any = network(images, **dict(zip(extra, proposals, strict=True)))
-        if network.task == 'detect':
-            return network.net.detections(outputs)
-        logits = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-        if network.task in ('classify', 'multilabel'):
-            return {'logits': logits, **task.predict(logits)}
-        return {'logits': logits}
+        logits = {} if network.task == 'detect' else {'logits': outputs.astype(jnp.float32)}
+        return logits | understand(outputs)
 
     return run
 
@@ -180,12 +176,11 @@ def _inputs(network, dtype, sizes):
             for text, kind in shapes]
 
 
-def describe(network: Trained, program: jax.export.Exported, sizes: Sizes | None) -> dict[str, Any]:
+def describe(network: Network, program: jax.export.Exported, sizes: Sizes | None) -> dict[str, Any]:
     """What a user of the program needs to know, for a JSON file."""
     names = ['images', *_proposals(network)]
     outputs = jax.tree.unflatten(program.out_tree, program.out_avals)
     crops = predict.crops(network)
-    side = crops.size or network.image_shape[0]
     return {
         'network': network.name, 'task': network.task, 'classes': list(network.classes),
         'inputs': {name: _aval(aval) for name, aval in zip(names, program.in_avals, strict=True)},
@@ -196,9 +191,10 @@ def describe(network: Trained, program: jax.export.Exported, sizes: Sizes | None
         'image_shape': list(network.image_shape),
         'preprocessing': {
             'mode': {1: 'L', 3: 'RGB'}.get(network.image_shape[-1]), 'fit': crops.fit,
-            'shorter_side': crops.test_shorter_side or side, 'crop': side,
+            'shorter_side': crops.test_shorter_side or crops.size or None,
+            'crop': crops.size or None,
             'interpolation': crops.interpolation, 'border': crops.border,
-            'border_mode': crops.border_mode},
+            'border_mode': crops.border_mode, 'mean_color': network.normalize.color.tolist()},
         'platforms': list(program.platforms),
         'calling_convention_version': program.calling_convention_version,
         'versions': {name: importlib.metadata.version(name)
@@ -208,10 +204,6 @@ def describe(network: Trained, program: jax.export.Exported, sizes: Sizes | None
 def _aval(aval):
     return {'shape': [n if isinstance(n, int) else str(n) for n in aval.shape],
             'type': str(aval.dtype)}
-
-
-def _callable(program, about):
-    return Exported(program, about, jax.jit(program.call))
 
 
 def save(exported: Exported, path: str | os.PathLike[str],
@@ -250,32 +242,28 @@ def _read(path, about):
     digest = about.get('sha256') if isinstance(about, Mapping) else None
     if digest != hashlib.sha256(content).hexdigest():
         raise UserError(f'{path} is damaged, or the .json file beside it describes another program')
-    return _callable(jax.export.deserialize(bytearray(content)), about)
+    program = jax.export.deserialize(bytearray(content))
+    return Exported(program, about, jax.jit(program.call))
 
 
-def difference(exported: Exported, network: Trained, *inputs: Any) -> float:
+def check(exported: Exported, network: Network, *inputs: Any) -> float:
     """The largest difference between the outputs of a program and of its network, relative to the
     largest output of that name, or to 1 if that is smaller.
 
     The order of detections depends on the last digit of their scores, so a detector computes its
-    convolutions as the program does.
-    """
-    with convolution.direct(network.task == 'detect'):
-        own = jax.device_get(jax.jit(_program(network))(*inputs))
-    found = jax.device_get(exported(*inputs))
-    return max(float(np.abs(np.float64(found[name]) - np.float64(own[name])).max(initial=0)
-                     / max(np.abs(own[name]).max(initial=0), 1)) for name in own)
-
-
-def check(exported: Exported, network: Trained, *inputs: Any) -> float:
-    """The `difference`.
+    convolutions as the program does. A mask depends on that of the logits, so only these count.
 
     Raises:
       UserError: it is more than rounding.
     """
+    with convolution.direct(network.task == 'detect'):
+        own = jax.device_get(jax.jit(_program(network))(*inputs))
+    found = jax.device_get(exported(*inputs))
+    difference = max(float(
+        np.abs(np.float64(found[name]) - np.float64(values)).max(initial=0)
+        / max(np.abs(values).max(initial=0), 1)) for name, values in own.items() if name != 'mask')
     tolerance = TOLERANCE[jnp.dtype(getattr(network.net, 'dtype', 'float32')).name]
-    found = difference(exported, network, *inputs)
-    if not found <= tolerance:
-        raise UserError(f'the exported program differs from the network by {found:.2g} on images '
-                        f'of {list(np.shape(inputs[0]))}, more than {tolerance:g}')
-    return found
+    if not difference <= tolerance:  # NaN too
+        raise UserError(f'the exported program differs from the network by {difference:.2g} on '
+                        f'images of {list(np.shape(inputs[0]))}, more than {tolerance:g}')
+    return difference

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 LONG = 20  # The rows of a table that are shown at once.
 ROWS = 5  # The most rows below a picture.
 STYLES = Path(__file__).parent / 'microscope' / 'style.css', Path(__file__).with_name('page.css')
@@ -80,14 +82,13 @@ def facts(values: Mapping[str, Any]) -> str:
 
 
 def figure(path: Path, caption: str) -> str:
-    """A PNG file, which is copied into the page, above its caption."""
-    return (f'<figure class="chart"><img src="{inlined(path.read_bytes(), "png")}" '
+    """A PNG file, which is copied into the page, above its caption. Screens with twice as many
+    pixels show all of its pixels."""
+    with Image.open(path) as image:
+        width = image.width // 2
+    content = base64.b64encode(path.read_bytes()).decode()
+    return (f'<figure class="chart"><img src="data:image/png;base64,{content}" width="{width}" '
             f'alt="{escaped(caption)}"><figcaption>{escaped(caption)}</figcaption></figure>\n')
-
-
-def inlined(content: bytes, kind: str) -> str:
-    """The address of a picture that is written into the page: kind is 'png' or 'jpeg'."""
-    return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
 
 
 def cards(items: Iterable[Card]) -> str:

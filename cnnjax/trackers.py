@@ -41,7 +41,7 @@ class Tracker:
     """The mirror of a run in the service that `config.log` names; a context manager.
 
     It does nothing if the field is empty, in other processes than the first, and after a failure of
-    the service, of which it prints one line.
+    the service, which it prints.
 
     Args:
       directory: that of the run.

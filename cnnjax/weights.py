@@ -29,8 +29,8 @@ from cnnjax.errors import UserError
 from cnnjax.models import resnet
 
 OURS = ('params/', 'batch_stats/')  # The beginnings of our own tensor names.
-WHITENING = 'normalize/whitening'  # the tensor of data.Normalization
 NAMES = ('', 'timm', 'torchvision', 'cnnjax')  # the arguments of `save`
+WHITENING = 'normalize/whitening'  # the tensor of data.Normalization
 
 
 class Weights(NamedTuple):

@@ -177,7 +177,8 @@ def get_config():
     config.drops = ()  # step: when the rate drops
     config.drop_factor = 0.1  # step, plateau: the factor of each drop
     config.plateau_patience = 5  # plateau: evaluations without a lower error before each drop
-    config.plateau_threshold = 1e-4  # plateau: an error is lower if it is by this share of the last
+    config.plateau_threshold = 1e-4  # plateau: how far below the lowest an error counts as lower,
+    #           as a share of the lowest
     config.warmup = 0.0  # the length of the warm-up
     config.warmup_shape = 'constant'  # 'constant' stays at warmup_rate; 'linear' rises from it
     config.warmup_rate = 0.0  # the learning rate at the start of the warm-up

@@ -1,5 +1,6 @@
 """Exports a trained network: its weights, and a program that needs JAX alone."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -10,7 +11,8 @@ from cnnjax.errors import UserError
 from configs import base
 
 FORMATS = ('safetensors', 'jax_export')
-LIMITS = {'formats': limits.Names(FORMATS), 'names': weights.NAMES, 'dtype': tuple(export.TYPES)}
+LIMITS = {'formats': limits.Names(FORMATS), 'names': weights.NAMES, 'dtype': tuple(export.TYPES),
+          'platforms': limits.Names(export.PLATFORMS)}
 BATCHES = (1, 3)  # on which the program is compared with the network
 
 
@@ -35,12 +37,12 @@ def run(config, directory):
         print(f'{path}  {size(path)}, with the names of {library}; loaded again: the same numbers')
     if 'jax_export' in formats:
         made = export.export(network, dtype=config.dtype, multiple=config.multiple,
-                             platforms=config.platforms)
-        images, what = examples(network)
+                             platforms=limits.names(config.platforms))
+        images, what = examples(config, network)
         told = []
         path = export.save(made, directory / 'network', lambda loaded: told.extend(
             compare(loaded, network, images)))
-        print(f'{path}  {size(path)}, takes {made.takes()}, for {", ".join(config.platforms)}\n'
+        print(f'{path}  {size(path)}, takes {made.takes()}, for {config.platforms}\n'
               f'loaded again, on {what}: the largest difference from the network, as a share of '
               f'the largest output, is\n' + '\n'.join(told))
 
@@ -58,7 +60,7 @@ def compare_weights(path, network):
         raise UserError(f'{path}: loaded again, its numbers were not those of the network')
 
 
-def examples(network):
+def examples(config, network):
     """(images [N, H, W, C], uint8, a text that says which): the first of the run's test set, as an
     evaluation shows them, or noise."""
     count, shape = max(BATCHES), tuple(network.image_shape)
@@ -67,7 +69,7 @@ def examples(network):
         return noise, 'noise'
     own = network.training(base.get_config())
     try:
-        source = dataset.source(own, own.test_split)
+        source = dataset.source(own, own.test_split, os.path.expanduser(config.source))
         first = data.subset(source, range(min(count, len(source.examples))))
         images = np.asarray(data.Resident(first, predict.crops(network)).data['image'])
     except (UserError, OSError):  # The pictures may be gone since the training.

@@ -309,6 +309,7 @@ def test_two_processes_are_one(tmp_path, capsys):
 
 KEEPS = '''
 import sys
+import jax
 import numpy as np
 import flax.linen as nn
 from cnnjax import cluster, data, parallel
@@ -331,6 +332,17 @@ for examples in (data.Resident(source, data.Crops()),
     found = evaluator(task, Pixels(), normalize, examples, parallel.data_mesh(), batch_size=8)({})
     np.testing.assert_allclose(found['pixels'], images[:, :, 0, 0])
     np.testing.assert_allclose(found['sum'], images[:, :, 0, 0].sum(0, dtype=int))
+
+# Whole pictures of several shapes.
+from cnnjax import evaluate
+from tests import test_views
+network = test_views.untrained()
+network = network._replace(evaluation={'crops': 'dense', 'test_flip': True})
+call = jax.jit(lambda images: network(images))
+expected = [test_views.by_hand(call, picture, 'dense') for picture in test_views.PICTURES]
+for stream in (False, True):
+    scores = evaluate.log_probabilities(network, test_views.prepared(stream), batch_size=8)
+    np.testing.assert_allclose(np.exp(scores['scores/']), expected, rtol=1e-4)
 print('kept', found['count'], flush=True)
 '''
 

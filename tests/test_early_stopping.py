@@ -19,6 +19,13 @@ def test_the_last_errors_are_compared_with_all_before(errors, patience, expected
     assert early_stopping.due(errors, patience) is expected
 
 
+def test_the_errors_are_those_of_the_validation_set_if_there_is_one():
+    past = {'rows': [{'step': 2}, {'step': 4, 'test/error': 0.5}, {'step': 6, 'val/error': 0.25},
+                     {'step': 8, 'val/error': 0.2, 'test/error': 0.4}, {'step': 9, 'val/error': 0}]}
+    assert early_stopping.errors(past, 2) == [0.5, 0.25, 0.2]
+    assert early_stopping.errors(past, 0) == early_stopping.errors({}, 2) == []
+
+
 @pytest.fixture
 def scripted(tiny, monkeypatch):
     """A config whose evaluations, every second step, find the ERRORS one after another."""

@@ -28,7 +28,7 @@ class Crops(NamedTuple):
     # it, unscaled, by a border; 'stretch' scales both sides to `size`; 'letterbox' scales the
     # shorter side as 'crop' does, the longer at most to `size`, with a border right and below.
     fit: str = 'crop'
-    # What `center` cuts where it is not the middle square of `size` pixels (see evaluate.py).
+    # What `center` cuts where it is not the middle square of `size` pixels (see views.py).
     place: tuple[float, float] = (0.5, 0.5)  # this and the next: arguments of images.placed_box
     square: bool = False
     shape: tuple[int, int] | None = None  # (height, width) instead of `size` x `size`
