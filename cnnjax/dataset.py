@@ -310,22 +310,24 @@ def normalization(directory: str | Path, recorded: Dataset, image_shape: Sequenc
     Raises:
       UserError: today's data has another one, or images of another shape.
     """
-    lines, lost = [], False
+    then = recorded.normalize
+    lost = recorded.whitening and then.whitening is None
     if tuple(image_shape) != recorded.image_shape:
-        lines.append(f'images of {recorded.image_shape} then, {tuple(image_shape)} now')
+        lines = [f'images of {recorded.image_shape} then, {tuple(image_shape)} now']
+    elif lost and normalize.whitening is None:
+        lines = ['whitened then, not now']
     else:
-        then, now = recorded.normalize, normalize
-        if lost := recorded.whitening and then.whitening is None and now.whitening is not None:
-            then = then._replace(whitening=now.whitening)
-        lines += [f'{name}: {_shown(old)} then, {_shown(new)} now'
-                  for name, old, new in zip(then._fields, then, now, strict=True)
-                  if not _alike(old, new)]
+        if lost:
+            then = then._replace(whitening=normalize.whitening)
+        lines = [f'{name}: {_shown(old)} then, {_shown(new)} now'
+                 for name, old, new in zip(then._fields, then, normalize, strict=True)
+                 if not _alike(old, new)]
     _refuse(directory, lines)
     if lost and cluster.first():
         print(f'{Path(directory) / WHITENING} was lost or damaged: it is computed again from the '
               'data', flush=True)
         values = atomic.read_json(Path(directory) / FILE)
-        digest = _write_whitening(directory, now.whitening)
+        digest = _write_whitening(directory, then.whitening)
         atomic.write_json(Path(directory) / FILE, {**values, 'whitening': digest})
     return then
 

@@ -119,7 +119,7 @@ def export(network: Network, *, dtype: str = 'uint8', multiple: int | None = Non
         except Exception as error:  # A user's own network may raise any error.
             problem = error
             continue
-        return _callable(program, describe(network, program, sizes))
+        return Exported(program, describe(network, program, sizes), jax.jit(program.call))
     where = f'with multiple={multiple}' if multiple else 'with a free batch size'
     raise UserError(f'{network.name or "the network"} cannot be exported {where}: '
                     f'{str(problem).splitlines()[0]}') from problem
@@ -131,10 +131,8 @@ def _program(network):
 
     def run(images, *proposals):
         outputs: Any = network(images, **dict(zip(extra, proposals, strict=True)))
-        found = understand(outputs)
-        if network.task != 'detect':
-            found = {'logits': outputs.astype(jnp.float32)} | found
-        return found
+        logits = {} if network.task == 'detect' else {'logits': outputs.astype(jnp.float32)}
+        return logits | understand(outputs)
 
     return run
 
@@ -208,10 +206,6 @@ def _aval(aval):
             'type': str(aval.dtype)}
 
 
-def _callable(program, about):
-    return Exported(program, about, jax.jit(program.call))
-
-
 def save(exported: Exported, path: str | os.PathLike[str],
          check: Callable[[Exported], Any] = lambda loaded: None) -> Path:
     """Writes the program and, with the suffix .json, its description. Returns the program's path.
@@ -248,32 +242,28 @@ def _read(path, about):
     digest = about.get('sha256') if isinstance(about, Mapping) else None
     if digest != hashlib.sha256(content).hexdigest():
         raise UserError(f'{path} is damaged, or the .json file beside it describes another program')
-    return _callable(jax.export.deserialize(bytearray(content)), about)
+    program = jax.export.deserialize(bytearray(content))
+    return Exported(program, about, jax.jit(program.call))
 
 
-def difference(exported: Exported, network: Network, *inputs: Any) -> float:
+def check(exported: Exported, network: Network, *inputs: Any) -> float:
     """The largest difference between the outputs of a program and of its network, relative to the
     largest output of that name, or to 1 if that is smaller.
 
     The order of detections depends on the last digit of their scores, so a detector computes its
     convolutions as the program does. A mask depends on that of the logits, so only these count.
-    """
-    with convolution.direct(network.task == 'detect'):
-        own = jax.device_get(jax.jit(_program(network))(*inputs))
-    found = jax.device_get(exported(*inputs))
-    return max(float(np.abs(np.float64(found[name]) - np.float64(own[name])).max(initial=0)
-                     / max(np.abs(own[name]).max(initial=0), 1)) for name in own if name != 'mask')
-
-
-def check(exported: Exported, network: Network, *inputs: Any) -> float:
-    """The `difference`.
 
     Raises:
       UserError: it is more than rounding.
     """
+    with convolution.direct(network.task == 'detect'):
+        own = jax.device_get(jax.jit(_program(network))(*inputs))
+    found = jax.device_get(exported(*inputs))
+    difference = max(float(
+        np.abs(np.float64(found[name]) - np.float64(values)).max(initial=0)
+        / max(np.abs(values).max(initial=0), 1)) for name, values in own.items() if name != 'mask')
     tolerance = TOLERANCE[jnp.dtype(getattr(network.net, 'dtype', 'float32')).name]
-    found = difference(exported, network, *inputs)
-    if not found <= tolerance:
-        raise UserError(f'the exported program differs from the network by {found:.2g} on images '
-                        f'of {list(np.shape(inputs[0]))}, more than {tolerance:g}')
-    return found
+    if not difference <= tolerance:  # NaN too
+        raise UserError(f'the exported program differs from the network by {difference:.2g} on '
+                        f'images of {list(np.shape(inputs[0]))}, more than {tolerance:g}')
+    return difference

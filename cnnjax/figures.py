@@ -7,6 +7,8 @@
     figures/confusion.png     which classes are taken for which; confusion.csv has the numbers
     figures/reliability.png   of a classifier: how often it is right, by how sure it is
     figures/precision_recall.png   of a detector: the precision at each recall, class by class
+
+The last three are in charts.py.
 """
 
 import os
@@ -17,22 +19,18 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cnnjax import atomic, data, overlays, plots, reports, tables, tasks
+from cnnjax import charts, data, overlays, plots, reports, tasks
 from cnnjax.images.pictures import mosaic
 from cnnjax.images.pictures import write as write_picture
-from cnnjax.tasks import classify, detect, multilabel
+from cnnjax.tasks import detect, multilabel
 from cnnjax.tasks.task import Task
 from cnnjax.trained import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CONFUSION = 'confusion.csv'
 SHOWN = 8  # The most examples in a figure.
 CLASSIFIED = 24  # The most examples in a figure of a classifier.
-NAMED = 40  # The most classes in a legend.
-NUMBERED = 25  # The most classes in a matrix with numbers.
-LINED = 20  # The most classes with a line of their own colour.
 COUNTED = {'label': 'images', 'mask': 'pixels', 'boxes': 'objects'}  # what a matrix counts
 MEASURES = {'image_iou': 'mean IoU', 'image_f1': 'F1'}  # What is written below an image.
 Row = tuple[str, Sequence[np.ndarray]]  # A text and the pictures above it, uint8 [H, W, 3].
@@ -63,20 +61,19 @@ def evaluation(directory: str | Path, network: Trained, examples: data.Resident 
     Args:
       results: those of evaluate.evaluate on the same examples.
     """
-    directory, classes = Path(directory), examples.classes
+    directory, drawn = Path(directory), []
     task = tasks.create(network.task, network.net)
-    drawn = []
     if 'top' in results or 'tags' in results:
         drawn += answers(directory, examples, results)
     elif task.predict is not None and task.draw is not None:
         drawn += targets(directory, network, task, examples, results)
     if 'calibration' in results:
-        drawn.append(reliability(directory, results['calibration']))
+        drawn.append(charts.reliability(directory, results['calibration']))
     if 'precision' in results:
-        drawn.append(precision_recall(directory, results['precision'], classes))
+        drawn.append(charts.precision_recall(directory, results['precision'], examples.classes))
     if 'confusion' in results:
-        drawn.append(confusion(directory, results['confusion'], classes,
-                               COUNTED[tasks.target(network.task)]))
+        drawn.append(charts.confusion(directory, results['confusion'], examples.classes,
+                                      COUNTED[tasks.target(network.task)]))
     return drawn
 
 
@@ -119,8 +116,8 @@ def _classified(classes, results):
     to its truth and its answer as a text."""
     sure, wrong = results['probabilities'][:, 0], np.flatnonzero(results['wrong'])
     return wrong[np.argsort(-sure[wrong], stable=True)], lambda i: (
-        f'{_short(classes[results["label"][i]])}\n'
-        f'{_short(classes[results["top"][i, 0]])}  {sure[i]:.3f}')
+        f'{charts.short(classes[results["label"][i]])}\n'
+        f'{charts.short(classes[results["top"][i, 0]])}  {sure[i]:.3f}')
 
 
 def _tagged(classes, results):
@@ -131,7 +128,7 @@ def _tagged(classes, results):
     losses = -np.log(np.maximum(right, np.finfo(right.dtype).tiny)).sum(1)
 
     def named(shown):
-        return _short(', '.join(classes[place] for place in np.flatnonzero(shown)) or 'none')
+        return charts.short(', '.join(classes[place] for place in np.flatnonzero(shown)) or 'none')
 
     return wrong[np.argsort(-losses[wrong], stable=True)], lambda i: (
         f'{named(tags[i])}\n{named(found[i] >= multilabel.LEAST)}')
@@ -210,7 +207,7 @@ def panels(path: str | os.PathLike[str], rows: Sequence[Row], titles: Sequence[s
     lines = max(text.count('\n') + 1 if text else 0 for text, _ in rows)
     step = height + (0.12 + 0.14 * lines if lines else gap)
     group = len(titles) * (width + gap) + 3 * gap
-    shown = [*enumerate(classes)][:NAMED]
+    shown = [*enumerate(classes)][:charts.NAMED]
     columns = max(int(groups * group / 1.3), 1)
     legend = 0.21 * -(-(len(shown) + 1) // columns) + 0.1 if shown else 0
     size = groups * group - 2 * gap, title + -(-len(rows) // groups) * step + legend
@@ -239,111 +236,6 @@ def _legend(figure: 'Figure', classes, columns):
     patches = [Patch(facecolor=palette[i] if i else 'none', edgecolor='0.5', linewidth=0.6)
                for i, _ in classes]
     ignored = Patch(facecolor=palette[-1], edgecolor=palette[-1] / 2, hatch='//////', linewidth=0)
-    figure.legend([*patches, ignored], [*(_short(name) for _, name in classes), 'ignored'],
+    figure.legend([*patches, ignored], [*(charts.short(name) for _, name in classes), 'ignored'],
                   fontsize=8, ncols=columns, frameon=False, loc='lower center', borderpad=0.1,
                   handlelength=1.2, handleheight=1.0, columnspacing=1.4)
-
-
-def _short(name):
-    return name if len(name) <= 18 else f'{name[:17]}…'
-
-
-def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str],
-              of: str = 'pixels') -> str:
-    """Writes a confusion matrix, int [classes, classes] with the truth in rows, to confusion.csv,
-    and draws it with its rows in percent `of` what it counts. If it has one row and column more,
-    they are those of the background: of objects that are not found, and of findings that are no
-    objects. Returns the name of the figure, as do the functions below."""
-    from matplotlib.figure import Figure
-
-    classes = (*classes, 'background') if len(matrix) > len(classes) else classes
-    directory, count = Path(directory), len(classes)
-    totals = matrix.sum(1, keepdims=True)
-    shares = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
-    side = min(max(0.38 * count, 2.4), 9)
-    figure = Figure(figsize=(side + 2.6, side + 0.9), dpi=200, layout='constrained')
-    axes = figure.subplots()
-    axes.set_facecolor('0.9')  # Rows of classes without an example stay gray.
-    shown = axes.imshow(shares, 'Blues', vmin=0, vmax=100)
-    size = float(np.clip(72 * side / count / 3.2, 5, 11))
-    for (i, j), share in np.ndenumerate(shares if count <= NUMBERED else np.empty((0, 0))):
-        if share > 0:
-            axes.text(j, i, f'{share:.0f}' if count > 6 else f'{share:.1f}', ha='center',
-                      va='center', fontsize=size, color='white' if share > 55 else 'black')
-    names = [_short(name) for name in classes]
-    every = -(-count // NAMED)  # More names would overlap.
-    plain: Any = {'fontsize': 8, 'parse_math': False}  # names may hold '$'
-    turned: Any = {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if count > 3 else {}
-    axes.set_xticks(range(0, count, every), names[::every], **plain, **turned)
-    axes.set_yticks(range(0, count, every), names[::every], **plain)
-    axes.set(xlabel='prediction', ylabel='truth')
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label(f"% of the truth's {of}", fontsize=9)
-    bar.ax.tick_params(labelsize=8)
-    plots.save(figure, directory / 'figures' / 'confusion.png')
-    atomic.write_text(directory / CONFUSION, tables.comma_separated(
-        ['truth / prediction', *classes],
-        ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))))
-    return 'confusion'
-
-
-def reliability(directory: str | Path, bins: np.ndarray) -> str:
-    """Draws the share of the answers that is right, by how sure the network was of them, above how
-    many these are: a reliability diagram.
-
-    Args:
-      bins: float [bins, 3], see classify.calibration.
-    """
-    from matplotlib.figure import Figure
-
-    counts, confidence, accuracy = bins.T
-    width, filled = 1 / len(bins), counts > 0
-    left = width * np.arange(len(bins))
-    figure = Figure(figsize=(4.6, 5.0), layout='constrained', dpi=200)
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    axes.bar(left, accuracy, width, align='edge', color='#7fb3d5', edgecolor='white')
-    gaps = np.where(filled, confidence - accuracy, 0)
-    axes.bar(left, gaps, width, accuracy, align='edge', color='#d98f6c55', edgecolor='#a8432b',
-             linewidth=0.8, hatch='////')
-    axes.plot([0, 1], [0, 1], '--', color='0.4', linewidth=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel='share that is right')
-    axes.set_title(f'expected calibration error {100 * classify.calibration_error(bins):.2f} %',
-                   fontsize=10)
-    below.bar(left, counts, width, align='edge', color='0.75', edgecolor='white')
-    below.set(xlabel='probability of the answer', ylabel='images')
-    for panel in (axes, below):
-        panel.spines[['top', 'right']].set_visible(False)
-        panel.tick_params(labelsize=8)
-    plots.save(figure, Path(directory) / 'figures' / 'reliability.png')
-    return 'reliability'
-
-
-def precision_recall(directory: str | Path, precision: np.ndarray, classes: Sequence[str]) -> str:
-    """Draws the precision of each class at the recalls from 0 to 1, and their mean.
-
-    Args:
-      precision: float [classes, 101] at an IoU of 0.5; NaN for classes without an object. The mean
-        of a row is the AP50 of the class.
-    """
-    from matplotlib.figure import Figure
-
-    recalls = np.linspace(0, 1, precision.shape[1])
-    seen = [i for i, row in enumerate(precision) if not np.isnan(row).any()]
-    figure = Figure(figsize=(6.2, 4), layout='constrained', dpi=200)
-    axes = figure.subplots()
-    for i, color in zip(seen, plots.class_colors(len(seen)), strict=True):
-        style: Any = {'color': color, 'label': f'{_short(classes[i])}  {precision[i].mean():.3f}'}
-        if len(seen) > LINED:
-            style = {'color': '0.8', 'label': f'{len(seen)} classes' if i == seen[0] else None}
-        axes.plot(recalls, precision[i], linewidth=1.0, **style)
-    mean = precision[seen].mean(0)
-    axes.plot(recalls, mean, color='black', linewidth=2.2, label=f'mean  {mean.mean():.3f}')
-    axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel='recall', ylabel='precision')
-    axes.grid(alpha=0.25)
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, title='AP at IoU 0.5', loc='upper left',
-                bbox_to_anchor=(1, 1))
-    plots.save(figure, Path(directory) / 'figures' / 'precision_recall.png')
-    return 'precision_recall'

@@ -94,7 +94,9 @@ class Network(NamedTuple):
 
     def fitting(self, shape: Sequence[int]) -> tuple[int, int]:
         """(height, width) as near as possible to those of `shape` that fit the network, by its
-        rule `fits` (see models)."""
+        rule `fits` (see models). Whitened images have the training's size."""
+        if self.normalize.whitening is not None:
+            return self.image_shape[0], self.image_shape[1]
         fits = models.fits(self.net)
         height, width = (next(n for off in itertools.count() for n in (side - off, side + off)
                               if n > 0 and fits(n)) for side in shape[:2])

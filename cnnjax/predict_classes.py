@@ -53,9 +53,7 @@ def classes(network: Network, pictures: Sequence[Picture], top: int = 5, *,
       UserError: the network does not classify, a picture cannot be read or does not fit, or the
         batch is too large for the memory.
     """
-    if other := predict.OTHERS.get(network.task):
-        raise UserError(f'{network.name or "the network"} was trained to {network.task}: it has no '
-                        f'classes of whole pictures; take predict.{other.__name__}')
+    check(network)
     if top < 1 or not len(pictures):
         raise UserError(f'{len(pictures)} pictures, top={top}: take at least one of both')
     memory.check(2 * min(batch_size, len(pictures)) * predict.largest(
@@ -76,6 +74,18 @@ def classes(network: Network, pictures: Sequence[Picture], top: int = 5, *,
     return [None if i in errors else Prediction(
         tuple(network.classes[place] for place in places), tuple(probabilities))
         for i, (places, probabilities) in enumerate(rows)]
+
+
+def check(network: Network) -> None:
+    """Raises UserError if the network does not classify pictures, or not in the views that its
+    `evaluation` asks for."""
+    if other := predict.OTHERS.get(network.task):
+        raise UserError(f'{network.name or "the network"} was trained to {network.task}: it has no '
+                        f'classes of whole pictures; take predict.{other.__name__}')
+    own, crops = views.Views.of(network.evaluation), predict.crops(network)
+    views.check(own, network.task, crops)
+    if not own.single:
+        views.check_network(own, network.net, crops, network.image_shape[-1])
 
 
 class _Watched(images.Picture):

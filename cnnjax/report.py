@@ -8,6 +8,7 @@
     confusion.csv, figures/   see figures.py
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,9 +164,14 @@ def told(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
     found = {name: value for name, value in evaluate.numbers(results).items()
              if name.partition('/')[2] not in classes}
     found = {'error': found.pop('error'), **found}
-    return {LABELS.get(name, name.replace('_', ' ')):
-            f'{value:,}' if isinstance(value, int) else f'{100 * value:.2f} %'
-            if name.endswith(('error', 'ece')) else f'{value:.4g}' for name, value in found.items()}
+    shown = {}
+    for name, value in found.items():
+        spelled = re.sub('^(ap|ar|voc)', lambda start: start[0].upper(), name).replace('_', ' ')
+        percent = name.endswith(('error', 'ece'))
+        shown[LABELS.get(name, spelled)] = (
+            f'{value:,}' if isinstance(value, int) else f'{100 * value:.2f} %' if percent else
+            f'{value:.4g}')
+    return shown
 
 
 def figured(directory: Path, drawn: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:

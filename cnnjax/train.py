@@ -263,6 +263,8 @@ def train(config: ConfigDict, directory: str | Path,
     for examples in filter(None, (sets.test, sets.val)):
         training.check_evaluation(examples.shapes)
         normalize.fitting(examples.image_shape)
+    if config.crops == 'dense':
+        normalize.check_pointwise("crops='dense'")
     views.check_network(views.Views.of(config), training.net, sets.test.crops,
                         sets.test.image_shape[-1])
     with (cluster.Preemption() as preemption,

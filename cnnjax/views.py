@@ -1,5 +1,5 @@
 """The test protocols of the papers: the probabilities of the classes are means over several views
-of a picture, each view cut from the picture and scaled as the first step of an evaluation.
+of a picture. Each view is cut from the picture and scaled, as the one crop of other evaluations is.
 
     crops   '1'         the middle crop of image_size pixels
             '10'        four corners and the middle, and their mirror images, of the middle square
@@ -66,7 +66,7 @@ class Views(NamedTuple):
     def of(cls, fields: Mapping[str, Any] | ConfigDict) -> 'Views':
         """Those of a config, or of a Trained's `evaluation`; older ones have one view."""
         known: Any = {name: fields[name] for name in cls._fields if name in fields}
-        return cls(**known)
+        return cls(**known | {'test_scales': tuple(known.get('test_scales', ()))})
 
     @property
     def single(self) -> bool:
@@ -108,13 +108,18 @@ def check(views: Views, task: str, crops: data.Crops) -> None:
     if not crops.size or crops.fit != 'crop':
         raise UserError(f"{said}: views are cut from scaled pictures; give image_size, and "
                         "fit='crop'")
-    for side in views.test_scales or (crops.test_shorter_side or crops.size,):
+    for side in scales(views, crops):
         if side < crops.size and views.crops != 'dense':
             raise UserError(f'{said}: crops of image_size={crops.size} are larger than pictures '
                             f'whose shorter side is scaled to {side}')
         if side <= crops.size and views.crops == '10':
             raise UserError(f'{said}: ten crops of image_size={crops.size} from a square of '
                             f'{side} pixels are all the same; take a larger test_shorter_side')
+
+
+def scales(views: Views, crops: data.Crops) -> tuple[int, ...]:
+    """The shorter sides to which these views scale a picture."""
+    return views.test_scales or (crops.test_shorter_side or crops.size,)
 
 
 def cuts(views: Views, net: nn.Module, crops: data.Crops, channels: int,
@@ -125,10 +130,8 @@ def cuts(views: Views, net: nn.Module, crops: data.Crops, channels: int,
     Args:
       crops: how the middle crop is cut.
       shapes: returns (height, width) of every picture, int [N, 2].
-
     """
-    scaled = [crops._replace(test_shorter_side=side)
-              for side in views.test_scales or (crops.test_shorter_side or crops.size,)]
+    scaled = [crops._replace(test_shorter_side=side) for side in views.test_scales] or [crops]
     if views.crops != 'dense':
         return [[(None, each._replace(place=place, square=views.crops == '10'))]
                 for each in scaled for place in (MIDDLE, *CORNERS * (views.crops != '1'))]
@@ -145,7 +148,8 @@ def stride(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
 
 def _fitted(pictures, crops, step):
     """The sides, int [N, 2], to which pictures are cut after they are scaled."""
-    scaled = crops.test_shorter_side * pictures // pictures.min(-1, keepdims=True)
+    side = crops.test_shorter_side or crops.size
+    scaled = side * pictures // pictures.min(-1, keepdims=True)
     return scaled - (scaled - crops.size) % step
 
 
@@ -166,6 +170,9 @@ def check_network(views: Views, net: nn.Module, crops: data.Crops, channels: int
         return
     image_shape = crops.size, crops.size, channels
     step = stride(net, image_shape)
+    if step > crops.size:
+        raise UserError(f"crops='dense': {type(net).__name__} has no grid of positions in an image "
+                        f'of {crops.size} pixels')
 
     def scores(side):
         def call():
@@ -174,7 +181,7 @@ def check_network(views: Views, net: nn.Module, crops: data.Crops, channels: int
                 return net.apply(variables, jnp.zeros((1, side, side, channels)), train=False)[0]
         return jax.eval_shape(call).shape
 
-    for scale in (crops.size, *(views.test_scales or [crops.test_shorter_side or crops.size])):
+    for scale in (crops.size, *scales(views, crops)):
         try:
             shape = scores(scale - (scale - crops.size) % step)
             if len(shape) == 4 and scale == crops.size and shape[1:3] != (1, 1):

@@ -34,5 +34,5 @@ def get_config():
     config.multiple = placeholder(int)  # height and width may be any multiples of so many pixels,
     #           from about half of the training's on; 1: any; 0: only the training's; None: of 32,
     #           or what else suits the network and the training's images
-    config.platforms = ('cpu', 'cuda', 'tpu')  # what it is compiled for; there is 'rocm', too
+    config.platforms = 'cpu,cuda,tpu'  # what it is compiled for; there is 'rocm', too
     return config

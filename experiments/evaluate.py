@@ -56,15 +56,17 @@ def run(config, directory):
     if not cluster.first():
         return
     workdir.write_config(directory, config)
+    seen = ' + '.join(dict.fromkeys(views.described(each.evaluation) for each in networks))
     report.write(directory, network, sets[0], results, {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
-        'split': own.test_split, 'views': ' + '.join(
-            dict.fromkeys(views.described(each.evaluation) for each in networks))})
+        'split': own.test_split, 'views': seen})
     results = evaluate.numbers(results)
     width = max(20, *map(len, results))
     for name, value in results.items():
         shown = f'{100 * value:.2f} %' if name.endswith('error') else f'{value:g}'
         print(f'{name:>{width}}  {shown}')
+    if network.task == 'classify':
+        print(f'{"views":>{width}}  {seen}')
     print(f'report: {Path(directory) / report.PAGE}')
 
 

@@ -11,7 +11,8 @@ from cnnjax.errors import UserError
 from configs import base
 
 FORMATS = ('safetensors', 'jax_export')
-LIMITS = {'formats': limits.Names(FORMATS), 'names': weights.NAMES, 'dtype': tuple(export.TYPES)}
+LIMITS = {'formats': limits.Names(FORMATS), 'names': weights.NAMES, 'dtype': tuple(export.TYPES),
+          'platforms': limits.Names(export.PLATFORMS)}
 BATCHES = (1, 3)  # on which the program is compared with the network
 
 
@@ -36,12 +37,12 @@ def run(config, directory):
         print(f'{path}  {size(path)}, with the names of {library}; loaded again: the same numbers')
     if 'jax_export' in formats:
         made = export.export(network, dtype=config.dtype, multiple=config.multiple,
-                             platforms=config.platforms)
+                             platforms=limits.names(config.platforms))
         images, what = examples(config, network)
         told = []
         path = export.save(made, directory / 'network', lambda loaded: told.extend(
             compare(loaded, network, images)))
-        print(f'{path}  {size(path)}, takes {made.takes()}, for {", ".join(config.platforms)}\n'
+        print(f'{path}  {size(path)}, takes {made.takes()}, for {config.platforms}\n'
               f'loaded again, on {what}: the largest difference from the network, as a share of '
               f'the largest output, is\n' + '\n'.join(told))
 

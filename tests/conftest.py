@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from cnnjax.data import digit_scenes, digits, geometry  # noqa: E402
 from configs import base  # noqa: E402
 
 logging.set_verbosity(logging.ERROR)
+BROWSER = ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+           '--disable-background-networking', '--disable-component-update', '--disable-sync')
 DETECTOR = Path(__file__).with_name('detector.py')
 
 # Tracing makes many objects that stay; with the usual threshold, garbage collection took a seventh
@@ -176,3 +179,22 @@ def tagging(tiny, tagged):
 def each(request):
     """The config of a tiny training, for each of the tasks."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope='session')
+def driver(tmp_path_factory):
+    """A browser."""
+    from selenium import webdriver  # here, because few tests need it
+
+    for program in ('chromium', 'chromedriver'):
+        assert shutil.which(program), (
+            f'no {program} on the path: apt-get install chromium chromium-driver')
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which('chromium')
+    for option in BROWSER:
+        options.add_argument(option)
+    options.add_argument(f'--user-data-dir={tmp_path_factory.mktemp("browser")}')
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which('chromedriver')))
+    yield driver
+    driver.quit()

@@ -79,7 +79,7 @@ def test_many_classes_are_counted_together(tmp_path):
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    ({}, r'train cannot be read: No such .* or <class>/\*.jpg, and is then divided by '
+    ({}, r'train cannot be read: No such .* A training divides <class>/\*.jpg itself, with '
      '--config.split=0.8/0.1/0.1'),
     ({'shares': '0.98/0.01/0.01', 'data_dir': '{root}/none'}, 'none cannot be read'),
     ({'data_dir': '{root}/notes.txt'}, 'is a file: --config.dataset=csv reads a table'),

@@ -158,7 +158,7 @@ def test_another_set_is_not_looked_for_where_that_of_the_run_was(network, tmp_pa
     config.update(dataset='folder', data_dir='gone', bad_images='skip', image_size=8)
     monkeypatch.setattr(trained, 'load', lambda *_: found._replace(
         config=config, net=found.net, image_shape=(8, 8, 1), evaluation={
-            'image_size': config.image_size}, variables=found.net.init(
+            'image_size': 8}, variables=found.net.init(
                 jax.random.key(0), np.zeros((1, 8, 8, 1)), train=False)))
     values = recipe.get_config()
     values.update(source='run', dataset='digits', devices=1)

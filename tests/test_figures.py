@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import (
+    charts,
     data,
     evaluate,
     figures,
@@ -205,8 +206,8 @@ def test_the_numbers_of_a_confusion_matrix(tmp_path, monkeypatch):
     """In percent of each row; a class without a pixel has none. Large matrices have no numbers."""
     saved = []
     monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure))
-    figures.confusion(tmp_path, np.array([[30, 10, 0], [0, 0, 0], [1, 2, 5]]), ('a', 'b', 'c'))
-    figures.confusion(tmp_path, np.eye(60, dtype=int), tuple(map(str, range(60))))
+    charts.confusion(tmp_path, np.array([[30, 10, 0], [0, 0, 0], [1, 2, 5]]), ('a', 'b', 'c'))
+    charts.confusion(tmp_path, np.eye(60, dtype=int), tuple(map(str, range(60))))
     texts = [{text.get_position(): text.get_text() for text in figure.axes[0].texts}
              for figure in saved]
     assert texts == [{(0, 0): '75.0', (1, 0): '25.0', (0, 2): '12.5', (1, 2): '25.0',
@@ -231,7 +232,7 @@ def test_reports_that_were_cut_short_are_written_again(tmp_path, monkeypatch):
 
 
 def test_names_of_classes_are_no_formulas(tmp_path):
-    figures.confusion(tmp_path, np.eye(2, dtype=int), ('$5_$', r'$\frac$'))
+    charts.confusion(tmp_path, np.eye(2, dtype=int), ('$5_$', r'$\frac$'))
     assert (tmp_path / 'figures' / 'confusion.png').exists()
 
 
@@ -298,8 +299,8 @@ def test_precision_and_recall(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure))
     precision = np.array([np.linspace(1, 0, 101), np.full(101, np.nan), np.ones(101)])
-    figures.precision_recall(tmp_path, precision, ('a', 'b', 'c'))
-    figures.precision_recall(tmp_path, np.ones((30, 101)), tuple(map(str, range(30))))
+    charts.precision_recall(tmp_path, precision, ('a', 'b', 'c'))
+    charts.precision_recall(tmp_path, np.ones((30, 101)), tuple(map(str, range(30))))
     few, many = (figure.axes[0] for figure in saved)
     assert [text.get_text() for text in few.get_legend().get_texts()] == [
         'a  0.500', 'c  1.000', 'mean  0.750']
@@ -309,7 +310,7 @@ def test_precision_and_recall(tmp_path, monkeypatch):
 
 
 def test_a_confusion_matrix_with_background(tmp_path):
-    figures.confusion(tmp_path, np.array([[3, 1, 0], [0, 2, 2], [1, 0, 0]]), SHAPES)
+    charts.confusion(tmp_path, np.array([[3, 1, 0], [0, 2, 2], [1, 0, 0]]), SHAPES)
     with open(tmp_path / 'confusion.csv') as file:
         assert list(csv.reader(file)) == [
             ['truth / prediction', 'red', 'green', 'background'], ['red', '3', '1', '0'],

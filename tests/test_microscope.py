@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -24,8 +23,6 @@ from experiments.microscope import microscope
 
 LAYERS = ('relu1', 'conv2_1/relu1', 'conv2_1', 'pool', 'fc')
 SIZES = {'relu1': 4, 'conv2_1/relu1': 4, 'conv2_1': 4, 'pool': 6, 'fc': 6}  # six of each at most
-OPTIONS = ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-           '--disable-background-networking', '--disable-component-update', '--disable-sync')
 
 
 @pytest.fixture(scope='module')
@@ -329,27 +326,6 @@ def test_errors(source, written, tmp_path):
 
 
 # ---- The pages
-
-
-def started(directory):
-    """Yields a browser that keeps its files in the directory, and ends it."""
-    for program in ('chromium', 'chromedriver'):
-        assert shutil.which(program), (
-            f'no {program} on the path: apt-get install chromium chromium-driver')
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which('chromium')
-    for option in OPTIONS:
-        options.add_argument(option)
-    options.add_argument(f'--user-data-dir={directory}')
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which('chromedriver')))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture(scope='module')
-def driver(tmp_path_factory):
-    yield from started(tmp_path_factory.mktemp('browser'))
 
 
 class Pages:

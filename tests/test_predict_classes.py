@@ -14,7 +14,6 @@ from cnnjax.data import images
 from cnnjax.errors import UserError
 from configs import predict as recipe
 from experiments.predict import predict as experiment
-from tests import test_microscope
 
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'elk', 'fox')
 NORMALIZE = data.Normalization(np.float32([0.5]), np.float32([0.2]))
@@ -121,6 +120,8 @@ def test_images_that_were_taken_as_they_are():
     assert bordered.probabilities[0] == pytest.approx(scores.max(), rel=1e-5)
     with pytest.raises(UserError, match='pictures of 8 x 8, as they are'):
         border.predict(whole)
+    with pytest.raises(UserError, match=r"crops='10': views are cut from scaled pictures; give im"):
+        made({'image_size': 0, 'crops': '10'}, (8, 8, 1)).predict(image)
     with pytest.raises(UserError, match=r'images of shape \(1, 8, 8, 1\): the network takes'):
         made(CUT).predict(image)
 
@@ -203,21 +204,18 @@ def test_tables_of_many_pictures(predicted, folder):
             assert small.size == whole.size  # None is enlarged.
 
 
-def test_the_page_of_predictions_in_a_browser(predicted, tmp_path):
-    driver = next(browser := test_microscope.started(tmp_path))
-    try:
-        driver.set_window_size(1200, 6000)  # lazy images are loaded where they are seen
-        driver.get((predicted / 'predictions.html').as_uri())
-        sizes = driver.execute_script('return [...document.images].map(i => i.naturalWidth)')
-        assert len(sizes) == 13
-        assert all(sizes)
-        assert '<b>#1%.jpg' in driver.find_element('css selector', 'main').text
-        assert len(driver.find_elements('css selector', '.pictures td.share')) == 13 * 4
-        driver.find_element('css selector', '.pictures a').click()
-        assert driver.current_url.endswith(('.png', '.jpg'))
-        assert driver.get_log('browser') == []
-    finally:
-        next(browser, None)
+def test_the_page_of_predictions_in_a_browser(driver, predicted):
+    driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {  # so high that all are in view
+        'width': 1200, 'height': 6000, 'deviceScaleFactor': 1, 'mobile': False})
+    driver.get((predicted / 'predictions.html').as_uri())
+    sizes = driver.execute_script('return [...document.images].map(i => i.naturalWidth)')
+    assert len(sizes) == 13
+    assert all(sizes)
+    assert '<b>#1%.jpg' in driver.find_element('css selector', 'main').text
+    assert len(driver.find_elements('css selector', '.pictures td.share')) == 13 * 4
+    driver.find_element('css selector', '.pictures a').click()
+    assert driver.current_url.endswith(('.png', '.jpg'))
+    assert driver.get_log('browser') == []
 
 
 def test_the_terminal_shows_the_first(capsys, folder, tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ import pytest
 
 from cnnjax import data, evaluate, figures, page, report, trained
 from cnnjax.tasks import classify
-from tests import test_microscope
 
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'elk', 'fox', 'gnu')
 ABOUT = {'source': 'runs/x', 'checkpoint': 'best', 'dataset': '<i>&', 'split': 'test'}
@@ -176,11 +175,6 @@ def test_the_mistakes_that_the_network_was_surest_of(evaluated, tmp_path, monkey
     right = {**results, 'wrong': np.zeros(23, bool)}
     assert figures.answers(tmp_path, examples, right) == ['predictions']
     assert not (tmp_path / 'figures' / 'worst.png').exists()
-
-
-@pytest.fixture(scope='module')
-def driver(tmp_path_factory):
-    yield from test_microscope.started(tmp_path_factory.mktemp('browser'))
 
 
 def test_the_page_in_a_browser(driver, written, tmp_path):

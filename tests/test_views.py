@@ -43,7 +43,8 @@ def logits(lenet):
 def prepared(stream):
     examples = [{'image': image, 'label': label}
                 for image, label in zip(PICTURES, LABELS, strict=True)]
-    source, crops = data.Source(examples, CLASSES), data.Crops(32, test_shorter_side=40)
+    source, crops = data.Source(examples, CLASSES), data.Crops(
+        32, shorter_side=(32, 48), test_shorter_side=40)
     return data.Stream(source, crops, threads=2) if stream else data.Resident(source, crops)
 
 
@@ -153,11 +154,14 @@ def test_full_layers_as_convolutions_have_the_same_logits(name, side, positions,
     assert net.apply(variables, images, train=False)[0].shape == (2, 3)  # outside the context
 
 
-def test_torchvisions_alexnet_sees_one_position_of_its_images_and_more_of_larger_ones():
+def test_networks_that_cannot_see_whole_pictures():
     net = models.create('alexnet_tv', num_classes=3, widths=(2,) * 5, hidden=(5, 5))
     views.check_network(Views('dense', (256,)), net, data.Crops(224), 3)
     with pytest.raises(UserError, match="crops='dense': AlexNet .* of 128 pixels: fc6 sees 6 x 6"):
         views.check_network(Views('dense', (256,)), net, data.Crops(128), 3)
+    fractional = models.create('fmp6_32', num_classes=3, depth=3, width=2, canvas=14)
+    with pytest.raises(UserError, match='FractionalNet has no grid of positions in an image of 5'):
+        views.check_network(Views('dense', (10,)), fractional, data.Crops(5), 1)
 
 
 @pytest.mark.parametrize(('chosen', 'task', 'crops', 'message'), [
@@ -171,6 +175,17 @@ def test_torchvisions_alexnet_sees_one_position_of_its_images_and_more_of_larger
 def test_views_that_cannot_be_cut(chosen, task, crops, message):
     with pytest.raises(UserError, match=message):
         views.check(chosen, task, crops)
+
+
+def test_the_mirror_image_of_a_picture_that_is_cut_in_no_way(lenet, logits):
+    """Its whole, stretched."""
+    source = data.from_arrays(np.stack(PICTURES[:1]), CLASSES, label=[0])
+    examples = data.Resident(source, data.Crops(32, fit='stretch'))
+    network = lenet._replace(evaluation={'test_flip': True})
+    found = evaluate.log_probabilities(network, examples, devices=1)['scores/']
+    image = examples.data['image']
+    pair = jax.nn.softmax(logits(np.concatenate([image, image[:, :, ::-1]])))
+    np.testing.assert_allclose(np.exp(found[0]), pair.mean(0), rtol=1e-4)
 
 
 def test_a_whole_picture_smaller_than_the_full_layers_see(lenet):

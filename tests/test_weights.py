@@ -95,6 +95,17 @@ def test_names_and_shapes_are_theirs(name):
     assert weights.layout(name) == NAMES[name]
 
 
+@pytest.mark.parametrize(('names', 'library', 'head'), [
+    ('', 'timm', 'head.fc.weight'), ('timm', 'timm', 'head.fc.weight'),
+    ('torchvision', 'torchvision', 'classifier.6.weight'),
+    ('cnnjax', 'cnnjax', 'params/fc8/kernel')])
+def test_the_names_that_are_asked_for(names, library, head, tmp_path):
+    network = drawn('vgg11', image_shape=(32, 32, 3), widths=(2,) * 5, hidden=(3, 4))
+    assert weights.save(network, tmp_path / 'it.safetensors', names) == library
+    assert head in safetensors.numpy.load_file(tmp_path / 'it.safetensors')
+    assert_same(weights.load(None, tmp_path / 'it.safetensors').variables, network.variables)
+
+
 @pytest.mark.parametrize('case', make.CASES)
 def test_round_trip_with_their_names(case, tmp_path):
     name, fields, _ = make.CASES[case]

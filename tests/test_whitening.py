@@ -104,6 +104,7 @@ def test_a_run_keeps_its_matrix(config, tmp_path, monkeypatch, capsys):
         network(other)
     with pytest.raises(UserError, match='images of 6 x 6 pixels: the network was trained on white'):
         network.taps(other)
+    assert network.fitting(other[0].shape) == (8, 8)
 
     weights.save(network, tmp_path / 'saved.safetensors')
     again = trained.load(tmp_path / 'saved.safetensors')
@@ -116,6 +117,12 @@ def test_a_run_keeps_its_matrix(config, tmp_path, monkeypatch, capsys):
                             whitening=2 * recorded.normalize.whitening), 'whitening: ')):
         with pytest.raises(UserError, match=what):
             dataset.normalization(tmp_path, recorded, recorded.image_shape, other)
+
+
+def test_whole_pictures_are_refused_before_the_training(config, tmp_path):
+    with pytest.raises(UserError, match="crops='dense': the network was trained on whitened"):
+        train.train(changed(config, crops='dense', image_size=8), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_a_whitened_run_go_on_with_its_matrix(config, tmp_path):

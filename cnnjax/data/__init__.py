@@ -1,6 +1,6 @@
 """Examples (images with their targets): sources, the input pipeline and augmentation."""
 
-from cnnjax.data import class_folders, splits
+from cnnjax.data import class_folders, policies, splits
 from cnnjax.data.augment import augment
 from cnnjax.data.crops import Crops
 from cnnjax.data.examples import (
@@ -31,5 +31,5 @@ from cnnjax.data.weight_maps import weighted
 __all__ = ['FROM_PYTHON', 'SHIPPED', 'Crops', 'Identity', 'Missing', 'Normalization', 'Resident',
            'Source', 'Stream', 'augment', 'check_examples', 'class_folders', 'counted',
            'differences', 'from_arrays', 'identity', 'load', 'load_if_named', 'load_labelled',
-           'matched', 'mixed', 'names', 'normalization', 'picture_shapes', 'proposed', 'recut',
-           'splits', 'spread', 'subset', 'weighted']
+           'matched', 'mixed', 'names', 'normalization', 'picture_shapes', 'policies', 'proposed',
+           'recut', 'splits', 'spread', 'subset', 'weighted']

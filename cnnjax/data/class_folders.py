@@ -52,8 +52,9 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
         if here != learned:
             found = find(here, left_out := Counter())
     except Missing as error:
-        raise Missing(f'{error}: data_dir must hold train/<class>/*.jpg and test/<class>/*.jpg, or '
-                      '<class>/*.jpg, and is then divided by --config.split=0.8/0.1/0.1') from error
+        raise Missing(f'{error}: data_dir must hold train/<class>/*.jpg and test/<class>/*.jpg. A '
+                      'training divides <class>/*.jpg itself, with --config.split=0.8/0.1/0.1'
+                      ) from error
     _check_classes(root, classes, shares)
     if unknown := sorted(set(found) - set(classes)):
         raise UserError(f'{here} has classes that {root / "train"} does not have: '

@@ -28,7 +28,7 @@ class Crops(NamedTuple):
     # it, unscaled, by a border; 'stretch' scales both sides to `size`; 'letterbox' scales the
     # shorter side as 'crop' does, the longer at most to `size`, with a border right and below.
     fit: str = 'crop'
-    # What `center` cuts where it is not the middle square of `size` pixels (see evaluate.py).
+    # What `center` cuts where it is not the middle square of `size` pixels (see views.py).
     place: tuple[float, float] = (0.5, 0.5)  # this and the next: arguments of images.placed_box
     square: bool = False
     shape: tuple[int, int] | None = None  # (height, width) instead of `size` x `size`
@@ -112,7 +112,7 @@ class Crops(NamedTuple):
             raise UserError(f"fit='{self.fit}' scales no shorter side: leave out test_shorter_side")
         side = min(images.sides(self.shape or self.size))
         smallest = self.test_shorter_side or self.size
-        if stream and self.kind == 'shorter_side':
+        if stream and self.kind == 'shorter_side' and not self.shape:  # It has no random crops.
             smallest = min(smallest, self.shorter_side[0])
         if self.fit == 'crop' and side > smallest:
             raise UserError(f'image_size={side} is cut from pictures whose shorter side is '

@@ -70,7 +70,8 @@ class Task(NamedTuple):
     # and in order. The result 'error' is in [0, 1], lower is better. Only numbers are reported.
     results: Callable[..., dict[str, Any]]
 
-    # (outputs) -> {target: [N, ...]}: what the outputs of the network say of the images. And
+    # (outputs) -> {target: [N, ...]}: what the outputs of the network say of the images; of whole
+    # images their 'probabilities', float32 [N, classes], which predictions show. And
     # (example, classes) -> a picture, uint8 [H', W', 3], of one example with its true or its
     # predicted targets, whose image is uint8 [H, W, C]. None: a run draws no examples.
     predict: Callable[..., dict[str, jax.Array]] | None = None

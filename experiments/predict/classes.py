@@ -10,7 +10,9 @@ BESIDE = 3  # The most classes of a picture in it.
 
 def predictor(config, network, paths):
     """A function from (directory, names) to the Founds of the pictures; it writes all files but
-    the page."""
+    the page. Raises UserError if the network has no such classes or views."""
+    predict_classes.check(network)
+
     def run(directory, names):
         unreadable = {}
         found = predict_classes.classes(network, paths, config.top, batch_size=config.batch_size,
