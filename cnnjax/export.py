@@ -127,7 +127,8 @@ def export(network: Network, *, dtype: str = 'uint8', multiple: int | None = Non
 
 def _program(network):
     """images[, proposals] -> {output: array}"""
-    extra, understand = _proposals(network), tasks.create(network.task, network.net).predict
+    extra = _proposals(network)
+    understand: Any = tasks.create(network.task, network.net).predict
 
     def run(images, *proposals):
         outputs: Any = network(images, **dict(zip(extra, proposals, strict=True)))

@@ -96,7 +96,8 @@ def cards(items: Iterable[Card]) -> str:
     return '<ul class="pictures">\n' + ''.join(
         f'<li><a href="{escaped(card.link)}"><img src="{escaped(card.source)}" loading="lazy" '
         f'alt="{escaped(card.name)}"></a><span class="name" title="{escaped(card.name)}">'
-        f'{escaped("/".join(PurePath(card.name).parts[-2:]))}</span><table>{"".join(map(_row, card.rows[:ROWS]))}</table></li>\n'
+        f'{escaped("/".join(PurePath(card.name).parts[-2:]))}</span>'
+        f'<table>{"".join(map(_row, card.rows[:ROWS]))}</table></li>\n'
         for card in items) + '</ul>\n'
 
 
