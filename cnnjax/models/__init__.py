@@ -11,9 +11,9 @@ resumes, loads and is looked at like ours if it keeps the contract.
 The contract. A network must have:
 
 - `__call__(images, train=False) -> (outputs, taps)`. `images` are float [N, H, W, C], already
-  normalized; N may be symbolic (`jax.export`), H and W where the layers allow it. `outputs` are logits [N, classes], or maps of them
-  [N, H', W', classes], or a detector's dict of arrays [N, ...]. `taps` is a dict
-  {name: array [N, ...]} in forward order, of the outputs of
+  normalized; N may be symbolic (`jax.export`), H and W where the layers allow it. `outputs` are
+  logits [N, classes], or maps of them [N, H', W', classes], or a detector's dict of arrays
+  [N, ...]. `taps` is a dict {name: array [N, ...]} in forward order, of the outputs of
   convolutions, activations, pools and blocks, and of the logits last. A layer with parameters has
   the path of the parameters as its tap's name, 'conv2_1/conv1'; under jit an unused tap costs
   nothing.
