@@ -62,7 +62,9 @@ class Events:
             values = values[np.isfinite(values)]
             if not values.size:
                 continue
-            counts, edges = np.histogram(values, BINS)
+            # In float32, there are no 50 limits between values that hardly differ.
+            limits = np.float64(values.min()), np.float64(values.max())
+            counts, edges = np.histogram(values, BINS, limits)
             name = jax.tree_util.keystr(path, simple=True, separator='/')
             self._add(step, summary=histogram_raw(
                 f'weights/{name}', values.min(), values.max(), values.size,

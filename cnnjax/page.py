@@ -96,13 +96,14 @@ def cards(items: Iterable[Card]) -> str:
     return '<ul class="pictures">\n' + ''.join(
         f'<li><a href="{escaped(card.link)}"><img src="{escaped(card.source)}" loading="lazy" '
         f'alt="{escaped(card.name)}"></a><span class="name" title="{escaped(card.name)}">'
-        f'{escaped("/".join(PurePath(card.name).parts[-2:]))}</span><table>{"".join(map(_row, card.rows[:ROWS]))}</table></li>\n'
+        f'{escaped("/".join(PurePath(card.name).parts[-2:]))}</span>'
+        f'<table>{"".join(map(_row, card.rows[:ROWS]))}</table></li>\n'
         for card in items) + '</ul>\n'
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table whose rows after the first LONG are folded away. Numbers are flush right; a Share
-    also has a bar."""
+    """A table whose rows after the first LONG are folded away. A Share is shown in percent, with a
+    bar."""
     lines = [_row(row) for row in rows]
     head = f'<tr>{"".join(f"<th>{escaped(name)}</th>" for name in header)}</tr>\n'
     first, others = ''.join(lines[:LONG]), ''.join(lines[LONG:])

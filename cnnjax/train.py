@@ -96,8 +96,8 @@ def check(config: ConfigDict) -> None:
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
-    if config.val_split in (config.train_split, config.test_split):
-        raise UserError(f"val_split='{config.val_split}' is also the training's or the test's: "
+    if (judged := dataset.val_split(config)) in (config.train_split, config.test_split):
+        raise UserError(f"val_split='{judged}' is also the training's or the test's: "
                         'give a third split, or leave it out')
     if config.split:
         data.splits.parse(config.split)

@@ -17,7 +17,7 @@ RECIPES = {'cifar10': ('cifar', 'resnet20'), 'imagenet2012': ('imagenet', 'resne
 def run(config, workdir):
     """Prints where the data is, the sizes of its splits and the command that trains on it."""
     del workdir  # The data goes to a place where every run finds it.
-    if config.dataset in (*SHIPPED, 'folder'):
+    if config.dataset in (*SHIPPED, 'folder', 'csv', 'npz'):
         raise UserError(f'dataset={config.dataset} needs no preparing: train on it')
     try:
         path = tfds_prepare.prepare(config.dataset, config.data_dir, config.manual_dir)

@@ -353,13 +353,14 @@ def test_the_run_describes_its_three_sets(validated):
         assert sorted(table.listing) == sorted(folder.listing)
 
 
-def test_a_run_keeps_its_splits_when_pictures_come(validated):
+def test_a_run_keeps_its_splits_when_pictures_come(validated, capsys):
     run, photos = validated / 'run', validated / 'photos'
     before = json.loads((run / 'results.json').read_text())
     for i in range(9):
         shutil.copyfile(photos / f'cats/{i}.bmp', photos / f'cats/new{i}.bmp')
     train.train(changed(moved(validated), epochs=4.0), run)
     assert len(dataset.source(moved(validated), 'test', run).examples) == before['count']
+    assert '(cats 6, dogs 6); left out: 9 newer than the run\n' in capsys.readouterr().out
     (run / 'split.csv').unlink()  # Without it the set is divided anew, and that is told.
     with pytest.raises(UserError, match='this is not the data that its run was trained on:\n  tra'):
         train.train(changed(moved(validated), epochs=5.0), run)

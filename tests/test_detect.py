@@ -159,7 +159,7 @@ def test_a_detector_is_trained_loaded_and_evaluated(detecting, tmp_path, capsys,
                                         'examples have only image, label'):
         evaluate.evaluate(network, data.from_arrays(images, network.classes, label=labels[:, 0]))
 
-    monkeypatch.setattr(figures, 'evaluation', lambda *_: None)
+    monkeypatch.setattr(figures, 'evaluation', lambda *_: [])
     asked = evaluate_config.get_config()
     asked.update(source=str(tmp_path / 'run'), checkpoint='latest')
     experiment.run(asked, tmp_path / 'evaluation')

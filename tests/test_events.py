@@ -83,6 +83,17 @@ def test_figures_of_a_longer_run_replace_those_of_the_shorter(tiny, tmp_path):
     assert (value.image.width, value.image.height, value.image.colorspace) == (9, 2, 4)
 
 
+def test_weights_that_hardly_differ_have_a_histogram(tmp_path):
+    """In float32, numbers so close have no 50 limits between them."""
+    made = events.Events(tmp_path, '.1')
+    made.histograms(1, {'a': np.float32([1, np.nextafter(np.float32(1), np.float32(2)), 1])})
+    made.histograms(2, {'a': np.ones((2, 3), np.float32)})
+    made.close()
+    first, second = (value.histo for _, value in read(tmp_path))
+    assert (first.bucket[0], first.bucket[-1], first.num) == (2, 1, 3)
+    assert (sum(second.bucket), second.num) == (6, 6)
+
+
 def test_weights_that_are_not_finite_end_no_run(tmp_path):
     made = events.Events(tmp_path, '.1')
     made.histograms(1, {'a': np.float32([np.inf, 1.0, 2.0]), 'b': np.full(3, np.nan, np.float32)})

@@ -438,7 +438,7 @@ def test_data_of_your_own(tiny, tmp_path, monkeypatch):
             (images, {'label': labels[:3]}, r'label has the shape \[3\]: .* it must be \[80\]'),
             (images, {'label': labels[:, None]}, r'the shape \[80, 1\]: .* must be \[80\]'),
             (images, {'labels': labels}, "the class of a whole image is its 'label'"),
-            (images, {'lable': labels}, "'label', a 'mask', or 'boxes' with .*, not 'lable'"),
+            (images, {'lable': labels}, "'label', 'tags', a 'mask', or 'boxes' .*, not 'lable'"),
             (images, {'mask': masks + 300}, 'the masks have numbers from 300 to 300'),
             (images, {'label': labels / 2}, 'classes are whole numbers')):
         with pytest.raises(UserError, match=message):

@@ -43,7 +43,8 @@ def logits(lenet):
 def prepared(stream):
     examples = [{'image': image, 'label': label}
                 for image, label in zip(PICTURES, LABELS, strict=True)]
-    source, crops = data.Source(examples, CLASSES), data.Crops(32, test_shorter_side=40)
+    source, crops = data.Source(examples, CLASSES), data.Crops(
+        32, shorter_side=(32, 48), test_shorter_side=40)
     return data.Stream(source, crops, threads=2) if stream else data.Resident(source, crops)
 
 

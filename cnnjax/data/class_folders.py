@@ -66,6 +66,10 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
         names = [os.path.relpath(path, root) for path, _ in files]
         kept = splits.places(names, [classes[label] for _, label in files], shares, split, given)
         files, where = [files[i] for i in kept], f'{root}, {split}'
+        if split not in ('train', splits.ALL):  # The line of the training set tells them.
+            left_out = Counter()
+        elif given is not None:
+            left_out['newer than the run'] = sum(name not in given for name in names)
     if bad_images == 'skip':
         readable = folders.readable(files, lambda file: images.read(file[0]), f'checking {split}')
         left_out['unreadable'] = len(files) - len(readable)
@@ -75,7 +79,7 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     paths, labels = zip(*files, strict=True)
     return Source(Files(paths, labels, root=str(here)), classes,
                   counted(where, len(files), len(set(labels)), by_class(labels, classes))
-                  + folders.described(left_out) * (not shares or split in ('train', splits.ALL)))
+                  + folders.described(left_out))
 
 
 def _check_classes(root, classes, shares):

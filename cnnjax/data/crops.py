@@ -112,7 +112,7 @@ class Crops(NamedTuple):
             raise UserError(f"fit='{self.fit}' scales no shorter side: leave out test_shorter_side")
         side = min(images.sides(self.shape or self.size))
         smallest = self.test_shorter_side or self.size
-        if stream and self.kind == 'shorter_side':
+        if stream and self.kind == 'shorter_side' and not self.shape:  # It has no random crops.
             smallest = min(smallest, self.shorter_side[0])
         if self.fit == 'crop' and side > smallest:
             raise UserError(f'image_size={side} is cut from pictures whose shorter side is '

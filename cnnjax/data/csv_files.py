@@ -11,6 +11,7 @@ singular or the plural. The column split is there if the set is divided into spl
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def load(data_dir: str | os.PathLike[str] | None, split: str, bad_images: str = 
     if unknown := sorted(set(table.classes) - set(classes)):
         raise UserError(f'{table.file} has classes that {_named(file, "train")} does not have: '
                         f'{some(unknown)}')
-    rows, left_out = _rows(table, root, split, shares, given, single), folders.Counter()
+    rows, left_out = _rows(table, root, split, shares, given, single), Counter()
     if bad_images == 'skip':
         readable = folders.readable(rows, lambda row: images.read(row.path), f'checking {split}')
         left_out['unreadable'] = len(rows) - len(readable)
@@ -86,18 +87,23 @@ def load(data_dir: str | os.PathLike[str] | None, split: str, bad_images: str = 
         raise UserError(f'{table.file}, {split}: none of its images can be read')
     where = f'{table.file}, {split}' if not single else str(table.file)
     numbers = {name: number for number, name in enumerate(classes)}
-    paths = tuple(row.path for row in rows)
-    if target == 'label':
-        labels = tuple(numbers[row.classes[0]] for row in rows)
-        examples = Files(paths, labels, root=str(root))
-        about = counted(where, len(rows), len(set(labels)), by_class(labels, classes))
-    else:
-        tags = np.zeros((len(rows), len(classes)), np.uint8)
-        for place, row in enumerate(rows):
-            tags[place, [numbers[name] for name in row.classes]] = 1
-        examples = TaggedFiles(paths, tags, root=str(root))
-        about = described(where, tags, classes)
-    return Source(examples, classes, about + folders.described(left_out))
+    shown = [[numbers[name] for name in row.classes] for row in rows]
+    found = (_labelled if target == 'label' else _tagged)(rows, shown, classes, str(root), where)
+    return found._replace(about=found.about + folders.described(left_out))
+
+
+def _labelled(rows, shown, classes, root, where):
+    labels = tuple(label for label, in shown)
+    return Source(Files(tuple(row.path for row in rows), labels, root=root), classes,
+                  counted(where, len(rows), len(set(labels)), by_class(labels, classes)))
+
+
+def _tagged(rows, shown, classes, root, where):
+    tags = np.zeros((len(rows), len(classes)), np.uint8)
+    for own, labels in zip(tags, shown, strict=True):
+        own[labels] = 1
+    return Source(TaggedFiles(tuple(row.path for row in rows), tags, root=root), classes,
+                  described(where, tags, classes))
 
 
 def _located(data_dir, annotations):
