@@ -87,8 +87,8 @@ def _needed(root, learned):
         return 'data_dir must hold <class>/*.jpg, which split divides'
     if os.path.isdir(learned):
         found = _first(root, Counter())
-        return (f'{root} has the folders {some(list(found))}; train_split, val_split and test_split '
-                'name those of a training')
+        return (f'{root} has the folders {some(list(found))}; train_split, val_split and '
+                'test_split name those of a training')
     return ('data_dir must hold train/<class>/*.jpg and test/<class>/*.jpg. A training divides '
             '<class>/*.jpg itself, with --config.split=0.8/0.1/0.1')
 
