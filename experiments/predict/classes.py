@@ -1,6 +1,6 @@
 """The classes of pictures, as a table on the terminal and in files."""
 
-from cnnjax import atomic, cluster, page, predict, predict_classes, tables
+from cnnjax import atomic, page, predict, predict_classes, tables
 from cnnjax.data import threads
 from experiments.predict.found import Found, thumbnail
 
@@ -17,8 +17,6 @@ def predictor(config, network, paths):
         unreadable = {}
         found = predict_classes.classes(network, paths, config.top, batch_size=config.batch_size,
                                         devices=config.devices, unreadable=unreadable)
-        if not cluster.first():
-            return []
         for error in unreadable.values():
             print(f'skipped: {error}')
         made = [Found(name, path, error=unreadable[i]) if i in unreadable else answered(

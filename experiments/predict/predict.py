@@ -7,7 +7,7 @@ import os
 from pathlib import Path, PurePath
 from urllib.parse import quote
 
-from cnnjax import atomic, cluster, limits, page, trained, user_network, views, workdir
+from cnnjax import atomic, limits, page, trained, user_network, views, workdir
 from cnnjax.data import folders
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
@@ -35,16 +35,11 @@ def run(config, directory):
     kind = {'segment': masks, 'detect': boxes}.get(network.task, classes)
     # What cannot be done is refused before anything is written.
     predictor = kind.predictor(config, network, paths)
-    if not cluster.first() and kind is not classes:
-        return
     directory = Path(directory)
     names = pictures.distinct(Path(path).stem for path in paths)
-    if cluster.first():
-        workdir.write_config(directory, config)
-        clear(directory)
+    workdir.write_config(directory, config)
+    clear(directory)
     found = predictor(directory, names)
-    if not cluster.first():
-        return
     seen = [one for one in found if not one.error]
     if not seen:
         raise UserError(f'no picture of {len(paths)} has a prediction: {found[0].error}')
