@@ -102,8 +102,8 @@ def cards(items: Iterable[Card]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table whose rows after the first LONG are folded away. Numbers are flush right; a Share
-    also has a bar."""
+    """A table whose rows after the first LONG are folded away. A Share is shown in percent, with a
+    bar."""
     lines = [_row(row) for row in rows]
     head = f'<tr>{"".join(f"<th>{escaped(name)}</th>" for name in header)}</tr>\n'
     first, others = ''.join(lines[:LONG]), ''.join(lines[LONG:])

@@ -85,7 +85,7 @@ def test_nothing_is_detected_where_a_picture_was_cut_off():
      r"the network has scores, \[10\] for an image, and no boxes: .* such as 'faster_rcnn_small'"),
     ({'task': 'classify', 'dataset': 'digits'}, "the network finds boxes: .* take task='detect'"),
     ({'task': 'segment'}, "the network finds boxes: .* take task='detect'"),
-    ({'task': 'detec'}, 'task is one of classify, segment, detect, .* did you mean detect'),
+    ({'task': 'detec'}, 'one of classify, multilabel, segment, detect, .* did you mean detect'),
     ({'dataset': 'digits'}, 'boxes'),
     ({'loss': 'focal'}, 'loss=focal: a detector has a loss of its own'),
     ({'class_weights': (1.0,) * 10}, r'class_weights=\(.* a detector has a loss of its own'),
