@@ -74,7 +74,7 @@ def examples(config, network):
         return noise, 'noise'
     if images.shape[1:] != shape:
         return noise, 'noise'
-    return np.resize(images, (count, *shape)), f'the first of {own.dataset}'
+    return np.resize(images, (count, *shape)), f'the first of {own.data_dir or own.dataset}'
 
 
 def compare(exported, network, images):
