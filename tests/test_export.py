@@ -85,7 +85,7 @@ def test_a_run_is_exported_compared_and_used_without_this_library(each, tmp_path
     experiment.run(settings(source=str(run)), directory)
     printed = capsys.readouterr().out
     assert 'the same numbers' in printed
-    assert f'on the first of {each.dataset}' in printed
+    assert f'on the first of {each.data_dir or each.dataset}' in printed
     assert {path.name for path in directory.iterdir()} == {
         'config.json', 'network.safetensors', 'network.jax_export', 'network.json'}
     network, exported = trained.load(run), export.load(directory / 'network.jax_export')
