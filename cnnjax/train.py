@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import (
-    averages,
     checkpoint,
     class_weights,
     cluster,
@@ -23,12 +22,10 @@ from cnnjax import (
     dataset,
     early_stopping,
     figures,
-    limits,
     loop,
     models,
     optim,
     parallel,
-    plateau,
     reports,
     resume,
     step,
@@ -40,70 +37,14 @@ from cnnjax import (
     views,
     workdir,
 )
+from cnnjax.data.augment import FIELDS
 from cnnjax.errors import UserError
 from cnnjax.evaluate import evaluator
-from cnnjax.limits import Number, Used, Whole
 from cnnjax.plan import Plan, plan
 from cnnjax.progress import Profile, Progress
 from cnnjax.step import TrainState
 from cnnjax.tasks.task import Task
-
-SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
-LIMITS = {
-    'seed': limits.SEED, 'image_size': Whole(0, SIDE),
-    'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
-    'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
-    'crop_aspect': Number(0), 'test_image_size': Whole(0, SIDE),
-    'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
-    'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),
-    'elastic': Number(0, SIDE // 8), 'jitter': Number(0, below=0.5), 'hue': Number(0, 0.5),
-    'saturation': Number(1, 100), 'exposure': Number(1, 100), 'color': Number(0),
-    'color_jitter': Number(0, 1), 'whiten': (False, True),
-    'auto_augment': ('', *data.policies.KINDS), 'randaugment_operations': Whole(1, 16),
-    'randaugment_magnitude': Whole(0, data.policies.BINS - 1), 'random_erasing': Number(0, 1),
-    'mixup': Number(0, 1000), 'cutmix': Number(0, 1000), 'repeats': Whole(1),
-    'batch_size': Whole(1),
-    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(),
-    'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
-    'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
-    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS, 'class_folders': data.class_folders.KINDS,
-    **optim.LIMITS, **averages.LIMITS, **plateau.LIMITS, **early_stopping.LIMITS,
-    **views.LIMITS,
-    **tasks.training_loss.LIMITS}
-AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
-                'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
-                'exposure', 'auto_augment', 'randaugment_operations', 'randaugment_magnitude',
-                'random_erasing')  # arguments of data.augment
-USED = {'randaugment_operations': Used('auto_augment', ('randaugment',), 2),
-        'randaugment_magnitude': Used('auto_augment', ('randaugment',), 9)}
-
-
-def check(config: ConfigDict) -> None:
-    """Raises UserError if `config` has a value that no training can have."""
-    limits.check(config, {field: limit for field, limit in LIMITS.items()
-                          if config[field] is not None})  # None: image_size is inherited
-    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED, **USED})
-    plateau.check(config)
-    early_stopping.check(config)
-    for field in ('mixup', 'cutmix'):
-        if config[field] and config.task != 'classify':
-            raise UserError(f"{field}={config[field]} mixes two images and their labels: it needs "
-                            f"task='classify', not '{config.task}'")
-    if config.auto_augment and tasks.target(config.task) in ('mask', 'boxes'):
-        raise UserError(f"auto_augment='{config.auto_augment}' would move what is in an image, but "
-                        f"not its masks or boxes: task='{config.task}' has rotation and scale")
-    if config.model.name:  # None: it is inherited
-        models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
-    tasks.loss(config)
-    if (judged := dataset.val_split(config)) in (config.train_split, config.test_split):
-        raise UserError(f"val_split='{judged}' is also the training's or the test's: "
-                        'give a third split, or leave it out')
-    if config.split:
-        data.splits.parse(config.split)
-    if config.split and config.dataset == data.FROM_PYTHON:
-        raise UserError(f"split='{config.split}': data that is given in Python is divided there, "
-                        "into {'train': ..., 'val': ..., 'test': ...} with val_split='val'")
+from cnnjax.training_config import check
 
 
 class Training(NamedTuple):
@@ -177,7 +118,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     """
     net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
     augment = functools.partial(data.augment, normalize=normalize, **{
-        field: config[field] for field in AUGMENTATION})
+        field: config[field] for field in FIELDS})
     mix = functools.partial(data.mixed, mixup=config.mixup, cutmix=config.cutmix)
     # Tracing finds what does not fit the images, before anything is written.
     shapes = jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)

@@ -31,7 +31,9 @@ from cnnjax.data import objects, threads
 from cnnjax.data.crops import Crops
 from cnnjax.data.examples import NO_CLASS, Source, check_classes, subset
 from cnnjax.errors import UserError
+from cnnjax.limits import Whole
 
+LIMITS = {'loader_threads': Whole(1, 1024), 'loader_workers': Whole(0, 1024), 'repeats': Whole(1)}
 
 class Resident:
     """A set in memory. `data` is {'image': uint8 [N, H, W, C], and each target [N, ...]}, and
