@@ -17,7 +17,7 @@ RANKS = [
     ['cnnjax.jobs'],
     ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
-    ['cnnjax.class_weights', 'cnnjax.loop', 'cnnjax.training_config'],
+    ['cnnjax.class_weights', 'cnnjax.loop', 'cnnjax.training', 'cnnjax.training_config'],
     ['cnnjax.report'],
     ['cnnjax.early_stopping', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
