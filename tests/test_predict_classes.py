@@ -13,6 +13,7 @@ from cnnjax import data, evaluate, models, predict_classes, trained, weights
 from cnnjax.data import images
 from cnnjax.errors import UserError
 from configs import predict as recipe
+from experiments.predict import classes
 from experiments.predict import predict as experiment
 
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'elk', 'fox')
@@ -228,3 +229,18 @@ def test_the_terminal_shows_the_first(capsys, folder, tmp_path, monkeypatch):
     assert (f'| {paths[0]} | {best.classes[0]} {100 * best.probabilities[0]:.1f} %'
             in ' '.join(capsys.readouterr().out.split()))
     assert not (tmp_path / 'thumbnails').exists()
+
+
+def test_the_page_has_the_first_pictures_and_the_tables_all(folder, tmp_path, monkeypatch):
+    """A browser cannot show a hundred thousand; thumbnails are made of those that it shows."""
+    monkeypatch.setattr(trained, 'load', lambda *_: made(CUT))
+    for module in (experiment, classes):
+        monkeypatch.setattr(module, 'PICTURED', 2)
+    paths = sorted(map(str, folder.glob('test/*/*.png')))
+    config = recipe.get_config()
+    config.update(pictures=','.join(paths))
+    experiment.run(config, tmp_path)
+    text = (tmp_path / 'predictions.html').read_text()
+    assert text.count('<li>') == len(list((tmp_path / 'thumbnails').iterdir())) == 2
+    assert 'These are the first 2; predictions.csv has all.' in text
+    assert len((tmp_path / 'predictions.csv').read_text().splitlines()) == 1 + len(paths) > 3
