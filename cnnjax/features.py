@@ -20,7 +20,7 @@ from cnnjax.limits import Whole
 from cnnjax.trained import Trained
 
 LIMITS = {'batch_size': Whole(1), 'devices': Whole(),
-          'loader_threads': data.pipeline.LIMITS['loader_threads']}
+          'loader_threads': data.loader.LIMITS['loader_threads']}
 
 
 def load(config: ConfigDict, split: str, network: Trained,

@@ -17,7 +17,7 @@ from cnnjax import (
     trackers,
     views,
 )
-from cnnjax.data import crops, pipeline
+from cnnjax.data import crops, loader, pipeline
 from cnnjax.data.augment import LIMITS as AUGMENTATION
 from cnnjax.data.augment import USED
 from cnnjax.errors import UserError
@@ -28,8 +28,8 @@ LIMITS = {
     'whiten': (False, True), 'batch_size': Whole(1), 'accumulate': Whole(1),
     'steps_per_call': Whole(0, 2 ** 16), 'keep': Whole(1), 'eval_batch_size': Whole(1),
     'log': trackers.NAMES, 'profile': Whole(), 'parallel': parallel.KINDS,
-    **crops.LIMITS, **pipeline.LIMITS, **AUGMENTATION, **plan.LIMITS, **optim.LIMITS,
-    **averages.LIMITS, **plateau.LIMITS, **early_stopping.LIMITS, **views.LIMITS,
+    **crops.LIMITS, **loader.LIMITS, **pipeline.LIMITS, **AUGMENTATION, **plan.LIMITS,
+    **optim.LIMITS, **averages.LIMITS, **plateau.LIMITS, **early_stopping.LIMITS, **views.LIMITS,
     **tasks.training_loss.LIMITS}
 
 
