@@ -18,6 +18,7 @@ from cnnjax import (
     cluster,
     data,
     dataset,
+    dataset_json,
     early_stopping,
     figures,
     loop,
@@ -41,7 +42,7 @@ from cnnjax.training import Training, build
 from cnnjax.training_config import check
 
 
-def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.Dataset | None,
+def normalization(config: ConfigDict, directory: str | Path, recorded: dataset_json.Dataset | None,
                   train_set: data.Resident | data.Stream,
                   source: trained.Trained | None) -> data.Normalization:
     """The data.Normalization of a run: the one it began with, else that of the weights it starts
@@ -58,7 +59,7 @@ def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.D
     if normalize.whitening is not None:  # Machines may round the eigenvectors in other ways.
         normalize = multihost_utils.broadcast_one_to_all(normalize)
     if recorded:
-        return dataset.normalization(directory, recorded, train_set.image_shape, normalize)
+        return dataset_json.normalization(directory, recorded, train_set.image_shape, normalize)
     return normalize
 
 
@@ -93,7 +94,7 @@ def train(config: ConfigDict, directory: str | Path,
     views.check(views.Views.of(config), config.task, dataset.crops(config))
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
-    recorded = dataset.of_run(directory)
+    recorded = dataset_json.of_run(directory)
     try:
         sets = dataset.load_sets(config, directory, recorded, sources)
     except data.Missing as error:
@@ -162,7 +163,7 @@ def record(config: ConfigDict, directory: Path, sets: dataset.Sets | None,
     workdir.write_config(directory, config)
     workdir.write_environment(directory, user_network.digest(config.model.name))
     if sets:
-        dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
+        dataset_json.write(directory, sets.splits, sets.train.image_shape, normalize)
         if config.split:
             data.splits.write(directory, sets.splits)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnjax import (
     checkpoint,
-    dataset,
+    dataset_json,
     metadata,
     models,
     predict,
@@ -91,10 +91,10 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
         return Trained(found.net, found.variables, found.normalize, found.classes,
                        found.image_shape, None, found.name, found.evaluation)
     directory = Path(source)
-    config, recorded = workdir.read_config(directory), dataset.read(directory)
+    config, recorded = workdir.read_config(directory), dataset_json.read(directory)
     if config is None or recorded is None:
         raise UserError(f"'{source}' is not the working directory of a run: it has no config.json "
-                        f'and {dataset.FILE}')
+                        f'and {dataset_json.FILE}')
     try:
         _locate(config, name, directory)
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)

@@ -10,6 +10,7 @@ from cnnjax import (
     cluster,
     data,
     dataset,
+    dataset_json,
     evaluate,
     features,
     limits,
@@ -47,7 +48,7 @@ def run(config, directory):
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=[*map(trained.fingerprint, networks)])
     if same:
-        dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
+        dataset_json.check(trained_in, dataset_json.read(trained_in), {own.test_split: told})
     source = by_name(source, network, config, own.dataset)
     sets = [prepared(config, each, source, own.dataset) for each in networks]
     options = {'batch_size': config.batch_size, 'devices': config.devices}
