@@ -117,7 +117,7 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: dataset_json.
     elif config.split and cluster.first() and (told := copies.told(sources)):
         print(told, flush=True)
     learned, *tested = (sources[split] for split in splits)
-    if 'labels' in learned.examples[0]:
+    if {'labels', 'tags'} & learned.examples[0].keys():
         tested = [same_classes(learned, found, split)
                   for found, split in zip(tested, splits[1:], strict=True)]
     if config.weight_map and 'mask' in learned.examples[0]:
@@ -127,7 +127,8 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: dataset_json.
     for split, examples in zip(splits, (train_set, *others), strict=True):
         check_target(config.task, examples)
         if train_set.classes != examples.classes:
-            raise UserError(f'{split} has other classes than the training set')
+            raise UserError(f'{split} has the classes {some(examples.classes)}, the training set '
+                            f'{some(train_set.classes)}: give both the same in the same order')
         if train_set.image_shape[-1] != examples.image_shape[-1]:
             raise UserError(f'the training set has images of {train_set.image_shape}, {split} of '
                             f'{examples.image_shape}: bring them to one number of channels')
