@@ -362,13 +362,14 @@ def save(figure: 'Figure', path: PathLike) -> None:
 
 
 def spelled_out(text: str, font: str) -> str:
-    """The text with the characters that the font in a file lacks spelled out: '\\u732b'."""
+    """The text with the characters that the font in a file lacks spelled out, as '\\u732b', and
+    with all control characters but line breaks."""
     from matplotlib import font_manager
 
     known = font_manager.get_font(font)
-    return ''.join(character if character == '\n' or known.get_char_index(ord(character))
-                   else character.encode('ascii', 'backslashreplace').decode()
-                   for character in text)
+    return ''.join(
+        character if character == '\n' or character >= ' ' and known.get_char_index(ord(character))
+        else character.encode('unicode_escape').decode() for character in text)
 
 
 def font() -> str:

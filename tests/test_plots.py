@@ -25,9 +25,9 @@ def test_text_is_drawn_as_it_stands(tmp_path, name):
 
 def test_what_the_font_lacks_is_spelled_out(tmp_path):
     figure = Figure()
-    title = figure.suptitle('é 猫\n\U00020bb7 \udce9')
+    title = figure.suptitle('é 猫\n\U00020bb7 \udce9\r')
     plots.save(figure, tmp_path / 'figure.png')
-    assert title.get_text() == 'é \\u732b\n\\U00020bb7 \\udce9'
+    assert title.get_text() == 'é \\u732b\n\\U00020bb7 \\udce9\\r'
 
 
 def test_a_dollar_is_no_formula_and_a_logarithmic_axis_is_one(tmp_path):
