@@ -61,7 +61,8 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     Args:
       examples: those of the evaluation.
       results: what evaluate.evaluate found.
-      about: what was evaluated, {'source': ..., 'checkpoint': ..., 'dataset': ..., 'split': ...}.
+      about: what was evaluated, {'source': ..., 'checkpoint': ..., 'dataset': ..., 'split': ...,
+        'views': see views.described}.
     """
     directory, classes = Path(directory), examples.classes
     (directory / RESULTS).unlink(missing_ok=True)
@@ -83,7 +84,8 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
         f'{name} on {about["dataset"]}, {about["split"]}', page.facts(told(classes, results)),
         page.beside(*charts), *sections.values(), *confused(classes, results),
         *tabled(header, rows), *training,
-        lead=f'{about["source"]}, checkpoint: {about["checkpoint"]}'))
+        lead=f'{about["source"]}, checkpoint: {about["checkpoint"]}'
+             + (f', views: {about["views"]}' if 'top' in results else '')))
     atomic.write_json(directory / RESULTS, {**about, **evaluate.numbers(results)})
 
 

@@ -13,7 +13,8 @@ from cnnjax import data, evaluate, figures, page, report, trained
 from cnnjax.tasks import classify
 
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'elk', 'fox', 'gnu')
-ABOUT = {'source': 'runs/x', 'checkpoint': 'best', 'dataset': '<i>&', 'split': 'test'}
+ABOUT = {'source': 'runs/x', 'checkpoint': 'best', 'dataset': '<i>&', 'split': 'test',
+         'views': 'ten crops'}
 NORMALIZE = data.Normalization(np.float32([0.0]), np.float32([1 / 255]))
 
 
@@ -189,6 +190,15 @@ def test_the_page_in_a_browser(driver, written, tmp_path):
         assert len(sizes) == 4
         assert all(sizes)
         assert driver.execute_script('return document.documentElement.scrollWidth') <= width
+        broken = driver.execute_script('''
+            const text = document.createRange();
+            return [...document.querySelectorAll('th')].filter(cell => {
+              text.selectNodeContents(cell);
+              return !cell.innerText.includes(' ') && text.getClientRects().length > 1;
+            }).map(cell => cell.innerText)''')
+        assert broken == []  # A word is on one line.
+        lead = driver.find_element('class name', 'lead')
+        assert lead.text == 'runs/x, checkpoint: best, views: ten crops'
         titles = driver.execute_script(
             "return [...document.querySelectorAll('h2')].map(h => h.firstChild.data.trim())")
         assert titles == ['Confusions', 'Calibration', 'Surest mistakes', 'Examples',
