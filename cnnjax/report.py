@@ -27,7 +27,7 @@ CONFUSED = 12  # The most pairs of classes in the page's list of confusions.
 LABELS = {'count': 'images', 'loss': 'cross-entropy', 'top5_error': 'top-5 error',
           'ece': 'calibration error', 'mean_iou': 'mean IoU', 'mean_dice': 'mean Dice', 'ap': 'AP',
           'ap50': 'AP50', 'ap75': 'AP75', 'iou': 'IoU', 'dice': 'Dice', 'voc_map': 'VOC mAP',
-          'micro_f1': 'micro F1', 'macro_f1': 'macro F1',
+          'absent': 'absent classes', 'micro_f1': 'micro F1', 'macro_f1': 'macro F1',
           'voc07_map': 'VOC 2007 mAP', 'frequency_weighted_iou': 'frequency weighted IoU'}
 CHARTS = ('confusion', 'precision_recall', 'reliability')  # side by side
 CAPTIONS = {  # in the order of the page
@@ -172,7 +172,7 @@ def told(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
         percent = name.endswith(('error', 'ece'))
         shown[LABELS.get(name, spelled)] = (
             f'{value:,}' if isinstance(value, int) else f'{100 * value:.2f} %' if percent else
-            f'{value:.4g}')
+            f'{value:.4f}' if abs(value) < 1 else f'{value:.4g}')
     return shown
 
 

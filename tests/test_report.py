@@ -223,3 +223,10 @@ def test_images_with_any_number_of_classes():
                                      'y,,,0.100000,0.200000,0.300000']
     assert report.by_class('abc', {'ap': 0.5, 'ap/a': 0.7, 'ap/c': 0.3}) == (
         ['class', 'ap'], [['c', 0.3], ['a', 0.7]])
+
+
+def test_small_numbers_read_at_first_sight():
+    found = report.told((), {'count': 1234, 'error': 1.0, 'ap': 3.9e-6, 'loss': 0.09, 'recall': 2})
+    assert found == {'error': '100.00 %', 'images': '1,234', 'AP': '0.0000',
+                     'cross-entropy': '0.0900', 'recall': '2'}
+    assert report.told((), {'error': 0.5, 'loss': 12.34567})['cross-entropy'] == '12.35'
