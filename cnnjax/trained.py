@@ -41,8 +41,8 @@ class Trained(Network):
         'labels' [D] and 'scores' [D].
 
         Args:
-          pictures: files and arrays [H, W, C], uint8 or floats in [0, 1], as Path.glob gives them or
-            in a list; or one of them.
+          pictures: files and arrays [H, W, C], uint8 or floats in [0, 1], in a list or as Path.glob
+            gives them; or one of them.
           top: how many classes of a picture.
           batch_size: pictures per step, over all devices; only those being seen are in memory.
 
