@@ -50,6 +50,11 @@ def test_a_column_of_splits(place, capsys, encoding):
         f'{file}, test: 1 image of 1 class (Käse 1)']
 
 
+def test_a_cell_may_have_several_lines(place):
+    file = write(place, 'image,label', *rows('"new\nline"', 'a\u2028b', 'a\x0cb'))
+    assert csv_files.load(file, 'all', shares='1').classes == ('a\x0cb', 'a\u2028b', 'new\nline')
+
+
 @pytest.mark.parametrize('delimiter', [';', '\t'])
 def test_other_delimiters(place, delimiter):
     lines = ['image,label,split', 'my pictures/0.png,10,train', 'my pictures/3.png,9,train']

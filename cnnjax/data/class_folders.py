@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cnnjax.data import folders, images, splits
 from cnnjax.data.examples import Files, Missing, Source, by_class, counted
+from cnnjax.data.identity import one_line
 from cnnjax.errors import UserError
 
 KINDS = ('first', 'path')  # see the top of this file
@@ -69,7 +70,7 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
         if split not in ('train', splits.ALL):  # The line of the training set tells them.
             left_out = Counter()
         elif given is not None:
-            left_out['newer than the run'] = sum(name not in given for name in names)
+            left_out['newer than the run'] = sum(one_line(name) not in given for name in names)
     if bad_images == 'skip':
         readable = folders.readable(files, lambda file: images.read(file[0]), f'checking {split}')
         left_out['unreadable'] = len(files) - len(readable)

@@ -10,6 +10,7 @@ singular or the plural. The column split is there if the set is divided into spl
 """
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -162,7 +163,7 @@ def read(file: Path, root: Path, separator: str | None = None) -> Table:
     except (OSError, ValueError) as error:
         raise UserError(f'{file} is not a readable text file: {error}') from None
     first = text.partition('\n')[0]
-    lines = csv.reader(text.splitlines(), delimiter=max(DELIMITERS, key=first.count), strict=True)
+    lines = csv.reader(io.StringIO(text), delimiter=max(DELIMITERS, key=first.count), strict=True)
     try:
         header = [name.strip() for name in next(lines, [])]
         columns = _columns(file, header, separator is not None)
