@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Trained(Network):
         'labels' [D] and 'scores' [D].
 
         Args:
-          pictures: files and arrays [H, W, C], uint8 or floats in [0, 1]; or one of them.
+          pictures: files and arrays [H, W, C], uint8 or floats in [0, 1], in a list or as Path.glob
+            gives them; or one of them.
           top: how many classes of a picture.
           batch_size: pictures per step, over all devices; only those being seen are in memory.
 
@@ -51,6 +52,8 @@ class Trained(Network):
         if isinstance(pictures, (str, os.PathLike)) or (
                 not isinstance(pictures, (list, tuple)) and np.ndim(pictures) == 3):
             pictures = [pictures]
+        elif isinstance(pictures, Iterator):
+            pictures = list(pictures)
         if self.task in predict.OTHERS:
             return [predict.OTHERS[self.task](self, picture) for picture in pictures]
         return predict_classes.classes(self, pictures, top, batch_size=batch_size)

@@ -18,6 +18,7 @@ from cnnjax import (
     report,
     train,
     trained,
+    user_network,
     views,
     workdir,
 )
@@ -58,7 +59,8 @@ def run(config, directory):
         return
     workdir.write_config(directory, config)
     seen = ' + '.join(dict.fromkeys(views.described(each.evaluation) for each in networks))
-    report.write(directory, network, sets[0], results, {
+    name = ' + '.join(user_network.short(each.name) for each in networks)
+    report.write(directory, network._replace(name=name), sets[0], results, {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
         'split': own.test_split, 'views': seen})
     results = evaluate.numbers(results)
