@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import cluster, data, dataset_json, tasks
 from cnnjax.data import copies, masks, splits
+from cnnjax.data.formats import Unreadable
 from cnnjax.data.identity import some
 from cnnjax.errors import UserError
 
@@ -45,8 +46,14 @@ def prepare(config: ConfigDict, source: data.Source,
       UserError: the pictures or the masks are not in the right form, or have no object at all.
     """
     cut = crops(config, train)
-    prepared = (data.Stream(source, cut, config.loader_threads, config.loader_workers)
-                if config.stream else data.Resident(source, cut))
+    try:
+        prepared = (data.Stream(source, cut, config.loader_threads, config.loader_workers)
+                    if config.stream else data.Resident(source, cut))
+    except Unreadable as error:
+        if config.dataset not in ('folder', 'csv'):
+            raise
+        raise UserError(f'{error}. Mend or remove it; --config.bad_images=skip leaves such '
+                        'pictures out') from error
     if 'mask' in prepared.shapes:
         about = source.about or data.counted('given in Python', len(prepared), len(source.classes))
         try:

@@ -95,6 +95,9 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
                        found.image_shape, None, found.name, found.evaluation)
     directory = Path(source)
     config, recorded = workdir.read_config(directory), dataset_json.read(directory)
+    if not directory.is_dir():
+        raise UserError(f"there is no '{source}': give the working directory of a run, a file of "
+                        "weights (.safetensors), or a hub id such as 'timm/resnet18.tv_in1k'")
     if config is None or recorded is None:
         raise UserError(f"'{source}' is not the working directory of a run: it has no config.json "
                         f'and {dataset_json.FILE}')

@@ -82,7 +82,8 @@ def test_many_classes_are_counted_together(tmp_path):
 @pytest.mark.parametrize(('options', 'message'), [
     ({}, r'train cannot be read: No such .* A training divides <class>/\*.jpg itself, with '
      '--config.split=0.8/0.1/0.1'),
-    ({'shares': '0.98/0.01/0.01', 'data_dir': '{root}/none'}, 'none cannot be read'),
+    ({'shares': '0.98/0.01/0.01', 'data_dir': '{root}/none'},
+     r'none cannot be read: No such .*: data_dir must hold <class>/\*.jpg, which split divides$'),
     ({'data_dir': '{root}/notes.txt'}, 'is a file: --config.dataset=csv reads a table'),
     ({'shares': '0.5/0.6'}, "split='0.5/0.6': give the shares"),
     ({'shares': '0.8/0.2', 'split': 'val'}, "divides the set into train, test; 'val' is none of"),

@@ -121,6 +121,8 @@ def test_unreadable_pictures_are_left_out(place, capsys):
     (['image,label,split', '0.png,a'], 'line 2: it has 2 columns, the first line 3'),
     (['image,label,split', '0.png,,train'], 'line 2: 0.png has no label'),
     (['image,label,split', ',a,train'], 'line 2: it names no picture'),
+    (['image,Labels,split', '0.png,a|b,train'],
+     r"line 2: 'a\|b' are several classes: --config.task=multilabel learns them"),
     (['image,label,split', *rows('a,train', 'b,train'), 'x.png,a,train', 'y.png,a,train'],
      r'line 4: .*/x.png is not there, nor 1 more. Paths are relative to the folder of the file'),
     (['image,label,split', './a.png,a,train', 'a.png,b,test'],

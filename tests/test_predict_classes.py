@@ -122,7 +122,7 @@ def test_images_that_were_taken_as_they_are():
     assert bordered.probabilities[0] == pytest.approx(scores.max(), rel=1e-5)
     with pytest.raises(UserError, match='pictures of 8 x 8, as they are'):
         border.predict(whole)
-    with pytest.raises(UserError, match=r"crops='10': views are cut from scaled pictures; give im"):
+    with pytest.raises(UserError, match=r"crops='10': views are cut from scaled pictures, of a"):
         made({'image_size': 0, 'crops': '10'}, (8, 8, 1)).predict(image)
     with pytest.raises(UserError, match=r'images of shape \(1, 8, 8, 1\): the network takes'):
         made(CUT).predict(image)

@@ -171,7 +171,7 @@ def test_networks_that_cannot_see_whole_pictures():
     (Views('1', (0,)), 'classify', data.Crops(4), r'test_scales=\(0,\): take 1'),
     (Views(test_flip=True), 'segment', data.Crops(4), 'test_flip=True: only the classes'),
     (Views('dense'), 'classify', data.Crops(), "crops='dense': views are cut from scaled pict"),
-    (Views('1', (5,)), 'classify', data.Crops(4, fit='pad'), 'give image_size, and fit='),
+    (Views('1', (5,)), 'classify', data.Crops(4, fit='pad'), 'with image_size and fit='),
     (Views('10'), 'classify', data.Crops(4), 'from a square of 4 pixels are all the same'),
     (Views('10_whole', (8, 3)), 'classify', data.Crops(4), 'shorter side is scaled to 3')])
 def test_views_that_cannot_be_cut(chosen, task, crops, message):

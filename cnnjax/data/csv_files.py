@@ -29,6 +29,7 @@ IMAGE = {'image', 'path', 'file', 'filename', 'file_name'}
 LABEL = {'label', 'labels', 'class', 'classes', 'tag', 'tags'}
 SPLIT = 'split'
 DELIMITERS = ',;\t'
+SEPARATOR = '|'  # the usual one between the classes of a picture
 
 
 class Row(NamedTuple):
@@ -191,6 +192,7 @@ class Columns(NamedTuple):
     label: int | None  # None: there is one for each class
     split: int | None
     classes: dict[int, str]
+    plural: bool  # whether the label's column is called labels, classes or tags
 
 
 def _columns(file, header, several):
@@ -213,7 +215,8 @@ def _columns(file, header, several):
     classes = others if label is None else {}
     if '' in classes.values() or len(set(classes.values())) < len(classes):
         raise UserError(f'{file}: each column needs a name of its own, not {some(header)}')
-    return Columns(len(header), places['image'], label, places.get('split'), classes)
+    plural = label is not None and header[label].lower() in ('labels', 'classes', 'tags')
+    return Columns(len(header), places['image'], label, places.get('split'), classes, plural)
 
 
 def _row(file, root, line, cells, columns, separator):
@@ -230,6 +233,10 @@ def _row(file, root, line, cells, columns, separator):
         found = (cells[columns.label],)
         if not found[0]:
             raise UserError(f'{file}, line {line}: {cells[columns.image]} has no label')
+        if columns.plural and SEPARATOR in found[0]:
+            raise UserError(f"{file}, line {line}: '{found[0]}' are several classes: "
+                            '--config.task=multilabel learns them; if it is the name of one, call '
+                            'the column label')
     else:
         parts = cells[columns.label].split(separator)
         found = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
