@@ -78,12 +78,6 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(network(images / 255), network(images), atol=1e-5)
     assert list(network.taps(images))[0] == 'conv1'
 
-    longer = changed(tiny, steps=8)
-    train.train(longer, tmp_path)  # It ends before its report.
-    experiment.run(longer, tmp_path)
-    reported = json.loads((tmp_path / 'results.json').read_text())
-    assert (reported['steps'], reported['error']) == (8, rows(tmp_path)[-1]['test/error'])
-
     results = tmp_path / 'evaluation'
     from configs import evaluate as evaluate_config
     with pytest.raises(UserError, match='^stream=True: .* leave stream out$'):
@@ -98,6 +92,12 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys, monkeypatch):
     experiment.run(tiny, tmp_path)  # finished: says so and changes nothing
     assert 'this run is finished' in capsys.readouterr().out
     assert len(rows(tmp_path)) == 6
+
+    longer = changed(tiny, steps=8)
+    train.train(longer, tmp_path)  # It ends before its report.
+    experiment.run(longer, tmp_path)
+    reported = json.loads((tmp_path / 'results.json').read_text())
+    assert (reported['steps'], reported['error']) == (8, rows(tmp_path)[-1]['test/error'])
 
 
 # Everything random that there is: augmentation, dropout, drop-path.
