@@ -55,7 +55,7 @@ TITLES = {'confusion': 'Confusions', 'precision_recall': 'Precision and recall',
 
 
 def write(directory: str | Path, network: Trained, examples: data.Resident | data.Stream,
-          results: Mapping[str, Any], about: Mapping[str, str]) -> None:
+          results: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Writes the report of an evaluation. Of several processes only the first calls it.
 
     Args:
@@ -89,7 +89,7 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     atomic.write_json(directory / RESULTS, {**about, **evaluate.numbers(results)})
 
 
-def complete(directory: str | Path, **about: str) -> bool:
+def complete(directory: str | Path, **about: Any) -> bool:
     """Whether a report was written wholly in the directory, about this as far as it says."""
     try:
         found = atomic.read_json(Path(directory) / RESULTS)
