@@ -25,11 +25,11 @@ def run(config, directory):
     last = train.train(config, directory)
     config = workdir.read_config(directory)  # includes the fields it inherited
     reported = (before[-1:] == [last]
-                and report.complete(directory, views=views.described(config)))
+                and report.complete(directory, steps=last['step'], views=views.described(config)))
     cluster.agree(reported=reported)
     if cluster.first():
         draw_curves(config, directory, last)
-    results = None if reported else evaluated(config, directory)
+    results = None if reported else evaluated(config, directory, last['step'])
     several = not views.Views.of(config).single
     if results and (several or reports.evaluated(last) == 'val') and cluster.first():
         tell({f'test/{name}': value for name, value in results.items()}, 'test',
@@ -56,10 +56,10 @@ def tell(row, judged, seen=''):
             print(f'{plots.SETS[judged]} {found[1]}{seen}: {100 * value:.2f} %')
 
 
-def evaluated(config, directory):
-    """Evaluates the finished run on the test set, and writes the report, if the data is still
-    there: the network of the last step or, if a validation set chose one, the best. Returns the
-    numbers of the results, or None."""
+def evaluated(config, directory, steps):
+    """Evaluates the run that has ended after so many steps on the test set, and writes the report,
+    if the data is still there: the network of the last step or, if a validation set chose one, the
+    best. Returns the numbers of the results, or None."""
     which = 'best' if dataset.val_split(config) else 'latest'
     network = trained.load(directory, which)
     try:
@@ -76,6 +76,6 @@ def evaluated(config, directory):
     if cluster.first():
         report.write(directory, network, examples, results, {
             'source': str(directory), 'checkpoint': which, 'dataset': config.dataset,
-            'split': config.test_split, 'views': views.described(config)})
+            'split': config.test_split, 'views': views.described(config), 'steps': steps})
         print(f'report: {Path(directory) / report.PAGE}')
     return evaluate.numbers(results)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cnnjax import data
 from cnnjax.data import copies, sources
+from cnnjax.data.examples import Files
 from cnnjax.errors import UserError
 
 
@@ -150,3 +151,8 @@ def test_copies_in_two_splits_are_told(animals, tmp_path):
         f'1 picture in more than one split, as {learned[3]} in train and {tested[1]} in test, the '
         'same bytes: remove copies, or errors are too low')
     assert copies.told({'train': data.load('digits', 'train')}) == ''  # They have no files.
+    unreadable = [tmp_path / name for name in ('a', 'b')]
+    for path in unreadable:  # Folders are of one size, and no files.
+        path.mkdir()
+    assert copies.told({str(path): data.Source(Files((str(path),), (0,)), ('x',))
+                        for path in unreadable}) == ''

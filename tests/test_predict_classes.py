@@ -70,7 +70,8 @@ def test_pictures_may_be_files_or_arrays_one_or_many(folder):
     expected, = network.predict(path)
     assert len(expected.classes) == len(expected.probabilities) == 5
     assert list(expected.probabilities) == sorted(expected.probabilities, reverse=True)
-    for pictures in (str(path), [path], image, image[None], [image], image / np.float32(255)):
+    for pictures in (str(path), [path], image, image[None], [image], image / np.float32(255),
+                     path.parent.glob(path.name)):
         assert network.predict(pictures) == [expected]
     all_, = network.predict(image, top=99)
     assert sorted(all_.classes) == sorted(CLASSES)

@@ -93,6 +93,12 @@ def test_a_run_leaves_everything_behind(tiny, tmp_path, capsys, monkeypatch):
     assert 'this run is finished' in capsys.readouterr().out
     assert len(rows(tmp_path)) == 6
 
+    longer = changed(tiny, steps=8)
+    train.train(longer, tmp_path)  # It ends before its report.
+    experiment.run(longer, tmp_path)
+    reported = json.loads((tmp_path / 'results.json').read_text())
+    assert (reported['steps'], reported['error']) == (8, rows(tmp_path)[-1]['test/error'])
+
 
 # Everything random that there is: augmentation, dropout, drop-path.
 RANDOM = {'classify': {'model__name': 'fractalnet20', 'model__widths': (4, 4), 'model__columns': 2,

@@ -10,7 +10,9 @@ import pytest
 from cnnjax import data, dataset, evaluate, layers, models, reports, trained, views, weights
 from cnnjax.errors import UserError
 from cnnjax.views import Views
+from configs import evaluate as recipe
 from configs import imagenet
+from experiments import evaluate as evaluation
 from experiments import train
 
 CLASSES = ('a', 'b', 'c', 'd')
@@ -219,6 +221,16 @@ def test_a_finished_run_is_tested_on_its_views(tiny, tmp_path, capsys):
     assert row['test/loss'] == pytest.approx(one['loss'])
     assert abs(one['loss'] - found['loss']) > 1e-4
     assert reports.test_errors(tmp_path)['error'] == found['error']
+
+    config = recipe.get_config()
+    config.update(source=f'{tmp_path},{tmp_path}', checkpoint='latest')
+    evaluation.run(config, tmp_path / 'ensemble')
+    assert found['views'] in capsys.readouterr().out
+    both = json.loads((tmp_path / 'ensemble' / 'results.json').read_text())
+    assert {**both, 'source': ''} == {**found, 'source': '', 'loss': pytest.approx(found['loss']),
+                                      'ece': pytest.approx(found['ece'])}
+    name = tiny.model.name
+    assert f'<h1>{name} + {name} on ' in (tmp_path / 'ensemble' / 'report.html').read_text()
 
     train.run(tiny, tmp_path)
     assert 'report:' not in capsys.readouterr().out
