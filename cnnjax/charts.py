@@ -45,7 +45,7 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str],
         if share > 0:
             axes.text(j, i, f'{share:.0f}' if count > 6 else f'{share:.1f}', ha='center',
                       va='center', fontsize=size, color='white' if share > 55 else 'black')
-    names = [short(name) for name in classes]
+    names = [plots.spelled_out(short(name), plots.font()) for name in classes]
     every = -(-count // NAMED)  # More names would overlap.
     plain: Any = {'fontsize': 8, 'parse_math': False}  # names may hold '$'
     turned: Any = {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if count > 3 else {}

@@ -55,7 +55,8 @@ def resolved(config: ConfigDict, sets: Sets) -> ConfigDict:
 
 
 def of_tags(examples: data.Resident | data.Stream) -> tuple[float, ...]:
-    """(N - n_c) / n_c for each class, which n_c of the N examples have; 0 for a class without any.
+    """(N - n_c) / n_c for each class, which n_c of the N examples have; 1 for a class that none or
+    all of them have, where this would leave nothing to learn.
 
     Raises:
       UserError: the tags are not known without reading all examples.
@@ -65,4 +66,5 @@ def of_tags(examples: data.Resident | data.Stream) -> tuple[float, ...]:
         raise UserError('balanced=True: how many images have each class is not known without '
                         'reading all: give the numbers as class_weights, or set stream=False')
     counts = np.asarray(tags).sum(0, dtype=np.float64)
-    return tuple(np.where(counts, (len(tags) - counts) / np.maximum(counts, 1), 0).tolist())
+    others = len(tags) - counts
+    return tuple(np.where(counts * others > 0, others / np.maximum(counts, 1), 1).tolist())

@@ -119,7 +119,7 @@ def log_probabilities(network: Network, examples: data.Resident | data.Stream, *
     views.check(own, network.task, examples.crops)
     views.check_network(own, network.net, examples.crops, examples.image_shape[-1])
     task = views.task(own, getattr(network.net, 'subnetworks', {}))
-    variables, found = parallel.replicate(network.variables, mesh), []
+    variables = parallel.replicate(network.variables, mesh)
     usual = batch_size * math.prod(examples.image_shape[:2]) // (1 + own.mirrored)
 
     def one(prepared):
@@ -128,17 +128,21 @@ def log_probabilities(network: Network, examples: data.Resident | data.Stream, *
                         batch_size=max(share, 1))
         return {name: values for name, values in run(variables).items() if name != 'count'}
 
-    for groups in views.cuts(own, network.net, examples.crops, examples.image_shape[-1],
-                             lambda: data.picture_shapes(examples)):
+    cuts = views.cuts(own, network.net, examples.crops, examples.image_shape[-1],
+                      lambda: data.picture_shapes(examples))
+    found = {}
+    for groups in cuts:
         kept = [one(data.recut(examples, crops, places)) for places, crops in groups]
         seen = np.concatenate([np.arange(len(examples)) if places is None else places
                                for places, _ in groups])
         back = np.argsort(seen)
         assert np.array_equal(seen[back], np.arange(len(examples)))  # each exactly once
-        found.append({name: np.concatenate([values[name] for values in kept])[back]
-                      for name in kept[0]})
-    return {name: values if name == 'label' else views.mean([each[name] for each in found])
-            for name, values in found[0].items()}
+        each = {name: np.concatenate([values[name] for values in kept])[back] for name in kept[0]}
+        # Views are added up one by one: all scores of many views would not fit the memory.
+        found = {name: np.logaddexp(found[name], values) if name in found and name != 'label'
+                 else values for name, values in each.items()}
+    return {name: values if name == 'label' else values - math.log(len(cuts))
+            for name, values in found.items()}
 
 
 def numbers(results: Mapping[str, Any]) -> dict[str, Any]:

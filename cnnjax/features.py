@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from cnnjax import data, dataset, memory, parallel, train
+from cnnjax.data import loader
 from cnnjax.errors import UserError
 from cnnjax.images import objectives
 from cnnjax.limits import Whole
 from cnnjax.trained import Trained
 
 LIMITS = {'batch_size': Whole(1), 'devices': Whole(),
-          'loader_threads': train.LIMITS['loader_threads']}
+          'loader_threads': loader.LIMITS['loader_threads']}
 
 
 def load(config: ConfigDict, split: str, network: Trained,

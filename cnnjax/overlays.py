@@ -70,8 +70,7 @@ def boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Seq
     picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).repeat(
         factor, 0).repeat(factor, 1))
     brush, diagonal = ImageDraw.Draw(picture), math.hypot(*picture.size)
-    file = plots.font()
-    font = ImageFont.truetype(file, max(15, round(diagonal / 32)))
+    font = ImageFont.truetype(plots.font(), max(15, round(diagonal / 32)))
     order = np.flatnonzero(labels >= 0)
     if scores is not None:
         order = order[np.argsort(scores[order], kind='stable')]
@@ -80,8 +79,8 @@ def boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Seq
         counts = ignore is None or not ignore[i]
         color = tuple(palette[1 + labels[i] % (geometry.IGNORE - 1) if counts else geometry.IGNORE])
         edge = np.round(factor * boxes[i]).clip(0, 2 * picture.size).astype(int).tolist()
-        text = _fitting(plots.spelled_out(classes[labels[i]], file),
-                        '' if scores is None else f' {scores[i]:.2f}', font, picture.size[0])
+        text = _fitting(classes[labels[i]], '' if scores is None else f' {scores[i]:.2f}', font,
+                        picture.size[0])
         drawn.append((text, edge, color))
         _frame(brush, edge, color, max(2, round(diagonal / 180)))
     taken = []
@@ -103,12 +102,11 @@ def captioned(image: np.ndarray, text: str) -> np.ndarray:
     factor = math.ceil(CAPTIONED / max(image.shape[:2]))
     picture = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(factor, 0).repeat(factor, 1)
     height, width, _ = picture.shape
-    file = plots.font()
-    font = ImageFont.truetype(file, max(13, width // 12))
+    font = ImageFont.truetype(plots.font(), max(13, width // 12))
     canvas = Image.new('RGB', (width, height + math.ceil(1.5 * font.size)), 'white')
     canvas.paste(Image.fromarray(picture))
-    ImageDraw.Draw(canvas).text((width / 2, height + 0.7 * font.size), _fitting(
-        plots.spelled_out(text, file), '', font, width), 'black', font, 'mm')
+    ImageDraw.Draw(canvas).text((width / 2, height + 0.7 * font.size),
+                                _fitting(text, '', font, width), 'black', font, 'mm')
     return np.asarray(canvas)
 
 
@@ -122,7 +120,9 @@ def _frame(brush, edge, color, width):
 
 
 def _fitting(name, end, font, width):
-    """The text name + end, with the name cut until the text is not wider than a picture."""
+    """The text name + end in one line, with the name cut until the text is not wider than a
+    picture. What the font lacks is spelled out."""
+    name = plots.spelled_out(' '.join(name.splitlines()), font.path)
     text = name + end
     while name and font.getlength(text) + font.size / 2 > width:
         name = name[:-1]

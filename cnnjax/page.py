@@ -69,6 +69,11 @@ def section(title: str, *parts: str, remark: str = '') -> str:
     return f'<section>\n<h2>{escaped(title)}{small}</h2>\n{"".join(parts)}</section>\n'
 
 
+def remark(text: str) -> str:
+    """A line in small type."""
+    return f'<p class="remark">{escaped(text)}</p>\n'
+
+
 def beside(*parts: str) -> str:
     """Parts side by side, where the window is wide enough."""
     return f'<div class="beside">\n{"".join(parts)}</div>\n'

@@ -9,8 +9,11 @@ from ml_collections import ConfigDict
 from cnnjax import optim
 from cnnjax.averages import Average
 from cnnjax.errors import UserError
+from cnnjax.limits import Number, Whole
 from cnnjax.plateau import Plateau, scale
 
+LIMITS = {'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(), 'eval_every': Number(0),
+          'checkpoint_every': Number(0), 'histograms': Whole()}
 MOST = 2 ** 31 - 1  # The most steps that 32 bits can count.
 
 

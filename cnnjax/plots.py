@@ -37,7 +37,8 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
            label=SETS[judged] + ', cross-entropy' * segments, **TEST)
     terms = [name for name in names
              if detects and name.startswith('train/') and name != 'train/loss']
-    for name, color in zip(terms, itertools.cycle(('C0', 'C2', 'C3', 'C4', 'C5')), strict=False):
+    for name, color in zip(terms, itertools.cycle(
+            f'C{i}' for i in (0, 2, 3, 4, 5, 6, 8, 9)), strict=False):
         _curve(losses, rows, name, label=name.removeprefix('train/').replace('_', ' '),
                linewidth=1.0, color=color)
     losses.set_yscale('log')
@@ -54,9 +55,10 @@ def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -
         axes.set_xlabel('epoch')
         axes.grid(alpha=0.25, which='both')
         axes.spines[['top', 'right']].set_visible(False)
-        many = len(axes.lines) > 6
-        axes.legend(frameon=False, **{'loc': 'upper left', 'bbox_to_anchor': (1, 1), 'fontsize': 8}
-                    if many else {})
+        # Many names stand beside the lines, and beside the scale of the learning rate.
+        beside = (1.27 if axes is losses else 1, 1)
+        axes.legend(frameon=False, **{'loc': 'upper left', 'bbox_to_anchor': beside, 'fontsize': 8}
+                    if len(axes.lines) > 6 else {})
     rate = losses.twinx()
     _curve(rate, rows, 'learning_rate', color='tab:orange', linewidth=1.0, linestyle=':')
     highest = max(row['learning_rate'] for row in rows)
@@ -362,13 +364,14 @@ def save(figure: 'Figure', path: PathLike) -> None:
 
 
 def spelled_out(text: str, font: str) -> str:
-    """The text with the characters that the font in a file lacks spelled out: '\\u732b'."""
+    """The text with the characters that the font in a file lacks spelled out, as '\\u732b', and
+    with all control characters but line breaks."""
     from matplotlib import font_manager
 
     known = font_manager.get_font(font)
-    return ''.join(character if character == '\n' or known.get_char_index(ord(character))
-                   else character.encode('ascii', 'backslashreplace').decode()
-                   for character in text)
+    return ''.join(
+        character if character == '\n' or character >= ' ' and known.get_char_index(ord(character))
+        else character.encode('unicode_escape').decode() for character in text)
 
 
 def font() -> str:

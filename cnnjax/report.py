@@ -27,7 +27,7 @@ CONFUSED = 12  # The most pairs of classes in the page's list of confusions.
 LABELS = {'count': 'images', 'loss': 'cross-entropy', 'top5_error': 'top-5 error',
           'ece': 'calibration error', 'mean_iou': 'mean IoU', 'mean_dice': 'mean Dice', 'ap': 'AP',
           'ap50': 'AP50', 'ap75': 'AP75', 'iou': 'IoU', 'dice': 'Dice', 'voc_map': 'VOC mAP',
-          'micro_f1': 'micro F1', 'macro_f1': 'macro F1',
+          'absent': 'absent classes', 'micro_f1': 'micro F1', 'macro_f1': 'macro F1',
           'voc07_map': 'VOC 2007 mAP', 'frequency_weighted_iou': 'frequency weighted IoU'}
 CHARTS = ('confusion', 'precision_recall', 'reliability')  # side by side
 CAPTIONS = {  # in the order of the page
@@ -61,14 +61,15 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     Args:
       examples: those of the evaluation.
       results: what evaluate.evaluate found.
-      about: what was evaluated, {'source': ..., 'checkpoint': ..., 'dataset': ..., 'split': ...}.
+      about: what was evaluated, {'source': ..., 'checkpoint': ..., 'dataset': ..., 'split': ...,
+        'views': see views.described}.
     """
     directory, classes = Path(directory), examples.classes
     (directory / RESULTS).unlink(missing_ok=True)
     drawn = figures.evaluation(directory, network, examples, results)
     if (directory / 'figures' / 'curves.png').exists():  # of a training
         drawn.append('curves')
-    table = predictions if 'top' in results else tagged if 'tags' in results else None
+    table = predictions if 'top' in results else tagged_predictions if 'tags' in results else None
     if table:
         names = data.names(examples.examples) or [f'example {i}' for i in range(len(examples))]
         atomic.write_text(directory / PREDICTIONS, table(names, classes, results))
@@ -76,14 +77,15 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     if rows:
         atomic.write_text(directory / CLASSES, tables.comma_separated(header, rows))
     name = user_network.short(network.name) or type(network.net).__name__
-    sections = figured(directory, drawn, results)
+    sections = figure_sections(directory, drawn, results)
     training = [sections.pop('curves')] if 'curves' in sections else []
     charts = [sections.pop(name) for name in CHARTS if name in sections]
     atomic.write_text(directory / PAGE, page.whole(
-        f'{name} on {about["dataset"]}, {about["split"]}', page.facts(told(classes, results)),
-        page.beside(*charts), *sections.values(), *confused(classes, results),
-        *tabled(header, rows), *training,
-        lead=f'{about["source"]}, checkpoint: {about["checkpoint"]}'))
+        f'{name} on {about["dataset"]}, {about["split"]}', page.facts(facts(classes, results)),
+        page.beside(*charts), *sections.values(), *confusion_section(classes, results),
+        *class_section(header, rows), *training,
+        lead=f'{about["source"]}, checkpoint: {about["checkpoint"]}'
+             + (f', views: {about["views"]}' if 'top' in results else '')))
     atomic.write_json(directory / RESULTS, {**about, **evaluate.numbers(results)})
 
 
@@ -112,14 +114,16 @@ def predictions(names: Sequence[str], classes: Sequence[str],
          for name, label, true, top, found in rows))
 
 
-def tagged(names: Sequence[str], classes: Sequence[str], results: Mapping[str, Any]) -> str:
+def tagged_predictions(names: Sequence[str], classes: Sequence[str],
+                       results: Mapping[str, Any]) -> str:
     """The same of images with any number of classes, with the probability of each class."""
-    def told(tags):
+    def named(tags):
         return '|'.join(label for label, tag in zip(classes, tags, strict=True) if tag)
 
     return tables.comma_separated(
         ['name', 'truth', 'prediction', *classes],
-        ([name, told(tags), told(values >= multilabel.LEAST), *(f'{value:.6f}' for value in values)]
+        ([name, named(tags), named(values >= multilabel.LEAST),
+          *(f'{value:.6f}' for value in values)]
          for name, tags, values in zip(names, results['tags'], results['probabilities'],
                                        strict=True)))
 
@@ -137,7 +141,7 @@ def by_class(classes: Sequence[str],
         counts, wrong, probability = (np.bincount(labels, weights, size) for weights in (
             None, results['wrong'].astype(float), results['true_probability'].astype(float)))
         errors = wrong / np.maximum(counts, 1)
-        most = dict(reversed([(truth, found) for truth, found, _ in mistaken(results)]))
+        most = dict(reversed([(truth, found) for truth, found, _ in confusions(results)]))
         return (['class', 'images', 'wrong', 'error', 'probability', 'taken for'],
                 [[classes[i], int(counts[i]), int(wrong[i]), Share(errors[i]),
                   float(probability[i] / counts[i]), classes[most[i]] if i in most else '']
@@ -149,7 +153,7 @@ def by_class(classes: Sequence[str],
     return ['class', *measures], sorted(rows, key=lambda row: row[1])
 
 
-def mistaken(results: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+def confusions(results: Mapping[str, Any]) -> list[tuple[int, int, int]]:
     """(truth, prediction, how many images) of a classification, the most frequent first."""
     wrong = results['wrong']
     pairs, counts = np.unique(np.stack([results['label'], results['top'][:, 0]], 1)[wrong],
@@ -159,7 +163,7 @@ def mistaken(results: Mapping[str, Any]) -> list[tuple[int, int, int]]:
                                                   strict=True)]
 
 
-def told(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
+def facts(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
     """The numbers of the whole set, with the names that people read; the error is first."""
     found = {name: value for name, value in evaluate.numbers(results).items()
              if name.partition('/')[2] not in classes}
@@ -170,11 +174,12 @@ def told(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
         percent = name.endswith(('error', 'ece'))
         shown[LABELS.get(name, spelled)] = (
             f'{value:,}' if isinstance(value, int) else f'{100 * value:.2f} %' if percent else
-            f'{value:.4g}')
+            f'{value:.4f}' if abs(value) < 1 else f'{value:.4g}')
     return shown
 
 
-def figured(directory: Path, drawn: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
+def figure_sections(directory: Path, drawn: Sequence[str],
+                    results: Mapping[str, Any]) -> dict[str, str]:
     """{figure: the section of the page} of those that were drawn."""
     captions = CAPTIONS | (ANSWERS if 'top' in results else TAGGED if 'tags' in results else {})
     titles = TITLES | ({'worst': 'Surest mistakes'} if 'top' in results else {})
@@ -183,9 +188,9 @@ def figured(directory: Path, drawn: Sequence[str], results: Mapping[str, Any]) -
         if name in drawn}
 
 
-def confused(classes: Sequence[str], results: Mapping[str, Any]) -> list[str]:
+def confusion_section(classes: Sequence[str], results: Mapping[str, Any]) -> list[str]:
     """The section of the page with the classes that a classifier takes for each other."""
-    if 'top' not in results or not (pairs := mistaken(results)):
+    if 'top' not in results or not (pairs := confusions(results)):
         return []
     counts = np.bincount(results['label'], minlength=len(classes))
     return [page.section('Most frequent confusions', page.table(
@@ -194,7 +199,7 @@ def confused(classes: Sequence[str], results: Mapping[str, Any]) -> list[str]:
          for truth, found, count in pairs[:CONFUSED]]), remark=f'{len(pairs):,} in all')]
 
 
-def tabled(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def class_section(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """The section of the page with the classes."""
     if not rows:
         return []

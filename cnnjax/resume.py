@@ -9,7 +9,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cnnjax import checkpoint, cluster, early_stopping, reports, workdir
-from cnnjax.dataset import Dataset
+from cnnjax.dataset_json import Dataset
 from cnnjax.errors import UserError
 from cnnjax.plan import Plan, plan
 

@@ -29,6 +29,7 @@ from cnnjax import (
     config_file,
     data,
     dataset,
+    dataset_json,
     jobs,
     reports,
     tables,
@@ -107,7 +108,7 @@ def run(config: ConfigDict, place: jobs.Place, file: str, changed: Collection[st
     told = functools.cache(identity)  # Most sweeps use one data set for all runs.
     for run in runs:
         if run.config.experiment == 'train':
-            check_data(run, told, dataset.of_run if run in left else dataset.read)
+            check_data(run, told, dataset_json.of_run if run in left else dataset_json.read)
     if not place.executor:
         cluster.agree(sweep=[run.label for run in left])
     # A run that failed before is tried last: with several processes its failure ends them all.
@@ -136,7 +137,7 @@ def identity(split: str, *fields: Any) -> data.Identity | None:
 
 
 def check_data(run: Run, identity: Callable[..., data.Identity | None],
-               read: Callable[[str], dataset.Dataset | None]) -> None:
+               read: Callable[[str], dataset_json.Dataset | None]) -> None:
     """Raises UserError if a finished or interrupted run was trained on other data than the rest of
     the sweep will be, because one table cannot compare their errors."""
     recorded, config = read(run.directory), run.config
@@ -144,7 +145,7 @@ def check_data(run: Run, identity: Callable[..., data.Identity | None],
         splits = {split: identity(split, *(config[field] for field in dataset.FIELDS))
                   for split in (config.train_split, config.test_split, dataset.val_split(config))
                   if split}
-        dataset.check(run.directory, recorded,
+        dataset_json.check(run.directory, recorded,
                       {split: found for split, found in splits.items() if found})
 
 

@@ -19,11 +19,13 @@ def markdown(header: Sequence[Any], rows: Iterable[Sequence[Any]], left: int | N
 
     Args:
       header: the titles of the columns.
-      rows: a cell for each column; what is not a string is shown as `str` shows it.
+      rows: a cell for each column; what is not a string is shown as `str` shows it, and a line
+        break as a space.
       left: for a file that people read as it is: the columns are aligned, this many flush left and
         the others flush right. None: each cell takes no more room than it needs.
     """
-    lines = [[str(cell).replace('|', r'\|') for cell in line] for line in (header, *rows)]
+    lines = [[' '.join(str(cell).splitlines()).replace('|', r'\|') for cell in line]
+             for line in (header, *rows)]
     lines.insert(1, ['---'] * len(header))
     if left is not None:
         lines = aligned(lines, left)

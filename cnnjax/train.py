@@ -1,38 +1,32 @@
-"""Training: puts its parts together from a config, begins or resumes a run, and runs it."""
+"""Training: begins or resumes the run that a config describes, and runs it."""
 
 import contextlib
-import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from flax.errors import FlaxError
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cnnjax import (
-    averages,
     checkpoint,
     class_weights,
     cluster,
     data,
     dataset,
+    dataset_json,
     early_stopping,
     figures,
-    limits,
     loop,
     models,
-    optim,
     parallel,
-    plateau,
     reports,
     resume,
     step,
-    tasks,
     trackers,
     trained,
     transfer,
@@ -42,165 +36,13 @@ from cnnjax import (
 )
 from cnnjax.errors import UserError
 from cnnjax.evaluate import evaluator
-from cnnjax.limits import Number, Used, Whole
-from cnnjax.plan import Plan, plan
 from cnnjax.progress import Profile, Progress
 from cnnjax.step import TrainState
-from cnnjax.tasks.task import Task
-
-SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
-LIMITS = {
-    'seed': limits.SEED, 'image_size': Whole(0, SIDE),
-    'border': Whole(0, SIDE // 4), 'mask_values': Whole(0, 255), 'loader_threads': Whole(1, 1024),
-    'loader_workers': Whole(0, 1024), 'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1),
-    'crop_aspect': Number(0), 'test_image_size': Whole(0, SIDE),
-    'test_shorter_side': Whole(0, SIDE), 'padding': Whole(0, SIDE // 4),
-    'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100), 'rotation': Number(0, 180),
-    'elastic': Number(0, SIDE // 8), 'jitter': Number(0, below=0.5), 'hue': Number(0, 0.5),
-    'saturation': Number(1, 100), 'exposure': Number(1, 100), 'color': Number(0),
-    'color_jitter': Number(0, 1), 'whiten': (False, True),
-    'auto_augment': ('', *data.policies.KINDS), 'randaugment_operations': Whole(1, 16),
-    'randaugment_magnitude': Whole(0, data.policies.BINS - 1), 'random_erasing': Number(0, 1),
-    'mixup': Number(0, 1000), 'cutmix': Number(0, 1000), 'repeats': Whole(1),
-    'batch_size': Whole(1),
-    'accumulate': Whole(1), 'epochs': Number(0), 'steps': Whole(), 'report_every': Whole(),
-    'eval_every': Number(0), 'checkpoint_every': Number(0), 'keep': Whole(1),
-    'eval_batch_size': Whole(1), 'log': trackers.NAMES, 'histograms': Whole(),
-    'steps_per_call': Whole(0, 2 ** 16), 'profile': Whole(),
-    'parallel': parallel.KINDS, 'class_folders': data.class_folders.KINDS,
-    **optim.LIMITS, **averages.LIMITS, **plateau.LIMITS, **early_stopping.LIMITS,
-    **views.LIMITS,
-    **tasks.training_loss.LIMITS}
-AUGMENTATION = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale',
-                'rotation', 'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation',
-                'exposure', 'auto_augment', 'randaugment_operations', 'randaugment_magnitude',
-                'random_erasing')  # arguments of data.augment
-USED = {'randaugment_operations': Used('auto_augment', ('randaugment',), 2),
-        'randaugment_magnitude': Used('auto_augment', ('randaugment',), 9)}
+from cnnjax.training import Training, build
+from cnnjax.training_config import check
 
 
-def check(config: ConfigDict) -> None:
-    """Raises UserError if `config` has a value that no training can have."""
-    limits.check(config, {field: limit for field, limit in LIMITS.items()
-                          if config[field] is not None})  # None: image_size is inherited
-    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED, **USED})
-    plateau.check(config)
-    early_stopping.check(config)
-    for field in ('mixup', 'cutmix'):
-        if config[field] and config.task != 'classify':
-            raise UserError(f"{field}={config[field]} mixes two images and their labels: it needs "
-                            f"task='classify', not '{config.task}'")
-    if config.auto_augment and tasks.target(config.task) in ('mask', 'boxes'):
-        raise UserError(f"auto_augment='{config.auto_augment}' would move what is in an image, but "
-                        f"not its masks or boxes: task='{config.task}' has rotation and scale")
-    if config.model.name:  # None: it is inherited
-        models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
-    tasks.loss(config)
-    if (judged := dataset.val_split(config)) in (config.train_split, config.test_split):
-        raise UserError(f"val_split='{judged}' is also the training's or the test's: "
-                        'give a third split, or leave it out')
-    if config.split:
-        data.splits.parse(config.split)
-    if config.split and config.dataset == data.FROM_PYTHON:
-        raise UserError(f"split='{config.split}': data that is given in Python is divided there, "
-                        "into {'train': ..., 'val': ..., 'test': ...} with val_split='val'")
-
-
-class Training(NamedTuple):
-    """The parts of a training that a config describes; all but `plan` are pure functions."""
-
-    net: Any  # a flax.linen module
-    task: Task
-    tx: Any  # optax's transformation of gradients
-    augment: Callable  # (key, positions, examples) -> examples; see data.augment
-    mix: Callable  # (key, examples, axis) -> examples; see data.mixed
-    plan: Plan
-    shapes: dict[str, Any]  # a batch of one augmented example: {'image', and each target}, [1, ...]
-    classes: tuple[str, ...]
-    frozen: frozenset = frozenset()  # layers that do not change
-    head: frozenset = frozenset()  # layers that depend on the number of classes
-    accumulate: int = 1
-
-    def init(self, key: jax.Array) -> TrainState:
-        """The step.TrainState before the first step."""
-        return step.create(self.net, self.tx, key, self.shapes['image'].shape[1:], self.frozen,
-                           lambda outputs: self.task.check(outputs, self.shapes, self.classes),
-                           averaging=self.plan.average is not None)
-
-    def check_evaluation(self, shapes: dict[str, Any]) -> None:
-        """Raises UserError unless the network can be evaluated on a batch of one example of these
-        shapes, whose images may have another size than those of the training."""
-        images, own = shapes['image'].shape, self.shapes['image'].shape
-        if images == own:
-            return
-        state = jax.eval_shape(self.init, jax.random.key(0))
-        variables = {'params': state.params, 'batch_stats': state.batch_stats}
-        try:
-            outputs, _ = jax.eval_shape(functools.partial(self.net.apply, train=False), variables,
-                                        jax.ShapeDtypeStruct(images, np.float32))
-        except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
-            reason = f': {error}' if isinstance(error, UserError) else ''
-            raise UserError(f'the test images have {images[1]} x {images[2]} pixels, which the '
-                            f'network, trained on {own[1]} x {own[2]}, cannot take{reason}. Bring '
-                            'them to another size, with image_size or border') from error
-        self.task.check(outputs, shapes, self.classes)
-
-    def step(self, *arguments: Any, **options: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        """step.train_step with these parts: (state, data, batch, key, axis) -> (state, metrics)."""
-        return step.train_step(*arguments, **self._parts(), **options)
-
-    def steps(self, *arguments: Any, **options: Any) -> tuple[TrainState, dict[str, jax.Array]]:
-        """step.train_steps with these parts: many updates in one program."""
-        return step.train_steps(*arguments, **self._parts(), **options)
-
-    def _parts(self):
-        return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,
-                'mix': self.mix, 'accumulate': self.accumulate, 'frozen': self.frozen,
-                'average': self.plan.average}
-
-
-def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
-          normalize: data.Normalization, examples: int,
-          source: trained.Trained | None = None) -> Training:
-    """The Training that a config describes (see configs/base.py).
-
-    Args:
-      classes: the names of the classes.
-      shapes: a batch of one example, {'image': uint8 [1, H, W, C], and each target [1, ...]}, as
-        arrays or jax.ShapeDtypeStructs.
-      normalize: a data.Normalization.
-      examples: the number of training examples in an epoch.
-      source: the trained.Trained of config.init_from, if that is set.
-
-    Raises:
-      UserError: a field does not fit the other fields or the data.
-    """
-    net = models.create(**config.model, num_classes=len(classes), dtype=config.dtype)
-    augment = functools.partial(data.augment, normalize=normalize, **{
-        field: config[field] for field in AUGMENTATION})
-    mix = functools.partial(data.mixed, mixup=config.mixup, cutmix=config.cutmix)
-    # Tracing finds what does not fit the images, before anything is written.
-    shapes = jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
-    image_shape = shapes['image'].shape[1:]
-    if source:
-        transfer.check_network(net, transfer.adopted(net, source, config.init_from),
-                               config.init_from)
-    frozen = transfer.frozen_layers(net, config.freeze, image_shape)
-    if frozen and not source:
-        raise UserError(f"freeze='{config.freeze}' would freeze random weights: give init_from")
-    head = frozenset()
-    if source or config.head_rate != 1:
-        head = transfer.head(net, image_shape)
-    lengths = plan(config, examples)
-    tx = optim.create(lengths.rate, head=head,
-                      factor=lengths.plateau.multiplier if lengths.plateau else None,
-                      **{field: config[field] for field in optim.FIELDS})
-    task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
-    return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
-                    config.accumulate)
-
-
-def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.Dataset | None,
+def normalization(config: ConfigDict, directory: str | Path, recorded: dataset_json.Dataset | None,
                   train_set: data.Resident | data.Stream,
                   source: trained.Trained | None) -> data.Normalization:
     """The data.Normalization of a run: the one it began with, else that of the weights it starts
@@ -217,7 +59,7 @@ def normalization(config: ConfigDict, directory: str | Path, recorded: dataset.D
     if normalize.whitening is not None:  # Machines may round the eigenvectors in other ways.
         normalize = multihost_utils.broadcast_one_to_all(normalize)
     if recorded:
-        return dataset.normalization(directory, recorded, train_set.image_shape, normalize)
+        return dataset_json.normalization(directory, recorded, train_set.image_shape, normalize)
     return normalize
 
 
@@ -252,7 +94,7 @@ def train(config: ConfigDict, directory: str | Path,
     views.check(views.Views.of(config), config.task, dataset.crops(config))
     mesh = parallel.data_mesh(config.devices)
     parallel.check_batch(config.batch_size, mesh, config.accumulate)
-    recorded = dataset.of_run(directory)
+    recorded = dataset_json.of_run(directory)
     try:
         sets = dataset.load_sets(config, directory, recorded, sources)
     except data.Missing as error:
@@ -321,7 +163,7 @@ def record(config: ConfigDict, directory: Path, sets: dataset.Sets | None,
     workdir.write_config(directory, config)
     workdir.write_environment(directory, user_network.digest(config.model.name))
     if sets:
-        dataset.write(directory, sets.splits, sets.train.image_shape, normalize)
+        dataset_json.write(directory, sets.splits, sets.train.image_shape, normalize)
         if config.split:
             data.splits.write(directory, sets.splits)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnjax import (
     checkpoint,
-    dataset,
+    dataset_json,
     metadata,
     models,
     predict,
@@ -41,7 +41,8 @@ class Trained(Network):
         'labels' [D] and 'scores' [D].
 
         Args:
-          pictures: files and arrays [H, W, C], uint8 or floats in [0, 1]; or one of them.
+          pictures: files and arrays [H, W, C], uint8 or floats in [0, 1], in a list or as Path.glob
+            gives them; or one of them.
           top: how many classes of a picture.
           batch_size: pictures per step, over all devices; only those being seen are in memory.
 
@@ -51,6 +52,8 @@ class Trained(Network):
         if isinstance(pictures, (str, os.PathLike)) or (
                 not isinstance(pictures, (list, tuple)) and np.ndim(pictures) == 3):
             pictures = [pictures]
+        elif isinstance(pictures, Iterator):
+            pictures = list(pictures)
         if self.task in predict.OTHERS:
             return [predict.OTHERS[self.task](self, picture) for picture in pictures]
         return predict_classes.classes(self, pictures, top, batch_size=batch_size)
@@ -91,10 +94,13 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
         return Trained(found.net, found.variables, found.normalize, found.classes,
                        found.image_shape, None, found.name, found.evaluation)
     directory = Path(source)
-    config, recorded = workdir.read_config(directory), dataset.read(directory)
+    config, recorded = workdir.read_config(directory), dataset_json.read(directory)
+    if not directory.is_dir():
+        raise UserError(f"there is no '{source}': give the working directory of a run, a file of "
+                        "weights (.safetensors), or a hub id such as 'timm/resnet18.tv_in1k'")
     if config is None or recorded is None:
         raise UserError(f"'{source}' is not the working directory of a run: it has no config.json "
-                        f'and {dataset.FILE}')
+                        f'and {dataset_json.FILE}')
     try:
         _locate(config, name, directory)
         net = models.create(**config.model, num_classes=len(recorded.classes), dtype=config.dtype)

@@ -106,8 +106,8 @@ def check(views: Views, task: str, crops: data.Crops) -> None:
     if views._replace(test_flip=False).single:
         return
     if not crops.size or crops.fit != 'crop':
-        raise UserError(f"{said}: views are cut from scaled pictures; give image_size, and "
-                        "fit='crop'")
+        raise UserError(f"{said}: views are cut from scaled pictures, of a network that is trained "
+                        "with image_size and fit='crop'")
     for side in scales(views, crops):
         if side < crops.size and views.crops != 'dense':
             raise UserError(f'{said}: crops of image_size={crops.size} are larger than pictures '

@@ -200,8 +200,8 @@ def save(network: Any, path: str | os.PathLike[str], names: str = '') -> str:
     rules = counterpart.rules if counterpart else {'cnnjax': None}
     library = names or next(iter(rules))
     if library not in rules:
-        raise UserError(f"names='{names}': {names} has no such network; take names='', which gives "
-                        f"{next(iter(rules))}'s")
+        raise UserError(f"names='{names}': {names} has no network that computes the same; take "
+                        f"names='', which gives {next(iter(rules))}'s")
     places = counterparts.places(net, network.image_shape, counterpart, library)
     given = {key: value for key, value in traverse_util.flatten_dict(variables).items()
              if key[0] in ('params', 'batch_stats')}

@@ -2,7 +2,7 @@
 
     config.json       every field of the config
     environment.json  one entry per start: versions, devices, commit, command
-    dataset.json      what the run was trained on, with dataset.listing.gz: see dataset.py
+    dataset.json      what the run was trained on, with dataset.listing.gz: see dataset_json.py
     metrics.jsonl     one row per report; a resumed run writes none twice and loses none
     metrics.csv       the same numbers as a table
     tensorboard/      the same numbers, the figures and histograms of the weights as events
@@ -65,7 +65,7 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'balanced': False,
            'split': '', 'val_split': '', 'class_folders': 'first', 'label_separator': '|'}
 SHOWN = 6  # The most differences between two configs in a message.
-DATASET = 'dataset.json'  # see dataset.py
+DATASET = 'dataset.json'  # see dataset_json.py
 PAST = 'past.json'  # a checkpoint's file with what Metrics.past returns
 LOCK = 'lock'
 # A run that was killed at its start leaves only files in BARE, and its directory is free again. A

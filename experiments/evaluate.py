@@ -10,6 +10,7 @@ from cnnjax import (
     cluster,
     data,
     dataset,
+    dataset_json,
     evaluate,
     features,
     limits,
@@ -17,6 +18,7 @@ from cnnjax import (
     report,
     train,
     trained,
+    user_network,
     views,
     workdir,
 )
@@ -47,7 +49,7 @@ def run(config, directory):
     told = data.identity(source)
     cluster.agree(data=told.summary(), weights=[*map(trained.fingerprint, networks)])
     if same:
-        dataset.check(trained_in, dataset.read(trained_in), {own.test_split: told})
+        dataset_json.check(trained_in, dataset_json.read(trained_in), {own.test_split: told})
     source = by_name(source, network, config, own.dataset)
     sets = [prepared(config, each, source, own.dataset) for each in networks]
     options = {'batch_size': config.batch_size, 'devices': config.devices}
@@ -57,7 +59,8 @@ def run(config, directory):
         return
     workdir.write_config(directory, config)
     seen = ' + '.join(dict.fromkeys(views.described(each.evaluation) for each in networks))
-    report.write(directory, network, sets[0], results, {
+    name = ' + '.join(user_network.short(each.name) for each in networks)
+    report.write(directory, network._replace(name=name), sets[0], results, {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'dataset': own.dataset,
         'split': own.test_split, 'views': seen})
     results = evaluate.numbers(results)

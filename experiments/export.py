@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cnnjax import cluster, data, dataset, export, limits, predict, trained, weights, workdir
+from cnnjax import data, dataset, export, limits, predict, trained, weights, workdir
 from cnnjax.errors import UserError
 from configs import base
 
@@ -26,8 +26,6 @@ def run(config, directory):
     if config.multiple is not None:
         limits.check(config, {'multiple': limits.Whole(0, 4096)})
     network = trained.load(config.source, config.checkpoint, config.name)
-    if not cluster.first():
-        return
     directory, formats = Path(directory), limits.names(config.formats)
     workdir.write_config(directory, config)
     if 'safetensors' in formats:

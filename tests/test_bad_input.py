@@ -649,7 +649,7 @@ def test_a_run_in_a_place_with_an_odd_name(tmp_path, tiny, monkeypatch):
     """Folders, classes and working directories may be called anything that a file system takes."""
     latin = os.fsdecode(b'caf\xe9')
     root = tmp_path / f"my 'photos' 100% é😀 {latin}"
-    classes = ('.hidden', 'a b', "it's", 'new\nline', 'é😀', 'x' * 255, '$5_$10', '$x^{\\frac{$',
+    classes = ('.hidden', 'a b', "it's", 'new\r\nline', 'é😀', 'x' * 255, '$5_$10', '$x^{\\frac{$',
                latin)
     for split in ('train', 'test'):
         for name in classes:

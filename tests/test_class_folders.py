@@ -9,6 +9,7 @@ from PIL import Image
 
 from cnnjax import data
 from cnnjax.data import copies, sources
+from cnnjax.data.examples import Files
 from cnnjax.errors import UserError
 
 
@@ -81,7 +82,8 @@ def test_many_classes_are_counted_together(tmp_path):
 @pytest.mark.parametrize(('options', 'message'), [
     ({}, r'train cannot be read: No such .* A training divides <class>/\*.jpg itself, with '
      '--config.split=0.8/0.1/0.1'),
-    ({'shares': '0.98/0.01/0.01', 'data_dir': '{root}/none'}, 'none cannot be read'),
+    ({'shares': '0.98/0.01/0.01', 'data_dir': '{root}/none'},
+     r'none cannot be read: No such .*: data_dir must hold <class>/\*.jpg, which split divides$'),
     ({'data_dir': '{root}/notes.txt'}, 'is a file: --config.dataset=csv reads a table'),
     ({'shares': '0.5/0.6'}, "split='0.5/0.6': give the shares"),
     ({'shares': '0.8/0.2', 'split': 'val'}, "divides the set into train, test; 'val' is none of"),
@@ -149,3 +151,8 @@ def test_copies_in_two_splits_are_told(animals, tmp_path):
         f'1 picture in more than one split, as {learned[3]} in train and {tested[1]} in test, the '
         'same bytes: remove copies, or errors are too low')
     assert copies.told({'train': data.load('digits', 'train')}) == ''  # They have no files.
+    unreadable = [tmp_path / name for name in ('a', 'b')]
+    for path in unreadable:  # Folders are of one size, and no files.
+        path.mkdir()
+    assert copies.told({str(path): data.Source(Files((str(path),), (0,)), ('x',))
+                        for path in unreadable}) == ''

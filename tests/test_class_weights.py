@@ -25,7 +25,7 @@ def test_a_class_without_examples_has_no_part_in_them():
 def sets(source, **fields):
     prepared = (data.Stream(source, data.Crops(8, shorter_side=(8, 8))) if fields.get('stream')
                 else data.Resident(source, data.Crops()))
-    return dataset.Sets(prepared, prepared, {'train': data.identity(source)})
+    return dataset.Sets(prepared, prepared, None, {'train': data.identity(source)})
 
 
 @pytest.mark.parametrize('stream', [False, True])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cnnjax import convolution, data, layers, losses, models, train
+from cnnjax import convolution, data, layers, losses, models
 from cnnjax.errors import UserError
 from cnnjax.models import lenet
+from cnnjax.plan import plan
 from configs import base
 
 # Parameters with 10 and with 100 classes; only the last layer differs, which is 1x1 or full.
@@ -517,9 +518,9 @@ def test_bfloat16(name):
 def test_recipe_on_mnist(name):
     config = importlib.import_module('configs.mnist').get_config(name).lock()
     assert set(config) == set(base.get_config())
-    plan = train.plan(config, 60_000)
-    assert plan.steps == 20 * 1875
-    assert float(plan.rate(plan.steps - 1)) == pytest.approx(0.01 * config.learning_rate)
+    lengths = plan(config, 60_000)
+    assert lengths.steps == 20 * 1875
+    assert float(lengths.rate(lengths.steps - 1)) == pytest.approx(0.01 * config.learning_rate)
     assert models.create(**config.model, num_classes=10, dtype=config.dtype).rbf == (
         name == 'lenet5_1998')
     normalize = data.normalization(np.zeros((1, 32, 32, 1), np.uint8), config.mean, config.std)

@@ -13,6 +13,7 @@ import pytest
 from cnnjax import models, train, transfer
 from cnnjax.data import Crops, Normalization
 from cnnjax.errors import UserError
+from cnnjax.plan import plan
 from configs import base, detect, segment
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +52,8 @@ def test_every_field_of_base_is_read_somewhere_and_explained():
 
 def test_every_field_read_is_in_base():
     known = set(fields(base.get_config()))
-    for path in [ROOT / 'cnnjax' / 'train.py']:
+    for path in (ROOT / 'cnnjax' / f'{name}.py' for name in ('train', 'training',
+                                                             'training_config')):
         for node in ast.walk(ast.parse(path.read_text())):
             if (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
                     and node.value.id == 'config'):
@@ -91,8 +93,8 @@ def test_recipe_builds_its_network_and_schedule(family, name):
     config = load(family, name)
     examples = {'cifar': 50_000, 'imagenet': 1_281_167}[family]
     classes = {'cifar': 10, 'imagenet': 1000}[family]
-    plan = train.plan(config, examples)
-    rates = [float(plan.rate(step)) for step in (plan.steps // 60, plan.steps - 1)]
+    lengths = plan(config, examples)
+    rates = [float(lengths.rate(step)) for step in (lengths.steps // 60, lengths.steps - 1)]
     assert rates[0] == pytest.approx(config.learning_rate)
     assert rates[1] == pytest.approx(config.learning_rate * config.drop_factor ** len(config.drops))
     net = models.create(**config.model, num_classes=classes, dtype=config.dtype)
@@ -173,15 +175,15 @@ def test_how_many_parameters_of_a_detector_are_frozen(recipe, expected):
 
 def test_the_published_lengths():
     """The iterations and epochs of the papers, in steps."""
-    resnet = train.plan(load('cifar', 'resnet110'), 50_000)
+    resnet = plan(load('cifar', 'resnet110'), 50_000)
     assert resnet.steps == 64_000
     assert [float(resnet.rate(step)) for step in (399, 400, 31_999, 32_000, 48_000)] == (
         pytest.approx([0.01, 0.1, 0.1, 0.01, 0.001]))
-    fractal = train.plan(load('cifar', 'fractalnet20'), 50_000)
+    fractal = plan(load('cifar', 'fractalnet20'), 50_000)
     assert fractal.steps_per_epoch == 500
     assert [float(fractal.rate(500 * epoch)) for epoch in (199, 200, 300, 350, 375)] == (
         pytest.approx([0.02, 0.002, 2e-4, 2e-5, 2e-6]))
-    assert train.plan(load('cifar', 'densenet_bc_l100_k12'), 50_000).steps == 300 * 781
+    assert plan(load('cifar', 'densenet_bc_l100_k12'), 50_000).steps == 300 * 781
 
 
 @pytest.mark.parametrize('family', ['cifar', 'imagenet', 'quickstart', 'segment', 'detect'])

@@ -50,6 +50,11 @@ def test_a_column_of_splits(place, capsys, encoding):
         f'{file}, test: 1 image of 1 class (Käse 1)']
 
 
+def test_a_cell_may_have_several_lines(place):
+    file = write(place, 'image,label', *rows('"new\nline"', 'a\u2028b', 'a\x0cb'))
+    assert csv_files.load(file, 'all', shares='1').classes == ('a\x0cb', 'a\u2028b', 'new\nline')
+
+
 @pytest.mark.parametrize('delimiter', [';', '\t'])
 def test_other_delimiters(place, delimiter):
     lines = ['image,label,split', 'my pictures/0.png,10,train', 'my pictures/3.png,9,train']
@@ -116,6 +121,8 @@ def test_unreadable_pictures_are_left_out(place, capsys):
     (['image,label,split', '0.png,a'], 'line 2: it has 2 columns, the first line 3'),
     (['image,label,split', '0.png,,train'], 'line 2: 0.png has no label'),
     (['image,label,split', ',a,train'], 'line 2: it names no picture'),
+    (['image,Labels,split', '0.png,a|b,train'],
+     r"line 2: 'a\|b' are several classes: --config.task=multilabel learns them"),
     (['image,label,split', *rows('a,train', 'b,train'), 'x.png,a,train', 'y.png,a,train'],
      r'line 4: .*/x.png is not there, nor 1 more. Paths are relative to the folder of the file'),
     (['image,label,split', './a.png,a,train', 'a.png,b,test'],

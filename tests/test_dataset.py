@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import atomic, checkpoint, cluster, data, dataset, reports, train, trained, workdir
+from cnnjax import (
+    atomic,
+    checkpoint,
+    cluster,
+    data,
+    dataset,
+    dataset_json,
+    reports,
+    train,
+    trained,
+    workdir,
+)
 from cnnjax import evaluate as evaluation
 from cnnjax.errors import UserError
 from configs import base, imagenet
@@ -186,7 +197,7 @@ def test_lost_files_are_told(config, finished, capsys):
         train.train(config, finished)
     before = (finished / 'dataset.json').read_text()
     (finished / 'dataset.json').unlink()
-    assert dataset.read(finished).splits['train'].counts == (10, 10)
+    assert dataset_json.read(finished).splits['train'].counts == (10, 10)
     with pytest.raises(UserError, match='train: examples of a class: cats 10 then, 18 now\n  Rest'):
         train.train(config, finished)
     assert 'dataset.json was lost: it is restored from the newest checkpoint' in (
@@ -200,7 +211,7 @@ def test_a_lost_file_that_no_checkpoint_has(config, finished, capsys, monkeypatc
     (finished / 'dataset.json').unlink()
     train.train(changed(config, steps=6), finished)
     assert 'has no dataset.json' in capsys.readouterr().out
-    assert dataset.read(finished).splits['train'].counts == (18, 10)
+    assert dataset_json.read(finished).splits['train'].counts == (18, 10)
 
 
 def test_fewer_steps_than_it_has_made(config, finished, monkeypatch):
@@ -226,7 +237,7 @@ def test_a_run_that_left_no_checkpoint_begins_anew(config, finished):
     shutil.rmtree(finished / 'checkpoints')
     more(finished.parent / 'photos')
     train.train(config, finished)
-    assert dataset.read(finished).splits['train'].counts == (18, 10)
+    assert dataset_json.read(finished).splits['train'].counts == (18, 10)
 
 
 @pytest.mark.parametrize('values', [
@@ -418,7 +429,7 @@ def test_arrays_with_a_validation_set(tmp_path):
         for split in ('train', 'val', 'test')}
     config = changed(settings(None), data_dir=None, val_split='val', epochs=1.0)
     assert 'val/error' in train.train(config, tmp_path / 'run', found)
-    assert set(dataset.read(tmp_path / 'run').splits) == {'train', 'val', 'test'}
+    assert set(dataset_json.read(tmp_path / 'run').splits) == {'train', 'val', 'test'}
     with pytest.raises(UserError, match="no data.Source for 'val'"):
         train.train(config, tmp_path / 'other', {**found, 'val': None})
     with pytest.raises(UserError, match="split='0.8/0.2': data that is given in Python is divided"):

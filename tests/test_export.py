@@ -180,7 +180,7 @@ def test_damaged_and_missing_files(exported, tmp_path):
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    ({'names': 'timm'}, "names='timm': timm has no such network; take names='', which gives"),
+    ({'names': 'timm'}, "names='timm': timm has no network that computes the same; take names=''"),
     ({'names': 'keras'}, "names='keras' is none of"),
     ({'formats': 'onnx'}, "'onnx' is none of safetensors, jax_export"),
     ({'dtype': 'int8'}, "dtype='int8' is none of 'uint8', 'float32'"),

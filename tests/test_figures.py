@@ -231,8 +231,8 @@ def test_reports_that_were_cut_short_are_written_again(tmp_path, monkeypatch):
         assert not report.complete(tmp_path)
 
 
-def test_names_of_classes_are_no_formulas(tmp_path):
-    charts.confusion(tmp_path, np.eye(2, dtype=int), ('$5_$', r'$\frac$'))
+def test_names_of_classes_are_no_formulas_and_may_be_of_any_script(tmp_path):
+    charts.confusion(tmp_path, np.eye(4, dtype=int), ('$5_$', r'$\frac$', '猫', 'a\r'))
     assert (tmp_path / 'figures' / 'confusion.png').exists()
 
 

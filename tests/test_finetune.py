@@ -343,7 +343,8 @@ def test_errors(source, three, tmp_path):
     refused('leaves nothing to train', freeze='fc')
     refused('would freeze random weights', freeze='conv1', init_from='', model__name='resnet20',
             image_size=16)
-    refused("^'nowhere' is not the working directory of a run", init_from='nowhere')
+    refused("^there is no 'nowhere': give the working directory of a run", init_from='nowhere')
+    refused('is not the working directory of a run: it has no config', init_from=str(tmp_path))
     refused('neither is init_from: give .*=embedded', init_from='')
     refused(r'(?s)does not fit.*missing there.*unexpected', model__name='vgg11', image_size=32,
             model__widths=(2,) * 5)

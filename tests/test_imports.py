@@ -17,7 +17,7 @@ RANKS = [
     ['cnnjax.jobs'],
     ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
-    ['cnnjax.class_weights', 'cnnjax.loop'],
+    ['cnnjax.class_weights', 'cnnjax.loop', 'cnnjax.training', 'cnnjax.training_config'],
     ['cnnjax.report'],
     ['cnnjax.early_stopping', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
@@ -28,8 +28,8 @@ RANKS = [
     ['cnnjax.predict_classes'],
     ['cnnjax.predict'],
     ['cnnjax.evaluate'],
-    ['cnnjax.checkpoint', 'cnnjax.dataset', 'cnnjax.weights', 'cnnjax.reports',
-     'cnnjax.microscope'],
+    ['cnnjax.checkpoint', 'cnnjax.dataset', 'cnnjax.dataset_json', 'cnnjax.weights',
+     'cnnjax.reports', 'cnnjax.microscope'],
     ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata', 'cnnjax.trackers',
      'cnnjax.views'],
     ['cnnjax.charts', 'cnnjax.network'],
@@ -91,7 +91,7 @@ def test_configs_hold_values_only():
 
 def test_only_the_launcher_has_flags():
     for path in FILES:
-        if path.name not in ('launch.py', 'pipeline.py'):  # the latter has none: grain has
+        if path.name not in ('launch.py', 'loader.py'):  # the latter has none: grain has
             assert not any(module.startswith('absl.flags') for module in imports(path)), path
 
 

@@ -54,6 +54,29 @@ def test_results_with_ties():
     assert constant['ap'] == pytest.approx(tags.mean())  # a network that knows nothing
 
 
+def test_the_f1_of_a_set_with_one_class():
+    found = results(np.array([[0.9], [0.7], [0.2], [0.1], [0]]),
+                    np.array([[1], [0], [1], [0], [0]]), 'a')
+    assert found['micro_f1'] == found['macro_f1'] == pytest.approx(1 / 2)
+
+
+def test_the_f1_is_scikit_learns():
+    probabilities = np.random.default_rng(0).uniform(size=(40, 7))
+    tags = np.random.default_rng(1).integers(0, 2, (40, 7))
+    found = results(probabilities, tags)
+    for kind in ('micro', 'macro'):
+        assert found[f'{kind}_f1'] == pytest.approx(
+            metrics.f1_score(tags, probabilities >= 0.5, average=kind))
+
+
+def test_a_network_without_answers_has_results():
+    """After an update with a rate that is too high; the next step says what to do."""
+    tags = np.array([[1, 0], [0, 1], [0, 1]])
+    found = results(np.full((3, 2), np.nan), tags, 'ab')
+    assert found['ap'] == pytest.approx(1 / 2)
+    assert found['micro_f1'] == 0
+
+
 def test_a_set_without_any_class():
     with pytest.raises(UserError, match='no image has any of the classes'):
         results(np.zeros((3, 7)), np.zeros((3, 7), int))
@@ -129,6 +152,9 @@ def test_balanced_weights(tagged):
     tags = np.stack([example['tags'] for example in source.examples])
     weights = np.array(class_weights.of_tags(data.Resident(source, data.Crops())))
     np.testing.assert_allclose(weights * tags.sum(0), np.where(tags.any(0), (1 - tags).sum(0), 0))
+    everywhere = data.from_arrays(np.zeros((4, 8, 8, 1), np.uint8), 'ab',
+                                 tags=[[1, 0], [1, 0], [1, 0], [1, 1]])
+    assert class_weights.of_tags(data.Resident(everywhere, data.Crops())) == (1, 3)
     streamed = data.Stream(data.Source(TaggedFiles((), tags), source.classes), data.Crops(8))
     np.testing.assert_array_equal(class_weights.of_tags(streamed), weights)
     with pytest.raises(UserError, match='balanced=True: how many images have each class is not'):

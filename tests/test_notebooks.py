@@ -33,6 +33,9 @@ def test_all_notebooks_are_tested():
 def test_a_notebook_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(FOLDER)
     monkeypatch.setattr(sys, 'path', [*sys.path])
+    (tmp_path / 'photos/face').mkdir(parents=True)
+    for stray in ('.DS_Store', 'notes.txt'):  # files beside the pictures of a class
+        (tmp_path / 'photos/face' / stray).write_text('no picture')
     variables = {'__name__': '__main__'}
     try:
         for number, (tags, text) in enumerate(cells(name, 'code')):

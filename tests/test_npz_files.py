@@ -45,7 +45,8 @@ def test_splits_by_keras_and_by_medmnist(tmp_path, names, labels, capsys):
 
 @pytest.mark.parametrize('arrays', [
     {'images': IMAGES, 'labels': LABELS, 'classes': ['cat', 'dog', 'eel']},
-    {'x': IMAGES, 'y': TEXTS}])
+    {'x': IMAGES, 'y': TEXTS}, {'x': IMAGES, 'y': TEXTS.astype('S')},
+    {'x': IMAGES, 'y': LABELS, 'classes': np.array([b'cat', b'dog', b'eel'])}])
 def test_shares_divide_arrays(tmp_path, arrays):
     file = write(tmp_path, **arrays)
     parts = {split: npz_files.load(file, split, shares='0.5/0.25/0.25')

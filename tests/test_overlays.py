@@ -27,6 +27,8 @@ def test_a_caption_never_leaves_its_picture():
     text = picture[40:].min(-1) < 128
     assert text.any()
     assert not text[:, [0, -1]].any()
+    np.testing.assert_array_equal(overlays.captioned(image, 'one\nline'),
+                                  overlays.captioned(image, 'one line'))
 
 
 def test_an_overlay_mixes_colors_with_an_outline_and_stripes_what_is_ignored():
@@ -137,8 +139,8 @@ def test_names_stay_in_the_picture_and_apart(names_drawn):
 def test_boxes_that_do_not_count_and_unusual_names(names_drawn):
     image = np.zeros((480, 480, 3), np.uint8)
     boxes = np.float32([[100, 100, 200, 200], [300, 300, 400, 400]])
-    painted = overlays.boxes(image, boxes, np.array([0, 254]), ('$5_$ 猫\udce9', *'x' * 254),
+    painted = overlays.boxes(image, boxes, np.array([0, 254]), ('$5_$ 猫\r\n\udce9', *'x' * 254),
                              ignore=np.array([True, False]))
     assert tuple(painted[150, 100]) == (224, 224, 192)
     assert tuple(painted[350, 300]) == (128, 0, 0)  # the colours begin again
-    assert names_drawn[1] == ['x', r'$5_$ \u732b\udce9']
+    assert names_drawn[1] == ['x', r'$5_$ \u732b \udce9']

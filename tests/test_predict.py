@@ -194,6 +194,13 @@ def test_a_network_for_whole_images_is_refused():
         predict.labels(network, noise(8, 8, 3))
 
 
+def test_views_are_refused_before_anything_is_written(predicted, tmp_path):
+    Image.fromarray(noise(9, 9, 3)).save(tmp_path / 'a.png')
+    with pytest.raises(UserError, match="crops='10': only the classes of pictures are averaged"):
+        predicted(pictures=str(tmp_path / 'a.png'), crops='10')
+    assert not (tmp_path / 'run').exists()
+
+
 @pytest.fixture
 def predicted(padded, tmp_path, monkeypatch):
     """A function of the fields of the config: the directory with the predictions."""

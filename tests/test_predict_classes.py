@@ -13,6 +13,7 @@ from cnnjax import data, evaluate, models, predict_classes, trained, weights
 from cnnjax.data import images
 from cnnjax.errors import UserError
 from configs import predict as recipe
+from experiments.predict import classes
 from experiments.predict import predict as experiment
 
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'elk', 'fox')
@@ -69,7 +70,8 @@ def test_pictures_may_be_files_or_arrays_one_or_many(folder):
     expected, = network.predict(path)
     assert len(expected.classes) == len(expected.probabilities) == 5
     assert list(expected.probabilities) == sorted(expected.probabilities, reverse=True)
-    for pictures in (str(path), [path], image, image[None], [image], image / np.float32(255)):
+    for pictures in (str(path), [path], image, image[None], [image], image / np.float32(255),
+                     path.parent.glob(path.name)):
         assert network.predict(pictures) == [expected]
     all_, = network.predict(image, top=99)
     assert sorted(all_.classes) == sorted(CLASSES)
@@ -120,7 +122,7 @@ def test_images_that_were_taken_as_they_are():
     assert bordered.probabilities[0] == pytest.approx(scores.max(), rel=1e-5)
     with pytest.raises(UserError, match='pictures of 8 x 8, as they are'):
         border.predict(whole)
-    with pytest.raises(UserError, match=r"crops='10': views are cut from scaled pictures; give im"):
+    with pytest.raises(UserError, match=r"crops='10': views are cut from scaled pictures, of a"):
         made({'image_size': 0, 'crops': '10'}, (8, 8, 1)).predict(image)
     with pytest.raises(UserError, match=r'images of shape \(1, 8, 8, 1\): the network takes'):
         made(CUT).predict(image)
@@ -228,3 +230,18 @@ def test_the_terminal_shows_the_first(capsys, folder, tmp_path, monkeypatch):
     assert (f'| {paths[0]} | {best.classes[0]} {100 * best.probabilities[0]:.1f} %'
             in ' '.join(capsys.readouterr().out.split()))
     assert not (tmp_path / 'thumbnails').exists()
+
+
+def test_the_page_has_the_first_pictures_and_the_tables_all(folder, tmp_path, monkeypatch):
+    """A browser cannot show a hundred thousand; thumbnails are made of those that it shows."""
+    monkeypatch.setattr(trained, 'load', lambda *_: made(CUT))
+    for module in (experiment, classes):
+        monkeypatch.setattr(module, 'PICTURED', 2)
+    paths = sorted(map(str, folder.glob('test/*/*.png')))
+    config = recipe.get_config()
+    config.update(pictures=','.join(paths))
+    experiment.run(config, tmp_path)
+    text = (tmp_path / 'predictions.html').read_text()
+    assert text.count('<li>') == len(list((tmp_path / 'thumbnails').iterdir())) == 2
+    assert 'These are the first 2; predictions.csv has all.' in text
+    assert len((tmp_path / 'predictions.csv').read_text().splitlines()) == 1 + len(paths) > 3

@@ -13,7 +13,8 @@ from cnnjax import data, evaluate, figures, page, report, trained
 from cnnjax.tasks import classify
 
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'elk', 'fox', 'gnu')
-ABOUT = {'source': 'runs/x', 'checkpoint': 'best', 'dataset': '<i>&', 'split': 'test'}
+ABOUT = {'source': 'runs/x', 'checkpoint': 'best', 'dataset': '<i>&', 'split': 'test',
+         'views': 'ten crops'}
 NORMALIZE = data.Normalization(np.float32([0.0]), np.float32([1 / 255]))
 
 
@@ -151,7 +152,7 @@ def test_classes_and_confusions_by_hand(evaluated, written):
     with open(written / 'confusion.csv') as file:
         np.testing.assert_array_equal([row[1:] for row in csv.reader(file)][1:],
                                       matrix.astype(str))
-    pairs = report.mistaken(results)
+    pairs = report.confusions(results)
     assert [count for *_, count in pairs] == sorted(matrix[~np.eye(7, dtype=bool)])[::-1][
         :len(pairs)]
     assert all(matrix[truth, prediction] == count for truth, prediction, count in pairs)
@@ -189,6 +190,15 @@ def test_the_page_in_a_browser(driver, written, tmp_path):
         assert len(sizes) == 4
         assert all(sizes)
         assert driver.execute_script('return document.documentElement.scrollWidth') <= width
+        broken = driver.execute_script('''
+            const text = document.createRange();
+            return [...document.querySelectorAll('th')].filter(cell => {
+              text.selectNodeContents(cell);
+              return !cell.innerText.includes(' ') && text.getClientRects().length > 1;
+            }).map(cell => cell.innerText)''')
+        assert broken == []  # A word is on one line.
+        lead = driver.find_element('class name', 'lead')
+        assert lead.text == 'runs/x, checkpoint: best, views: ten crops'
         titles = driver.execute_script(
             "return [...document.querySelectorAll('h2')].map(h => h.firstChild.data.trim())")
         assert titles == ['Confusions', 'Calibration', 'Surest mistakes', 'Examples',
@@ -208,8 +218,15 @@ def test_a_thousand_classes_are_folded():
 
 def test_images_with_any_number_of_classes():
     tags, values = np.array([[1, 0, 1], [0, 0, 0]]), np.float32([[0.9, 0.5, 0.2], [0.1, 0.2, 0.3]])
-    text = report.tagged(['x', 'y'], 'abc', {'tags': tags, 'probabilities': values})
+    text = report.tagged_predictions(['x', 'y'], 'abc', {'tags': tags, 'probabilities': values})
     assert text.splitlines()[1:] == ['x,a|c,a|b,0.900000,0.500000,0.200000',
                                      'y,,,0.100000,0.200000,0.300000']
     assert report.by_class('abc', {'ap': 0.5, 'ap/a': 0.7, 'ap/c': 0.3}) == (
         ['class', 'ap'], [['c', 0.3], ['a', 0.7]])
+
+
+def test_small_numbers_read_at_first_sight():
+    found = report.facts((), {'count': 1234, 'error': 1.0, 'ap': 3.9e-6, 'loss': 0.09, 'recall': 2})
+    assert found == {'error': '100.00 %', 'images': '1,234', 'AP': '0.0000',
+                     'cross-entropy': '0.0900', 'recall': '2'}
+    assert report.facts((), {'error': 0.5, 'loss': 12.34567})['cross-entropy'] == '12.35'

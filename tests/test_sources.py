@@ -103,7 +103,8 @@ def test_links_are_followed(photos, tmp_path):
      '{root}/test has classes that {root}/train does not have: dogs'),
     (lambda root: (root / 'train/dogs').mkdir(), 'train', '{root}/train/dogs has no image'),
     (lambda root: (root / 'test/Space').mkdir(), 'test', '{root}/test/Space has no image'),
-    (lambda root: None, 'validation', '{root}/validation cannot be read: No such file'),
+    (lambda root: None, 'validation', '{root}/validation cannot be read: No such file or directory'
+     ': {root} has the folders test, train; train_split, val_split and test_split name those of'),
     (lambda root: (root / 'val').touch(), 'val', '{root}/val cannot be read: Not a directory'),
     (lambda root: (root / 'val').mkdir(), 'val', '{root}/val has no folders'),
     (lambda root: (root / 'train').rename(root / 'Train'), 'test', '{root}/train cannot be read'),

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 
+from cnnjax import data
 from cnnjax.data import splits
 from cnnjax.errors import UserError
 
@@ -80,6 +81,23 @@ def test_a_class_with_too_few_is_named():
 def test_a_split_that_there_is_not():
     with pytest.raises(UserError, match="divides the set into train, test; 'val' is none of them"):
         splits.places(NAMES, LABELS, '0.8/0.2', 'val')
+
+
+def test_names_of_any_kind_are_kept(tmp_path):
+    names = [f'{name}/{i}.jpg' for name in ('new\nline', '"a", b', 'caf\udce9', "it's")
+             for i in '123']
+    for name in names:
+        (tmp_path / 'photos' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'photos' / name).write_bytes(b'')
+    found = {split: data.load('folder', split, str(tmp_path / 'photos'), shares='0.5/0.5')
+             for split in ('train', 'test')}
+    splits.write(tmp_path, {split: data.identity(source) for split, source in found.items()})
+    given = splits.read(tmp_path)
+    for split, source in found.items():
+        again = data.load('folder', split, str(tmp_path / 'photos'), shares='0.5/0.5', given=given)
+        assert again.examples.paths == source.examples.paths
+        assert 'newer' not in again.about
+        assert 'new\\nline' in again.about
 
 
 def test_a_damaged_file_is_told(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from cnnjax import atomic, cluster, data, dataset, jobs, reports, sweeps
+from cnnjax import atomic, cluster, data, dataset_json, jobs, reports, sweeps
 from cnnjax.errors import UserError
 from configs import base, quickstart
 
@@ -97,9 +97,9 @@ def test_a_finished_run_of_other_data_is_refused(trained, tmp_path):
     digits = {split: data.identity(data.load('digits', split)) for split in ('train', 'test')}
     normalize = data.Normalization(np.float32([0.5]), np.float32([0.5]))
     run = tmp_path / 'sweep' / 'learning_rate=0.25'
-    dataset.write(run, digits, (8, 8, 1), normalize)
+    dataset_json.write(run, digits, (8, 8, 1), normalize)
     assert sweeps.run(config, place, file, {}, lambda name: trained)
-    dataset.write(run, digits | {'test': digits['train']}, (8, 8, 1), normalize)
+    dataset_json.write(run, digits | {'test': digits['train']}, (8, 8, 1), normalize)
     with pytest.raises(UserError, match=r'0\.25: this is not the data .*\n  test: examples of a'):
         sweeps.run(config, place, file, {}, lambda name: trained)
     # So is one that was interrupted, before others are begun; without a checkpoint it begins anew.

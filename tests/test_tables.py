@@ -4,11 +4,11 @@ from cnnjax import tables
 
 
 def test_cells_take_the_room_they_need():
-    assert tables.markdown(('network', 'layers'), [('vgg19', 19), ('a|b', '')]) == (
+    assert tables.markdown(('network', 'layers'), [('vgg19', 19), ('a|\nb', '')]) == (
         '| network | layers |\n'
         '| --- | --- |\n'
         '| vgg19 | 19 |\n'
-        '| a\\|b |  |\n')
+        '| a\\| b |  |\n')
 
 
 def test_columns_are_aligned_where_people_read_the_file():

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from cnnjax import data
+from cnnjax import data, dataset
 from cnnjax.data import tags
 from cnnjax.errors import UserError
+from tests.test_train import changed
 
 IMAGES = np.zeros((2, 4, 4, 3), np.uint8)
 
@@ -38,6 +39,23 @@ def test_tags_are_matched_by_name():
     matched = data.matched(source, ('dog', 'eel', 'cat'))
     assert [example['tags'].tolist() for example in matched.examples] == [[0, 0, 1], [1, 0, 1]]
     assert matched.examples[0]['tags'].dtype == np.uint8
+
+
+def test_the_sets_of_a_run_are_matched_by_name(tiny, tmp_path):
+    """Files of boxes list only the classes of their own split."""
+    sources = {'train': data.from_arrays(IMAGES, 'abc', tags=[[1, 0, 0], [0, 1, 1]]),
+               'test': data.from_arrays(IMAGES, 'cb', tags=[[1, 0], [0, 1]])}
+    config = changed(tiny, task='multilabel')
+    found = dataset.load_sets(config, tmp_path, None, sources)
+    assert found.test.classes == ('a', 'b', 'c')
+    np.testing.assert_array_equal(found.test.data['tags'], [[0, 0, 1], [0, 1, 0]])
+    sources['test'] = data.from_arrays(IMAGES, 'bx', tags=[[1, 0], [0, 1]])
+    with pytest.raises(UserError, match='test has the class x, which the training set does not'):
+        dataset.load_sets(config, tmp_path, None, sources)
+    labelled = {split: data.from_arrays(IMAGES, classes, label=[0, 1])
+                for split, classes in (('train', 'ab'), ('test', 'ba'))}
+    with pytest.raises(UserError, match='test has the classes b, a, the training set a, b: give'):
+        dataset.load_sets(tiny, tmp_path, None, labelled)
 
 
 @pytest.mark.parametrize(('given', 'message'), [

@@ -10,7 +10,9 @@ import pytest
 from cnnjax import data, dataset, evaluate, layers, models, reports, trained, views, weights
 from cnnjax.errors import UserError
 from cnnjax.views import Views
+from configs import evaluate as recipe
 from configs import imagenet
+from experiments import evaluate as evaluation
 from experiments import train
 
 CLASSES = ('a', 'b', 'c', 'd')
@@ -169,7 +171,7 @@ def test_networks_that_cannot_see_whole_pictures():
     (Views('1', (0,)), 'classify', data.Crops(4), r'test_scales=\(0,\): take 1'),
     (Views(test_flip=True), 'segment', data.Crops(4), 'test_flip=True: only the classes'),
     (Views('dense'), 'classify', data.Crops(), "crops='dense': views are cut from scaled pict"),
-    (Views('1', (5,)), 'classify', data.Crops(4, fit='pad'), 'give image_size, and fit='),
+    (Views('1', (5,)), 'classify', data.Crops(4, fit='pad'), 'with image_size and fit='),
     (Views('10'), 'classify', data.Crops(4), 'from a square of 4 pixels are all the same'),
     (Views('10_whole', (8, 3)), 'classify', data.Crops(4), 'shorter side is scaled to 3')])
 def test_views_that_cannot_be_cut(chosen, task, crops, message):
@@ -219,6 +221,16 @@ def test_a_finished_run_is_tested_on_its_views(tiny, tmp_path, capsys):
     assert row['test/loss'] == pytest.approx(one['loss'])
     assert abs(one['loss'] - found['loss']) > 1e-4
     assert reports.test_errors(tmp_path)['error'] == found['error']
+
+    config = recipe.get_config()
+    config.update(source=f'{tmp_path},{tmp_path}', checkpoint='latest')
+    evaluation.run(config, tmp_path / 'ensemble')
+    assert found['views'] in capsys.readouterr().out
+    both = json.loads((tmp_path / 'ensemble' / 'results.json').read_text())
+    assert {**both, 'source': ''} == {**found, 'source': '', 'loss': pytest.approx(found['loss']),
+                                      'ece': pytest.approx(found['ece'])}
+    name = tiny.model.name
+    assert f'<h1>{name} + {name} on ' in (tmp_path / 'ensemble' / 'report.html').read_text()
 
     train.run(tiny, tmp_path)
     assert 'report:' not in capsys.readouterr().out

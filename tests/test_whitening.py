@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from cnnjax import atomic, dataset, train, trained, weights
+from cnnjax import atomic, dataset_json, train, trained, weights
 from cnnjax.data import normalization, whitening
 from cnnjax.errors import UserError
 from tests import kill
@@ -88,10 +88,10 @@ def test_a_run_keeps_its_matrix(config, tmp_path, monkeypatch, capsys):
         patch.setattr(train.reports.Metrics, 'write', kill.dying_after(3))
         with pytest.raises(Killed):
             train.train(config, tmp_path / 'parts')
-    path = tmp_path / 'parts' / dataset.WHITENING
+    path = tmp_path / 'parts' / whitening.FILE
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match='whitening.npy is lost or damaged: start the training'):
-        dataset.read(tmp_path / 'parts')
+        dataset_json.read(tmp_path / 'parts')
     train.train(config, tmp_path / 'parts')
     assert 'whitening.npy was lost or damaged: it is computed again' in capsys.readouterr().out
     assert_same_run(tmp_path / 'parts', tmp_path / 'whole', 6)
@@ -111,12 +111,12 @@ def test_a_run_keeps_its_matrix(config, tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(again(digits[:20]), network(digits[:20]))
 
     # The recorded matrix is that of the data, and not of other data.
-    recorded = dataset.read(tmp_path / 'whole')
+    recorded = dataset_json.read(tmp_path / 'whole')
     for other, what in ((recorded.normalize._replace(whitening=None), 'then, none now'),
                         (recorded.normalize._replace(
                             whitening=2 * recorded.normalize.whitening), 'whitening: ')):
         with pytest.raises(UserError, match=what):
-            dataset.normalization(tmp_path, recorded, recorded.image_shape, other)
+            dataset_json.normalization(tmp_path, recorded, recorded.image_shape, other)
 
 
 def test_whole_pictures_are_refused_before_the_training(config, tmp_path):
@@ -129,7 +129,7 @@ def test_weights_of_a_whitened_run_go_on_with_its_matrix(config, tmp_path):
     train.train(changed(config, steps=2), tmp_path / 'first')
     train.train(changed(config, steps=2, whiten=False, init_from=str(tmp_path / 'first')),
                 tmp_path / 'second')
-    first, second = (dataset.read(tmp_path / name) for name in ('first', 'second'))
+    first, second = (dataset_json.read(tmp_path / name) for name in ('first', 'second'))
     np.testing.assert_array_equal(first.normalize.whitening, second.normalize.whitening)
-    values = atomic.read_json(tmp_path / 'first' / dataset.FILE)
+    values = atomic.read_json(tmp_path / 'first' / dataset_json.FILE)
     assert values['whitening'] == second.whitening

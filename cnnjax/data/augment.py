@@ -8,8 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax.data import geometry, policies
+from cnnjax.data.crops import SIDE
 from cnnjax.errors import UserError
+from cnnjax.limits import Number, Used, Whole
 
+LIMITS = {
+    'padding': Whole(0, SIDE // 4), 'crop_size': Whole(0, SIDE), 'scale': Number(0.01, 100),
+    'rotation': Number(0, 180), 'elastic': Number(0, SIDE // 8), 'jitter': Number(0, below=0.5),
+    'hue': Number(0, 0.5), 'saturation': Number(1, 100), 'exposure': Number(1, 100),
+    'color': Number(0), 'color_jitter': Number(0, 1), 'auto_augment': ('', *policies.KINDS),
+    'randaugment_operations': Whole(1, 16), 'randaugment_magnitude': Whole(0, policies.BINS - 1),
+    'random_erasing': Number(0, 1), 'mixup': Number(0, 1000), 'cutmix': Number(0, 1000)}
+USED = {'randaugment_operations': Used('auto_augment', ('randaugment',), 2),
+        'randaugment_magnitude': Used('auto_augment', ('randaugment',), 9)}
+# The fields of a config that `augment` takes.
+FIELDS = ('flip', 'flip_vertical', 'padding', 'padding_mode', 'crop_size', 'scale', 'rotation',
+          'elastic', 'jitter', 'color', 'color_jitter', 'hue', 'saturation', 'exposure',
+          'auto_augment', 'randaugment_operations', 'randaugment_magnitude', 'random_erasing')
 # Principal components of ImageNet's colours, for images in [0, 1]: Krizhevsky et al. 2012, section
 # 4.1; the values of https://github.com/facebookarchive/fb.resnet.torch.
 EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], np.float32)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cnnjax.data import folders, images, splits
 from cnnjax.data.examples import Files, Missing, Source, by_class, counted
+from cnnjax.data.identity import one_line, some
 from cnnjax.errors import UserError
 
 KINDS = ('first', 'path')  # see the top of this file
@@ -52,9 +53,7 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
         if here != learned:
             found = find(here, left_out := Counter())
     except Missing as error:
-        raise Missing(f'{error}: data_dir must hold train/<class>/*.jpg and test/<class>/*.jpg. A '
-                      'training divides <class>/*.jpg itself, with --config.split=0.8/0.1/0.1'
-                      ) from error
+        raise Missing(f'{error}: {_needed(root, learned)}') from error
     _check_classes(root, classes, shares)
     if unknown := sorted(set(found) - set(classes)):
         raise UserError(f'{here} has classes that {root / "train"} does not have: '
@@ -69,7 +68,7 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
         if split not in ('train', splits.ALL):  # The line of the training set tells them.
             left_out = Counter()
         elif given is not None:
-            left_out['newer than the run'] = sum(name not in given for name in names)
+            left_out['newer than the run'] = sum(one_line(name) not in given for name in names)
     if bad_images == 'skip':
         readable = folders.readable(files, lambda file: images.read(file[0]), f'checking {split}')
         left_out['unreadable'] = len(files) - len(readable)
@@ -80,6 +79,18 @@ def folder(root: str | os.PathLike[str] | None, split: str, bad_images: str = 'e
     return Source(Files(paths, labels, root=str(here)), classes,
                   counted(where, len(files), len(set(labels)), by_class(labels, classes))
                   + folders.described(left_out))
+
+
+def _needed(root, learned):
+    """What data_dir must hold: a text for the error of a folder that is not there."""
+    if learned == root:
+        return 'data_dir must hold <class>/*.jpg, which split divides'
+    if os.path.isdir(learned):
+        found = _first(root, Counter())
+        return (f'{root} has the folders {some(list(found))}; train_split, val_split and '
+                'test_split name those of a training')
+    return ('data_dir must hold train/<class>/*.jpg and test/<class>/*.jpg. A training divides '
+            '<class>/*.jpg itself, with --config.split=0.8/0.1/0.1')
 
 
 def _check_classes(root, classes, shares):

@@ -18,8 +18,7 @@ def told(sources: Mapping[str, Source]) -> str:
     alike = [path for group in _groups(splits, list(splits), file_sizes(list(splits)).tolist())
              for path in group]
     groups = _groups(splits, alike, threads.mapped(
-        lambda i: hashlib.blake2b(Path(alike[i]).read_bytes()).digest(), len(alike),
-        'looking for copies'))
+        lambda i: _digest(alike[i]), len(alike), 'looking for copies'))
     if not groups:
         return ''
     first = groups[0]
@@ -27,6 +26,13 @@ def told(sources: Mapping[str, Source]) -> str:
     return (f'{len(groups):,} picture{"s" * (len(groups) != 1)} in more than one split, as '
             f'{first[0]} in {splits[first[0]]} and {other} in {splits[other]}, the same bytes: '
             'remove copies, or errors are too low')
+
+
+def _digest(path):
+    try:
+        return hashlib.blake2b(Path(path).read_bytes()).digest()
+    except OSError:  # The file is named when it is read as a picture.
+        return path
 
 
 def _groups(splits: Mapping[str, str], paths: Sequence[str],

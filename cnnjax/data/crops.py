@@ -7,7 +7,12 @@ import numpy as np
 
 from cnnjax.data import geometry, images
 from cnnjax.errors import UserError
+from cnnjax.limits import Number, Whole
 
+SIDE = 8192  # The longest side in pixels; one larger image would take gigabytes.
+LIMITS = {'image_size': Whole(0, SIDE), 'border': Whole(0, SIDE // 4),
+          'shorter_side': Number(1, SIDE), 'crop_area': Number(0, 1), 'crop_aspect': Number(0),
+          'test_image_size': Whole(0, SIDE), 'test_shorter_side': Whole(0, SIDE)}
 FITS = ('crop', 'pad', 'stretch', 'letterbox')  # see Crops.fit
 
 

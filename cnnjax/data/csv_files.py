@@ -10,6 +10,7 @@ singular or the plural. The column split is there if the set is divided into spl
 """
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ IMAGE = {'image', 'path', 'file', 'filename', 'file_name'}
 LABEL = {'label', 'labels', 'class', 'classes', 'tag', 'tags'}
 SPLIT = 'split'
 DELIMITERS = ',;\t'
+SEPARATOR = '|'  # the usual one between the classes of a picture
 
 
 class Row(NamedTuple):
@@ -162,7 +164,7 @@ def read(file: Path, root: Path, separator: str | None = None) -> Table:
     except (OSError, ValueError) as error:
         raise UserError(f'{file} is not a readable text file: {error}') from None
     first = text.partition('\n')[0]
-    lines = csv.reader(text.splitlines(), delimiter=max(DELIMITERS, key=first.count), strict=True)
+    lines = csv.reader(io.StringIO(text), delimiter=max(DELIMITERS, key=first.count), strict=True)
     try:
         header = [name.strip() for name in next(lines, [])]
         columns = _columns(file, header, separator is not None)
@@ -190,6 +192,7 @@ class Columns(NamedTuple):
     label: int | None  # None: there is one for each class
     split: int | None
     classes: dict[int, str]
+    plural: bool  # whether the label's column is called labels, classes or tags
 
 
 def _columns(file, header, several):
@@ -212,7 +215,8 @@ def _columns(file, header, several):
     classes = others if label is None else {}
     if '' in classes.values() or len(set(classes.values())) < len(classes):
         raise UserError(f'{file}: each column needs a name of its own, not {some(header)}')
-    return Columns(len(header), places['image'], label, places.get('split'), classes)
+    plural = label is not None and header[label].lower() in ('labels', 'classes', 'tags')
+    return Columns(len(header), places['image'], label, places.get('split'), classes, plural)
 
 
 def _row(file, root, line, cells, columns, separator):
@@ -229,6 +233,10 @@ def _row(file, root, line, cells, columns, separator):
         found = (cells[columns.label],)
         if not found[0]:
             raise UserError(f'{file}, line {line}: {cells[columns.image]} has no label')
+        if columns.plural and SEPARATOR in found[0]:
+            raise UserError(f"{file}, line {line}: '{found[0]}' are several classes: "
+                            '--config.task=multilabel learns them; if it is the name of one, call '
+                            'the column label')
     else:
         parts = cells[columns.label].split(separator)
         found = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))

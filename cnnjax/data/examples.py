@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cnnjax.data import geometry, images
-from cnnjax.data.identity import Entry, file_sizes, some
+from cnnjax.data.identity import Entry, file_sizes, one_line, some
 from cnnjax.errors import UserError
 
 SHOWN = 6  # The most classes whose images a line counts one by one.
@@ -138,7 +138,8 @@ def counted(where: str | os.PathLike[str], examples: int, classes: int,
     if counts and len(counts) > SHOWN:
         text += f' ({min(counts.values()):,} to {max(counts.values()):,} of each)'
     elif counts:
-        text += f' ({", ".join(f"{name} {count:,}" for name, count in counts.items())})'
+        shown = ', '.join(f'{one_line(name)} {count:,}' for name, count in counts.items())
+        text += f' ({shown})'
     return text
 
 

@@ -105,12 +105,16 @@ def _check_size(image):
                       'decompression bomb DOS attack.')
 
 
+class Unreadable(UserError):
+    """A file that is not a readable image."""
+
+
 @contextlib.contextmanager
 def reading(name: str) -> Generator[None]:
     """A context that blames every error on the file.
 
     Raises:
-      UserError: anything went wrong; the message has `name` and the reason.
+      Unreadable: anything went wrong; the message has `name` and the reason.
     """
     try:
         yield
@@ -121,7 +125,7 @@ def reading(name: str) -> Generator[None]:
         reason = error
         if isinstance(error, UnidentifiedImageError):  # Its message names a Python object.
             reason = 'its content is of no kind that is known here, or damaged'
-        raise UserError(f'{name} is not a readable image: {reason}') from error
+        raise Unreadable(f'{name} is not a readable image: {reason}') from error
 
 
 def regular(path: str | os.PathLike[str]) -> Path:

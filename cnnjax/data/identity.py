@@ -38,7 +38,12 @@ class Entry(NamedTuple):
 
     def __str__(self):
         label = '' if self.label is None else self.label
-        return f'{label}\t{self.content}\t{self.name}'.replace('\n', '\\n')
+        return one_line(f'{label}\t{self.content}\t{self.name}')
+
+
+def one_line(name: str) -> str:
+    """A name as it stands in a listing."""
+    return name.replace('\n', '\\n')
 
 
 class Identity(NamedTuple):

@@ -66,7 +66,7 @@ def load(data_dir: str | os.PathLike[str] | None, split: str, *, target: str = '
             learned = labels
             if not shares and 'classes' not in arrays:
                 learned = _pair(file, arrays, 'train', shares)[1]
-            names = arrays.get('classes')
+            names = _array(arrays, 'classes') if 'classes' in arrays else None
     except FileNotFoundError:
         raise Missing(f'{file} is not there') from None
     except UserError:
@@ -82,13 +82,18 @@ def _pair(file, arrays, split, shares):
     for pair in forms:
         names = [name.format(split) for name in pair]
         if all(name in arrays for name in names):
-            images, labels = (arrays[name] for name in names)
+            images, labels = (_array(arrays, name) for name in names)
             return images, labels[:, 0] if labels.shape[1:] == (1,) else labels
     needed = ' or '.join(', '.join(pair).format(*[split] * 2) for pair in forms)
     hint = ('divide them with --config.split=0.8/0.1/0.1' if not shares and any(
         name in arrays for pair in WHOLE for name in pair) else
         'leave split out' if shares else 'rename them')
     raise UserError(f'{file} has the arrays {", ".join(arrays)}, not {needed}: {hint}')
+
+
+def _array(arrays, name):
+    array = arrays[name]
+    return np.char.decode(array, 'utf-8') if array.dtype.kind == 'S' else array
 
 
 def _source(file, split, images, labels, learned, names, target, shares, given):
@@ -98,7 +103,7 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
             target == 'tags' else 'a class for each image is [N] or [N, 1]; task=multilabel learns '
             'several'))
     images = images[..., None] if images.ndim == 3 else images
-    texts = np.unique(learned) if labels.dtype.kind in 'US' else None
+    texts = np.unique(learned) if labels.dtype.kind == 'U' else None
     if names is not None:
         classes = [str(name) for name in names]
     elif texts is not None:

@@ -9,13 +9,8 @@ with `share=(p, n)`, process p of n gets the p-th of n equal parts. All get the 
 batches.
 """
 
-import contextlib
 import dataclasses
 import functools
-import itertools
-import multiprocessing.util
-import os
-import signal
 import sys
 import threading
 from collections.abc import Generator, Sequence
@@ -24,13 +19,15 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from absl import flags
 
-from cnnjax import memory, quiet
-from cnnjax.data import objects, threads
+from cnnjax import memory
+from cnnjax.data import loader, objects, threads
 from cnnjax.data.crops import Crops
 from cnnjax.data.examples import NO_CLASS, Source, check_classes, subset
 from cnnjax.errors import UserError
+from cnnjax.limits import Whole
+
+LIMITS = {'repeats': Whole(1)}
 
 
 class Resident:
@@ -201,28 +198,8 @@ class Stream:
 
     def _batches(self, examples, batch_size, share, start=0, count=None):
         """This process's share of `count` batches (None: endlessly many) of endless examples."""
-        rows, workers = _rows(batch_size, share), min(self.workers, count or self.workers)
-        readers = max(workers, 1)  # the number of processes that read
-        threads = -(-self.threads // readers)
-        # Threads read ahead by single examples; by whole batches, many more would be in memory.
-        options = grain.ReadOptions(threads, max(4 * threads, 2 * len(rows) // readers))
-        dealt = _Dealt(examples, batch_size, int(rows[0]), len(rows), start, readers)
-        if workers and not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain reads flags, which not every program parses
-        batches = (grain.MapDataset.source(dealt).to_iter_dataset(options).batch(len(rows))
-                   .mp_prefetch(grain.MultiprocessingOptions(workers), _begin_worker))
-        batches = iter(batches)
-        try:
-            yield from itertools.islice(batches, count)
-        except RuntimeError as error:
-            if 'Worker process was terminated' not in str(error):
-                raise
-            raise UserError(f'loader_workers={workers}: {error} Where memory or /dev/shm is '
-                            'short, take fewer; with 0 there are none') from error
-        finally:
-            with contextlib.suppress(Exception):  # An earlier error counts more.
-                batches.get_state()  # Without this grain does not close all workers.
-            batches.close()
+        return loader.batches(examples, batch_size, _rows(batch_size, share), self.threads,
+                              self.workers, start=start, count=count)
 
 
 def recut(prepared: Resident | Stream, crops: Crops,
@@ -337,45 +314,3 @@ class _TestExamples:
         if i >= len(self.examples):
             return {**self.blank, 'weight': np.float32(0)}
         return {**_arrays(self.crops.center(self.examples[i])), 'weight': np.float32(1)}
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class _Dealt(Sequence):
-    """Endless examples, in an order that suits grain: it deals them to its workers one by one, yet
-    each worker gets whole batches, in turn."""
-
-    examples: Any  # examples[i] for any i
-    batch_size: int  # in all processes together
-    first: int  # this process takes `rows` rows of each batch from this one on
-    rows: int
-    start: int  # the number of the first batch
-    workers: int
-
-    def __len__(self) -> int:
-        return sys.maxsize // self.workers * self.workers
-
-    def __getitem__(self, i):
-        i, worker = divmod(i, self.workers)
-        turn, row = divmod(i, self.rows)
-        batch = self.start + turn * self.workers + worker
-        return self.examples[batch * self.batch_size + self.first + row]
-
-
-def _begin_worker(index, count):
-    """Prepares a worker process; grain calls it there first."""
-    del index, count
-    jax.config.update('jax_platforms', 'cpu')  # The parent has the accelerator.
-    quiet.pictures()
-    # Ctrl-C and a cluster's signal to stop reach all processes. A worker goes on, because the
-    # parent may need one more batch before it saves its state.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))  # ends it after a minute
-    # A killed parent cannot stop its workers, so each watches its parent.
-    threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
-    # At the very end the worker exits without waiting for threads that still read ahead.
-    multiprocessing.util.Finalize(None, os._exit, args=(0,), exitpriority=-100)
-
-
-def _follow(parent):
-    parent.join()
-    os._exit(1)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnjax import atomic
-from cnnjax.data.identity import Identity, entries, some
+from cnnjax.data.identity import Identity, entries, one_line, some
 from cnnjax.errors import UserError
 
 NAMES = {1: ('all',), 2: ('train', 'test'), 3: ('train', 'val', 'test')}  # of so many shares
@@ -58,16 +58,17 @@ def places(names: Sequence[str], labels: Sequence[str] | None, text: str, split:
       labels: the name of each one's class; None: they are divided without regard to classes.
       text: config.split.
       split: 'train', 'val' or 'test', or 'all'.
-      given: {name: split} of a run that began before, which is kept; examples that have come since
-        are in no split.
+      given: what `read` returns for a run that began before, which is kept; examples that have
+        come since are in no split.
 
     Raises:
       UserError: see `check`; or a class has fewer examples than there are splits.
     """
     check(text, split)
-    given = divided(names, labels, text) if given is None else given
-    return [i for i, name in enumerate(names)
-            if given.get(name) == split or split == ALL]
+    if given is None:
+        found = divided(names, labels, text)
+        return [i for i, name in enumerate(names) if split in (found[name], ALL)]
+    return [i for i, name in enumerate(names) if split in (given.get(one_line(name)), ALL)]
 
 
 def divided(names: Sequence[str], labels: Sequence[str] | None, text: str) -> dict[str, str]:
@@ -107,7 +108,8 @@ def _checksum(name):
 
 
 def read(directory: str | os.PathLike[str]) -> dict[str, str] | None:
-    """{name of an example: its split} of the run in `directory`; None if it has no FILE.
+    """{name of an example, as in a listing: its split} of the run in `directory`; None if it has
+    no FILE.
 
     Raises:
       UserError: the file is damaged.

@@ -6,12 +6,16 @@ pixels are decorrelated over the training set by the matrix (covariance + BIAS)^
 images looking like images (Bell & Sejnowski 1997; Coates, Lee & Ng 2011, section 3.1).
 """
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cnnjax import atomic
 from cnnjax.errors import UserError
 
+FILE = 'whitening.npy'  # the matrix of a run
 SCALE = 55.0  # the norm of an image
 BIAS = 0.1  # added to all variances; pylearn2's filter_bias
 LARGEST = 64 * 64 * 3  # The most numbers in an image: their matrix takes 600 MB, an hour at most.
@@ -52,3 +56,23 @@ def zca(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Rounding may make the variance of a pixel that never changes a little negative.
     matrix = directions / np.sqrt(np.maximum(variances, 0) + BIAS) @ directions.T
     return mean.reshape(shape).astype(np.float32), matrix.astype(np.float32)
+
+
+def write(directory: str | Path, matrix: np.ndarray) -> str:
+    """Writes FILE, and returns the digest of the matrix."""
+    with atomic.replacing(Path(directory) / FILE) as unfinished, unfinished.open('wb') as file:
+        np.save(file, matrix)
+    return _digest(matrix)
+
+
+def read(directory: str | Path, digest: str) -> np.ndarray | None:
+    """The matrix in FILE with this digest; None if it is lost or damaged."""
+    try:
+        matrix = np.load(Path(directory) / FILE, allow_pickle=False)
+        return matrix if matrix.dtype == np.float32 and _digest(matrix) == digest else None
+    except (OSError, EOFError, ValueError):
+        return None
+
+
+def _digest(matrix):
+    return hashlib.sha256(np.ascontiguousarray(matrix).data).hexdigest()

@@ -58,23 +58,25 @@ def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], coun
     all of them together, 'macro_f1' the mean over the classes, 'exact_match' the share of the
     images whose tags are all right, and 'tag_error' the share of the tags that is wrong. 'absent'
     is how many classes no image has; they have no average precision, and are in no mean. 'loss' is
-    the mean binary cross-entropy. Arrays are the 'probabilities' and the 'tags', [count, classes].
+    the mean binary cross-entropy. Arrays are the 'probabilities' and the 'tags', [count, classes];
+    a probability that is not a number ranks last.
 
     Raises:
       UserError: no image has any class.
     """
     from sklearn import metrics  # here, because the import takes a second
 
-    tags, probabilities = kept['tags'], kept['probabilities']
+    tags, probabilities = kept['tags'], np.nan_to_num(kept['probabilities'])
     seen = np.flatnonzero(tags.any(0)).tolist()
     if not seen:
         raise UserError('no image has any of the classes: there is nothing to measure')
     precisions = [float(metrics.average_precision_score(tags[:, i], probabilities[:, i]))
                   for i in seen]
     found = probabilities >= LEAST
-    f1 = {f'{kind}_f1': float(metrics.f1_score(
-        tags[:, seen], found[:, seen], average=kind, zero_division=0))
-        for kind in ('micro', 'macro')}
+    # Not f1_score, which takes a single class for one of two.
+    right, either = (found & (tags > 0)).sum(0)[seen], (found + tags).sum(0, dtype=int)[seen]
+    f1 = {'micro_f1': float(2 * right.sum() / either.sum()),
+          'macro_f1': float((2 * right / either).mean())}
     mean = float(np.mean(precisions))
     return {**{name: float(total / count) for name, total in sums.items()},
             'error': 1 - mean, 'ap': mean, **f1,

@@ -1,8 +1,8 @@
 """The classes of pictures, as a table on the terminal and in files."""
 
-from cnnjax import atomic, cluster, page, predict, predict_classes, tables
+from cnnjax import atomic, page, predict, predict_classes, tables
 from cnnjax.data import threads
-from experiments.predict.found import Found, thumbnail
+from experiments.predict.found import PICTURED, Found, thumbnail
 
 SHOWN = 20  # The most pictures in the table on the terminal.
 BESIDE = 3  # The most classes of a picture in it.
@@ -17,17 +17,16 @@ def predictor(config, network, paths):
         unreadable = {}
         found = predict_classes.classes(network, paths, config.top, batch_size=config.batch_size,
                                         devices=config.devices, unreadable=unreadable)
-        if not cluster.first():
-            return []
         for error in unreadable.values():
             print(f'skipped: {error}')
         made = [Found(name, path, error=unreadable[i]) if i in unreadable else answered(
             name, path, found[i]) for i, (name, path) in enumerate(zip(names, paths, strict=True))]
         seen = [one for one in made if not one.error]
         if config.draw:
-            threads.mapped(lambda i: seen[i].record.update(thumbnail=thumbnail(
-                directory, seen[i].name, predict.opened(network, seen[i].path))), len(seen),
-                'thumbnails')
+            pictured = seen[:PICTURED]
+            threads.mapped(lambda i: pictured[i].record.update(thumbnail=thumbnail(
+                directory, pictured[i].name, predict.opened(network, pictured[i].path))),
+                len(pictured), 'thumbnails')
         if seen:
             write(directory, seen)
         return made

@@ -11,6 +11,7 @@ from cnnjax.data import images
 from cnnjax.errors import UserError
 
 THUMBNAIL = 320  # The longer side of a thumbnail, in pixels.
+PICTURED = 1000  # The most pictures on the page; a browser takes minutes to open 100,000.
 
 
 class Found(NamedTuple):

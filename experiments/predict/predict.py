@@ -7,11 +7,12 @@ import os
 from pathlib import Path, PurePath
 from urllib.parse import quote
 
-from cnnjax import atomic, cluster, limits, page, trained, user_network, views, workdir
+from cnnjax import atomic, limits, page, predict, trained, user_network, views, workdir
 from cnnjax.data import folders
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
 from experiments.predict import boxes, classes, masks
+from experiments.predict.found import PICTURED
 
 LIMITS = {'pictures': limits.Names(), 'top': limits.Whole(1), 'batch_size': limits.Whole(1),
           'devices': limits.Whole(), 'opacity': limits.Number(0, 1),
@@ -32,19 +33,15 @@ def run(config, directory):
     network = trained.load(config.source, config.checkpoint, config.name)
     given = {field: config[field] for field in views.LIMITS if config[field] is not None}
     network = network._replace(evaluation=network.evaluation | given)
+    views.check(views.Views.of(network.evaluation), network.task, predict.crops(network))
     kind = {'segment': masks, 'detect': boxes}.get(network.task, classes)
     # What cannot be done is refused before anything is written.
     predictor = kind.predictor(config, network, paths)
-    if not cluster.first() and kind is not classes:
-        return
     directory = Path(directory)
     names = pictures.distinct(Path(path).stem for path in paths)
-    if cluster.first():
-        workdir.write_config(directory, config)
-        clear(directory)
+    workdir.write_config(directory, config)
+    clear(directory)
     found = predictor(directory, names)
-    if not cluster.first():
-        return
     seen = [one for one in found if not one.error]
     if not seen:
         raise UserError(f'no picture of {len(paths)} has a prediction: {found[0].error}')
@@ -78,8 +75,10 @@ def write(config, directory, network, found):
         return
     name = user_network.short(network.name) or type(network.net).__name__
     first = collections.Counter(one.rows[0][0] for one in seen if one.rows)
-    parts = [page.facts({'pictures': f'{len(seen):,}', 'skipped': f'{len(unread):,}'})]
-    parts.append(page.cards([card(one) for one in seen]))
+    parts = [page.facts({'pictures': f'{len(seen):,}', 'skipped': f'{len(unread):,}'}),
+             page.cards([card(one) for one in seen[:PICTURED]])]
+    if len(seen) > PICTURED:
+        parts.append(page.remark(f'These are the first {PICTURED:,}; predictions.csv has all.'))
     if len(seen) > 1:
         parts.append(page.section('Pictures by their first class', page.table(
             ('class', 'pictures', 'share'), [(label, count, page.Share(count / len(seen)))
