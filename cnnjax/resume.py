@@ -57,8 +57,8 @@ def check_config(directory: Path, config: ConfigDict, lengths: Plan, start: int,
                  past: Mapping[str, Any]) -> None:
     """Raises UserError if the run in `directory`, which has made `start` steps, has another config.
 
-    Its length may change, if the steps so far had the same learning rates. `past` is that of its
-    checkpoint.
+    Its length may change, if the steps so far had the same learning rates and the weights the same
+    average. `past` is that of its checkpoint.
     """
     rows = [] if start else reports.read_metrics(directory)
     if rows and cluster.first():
@@ -72,13 +72,15 @@ def check_config(directory: Path, config: ConfigDict, lengths: Plan, start: int,
     changed = workdir.differences(saved, config)
     extended = set(changed) <= {'epochs', 'steps'}
     if extended and changed:
-        then = plan(saved, lengths.steps_per_epoch * saved.batch_size).rate
+        then = plan(saved, lengths.steps_per_epoch * saved.batch_size)
         done = np.arange(start)
         before, now = (np.broadcast_to(np.asarray(rate(done), np.float32), done.shape)
-                       for rate in (then, lengths.rate))
-        extended = start <= lengths.steps and np.array_equal(before, now)
+                       for rate in (then.rate, lengths.rate))
+        extended = (start <= lengths.steps and np.array_equal(before, now)
+                    and then.average == lengths.average)
     if changed and not extended:
-        workdir.refuse(directory, changed, ': the learning rates of the steps done would differ'
+        workdir.refuse(directory, changed, ': the learning rates of the steps done would differ, '
+                       'or the average of their weights would'
                        if set(changed) <= {'epochs', 'steps'} else '')
     if start > lengths.steps:  # The data has changed, and dataset.json is lost.
         raise UserError(f'{directory}: its run has made {start} steps, but {config.epochs:g} '

@@ -1,14 +1,17 @@
 """Averages of the weights, by hand and in a training, and their batch statistics."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
-from cnnjax import checkpoint, data, dataset, evaluate, models, train, trained
+from cnnjax import checkpoint, data, dataset, evaluate, models, resume, train, trained
 from cnnjax.averages import Average
 from cnnjax.errors import UserError
+from cnnjax.plan import plan
 from tests.test_step import KINDS, assert_close, update
 from tests.test_train import changed
 
@@ -106,3 +109,17 @@ def test_fields_without_an_average_are_refused(tiny):
             ({'average': 'ema', 'average_decay': 1.0}, 'below 1')):
         with pytest.raises(UserError, match=message):
             train.check(changed(tiny, **fields))
+
+
+def test_a_longer_run_keeps_the_start_of_its_average(tiny, tmp_path):
+    """The start counts epochs or, once `steps` is set, steps: that would be another average."""
+    saved = changed(tiny, steps=0, epochs=2.0, average='polyak', average_start=1.0)
+    for fields in ({'epochs': 3.0}, {'steps': 30}):
+        longer = changed(saved, **fields)
+        check = functools.partial(resume.check_config, tmp_path, longer, plan(longer, 320), 20,
+                                  {'config': saved})
+        if 'epochs' in fields:
+            check()
+            continue
+        with pytest.raises(UserError, match='would differ, or the average of their weights would'):
+            check()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import flax.linen as nn
 import jax
@@ -218,6 +219,18 @@ def test_the_page_of_predictions_in_a_browser(driver, predicted):
     driver.find_element('css selector', '.pictures a').click()
     assert driver.current_url.endswith(('.png', '.jpg'))
     assert driver.get_log('browser') == []
+
+
+def test_no_table_of_other_pictures_is_left(predicted, folder, tmp_path, monkeypatch):
+    """Where none of the new pictures can be read."""
+    directory = shutil.copytree(predicted, tmp_path / 'predictions')
+    monkeypatch.setattr(trained, 'load', lambda *_: made(CUT))
+    config = recipe.get_config()
+    config.update(pictures=str(folder / 'bad'), batch_size=5, source='runs/x')
+    with pytest.raises(UserError, match='no picture of 1 has a prediction'):
+        experiment.run(config, directory)
+    left = {path.name for path in directory.rglob('*') if path.is_file()}
+    assert not left - {'config.json', 'lock'}
 
 
 def test_the_terminal_shows_the_first(capsys, folder, tmp_path, monkeypatch):

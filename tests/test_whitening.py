@@ -79,6 +79,16 @@ def config(tiny):
                    padding=1, eval_every=0.0, checkpoint_every=2.0, devices=2)
 
 
+@pytest.mark.parametrize('content', [b'', b'matrix', b'PK\x03\x04 is how an archive begins'])
+def test_a_file_may_hold_anything(content, tmp_path):
+    (tmp_path / whitening.FILE).write_bytes(content)
+    assert whitening.read(tmp_path, 'digest') is None
+
+
+def test_an_archive_of_arrays_is_no_matrix(tmp_path):
+    with (tmp_path / whitening.FILE).open('wb') as file:
+        np.savez(file, np.zeros((2, 2), np.float32))
+    assert whitening.read(tmp_path, 'digest') is None
 
 
 def test_a_run_keeps_its_matrix(config, tmp_path, monkeypatch, capsys):

@@ -68,9 +68,10 @@ def write(directory: str | Path, matrix: np.ndarray) -> str:
 def read(directory: str | Path, digest: str) -> np.ndarray | None:
     """The matrix in FILE with this digest; None if it is lost or damaged."""
     try:
-        matrix = np.load(Path(directory) / FILE, allow_pickle=False)
+        with (Path(directory) / FILE).open('rb') as file:
+            matrix = np.load(file, allow_pickle=False)
         return matrix if matrix.dtype == np.float32 and _digest(matrix) == digest else None
-    except (OSError, EOFError, ValueError):
+    except Exception:  # A file may hold any value and raise any error.
         return None
 
 

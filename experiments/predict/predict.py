@@ -19,6 +19,7 @@ LIMITS = {'pictures': limits.Names(), 'top': limits.Whole(1), 'batch_size': limi
           'tile': limits.Whole(1, pictures.LARGEST), 'score': limits.Number(0, 1),
           'draw': (False, True), 'write_proposals': (False, True)}
 JSON, PAGE = 'predictions.json', 'predictions.html'
+TABLES = 'predictions.csv', 'detections.json', 'coco.json'
 WRITTEN = ('mask', 'picture', 'thumbnail')  # fields of a record that are files
 
 
@@ -52,7 +53,7 @@ def run(config, directory):
 
 
 def clear(directory):
-    """Removes the files that predictions.json lists, which an earlier run wrote."""
+    """Removes the tables of an earlier run and the files that its predictions.json lists."""
     with contextlib.suppress(UserError, AttributeError, KeyError, TypeError):
         known = atomic.read_json(directory / JSON) or {'predictions': []}
         for record in known['predictions']:
@@ -60,7 +61,7 @@ def clear(directory):
                 place = PurePath(record.get(field, ''))
                 if len(place.parts) == 2 and '..' not in place.parts:
                     (directory / place).unlink(missing_ok=True)
-    for name in (JSON, PAGE):
+    for name in (JSON, PAGE, *TABLES):
         (directory / name).unlink(missing_ok=True)
 
 
