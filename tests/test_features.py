@@ -73,7 +73,7 @@ def test_errors(source, tmp_path):
                           ('fc:1+1', "taps: 'fc:1[+]1' names a channel twice")):
         with pytest.raises(UserError, match=message):
             features.run(config(source, taps=taps), tmp_path)
-    with pytest.raises(UserError, match='not the working directory of a run'):
+    with pytest.raises(UserError, match="there is no 'nowhere'"):
         features.run(config('nowhere'), tmp_path)
     with pytest.raises(UserError, match='not converged after 1 iterations'):
         features.run(config(source, iterations=1), tmp_path)
