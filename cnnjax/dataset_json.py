@@ -30,7 +30,7 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]  # [H, W, C] of the training images
     normalize: data.Normalization
-    splits: dict[str, data.Identity]  # of the sets of the run; {} in an older run
+    splits: dict[str, data.Identity]  # one for each set of the run; {} in an older run
     whitening: str = ''  # the digest of the normalization's matrix, which may be lost
 
 

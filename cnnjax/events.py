@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-BINS = 50  # of a histogram
+BINS = 50  # the bars of a histogram
 
 
 class Events:

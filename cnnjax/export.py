@@ -30,7 +30,7 @@ from cnnjax.network import Network
 SUFFIX = '.jax_export'
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')  # JAX's names of what a program can be compiled for
 DEFAULT = ('cpu', 'cuda', 'tpu')
-TYPES = {'uint8': 'from 0 to 255', 'float32': 'from 0 to 1'}  # of images
+TYPES = {'uint8': 'from 0 to 255', 'float32': 'from 0 to 1'}  # the numbers of an image
 STRIDE = 32  # The pixels from one place to the next in the last maps of most networks.
 # The largest difference between a program and its network, by the type of the activations, relative
 # to the largest output. Only rounding may differ.
@@ -88,8 +88,8 @@ class Sizes(NamedTuple):
     """The heights and widths that images may have: step * h + offset pixels, h from `least` on."""
 
     step: int
-    offset: tuple[int, int]  # of the height and of the width, and so is the next
-    least: tuple[int, int]
+    offset: tuple[int, int]  # height and width
+    least: tuple[int, int]  # height and width
 
 
 def export(network: Network, *, dtype: str = 'uint8', multiple: int | None = None,

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # The most examples in a figure.
 CLASSIFIED = 24  # The most examples in a figure of a classifier.
-COUNTED = {'label': 'images', 'mask': 'pixels', 'boxes': 'objects'}  # what a matrix counts
+# The things that a confusion matrix counts.
+COUNTED = {'label': 'images', 'mask': 'pixels', 'boxes': 'objects'}
 MEASURES = {'image_iou': 'mean IoU', 'image_f1': 'F1'}  # What is written below an image.
 Row = tuple[str, Sequence[np.ndarray]]  # A text and the pictures above it, uint8 [H, W, 3].
 

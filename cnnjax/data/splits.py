@@ -20,7 +20,7 @@ from cnnjax import atomic
 from cnnjax.data.identity import Identity, entries, one_line, some
 from cnnjax.errors import UserError
 
-NAMES = {1: ('all',), 2: ('train', 'test'), 3: ('train', 'val', 'test')}  # of so many shares
+NAMES = {1: ('all',), 2: ('train', 'test'), 3: ('train', 'val', 'test')}  # by the number of shares
 FILE = 'split.csv'
 ALL = 'all'  # the name of the undivided set
 

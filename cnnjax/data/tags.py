@@ -2,47 +2,33 @@
 or many."""
 
 import dataclasses
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cnnjax.data import images
-from cnnjax.data.examples import counted, names
+from cnnjax.data.examples import Files, counted, names
 from cnnjax.data.identity import Entry, array_digest, file_sizes
 
 
 @dataclasses.dataclass(frozen=True)
-class TaggedFiles(Sequence):
-    """Image files with their tags, read when they are asked for."""
+class TaggedFiles(Files):
+    """Image files whose `labels` are tags, uint8 [N, classes]."""
 
-    paths: tuple[str, ...]
-    tags: np.ndarray  # uint8 [N, classes]
-    read: Callable[[str], Any] = images.read
-    root: str = ''  # the directory that a listing's names are relative to
-
-    def __len__(self) -> int:
-        return len(self.paths)
+    labels: Any
 
     def __getitem__(self, i: Any) -> Any:
         return {'image': self.read(self.paths[i]), 'tags': self.tags[i]}
 
     @property
-    def undecoded(self) -> 'TaggedFiles':
-        return dataclasses.replace(self, read=images.Picture)
-
-    @property
-    def names(self) -> list[str]:
-        """The paths, relative to the root."""
-        root = os.path.join(self.root, '')
-        return [path.removeprefix(root) for path in self.paths]
+    def tags(self) -> np.ndarray:
+        return self.labels
 
     def listing(self) -> list[Entry]:
         """An Entry for each file, with a checksum of its tags."""
         sizes = file_sizes(self.paths).tolist()
         return [Entry(None, f'{size} + {array_digest(tags)}', name)
-                for name, size, tags in zip(self.names, sizes, self.tags, strict=True)]
+                for name, size, tags in zip(self.names, sizes, self.labels, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
