@@ -228,7 +228,7 @@ def _tiles(n, own):
 
 
 @functools.lru_cache
-def largest(net, shape):
+def largest(net: nn.Module, shape: tuple[int, int, int]) -> int:
     """The size of the largest activation of a network for an image [H, W, C]."""
     def taps(image):
         return net.init_with_output(jax.random.key(0), image, train=False)[0][1]

@@ -51,8 +51,8 @@ ALL = 'configs has base.py, benchmark.py, cifar.py'
     (['--config=configs/quickstart.py:lenet'], ["'resnet' or 'fractalnet', not 'lenet'"]),
     (['--config=configs/folder.py:x'], ["configs/folder.py takes no argument, such as 'x',"]),
     # Fields.
-    ([QUICKSTART, '--config.optimizer=adam'],
-     ['config.optimizer: there is no such field\nThe config has accumulate, annotations,']),
+    ([QUICKSTART, '--config.whatever=adam'],
+     ['config.whatever: there is no such field\nThe config has accumulate, annotations,']),
     ([QUICKSTART, '--config.model.foo=1'], ['config.model.foo: ', '\nmodel has anchor_ratios']),
     ([QUICKSTART, '--config.epoch=3'], ['config.epoch: there', 'did you mean --config.epochs?']),
     ([QUICKSTART, '--config.epoch', '3'], ['did you mean --config.epochs?']),

@@ -313,7 +313,7 @@ def test_errors(source, written, tmp_path):
             ({'learning_rate': 0.0}, 'learning_rate'), ({'units_per_layer': -1}, 'units_per_layer'),
             ({'layers': 'relu9'}, "layers: layer 'relu9' is not .* did you mean relu"),
             ({'layers': 'fc:5+10'}, "layers: 'fc' has the channels 0 to 9, not 10"),
-            ({'source': 'nowhere'}, 'not the working directory')):
+            ({'source': 'nowhere'}, "there is no 'nowhere'")):
         with pytest.raises(UserError, match=message):
             microscope.run(config(source, **values), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -69,9 +69,14 @@ def test_an_evaluation_reduces_its_sums_alone():
     _, state, batch = scaling.training('resnet20', 8, **NET)
     batch['weight'] = jax.ShapeDtypeStruct((8,), jnp.float32)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
-    (found,) = collectives.read(evaluate.lower(
+    found = collectives.read(evaluate.lower(
         variables, {}, batch, jax.eval_shape(lambda: jax.random.key(0))).compile())
-    assert (found.kind, found.arrays) == ('all-reduce', (('f32', ()),) * 4)
+    # What is kept of each example is gathered, and is as small: no logits.
+    sums, kept = ([each.arrays for each in found if each.kind == kind]
+                  for kind in ('all-reduce', 'all-gather'))
+    assert sums == [(('f32', ()),) * 4]
+    assert len(sums) + len(kept) == len(found)
+    assert {shape for arrays in kept for _, shape in arrays} <= {(8,), (8, 5)}
 
 
 PROGRAM = '''HloModule step, is_scheduled=true

@@ -168,7 +168,8 @@ def test_what_the_systems_fix_besides_their_loss():
 def test_sides(side, shape):
     made = configs.get_config()
     made.side = side
-    any_size = trained.Trained(None, {}, None, (), (8, 8, 3), None)
+    normalize = Normalization(np.zeros(3, np.float32), np.ones(3, np.float32))
+    any_size = trained.Trained(None, {}, normalize, (), (8, 8, 3), None)
     assert style.sized(made, any_size, np.zeros((40, 60, 3), np.float32), 30).shape == shape
     assert style.sized(made, any_size, np.zeros((40, 60, 3), np.float32), 20, 1.5).shape == shape
     turned = style.sized(made, any_size, np.zeros((60, 40, 3), np.float32), 30).shape

@@ -127,13 +127,13 @@ def _levels(image, operation, magnitude):
         'brightness': _blend(np.zeros_like(levels), levels, magnitude),
         'contrast': _blend(mean, levels, magnitude),
         'posterize': levels // bits * bits,
-        'solarize': jnp.where(levels < magnitude, levels, 255 - levels),
+        'solarize': jnp.where(levels.astype(np.float32) < magnitude, levels, 255 - levels),
         'autocontrast': jnp.where(high > low, (levels - low) * 255 // spread, levels),
         'equalize': jnp.where(step > 0, (step // 2 + below) // jnp.maximum(step, 1), levels)}
-    chosen = levels
+    chosen = levels.astype(np.float32)
     for name in LEVELS[1:]:
-        chosen = jnp.where(_is(operation, name), tables[name], chosen)
-    return jnp.clip(chosen, 0, 255).astype(np.float32)
+        chosen = jnp.where(_is(operation, name), tables[name].astype(np.float32), chosen)
+    return jnp.clip(chosen, 0, 255)
 
 
 def _looked_up(image, table):
@@ -155,7 +155,8 @@ def _mixed(image, operation, magnitude):
 
 def _blend(other, own, magnitude):
     """Pillow's ImageEnhance: other + (1 + magnitude) * (own - other), without its fraction."""
-    return jnp.floor(jnp.clip(other + (1 + magnitude) * (own - other).astype(np.float32), 0, 255))
+    other, own = other.astype(np.float32), own.astype(np.float32)
+    return jnp.floor(jnp.clip(other + (1 + magnitude) * (own - other), 0, 255))
 
 
 def _gray(image):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import skimage.data
 import tifffile
 from jax.typing import ArrayLike
 from PIL import Image
@@ -56,6 +55,8 @@ def read(source: str | Path, size: int | Sequence[int] | None = None) -> np.ndar
         name = str(source).removeprefix(PREFIX)
         if name not in SHIPPED:
             raise UserError(f"'{source}': the pictures of scikit-image are {', '.join(SHIPPED)}")
+        import skimage.data  # here, because a training, which writes pictures, needs none of them
+
         image = formats.flat(Image.fromarray(getattr(skimage.data, name)()))
     else:
         image = formats.decode(source, str(source))
