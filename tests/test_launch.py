@@ -52,7 +52,7 @@ ALL = 'configs has base.py, benchmark.py, cifar.py'
     (['--config=configs/folder.py:x'], ["configs/folder.py takes no argument, such as 'x',"]),
     # Fields.
     ([QUICKSTART, '--config.whatever=adam'],
-     ['config.whatever: there is no such field\nThe config has accumulate, annotations,']),
+     ['config.whatever: there is no such field\nThe config has accumulate, adamw_beta2,']),
     ([QUICKSTART, '--config.model.foo=1'], ['config.model.foo: ', '\nmodel has anchor_ratios']),
     ([QUICKSTART, '--config.epoch=3'], ['config.epoch: there', 'did you mean --config.epochs?']),
     ([QUICKSTART, '--config.epoch', '3'], ['did you mean --config.epochs?']),

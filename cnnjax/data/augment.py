@@ -231,9 +231,10 @@ def erased(key: jax.Array, image: jax.Array) -> jax.Array:
     area = height * width * jax.random.uniform(keys[0], (10,), np.float32, 0.02, 0.33)
     ratio = jnp.exp(jax.random.uniform(keys[1], (10,), np.float32, *np.log([0.3, 3.3])))
     sides = jnp.round(jnp.sqrt(jnp.stack([area * ratio, area / ratio], -1))).astype(np.int32)
-    fits = (sides < np.array([[height, width]])).all(-1)
+    whole = np.array([height, width], np.int32)
+    fits = (sides < whole[None]).all(-1)
     rows, columns = side = sides[fits.argmax()]
-    top, left = jax.random.randint(keys[2], (2,), 0, np.array([height, width]) - side + 1)
-    y, x = np.ogrid[:height, :width]
+    top, left = jax.random.randint(keys[2], (2,), 0, whole - side + 1, np.int32)
+    y, x = np.ogrid[:whole[0], :whole[1]]
     inside = (top <= y) & (y < top + rows) & (left <= x) & (x < left + columns)
     return jnp.where((inside & fits.any())[..., None], 0, image)

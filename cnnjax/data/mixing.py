@@ -63,8 +63,8 @@ def _before(values, axis):
 def _rectangle(key, shape, share):
     """Bool [H, W]: a rectangle about a random pixel that, uncut, has 1 - share of the area."""
     sides = np.array(shape, np.int32)
-    middle = jax.random.randint(key, (2,), 0, sides)
-    half = (jnp.sqrt(1 - share) / 2 * sides).astype(np.int32)
+    middle = jax.random.randint(key, (2,), 0, sides, np.int32)
+    half = (jnp.sqrt(1 - share) / 2 * sides.astype(np.float32)).astype(np.int32)
     inside = [(middle[i] - half[i] <= place) & (place < middle[i] + half[i])
-              for i, place in enumerate(np.ogrid[:shape[0], :shape[1]])]
+              for i, place in enumerate(np.ogrid[:sides[0], :sides[1]])]
     return inside[0] & inside[1]

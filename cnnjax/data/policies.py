@@ -120,7 +120,8 @@ def _levels(image, operation, magnitude):
     below = counts.cumsum(1) - counts
     step = (height * width - jnp.take_along_axis(counts, high[:, :1], 1)) // 255
     spread = jnp.maximum(high - low, 1)
-    bits = jnp.left_shift(1, 8 - jnp.where(_is(operation, 'posterize'), magnitude, 8).astype(int))
+    dropped = 8 - jnp.where(_is(operation, 'posterize'), magnitude, 8).astype(np.int32)
+    bits = jnp.left_shift(np.int32(1), dropped)
     mean = jnp.floor(_gray(image).astype(np.float32).mean() + 0.5)
     tables = {
         'identity': levels,

@@ -26,8 +26,8 @@ def contrast_normalized(images: Any) -> Any:
     """Float images in [0, 1], [..., H, W, C], less the mean of each, with the norm SCALE."""
     images = images - images.mean((-3, -2, -1), keepdims=True)
     squares = (images ** 2).sum((-3, -2, -1), keepdims=True)
-    flat = squares < FLAT
-    return images * ~flat * (SCALE / (squares + flat) ** 0.5)
+    flat = (squares < FLAT).astype(images.dtype)
+    return images * (1 - flat) * (SCALE / (squares + flat) ** 0.5)
 
 
 def zca(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
