@@ -118,7 +118,7 @@ def log_probabilities(network: Network, examples: data.Resident | data.Stream, *
     own, mesh = views.Views.of(network.evaluation), parallel.data_mesh(devices)
     views.check(own, network.task, examples.crops)
     views.check_network(own, network.net, examples.crops, examples.image_shape[-1])
-    task = views.task(own, getattr(network.net, 'subnetworks', {}))
+    task = views.task(own, network.net)
     variables = parallel.replicate(network.variables, mesh)
     usual = batch_size * math.prod(examples.image_shape[:2]) // (1 + own.mirrored)
 

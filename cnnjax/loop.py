@@ -31,7 +31,7 @@ class Services(NamedTuple):
     progress: Progress
     profile: Profile
     preemption: cluster.Preemption
-    errors: list[float]  # of the evaluations so far, see early_stopping.errors
+    errors: list[float]  # one for each evaluation so far, see early_stopping.errors
 
 
 def run(state: TrainState, batches: Iterator[dict[str, Any]], update: Update,

@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     eval_every: int
     checkpoint_every: int
     histograms: int = 0
-    average: Average | None = None  # of the weights
+    average: Average | None = None  # None: no average of the weights is kept
     plateau: Plateau | None = None  # lowers the rate when the error stops falling
     patience: int = 0  # evaluations without a lower error that end the training; 0: none do
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PathLike = str | os.PathLike[str]
-SETS = {'val': 'validation', 'test': 'test'}  # what the sets of the rows are called
+SETS = {'val': 'validation', 'test': 'test'}  # the names of sets in rows and in messages
 TRAIN = {'color': '0.6', 'linewidth': 1.2}  # the lines of the training and of the test
 TEST = {'color': 'tab:blue', 'linewidth': 1.8}
 

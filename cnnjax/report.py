@@ -67,7 +67,7 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     directory, classes = Path(directory), examples.classes
     (directory / RESULTS).unlink(missing_ok=True)
     drawn = figures.evaluation(directory, network, examples, results)
-    if (directory / 'figures' / 'curves.png').exists():  # of a training
+    if (directory / 'figures' / 'curves.png').exists():  # A training has drawn them.
         drawn.append('curves')
     table = predictions if 'top' in results else tagged_predictions if 'tags' in results else None
     if table:

@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
     params: Any
     batch_stats: Any
     opt_state: Any
-    average: Any = {}  # of {'params', 'batch_stats'}, see averages.py; {}: there is none
+    average: Any = {}  # the mean {'params', 'batch_stats'}, see averages.py; {}: there is none
 
     @property
     def variables(self) -> dict[str, Any]:

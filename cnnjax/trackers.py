@@ -88,7 +88,7 @@ class Tracker:
     def _surviving(self):
         try:
             yield
-        except Exception as error:  # of whatever kind: of the network, of the service's package
+        except Exception as error:  # The network or the service's package may raise any.
             self._service = None
             reason = ' '.join(f'{type(error).__name__}: {error}'.split())
             print(f"log='{self._name}' failed: {reason}\nThe run goes on without it; the same "

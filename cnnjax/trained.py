@@ -112,10 +112,11 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
                         'anew') from None
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         variables = checkpoints.variables(checkpoints.resolve(which))
+    evaluation = {field: config[field] for field in metadata.EVALUATION if field in config}
+    if 'test_image_size' in config and config.test_image_size:
+        evaluation['image_size'] = config.test_image_size
     return Trained(net, variables, recorded.normalize, recorded.classes, recorded.image_shape,
-                   config, config.model.name,
-                   {field: config[field] for field in metadata.EVALUATION if field in config}
-                   | ({'image_size': size} if (size := config.get('test_image_size')) else {}))
+                   config, config.model.name, evaluation)
 
 
 def _locate(config, name, directory):

@@ -45,6 +45,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import data, layers, limits, summary
 from cnnjax.errors import UserError
+from cnnjax.tasks import classify
 from cnnjax.tasks.task import Observed, Task
 
 NAMES = {'1': 'one crop', '10': '10 crops of the middle square',
@@ -191,10 +192,12 @@ def check_network(views: Views, net: nn.Module, crops: data.Crops, channels: int
                             f'{scale} pixels: {error}') from error
 
 
-def task(views: Views, subnetworks: Mapping[str, Mapping[str, Any]]) -> Task:
-    """A task that only evaluates: its results are the 'label' of each example, where there is one,
-    and the log-probabilities of its classes, float32 [N, classes], as 'scores/', and those of each
-    subnetwork as 'scores/NAME'."""
+def task(views: Views, net: nn.Module) -> Task:
+    """Classification with other results of an evaluation: the 'label' of each example, where there
+    is one, and the log-probabilities of its classes, float32 [N, classes], as 'scores/', and those
+    of each subnetwork of the network as 'scores/NAME'."""
+    subnetworks = getattr(net, 'subnetworks', {})
+
     def observe(apply: Callable, examples: Mapping[str, jax.Array]) -> Observed:
         images, kept = examples['image'], {}
         if views.mirrored:
@@ -210,10 +213,8 @@ def task(views: Views, subnetworks: Mapping[str, Mapping[str, Any]]) -> Task:
                 1 + views.mirrored, -1, scores.shape[-1]), jax.nn.logsumexp)
         return {}, kept | ({'label': examples['label']} if 'label' in examples else {})
 
-    def nothing(*_: Any) -> Any:
-        raise NotImplementedError
-
-    return Task(nothing, nothing, observe, lambda sums, kept, count, classes: dict(kept))
+    return classify.create(net)._replace(
+        observe=observe, results=lambda sums, kept, count, classes: dict(kept))
 
 
 def mean(values: Any, logsumexp: Callable = np.logaddexp.reduce) -> Any:

@@ -23,16 +23,16 @@ def get_config():
     config.source = 'runs/quickstart'  # the network: a run's workdir, a weights file or a hub id
     config.checkpoint = 'best'  # the checkpoint of a run: 'best', 'latest' or the number of a step
     config.name = placeholder(str)  # the network's name, if a weights file does not say it
-    config.formats = 'safetensors,jax_export'  # which of the two are written
+    config.formats = 'safetensors,jax_export'  # the files that are written: both, or one of them
 
     # The weights.
-    config.names = ''  # whose names they get: 'timm', 'torchvision' or 'cnnjax'; '': the first of
-    #           these that has this network
+    config.names = ''  # the library that names the weights: 'timm', 'torchvision' or 'cnnjax'; '':
+    #           the first of these that has this network
 
     # The program.
     config.dtype = 'uint8'  # the type of its images; 'float32' are those from 0 to 1
     config.multiple = placeholder(int)  # height and width may be any multiples of so many pixels,
     #           from about half of the training's on; 1: any; 0: only the training's; None: of 32,
     #           or what else suits the network and the training's images
-    config.platforms = 'cpu,cuda,tpu'  # what it is compiled for; there is 'rocm', too
+    config.platforms = 'cpu,cuda,tpu'  # the devices that can run it; there is 'rocm', too
     return config

@@ -17,7 +17,7 @@ from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
 TARGET = 'label'
 TOP = 5  # How many classes of an image are kept, the most probable ones.
-BINS = 15  # of a reliability diagram
+BINS = 15  # the bars of a reliability diagram
 LARGEST = 2000  # The most classes of a confusion matrix; beyond, it would be huge and nearly empty.
 
 

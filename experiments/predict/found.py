@@ -19,9 +19,9 @@ class Found(NamedTuple):
 
     name: str  # the name of the files that are written
     path: str
-    record: dict[str, Any] = {}  # what predictions.json says of it
-    values: Any = None  # what the other files are made of
-    rows: list[tuple[str, float]] = []  # what the page shows of it: names and page.Shares
+    record: dict[str, Any] = {}  # its entry in predictions.json
+    values: Any = None  # the findings from which the other files are made
+    rows: list[tuple[str, float]] = []  # its table on the page: names and page.Shares
     error: UserError | None = None
 
 
