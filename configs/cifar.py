@@ -17,6 +17,7 @@ SVHN, for DenseNets, FractalNets and NIN: --config=configs/cifar.py:densenet_bc_
 
 from cnnjax.errors import UserError, suggest
 from configs import base
+from configs.recipes import cifar as recipes
 
 # Names of data sets: "+" adds flips and translations, "++" fills their borders by reflection.
 SETTINGS = ('cifar10+', 'cifar100+', 'cifar10', 'cifar100', 'svhn_cropped', 'cifar10++',
@@ -89,6 +90,19 @@ PAPER = {
 RECIPES = (*PAPER, 'fractalnet40', 'fractalnet_slim5', 'fractalnet_slim10', 'fractalnet_slim20',
            'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'convnet')
 
+# The recipe of a network is that of the longest of these names with which its own begins.
+FAMILIES = {
+    'resnet': recipes.resnet,
+    'preact_resnet': recipes.resnet,
+    'stochastic_depth': recipes.stochastic_depth,  # resnet..._stochastic
+    'resnext29': recipes.resnext,
+    'densenet': recipes.densenet,
+    'fractalnet': recipes.fractalnet,
+    'nin': recipes.nin,
+    'allcnn': recipes.allcnn,
+    'convnet': recipes.convnet,
+}
+
 
 def get_config(network='resnet20'):
     config = base.get_config()
@@ -102,149 +116,9 @@ def get_config(network='resnet20'):
     config.flip = True
     config.padding = 4
     config.eval_every = 1.0
-    if network.startswith('resnet') and network.endswith('_stochastic'):
-        stochastic_depth(config)
-    elif network.startswith(('resnet', 'preact_resnet')):
-        resnet(config)
-    elif network.startswith('resnext29'):
-        resnext(config)
-    elif network.startswith('densenet'):
-        densenet(config)
-    elif network.startswith('fractalnet'):
-        fractalnet(config)
-    elif network == 'nin':
-        nin(config)
-    elif network.startswith('allcnn'):
-        allcnn(config)
-    else:
-        convnet(config)
+    recipe = 'stochastic_depth' if network.endswith('_stochastic') else max(
+        (family for family in FAMILIES if network.startswith(family)), key=len)
+    FAMILIES[recipe](config)
     if svhn:
-        street_view(config)
+        recipes.street_view(config)
     return config
-
-
-def street_view(config):
-    """SVHN has 604,388 images and is not augmented. DenseNet only divides them by 255, uses dropout
-    and trains for 40 epochs (section 4.2). FractalNet trains for 20 (section 4.1), and its rate
-    falls as on CIFAR. NIN's paper gives no length; its local contrast normalization is left out."""
-    config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
-    config.flip, config.padding, config.whiten = False, 0, False
-    if config.model.name.startswith('densenet'):
-        config.mean, config.std = '0', '1'
-        config.model.dropout = 0.2
-        config.epochs = 40.0
-        config.drops = (20, 30)
-    elif config.model.name.startswith('fractalnet'):
-        config.epochs = 20.0
-        config.drops = (10, 15, 17.5, 18.75)
-    elif config.model.name != 'nin':
-        raise ValueError(f"no recipe for '{config.model.name}' on SVHN: densenet_..., fractalnet20 "
-                         'or nin')
-
-
-def resnet(config):
-    """He et al. 2015, section 4.2: 64,000 steps on images less the mean image."""
-    config.mean, config.std = 'pixel', 'none'
-    config.batch_size = 128
-    config.steps = 64_000
-    config.learning_rate = 0.1
-    config.drops = (32_000, 48_000)
-    config.weight_decay = 1e-4
-    config.order = 'caffe'
-    config.eval_every = config.checkpoint_every = 390.0  # steps: an epoch
-    if config.model.name not in ('resnet20', 'resnet32', 'resnet44', 'resnet56'):
-        config.warmup = 400.0  # the paper: until the training error is below 80 %
-        config.warmup_rate = 0.01
-    if config.model.name in ('resnet1202', 'preact_resnet1001'):
-        config.model.scan = config.model.remat = True
-
-
-def stochastic_depth(config):
-    """Huang et al. 2016, section 4: the linear rule to p_L = 0.5. The paper reports the test error
-    at the epoch of the lowest validation error (--config.train_split='train[:45000]' and
-    --config.val_split='train[45000:]')."""
-    config.mean, config.std = 'pixel', 'scalar'
-    config.batch_size = 128
-    config.epochs = 500.0
-    config.learning_rate = 0.1
-    config.drops = (250, 375)
-    config.nesterov = True
-    config.weight_decay = 1e-4
-    config.model.survival = 0.5
-    if config.model.name == 'resnet1202':
-        config.epochs = 300.0
-        config.drops = (150, 225)
-        config.warmup = 10.0
-        config.warmup_rate = 0.01
-        config.model.scan = config.model.remat = True
-
-
-def resnext(config):
-    """Xie et al. 2016, section 5.3; batch and Nesterov's momentum as in the authors' code,
-    https://github.com/facebookresearch/ResNeXt."""
-    config.batch_size = 128
-    config.epochs = 300.0
-    config.learning_rate = 0.1
-    config.drops = (150, 225)
-    config.nesterov = True
-    config.weight_decay = 5e-4
-
-
-def densenet(config):
-    """Huang et al. 2016, section 4.2."""
-    config.batch_size = 64
-    config.epochs = 300.0
-    config.learning_rate = 0.1
-    config.drops = (150, 225)
-    config.nesterov = True
-    config.weight_decay = 1e-4
-
-
-def fractalnet(config):
-    """Larsson et al. 2016, section 4.1: the rate falls whenever the epochs left have halved.
-
-    Biases learn twice as fast and do not decay, as in the authors' Caffe network. The authors'
-    weight decay is not known; 1e-4 is from a solver file that others published.
-    """
-    config.mean, config.std = 'pixel', 'none'
-    config.batch_size = 100
-    config.epochs = 400.0
-    config.learning_rate = 0.02
-    config.drops = (200, 300, 350, 375)
-    config.weight_decay = 1e-4
-    config.decay = 'kernels'
-    config.bias_rate = 2.0
-    config.order = 'caffe'
-
-
-def nin(config):
-    """Lin et al. 2013, sections 4.1 and 4.2: images whitened as Maxout's; the rate falls to a tenth
-    twice, when the training stalls. The paper gives no rate, decay or length; ours are a choice."""
-    config.whiten = True
-    config.batch_size = 128
-    config.epochs = 250.0
-    config.learning_rate = 0.05
-    config.drops = (150, 200)
-    config.weight_decay = 1e-4
-    config.order = 'caffe'
-
-
-def allcnn(config):
-    """Springenberg et al. 2014, section 3.1: whitened images, and translations of up to 5 pixels,
-    which fill the borders with their mean. The paper chooses each network's rate among 0.25, 0.1,
-    0.05 and 0.01; the size of its batches is not stated."""
-    config.whiten = True
-    config.padding = 5
-    config.batch_size = 128
-    config.epochs = 350.0
-    config.learning_rate = 0.05
-    config.drops = (200, 250, 300)
-    config.weight_decay = 1e-3
-    config.order = 'caffe'
-
-
-def convnet(config):
-    """CS231n publishes no recipe; this short one is ours."""
-    config.epochs = 20.0
-    config.learning_rate = 0.01
-    config.drops = (15,)

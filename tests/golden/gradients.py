@@ -20,6 +20,8 @@ import numpy as np
 from flax import traverse_util
 
 from cnnjax import layers, models
+from tests.golden import networks
+from tests.golden.torch_layers import Torch, average, lrn, mean, pool
 
 GOLDEN = Path(__file__).with_name('gradients.npz')
 PROJECTIONS = 3
@@ -71,7 +73,7 @@ CASES = {
     'fcn_resnet': ('fcn_resnet50', {'widths': (6, 8, 10), 'blocks': (1, 2, 2),
                                     'auxiliary_weight': 0.5}, (2, 41, 38, 3)),
     'fractional': ('fmp6_32', {'depth': 2, 'width': 4, 'canvas': 14}, (3, 11, 11, 1)),
-}
+} | networks.CASES
 
 
 def draw(name, shape):
@@ -117,57 +119,6 @@ def numbers(gradients):
 
 def batches():
     return draw('batches', BATCHES)
-
-
-class Torch:
-    """The layers on torch's [N, C, H, W], with parameters of our names and shapes."""
-
-    def __init__(self, parameters):
-        self.parameters = parameters
-
-    def own(self, name, kind):
-        return self.parameters.get(f'{name}/{kind}')
-
-    def conv(self, name, x, stride=1, padding=None, groups=1, dilation=1):
-        from torch.nn.functional import conv2d
-        kernel = self.own(name, 'kernel').permute(3, 2, 0, 1)
-        padding = dilation * (kernel.shape[-1] // 2) if padding is None else padding
-        return conv2d(x, kernel, self.own(name, 'bias'), stride, padding, dilation, groups)
-
-    def norm(self, name, x, eps=1e-5):
-        from torch.nn.functional import batch_norm
-        return batch_norm(x, None, None, self.own(name, 'scale'), self.own(name, 'bias'),
-                          training=True, eps=eps)
-
-    def dense(self, name, x):
-        x = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x
-        return x @ self.own(name, 'kernel') + self.own(name, 'bias')
-
-    def conv_relu(self, name, x, *options):
-        return self.conv(name, x, *options).relu()
-
-    def norm_relu(self, name, x, **options):
-        return self.norm(name, x, **options).relu()
-
-
-def pool(x, size, stride, padding=0, ceil=False):
-    from torch.nn.functional import max_pool2d
-    return max_pool2d(x, size, stride, padding, ceil_mode=ceil)
-
-
-def average(x, size, stride):
-    from torch.nn.functional import avg_pool2d
-    return avg_pool2d(x, size, stride, ceil_mode=True)
-
-
-def lrn(x, k, alpha):
-    """alpha is not divided by the five channels."""
-    from torch.nn.functional import local_response_norm
-    return local_response_norm(x, 5, 5 * alpha, 0.75, k)
-
-
-def mean(x):
-    return x.mean((2, 3))
 
 
 def convnet(net, x, _):
@@ -522,7 +473,7 @@ def derive(case):
     tensors = {name: torch.from_numpy(value).requires_grad_() for name, value in
                traverse_util.flatten_dict(variables['params'], sep='/').items()}
     images = torch.from_numpy(inputs(case)).requires_grad_()
-    function = SAME.get(case) or globals()[case]
+    function = {**globals(), **SAME, **networks.FUNCTIONS}[case]
     outputs = function(Torch(tensors), images.permute(0, 3, 1, 2), CASES[case][1])
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     total = sum((output * torch.from_numpy(weights(output, i))).sum()

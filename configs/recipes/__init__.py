@@ -1,0 +1,1 @@
+"""How papers train their networks: functions that set the fields of a training's config."""

@@ -1,0 +1,52 @@
+"""The layers of the networks in gradients.py on torch's [N, C, H, W]."""
+
+
+class Torch:
+    """The layers on torch's [N, C, H, W], with parameters of our names and shapes."""
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+
+    def own(self, name, kind):
+        return self.parameters.get(f'{name}/{kind}')
+
+    def conv(self, name, x, stride=1, padding=None, groups=1, dilation=1):
+        from torch.nn.functional import conv2d
+        kernel = self.own(name, 'kernel').permute(3, 2, 0, 1)
+        padding = dilation * (kernel.shape[-1] // 2) if padding is None else padding
+        return conv2d(x, kernel, self.own(name, 'bias'), stride, padding, dilation, groups)
+
+    def norm(self, name, x, eps=1e-5):
+        from torch.nn.functional import batch_norm
+        return batch_norm(x, None, None, self.own(name, 'scale'), self.own(name, 'bias'),
+                          training=True, eps=eps)
+
+    def dense(self, name, x):
+        x = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x
+        return x @ self.own(name, 'kernel') + self.own(name, 'bias')
+
+    def conv_relu(self, name, x, *options):
+        return self.conv(name, x, *options).relu()
+
+    def norm_relu(self, name, x, **options):
+        return self.norm(name, x, **options).relu()
+
+
+def pool(x, size, stride, padding=0, ceil=False):
+    from torch.nn.functional import max_pool2d
+    return max_pool2d(x, size, stride, padding, ceil_mode=ceil)
+
+
+def average(x, size, stride):
+    from torch.nn.functional import avg_pool2d
+    return avg_pool2d(x, size, stride, ceil_mode=True)
+
+
+def lrn(x, k, alpha):
+    """alpha is not divided by the five channels."""
+    from torch.nn.functional import local_response_norm
+    return local_response_norm(x, 5, 5 * alpha, 0.75, k)
+
+
+def mean(x):
+    return x.mean((2, 3))
