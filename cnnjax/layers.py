@@ -190,8 +190,7 @@ class UpConv(nn.Module):
 def same(x: jax.Array, size: int, stride: int) -> list[tuple[int, int]]:
     """TensorFlow's padding 'SAME' of x [N, H, W, C]: the zeros before and after each of H and W, of
     which there is one more after than before if their number is odd."""
-    return [(int(low), int(high)) for low, high in lax.padtype_to_pads(
-        x.shape[1:3], (size, size), (stride, stride), 'SAME')]
+    return lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), 'SAME')
 
 
 def max_pool(x: jax.Array, size: int, stride: int, padding: int | Sequence[tuple[int, int]] = 0,
