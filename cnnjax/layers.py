@@ -329,19 +329,19 @@ def fractional_max_pool(x: jax.Array, ratio: float, key: jax.Array, order: str =
         boundaries = pooling_boundaries(axis_key, span, count, order)
         first, last = boundaries[:-1], boundaries[1:] - 1 + shared
         picks = (first, first + 1, last) if overlapping else (first, last)
-        x = functools.reduce(_larger, [jnp.take(x, pick, axis) for pick in picks])
+        x = functools.reduce(larger, [jnp.take(x, pick, axis) for pick in picks])
     return x
 
 
 @jax.custom_jvp
-def _larger(best, value):
+def larger(best: jax.Array, value: jax.Array) -> jax.Array:
     """jnp.maximum, but its gradient does not ask which of the two equals the result."""
     return jnp.maximum(best, value)
 
 
-@_larger.defjvp
+@larger.defjvp
 def _larger_jvp(primals, tangents):
-    return _larger(*primals), lax.select(beats(*primals[::-1]), *tangents[::-1])
+    return larger(*primals), lax.select(beats(*primals[::-1]), *tangents[::-1])
 
 
 def pooling_boundaries(key: jax.Array, span: int, count: int, order: str) -> jax.Array:
@@ -363,6 +363,13 @@ def pooling_boundaries(key: jax.Array, span: int, count: int, order: str) -> jax
 def global_average_pool(x: jax.Array) -> jax.Array:
     """Mean over the pixels: [N, H, W, C] -> [N, C]."""
     return x.mean((1, 2))
+
+
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """Max over the pixels: [N, H, W, C] -> [N, C]. The gradient goes to the pixel that is picked,
+    the first of the largest: jnp.max would look for pixels that equal the result."""
+    x = x.reshape(x.shape[0], math.prod(x.shape[1:3]), x.shape[3])
+    return jnp.take_along_axis(x, jnp.argmax(x, 1, keepdims=True), 1)[:, 0]
 
 
 def flatten(x: jax.Array) -> jax.Array:
