@@ -8,7 +8,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -155,16 +155,19 @@ def relu(x: jax.Array) -> jax.Array:
 relu.defjvps(lambda tangent, y, x: lax.select(y != 0, tangent, jnp.zeros_like(tangent)))
 
 
-def conv(features: int, size: int, stride: int = 1, padding: int | None = None,
-         dilation: int = 1, **options: Any) -> nn.Conv:
+def conv(features: int, size: int | Sequence[int], stride: int = 1,
+         padding: int | Sequence[tuple[int, int]] | None = None, dilation: int = 1,
+         **options: Any) -> nn.Conv:
     """A 2-D convolution module [N, H, W, C] -> [N, H', W', features], symmetric zero padding.
 
-    `size` is the kernel's side, `dilation` the distance of the pixels that it sees, `padding` the
-    pixels on every side (default `dilation * (size // 2)`, which keeps H and W at stride 1 and odd
-    sizes). `options` are those of `flax.linen.Conv`.
+    `size` is the kernel's side, or its height and width, `dilation` the distance of the pixels that
+    it sees, `padding` the pixels on every side (default `dilation * (size // 2)`, which keeps H and
+    W at stride 1 and odd sizes), or those before and after each of H and W, such as `same` gives.
+    `options` are those of `flax.linen.Conv`.
     """
-    padding = dilation * (size // 2) if padding is None else padding
-    return nn.Conv(features, (size, size), (stride, stride), padding, kernel_dilation=dilation,
+    sizes = (size, size) if isinstance(size, int) else tuple(size)
+    sides: Any = [dilation * (side // 2) for side in sizes] if padding is None else padding
+    return nn.Conv(features, sizes, (stride, stride), sides, kernel_dilation=dilation,
                    conv_general_dilated=convolution.conv_general_dilated, **options)
 
 

@@ -136,6 +136,7 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'max_detections': Whole(1, 10_000), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
     'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),
     'no_object_weight': Number(0), 'loss_scale': Number(0),
+    'bypass': ('none', 'simple', 'complex'), 'padding': ('symmetric', 'same'),
     'rpn_iou': Number(0, 1, count=2)} | dict.fromkeys(
     ('rpn_count', 'roi_count'), Whole(1, WIDEST)) | dict.fromkeys(
     ('rpn_before', 'rpn_after'), Whole(1, count=2)) | dict.fromkeys(

@@ -13,7 +13,8 @@ class Torch:
     def conv(self, name, x, stride=1, padding=None, groups=1, dilation=1):
         from torch.nn.functional import conv2d
         kernel = self.own(name, 'kernel').permute(3, 2, 0, 1)
-        padding = dilation * (kernel.shape[-1] // 2) if padding is None else padding
+        if padding is None:
+            padding = tuple(dilation * (side // 2) for side in kernel.shape[2:])
         return conv2d(x, kernel, self.own(name, 'bias'), stride, padding, dilation, groups)
 
     def norm(self, name, x, eps=1e-5):
