@@ -19,6 +19,8 @@ def get_config():
     config.model = model = ml_collections.ConfigDict()
     model.name = 'resnet20'  # a name of cnnjax.models.names(), or 'my_nets.py:MyNet', your own
     model.widths = placeholder(tuple)  # channels per group (vgg), stage, block or level (unet)
+    model.blocks = placeholder(tuple)  # resnet: how many blocks each stage has; mobilenet: (stride,
+    #           width) of each
     model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
     model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
@@ -29,7 +31,10 @@ def get_config():
     model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
+    model.inceptions = placeholder(tuple)  # googlenet: its modules, (name, six widths) each
     model.auxiliary_weight = placeholder(float)  # googlenet, fcn_resnet50: of the auxiliary losses
+    model.depth = placeholder(int)  # fractional max-pooling: the number of pools
+    model.width = placeholder(int)  # fractional max-pooling: of the n-th layer, divided by n
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
     model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
     model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image

@@ -12,7 +12,8 @@ of convnet, CS231n's first example.
 
 CIFAR-100: --config.dataset=cifar100. Without augmentation: --config.flip=False --config.padding=0;
 DenseNets then also --config.model.dropout=0.2. "++" (reflection): --config.padding_mode=reflect.
-SVHN, for DenseNets, FractalNets and NIN: --config=configs/cifar.py:densenet_bc_l100_k12_svhn.
+SVHN: --config=configs/cifar.py:densenet_bc_l100_k12_svhn. configs/tables.py trains whole tables of
+the papers with these settings.
 """
 
 from cnnjax.errors import UserError, suggest
@@ -88,7 +89,8 @@ PAPER = {
 }
 # The networks that have a recipe, beside any densenet_... and resnet..._stochastic.
 RECIPES = (*PAPER, 'fractalnet40', 'fractalnet_slim5', 'fractalnet_slim10', 'fractalnet_slim20',
-           'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'convnet')
+           'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'fmp12_160', 'fmp12_64',
+           'convnet')
 
 # The recipe of a network is that of the longest of these names with which its own begins.
 FAMILIES = {
@@ -100,6 +102,7 @@ FAMILIES = {
     'fractalnet': recipes.fractalnet,
     'nin': recipes.nin,
     'allcnn': recipes.allcnn,
+    'fmp12': recipes.fractional,
     'convnet': recipes.convnet,
 }
 
