@@ -14,8 +14,8 @@ weights of the one before: --config.init_from=runs/elu_net.
 
 CIFAR-100: --config.dataset=cifar100. Without augmentation: --config.flip=False --config.padding=0;
 DenseNets then also --config.model.dropout=0.2. "++" (reflection): --config.padding_mode=reflect.
-SVHN, for DenseNets, FractalNets, NIN, recurrent and competitive networks:
---config=configs/cifar.py:densenet_bc_l100_k12_svhn.
+SVHN: --config=configs/cifar.py:densenet_bc_l100_k12_svhn. configs/tables.py trains whole tables of
+the papers with these settings.
 """
 
 import re
@@ -112,8 +112,8 @@ PAPER = {
 }
 # The networks that have a recipe, beside any densenet_... and resnet..._stochastic.
 RECIPES = (*PAPER, 'fractalnet40', 'fractalnet_slim5', 'fractalnet_slim10', 'fractalnet_slim20',
-           'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'convnet',
-           'elu_net_finetune', 'elu_net_finetune2')
+           'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'fmp12_160', 'fmp12_64',
+           'convnet', 'elu_net_finetune', 'elu_net_finetune2')
 
 # The recipe of a network is that of the longest of these names with which its own begins.
 FAMILIES = {
@@ -125,6 +125,7 @@ FAMILIES = {
     'fractalnet': recipes.fractalnet,
     'nin': recipes.nin,
     'allcnn': recipes.allcnn,
+    'fmp12': recipes.fractional,
     'convnet': recipes.convnet,
     'highway': recipes.highway,
     'elu_net': recipes.elu_net,

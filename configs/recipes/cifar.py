@@ -3,20 +3,31 @@
 Each function changes the fields of configs/base.py in which its paper differs.
 """
 
+from configs.recipes.lengths import stretch
+
 
 def street_view(config):
     """SVHN has 604,388 images and is not augmented. DenseNet only divides them by 255, uses dropout
     and trains for 40 epochs (section 4.2). FractalNet trains for 20 (section 4.1), and its rate
     falls as on CIFAR. NIN's paper gives no length; its local contrast normalization is left out. Of
     recurrent and competitive networks the length is our choice, DenseNet's."""
+    """SVHN has 604,388 images and is not augmented. Where a paper gives no length, the network makes
+    as many steps as on CIFAR; local contrast normalization, which NIN, Maxout and others had, is
+    left out.
+
+    DenseNet only divides the images by 255, uses dropout and trains for 40 epochs (section 4.2).
+    FractalNet trains for 20 (section 4.1), and its rate falls as on CIFAR. Stochastic depth has 152
+    layers and 50 epochs, and falls after 30 and 35 (section 4). A wide ResNet divides by 255, begins
+    with a rate of 0.01, has a dropout of 0.4 and 160 epochs, and falls after 80 and 120."""
+    name = config.model.name
     config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
     config.flip, config.padding, config.whiten = False, 0, False
-    if config.model.name.startswith('densenet'):
+    if name.startswith('densenet'):
         config.mean, config.std = '0', '1'
         config.model.dropout = 0.2
         config.epochs = 40.0
         config.drops = (20, 30)
-    elif config.model.name.startswith('fractalnet'):
+    elif name.startswith('fractalnet'):
         config.epochs = 20.0
         config.drops = (10, 15, 17.5, 18.75)
     elif config.model.name.startswith(('recurrent_cnn', 'competitive')):
@@ -25,6 +36,18 @@ def street_view(config):
     elif config.model.name != 'nin':
         raise ValueError(f"no recipe for '{config.model.name}' on SVHN: densenet_..., nin, "
                          'fractalnet20, recurrent_cnn... or competitive_multiscale')
+    elif name.startswith('wide_resnet'):
+        config.mean, config.std = '0', '1'
+        config.learning_rate = 0.01
+        config.model.dropout = 0.4
+        config.epochs = 160.0
+        config.drops = (80, 120)
+    elif config.model.survival:
+        config.model.blocks = (25, 25, 25)
+        config.epochs = 50.0
+        config.drops = (30, 35)
+    else:
+        stretch(config, 50_000 / 604_388)
 
 
 def resnet(config):
@@ -225,4 +248,11 @@ def rir(config):
     config.epochs = 82.0
     config.learning_rate = 0.1
     config.drops = (42, 62)
+def fractional(config):
+    """Graham 2014, section 4, gives no rate, batch or length: these are ours. The rates of dropout
+    belong to the networks: fmp12_160 has the paper's 0.5, fmp12_64 none."""
+    config.batch_size = 100
+    config.epochs = 250.0
+    config.learning_rate = 0.01
+    config.schedule = 'cosine'
     config.weight_decay = 1e-4
