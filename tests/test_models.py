@@ -471,7 +471,7 @@ def test_where_a_bottleneck_strides(stride_in, sides):
     assert tuple(taps[name].shape[1] for name in names) == sides
 
 
-@pytest.mark.parametrize('field', [{'shortcut': 'D'}, {'stride_in': '7x7'}, {'stem': 5}])
+@pytest.mark.parametrize('field', [{'shortcut': 'E'}, {'stride_in': '7x7'}, {'stem': 5}])
 def test_an_unknown_value_of_a_residual_network(field):
     (name, value), = field.items()
     with pytest.raises(UserError, match=f'{name} is one of .*, not {value!r}'):

@@ -7,17 +7,13 @@ from configs.recipes.lengths import stretch
 
 
 def street_view(config):
-    """SVHN has 604,388 images and is not augmented. DenseNet only divides them by 255, uses dropout
-    and trains for 40 epochs (section 4.2). FractalNet trains for 20 (section 4.1), and its rate
-    falls as on CIFAR. NIN's paper gives no length; its local contrast normalization is left out. Of
-    recurrent and competitive networks the length is our choice, DenseNet's."""
-    """SVHN has 604,388 images and is not augmented. Where a paper gives no length, the network makes
-    as many steps as on CIFAR; local contrast normalization, which NIN, Maxout and others had, is
+    """SVHN has 604,388 images and is not augmented. Where a paper gives no length, the network
+    makes as many steps as on CIFAR; local contrast normalization, which NIN, Maxout and others had, is
     left out.
 
     DenseNet only divides the images by 255, uses dropout and trains for 40 epochs (section 4.2).
     FractalNet trains for 20 (section 4.1), and its rate falls as on CIFAR. Stochastic depth has 152
-    layers and 50 epochs, and falls after 30 and 35 (section 4). A wide ResNet divides by 255, begins
+    layers and 50 epochs, and falls after 30 and 35 (section 4). A wide ResNet divides by 255, starts
     with a rate of 0.01, has a dropout of 0.4 and 160 epochs, and falls after 80 and 120."""
     name = config.model.name
     config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
@@ -30,12 +26,6 @@ def street_view(config):
     elif name.startswith('fractalnet'):
         config.epochs = 20.0
         config.drops = (10, 15, 17.5, 18.75)
-    elif config.model.name.startswith(('recurrent_cnn', 'competitive')):
-        config.epochs = 40.0
-        config.drops = (20, 30)
-    elif config.model.name != 'nin':
-        raise ValueError(f"no recipe for '{config.model.name}' on SVHN: densenet_..., nin, "
-                         'fractalnet20, recurrent_cnn... or competitive_multiscale')
     elif name.startswith('wide_resnet'):
         config.mean, config.std = '0', '1'
         config.learning_rate = 0.01
