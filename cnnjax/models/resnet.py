@@ -63,8 +63,8 @@ class Block(nn.Module):
         width = self.expansion * self.width
         if self.shortcut == 'C' or (self.shortcut == 'B' and self.changes(x)):
             return self.project(self.conv(width, 1, self.stride, name='shortcut_conv')(x))
-        x = x[:, ::self.stride, ::self.stride]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))
+        x = layers.subsample(x, self.stride)
+        return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, width - x.shape[-1]),))
 
     def project(self, x: jax.Array) -> jax.Array:
         return self.norm(name='shortcut_bn')(x)
