@@ -13,7 +13,8 @@ Rules = list[tuple[str, str | Callable]]
 
 def mobilenet(net: nn.Module) -> Rules:
     """block1 -> blocks.0.0: timm counts blocks in stages, each of which begins with a stride."""
-    rules, stage, index = [('conv1', 'conv_stem'), ('fc', 'classifier')], 0, 0
+    rules: Rules = [('conv1', 'conv_stem'), ('fc', 'classifier')]
+    stage = index = 0
     for i, (stride, _) in enumerate(net.blocks, 1):
         stage, index = (stage + 1, 0) if stride == 2 else (stage, index)
         rules += [(f'block{i}/depthwise', f'blocks.{stage}.{index}.conv_dw'),
@@ -25,7 +26,8 @@ def mobilenet(net: nn.Module) -> Rules:
 
 def mobilenet_v2_timm(net: nn.Module) -> Rules:
     """block2 -> blocks.1.0: timm counts the blocks of a row of Table 2, and no absent layers."""
-    rules, i = [('conv1', 'conv_stem'), ('conv2', 'conv_head'), ('fc', 'classifier')], 0
+    rules: Rules = [('conv1', 'conv_stem'), ('conv2', 'conv_head'), ('fc', 'classifier')]
+    i = 0
     for stage, (expansion, _, count, _) in enumerate(net.blocks):
         layers = [('depthwise', 'conv_dw', 2), ('project', 'conv_pw', 3)]
         if expansion > 1:
@@ -42,7 +44,8 @@ def mobilenet_v2_timm(net: nn.Module) -> Rules:
 
 def mobilenet_v2_torchvision(net: nn.Module) -> Rules:
     """block2 -> features.2: torchvision counts all blocks, and the layers within them."""
-    rules, i = [('fc', 'classifier.1'), ('conv1', 'features.0.0'), ('bn1', 'features.0.1')], 0
+    rules: Rules = [('fc', 'classifier.1'), ('conv1', 'features.0.0'), ('bn1', 'features.0.1')]
+    i = 0
     for expansion, _, count, _ in net.blocks:
         for _ in range(count):
             i += 1
@@ -59,7 +62,8 @@ def mobilenet_v2_torchvision(net: nn.Module) -> Rules:
 def squeezenet(net: nn.Module) -> Rules:
     """fire2 -> features.3: torchvision counts layers, ReLUs and pools."""
     last = len(net.fires) + 2
-    rules, index = [('conv1', 'features.0'), (f'conv{last}', 'classifier.1')], 2
+    rules: Rules = [('conv1', 'features.0'), (f'conv{last}', 'classifier.1')]
+    index = 2
     for i in range(1, last):
         if i > 1:
             rules += [(f'fire{i}/squeeze1x1', f'features.{index}.squeeze'),
