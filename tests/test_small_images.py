@@ -71,7 +71,8 @@ def test_names_and_sizes(name, expected):
     ('elu_net', {'dropout_layers': 'all'},
      '0.0 16, 0.1 16, 0.1 16, 0.1 16, 0.1 8, 0.2 8, 0.2 8, 0.2 8, 0.2 4, 0.3 4, 0.3 4, 0.3 2, '
      '0.4 2, 0.4 2, 0.4 1, 0.5 1, 0.5 1, 0.0 1'),
-    ('recurrent_cnn96', {}, '0.5 16, 0.5 8, 0.5 8'), ('competitive_multiscale', {}, '0.5 16, 0.5 8'),
+    ('recurrent_cnn96', {}, '0.5 16, 0.5 8, 0.5 8'),
+    ('competitive_multiscale', {}, '0.5 16, 0.5 8'),
     ('rir18_wide', {}, '')])
 def test_rates_of_dropout_and_the_sides_of_the_maps(name, fields, expected):
     """The sides show that it follows the pools."""
