@@ -385,7 +385,7 @@ def maxout(x: jax.Array, pieces: int) -> jax.Array:
 
     Goodfellow et al. 2013, section 3, https://arxiv.org/abs/1302.4389.
     """
-    return functools.reduce(_larger, [x[..., piece::pieces] for piece in range(pieces)])
+    return functools.reduce(larger, [x[..., piece::pieces] for piece in range(pieces)])
 
 
 def pooling_boundaries(key: jax.Array, span: int, count: int, order: str) -> jax.Array:

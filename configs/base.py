@@ -227,7 +227,7 @@ def get_config():
     # The loss: a sum of terms, each with a factor. cross_entropy, focal and squared_hinge judge the
     # class of each image (classify, multilabel) or of each pixel (segment), dice compares whole
     # masks (segment only); they are defined in cnnjax/losses.py. An evaluation always reports the
-    # mean cross-entropy as loss. Detectors have losses of their own, which fields of the model change.
+    # mean cross-entropy as loss. Detectors have losses of their own, which fields of model change.
     config.loss = 'cross_entropy'  # also 'focal', 'squared_hinge' (of a support vector machine),
     #           'dice', or a sum: 'cross_entropy+0.5*dice'
     config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
