@@ -40,7 +40,7 @@ RANKS = [
     ['cnnjax.forward_pass'],
     ['cnnjax.data'],
     ['cnnjax.models'],
-    ['cnnjax.detection'],
+    ['cnnjax.detection', 'cnnjax.residual'],
     ['cnnjax.layers', 'cnnjax.losses', 'cnnjax.regions', 'cnnjax.toeplitz'],
     ['cnnjax.boxes', 'cnnjax.average_precision'],
     ['cnnjax.convolution'],

@@ -102,7 +102,7 @@ def convolutions(net, images):
             pair = [sides[0] for sides in np.broadcast_to(
                 np.array(module.padding, int).reshape(-1, 1), (2, 2))]
             conv = Convolution(
-                x.shape, module.features, tuple(module.kernel_size), _pair(module.strides),
+                x.shape, module.features, _pair(module.kernel_size), _pair(module.strides),
                 tuple(map(int, pair)), _pair(module.kernel_dilation), module.feature_group_count,
                 x.shape == images)
             counts[conv] = counts.get(conv, 0) + 1
