@@ -27,14 +27,16 @@ def get_config():
     model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
     model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
-    model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
+    model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images);
+    #           resnet: also 333 (three 3x3 and pool)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
     model.auxiliary_weight = placeholder(float)  # googlenet, fcn_resnet50: of the auxiliary losses
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
     model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
     model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image
     model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
-    model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them
+    model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them; D (ResNet-D)
+    model.reduction = placeholder(int)  # resnet: squeeze-and-excitation's r, such as 16; 0: none
     model.stride_in = placeholder(str)  # resnet bottlenecks: '1x1' (v1, the paper) or '3x3' (v1.5)
     model.dilated = placeholder(int)  # resnet: how many of the last stages dilate, not stride
     model.survival = placeholder(float)  # resnet: stochastic depth, p_L of the last block; 1: off

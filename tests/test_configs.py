@@ -19,6 +19,7 @@ from configs import base, detect, segment
 ROOT = Path(__file__).parent.parent
 SMALL = [name for name in models.names()
          if re.fullmatch(r'resnet(20|32|44|56|110|1202)|resnext29.*|preact_resnet(110|164|1001)'
+                         r'|wide_resnet(16_8|28_10|40_4)'
                          r'|densenet_.*|fractalnet(?!34).*|nin|allcnn.*|convnet', name)]
 WITHOUT_RECIPE = [name for name in models.names()
                   if re.fullmatch(r'unet.*|fcn.*|fmp.*|yolo_v1(?!_class).*|.*rcnn.*', name)]
@@ -94,9 +95,10 @@ def test_recipe_builds_its_network_and_schedule(family, name):
     examples = {'cifar': 50_000, 'imagenet': 1_281_167}[family]
     classes = {'cifar': 10, 'imagenet': 1000}[family]
     lengths = plan(config, examples)
-    rates = [float(lengths.rate(step)) for step in (lengths.steps // 60, lengths.steps - 1)]
-    assert rates[0] == pytest.approx(config.learning_rate)
-    assert rates[1] == pytest.approx(config.learning_rate * config.drop_factor ** len(config.drops))
+    early, warm, last = (float(lengths.rate(step)) for step in (
+        lengths.steps // 60, lengths.steps // 20, lengths.steps - 1))
+    assert max(early, warm) == pytest.approx(config.learning_rate)
+    assert last == pytest.approx(config.learning_rate * config.drop_factor ** len(config.drops))
     net = models.create(**config.model, num_classes=classes, dtype=config.dtype)
     size = 32 if family == 'cifar' else config.image_size
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
@@ -213,6 +215,13 @@ def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network,
     ('imagenet', 'densenet121', {'crop': 'random_resized', 'color': 0.1, 'color_jitter': 0.4}),
     ('cifar', 'resnext29_8x64d', {
         'nesterov': True, 'epochs': 300, 'drops': (150, 225), 'weight_decay': 5e-4}),
+    ('cifar', 'wide_resnet28_10', {
+        'padding_mode': 'reflect', 'nesterov': True, 'epochs': 200, 'drops': (60, 120, 160),
+        'drop_factor': 0.2, 'learning_rate': 0.1, 'weight_decay': 5e-4, 'batch_size': 128}),
+    ('cifar', 'wide_resnet16_8_svhn', {
+        'dataset': 'svhn_cropped', 'mean': '0', 'std': '1', 'padding': 0, 'flip': False,
+        'learning_rate': 0.01, 'epochs': 160, 'drops': (80, 120), 'drop_factor': 0.1}),
+    ('imagenet', 'wide_resnet50_2', {'epochs': 90, 'drops': (30, 60), 'nesterov': True}),
     ('imagenet', 'mobilenet_v1', {
         'decay': 'kernels_except_depthwise', 'weight_decay': 4e-5, 'optimizer': 'rmsprop',
         'momentum': 0.9, 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'order': 'caffe'}),
