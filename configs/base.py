@@ -19,6 +19,11 @@ def get_config():
     config.model = model = ml_collections.ConfigDict()
     model.name = 'resnet20'  # a name of cnnjax.models.names(), or 'my_nets.py:MyNet', your own
     model.widths = placeholder(tuple)  # channels per group (vgg), stage, block or level (unet)
+    model.dropout = placeholder(object)  # the dropout rate; fractalnet, elu_net: one per block
+    model.dropout_layers = placeholder(str)  # elu_net: the 'last' layer of a stack drops, or 'all'
+    model.input_dropout = placeholder(float)  # allcnn, highway: the rate of the input pixels
+    model.blocks = placeholder(tuple)  # resnet: how many blocks each stage has; mobilenet: (stride,
+    #           width) of each
     model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
     model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
@@ -29,8 +34,14 @@ def get_config():
     model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images);
     #           resnet: also 333 (three 3x3 and pool)
+    model.relu = placeholder(str)  # 'relu', 'elu', or 'relu6', which ends at 6 (timm's MobileNet)
+    model.iterations = placeholder(int)  # recurrent_cnn: steps after the first, the paper's T
+    model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
+    model.inceptions = placeholder(tuple)  # googlenet: its modules, (name, six widths) each
     model.auxiliary_weight = placeholder(float)  # googlenet, fcn_resnet50: of the auxiliary losses
+    model.depth = placeholder(int)  # fractional max-pooling: the number of pools
+    model.width = placeholder(int)  # fractional max-pooling: of the n-th layer, divided by n
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
     model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
     model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image

@@ -72,6 +72,8 @@ PAPER = {
     'resnet50_2021':    row(19.142, 4.566, ONE, MODERN, 'of 224 pixels from 232'),
     'resnet101':        row(23.6,  7.1,   ONE, KAIMING),
     'resnet152':        row(23.0,  6.7,   ONE, KAIMING),
+    'resnet152_stochastic': row(21.98, X, ONE, 'Huang et al. 2016, Table 1, '
+                                'https://arxiv.org/abs/1603.09382'),
     'resnet50d':        row(22.84, 6.48,  ONE, TRICKS),
     'seresnet50':       row(23.29, 6.62,  ONE, HU),
     'wide_resnet50_2':  row(21.9,  6.03,  ONE, ZAGORUYKO),
@@ -105,7 +107,7 @@ def get_config(network='resnet50'):
     config = base.get_config()
     config.dataset = 'imagenet2012'
     config.test_split = 'validation'
-    config.model.name = network.removesuffix('_2021')
+    config.model.name = network.removesuffix('_2021').removesuffix('_stochastic')
     config.stream = True
     config.loader_workers = 8
     config.image_size = 224
@@ -129,6 +131,8 @@ def get_config(network='resnet50'):
         squeeze(config)
     elif network.startswith('wide_resnet'):
         wide_resnet(config)
+    elif network == 'resnet152_stochastic':
+        stochastic_depth(config)
     elif network.startswith(('resnet', 'preact_resnet')):
         resnet(config)
     elif network.startswith('resnext'):
@@ -202,6 +206,16 @@ def resnet(config):
     config.weight_decay = 1e-4
     config.order = 'caffe'
     config.model.stride_in = '1x1'
+
+
+def stochastic_depth(config):
+    """Huang et al. 2016, section 4: as He et al., with batches of 128, the linear rule to p_L =
+    0.5, and 30 more epochs at the end of the 90. Where the rate then falls is our choice."""
+    resnet(config)
+    config.batch_size = 128
+    config.epochs = 120.0
+    config.drops = (30, 60, 90)
+    config.model.survival = 0.5
 
 
 def modern(config):

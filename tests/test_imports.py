@@ -41,7 +41,7 @@ RANKS = [
     ['cnnjax.data'],
     ['cnnjax.models'],
     ['cnnjax.detection', 'cnnjax.residual'],
-    ['cnnjax.layers', 'cnnjax.losses', 'cnnjax.regions'],
+    ['cnnjax.layers', 'cnnjax.losses', 'cnnjax.regions', 'cnnjax.toeplitz'],
     ['cnnjax.boxes', 'cnnjax.average_precision'],
     ['cnnjax.convolution'],
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],

@@ -28,8 +28,8 @@ def blocks(net, x, fields, block):
 def padded(x, width, stride):
     """Shortcut A."""
     from torch.nn.functional import pad
-    x = x[:, :, ::stride, ::stride]
-    return pad(x, (0, 0, 0, 0, 0, width - x.shape[1]))
+    x = x[:, :, *(slice(None, None, stride),) * (x.ndim - 2)]
+    return pad(x, (0, 0) * (x.ndim - 2) + (0, width - x.shape[1]))
 
 
 def resnet(net, x, fields):
