@@ -211,7 +211,7 @@ def test_an_unknown_argument_is_refused(family):
     ('cifar', 'fractalnet34', 'fractalnet40'), ('cifar', 'allcnn_d', 'allcnn_'),
     ('imagenet', 'resnet20', 'resnet50'), ('imagenet', 'vgg12', 'vgg1'),
     ('segment', 'fcn64s', 'fcn32s'), ('detect', 'voc_step5', 'voc_step4'),
-    ('imagenet', 'densenet_l40_k12', 'densenet'), ('imagenet', 'mobilenet_v2', 'mobilenet_v1')])
+    ('imagenet', 'densenet_l40_k12', 'densenet'), ('imagenet', 'mobilenet_v3', 'mobilenet_v')])
 def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network, near):
     with pytest.raises(UserError, match=f"no recipe for '{network}' .*take .*did you mean.*{near}"):
         load(family, network)
