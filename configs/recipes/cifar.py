@@ -7,14 +7,15 @@ from configs.recipes.lengths import stretch
 
 
 def street_view(config):
-    """SVHN has 604,388 images and is not augmented. Where a paper gives no length, the network makes
-    as many steps as on CIFAR; local contrast normalization, which NIN, Maxout and others had, is
+    """SVHN has 604,388 images and is not augmented. Where a paper gives no length, a network makes
+    as many steps as on CIFAR. Local contrast normalization, which NIN, Maxout and others had, is
     left out.
 
     DenseNet only divides the images by 255, uses dropout and trains for 40 epochs (section 4.2).
     FractalNet trains for 20 (section 4.1), and its rate falls as on CIFAR. Stochastic depth has 152
-    layers and 50 epochs, and falls after 30 and 35 (section 4). A wide ResNet divides by 255, begins
-    with a rate of 0.01, has a dropout of 0.4 and 160 epochs, and falls after 80 and 120."""
+    layers and 50 epochs; its rate falls after 30 and 35 (section 4). A wide ResNet, whose images
+    are divided by 255, begins with a rate of 0.01, which falls after 80 and 120 of 160 epochs, and
+    has a dropout of 0.4 (Zagoruyko & Komodakis 2016, section 3)."""
     name = config.model.name
     config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
     config.flip, config.padding, config.whiten = False, 0, False
@@ -154,5 +155,5 @@ def fractional(config):
     config.batch_size = 100
     config.epochs = 250.0
     config.learning_rate = 0.01
-    config.schedule = 'cosine'
+    config.drops = (125, 190)
     config.weight_decay = 1e-4

@@ -137,16 +137,18 @@ STOCHASTIC_DEPTH_1 = Table(
     'resnet110_stochastic': Row('ResNet with stochastic depth', '5.25 24.98 1.75 21.98',
                                 IMAGENET_STOCHASTIC),
     },
-    'ResNets have 110 layers, 152 on SVHN and ImageNet. The paper takes the test error at the epoch '
-    'of the lowest validation error; ours is that of the last epoch.')
+    'ResNets have 110 layers, 152 on SVHN and ImageNet. The paper takes the test error at the '
+    'epoch of the lowest validation error; ours is that of the last epoch.')
 
 STOCHASTIC_DEPTH_2 = Table(
     'Stochastic depth, Table 2: training time',
     'Huang et al. 2016, https://arxiv.org/abs/1603.09382',
     _columns('CIFAR10+', 'CIFAR100+', 'SVHN', measure='seconds', **STOCHASTIC_DEPTH_COLUMNS),
     {
-    'resnet110_constant': Row('Constant Depth', ('20h 42m', '20h 51m', '33h 43m'), STOCHASTIC, CONSTANT),
-    'resnet110_stochastic': Row('Stochastic Depth', ('15h 7m', '15h 20m', '25h 33m'), STOCHASTIC),
+    'resnet110_constant': Row('Constant Depth', ('20h 42m', '20h 51m', '33h 43m'), STOCHASTIC,
+                              CONSTANT),
+    'resnet110_stochastic': Row('Stochastic Depth', ('15h 7m', '15h 20m', '25h 33m'),
+                                STOCHASTIC),
     },
     'Ours is the time of the steps, without compilation, evaluations and checkpoints, on the '
     'devices of the run; the paper\'s is that of a GPU of 2016. The ratio compares them.',
