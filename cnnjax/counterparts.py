@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ class Counterpart(NamedTuple):
     head: str = 'fc'  # our last layer, as wide as there are classes
     # full layer: the layer whose maps it flattens (torch: C, H, W), or network -> [H, W, C] of them
     flat: dict[str, str | Callable] = {}
-    convolutions: dict[str, tuple[str, ...]] = {}  # library: full layers that it convolves
+    convolutions: dict[str, str] = {}  # library: a pattern for the full layers that it convolves
     old: tuple[str, Any] = ('(?!)', '')  # (pattern, replacement) for outdated names in files
     older: tuple[str, dict] = ('(?!)', {})  # (pattern, fields of networks in files with such names)
     extra: str = '(?!)'  # a pattern for tensors that our network may not have
@@ -78,10 +79,19 @@ def _vgg(*heads):
     return rules
 
 
-def _block(match):
-    """conv2_1/conv3 -> layer1.0.conv3: torch's first stage is row 2 of the paper's table."""
-    layer = {'shortcut_conv': 'downsample.0', 'shortcut_bn': 'downsample.1'}.get(match[3], match[3])
+def _block(match, pools=0):
+    """conv2_1/conv3 -> layer1.0.conv3: torch's first stage is row 2 of the paper's table. Torch
+    counts what the shortcut does, from its `pools` on."""
+    layer = {'shortcut_conv': f'downsample.{pools}', 'shortcut_bn': f'downsample.{pools + 1}'}.get(
+        match[3], match[3].replace('/', '.'))
     return f'layer{int(match[1]) - 1}.{int(match[2]) - 1}.{layer}'
+
+
+def _resnet(net):
+    """Torch counts the layers of a stem of three convolutions, and their ReLUs."""
+    stem = {'stem_conv1': 0, 'stem_bn1': 1, 'stem_conv2': 3, 'stem_bn2': 4, 'conv1': 6}
+    return [(r'conv(\d+)_(\d+)/(.+)', partial(_block, pools=int(net.shortcut == 'D'))),
+            *((name, f'conv1.{index}') for name, index in stem.items() if net.stem == 333)]
 
 
 def _segmentation(net):
@@ -133,14 +143,15 @@ COUNTERPARTS = (
                        'vgg19_bn'),
         rules={'timm': _vgg('pre_logits.fc1', 'pre_logits.fc2', 'head.fc'),
                'torchvision': _vgg('classifier.0', 'classifier.3', 'classifier.6')},
-        head='fc8', flat={'fc6': 'pool5'}, convolutions={'timm': ('fc6', 'fc7')},
+        head='fc8', flat={'fc6': 'pool5'}, convolutions={'timm': 'fc6|fc7'},
         # The files converted from Caffe to torch count the full layers' dropouts differently.
         old=(r'classifier\.([14])\.(.*)',
              lambda match: f'classifier.{int(match[1]) - 1}.{match[2]}')),
     Counterpart(
         networks=_same('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152',
-                       'resnext50_32x4d', 'resnext101_32x4d', 'resnext101_64x4d'),
-        rules={'timm': lambda net: [(r'conv(\d+)_(\d+)/(\w+)', _block)]}),
+                       'resnext50_32x4d', 'resnext101_32x4d', 'resnext101_64x4d',
+                       'wide_resnet50_2', 'wide_resnet101_2', 'resnet50d', 'seresnet50'),
+        rules={'timm': _resnet}, convolutions={'timm': r'.*/se/fc\d'}),
     Counterpart(
         networks=_same('densenet121', 'densenet161', 'densenet169', 'densenet201'),
         rules={'timm': lambda net: [
@@ -258,7 +269,8 @@ def places(net: nn.Module, image_shape: Sequence[int], counterpart: Counterpart 
                 maps = maps(net) if callable(maps) else taps[maps].shape[1:]
                 kernel = (*maps, leaf.shape[-1])
             theirs = kernel[:-3:-1] + kernel[:-2]
-            if leaf.ndim == 2 and layer not in counterpart.convolutions.get(library, ()):
+            convolved = counterpart.convolutions.get(library, '(?!)')
+            if leaf.ndim == 2 and not re.fullmatch(convolved, layer):
                 theirs = leaf.shape[::-1]
         key = f'{rename(layer, rules)}.{LEAVES[path[-1]]}'
         found[key] = Place(path, leaf.shape, kernel, theirs)

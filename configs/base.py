@@ -19,16 +19,18 @@ def get_config():
     config.model = model = ml_collections.ConfigDict()
     model.name = 'resnet20'  # a name of cnnjax.models.names(), or 'my_nets.py:MyNet', your own
     model.widths = placeholder(tuple)  # channels per group (vgg), stage, block or level (unet)
+    model.dropout = placeholder(object)  # the dropout rate; fractalnet, elu_net: one per block
+    model.dropout_layers = placeholder(str)  # elu_net: the 'last' layer of a stack drops, or 'all'
+    model.input_dropout = placeholder(float)  # allcnn, highway: the rate of the input pixels
     model.blocks = placeholder(tuple)  # resnet: how many blocks each stage has; mobilenet: (stride,
     #           width) of each
-    model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
-    model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
     model.norm = placeholder(str)  # unet, yolo: 'none' (the papers), 'batch' after convolutions;
     #           faster_rcnn: also 'frozen', whose statistics, scale and bias stay
     model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
-    model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
+    model.relu = placeholder(str)  # 'relu', 'elu', or 'relu6', which ends at 6 (timm's MobileNet)
+    model.iterations = placeholder(int)  # recurrent_cnn: steps after the first, the paper's T
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
     model.inceptions = placeholder(tuple)  # googlenet: its modules, (name, six widths) each

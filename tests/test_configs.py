@@ -19,7 +19,8 @@ from configs import base, detect, segment
 ROOT = Path(__file__).parent.parent
 SMALL = [name for name in models.names()
          if re.fullmatch(r'resnet(20|32|44|56|110|1202)|resnext29.*|preact_resnet(110|164|1001)'
-                         r'|densenet_.*|fractalnet(?!34).*|nin|allcnn.*|fmp12.*|convnet', name)]
+                         r'|densenet_.*|fractalnet(?!34).*|nin|allcnn.*|convnet|highway.*|elu_net.*'
+                         r'|recurrent_cnn.*|competitive.*|rir.*|fmp12.*', name)]
 WITHOUT_RECIPE = [name for name in models.names()
                   if re.fullmatch(r'unet.*|fcn.*|fmp6.*|yolo_v1(?!_class).*|.*rcnn.*', name)]
 DIGITS = ['lenet5', 'lenet5_1998']  # configs/mnist.py; see test_classic_models.py
@@ -61,7 +62,7 @@ def test_every_field_read_is_in_base():
                     f'{path}: config.{node.attr}')
 
 
-@pytest.mark.parametrize('name', ['benchmark', 'convolutions', 'dream', 'export', 'features',
+@pytest.mark.parametrize('name', ['benchmark', 'convolution_speed', 'dream', 'export', 'features',
                                   'invert', 'microscope', 'scaling', 'style', 'visualize'])
 def test_every_field_of_an_experiment_is_read_and_explained_and_the_other_way_round(name):
     known = set(fields(load(name)))
@@ -94,7 +95,9 @@ def test_recipe_builds_its_network_and_schedule(family, name):
     examples = {'cifar': 50_000, 'imagenet': 1_281_167}[family]
     classes = {'cifar': 10, 'imagenet': 1000}[family]
     lengths = plan(config, examples)
-    rates = [float(lengths.rate(step)) for step in (lengths.steps // 60, lengths.steps - 1)]
+    warm = config.warmup * (1 if config.steps else lengths.steps_per_epoch)
+    rates = [float(lengths.rate(step)) for step in (
+        max(lengths.steps // 60, round(warm)), lengths.steps - 1)]
     assert rates[0] == pytest.approx(config.learning_rate)
     assert rates[1] == pytest.approx(config.learning_rate * config.drop_factor ** len(config.drops))
     net = models.create(**config.model, num_classes=classes, dtype=config.dtype)
@@ -184,6 +187,14 @@ def test_the_published_lengths():
     assert [float(fractal.rate(500 * epoch)) for epoch in (199, 200, 300, 350, 375)] == (
         pytest.approx([0.02, 0.002, 2e-4, 2e-5, 2e-6]))
     assert plan(load('cifar', 'densenet_bc_l100_k12'), 50_000).steps == 300 * 781
+    elu = plan(load('cifar', 'elu_net11'), 50_000)
+    assert [float(elu.rate(step)) for step in (0, 34_999, 35_000, 84_999, 85_000, 135_000)] == (
+        pytest.approx([0.01, 0.01, 0.005, 0.005, 5e-4, 5e-5]))
+    assert elu.steps == 165_000
+    highway = plan(load('cifar', 'highway19'), 50_000)
+    assert [float(highway.rate(step)) for step in (99_999, 100_000, 150_000, 199_999)] == (
+        pytest.approx([0.025, 0.0025, 2.5e-4, 2.5e-5]))
+    assert plan(load('cifar', 'rir18_wide'), 50_000).steps == 82 * 100
 
 
 @pytest.mark.parametrize('family', ['cifar', 'imagenet', 'quickstart', 'segment', 'detect'])
@@ -222,6 +233,9 @@ def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network,
         'flip': False, 'padding': 0, 'epochs': 40, 'drops': (20, 30), 'nesterov': True}),
     ('cifar', 'fractalnet20_svhn', {
         'dataset': 'svhn_cropped', 'padding': 0, 'epochs': 20, 'drops': (10, 15, 17.5, 18.75)}),
+    ('cifar', 'highway19', {'batch_size': 100, 'nesterov': True, 'weight_decay': 1e-3,
+                            'bias_rate': 2, 'decay': 'kernels', 'padding': 8}),
+    ('cifar', 'recurrent_cnn160_svhn', {'dataset': 'svhn_cropped', 'flip': False, 'padding': 0}),
     ('cifar', 'nin', {'whiten': True}), ('cifar', 'allcnn_c', {'whiten': True, 'padding': 5}),
     ('cifar', 'nin_svhn', {'dataset': 'svhn_cropped', 'flip': False, 'whiten': False}),
     ('imagenet', 'resnet50_2021', {  # torchvision's

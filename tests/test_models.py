@@ -175,6 +175,19 @@ COUNTS = [
     ('fmp12_160', {}, 32, 74_569_920 + 14_570, None, None),  # the paper counts no biases
     ('fmp12_64', {}, 32, 11_936_640 + 5_834, None, None),
     ('fmp6_32', {}, 28, 462_026, None, None),
+    # By the formulas: layer by layer, of highway layers twice, of the paper's stacks, of kernels
+    # that a recurrent layer uses once and thrice (its multiply-adds are in test_summary.py), of all
+    # rival sizes. The papers' counts: 2.3 M, about 1.25 M, none, 0.67 M, 1.19 M, 1.86 M; 10.3 M.
+    ('highway19', {}, 32, 2_256_838, None, 330_826_728),
+    ('highway32', {}, 32, 1_264_502, None, 230_089_704),
+    ('elu_net', {}, 32, 39_226_634, None, 1_496_804_608),
+    ('elu_net11', {}, 32, 1_641_938, None, 157_503_304),
+    ('recurrent_cnn96', {}, 32, 672_202, 680_932, None),
+    ('recurrent_cnn128', {}, 32, 1_191_178, 1_202_788, None),
+    ('recurrent_cnn160', {}, 32, 1_857_610, 1_872_100, None),
+    ('recurrent_cnn192', {}, 32, 2_671_498, 2_688_868, None),
+    ('competitive_multiscale', {}, 32, 4_480_424, None, 1_213_906_944),
+    ('rir18_wide', {}, 32, 10_299_370, 10_334_020, 1_361_612_544),
 ]
 DEEP = {'resnet1202', 'preact_resnet1001'}  # traced with their repeated blocks once
 IDS = [' '.join([name, *(f'{field}={value}' for field, value in fields.items())])
@@ -458,7 +471,7 @@ def test_where_a_bottleneck_strides(stride_in, sides):
     assert tuple(taps[name].shape[1] for name in names) == sides
 
 
-@pytest.mark.parametrize('field', [{'shortcut': 'D'}, {'stride_in': '7x7'}, {'stem': 5}])
+@pytest.mark.parametrize('field', [{'shortcut': 'E'}, {'stride_in': '7x7'}, {'stem': 5}])
 def test_an_unknown_value_of_a_residual_network(field):
     (name, value), = field.items()
     with pytest.raises(UserError, match=f'{name} is one of .*, not {value!r}'):
@@ -744,6 +757,13 @@ NARROW = {
     'mobilenet_v1': ({'blocks': ((1, 8), (2, 8)), 'stem_width': 8}, (8, 8, 3)),
     'unet_padded': ({'widths': (2, 3)}, (8, 8, 1)),
     'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),
+    'highway19': ({'sizes': ((3,), (1,)), 'widths': (2, 3)}, (8, 8, 3)),
+    'elu_net': ({'widths': ((2,), (3, 4)), 'sizes': ((3,), (1, 2)), 'dropout': (0.0, 0.1)},
+                (8, 8, 3)),
+    'recurrent_cnn96': ({'width': 8, 'iterations': 1}, (8, 8, 3)),
+    'competitive_multiscale': ({'widths': ((2,), (2,)), 'sizes': (((1, 3),), ((1, 3), (1, 3)))},
+                               (8, 8, 3)),
+    'rir18_wide': ({'blocks': (1, 1), 'widths': (2, 4)}, (8, 8, 3)),
     'fcn8s': ({'widths': (2, 3, 4, 4, 4), 'hidden': (6, 5)}, (9, 9, 3)),
     'fcn_resnet50': ({'blocks': (1, 1, 1), 'widths': (2, 3, 4)}, (16, 16, 3)),
     'faster_rcnn_small': ({'widths': (2, 3, 4), 'hidden': (5,), 'rpn_width': 4, 'pooled': 2},

@@ -16,6 +16,14 @@ def street_view(config):
     layers and 50 epochs; its rate falls after 30 and 35 (section 4). A wide ResNet, whose images
     are divided by 255, begins with a rate of 0.01, which falls after 80 and 120 of 160 epochs, and
     has a dropout of 0.4 (Zagoruyko & Komodakis 2016, section 3)."""
+    """SVHN has 604,388 images and is not augmented. Where a paper gives no length, the network
+    makes as many steps as on CIFAR; local contrast normalization, which NIN, Maxout and others
+    had, is left out.
+
+    DenseNet only divides the images by 255, uses dropout and trains for 40 epochs (section 4.2).
+    FractalNet trains for 20 (section 4.1), and its rate falls as on CIFAR. Stochastic depth has 152
+    layers and 50 epochs, and falls after 30 and 35 (section 4). A wide ResNet divides by 255,
+    starts with a rate of 0.01, has a dropout of 0.4 and 160 epochs, and falls after 80 and 120."""
     name = config.model.name
     config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
     config.flip, config.padding, config.whiten = False, 0, False
@@ -147,6 +155,99 @@ def convnet(config):
     config.epochs = 20.0
     config.learning_rate = 0.01
     config.drops = (15,)
+
+
+def highway(config):
+    """Srivastava et al. 2015, section 3.3.2, as in the authors' Caffe code: 200,000 steps; biases
+    learn twice as fast and do not decay. Their images have global contrast normalization and no
+    whitening; ours have their mean and deviation instead. Their last layer decays ten times as
+    much as the others, ours as much."""
+    config.mean, config.std = 'pixel', 'scalar'
+    config.padding = 8
+    config.batch_size = 100
+    config.steps = 200_000
+    config.learning_rate = 0.025
+    config.drops = (100_000, 150_000, 175_000)
+    config.nesterov = True
+    config.weight_decay = 1e-3
+    config.decay = 'kernels'
+    config.bias_rate = 2.0
+    config.order = 'caffe'
+    config.eval_every = config.checkpoint_every = 500.0  # steps: an epoch
+
+
+def elu_net(config):
+    """Clevert et al. 2015, section 4.3, the 35,000 steps before the fine-tuning: whitened images.
+    The order of the momentum is our choice."""
+    config.whiten = True
+    config.batch_size = 100
+    config.steps = 35_000
+    config.learning_rate = 0.01
+    config.weight_decay = 5e-4
+    config.order = 'caffe'
+    config.eval_every = config.checkpoint_every = 500.0  # steps: an epoch
+
+
+def elu_net_finetune(config):
+    """Clevert et al. 2015, section 4.3: 50,000 steps at a tenth of the rate, with dropout after
+    every layer of a stack. It starts from the weights of elu_net (--config.init_from), and so
+    without their momentum."""
+    elu_net(config)
+    config.steps = 50_000
+    config.learning_rate = 0.001
+    config.model.dropout_layers = 'all'
+
+
+def elu_net_finetune2(config):
+    """Clevert et al. 2015, section 4.3: 40,000 steps more, with 1.5 times the dropout, from the
+    weights of elu_net_finetune."""
+    elu_net_finetune(config)
+    config.steps = 40_000
+    config.model.dropout = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.0)
+
+
+def elu_net11(config):
+    """Clevert et al. 2015, section 4.2: rates of 0.01, 0.005 from step 35,000 on, then a tenth of
+    it twice. The size of its batches, not stated, is that of elu_net."""
+    elu_net(config)
+    config.steps = 165_000
+    config.warmup, config.warmup_rate = 35_000.0, 0.01
+    config.learning_rate = 0.005
+    config.drops = (85_000, 135_000)
+
+
+def recurrent_cnn(config):
+    """Liang & Hu 2015, section 4.1, subtracts the mean image. Batches, rates, weight decay and
+    length are our choice."""
+    config.mean, config.std = 'pixel', 'scalar'
+    config.batch_size = 128
+    config.epochs = 200.0
+    config.learning_rate = 0.02
+    config.drops = (120, 160)
+    config.weight_decay = 5e-4
+    config.order = 'caffe'
+
+
+def competitive(config):
+    """Liao & Carneiro 2015, section 4: whitened images without augmentation. Batches, rates, weight
+    decay and length are our choice."""
+    config.whiten = True
+    config.flip, config.padding = False, 0
+    config.batch_size = 128
+    config.epochs = 100.0
+    config.learning_rate = 0.1
+    config.drops = (60, 80)
+    config.weight_decay = 5e-4
+
+
+def rir(config):
+    """Targ et al. 2016, appendix: batches of 500, 82 epochs. The rate before the drops, 0.1, and
+    the order of the momentum are our choice."""
+    config.batch_size = 500
+    config.epochs = 82.0
+    config.learning_rate = 0.1
+    config.drops = (42, 62)
+    config.weight_decay = 1e-4
 
 
 def fractional(config):

@@ -12,6 +12,7 @@ its products with as many random arrays. There is no dropout. 'running' are the 
 variance of batch normalization [updates, 2, channels] after 1, 2, ... of `batches`.
 """
 
+import re
 import zlib
 from pathlib import Path
 
@@ -74,6 +75,19 @@ CASES = {
                                     'auxiliary_weight': 0.5}, (2, 41, 38, 3)),
     'fractional': ('fmp6_32', {'depth': 2, 'width': 4, 'canvas': 14}, (3, 11, 11, 1)),
 } | networks.CASES
+# The same networks on sequences [N, T, C] and volumes [N, D, H, W, C].
+RANKS = {
+    'convnet': ((3, 10, 3), (2, 6, 4, 6, 3)),
+    'nin': ((3, 11, 3), (2, 7, 6, 6, 3)),
+    'allcnn_base': ((3, 13, 3), (1, 12, 13, 12, 3)),
+    'vgg_bn': ((4, 21, 3), (2, 7, 5, 7, 3)),
+    'resnet': ((4, 39, 3), (2, 13, 14, 9, 3)),
+    'preact': ((4, 11, 3), (2, 5, 7, 6, 3)),
+    'densenet': ((4, 38, 3), (2, 13, 14, 13, 3)),
+    'mobilenet': ((4, 15, 3), (2, 7, 9, 8, 3)),
+}
+CASES |= {f'{case}_{len(shape) - 2}d': (*CASES[case][:2], shape)
+          for case, shapes in RANKS.items() for shape in shapes}
 
 
 def draw(name, shape):
@@ -221,8 +235,8 @@ def stem(net, x):
 def padded(x, width, stride):
     """Shortcut A."""
     from torch.nn.functional import pad
-    x = x[:, :, ::stride, ::stride]
-    return pad(x, (0, 0, 0, 0, 0, width - x.shape[1]))
+    x = x[:, :, *(slice(None, None, stride),) * (x.ndim - 2)]
+    return pad(x, (0, 0) * (x.ndim - 2) + (0, width - x.shape[1]))
 
 
 def projected(net, name, x, like, stride):
@@ -473,8 +487,8 @@ def derive(case):
     tensors = {name: torch.from_numpy(value).requires_grad_() for name, value in
                traverse_util.flatten_dict(variables['params'], sep='/').items()}
     images = torch.from_numpy(inputs(case)).requires_grad_()
-    function = {**globals(), **SAME, **networks.FUNCTIONS}[case]
-    outputs = function(Torch(tensors), images.permute(0, 3, 1, 2), CASES[case][1])
+    function = {**globals(), **SAME, **networks.FUNCTIONS}[re.sub('_[13]d$', '', case)]
+    outputs = function(Torch(tensors), images.movedim(-1, 1), CASES[case][1])
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     total = sum((output * torch.from_numpy(weights(output, i))).sum()
                 for i, output in enumerate(outputs))

@@ -26,7 +26,8 @@ import numpy as np
 GOLDEN = Path(__file__).with_name('weights.npz')
 VGG = {f'vgg{depth}{norm}' for depth in (11, 13, 16, 19) for norm in ('', '_bn')}
 RESNET = {'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d',
-          'resnext101_32x4d', 'resnext101_64x4d'}
+          'resnext101_32x4d', 'resnext101_64x4d', 'wide_resnet50_2', 'wide_resnet101_2',
+          'resnet50d', 'seresnet50'}
 DENSENET = {f'densenet{depth}' for depth in (121, 161, 169, 201)}
 TORCHVISION = {'alexnet_tv': 'alexnet', 'googlenet_bn': 'googlenet'}
 SEGMENTATION = ('fcn_resnet50', 'fcn_resnet101')
@@ -46,6 +47,10 @@ CASES = {
     'basic': ('resnet18', SMALL, (64, 75)),
     'bottleneck': ('resnet50', SMALL, (64, 75)),
     'resnext': ('resnext50_32x4d', SMALL | {'cardinality': 4, 'base_width': 32}, (64, 75)),
+    'wide_resnet': ('wide_resnet50_2', SMALL, (64, 75)),
+    'resnet50d': ('resnet50d', SMALL, (64, 75)),
+    # timm's hidden layers have a multiple of 8 units.
+    'seresnet': ('seresnet50', SMALL | {'widths': (64, 32, 32, 64)}, (64, 75)),
     'densenet': ('densenet121',
                  {'layers_per_block': (2, 3, 2, 2), 'growth': 8, 'stem_width': 16}, (64, 75)),
     'googlenet_bn': ('googlenet_bn', {'dropout': 0.0}, (96, 139)),
@@ -116,9 +121,13 @@ def network(name, classes=1000, **variant):
         net.head = ClassifierHead(hidden[1], classes)
         return net
     if name in RESNET:
+        others = {'wide_resnet50_2': {'base_width': 128},
+                  'resnet50d': {'stem_width': 32, 'stem_type': 'deep', 'avg_down': True},
+                  'seresnet50': {'block_args': {'attn_layer': 'se'}}}.get(name, {})
         return ResNet(BasicBlock if name == 'resnet18' else Bottleneck, variant['blocks'], classes,
-                      channels=variant['widths'], cardinality=variant.get('cardinality', 1),
-                      base_width=variant.get('base_width', 64))
+                      channels=variant['widths'], **others, **{
+                          field: variant[field] for field in ('cardinality', 'base_width')
+                          if field in variant})
     return timm.models.densenet.DenseNet(variant['growth'], variant['layers_per_block'], classes)
 
 
