@@ -24,6 +24,7 @@ def get_config():
     model.input_dropout = placeholder(float)  # allcnn, highway: the rate of the input pixels
     model.blocks = placeholder(tuple)  # resnet: how many blocks each stage has; mobilenet: (stride,
     #           width) of each
+    model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
     model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
     model.input_dropout = placeholder(float)  # allcnn, maxout: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet, maxout, dropconnect: widths of the hidden
