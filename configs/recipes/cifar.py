@@ -7,11 +7,6 @@ from configs.recipes.lengths import stretch
 
 
 def street_view(config):
-    """SVHN has 604,388 images and is not augmented. DenseNet only divides them by 255, uses dropout
-    and trains for 40 epochs (section 4.2). FractalNet trains for 20 (section 4.1), and its rate
-    falls as on CIFAR. Wide ResNets divide by 255, too, and have a rate, a length and a dropout of
-    their own (section 3). NIN's paper gives no length; its local contrast normalization is left
-    out."""
     """SVHN has 604,388 images and is not augmented. Where a paper gives no length, the network
     makes as many steps as on CIFAR; local contrast normalization, which NIN, Maxout and others
     had, is left out.
@@ -31,21 +26,12 @@ def street_view(config):
     elif name.startswith('fractalnet'):
         config.epochs = 20.0
         config.drops = (10, 15, 17.5, 18.75)
-    elif config.model.name.startswith('wide_resnet'):
-        config.mean, config.std = '0', '1'
-        config.model.dropout = 0.4
-        config.learning_rate = 0.01
-        config.epochs = 160.0
-        config.drops, config.drop_factor = (80, 120), 0.1
-    elif config.model.name != 'nin':
-        raise ValueError(f"no recipe for '{config.model.name}' on SVHN: densenet_..., fractalnet20 "
-                         'or nin')
     elif name.startswith('wide_resnet'):
         config.mean, config.std = '0', '1'
         config.learning_rate = 0.01
         config.model.dropout = 0.4
         config.epochs = 160.0
-        config.drops = (80, 120)
+        config.drops, config.drop_factor = (80, 120), 0.1
     elif config.model.survival:
         config.model.blocks = (25, 25, 25)
         config.epochs = 50.0
