@@ -53,6 +53,11 @@ CLEVERT = 'Clevert et al. 2015, https://arxiv.org/abs/1511.07289'
 LIANG = 'Liang & Hu 2015, section 4, https://doi.org/10.1109/CVPR.2015.7298958'
 LIAO = 'Liao & Carneiro 2015, https://arxiv.org/abs/1511.05635'
 TARG = 'Targ et al. 2016, Tables 1 and 2, https://arxiv.org/abs/1603.08029'
+GOODFELLOW = 'Goodfellow et al. 2013, Tables 3 to 6, https://arxiv.org/abs/1302.4389'
+WAN = 'Wan et al. 2013, section 6, https://proceedings.mlr.press/v28/wan13.html'
+SUPERVISED = 'Lee et al. 2014, section 4, https://arxiv.org/abs/1409.5185'
+POOLING = 'Lee et al. 2016, Table 1, https://arxiv.org/abs/1509.08985'
+THREE = 'mean of 3 runs'
 BEST_VALIDATION = 'at the epoch of the lowest validation error'
 MEDIAN = 'median of 5 runs'
 TEN = 'mean of 10 runs, of pre-activation bottlenecks with batches of 256'
@@ -115,6 +120,14 @@ PAPER = {
     'recurrent_cnn192':     row(   X,  X,        X,     X, 1.77, source=LIANG),
     'competitive_multiscale': row( X,  X,     6.87, 27.56, 1.76, source=LIAO),
     'rir18_wide':           row(5.01, 22.90, source=TARG),
+    'maxout':               row(9.38,  X,    11.68, 38.57, 2.47, source=GOODFELLOW),
+    'dropconnect':          row(9.32,  X,        X,     X, 1.94, source=WAN,
+                                measured='12 networks vote on CIFAR-10, 5 on SVHN; one network: '
+                                '11.10 +- 0.13 and 2.23 +- 0.04'),
+    'dsn':                  row(7.97,  X,     9.69, 34.57, 1.92, source=SUPERVISED),
+    'generalized_pooling_mixed': row(6.62, X, 8.09, 33.51, 1.77, source=POOLING, measured=THREE),
+    'generalized_pooling_gated': row(6.36, X, 7.90, 33.22, 1.74, source=POOLING, measured=THREE),
+    'generalized_pooling_tree':  row(6.05, X, 7.62, 32.37, 1.69, source=POOLING, measured=THREE),
 }
 # The networks that have a recipe, beside any densenet_... and resnet..._stochastic.
 RECIPES = (*PAPER, 'fractalnet40', 'fractalnet_slim5', 'fractalnet_slim10', 'fractalnet_slim20',
@@ -142,6 +155,10 @@ FAMILIES = {
     'recurrent_cnn': recipes.recurrent_cnn,
     'competitive': recipes.competitive,
     'rir': recipes.rir,
+    'maxout': recipes.maxout,
+    'dropconnect': recipes.dropconnect,
+    'dsn': recipes.dsn,
+    'generalized_pooling': recipes.generalized_pooling,
 }
 
 

@@ -62,8 +62,9 @@ def test_every_field_read_is_in_base():
                     f'{path}: config.{node.attr}')
 
 
-@pytest.mark.parametrize('name', ['benchmark', 'convolution_speed', 'dream', 'export', 'features',
-                                  'invert', 'microscope', 'scaling', 'style', 'visualize'])
+@pytest.mark.parametrize('name', ['benchmark', 'convolution', 'convolution_speed', 'dream',
+                                  'export', 'features', 'invert', 'microscope', 'scaling', 'style',
+                                  'visualize'])
 def test_every_field_of_an_experiment_is_read_and_explained_and_the_other_way_round(name):
     known = set(fields(load(name)))
     file, = ROOT.glob(f'experiments/**/{name}.py')

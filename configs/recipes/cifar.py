@@ -14,7 +14,9 @@ def street_view(config):
     DenseNet only divides the images by 255, uses dropout and trains for 40 epochs (section 4.2).
     FractalNet trains for 20 (section 4.1), and its rate falls as on CIFAR. Stochastic depth has 152
     layers and 50 epochs, and falls after 30 and 35 (section 4). A wide ResNet divides by 255,
-    starts with a rate of 0.01, has a dropout of 0.4 and 160 epochs, and falls after 80 and 120."""
+    starts with a rate of 0.01, has a dropout of 0.4 and 160 epochs, and falls after 80 and 120.
+    Maxout's and DropConnect's networks are of other sizes; Deeply-Supervised Nets have a softmax
+    here. DropConnect's random rotations and scales are left out: we do not know them."""
     name = config.model.name
     config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
     config.flip, config.padding, config.whiten = False, 0, False
@@ -32,12 +34,23 @@ def street_view(config):
         config.model.dropout = 0.4
         config.epochs = 160.0
         config.drops, config.drop_factor = (80, 120), 0.1
+        config.drops = (80, 120)
+    elif name == 'maxout':  # svhn.yaml: the lowest validation error was that of epoch 142
+        config.model.name = 'maxout_svhn'
+        config.learning_rate, config.momentum = 0.2, 0.6
+        config.epochs = 142.0
+    elif name == 'dropconnect':
+        config.model.hidden, config.crop_size = (512,), 28
+        config.epochs = 160.0
+        config.drops = (100, 150)
     elif config.model.survival:
         config.model.blocks = (25, 25, 25)
         config.epochs = 50.0
         config.drops = (30, 35)
     else:
         stretch(config, 50_000 / 604_388)
+    if name == 'dsn':
+        config.loss = 'cross_entropy'
 
 
 def resnet(config):
@@ -260,3 +273,68 @@ def fractional(config):
     config.learning_rate = 0.01
     config.schedule = 'cosine'
     config.weight_decay = 1e-4
+
+
+def maxout(config):
+    """Goodfellow et al. 2013, section 5.2, as in the authors' cifar10.yaml. There the rate falls in
+    a straight line, to a hundredth at epoch 500, and the momentum rises from 0.5; ours falls as a
+    cosine, and the momentum is the last one. Without augmentation the authors train for 785 epochs
+    with a momentum of 0.6 at last."""
+    config.whiten = True
+    config.padding = 8
+    config.batch_size = 128
+    config.epochs = 474.0
+    config.learning_rate = 0.17
+    config.schedule = 'cosine'
+    config.momentum = 0.65
+    config.weight_decay = 0.0
+    config.layer_rates = 'h0: 0.05, h1: 0.05, h2: 0.05'
+    config.max_norm = 'h0: 0.9, h1: 1.9365, h2: 1.9365, h3: 1.9, y: 1.9365'
+    config.order = 'caffe'
+
+
+def dropconnect(config):
+    """Wan et al. 2013, section 6.2: crops of 24 x 24 pixels less the mean image, and cuda-convnet's
+    rates, https://github.com/dnouri/cuda-convnet; there the convolutions do not decay, but ours do.
+    The paper averages several networks: see configs/evaluate.py."""
+    config.mean, config.std = 'pixel', 'none'
+    config.padding, config.crop_size = 0, 24
+    config.batch_size = 128
+    config.epochs = 1050.0
+    config.learning_rate = 0.001
+    config.drops = (700, 1000)
+    config.weight_decay = 0.004
+    config.decay = 'kernels'
+    config.bias_rate = 2.0
+    config.order = 'caffe'
+
+
+def generalized_pooling(config):
+    """Lee et al. 2016. We know no recipe of the paper's; this is that of Deeply-Supervised Nets, by
+    the same authors, with a softmax."""
+    config.whiten = True
+    config.batch_size = 100
+    config.epochs = 400.0
+    config.learning_rate = 0.025
+    config.drops = (300, 340)
+    config.drop_factor = 0.05
+    config.weight_decay = 5e-4
+    config.decay = 'kernels'
+    config.bias_rate = 2.0
+    config.layer_rates = 'cccp6: 0.1'
+    config.order = 'caffe'
+
+
+def dsn(config):
+    """Lee et al. 2014, section 4, as in the authors' released solvers: 200,000 steps, and a squared
+    hinge loss, which is a softmax on CIFAR-100 and SVHN (--config.loss=cross_entropy). There images
+    are contrast normalized only, but ours are whitened too, as Network in Network's; the companion
+    classifiers, whose rates fall a little, learn at a constant rate.
+
+    The authors drop the companion losses after 100 epochs. So does this pair of runs:
+    --config.epochs=100 --config.drops='()', and then, with the workdir of that one as init_from,
+    --config.epochs=300 --config.drops='(200,240)' --config.model.auxiliary_weight=0
+    --config.layer_rates='cccp6: 0.1'."""
+    generalized_pooling(config)
+    config.loss = 'squared_hinge'
+    config.layer_rates = 'cccp6: 0.1, svm1: 0.001, svm2: 0.001, svm3: 0.001'
