@@ -24,6 +24,7 @@ def get_config():
     model.input_dropout = placeholder(float)  # allcnn, highway: the rate of the input pixels
     model.blocks = placeholder(tuple)  # resnet: how many blocks each stage has; mobilenet: (stride,
     #           width) of each
+    model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
     model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
     model.input_dropout = placeholder(float)  # allcnn, maxout: the dropout rate of the input pixels
     model.hidden = placeholder(tuple)  # vgg, alexnet, maxout, dropconnect: widths of the hidden
@@ -54,12 +55,12 @@ def get_config():
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
     model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
     model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image
-    model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
-    model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them; D (ResNet-D)
-    model.reduction = placeholder(int)  # resnet: squeeze-and-excitation's r, such as 16; 0: none
     model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation;
     #           dropconnect: samples
     model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them
+    model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
+    model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them; D (ResNet-D)
+    model.reduction = placeholder(int)  # resnet: squeeze-and-excitation's r, such as 16; 0: none
     model.stride_in = placeholder(str)  # resnet bottlenecks: '1x1' (v1, the paper) or '3x3' (v1.5)
     model.dilated = placeholder(int)  # resnet: how many of the last stages dilate, not stride
     model.survival = placeholder(float)  # resnet: stochastic depth, p_L of the last block; 1: off

@@ -209,8 +209,8 @@ def resnet(config):
 
 
 def stochastic_depth(config):
-    """Huang et al. 2016, section 4: as He et al., with batches of 128, the linear rule to p_L =
-    0.5, and 30 more epochs at the end of the 90. Where the rate then falls is our choice."""
+    """Huang et al. 2016, section 4: as He et al., with batches of 128, the linear rule to p_L = 0.5
+    and 30 more epochs after the 90. That the rate falls once more between them is our choice."""
     resnet(config)
     config.batch_size = 128
     config.epochs = 120.0
