@@ -389,6 +389,16 @@ def _larger_jvp(primals, tangents):
     return larger(*primals), lax.select(beats(*primals[::-1]), *tangents[::-1])
 
 
+def maxout(x: jax.Array, pieces: int) -> jax.Array:
+    """The largest of every `pieces` neighbouring channels, [..., pieces * C] -> [..., C]: maxout
+    units, whose channels before are their linear pieces. The gradient goes to the first of the
+    largest.
+
+    Goodfellow et al. 2013, section 3, https://arxiv.org/abs/1302.4389.
+    """
+    return functools.reduce(larger, [x[..., piece::pieces] for piece in range(pieces)])
+
+
 def pooling_boundaries(key: jax.Array, span: int, count: int, order: str) -> jax.Array:
     """Where the regions of fractional max-pooling begin: int [count + 1], from 0 to span, in steps
     of one and two. Their order is 'random', or 'pseudorandom': a_i = ceil(alpha * (i + u)) with

@@ -54,6 +54,8 @@ class Run(jobs.Job):
       experiment: the function of config and directory that it calls.
     """
 
+    TABLE = 'sweep.md'  # the table's file
+
     def __init__(self, config: ConfigDict, fields: dict[str, Any], sweep: Path,
                  experiment: Callable[[ConfigDict, str], Any], label: str = ''):
         self.label = label or name(fields)
@@ -80,9 +82,9 @@ class Run(jobs.Job):
             record(self.sweep, {self.label: {'fields': self.fields, 'config': self.digest(),
                                              **entry}}, self.draw)
 
-    def draw(self, entries: Entries) -> Path:
-        """Writes the table of all entries and returns its path."""
-        return write_table(self.sweep, entries)
+    def draw(self, entries: Entries) -> None:
+        """Writes the table of all entries."""
+        atomic.write_text(self.sweep / self.TABLE, table(entries))
 
     def digest(self) -> str:
         """A checksum of the config, by which a finished run with the same config is known."""
@@ -129,6 +131,7 @@ def run_all(runs: Sequence[Run], place: jobs.Place) -> bool:
         before anything runs.
     """
     directory = Path(place.directory)
+    path = directory / runs[0].TABLE
     workdir.check_free(directory, 'sweep')
     if not place.executor:
         jobs.connect(place.processes, place.verbosity)
@@ -145,14 +148,14 @@ def run_all(runs: Sequence[Run], place: jobs.Place) -> bool:
     alone = place.executor or cluster.first()
     if alone:
         print(f'{len(runs)} runs, {len(runs) - len(left)} of them finished', flush=True)
-        table = record(directory, {
+        record(directory, {
             run.label: {'fields': run.fields, 'state': 'not finished'}
             for run in left if run.label not in entries}, runs[0].draw)
     succeeded = place.run(left) if left else True
     if alone and place.executor == 'slurm':
-        print(f'table, as the runs finish: {table}')
+        print(f'table, as the runs finish: {path}')
     elif alone:
-        print(f'\n{table.read_text()}\ntable: {table}')
+        print(f'\n{path.read_text()}\ntable: {path}')
     return succeeded
 
 
@@ -266,22 +269,15 @@ def _entry(entry):
     return entry.pop('name'), entry
 
 
-def record(directory: str | Path, entries: Entries, draw: Callable[[Entries], Path]) -> Path:
+def record(directory: str | Path, entries: Entries, draw: Callable[[Entries], None]) -> None:
     """Adds entries to sweep.json, and draws the table of all. Several jobs may do this at the same
-    time. Returns the path of the table."""
+    time."""
     directory = Path(directory)
     with workdir.lock(directory, 'sweep.lock', wait=True):
         entries = ranked(read_entries(directory) | entries)
         atomic.write_json(directory / 'sweep.json',
                            [{'name': name, **entry} for name, entry in entries.items()])
-        return draw(entries)
-
-
-def write_table(directory: Path, entries: Entries) -> Path:
-    """Writes sweep.md and returns its path."""
-    path = directory / 'sweep.md'
-    atomic.write_text(path, table(entries))
-    return path
+        draw(entries)
 
 
 def ranked(entries: Entries) -> Entries:

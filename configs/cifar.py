@@ -42,6 +42,7 @@ def row(*errors, source, measured='', **others):
 HE = 'He et al. 2015, Table 6, https://arxiv.org/abs/1512.03385'
 HUANG = 'Huang et al. 2016, Table 1, https://arxiv.org/abs/1603.09382'
 PREACT = 'He et al. 2016, https://arxiv.org/abs/1603.05027'
+WIDE = 'Zagoruyko & Komodakis 2016, Tables 5, 6 and 9, https://arxiv.org/abs/1605.07146'
 XIE = 'Xie et al. 2016, Table 7, https://arxiv.org/abs/1611.05431'
 DENSE = 'Huang et al. 2016, Table 2, https://arxiv.org/abs/1608.06993'
 LARSSON = 'Larsson et al. 2016, Table 1, https://arxiv.org/abs/1605.07648'
@@ -52,6 +53,11 @@ CLEVERT = 'Clevert et al. 2015, https://arxiv.org/abs/1511.07289'
 LIANG = 'Liang & Hu 2015, section 4, https://doi.org/10.1109/CVPR.2015.7298958'
 LIAO = 'Liao & Carneiro 2015, https://arxiv.org/abs/1511.05635'
 TARG = 'Targ et al. 2016, Tables 1 and 2, https://arxiv.org/abs/1603.08029'
+GOODFELLOW = 'Goodfellow et al. 2013, Tables 3 to 6, https://arxiv.org/abs/1302.4389'
+WAN = 'Wan et al. 2013, section 6, https://proceedings.mlr.press/v28/wan13.html'
+SUPERVISED = 'Lee et al. 2014, section 4, https://arxiv.org/abs/1409.5185'
+POOLING = 'Lee et al. 2016, Table 1, https://arxiv.org/abs/1509.08985'
+THREE = 'mean of 3 runs'
 BEST_VALIDATION = 'at the epoch of the lowest validation error'
 MEDIAN = 'median of 5 runs'
 TEN = 'mean of 10 runs, of pre-activation bottlenecks with batches of 256'
@@ -72,6 +78,11 @@ PAPER = {
     'preact_resnet164':     row(5.46, 24.33, source=PREACT, measured=MEDIAN),
     'preact_resnet1001':    row(4.92, 22.71, source=PREACT, measured=MEDIAN + '; means '
                                 '4.89 +- 0.14 on CIFAR-10+, 22.68 +- 0.22 on CIFAR-100+'),
+    'wide_resnet40_4':      row(X, X, X, X,     X, 4.53, 21.18, source=WIDE, measured=MEDIAN),
+    'wide_resnet16_8':      row(X, X, X, X,  1.54, 4.27, 20.43, source=WIDE, measured=MEDIAN
+                                + ' on CIFAR; on SVHN a single run, with a dropout of 0.4'),
+    'wide_resnet28_10':     row(X, X, X, X,     X, 4.00, 19.25, source=WIDE, measured=MEDIAN
+                                + '; with a dropout of 0.3 3.89 and 18.85'),
     'resnext29_8x64d':      row(3.65, 17.77, source=XIE, measured=TEN),
     'resnext29_16x64d':     row(3.58, 17.31, source=XIE, measured=TEN),
     'densenet_l40_k12':     row(5.24, 24.42,  7.00, 27.55, 1.79, source=DENSE),
@@ -109,6 +120,14 @@ PAPER = {
     'recurrent_cnn192':     row(   X,  X,        X,     X, 1.77, source=LIANG),
     'competitive_multiscale': row( X,  X,     6.87, 27.56, 1.76, source=LIAO),
     'rir18_wide':           row(5.01, 22.90, source=TARG),
+    'maxout':               row(9.38,  X,    11.68, 38.57, 2.47, source=GOODFELLOW),
+    'dropconnect':          row(9.32,  X,        X,     X, 1.94, source=WAN,
+                                measured='12 networks vote on CIFAR-10, 5 on SVHN; one network: '
+                                '11.10 +- 0.13 and 2.23 +- 0.04'),
+    'dsn':                  row(7.97,  X,     9.69, 34.57, 1.92, source=SUPERVISED),
+    'generalized_pooling_mixed': row(6.62, X, 8.09, 33.51, 1.77, source=POOLING, measured=THREE),
+    'generalized_pooling_gated': row(6.36, X, 7.90, 33.22, 1.74, source=POOLING, measured=THREE),
+    'generalized_pooling_tree':  row(6.05, X, 7.62, 32.37, 1.69, source=POOLING, measured=THREE),
 }
 # The networks that have a recipe, beside any densenet_... and resnet..._stochastic.
 RECIPES = (*PAPER, 'fractalnet40', 'fractalnet_slim5', 'fractalnet_slim10', 'fractalnet_slim20',
@@ -120,6 +139,7 @@ FAMILIES = {
     'resnet': recipes.resnet,
     'preact_resnet': recipes.resnet,
     'stochastic_depth': recipes.stochastic_depth,  # resnet..._stochastic
+    'wide_resnet': recipes.wide_resnet,
     'resnext29': recipes.resnext,
     'densenet': recipes.densenet,
     'fractalnet': recipes.fractalnet,
@@ -135,6 +155,10 @@ FAMILIES = {
     'recurrent_cnn': recipes.recurrent_cnn,
     'competitive': recipes.competitive,
     'rir': recipes.rir,
+    'maxout': recipes.maxout,
+    'dropconnect': recipes.dropconnect,
+    'dsn': recipes.dsn,
+    'generalized_pooling': recipes.generalized_pooling,
 }
 
 

@@ -84,6 +84,7 @@ def training(config, row: Row, setting: str, seed: int):
     if 0 < config.epochs < length:
         share = config.epochs / length
         lengths.stretch(found, share)
-    found.seed, found.data_dir, found.dtype = seed, config.data_dir, config.dtype
-    found.devices = config.devices
+    found.seed, found.dtype, found.devices = seed, config.dtype, config.devices
+    if found.dataset != 'digits':  # They come with scikit-learn.
+        found.data_dir = config.data_dir
     return found, share

@@ -108,6 +108,7 @@ FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
                   'dropout_layers',
                   'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution',
+                  'inference',
                   'rpn_outside', 'rpn_count', 'rpn_share', 'rpn_iou', 'rpn_beta', 'rpn_lambda',
                   'rpn_normalizer', 'rpn_before', 'rpn_after', 'rpn_nms', 'smallest', 'roi_count',
                   'roi_share', 'roi_iou', 'roi_least', 'roi_beta', 'learns', 'nms',
@@ -120,7 +121,10 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
                         'cardinality', 'tests'), Whole(1, WIDEST)) | dict.fromkeys(
     ('dropout', 'input_dropout'), Number(0, below=1)) | dict.fromkeys(
     ('survival', 'local_drop_path', 'global_drop_path'), Number(0, 1)) | {
-    'num_classes': Whole(1, 2 ** 24), 'columns': Whole(1, 8), 'stem': Whole(0, 31),
+    'drop_connect': Number(0, below=1), 'inference': ('gaussian', 'mean'),
+    'pieces': Whole(1, 256), 'levels': Whole(1, 8),
+    'num_classes': Whole(1, 2 ** 24), 'columns': Whole(1, 8), 'stem': Whole(0, 333),
+    'reduction': Whole(0, WIDEST), 'form': ('krizhevsky', 'zeiler', 'torchvision'),
     'canvas': Whole(1, 4096), 'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096),
     'depth': Whole(1, 32), 'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
     'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),

@@ -7,14 +7,16 @@ from configs.recipes.lengths import stretch
 
 
 def street_view(config):
-    """SVHN has 604,388 images and is not augmented. Where a paper gives no length, the network
-    makes as many steps as on CIFAR; local contrast normalization, which NIN, Maxout and others
-    had, is left out.
+    """SVHN has 604,388 images and is not augmented. Where a paper gives no length, a network makes
+    as many steps as on CIFAR. Local contrast normalization, which NIN, Maxout and others had, is
+    left out.
 
     DenseNet only divides the images by 255, uses dropout and trains for 40 epochs (section 4.2).
     FractalNet trains for 20 (section 4.1), and its rate falls as on CIFAR. Stochastic depth has 152
-    layers and 50 epochs, and falls after 30 and 35 (section 4). A wide ResNet divides by 255,
-    starts with a rate of 0.01, has a dropout of 0.4 and 160 epochs, and falls after 80 and 120."""
+    layers and 50 epochs; its rate falls after 30 and 35 (section 4). Wide ResNets divide by 255,
+    too, and have a rate, a length and a dropout of their own (section 3). Maxout's and
+    DropConnect's networks are of other sizes; Deeply-Supervised Nets have a softmax here.
+    DropConnect's random rotations and scales are left out: we do not know them."""
     name = config.model.name
     config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
     config.flip, config.padding, config.whiten = False, 0, False
@@ -28,16 +30,31 @@ def street_view(config):
         config.drops = (10, 15, 17.5, 18.75)
     elif name.startswith('wide_resnet'):
         config.mean, config.std = '0', '1'
+        config.model.dropout = 0.4
+        config.learning_rate = 0.01
+        config.epochs = 160.0
+        config.drops, config.drop_factor = (80, 120), 0.1
         config.learning_rate = 0.01
         config.model.dropout = 0.4
         config.epochs = 160.0
+        config.drops, config.drop_factor = (80, 120), 0.1
         config.drops = (80, 120)
+    elif name == 'maxout':  # svhn.yaml: the lowest validation error was that of epoch 142
+        config.model.name = 'maxout_svhn'
+        config.learning_rate, config.momentum = 0.2, 0.6
+        config.epochs = 142.0
+    elif name == 'dropconnect':
+        config.model.hidden, config.crop_size = (512,), 28
+        config.epochs = 160.0
+        config.drops = (100, 150)
     elif config.model.survival:
         config.model.blocks = (25, 25, 25)
         config.epochs = 50.0
         config.drops = (30, 35)
     else:
         stretch(config, 50_000 / 604_388)
+    if name == 'dsn':
+        config.loss = 'cross_entropy'
 
 
 def resnet(config):
@@ -75,6 +92,20 @@ def stochastic_depth(config):
         config.warmup = 10.0
         config.warmup_rate = 0.01
         config.model.scan = config.model.remat = True
+
+
+def wide_resnet(config):
+    """Zagoruyko & Komodakis 2016, section 3: the borders of crops are reflected, images have mean 0
+    and standard deviation 1. --config.model.dropout=0.3 makes WRN-28-10 better (Table 6). The first
+    tables are of whitened images, --config.whiten=True, and have higher errors: 4.97 and 22.89 %
+    for WRN-40-4, 4.81 and 22.07 % for WRN-16-8, 4.17 and 20.50 % for WRN-28-10 (Table 4)."""
+    config.padding_mode = 'reflect'
+    config.batch_size = 128
+    config.epochs = 200.0
+    config.learning_rate = 0.1
+    config.drops, config.drop_factor = (60, 120, 160), 0.2
+    config.nesterov = True
+    config.weight_decay = 5e-4
 
 
 def resnext(config):
@@ -213,7 +244,7 @@ def recurrent_cnn(config):
     config.mean, config.std = 'pixel', 'scalar'
     config.batch_size = 128
     config.epochs = 200.0
-    config.learning_rate = 0.02
+    config.learning_rate = 0.01
     config.drops = (120, 160)
     config.weight_decay = 5e-4
     config.order = 'caffe'
@@ -238,11 +269,79 @@ def rir(config):
     config.epochs = 82.0
     config.learning_rate = 0.1
     config.drops = (42, 62)
+    config.weight_decay = 1e-4
+
+
 def fractional(config):
     """Graham 2014, section 4, gives no rate, batch or length: these are ours. The rates of dropout
     belong to the networks: fmp12_160 has the paper's 0.5, fmp12_64 none."""
     config.batch_size = 100
     config.epochs = 250.0
     config.learning_rate = 0.01
-    config.schedule = 'cosine'
+    config.drops = (125, 190)
     config.weight_decay = 1e-4
+
+
+def maxout(config):
+    """Goodfellow et al. 2013, section 5.2, as in the authors' cifar10.yaml. There the rate falls in
+    a straight line, to a hundredth at epoch 500, and the momentum rises from 0.5; ours falls as a
+    cosine, and the momentum is the last one. Without augmentation the authors train for 785 epochs
+    with a momentum of 0.6 at last."""
+    config.whiten = True
+    config.padding = 8
+    config.batch_size = 128
+    config.epochs = 474.0
+    config.learning_rate = 0.17
+    config.schedule = 'cosine'
+    config.momentum = 0.65
+    config.weight_decay = 0.0
+    config.layer_rates = 'h0: 0.05, h1: 0.05, h2: 0.05'
+    config.max_norm = 'h0: 0.9, h1: 1.9365, h2: 1.9365, h3: 1.9, y: 1.9365'
+    config.order = 'caffe'
+
+
+def dropconnect(config):
+    """Wan et al. 2013, section 6.2: crops of 24 x 24 pixels less the mean image, and cuda-convnet's
+    rates, https://github.com/dnouri/cuda-convnet; there the convolutions do not decay, but ours do.
+    The paper averages several networks: see configs/evaluate.py."""
+    config.mean, config.std = 'pixel', 'none'
+    config.padding, config.crop_size = 0, 24
+    config.batch_size = 128
+    config.epochs = 1050.0
+    config.learning_rate = 0.001
+    config.drops = (700, 1000)
+    config.weight_decay = 0.004
+    config.decay = 'kernels'
+    config.bias_rate = 2.0
+    config.order = 'caffe'
+
+
+def generalized_pooling(config):
+    """Lee et al. 2016. We know no recipe of the paper's; this is that of Deeply-Supervised Nets, by
+    the same authors, with a softmax."""
+    config.whiten = True
+    config.batch_size = 100
+    config.epochs = 400.0
+    config.learning_rate = 0.025
+    config.drops = (300, 340)
+    config.drop_factor = 0.05
+    config.weight_decay = 5e-4
+    config.decay = 'kernels'
+    config.bias_rate = 2.0
+    config.layer_rates = 'cccp6: 0.1'
+    config.order = 'caffe'
+
+
+def dsn(config):
+    """Lee et al. 2014, section 4, as in the authors' released solvers: 200,000 steps, and a squared
+    hinge loss, which is a softmax on CIFAR-100 and SVHN (--config.loss=cross_entropy). There images
+    are contrast normalized only, but ours are whitened too, as Network in Network's; the companion
+    classifiers, whose rates fall a little, learn at a constant rate.
+
+    The authors drop the companion losses after 100 epochs. So does this pair of runs:
+    --config.epochs=100 --config.drops='()', and then, with the workdir of that one as init_from,
+    --config.epochs=300 --config.drops='(200,240)' --config.model.auxiliary_weight=0
+    --config.layer_rates='cccp6: 0.1'."""
+    generalized_pooling(config)
+    config.loss = 'squared_hinge'
+    config.layer_rates = 'cccp6: 0.1, svm1: 0.001, svm2: 0.001, svm3: 0.001'

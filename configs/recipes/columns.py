@@ -47,8 +47,11 @@ def apply(config, setting):
         config.flip, config.padding = False, 0
         if config.model.name.startswith('densenet'):
             config.model.dropout = 0.2  # Huang et al. 2016, section 4.2
-    elif augmentation == '++':
-        heavy(config)
+    else:
+        if not config.padding:  # The recipe has no augmentation by itself.
+            config.flip, config.padding = True, 4
+        if augmentation == '++':
+            heavy(config)
 
 
 def heavy(config):

@@ -1,7 +1,8 @@
 """A table as a picture: the paper's numbers, ours, and their differences in colours."""
 
 from cnnjax import plots
-from experiments.tables.results import UNKNOWN, ours, shown
+from experiments.tables.cells import UNKNOWN
+from experiments.tables.text import ours, shown
 
 MOST = 3.0  # points of difference that have the full colour
 EMPTY = '0.96'

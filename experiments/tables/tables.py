@@ -12,11 +12,11 @@ from pathlib import Path
 
 import jax
 
-from cnnjax import cluster, data, limits, reports, sweeps, trained, workdir
+from cnnjax import atomic, cluster, data, limits, reports, sweeps, trained
 from cnnjax.errors import UserError, suggest
 from configs import tables
 from experiments import train
-from experiments.tables import figure, results
+from experiments.tables import cells, figure, text
 
 LIMITS = {'seed': limits.SEED, 'seeds': limits.Whole(1), 'epochs': limits.Number(0),
           'devices': limits.Whole(), 'dtype': ('float32', 'bfloat16'), 'unpublished': (False, True)}
@@ -26,12 +26,10 @@ def sweep(config, place):
     """Runs, at a jobs.Place, the trainings of the chosen cells that are not finished, and returns
     whether all have succeeded."""
     check(config)
-    chosen = [cell for cell in results.cells(config) if cell.chosen]
     runs = {}
-    for cell in chosen:
-        for label, (recipe, fields) in cell.trainings.items():
-            runs[label] = Training(recipe, fields, Path(place.directory), train.run, label)
-            runs[label].table = config
+    for cell in cells.cells(config):
+        for label, (recipe, fields) in cell.trainings.items() if cell.chosen else ():
+            runs[label] = Training(recipe, fields, Path(place.directory), label, config)
     if not runs:
         raise UserError('none of the chosen cells has a network of ours with a published number: '
                         'choose others, or give unpublished=True')
@@ -56,6 +54,12 @@ def check(config):
 class Training(sweeps.Run):
     """The training of one cell, or of several, and one seed. `table` is the config of the table."""
 
+    TABLE = 'table.md'
+
+    def __init__(self, recipe, fields, directory, label, table):
+        super().__init__(recipe, fields, directory, train.run, label)
+        self.table = table
+
     def run(self):
         try:
             super().run()
@@ -74,7 +78,10 @@ class Training(sweeps.Run):
                     network.variables['params']))}
 
     def draw(self, entries):
-        return write(self.sweep, self.table, entries)
+        found = cells.compare(self.table, entries)
+        atomic.write_json(self.sweep / 'table.json', found)
+        atomic.write_text(self.sweep / self.TABLE, text.markdown(found))
+        figure.draw(found, self.sweep / 'figures' / 'table.png')
 
 
 @functools.cache
@@ -82,9 +89,3 @@ def tell(message):
     """Prints a message, but only once."""
     if cluster.first():
         print(message, flush=True)
-
-
-def write(directory, config, entries):
-    """Writes the table of all entries in its three forms, and returns the path of the first."""
-    found = results.compare(config, entries)
-    return results.write(directory, found, figure.draw)

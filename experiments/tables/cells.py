@@ -2,12 +2,9 @@
 
 import re
 import statistics
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from cnnjax import atomic, limits, sweeps
-from cnnjax import tables as text
+from cnnjax import limits, sweeps
 from cnnjax.errors import UserError
 from configs import tables
 from configs.recipes import lengths
@@ -146,61 +143,3 @@ def number(printed: str | float | None) -> float | None:
     if time := re.fullmatch(r'(\d+)h (\d+)m', printed):
         return 3600 * int(time[1]) + 60 * int(time[2])
     return float(printed)
-
-
-def shown(value: float, measure: str) -> str:
-    """A number of ours, as the paper would print it."""
-    if measure != 'seconds':
-        return f'{value:.2f}'
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}h {minutes}m' if hours else f'{minutes}m {seconds}s' if minutes else (
-        f'{value:.1f}s')
-
-
-def ours(cell: Mapping[str, Any]) -> str:
-    """Our number in a cell: '5.30 ± 0.11 (+0.08)', or why there is none."""
-    if cell['ours'] is None:
-        return cell['state']
-    said = shown(cell['ours'], cell['measure'])
-    if cell['deviation'] is not None:
-        said += f' ± {shown(cell["deviation"], cell["measure"])}'
-    more = [f'{cell["difference"]:+.2f}'] if cell['difference'] is not None else []
-    more += [cell['length']] if cell['length'] else []
-    return said + (f' ({", ".join(more)})' if more else '')
-
-
-def markdown(found: Mapping[str, Any]) -> str:
-    """The table for people to read."""
-    header, lines = ['', *found['columns']], []
-    if found['own']:
-        header += ['parameters', 'seconds']
-    for row in found['rows']:
-        lines.append([row['label']])
-        for cell in row['cells'].values():
-            mine = ours(cell)
-            lines[-1].append(mine if found['own'] else cell['paper'] + (f' / {mine}' if mine else '')
-                             )
-        if found['own']:
-            lines[-1] += [f'{row["parameters"]:,}' if row['parameters'] else '',
-                          f'{row["seconds"]:.1f}' if row['seconds'] else '']
-    said = [f'# {found["title"]}', text.markdown(header, lines, left=1)]
-    said += ([] if found['own'] else [
-        'The paper\'s number / ours (the difference). - stands for a number that the paper does '
-        f'not have. Source: {found["source"]}.'])
-    said += [found['remark']] if found['remark'] else []
-    said += [f'{row["label"]}: {row["remark"]}.' for row in found['rows'] if row['remark']]
-    if any(cell['length'] for row in found['rows'] for cell in row['cells'].values()):
-        said.append('Where a length is given, the training was shorter than the recipe, and its '
-                    'error is not to be compared with the paper\'s.')
-    return '\n\n'.join(part.rstrip('\n') for part in said) + '\n'
-
-
-def write(directory: Path, found: Mapping[str, Any],
-          draw: Callable[[Mapping[str, Any], Path], None]) -> Path:
-    """Writes table.json, table.md and figures/table.png; returns the path of table.md."""
-    atomic.write_json(directory / 'table.json', found)
-    draw(found, directory / 'figures' / 'table.png')
-    path = directory / 'table.md'
-    atomic.write_text(path, markdown(found))
-    return path
