@@ -147,16 +147,19 @@ class SqueezeExcitation(nn.Module):
         y = taps['relu'] = self.relu(y)
         y = taps['fc2'] = full(channels, name='fc2')(y)
         y = taps['sigmoid'] = nn.sigmoid(y)
-        return x * y[:, None, None], taps
+        return x * lax.expand_dims(y, range(1, x.ndim - 1)), taps
 
 
 def means_of_four(x: jax.Array, stride: int, distance: int) -> jax.Array:
     """Means over 2 x 2 pixels that are `distance` apart, one for each pixel that `stride` leaves,
-    [N, H, W, C]. What sticks out at the bottom and right does not count."""
+    [N, H, W, C]; over 2 or 2 x 2 x 2 of a sequence or a volume. What sticks out at the ends does
+    not count."""
+    rank = x.ndim - 2
+
     def sums(x):
         return lax.reduce_window(
-            x, np.zeros((), x.dtype), lax.add, (1, 2, 2, 1), (1, stride, stride, 1),
-            ((0, 0), (0, distance), (0, distance), (0, 0)),
-            window_dilation=(1, distance, distance, 1))
+            x, np.zeros((), x.dtype), lax.add, (1, *(2,) * rank, 1), (1, *(stride,) * rank, 1),
+            ((0, 0), *((0, distance),) * rank, (0, 0)),
+            window_dilation=(1, *(distance,) * rank, 1))
 
-    return sums(x) / sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+    return sums(x) / sums(jnp.ones((1, *x.shape[1:-1], 1), x.dtype))

@@ -33,6 +33,9 @@ def get_config():
     #           faster_rcnn: also 'frozen', whose statistics, scale and bias stay
     model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
+    model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
+    model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images);
+    #           resnet: also 333 (three 3x3 and pool)
     model.relu = placeholder(str)  # 'relu', 'elu', or 'relu6', which ends at 6 (timm's MobileNet)
     model.iterations = placeholder(int)  # recurrent_cnn: steps after the first, the paper's T
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
@@ -55,6 +58,9 @@ def get_config():
     model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation;
     #           dropconnect: samples
     model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them
+    model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
+    model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them; D (ResNet-D)
+    model.reduction = placeholder(int)  # resnet: squeeze-and-excitation's r, such as 16; 0: none
     model.stride_in = placeholder(str)  # resnet bottlenecks: '1x1' (v1, the paper) or '3x3' (v1.5)
     model.dilated = placeholder(int)  # resnet: how many of the last stages dilate, not stride
     model.survival = placeholder(float)  # resnet: stochastic depth, p_L of the last block; 1: off

@@ -42,6 +42,7 @@ def row(*errors, source, measured='', **others):
 HE = 'He et al. 2015, Table 6, https://arxiv.org/abs/1512.03385'
 HUANG = 'Huang et al. 2016, Table 1, https://arxiv.org/abs/1603.09382'
 PREACT = 'He et al. 2016, https://arxiv.org/abs/1603.05027'
+WIDE = 'Zagoruyko & Komodakis 2016, Tables 5, 6 and 9, https://arxiv.org/abs/1605.07146'
 XIE = 'Xie et al. 2016, Table 7, https://arxiv.org/abs/1611.05431'
 DENSE = 'Huang et al. 2016, Table 2, https://arxiv.org/abs/1608.06993'
 LARSSON = 'Larsson et al. 2016, Table 1, https://arxiv.org/abs/1605.07648'
@@ -77,6 +78,11 @@ PAPER = {
     'preact_resnet164':     row(5.46, 24.33, source=PREACT, measured=MEDIAN),
     'preact_resnet1001':    row(4.92, 22.71, source=PREACT, measured=MEDIAN + '; means '
                                 '4.89 +- 0.14 on CIFAR-10+, 22.68 +- 0.22 on CIFAR-100+'),
+    'wide_resnet40_4':      row(X, X, X, X,     X, 4.53, 21.18, source=WIDE, measured=MEDIAN),
+    'wide_resnet16_8':      row(X, X, X, X,  1.54, 4.27, 20.43, source=WIDE, measured=MEDIAN
+                                + ' on CIFAR; on SVHN a single run, with a dropout of 0.4'),
+    'wide_resnet28_10':     row(X, X, X, X,     X, 4.00, 19.25, source=WIDE, measured=MEDIAN
+                                + '; with a dropout of 0.3 3.89 and 18.85'),
     'resnext29_8x64d':      row(3.65, 17.77, source=XIE, measured=TEN),
     'resnext29_16x64d':     row(3.58, 17.31, source=XIE, measured=TEN),
     'densenet_l40_k12':     row(5.24, 24.42,  7.00, 27.55, 1.79, source=DENSE),
@@ -133,6 +139,7 @@ FAMILIES = {
     'resnet': recipes.resnet,
     'preact_resnet': recipes.resnet,
     'stochastic_depth': recipes.stochastic_depth,  # resnet..._stochastic
+    'wide_resnet': recipes.wide_resnet,
     'resnext29': recipes.resnext,
     'densenet': recipes.densenet,
     'fractalnet': recipes.fractalnet,

@@ -83,7 +83,8 @@ def test_a_table_is_killed_and_resumed_with_one_data_set_missing(tmp_path, monke
     found = contents(tmp_path / 'table')
     fractal = 'drop_path,digits,epochs=0.2,seed0'
     errors = reports.test_errors(tmp_path / 'table' / fractal)
-    for cell, measure in ((('drop_path', 'digits'), 'error'), (('drop_path', 'top-5'), 'top5_error'),
+    for cell, measure in ((('drop_path', 'digits'), 'error'),
+                          (('drop_path', 'top-5'), 'top5_error'),
                           (('column', 'digits'), 'column2/error')):
         assert found[cell]['ours'] == 100 * errors[measure]
         assert found[cell]['trainings'] == {fractal: found[cell]['ours']}

@@ -19,8 +19,9 @@ from configs import base, detect, segment
 ROOT = Path(__file__).parent.parent
 SMALL = [name for name in models.names()
          if re.fullmatch(r'resnet(20|32|44|56|110|1202)|resnext29.*|preact_resnet(110|164|1001)'
-                         r'|densenet_.*|fractalnet(?!34).*|nin|allcnn.*|convnet|highway.*|elu_net.*'
-                         r'|recurrent_cnn.*|competitive.*|rir.*|fmp12.*', name)]
+                         r'|wide_resnet(16_8|28_10|40_4)|densenet_.*|fractalnet(?!34).*|nin|allcnn.*'
+                         r'|convnet|highway.*|elu_net.*|recurrent_cnn.*|competitive.*|rir.*'
+                         r'|fmp12.*', name)]
 WITHOUT_RECIPE = [name for name in models.names()
                   if re.fullmatch(r'unet.*|fcn.*|fmp6.*|yolo_v1(?!_class).*|.*rcnn.*', name)]
 DIGITS = ['lenet5', 'lenet5_1998']  # configs/mnist.py; see test_classic_models.py
@@ -224,6 +225,13 @@ def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network,
     ('imagenet', 'densenet121', {'crop': 'random_resized', 'color': 0.1, 'color_jitter': 0.4}),
     ('cifar', 'resnext29_8x64d', {
         'nesterov': True, 'epochs': 300, 'drops': (150, 225), 'weight_decay': 5e-4}),
+    ('cifar', 'wide_resnet28_10', {
+        'padding_mode': 'reflect', 'nesterov': True, 'epochs': 200, 'drops': (60, 120, 160),
+        'drop_factor': 0.2, 'learning_rate': 0.1, 'weight_decay': 5e-4, 'batch_size': 128}),
+    ('cifar', 'wide_resnet16_8_svhn', {
+        'dataset': 'svhn_cropped', 'mean': '0', 'std': '1', 'padding': 0, 'flip': False,
+        'learning_rate': 0.01, 'epochs': 160, 'drops': (80, 120), 'drop_factor': 0.1}),
+    ('imagenet', 'wide_resnet50_2', {'epochs': 90, 'drops': (30, 60), 'nesterov': True}),
     ('imagenet', 'mobilenet_v1', {
         'decay': 'kernels_except_depthwise', 'weight_decay': 4e-5, 'optimizer': 'rmsprop',
         'momentum': 0.9, 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'order': 'caffe'}),

@@ -20,8 +20,9 @@ WIDTHS = (16, 32, 64, 128, 128)  # Those of FractalNet's table of ultra-deep net
 
 # Name, fields, side of the images; parameters (batch normalization's scale and bias included, its
 # statistics not), the same with 100 classes instead of 10; multiply-adds of the convolutions and
-# full layers. torchvision's own counts for VGG A, B, D, E and their _bn, ResNet B and DenseNet on
-# ImageNet; those of the FractalNet authors' generator; the others by the papers' formulas.
+# full layers. torchvision's own counts for VGG A, B, D, E and their _bn, ResNet B, wide ResNets and
+# DenseNet on ImageNet; timm's for resnet50d and squeeze-and-excitation; those of the FractalNet
+# authors' generator; the others by the papers' formulas.
 COUNTS = [
     ('convnet', {}, 32, 31_066, None, 362_496),  # 3x3x3x12, 16x16x12x10
     ('lenet5', {}, 32, 61_706, None, 416_520),
@@ -29,6 +30,9 @@ COUNTS = [
     ('alexnet', {}, 227, 60_965_224, None, 724_406_816),
     ('alexnet_ungrouped', {}, 227, 62_378_344, None, 1_135_256_096),
     ('alexnet_tv', {}, 224, 61_100_840, None, 714_188_480),
+    # Layer by layer with the sizes of figure 3: inputs x kernels x maps, on 110, 26 and 13 pixels.
+    ('zfnet', {}, 224, 62_357_608, None, 1_168_032_896),
+    ('zfnet', {'widths': (96, 256, 512, 1024, 512)}, 224, 107_627_624, None, 2_476_704_896),
     ('nin', {}, 32, 966_986, None, 222_486_528),
     ('allcnn_a_base', {}, 32, 839_242, None, 138_677_760),
     ('allcnn_a_strided', {}, 32, 839_242, None, 44_674_560),
@@ -82,6 +86,14 @@ COUNTS = [
     ('resnext101_64x4d', {}, 224, 83_455_272, None, 15_460_270_080),
     ('resnext29_8x64d', {}, 32, 34_426_698, 34_518_948, 5_387_266_048),
     ('resnext29_16x64d', {}, 32, 68_155_210, 68_247_460, 10_688_866_304),
+    ('wide_resnet50_2', {}, 224, 68_883_240, None, 11_398_021_120),
+    ('wide_resnet101_2', {}, 224, 126_886_696, None, 22_753_050_624),
+    ('resnet50d', {}, 224, 25_576_264, None, 4_328_824_832),
+    ('seresnet50', {}, 224, 28_088_024, None, 4_091_699_200),
+    ('resnext50_32x4d', {'reduction': 16}, 224, 27_559_896, None, 4_232_994_816),
+    ('wide_resnet28_10', {}, 32, 36_479_194, 36_536_884, 5_243_328_768),
+    ('wide_resnet16_8', {}, 32, 10_961_370, 11_007_540, 1_548_145_664),
+    ('wide_resnet40_4', {}, 32, 8_949_210, 8_972_340, 1_298_582_016),
     ('preact_resnet110', {}, 32, 1_727_962, None, None),
     ('preact_resnet110', {'shortcut': 'B'}, 32, 1_730_522, None, None),
     ('preact_resnet164', {}, 32, 1_703_258, 1_726_388, 244_500_992),
@@ -215,6 +227,7 @@ TINY = {
     'vgg11_bn': ({'widths': (2, 3, 4, 4, 4), 'hidden': ()}, 32),
     'resnet20': ({'blocks': (1, 1, 1), 'widths': (2, 4, 8)}, 8),
     'resnet50': ({'blocks': (1, 1), 'widths': (2, 3)}, 8),
+    'resnet50d': ({'blocks': (1, 1), 'widths': (2, 3), 'reduction': 4}, 10),
     'densenet121': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, 8),
     'densenet_l40_k12': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, 2),
     'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1)}, 4),
@@ -364,6 +377,10 @@ VGG11 = ('conv1_1 relu1_1 pool1 conv2_1 relu2_1 pool2 conv3_1 relu3_1 conv3_2 re
     ('resnet50', 'conv1 relu1 pool1 conv2_1/conv1 conv2_1/relu1 conv2_1/conv2 conv2_1/relu2 '
                  'conv2_1/conv3 conv2_1 conv3_1/conv1 conv3_1/relu1 conv3_1/conv2 conv3_1/relu2 '
                  'conv3_1/conv3 conv3_1 pool fc'),
+    ('resnet50d', 'stem_conv1 stem_relu1 stem_conv2 stem_relu2 conv1 relu1 pool1 ' + ' '.join(
+        f'{block}/{layer}' if layer else block for block in ('conv2_1', 'conv3_1') for layer in (
+            'conv1', 'relu1', 'conv2', 'relu2', 'conv3', 'se/pool', 'se/fc1', 'se/relu', 'se/fc2',
+            'se/sigmoid', 'se', '')) + ' pool fc'),
     ('densenet121', 'conv0 relu0 pool0 '
                     'block1_layer1/relu1 block1_layer1/conv1 block1_layer1/relu2 '
                     'block1_layer1/conv2 block1_layer1 '
@@ -500,6 +517,7 @@ def test_an_unknown_value_of_a_residual_network(field):
     ('resnet18', {}, ['conv3_1', 'conv4_1', 'conv5_1']),  # 64 maps enter conv2_1 and leave it
     ('resnet50', {}, ['conv2_1', 'conv3_1', 'conv4_1', 'conv5_1']),  # 64 enter, 256 leave
     ('resnet50', {'shortcut': 'A'}, []),
+    ('resnet18', {'shortcut': 'D'}, ['conv3_1', 'conv4_1', 'conv5_1']),
 ])
 def test_which_shortcuts_project(name, fields, projections):
     blocks = (1, 1, 1) if name == 'resnet20' else (1, 1, 1, 1)
@@ -598,6 +616,31 @@ def test_order_of_a_bottleneck():
         'conv2_1/conv3': by.conv('conv2_1/conv3', taps['conv2_1/relu2']),
         'conv2_1': nn.relu(by.norm('conv2_1/bn3', taps['conv2_1/conv3']) + by.norm(
             'conv2_1/shortcut_bn', by.conv('conv2_1/shortcut_conv', x))),
+    })
+
+
+def test_order_of_squeeze_and_excitation_and_of_resnet_d():
+    """By hand, on 5 x 10 pixels, so that a mean sees 2 pixels where it would be of 4."""
+    _, variables, _, taps = run('resnet50d')
+    by, x = Layers(variables), np.asarray(taps['conv2_1'])
+    sides = [np.concatenate([x[:, i:i + 2, j:j + 2].mean((1, 2))[:, None] for j in (0, 2, 4)], 1)
+             for i in (0, 2)]
+    halved = np.stack(sides, 1)
+    y = by.norm('conv3_1/bn3', taps['conv3_1/conv3'])
+    assert taps['conv2_1/se/fc1'].shape == (2, 8 // 4)
+    assert_taps(taps, {
+        'stem_conv1': by.conv('stem_conv1', images('resnet50d'), 2),
+        'stem_relu1': nn.relu(by.norm('stem_bn1', taps['stem_conv1'])),
+        'stem_conv2': by.conv('stem_conv2', taps['stem_relu1']),
+        'conv1': by.conv('conv1', taps['stem_relu2']),
+        'pool1': layers.max_pool(taps['relu1'], 3, 2, 1),
+        'conv3_1/se/pool': y.mean((1, 2)),
+        'conv3_1/se/fc1': by.dense('conv3_1/se/fc1', y.mean((1, 2))),
+        'conv3_1/se/fc2': by.dense('conv3_1/se/fc2', nn.relu(taps['conv3_1/se/fc1'])),
+        'conv3_1/se/sigmoid': 1 / (1 + np.exp(-taps['conv3_1/se/fc2'])),
+        'conv3_1/se': y * taps['conv3_1/se/sigmoid'][:, None, None],
+        'conv3_1': nn.relu(taps['conv3_1/se'] + by.norm(
+            'conv3_1/shortcut_bn', by.conv('conv3_1/shortcut_conv', halved))),
     })
 
 
@@ -765,6 +808,10 @@ NARROW = {
     'vgg11_lrn': ({'widths': (2, 3, 4, 4, 4), 'hidden': (6,)}, (32, 32, 3)),
     'resnet20': ({'blocks': (1, 2, 1), 'widths': (2, 4, 8), 'scan': True}, (8, 8, 3)),
     'preact_resnet110': ({'blocks': (1, 1, 1), 'widths': (2, 4, 8)}, (8, 8, 3)),
+    'resnet50d': ({'blocks': (1, 1), 'widths': (2, 3), 'reduction': 4}, (16, 16, 3)),
+    'wide_resnet16_8': ({'blocks': (1, 1), 'widths': (4, 8), 'stem_width': 2, 'dropout': 0.3},
+                        (8, 8, 3)),
+    'zfnet': ({'widths': (4, 6, 4, 8, 6), 'hidden': (5, 4)}, (47, 47, 3)),
     'densenet121': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, (8, 8, 3)),
     'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1)}, (4, 4, 3)),
     'googlenet': ({'inceptions': (('3a', *(2,) * 6), ('4a', *(2,) * 6), ('5a', *(2,) * 6)),

@@ -181,10 +181,13 @@ VGG = {'widths': (4, 4, 4, 4, 4), 'hidden': (6, 5)}
     ('resnet50', BOTTLENECKS, {'pool': 'average'}),
     ('resnet50', BOTTLENECKS, {'survival': 0.5}),
     ('resnet50', BOTTLENECKS | {'remat': True, 'scan': True}, {}),
+    ('resnet50', BOTTLENECKS, {'shortcut': 'D'}),
+    ('resnet50d', BOTTLENECKS, {'shortcut': 'B'}),
+    ('seresnet50', BOTTLENECKS | {'remat': True, 'scan': True}, {}),
     ('vgg11', VGG, {'pool': 'average', 'lrn': True}),
     ('vgg11', VGG | {'dropout': 0.1}, {}),
     ('densenet121', {'layers_per_block': (1, 1), 'growth': 4, 'stem_width': 8}, {'relu': 'relu6'}),
-    ('alexnet_tv', {'widths': (4, 4, 4, 4, 4), 'hidden': (6, 5)}, {'torchvision': False}),
+    ('alexnet_tv', {'widths': (4, 4, 4, 4, 4), 'hidden': (6, 5)}, {'form': 'krizhevsky'}),
 ])
 def test_a_file_with_their_names_needs_no_metadata(name, fields, odd, tmp_path, capsys):
     """What their library would compute, knowing the tensors' names and shapes alone; and what we

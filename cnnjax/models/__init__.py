@@ -123,7 +123,8 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     ('survival', 'local_drop_path', 'global_drop_path'), Number(0, 1)) | {
     'drop_connect': Number(0, below=1), 'inference': ('gaussian', 'mean'),
     'pieces': Whole(1, 256), 'levels': Whole(1, 8),
-    'num_classes': Whole(1, 2 ** 24), 'columns': Whole(1, 8), 'stem': Whole(0, 31),
+    'num_classes': Whole(1, 2 ** 24), 'columns': Whole(1, 8), 'stem': Whole(0, 333),
+    'reduction': Whole(0, WIDEST), 'form': ('krizhevsky', 'zeiler', 'torchvision'),
     'canvas': Whole(1, 4096), 'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096),
     'depth': Whole(1, 32), 'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
     'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),

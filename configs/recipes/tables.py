@@ -52,6 +52,7 @@ FITNET = {'C10+': 'cifar/fitnet4', 'C100+': 'cifar/fitnet4', 'SVHN': 'cifar/fitn
 FRACTIONAL = {'C10++': 'cifar/fmp12_160', 'C100++': 'cifar/fmp12_64', 'C100+': 'cifar/fmp12_64'}
 # Batches of 64 gave the 4.69 % of ResNet-1001; as many epochs as with batches of 128 are our
 # choice.
+WHITENED = {'whiten': True}  # as in the first tables of wide ResNets
 HALF_BATCHES = {'batch_size': 64, 'steps': 128_000, 'drops': (64_000, 96_000)}
 
 FRACTALNET_1 = Table(
@@ -118,7 +119,7 @@ STOCHASTIC_DEPTH_1 = Table(
     _columns('CIFAR10+', 'CIFAR100+', 'SVHN', 'ImageNet', **STOCHASTIC_DEPTH_COLUMNS),
     {
     'maxout':      Row('Maxout [21]',            '9.38     - 2.47     -',
-                       {'': 'cifar/maxout', 'SVHN': 'cifar/maxout_svhn'}),
+                       'cifar/maxout'),
     'dropconnect': Row('DropConnect [20]',       '9.32     - 1.94     -', 'cifar/dropconnect'),
     'nin':         Row('Net in Net [24]',        '8.81     - 2.35     -', NIN),
     'dsn':         Row('Deeply Supervised [13]', '7.97     - 1.92 33.70',
@@ -200,11 +201,11 @@ DENSENET_2 = Table(
     'resnet1202_stochastic': Row('↳ 1202 layers',            '- 4.91     -     -    -',
                                  'cifar/resnet1202_stochastic'),
     'wide_resnet16_8': Row('Wide ResNet [42], 16 layers',    '- 4.81     - 22.07    -',
-                           'cifar/wide_resnet16_8'),
+                           'cifar/wide_resnet16_8', WHITENED),
     'wide_resnet28_10': Row('↳ 28 layers',                   '- 4.17     - 20.50    -',
-                            'cifar/wide_resnet28_10'),
+                            'cifar/wide_resnet28_10', WHITENED),
     'wide_resnet16_4': Row('↳ with Dropout, 16 layers',      '-    -     -     - 1.64',
-                           'cifar/wide_resnet16_4'),
+                           'cifar/wide_resnet16_8', {'model.widths': (64, 128, 256)}),
     'preact_resnet164': Row('ResNet (pre-activation) [12], 164 layers',
                             '11.26 5.46 35.58 24.33    -', 'cifar/preact_resnet164'),
     'preact_resnet1001': Row('↳ 1001 layers',             '10.56 4.62 33.47 22.71    -',

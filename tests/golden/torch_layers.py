@@ -56,3 +56,15 @@ def lrn(x, k, alpha):
 
 def mean(x):
     return x.flatten(2).mean(2)
+
+
+def stem(net, x):
+    """The beginning of residual networks for large images."""
+    return pool(net.norm_relu('bn1', net.conv('conv1', x, 2)), 3, 2, 1)
+
+
+def projected(net, name, x, like, stride):
+    """Shortcut B."""
+    if x.shape == like.shape:
+        return x
+    return net.norm(f'{name}/shortcut_bn', net.conv(f'{name}/shortcut_conv', x, stride))
