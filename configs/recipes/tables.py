@@ -50,9 +50,9 @@ RECURRENT = {'': 'cifar/recurrent_cnn160', 'SVHN': 'cifar/recurrent_cnn192'}
 HIGHWAY, STOCHASTIC = 'cifar/highway19', 'cifar/resnet110_stochastic'
 FITNET = {'C10+': 'cifar/fitnet4', 'C100+': 'cifar/fitnet4', 'SVHN': 'cifar/fitnet3'}
 FRACTIONAL = {'C10++': 'cifar/fmp12_160', 'C100++': 'cifar/fmp12_64', 'C100+': 'cifar/fmp12_64'}
+WHITENED = {'whiten': True}  # as in the first tables of wide ResNets
 # Batches of 64 gave the 4.69 % of ResNet-1001; as many epochs as with batches of 128 are our
 # choice.
-WHITENED = {'whiten': True}  # as in the first tables of wide ResNets
 HALF_BATCHES = {'batch_size': 64, 'steps': 128_000, 'drops': (64_000, 96_000)}
 
 FRACTALNET_1 = Table(
@@ -87,7 +87,8 @@ FRACTALNET_1 = Table(
                              columns={'C10++': {'model.tests': 100}, 'C100++': {'model.tests': 12}},
                              remark='averages of 100 and 12 tests'),
     'fitresnet':         Row('FitResNet (LSUV) [23]',
-                             '-     27.66     -      -  5.84     -     -', ''),
+                             '-     27.66     -      -  5.84     -     -',
+                             remark='FitNet-4 with residual connections is not here'),
     'resnet110':         Row('ResNet [8]',
                              '-         -     -      -  6.61     -     -', 'cifar/resnet110'),
     'resnet110_constant': Row('ResNet (reported by [11])',
