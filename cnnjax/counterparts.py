@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cnnjax import cluster, models
+from cnnjax import cluster, layer_names, models
 from cnnjax.data import Normalization
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's mean and std
@@ -64,6 +64,7 @@ class Counterpart(NamedTuple):
     evaluation: dict[str, Any] = {}  # see metadata.EVALUATION; {}: a classifier's crop
     background: int = 0  # how many of their outputs are of no class
     classes: tuple[str, ...] = ()  # the names for files that have as many classes and name none
+    labels: tuple[str, ...] = ()  # files of class names, a line for each, that lie beside weights
 
 
 def _vgg(*heads):
@@ -121,18 +122,6 @@ def _of_now(match):
     return name if name.startswith('rpn') else f'backbone.{name}'
 
 
-def _mobilenet(net):
-    """block1 -> blocks.0.0: timm counts blocks in stages, each of which begins with a stride."""
-    rules, stage, index = [('conv1', 'conv_stem'), ('fc', 'classifier')], 0, 0
-    for i, (stride, _) in enumerate(net.blocks, 1):
-        stage, index = (stage + 1, 0) if stride == 2 else (stage, index)
-        rules += [(f'block{i}/depthwise', f'blocks.{stage}.{index}.conv_dw'),
-                  (f'block{i}/pointwise', f'blocks.{stage}.{index}.conv_pw'),
-                  (rf'block{i}/bn(\d)', rf'blocks.{stage}.{index}.bn\1')]
-        index += 1
-    return rules
-
-
 def _same(*names):
     return {name: name for name in names}
 
@@ -186,8 +175,27 @@ COUNTERPARTS = (
     Counterpart(
         networks={'mobilenet_v1': 'mobilenetv1_100', 'mobilenet_v1_075': 'mobilenetv1_075',
                   'mobilenet_v1_050': 'mobilenetv1_050', 'mobilenet_v1_025': 'mobilenetv1_025'},
-        rules={'timm': _mobilenet},
+        rules={'timm': layer_names.mobilenet},
         fields={'relu': nn.relu6}),
+    Counterpart(
+        networks={'mobilenet_v2': 'mobilenetv2_100', 'mobilenet_v2_140': 'mobilenetv2_140',
+                  'mobilenet_v2_050': 'mobilenetv2_050'},
+        rules={'timm': layer_names.mobilenet_v2_timm,
+               'torchvision': layer_names.mobilenet_v2_torchvision}),
+    Counterpart(
+        networks=_same('squeezenet1_0', 'squeezenet1_1'),
+        rules={'torchvision': layer_names.squeezenet}, head='conv10'),
+    Counterpart(
+        # Our names are torchvision's, and timm's, too. Its network undoes the usual normalization
+        # itself (`transform_input`), and the auxiliary classifier is not in every file.
+        networks=_same('inception_v3'), rules={'torchvision': lambda net: []},
+        extra=r'AuxLogits\..*', normalize=(0.5, 0.5), fields={'auxiliary_weight': 0.0},
+        evaluation={'test_shorter_side': 342, 'interpolation': 'bilinear'}),
+    Counterpart(
+        networks={'inception_v1': 'inceptionv1'}, rules={'lucent': layer_names.inception_v1},
+        old=(r'(\w+)_([wb])', layer_names.of_graph),
+        extra=r'(head|nn|softmax)[01]_.*', normalize=(117 / 255, 1 / 255),
+        labels=('imagenet_comp_graph_label_strings.txt', 'InceptionV1-labels.txt')),
     Counterpart(
         networks=_same('fcn_resnet50', 'fcn_resnet101'), rules={'torchvision': _segmentation},
         # Before this, `tensors.bare` takes 'backbone.' for the prefix of a wrapper.

@@ -205,14 +205,22 @@ class UpConv(nn.Module):
         return convolution.up_convolution(x, kernel) + _along(bias, x)
 
 
+def same(x: jax.Array, size: int, stride: int) -> list[tuple[int, int]]:
+    """TensorFlow's padding 'SAME' of x [N, H, W, C]: the zeros before and after each of H and W, of
+    which there is one more after than before if their number is odd."""
+    rank = x.ndim - 2
+    return lax.padtype_to_pads(x.shape[1:-1], (size,) * rank, (stride,) * rank, 'SAME')
+
+
 def subsample(x: jax.Array, stride: int) -> jax.Array:
     """Every `stride`-th pixel along each axis of [N, H, W, C]."""
     return x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
 
 
-def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0,
+def max_pool(x: jax.Array, size: int, stride: int, padding: int | Sequence[tuple[int, int]] = 0,
              ceil: bool = False) -> jax.Array:
-    """Max over `size` x `size` windows, [N, H, W, C]; the padding never wins.
+    """Max over `size` x `size` windows, [N, H, W, C]; the padding, on every side or as `same` gives
+    it, never wins.
 
     With `ceil` a last window that sticks out at the bottom or right counts, as in Caffe and in
     torch's ceil_mode (3x3 windows, two apart, on 32 pixels: 16 of them, not 15), unless it would
@@ -294,14 +302,15 @@ def _max_pool_backward(size, stride, sides, saved, g):
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def average_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False,
+def average_pool(x: jax.Array, size: int, stride: int,
+                 padding: int | Sequence[tuple[int, int]] = 0, ceil: bool = False,
                  count_padding: bool = True) -> jax.Array:
     """Mean over `size` x `size` windows, [N, H, W, C]; padding counts as zeros, as in torch and
     Caffe, unless `count_padding` is False. What sticks out under `ceil` (see `max_pool`) never
     counts."""
     sides = _sides(x, size, stride, padding, ceil)
     rank = len(sides)
-    if ceil and count_padding:
+    if ceil and count_padding and isinstance(padding, int):
         x = jnp.pad(x, ((0, 0), *((padding, padding),) * rank, (0, 0)))
         sides = [(0, high - padding) for _, high in sides]
 
@@ -316,6 +325,8 @@ def average_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: b
 def _sides(x, size, stride, padding, ceil):
     """The padding before and after each of H and W. With `ceil`, that after includes what sticks
     out."""
+    if not isinstance(padding, int):
+        return list(padding)
     sides = []
     for n in x.shape[1:-1]:
         out = -(n + 2 * padding - size) % stride if ceil else 0  # how far the next one sticks out

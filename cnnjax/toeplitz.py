@@ -38,7 +38,7 @@ def matrix(kernel: np.ndarray, shape: Sequence[int], padding: int = 0, stride: i
     outputs = convolution.output_size(shape[0], len(kernel), padding, stride, dilation)
     steps = np.arange(stride * outputs) - padding, np.arange(shape[0]) + padding
     # Output o sees input i through this element of the kernel along the first axis.
-    element = linalg.toeplitz(-steps[0], steps[1])[::stride]
+    element = np.asarray(linalg.toeplitz(-steps[0], steps[1]))[::stride]
     return _of_blocks(kernel, np.where(element % dilation, -1, element // dilation), [
         matrix(part, shape[1:], padding, stride, dilation) for part in kernel])
 

@@ -7,7 +7,8 @@ convolution, its gradients, pools and theirs, receptive fields, and random vecto
 dimensions. Each number is compared with lax, JAX's gradients, SciPy or a distribution while the
 experiment runs, and an error stops it. Writes results.json and results.md with the numbers and the
 largest differences, and sizes.png, flip.png, kernels.png, matrices.png, gradients.png, pooling.png,
-receptive_fields.png and dimensions.png to figures/. It takes half a minute on two cores.
+receptive_fields.png and dimensions.png to figures/. It takes a quarter of a minute on two
+cores.
 """
 
 import ml_collections

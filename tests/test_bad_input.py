@@ -360,6 +360,8 @@ def test_the_configs_of_the_experiments(name, tmp_path, monkeypatch):
     ('scaling', {'own_inside': float('inf')}), ('scaling', {'devices': (1.5,)}),
     ('scaling', {'measured_batch': 10 ** 9}), ('scaling', {'dtype': 'float16'}),
     ('benchmark', {'dtype': 'float16'}), ('convolution_speed', {'dtype': 'float16'}),
+    ('convolution', {'pairs': 2 ** 30}), ('convolution', {'dimensions': (2 ** 30,)}),
+    ('convolution', {'kernel': (float('inf'),) * 9}), ('convolution', {'size': 2 ** 20}),
     ('prepare', {'data_dir': 'a' * 300}),
     ('reproduce', {'seeds': 2 ** 31 - 1, 'recipe.seed': 2 ** 32 - 9}),
     ('reproduce', {'name': 'cifar/x'}), ('reproduce', {'name': 'x'}),

@@ -19,9 +19,9 @@ from configs import base, detect, segment
 ROOT = Path(__file__).parent.parent
 SMALL = [name for name in models.names()
          if re.fullmatch(r'resnet(20|32|44|56|110|1202)|resnext29.*|preact_resnet(110|164|1001)'
-                         r'|wide_resnet(16_8|28_10|40_4)|densenet_.*|fractalnet(?!34).*|nin|allcnn.*'
-                         r'|convnet|highway.*|elu_net.*|recurrent_cnn.*|competitive.*|rir.*'
-                         r'|fmp12.*', name)]
+                         r'|wide_resnet(16_8|28_10|40_4)|densenet_.*|fractalnet(?!34).*|nin|fmp12.*'
+                         r'|allcnn.*|convnet|highway.*|elu_net.*|recurrent_cnn.*|competitive.*|rir.*'
+                         r'|maxout(_svhn)?|dropconnect|dsn|generalized_pooling.*|fitnet.*', name)]
 WITHOUT_RECIPE = [name for name in models.names()
                   if re.fullmatch(r'unet.*|fcn.*|fmp6.*|yolo_v1(?!_class).*|.*rcnn.*', name)]
 DIGITS = ['lenet5', 'lenet5_1998']  # configs/mnist.py; see test_classic_models.py
@@ -63,8 +63,9 @@ def test_every_field_read_is_in_base():
                     f'{path}: config.{node.attr}')
 
 
-@pytest.mark.parametrize('name', ['benchmark', 'convolution_speed', 'dream', 'export', 'features',
-                                  'invert', 'microscope', 'scaling', 'style', 'visualize'])
+@pytest.mark.parametrize('name', ['benchmark', 'convolution', 'convolution_speed', 'dream',
+                                  'export', 'features', 'invert', 'microscope', 'scaling', 'style',
+                                  'visualize'])
 def test_every_field_of_an_experiment_is_read_and_explained_and_the_other_way_round(name):
     known = set(fields(load(name)))
     file, = ROOT.glob(f'experiments/**/{name}.py')
@@ -211,7 +212,7 @@ def test_an_unknown_argument_is_refused(family):
     ('cifar', 'fractalnet34', 'fractalnet40'), ('cifar', 'allcnn_d', 'allcnn_'),
     ('imagenet', 'resnet20', 'resnet50'), ('imagenet', 'vgg12', 'vgg1'),
     ('segment', 'fcn64s', 'fcn32s'), ('detect', 'voc_step5', 'voc_step4'),
-    ('imagenet', 'densenet_l40_k12', 'densenet'), ('imagenet', 'mobilenet_v2', 'mobilenet_v1')])
+    ('imagenet', 'densenet_l40_k12', 'densenet'), ('imagenet', 'mobilenet_v3', 'mobilenet_v')])
 def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network, near):
     with pytest.raises(UserError, match=f"no recipe for '{network}' .*take .*did you mean.*{near}"):
         load(family, network)

@@ -148,6 +148,27 @@ COUNTS = [
     ('mobilenet_v1_075', {}, 224, 2_585_560, None, 325_400_448),
     ('mobilenet_v1_050', {}, 224, 1_331_592, None, 149_497_088),
     ('mobilenet_v1_025', {}, 224, 470_072, None, 41_030_272),
+    # torchvision's and timm's counts. The complex bypass adds four 1x1 convolutions with biases.
+    ('mobilenet_v2', {}, 224, 3_504_872, None, 300_774_272),
+    ('mobilenet_v2_140', {}, 224, 6_108_776, None, 582_195_824),
+    ('mobilenet_v2_050', {}, 224, 1_968_680, None, 97_131_840),
+    ('mobilenet_v2', {'num_classes': 10}, 224, 3_504_872 - 990 * 1_281,
+     3_504_872 - 900 * 1_281, None),
+    ('squeezenet1_0', {}, 224, 1_248_424, None, 818_924_576),
+    ('squeezenet1_0', {'num_classes': 10}, 224, 1_248_424 - 990 * 513, None, None),
+    ('squeezenet1_0', {'bypass': 'simple'}, 224, 1_248_424, None, None),
+    ('squeezenet1_0', {'bypass': 'complex'}, 224, 1_248_424 + 97 * 128 + 129 * 256 + 257 * 384
+     + 385 * 512, None, None),
+    ('squeezenet1_1', {}, 224, 1_235_496, None, 349_151_936),
+    ('squeezenet1_1', {'num_classes': 100}, 224, 1_235_496 - 900 * 513, None, None),
+    ('inception_v3', {}, 299, 27_161_264, None, None),
+    ('inception_v3', {'auxiliary_weight': 0.0}, 299, 23_834_568, None, 5_713_216_096),
+    ('inception_v3', {'auxiliary_weight': 0.0, 'num_classes': 10}, 299, 23_834_568 - 990 * 2_049,
+     23_834_568 - 900 * 2_049, None),
+    # lucent's: what differs from GoogLeNet is 4a's 3x3 of 204 maps and all that sees them, 5a's
+    # reduction to 48 maps, and 1,008 outputs.
+    ('inception_v1', {}, 224, 6_998_552 - 4 * (96 * 9 + 1) - 4 * (160 + 112 + 24 + 64)
+     + 16 * (832 + 1 + 25 * 128) + 8 * 1_025, None, None),
     ('unet', {}, 572, 31_030_658, None, None),
     ('unet_padded', {}, 512, 31_030_658, None, None),
     # With batch normalization of 5,888 maps in place of biases: as in milesial/Pytorch-UNet.
@@ -817,6 +838,11 @@ NARROW = {
     'googlenet': ({'inceptions': (('3a', *(2,) * 6), ('4a', *(2,) * 6), ('5a', *(2,) * 6)),
                    'auxiliary_weight': 0}, (31, 31, 3)),
     'mobilenet_v1': ({'blocks': ((1, 8), (2, 8)), 'stem_width': 8}, (8, 8, 3)),
+    'mobilenet_v2': ({'blocks': ((1, 8, 1, 1), (2, 8, 1, 2)), 'stem_width': 8, 'last_width': 8},
+                     (8, 8, 3)),
+    'squeezenet1_1': ({'stem_width': 3, 'fires': ((2, 2), (3, 3)), 'pools': (1, 2)}, (10, 10, 3)),
+    'inception_v3': ({'width_multiplier': 1 / 32, 'mixed': ('5b', '6a'), 'auxiliary_weight': 0.0},
+                     (75, 75, 3)),
     'unet_padded': ({'widths': (2, 3)}, (8, 8, 1)),
     'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),
     'maxout': ({'widths': (2, 3, 2), 'hidden': (3,)}, (10, 10, 3)),

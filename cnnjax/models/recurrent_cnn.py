@@ -1,9 +1,11 @@
 """Recurrent CNN (Liang & Hu 2015), section 3 and figure 2, "RCNN-K" with K maps in every layer:
 https://www.cv-foundation.org/openaccess/content_cvpr_2015/papers/Liang_Recurrent_Convolutional_Neural_2015_CVPR_paper.pdf
 
-The paper states neither the activation of the first layer nor the initial weights: here they are a
-ReLU and He's. Pools are cuda-convnet2's, with which the authors trained: the last window sticks
-out, so that 32 pixels become 16.
+The paper states neither the activation of the first layer, here a ReLU, nor the initial weights.
+Here those of recurrent layers have the variance 1 / fan-in, half of He's, since two convolutions
+are added: with He's the states would grow fourfold in every layer. The last layer's deviation is
+0.01, as the largest values of maps are large. Pools are cuda-convnet2's, with which the authors
+trained: the last window sticks out, so that 32 pixels become 16.
 """
 
 from collections.abc import Callable
@@ -62,9 +64,10 @@ class RecurrentCNN(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         layers.check_size(images, 4, 'RecurrentCNN')
-        conv = partial(layers.conv, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
+        conv = partial(layers.conv, dtype=self.dtype)
         taps, x = {}, images.astype(self.dtype)
-        x = taps['conv1'] = conv(self.width, 5, name='conv1')(x)
+        x = taps['conv1'] = conv(self.width, 5, kernel_init=nn.initializers.he_normal(),
+                                 name='conv1')(x)
         x = taps['relu1'] = self.relu(x)
         x = taps['pool1'] = self.pool(x, 3, 2, ceil=True)
         for i in range(2, 6):
@@ -76,7 +79,8 @@ class RecurrentCNN(nn.Module):
             if i < 5:
                 x = nn.Dropout(self.dropout, deterministic=not train, name=f'drop{i}')(x)
         x = taps['pool5'] = layers.global_max_pool(x)
-        logits = taps['fc'] = nn.Dense(self.num_classes, dtype=self.dtype, name='fc')(x)
+        logits = taps['fc'] = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01),
+                                       dtype=self.dtype, name='fc')(x)
         return logits, taps
 
 

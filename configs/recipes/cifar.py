@@ -239,7 +239,7 @@ def recurrent_cnn(config):
     config.mean, config.std = 'pixel', 'scalar'
     config.batch_size = 128
     config.epochs = 200.0
-    config.learning_rate = 0.02
+    config.learning_rate = 0.01
     config.drops = (120, 160)
     config.weight_decay = 5e-4
     config.order = 'caffe'

@@ -1,7 +1,10 @@
 """The numbers of the experiment, each beside what it must equal."""
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax import lax
 
@@ -37,6 +40,7 @@ def equal(what: str, value: Any, expected: Any, against: str, tolerance: float =
     return Row(what, value if shown is None else shown, against, difference)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))  # one small program each, not several
 def correlate(x: np.ndarray, kernel: np.ndarray, padding: int = 0, stride: int = 1,
               dilation: int = 1) -> np.ndarray:
     """lax's convolution of one image and one kernel, both of any number of axes, without batch and
@@ -44,6 +48,11 @@ def correlate(x: np.ndarray, kernel: np.ndarray, padding: int = 0, stride: int =
     return lax.conv_general_dilated(
         x[None, None], kernel[None, None], (stride,) * x.ndim, [(padding, padding)] * x.ndim,
         rhs_dilation=(dilation,) * x.ndim)[0, 0]
+
+
+def gradients(function: Callable, inputs: Sequence[np.ndarray], g: np.ndarray) -> Any:
+    """JAX's gradients of sum(g * function(*inputs)) with respect to each of the inputs."""
+    return jax.jit(lambda inputs, g: jax.vjp(function, *inputs)[1](g))(inputs, g)
 
 
 def table(rows: list[Row]) -> str:

@@ -25,7 +25,7 @@ from experiments.convolution import (
 
 LIMITS = {'image': limits.Names(), 'size': limits.Whole(16, 1024), 'seed': limits.SEED,
           'kernel': limits.Number(some=True), 'matrix_size': limits.Whole(2, 16),
-          'dimensions': limits.Whole(2, 10 ** 6, some=True), 'pairs': limits.Whole(100, 10 ** 6)}
+          'dimensions': limits.Whole(2, 10 ** 5, some=True), 'pairs': limits.Whole(100, 10 ** 5)}
 PARTS = {'Sizes': sizes, 'Kernels': kernels, 'Matrices': matrices, 'Gradients': gradients,
          'Pooling': pooling, 'Receptive fields': receptive_fields,
          'Random vectors': dimensions}

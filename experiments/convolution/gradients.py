@@ -1,17 +1,16 @@
 """The gradients of a convolution, with respect to its input and its kernel, are correlations."""
 
-import jax
 import numpy as np
 from jax import lax
 from scipy import signal
 
 from cnnjax import plots, toeplitz
 from experiments.convolution import slides
-from experiments.convolution.checks import correlate, equal
-from experiments.convolution.pooling import NOTES
+from experiments.convolution.checks import correlate, equal, gradients
+from experiments.convolution.pooling import EXAMPLE
 from experiments.convolution.sizes import EDGE
 
-IMAGE, STRIDE = NOTES[:5, :5], 2  # the notes' f = 3, s = 2, p = 0 with a of 5 x 5
+IMAGE, STRIDE = EXAMPLE[:5, :5], 2
 OUTSIDE = np.array([[1.0, 2], [3, 4]])  # the gradient with respect to the output
 # (shape of the input, side of the kernel, padding, stride, dilation); some last pixels are unseen.
 RANDOM = (((9,), 3, 0, 1, 1), ((10,), 3, 1, 2, 1), ((7, 8), 3, 1, 1, 1), ((7, 8), 3, 1, 2, 1),
@@ -23,7 +22,7 @@ def part(config, figures):
     kernel = kernel_gradient(IMAGE, OUTSIDE, len(EDGE), stride=STRIDE)
     inputs = input_gradient(OUTSIDE, EDGE, IMAGE.shape, stride=STRIDE)
     rng = np.random.default_rng(config.seed)
-    rows = _compared('the notes\' f = 3, s = 2', IMAGE, EDGE, OUTSIDE, (0, STRIDE, 1))
+    rows = _compared('f = 3, s = 2', IMAGE, EDGE, OUTSIDE, (0, STRIDE, 1))
     for shape, size, *setting in RANDOM:
         x, weights = rng.normal(size=shape), rng.normal(size=(size,) * len(shape))
         g = rng.normal(size=correlate(x, weights, *setting).shape)
@@ -65,8 +64,7 @@ def with_zeros(array, step):
 
 def _compared(what, x, kernel, g, setting):
     """Both gradients beside those of JAX, and the transposed matrix."""
-    _, pull = jax.vjp(lambda x, kernel: correlate(x, kernel, *setting), x, kernel)
-    by_jax = pull(np.asarray(g))
+    by_jax = gradients(lambda x, kernel: correlate(x, kernel, *setting), (x, kernel), g)
     inputs = input_gradient(g, kernel, x.shape, *setting)
     matrix = toeplitz.matrix(kernel, x.shape, *setting)
     return [equal(f'input gradient, {what}', inputs, by_jax[0], 'jax.vjp'),

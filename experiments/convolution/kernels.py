@@ -68,9 +68,9 @@ def draw(gray, kernel, correlated, convolved, path):
         cell = side / 5
         inset = (5 - len(values)) * cell / 2
         slides.grid(axes, left + inset, 1.5 + inset, values, cell, color)
-    for left, image in zip(lefts, (gray, None, correlated, convolved), strict=True):
-        if image is not None:
-            slides.picture(axes, left, 4.4, side, filters.shown(image, kernel))
+    slides.picture(axes, lefts[0], 4.4, side, gray)
+    for left, result in zip(lefts[2:], (correlated, convolved), strict=True):
+        slides.picture(axes, left, 4.4, side, filters.shown(result, kernel))
     cell = min(1.5 / len(kernel), 0.5)
     inset = (side - cell * len(kernel)) / 2
     slides.grid(axes, lefts[1] + inset, 4.4 + inset, kernel, cell, slides.KERNEL)

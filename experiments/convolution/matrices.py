@@ -15,18 +15,17 @@ RANDOM = ((9,), 3), ((5, 6), 3), ((4, 5, 6), 2)  # (shape of the input, side of 
 def part(config, figures):
     """The rows of this part; draws matrices.png."""
     kernel, shape = square(config.kernel), (config.matrix_size,) * 2
-    half = len(kernel) // 2
+    half, counted = len(kernel) // 2, np.arange(1, kernel.size + 1).reshape(kernel.shape)
     zeros = toeplitz.matrix(kernel, shape, half)
     rounds = toeplitz.circulant(kernel, shape)
     values = toeplitz.eigenvalues(kernel, shape)
-    draw(kernel, zeros, rounds, values, figures / 'matrices.png')
     rng = np.random.default_rng(config.seed)
     x = rng.normal(size=shape)
     line = toeplitz.matrix(np.flip(LINE), (6,), 2)
     signal = np.arange(1.0, 7)
     waves = np.kron(*[linalg.dft(n).conj() for n in shape])
     wrapped = correlate(np.pad(x, half, 'wrap'), kernel)
-    return [
+    rows = [
         equal('Toeplitz matrix of a full 1-D convolution, N = 6, kernel −1 ... 1', line @ signal,
               correlate(signal, np.flip(LINE), 2), 'lax'),
         equal('doubly block Toeplitz: zero padding', zeros @ x.ravel(),
@@ -34,21 +33,23 @@ def part(config, figures):
         equal('doubly block circulant: periodic padding', rounds @ x.ravel(), wrapped.ravel(),
               'lax'),
         equal('waves are eigenvectors, with the 2-D DFT of the kernel', rounds @ waves,
-              waves * values.ravel(), 'the matrix times each wave'),
+              waves * values.ravel(), 'the matrix times each wave',
+              shown=f'{len(waves)} waves'),
         equal('the sum of the moduli of the eigenvalues', np.abs(values).sum(),
               np.abs(linalg.eigvals(rounds)).sum(), 'scipy.linalg.eigvals'),
         equal('periodic convolution = product of DFTs',
               np.fft.ifft2(values * np.fft.fft2(x)).real, wrapped, 'lax'),
-        equal('different weights of a full layer of this size', zeros.size,
-              x.size ** 2, 'pixels squared'),
-        equal('... of a layer that sees the neighbourhood only', np.count_nonzero(
+        equal('weights of a full layer of this size', zeros.size, x.size ** 2, 'pixels squared'),
+        equal('... if each unit sees its neighbourhood only', np.count_nonzero(
             toeplitz.matrix(np.ones_like(kernel), shape, half)),
             correlate(np.ones(shape), np.ones_like(kernel), half).sum(), 'lax of ones'),
-        equal('... of a convolution', len(np.unique(toeplitz.matrix(
-            np.arange(1, kernel.size + 1).reshape(kernel.shape), shape, half))) - 1, kernel.size,
-            'the kernel'),
+        equal('... if all share theirs, as in a convolution', np.count_nonzero(np.unique(
+            toeplitz.matrix(counted, shape, half))), kernel.size, 'size of the kernel'),
         *(_random(rng, *case, *setting) for case in RANDOM for setting in (
             (1, 1, 1), (1, 2, 1), (2, 1, 2), (2, 2, 2)))]
+    difference = max(row.difference for row in rows if row.against == 'lax')
+    draw(kernel, zeros, rounds, values, difference, figures / 'matrices.png')
+    return rows
 
 
 def _random(rng, shape, size, padding, stride, dilation):
@@ -59,7 +60,7 @@ def _random(rng, shape, size, padding, stride, dilation):
                  matrix @ x.ravel(), correlate(x, kernel, padding, stride, dilation).ravel(), 'lax')
 
 
-def draw(kernel, zeros, rounds, values, path):
+def draw(kernel, zeros, rounds, values, difference, path):
     figure, axes = slides.slide('A convolution is a product with a matrix')
     line = toeplitz.matrix(np.flip(LINE), (6,), 2)
     slides.say(axes, 2.2, 1.25, '1-D: Toeplitz', 17, weight='bold')
@@ -76,8 +77,9 @@ def draw(kernel, zeros, rounds, values, path):
         _draw_matrix(axes, left, 1.6, 4.1, matrix)
     slides.say(axes, 0.4, 6.0, 'kernel', 15, 'left')
     slides.grid(axes, 1.3, 5.85, kernel, min(1.3 / len(kernel), 0.42), slides.signed(kernel))
+    different = np.count_nonzero(np.unique(zeros))
     slides.say(axes, 2.75, 6.5, f'{zeros.size} entries:\n{np.count_nonzero(zeros)} are not zero,\n'
-               f'{np.count_nonzero(np.unique(zeros))} different ones', 14, 'left')
+               f'{different} of them different;\nlax differs by {difference:.0e}', 14, 'left')
     _draw_eigenvalues(figure, values, rounds)
     plots.save(figure, path)
 
@@ -102,4 +104,4 @@ def _draw_eigenvalues(figure, values, rounds):
     axes.legend(frameon=False, fontsize=12, loc='upper right', borderpad=0, labelspacing=0.1,
                 handletextpad=0.1)
     axes.set_ylabel('|λ|, sorted', fontsize=14)
-    axes.set_ylim(-0.04 * solved[0])
+    axes.set_ylim(-0.08 * solved[0], 1.12 * solved[0])

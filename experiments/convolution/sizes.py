@@ -13,7 +13,7 @@ from cnnjax import convolution, plots, toeplitz
 from experiments.convolution import slides
 from experiments.convolution.checks import correlate, equal
 
-EDGE = np.tile([1.0, 0.0, -1.0], (3, 1))  # the notes' filter of vertical edges
+EDGE = np.tile([1.0, 0.0, -1.0], (3, 1))  # It finds vertical edges.
 HALF = np.tile([1.0, 1, 1, 0, 0, 0], (6, 1))
 
 
@@ -33,14 +33,14 @@ SETTINGS = (
     Setting('same: padding 1', np.tile([1.0, 1, -1, -1], (4, 1)), 1),
     Setting('full: padding 2', np.tile([1.0, 1, -1], (3, 1)), 2),
     Setting('padding 1, stride 2', HALF[:5, :5], 1, 2))
-# Networks of the notes: (what, input, layers of (size, stride, padding, features)).
+# (what, shape of the input, layers of (size, stride, padding, features))
 CHAINS = (
     ('RGB image', (512, 512, 3), ((3, 2, 1, 16), (1, 1, 0, 8))),
     ('volume', (14, 14, 14, 1), ((5, 1, 0, 16), (5, 1, 0, 32))))
 
 
 CELL = 0.31  # the side of a cell, in inches
-SWEEP = {'n': range(4, 8), 'kernel': range(1, 5), 'padding': range(4), 'stride': range(1, 4),
+SWEEP = {'n': range(4, 7), 'kernel': range(1, 4), 'padding': range(3), 'stride': range(1, 4),
          'dilation': range(1, 4)}
 
 
@@ -88,8 +88,9 @@ def _sweep():
     settings = [(n, f, p, s, d) for n, f, p, s, d in itertools.product(*SWEEP.values())
                 if n + 2 * p > d * (f - 1)]
     found = [convolution.output_size(*setting) for setting in settings]
-    expected = [jax.eval_shape(functools.partial(correlate, padding=p, stride=s, dilation=d),
-                               jnp.zeros(n), jnp.zeros(f)).size for n, f, p, s, d in settings]
+    expected = [jax.eval_shape(
+        lambda x, kernel, setting=(p, s, d): correlate(x, kernel, *setting),
+        jnp.zeros(n), jnp.zeros(f)).size for n, f, p, s, d in settings]
     ranges = ', '.join(f'{name} {min(values)} ... {max(values)}' for name, values in SWEEP.items())
     return equal(f'the formula: {ranges}', found, expected, 'shapes of lax',
                  shown=f'{len(settings)} sizes')

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 SIZE = 40 / 3, 7.5  # width and height in inches
 INK = '0.15'
 INPUT, KERNEL, OUTPUT, PADDING = '#d6e4f2', '#fbdfc3', '#d5ebd0', 'white'  # colours of grids
-FIRST, SECOND = '#c1272d', '#00667a'  # colours of frames and what belongs to them
-SERIES = ('#440154', '#31688e', '#21918c', '#5ec962', '#e6a700')  # colours of lines, in order
+FIRST, SECOND, THIRD, FOURTH = '#c1272d', '#00667a', '#3f9b3f', '#d98f00'  # colours of frames
 
 
 def slide(title: str) -> tuple['Figure', 'Axes']:

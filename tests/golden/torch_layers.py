@@ -48,10 +48,10 @@ def average(x, size, stride):
     return function('avg_pool', x)(x, size, stride, ceil_mode=True)
 
 
-def lrn(x, k, alpha):
-    """alpha is not divided by the five channels."""
+def lrn(x, k, alpha, beta=0.75, size=5):
+    """alpha is not divided by the number of channels."""
     from torch.nn.functional import local_response_norm
-    return local_response_norm(x, 5, 5 * alpha, 0.75, k)
+    return local_response_norm(x, size, size * alpha, beta, k)
 
 
 def mean(x):

@@ -1,10 +1,12 @@
-"""Inception v3."""
+"""Inception v3, and the GoogLeNet that Google published for TensorFlow."""
 
-from tests.golden.torch_layers import mean, pool
+from tests.golden.torch_layers import lrn, mean, pool
 
 MIXED = {'width_multiplier': 1 / 16, 'mixed': ('5b', '6a', '6e', '7a', '7b')}
+MODULES = (('3a', 5, 4, 6, 2, 4, 3), ('4a', 5, 4, 6, 2, 4, 3), ('5a', 6, 4, 8, 2, 4, 4))
 CASES = {
     'inception_v3': ('inception_v3', MIXED, (3, 299, 299, 3)),
+    'inception_v1': ('inception_v1', {'inceptions': MODULES}, (2, 64, 47, 3)),
 }
 
 
@@ -42,3 +44,35 @@ def inception_v3(net, x, _):
     x = module('7b', x, ('1x1',), ('3x3_1', '3x3_2a 3x3_2b'),
                ('3x3dbl_1', '3x3dbl_2', '3x3dbl_3a 3x3dbl_3b'), ('_pool',))
     return net.dense('fc', mean(x)), net.dense('AuxLogits/fc', side)
+
+
+def same(x, size, value):
+    """Pads x by `value`, as TensorFlow's 'SAME' does for windows two apart."""
+    from torch.nn.functional import pad
+    sides = []
+    for n in x.shape[:1:-1]:
+        total = max(2 * ((n + 1) // 2 - 1) + size - n, 0)
+        sides += [total // 2, total - total // 2]
+    return pad(x, sides, value=value)
+
+
+def inception_v1(net, x, fields):
+    """At even sizes these are the pads (2, 3) and (0, 1) of lucent's code."""
+    import torch
+
+    def halve(x):
+        return pool(same(x, 3, float('-inf')), 3, 2)
+
+    x = net.conv_relu('conv1', same(x, 7, 0.0), 2, 0)
+    x = lrn(halve(x), 2.0, 1e-4, 0.5, 11)
+    x = net.conv_relu('conv2', net.conv_relu('conv2_reduce', x))
+    x = halve(lrn(x, 2.0, 1e-4, 0.5, 11))
+    for module, *_ in fields['inceptions']:
+        x = x if module == '3a' else halve(x)
+        name = f'inception_{module}'
+        x = torch.cat([
+            net.conv_relu(f'{name}/1x1', x),
+            net.conv_relu(f'{name}/3x3', net.conv_relu(f'{name}/3x3_reduce', x)),
+            net.conv_relu(f'{name}/5x5', net.conv_relu(f'{name}/5x5_reduce', x)),
+            net.conv_relu(f'{name}/pool_proj', pool(x, 3, 1, 1))], 1)
+    return net.dense('fc', mean(x))
