@@ -14,7 +14,7 @@ from cnnjax.errors import UserError, suggest
 from cnnjax.limits import Number, Used
 
 OPTIMIZERS = ('sgd', 'rmsprop', 'adamw')
-SCHEDULES = ('step', 'cosine', 'constant', 'plateau')
+SCHEDULES = ('step', 'cosine', 'linear', 'constant', 'plateau')
 LIMITS = {
     'learning_rate': Number(0), 'drops': Number(0), 'drop_factor': Number(0, 1e300),
     'warmup': Number(0), 'warmup_rate': Number(0), 'optimizer': OPTIMIZERS,
@@ -65,11 +65,11 @@ def learning_rate(base: float, steps: int, *, schedule: str = 'step', drops: Seq
 
     Args:
       base: the rate after the warm-up.
-      steps: the length of the training; only 'cosine' depends on it.
+      steps: the length of the training; only 'cosine' and 'linear' depend on it.
       schedule: 'step' multiplies by `factor` from each of `drops` on; 'cosine' falls to 0 at
-        `steps` (Loshchilov & Hutter 2016, https://arxiv.org/abs/1608.03983); 'constant' and
-        'plateau' stay, and what multiplies the rate after a plateau is no function of the step (see
-        plateau.py).
+        `steps` (Loshchilov & Hutter 2016, https://arxiv.org/abs/1608.03983), and 'linear' by the
+        same amount in each step; 'constant' and 'plateau' stay, and what multiplies the rate after
+        a plateau is no function of the step (see plateau.py).
       warmup: the length of the warm-up; `warmup_shape` 'constant' holds `warmup_rate` (He et al.
         2015, section 4.2), 'linear' rises from it to `base` (Goyal et al. 2017).
     """
@@ -79,6 +79,8 @@ def learning_rate(base: float, steps: int, *, schedule: str = 'step', drops: Seq
                    for drop, times in collections.Counter(drops).items() if drop < steps})
     elif schedule == 'cosine':
         after = optax.cosine_decay_schedule(base, max(steps - warmup, 1))
+    elif schedule == 'linear':
+        after = optax.linear_schedule(base, 0.0, max(steps - warmup, 1))
     elif schedule in SCHEDULES:
         after = optax.constant_schedule(base)
     else:

@@ -48,8 +48,12 @@ def get_config():
     model.poolings = placeholder(tuple)  # nin, dsn, generalized_pooling: the kind of each pool,
     #           'max' or 'average'; generalized_pooling: also 'mixed', 'gated' or 'tree'
     model.levels = placeholder(int)  # generalized_pooling: the levels of its trees
+    model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha; inception_v3
+    model.bypass = placeholder(str)  # squeezenet: 'none', 'simple' or 'complex'
+    model.padding = placeholder(str)  # googlenet: 'symmetric', or TensorFlow's 'same'
     model.inceptions = placeholder(tuple)  # googlenet: its modules, (name, six widths) each
-    model.auxiliary_weight = placeholder(float)  # googlenet, fcn_resnet50: of the auxiliary losses
+    model.auxiliary_weight = placeholder(float)  # googlenet, inception_v3, fcn_resnet50: of the
+    #           auxiliary losses
     model.depth = placeholder(int)  # fractional max-pooling: the number of pools
     model.width = placeholder(int)  # fractional max-pooling: of the n-th layer, divided by n
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
@@ -198,8 +202,8 @@ def get_config():
     config.epochs = 100.0  # the length of the training
     config.steps = 0  # if set, the length of the training instead of `epochs`
     config.learning_rate = 0.1  # the rate after the warm-up
-    config.schedule = 'step'  # how the rate falls: 'step', 'cosine', 'constant' (not at all) or
-    #           'plateau', when the error of the evaluations has stopped falling
+    config.schedule = 'step'  # how the rate falls: 'step', 'cosine', 'linear', 'constant' (not at
+    #           all) or 'plateau', when the error of the evaluations has stopped falling
     config.drops = ()  # step: when the rate drops
     config.drop_factor = 0.1  # step, plateau: the factor of each drop
     config.plateau_patience = 5  # plateau: evaluations without a lower error before each drop

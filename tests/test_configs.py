@@ -237,6 +237,13 @@ def test_a_network_without_a_recipe_is_refused_with_the_nearest(family, network,
         'decay': 'kernels_except_depthwise', 'weight_decay': 4e-5, 'optimizer': 'rmsprop',
         'momentum': 0.9, 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'order': 'caffe'}),
     ('imagenet', 'googlenet', {'average': 'polyak'}),
+    ('imagenet', 'mobilenet_v2', {'drop_factor': 0.98, 'batch_size': 96, 'weight_decay': 4e-5,
+                                  'optimizer': 'rmsprop'}),
+    ('imagenet', 'inception_v3', {
+        'optimizer': 'rmsprop', 'rmsprop_epsilon': 1.0, 'clip_norm': 2.0, 'batch_size': 1600,
+        'learning_rate': 0.045, 'label_smoothing': 0.1, 'average': 'ema', 'image_size': 299}),
+    ('imagenet', 'squeezenet1_1', {'schedule': 'linear', 'batch_size': 512, 'image_size': 227,
+                                   'learning_rate': 0.04, 'weight_decay': 2e-4}),
     ('cifar', 'densenet_bc_l100_k12_svhn', {
         'dataset': 'svhn_cropped', 'train_split': 'train+extra', 'mean': '0', 'std': '1',
         'flip': False, 'padding': 0, 'epochs': 40, 'drops': (20, 30), 'nesterov': True}),
