@@ -18,8 +18,6 @@ SVHN: --config=configs/cifar.py:densenet_bc_l100_k12_svhn. configs/tables.py tra
 the papers with these settings.
 """
 
-import re
-
 from cnnjax.errors import UserError, suggest
 from configs import base
 from configs.recipes import cifar as recipes
@@ -170,7 +168,9 @@ def get_config(network='resnet20'):
     if not (known or network.startswith('densenet_')):
         raise UserError(f"no recipe for '{network}' on CIFAR: take {', '.join(RECIPES)}, another "
                         f'densenet_... or resnet..._stochastic{suggest(network, RECIPES)}')
-    config.model.name = re.sub('_(stochastic|finetune2?)$', '', network)
+    config.model.name = network
+    for ending in ('_stochastic', '_finetune', '_finetune2'):
+        config.model.name = config.model.name.removesuffix(ending)
     config.flip = True
     config.padding = 4
     config.eval_every = 1.0

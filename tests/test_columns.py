@@ -128,7 +128,7 @@ def test_every_cell_is_a_valid_training_of_its_setting(table, row, column):
     if augmentation and dataset != 'imagenet2012':
         assert config.padding > 0
     elif dataset != 'imagenet2012':
-        assert not (config.flip or config.padding or config.color or config.rotation)
+        assert {config.flip, config.padding, config.color, config.rotation} == {0}
     net = models.create(**config.model)
     side = config.image_size or of.image_shape[0]
     shape = (config.crop_size or side, config.crop_size or side, of.image_shape[2])

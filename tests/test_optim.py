@@ -254,3 +254,52 @@ def test_fields_that_an_optimizer_does_not_use_are_refused():
         changed.update(fields)
         with pytest.raises(UserError, match=message):
             train.check(changed)
+
+
+WEIGHTS = {'conv1': {'kernel': jnp.array([[3.0, 0.3], [4.0, 0.4]]), 'bias': jnp.array([9.0, 9.0])},
+           'block': {'fc': {'kernel': jnp.array([[2.0, 2.0]])}}}
+
+
+@pytest.mark.parametrize(('text', 'conv1', 'fc'), [
+    ('1', [[0.6, 0.3], [0.8, 0.4]], [[1.0, 1.0]]),
+    ('conv1: 2.5', [[1.5, 0.3], [2.0, 0.4]], [[2.0, 2.0]]),
+    ('conv1: 10, block: 0.5', [[3.0, 0.3], [4.0, 0.4]], [[0.5, 0.5]])])
+def test_the_norms_of_the_weights_of_a_unit_have_a_limit(text, conv1, fc):
+    """Each column is a unit; what is within the limit, and biases, stay as they are."""
+    tx = optim.create(0.5, max_norm=text)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, WEIGHTS), tx.init(WEIGHTS), WEIGHTS)
+    after = optax.apply_updates(WEIGHTS, updates)
+    np.testing.assert_allclose(after['conv1']['kernel'], conv1, rtol=1e-6)
+    np.testing.assert_allclose(after['block']['fc']['kernel'], fc, rtol=1e-6)
+    np.testing.assert_array_equal(after['conv1']['bias'], WEIGHTS['conv1']['bias'])
+
+
+def test_the_limit_is_that_of_the_updated_weights():
+    tx, w = optim.create(1.0, momentum=0.0, max_norm='5'), {'fc': {'kernel': jnp.array([[3.0]])}}
+    updates, _ = tx.update({'fc': {'kernel': jnp.array([[-4.0]])}}, tx.init(w), w)
+    assert float(updates['fc']['kernel'][0, 0]) == pytest.approx(2)  # to 5, not to 7
+
+
+@pytest.mark.parametrize('order', ['torch', 'caffe'])
+def test_rates_of_layers(order):
+    updates = first_update(layer_rates='conv1: 0.5, bn1: 3', bias_rate=2.0, order=order)
+    assert [updates[module][name] for module, name in (
+        ('conv1', 'kernel'), ('conv1', 'bias'), ('bn1', 'scale'), ('bn1', 'bias'))] == (
+            pytest.approx([-0.25, -0.5, -1.5, -3.0]))
+
+
+@pytest.mark.parametrize(('field', 'text', 'message'), [
+    ('max_norm', 'x', 'give a number for all layers'), ('max_norm', '0', 'take a number above 0'),
+    ('max_norm', 'fc: 1, fc: 2', 'give a number'), ('max_norm', 'fc: nan', 'max_norm=nan'),
+    ('layer_rates', 'fc:', 'give a number'), ('layer_rates', 'fc: -1', 'take 0 or a larger')])
+def test_texts_that_give_no_number_to_a_layer(field, text, message):
+    config = base.get_config()
+    config[field] = text
+    with pytest.raises(UserError, match=message):
+        train.check(config)
+
+
+@pytest.mark.parametrize('field', ['max_norm', 'layer_rates'])
+def test_a_layer_that_is_not_there(field):
+    with pytest.raises(UserError, match=f"{field}: there is no layer 'conv'.*did you mean conv1"):
+        optim.create(0.1, **{field: 'conv: 2'}).init(PARAMS)

@@ -34,11 +34,6 @@ def street_view(config):
         config.learning_rate = 0.01
         config.epochs = 160.0
         config.drops, config.drop_factor = (80, 120), 0.1
-        config.learning_rate = 0.01
-        config.model.dropout = 0.4
-        config.epochs = 160.0
-        config.drops, config.drop_factor = (80, 120), 0.1
-        config.drops = (80, 120)
     elif name == 'maxout':  # svhn.yaml: the lowest validation error was that of epoch 142
         config.model.name = 'maxout_svhn'
         config.learning_rate, config.momentum = 0.2, 0.6

@@ -42,7 +42,7 @@ def apply(config, setting):
     if dataset == 'svhn_cropped':
         cifar.street_view(config)
     elif dataset == 'digits':  # A mirror image of a 2 is no digit.
-        config.flip, config.padding = False, 2 if augmentation else 0
+        config.flip, config.padding = False, config.image_size // 8 if augmentation else 0
     elif not augmentation:
         config.flip, config.padding = False, 0
         if config.model.name.startswith('densenet'):

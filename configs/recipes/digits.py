@@ -7,9 +7,11 @@ WIDTHS = (8, 16, 32)
 # {name: (network, its fields, learning rate)}. Networks without batch normalization take smaller
 # rates than the others.
 NARROW = {
-    'nin': ('nin', {'widths': ((16, 16, 16), (24, 24, 24), (32, 32))}, 0.02),
+    'maxout': ('maxout', {'widths': (16, 24, 24), 'hidden': (64,)}, 0.02),
+    'dropconnect': ('dropconnect', {'widths': (16, 16, 24, 24), 'hidden': (64,)}, 0.02),
+    'recurrent_cnn': ('recurrent_cnn96', {'width': 24, 'iterations': 2}, 0.02),
     'allcnn': ('allcnn_c', {'widths': (16, 32)}, 0.02),
-    'fractional': ('fmp6_32', {'depth': 4, 'width': 12, 'canvas': 36}, 0.02),
+    'fractional': ('fmp6_32', {'depth': 3, 'width': 16, 'canvas': 24}, 0.05),
     'vgg11': ('vgg11', {'widths': (8, 16, 24, 32, 32), 'hidden': (64,)}, 0.02),
     'vgg11_bn': ('vgg11_bn', {'widths': (8, 16, 24, 32, 32), 'hidden': (64,)}, 0.05),
     'googlenet': ('googlenet_bn', {'inceptions': (
@@ -20,6 +22,8 @@ NARROW = {
     'resnet_stochastic': ('resnet20', {'widths': WIDTHS, 'blocks': (2, 2, 2), 'survival': 0.5},
                           0.1),
     'preact_resnet': ('preact_resnet110', {'widths': WIDTHS, 'blocks': (2, 2, 2)}, 0.1),
+    'rir': ('rir18_wide', {'widths': (8, 16), 'blocks': (1, 1)}, 0.1),
+    'wide_resnet': ('wide_resnet16_8', {'widths': (16, 32, 64), 'blocks': (1, 1, 1)}, 0.1),
     'densenet': ('densenet_l22_k8', {}, 0.1),
     'fractalnet_plain': ('fractalnet20', {
         'widths': WIDTHS, 'dropout': (0.0,) * 3, 'local_drop_path': 0.0, 'global_drop_path': 0.0},
@@ -28,12 +32,16 @@ NARROW = {
 }
 
 
+LARGE = ('vgg11', 'vgg11_bn', 'googlenet')  # These networks halve the images too often for 16.
+
+
 def get_config(name):
-    """The recipe of one of NARROW: the digits scaled to 32 x 32 pixels, 20 epochs and a cosine."""
+    """The recipe of one of NARROW: the digits scaled to 16 x 16 pixels, or to 32 x 32 where a
+    network needs it, 20 epochs and a cosine."""
     config = base.get_config()
     config.model.name, fields, config.learning_rate = NARROW[name]
     config.model.update(fields)
-    config.image_size = 32
+    config.image_size = 32 if name in LARGE else 16
     config.batch_size = 64
     config.epochs = 20.0
     config.schedule = 'cosine'
