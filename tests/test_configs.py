@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import models, train, transfer
+from cnnjax import models, optim, train, transfer
 from cnnjax.data import Crops, Normalization
 from cnnjax.errors import UserError
 from cnnjax.plan import plan
@@ -25,7 +25,7 @@ SMALL = [name for name in models.names()
                          r'|maxout(_svhn)?|dropconnect|dsn|generalized_pooling.*|fitnet.*', name)]
 WITHOUT_RECIPE = [name for name in models.names()
                   if re.fullmatch(r'unet.*|fcn.*|fmp6.*|yolo_v1(?!_class).*|.*rcnn.*', name)]
-DIGITS = ['lenet5', 'lenet5_1998']  # configs/mnist.py; see test_classic_models.py
+DIGITS = ['lenet5', 'lenet5_1998', 'maxout_mnist']  # configs/mnist.py; see test_classic_models.py
 LARGE = [name for name in models.names() if name not in SMALL + WITHOUT_RECIPE + DIGITS]
 
 
@@ -110,6 +110,22 @@ def test_recipe_builds_its_network_and_schedule(family, name):
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     logits, _ = jax.eval_shape(lambda x: net.init_with_output(jax.random.key(0), x)[0], images)
     assert logits.shape == (1, classes)
+
+
+@pytest.mark.parametrize(('family', 'name'), [
+    ('cifar', 'maxout'), ('cifar', 'maxout_svhn'), ('cifar', 'dsn'), ('cifar', 'dsn_svhn'),
+    ('cifar', 'generalized_pooling_tree'), ('mnist', 'maxout_mnist')])
+def test_the_layers_that_a_recipe_names_are_there(family, name):
+    config = load(family, name)
+    train.check(config)
+    assert config.layer_rates or config.max_norm
+    tx = optim.create(config.learning_rate, **{field: config[field] for field in optim.FIELDS})
+    net = models.create(**config.model)
+
+    def init(image):
+        return tx.init(net.init(jax.random.key(0), image)['params'])
+
+    jax.eval_shape(init, jax.ShapeDtypeStruct((1, *net.image_shape), jnp.float32))
 
 
 @pytest.mark.parametrize('recipe', segment.RECIPES)

@@ -27,6 +27,7 @@ CHOSEN = {
     'pixels': TrainingLoss(class_weights=WEIGHTS, loss_denominator='pixels'),
     'images': TrainingLoss(class_weights=WEIGHTS, loss_denominator='images'),
     'focal': TrainingLoss((('focal', 1.0),)), 'dice': DICE,
+    'squared_hinge': TrainingLoss((('squared_hinge', 1.0),), class_weights=WEIGHTS),
     'batch_dice': DICE._replace(dice_sums='batch', dice_squared=True, dice_background=True),
     'sum': TrainingLoss((('cross_entropy', 1.0), ('focal', 2.0), ('dice', 0.5)),
                         dice_absent=True)}
@@ -164,9 +165,10 @@ def test_the_loss_of_a_config():
 
 
 @pytest.mark.parametrize(('fields', 'message'), [
-    ({'loss': 'cross_entopy'}, "'cross_entopy' is none of cross_entropy, focal; did you mean cro"),
+    ({'loss': 'cross_entopy'},
+     "'cross_entopy' is none of cross_entropy, focal, squared_hinge; did you mean cro"),
     ({'loss': 'dice'}, "loss='dice': dice compares masks: it needs task='segment'"),
-    ({'loss': 'cross_entropy+dise', 'task': 'segment'}, 'focal, dice; did you mean dice'),
+    ({'loss': 'cross_entropy+dise', 'task': 'segment'}, 'squared_hinge, dice; did you mean dice'),
     ({'loss': ''}, "'' is none of"), ({'loss': 'focal+'}, "'' is none of"),
     ({'loss': 'focal+focal'}, 'each loss once'), ({'loss': '-1*focal'}, 'a positive factor'),
     ({'loss': 'a*focal'}, 'a positive factor'), ({'loss': 'nan*focal'}, 'a positive factor'),
@@ -179,7 +181,7 @@ def test_the_loss_of_a_config():
     ({'dice_sums': 'batch'}, 'dice_sums=batch changes dice, which'),
     ({'dice_smoothing': 0.0}, 'dice_smoothing=0.0 changes dice, which'),
     ({'loss': 'dice', 'task': 'segment', 'loss_denominator': 'pixels'}, 'loss_denominator=pixels '
-     'changes cross_entropy and focal, which'),
+     'changes cross_entropy and focal and squared_hinge, which'),
     ({'class_weights': (0, 0)}, 'at least one must be above 0'),
     ({'weight_map': 1.0}, 'weighs the pixels of masks'),
     ({'task': 'segmentation'}, "not 'segmentation'; did you mean segment")])
