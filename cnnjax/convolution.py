@@ -1,4 +1,5 @@
-"""The convolution, and how XLA computes it and its gradients fast. NHWC and HWIO.
+"""The convolution, and how XLA computes it and its gradients fast. NHWC and HWIO, and so in one and
+three dimensions.
 
 Measured in docs/cpu.md and docs/gpu.md. Elsewhere it is `lax.conv_general_dilated`.
 """
@@ -16,6 +17,7 @@ from jax import lax
 from cnnjax import winograd
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: LAYOUT, 5: ('NDHWC', 'DHWIO', 'NDHWC')}
 STRIP = 2 ** 19  # bytes, of one image; see _strips
 # Within `with direct(True):` no convolution is computed in Winograd's tiles. jax.jit compiles
 # separate programs inside and outside.
@@ -41,13 +43,13 @@ def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Sequence[int]
     16-bit convolutions of few channels are computed between blocks of pixels.
     """
     dilation = tuple(rhs_dilation or (1,) * (x.ndim - 2))
-    canonical = (jax.default_backend() == 'cpu' and x.ndim == 4
+    canonical = (jax.default_backend() == 'cpu' and x.ndim in LAYOUTS
                  and set(lhs_dilation or ()) <= {1} and not isinstance(padding, str))
     if canonical:
         padding = tuple((low, high) for low, high in padding)
-        if (kernel.shape[:2] == (1, 1) and set(strides) == {1} and feature_group_count == 1
+        if (set(kernel.shape[:-2]) == {1} and set(strides) == {1} and feature_group_count == 1
                 and set(itertools.chain(*padding)) == {0}):
-            return _pointwise(x, kernel[0, 0], tuple(options.items()))
+            return _pointwise(x, kernel.reshape(kernel.shape[-2:]), tuple(options.items()))
         if (winograd.is_fast(x, kernel, (*strides, *dilation, feature_group_count))
                 and options.get('preferred_element_type') is None and not direct.value):
             return winograd.convolve(x, kernel, padding, options.get('precision'))
@@ -74,6 +76,15 @@ def up_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = kernel[::-1, ::-1].transpose(0, 2, 1, 3).reshape(2, channels, -1)
     return jnp.stack([(x @ row).reshape(batch, height, 2 * width, -1) for row in rows], 2).reshape(
         batch, 2 * height, 2 * width, -1)
+
+
+def output_size(size: int, kernel: int, padding: int = 0, stride: int = 1,
+                dilation: int = 1) -> int:
+    """How many positions a kernel has along one axis of so many pixels, with `padding` more on
+    either side. Padding is called 'valid' if there is none, 'same' if the size stays at stride 1,
+    dilation * (kernel - 1) / 2, and 'full' if each position that sees any pixel counts,
+    dilation * (kernel - 1)."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def _outputs_of_a_block(x, kernel, strides, padding, others):
@@ -132,8 +143,8 @@ def _in_blocks(x, kernel, strides, padding, outputs, options):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pointwise(x, kernel, options):
-    """A 1x1 convolution as a matrix product, [N, H, W, C] and [C, K]."""
-    return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())), **dict(options))
+    """A 1x1 convolution as a matrix product, [N, ..., C] and [C, K]."""
+    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **dict(options))
 
 
 def _pointwise_forward(x, kernel, options):
@@ -142,7 +153,7 @@ def _pointwise_forward(x, kernel, options):
 
 def _pointwise_backward(options, saved, g):
     x, kernel = saved
-    dx = lax.dot_general(g, kernel, (((3,), (1,)), ((), ())), **dict(options))
+    dx = lax.dot_general(g, kernel, (((g.ndim - 1,), (1,)), ((), ())), **dict(options))
     # As matrices: XLA:CPU would transpose arrays of more axes first, which took half of the time.
     x, g = (array.reshape(-1, array.shape[-1]) for array in (x, g))
     dkernel = lax.dot_general(x, g, (((0,), (0,)), ((), ())), **dict(options))
@@ -154,7 +165,7 @@ _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5, 6))
 def _canonical(x, kernel, strides, padding, dilation, groups, options):
-    return _convolve(x, kernel, strides, padding, (1, 1), dilation, groups, options)
+    return _convolve(x, kernel, strides, padding, (1,) * len(strides), dilation, groups, options)
 
 
 def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, options):
@@ -164,13 +175,13 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
     images): they are padded first.
     """
     if any(isinstance(n, int) and (n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(
-            x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
+            x.shape[1:-1], lhs_dilation, kernel.shape[:-2], rhs_dilation, strict=True)):
         sides = [(*sides, grow - 1) for sides, grow in zip(padding, lhs_dilation, strict=True)]
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
         x = lax.optimization_barrier(x)  # Without it XLA merges the two operations again.
-        padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
+        padding, lhs_dilation = [(0, 0)] * len(strides), (1,) * len(strides)
     return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation, rhs_dilation,
-                                    LAYOUT, groups, **dict(options))
+                                    LAYOUTS[x.ndim], groups, **dict(options))
 
 
 def _canonical_forward(x, kernel, *static):
@@ -184,22 +195,25 @@ def _canonical_forward(x, kernel, *static):
 
 def _canonical_backward(strides, padding, dilation, groups, options, saved, g):
     x, kernel = saved
+    rank = len(strides)
     # Per axis: (size, kernel's span, output's span on the input's grid, padding before).
     axes = [(n, (k - 1) * d, (o - 1) * s + 1, low)
-            for n, k, d, o, s, (low, _) in zip(x.shape[1:3], kernel.shape[:2], dilation,
-                                               g.shape[1:3], strides, padding, strict=True)]
+            for n, k, d, o, s, (low, _) in zip(x.shape[1:-1], kernel.shape[:-2], dilation,
+                                               g.shape[1:-1], strides, padding, strict=True)]
     # dx: the dilated output gradient, fully correlated with the flipped kernel.
-    flipped = _swap(kernel[::-1, ::-1], 2, 3, groups)
-    dx = _convolve(g, flipped, (1, 1), [(span - low, n - out + low) for n, span, out, low in axes],
+    flipped = _swap(kernel[(slice(None, None, -1),) * rank], rank, rank + 1, groups)
+    dx = _convolve(g, flipped, (1,) * rank,
+                   [(span - low, n - out + low) for n, span, out, low in axes],
                    strides, dilation, groups, options)
     # dkernel: the input correlated with the dilated output gradient, the batch as the channels.
     dkernel: Any = sum(_correlate(x, g, rows, axes, strides, dilation, groups, options)
                        for rows in _strips(g, max(padding[0]) // strides[0] + 1))
-    return dx.astype(x.dtype), dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
+    return dx.astype(x.dtype), jnp.moveaxis(dkernel, 0, rank).astype(kernel.dtype)
 
 
 def _strips(g, least):
-    """Slices of the rows of g [N, H, W, C], each of at least so many rows.
+    """Slices of the rows of g [N, H, W, C], each of at least so many rows; in other dimensions, of
+    the first axis.
 
     The output gradient is the kernel of that convolution, and a large one makes it 2 to 3 times
     slower: VGG's at 224 x 224, not those of 32 x 32 pixels, whatever the batch (docs/cpu.md).
@@ -211,15 +225,15 @@ def _strips(g, least):
 
 
 def _correlate(x, g, rows, axes, strides, dilation, groups, options):
-    """What these rows of g contribute to the kernel's gradient, [kh, C / groups, kw, K] swapped."""
-    (n, span, _, low), columns = axes
+    """What these rows of g contribute to the kernel's gradient, [C / groups, kh, kw, K]."""
+    (n, span, _, low), *others = axes
     low -= rows.start * strides[0]
     high = span + (rows.stop - rows.start - 1) * strides[0] + 1 - n - low
     x, g = x[:, max(-low, 0):n - max(-high, 0)], g[:, rows]
     padding = [(max(low, 0), max(high, 0)),
-               (columns[3], columns[1] + columns[2] - columns[0] - columns[3])]
-    return _convolve(_swap(x, 0, 3, groups), g.transpose(1, 2, 0, 3), dilation, padding, (1, 1),
-                     strides, groups, options)
+               *((before, span + out - n - before) for n, span, out, before in others)]
+    return _convolve(_swap(x, 0, x.ndim - 1, groups), jnp.moveaxis(g, 0, -2), dilation, padding,
+                     (1,) * len(padding), strides, groups, options)
 
 
 def _swap(array, axis, last, groups):

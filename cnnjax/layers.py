@@ -1,5 +1,8 @@
 """What the papers share: convolution, pooling, normalization. NHWC and HWIO throughout.
 
+What is said here of images [N, H, W, C] holds for sequences [N, T, C] and volumes [N, D, H, W, C],
+too: the number of axes of an array decides.
+
 Padding is explicit and symmetric: XLA's 'SAME' pads strided layers on one side only, which is not
 what the papers (or Caffe, or torch) compute.
 """
@@ -8,7 +11,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -31,9 +34,11 @@ _as_maps = jax.make_user_context(False)  # see `fully_convolutional`
 def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '') -> None:
     """Raises UserError for images [N, H, W, C] of fewer than `smallest` pixels a side; `network`
     names what needs them, and `remedy` says what helps, or why."""
-    if any(n < smallest for n in images.shape[1:3]):
-        raise UserError(f'{network} needs images of at least {smallest} x {smallest}, got '
-                        f'{images.shape[1:3]}{remedy and ": "}{remedy}')
+    sides = images.shape[1:-1]
+    if any(n < smallest for n in sides):
+        least = ' x '.join([str(smallest)] * len(sides))
+        raise UserError(f'{network} needs images of at least {least}, got '
+                        f'{sides}{remedy and ": "}{remedy}')
 
 
 def numpy_for(*sizes: Any) -> Any:
@@ -155,17 +160,33 @@ def relu(x: jax.Array) -> jax.Array:
 relu.defjvps(lambda tangent, y, x: lax.select(y != 0, tangent, jnp.zeros_like(tangent)))
 
 
-def conv(features: int, size: int, stride: int = 1, padding: int | None = None,
-         dilation: int = 1, **options: Any) -> nn.Conv:
-    """A 2-D convolution module [N, H, W, C] -> [N, H', W', features], symmetric zero padding.
+class Conv(nn.Conv):
+    """flax's convolution. A kernel whose size is one number has that side along every axis of an
+    example: [N, T, C], [N, H, W, C] or [N, D, H, W, C]."""
 
-    `size` is the kernel's side, `dilation` the distance of the pixels that it sees, `padding` the
-    pixels on every side (default `dilation * (size // 2)`, which keeps H and W at stride 1 and odd
-    sizes). `options` are those of `flax.linen.Conv`.
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # In a call a module is a copy that is bound to its parameters: the next call has another.
+        if isinstance(self.kernel_size, int):
+            object.__setattr__(self, 'kernel_size', (self.kernel_size,) * (x.ndim - 2))
+        return super().__call__(x)
+
+
+def conv(features: int, size: int | Sequence[int], stride: int = 1,
+         padding: int | Sequence[tuple[int, int]] | None = None, dilation: int = 1,
+         **options: Any) -> Conv:
+    """A convolution module [N, H, W, C] -> [N, H', W', features], symmetric zero padding.
+
+    `size` is the kernel's side, or its height and width, `dilation` the distance of the pixels that
+    it sees, `padding` the pixels on every side (default `dilation * (size // 2)`, which keeps H and
+    W at stride 1 and odd sizes), or those before and after each of H and W, such as `same` gives.
+    `options` are those of `flax.linen.Conv`.
     """
-    padding = dilation * (size // 2) if padding is None else padding
-    return nn.Conv(features, (size, size), (stride, stride), padding, kernel_dilation=dilation,
-                   conv_general_dilated=convolution.conv_general_dilated, **options)
+    sides: Any = padding
+    if padding is None:
+        sides = (dilation * (size // 2) if isinstance(size, int)
+                 else [dilation * (side // 2) for side in size])
+    return Conv(features, size, stride, sides, kernel_dilation=dilation,
+                conv_general_dilated=convolution.conv_general_dilated, **options)
 
 
 class UpConv(nn.Module):
@@ -184,9 +205,22 @@ class UpConv(nn.Module):
         return convolution.up_convolution(x, kernel) + _along(bias, x)
 
 
-def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0,
+def same(x: jax.Array, size: int, stride: int) -> list[tuple[int, int]]:
+    """TensorFlow's padding 'SAME' of x [N, H, W, C]: the zeros before and after each of H and W, of
+    which there is one more after than before if their number is odd."""
+    rank = x.ndim - 2
+    return lax.padtype_to_pads(x.shape[1:-1], (size,) * rank, (stride,) * rank, 'SAME')
+
+
+def subsample(x: jax.Array, stride: int) -> jax.Array:
+    """Every `stride`-th pixel along each axis of [N, H, W, C]."""
+    return x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
+
+
+def max_pool(x: jax.Array, size: int, stride: int, padding: int | Sequence[tuple[int, int]] = 0,
              ceil: bool = False) -> jax.Array:
-    """Max over `size` x `size` windows, [N, H, W, C]; the padding never wins.
+    """Max over `size` x `size` windows, [N, H, W, C]; the padding, on every side or as `same` gives
+    it, never wins.
 
     With `ceil` a last window that sticks out at the bottom or right counts, as in Caffe and in
     torch's ceil_mode (3x3 windows, two apart, on 32 pixels: 16 of them, not 15), unless it would
@@ -195,7 +229,7 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0,
     sides = tuple(_sides(x, size, stride, padding, ceil))
     if jax.default_backend() != 'tpu':
         return _max_pool(x, size, stride, sides)
-    return nn.max_pool(x, (size, size), (stride, stride), sides)
+    return nn.max_pool(x, (size,) * len(sides), (stride,) * len(sides), sides)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -203,7 +237,7 @@ def _max_pool(x, size, stride, sides):
     """The max-pool, with the same gradient as JAX derives, but faster: JAX's is XLA's
     select-and-scatter, which is sequential on CPUs and adds atomically on GPUs. It has no forward
     mode (jvp)."""
-    return nn.max_pool(x, (size, size), (stride, stride), sides)
+    return nn.max_pool(x, (size,) * len(sides), (stride,) * len(sides), sides)
 
 
 def _max_pool_forward(x, size, stride, sides):
@@ -211,21 +245,26 @@ def _max_pool_forward(x, size, stride, sides):
     pixel that equals the maximum could find none: within a program the compiler may compute x
     twice, with other rounding."""
     padded = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
-    begins = [np.arange(0, n - size + 1, stride) for n in padded.shape[1:3]]
+    begins = [np.arange(0, n - size + 1, stride) for n in padded.shape[1:-1]]
     # The first pixel that is not padding wins at first, in case all are -infinity.
-    down, across = (np.maximum(low - begin, 0)
-                    for (low, _), begin in zip(sides, begins, strict=True))
-    shape = x.shape[0], len(down), len(across), x.shape[3]
-    index = np.min_scalar_type(size ** 2 - 1)
-    winner = jnp.broadcast_to(index.type(size * down[:, None] + across)[..., None], shape)
+    firsts = [np.maximum(low - begin, 0) for (low, _), begin in zip(sides, begins, strict=True)]
+    shape = x.shape[0], *map(len, firsts), x.shape[-1]
+    index = np.min_scalar_type(size ** len(sides) - 1)
+    winner = jnp.broadcast_to(index.type(_place(np.ix_(*firsts), size))[..., None], shape)
     best = jnp.full(shape, -jnp.inf, x.dtype)
-    for place in range(size ** 2):
-        rows, columns = (slice(start, start + begin[-1] + 1, stride)
-                         for start, begin in zip(divmod(place, size), begins, strict=True))
-        value = padded[:, rows, columns]
+    for place in itertools.product(range(size), repeat=len(sides)):
+        window = (slice(start, start + begin[-1] + 1, stride)
+                  for start, begin in zip(place, begins, strict=True))
+        value = padded[:, *window]
         better = beats(value, best)
-        best, winner = jnp.where(better, value, best), jnp.where(better, index.type(place), winner)
-    return best, (lax.optimization_barrier(winner), x.shape[1:3])
+        best = jnp.where(better, value, best)
+        winner = jnp.where(better, index.type(_place(place, size)), winner)
+    return best, (lax.optimization_barrier(winner), x.shape[1:-1])
+
+
+def _place(offsets, size):
+    """The number of a pixel in a window, row by row, from its offsets along each axis."""
+    return functools.reduce(lambda number, offset: size * number + offset, offsets)
 
 
 def beats(value: jax.Array, best: jax.Array) -> jax.Array:
@@ -236,54 +275,60 @@ def beats(value: jax.Array, best: jax.Array) -> jax.Array:
 
 def _max_pool_backward(size, stride, sides, saved, g):
     winner, shape = saved
-    batch, channels = g.shape[0], g.shape[3]
+    batch, channels, rank = g.shape[0], g.shape[-1], len(sides)
     back = (size - 1) // stride  # how many windows that begin earlier reach a pixel
     counts = [-(-(n + sum(side)) // stride) for n, side in zip(shape, sides, strict=True)]
-    edges = [(back, count - n, 0) for count, n in zip(counts, g.shape[1:3], strict=True)]
+    edges = [(back, count - n, 0) for count, n in zip(counts, g.shape[1:-1], strict=True)]
     g, winner = (lax.pad(array, jnp.zeros((), array.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
                  for array in (g, winner))
 
-    def pixels(*offset):
-        """The gradient of the pixels that are `offset` rows and columns from a window's begin."""
+    def pixels(*offsets):
+        """The gradient of the pixels that are so far from a window's begin along the first axes; an
+        axis of `stride` follows each of the others, for all distances there."""
+        if (axis := len(offsets)) < rank:
+            return jnp.stack([pixels(*offsets, i) for i in range(stride)], axis + 2)
         total = 0
-        for place in itertools.product(*(range(start, size, stride) for start in offset)):
-            rows, columns = (slice(back - at // stride, back - at // stride + count)
-                             for at, count in zip(place, counts, strict=True))
-            won = winner[:, rows, columns] == place[0] * size + place[1]
-            total += jnp.where(won, g[:, rows, columns], 0)
+        for place in itertools.product(*(range(start, size, stride) for start in offsets)):
+            windows = [slice(back - at // stride, back - at // stride + count)
+                       for at, count in zip(place, counts, strict=True)]
+            won = winner[:, *windows] == _place(place, size)
+            total += jnp.where(won, g[:, *windows], 0)
         return jnp.broadcast_to(total, (batch, *counts, channels)).astype(g.dtype)
 
-    dx = jnp.stack([jnp.stack([pixels(i, j) for j in range(stride)], 3) for i in range(stride)], 2)
-    dx = dx.reshape(batch, *(count * stride for count in counts), channels)
-    (top, _), (left, _) = sides
-    return (dx[:, top:top + shape[0], left:left + shape[1]],)
+    dx = pixels().reshape(batch, *(count * stride for count in counts), channels)
+    return (dx[:, *(slice(low, low + n) for (low, _), n in zip(sides, shape, strict=True))],)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def average_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False,
+def average_pool(x: jax.Array, size: int, stride: int,
+                 padding: int | Sequence[tuple[int, int]] = 0, ceil: bool = False,
                  count_padding: bool = True) -> jax.Array:
     """Mean over `size` x `size` windows, [N, H, W, C]; padding counts as zeros, as in torch and
     Caffe, unless `count_padding` is False. What sticks out under `ceil` (see `max_pool`) never
     counts."""
     sides = _sides(x, size, stride, padding, ceil)
-    if ceil and count_padding:
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rank = len(sides)
+    if ceil and count_padding and isinstance(padding, int):
+        x = jnp.pad(x, ((0, 0), *((padding, padding),) * rank, (0, 0)))
         sides = [(0, high - padding) for _, high in sides]
 
     def sums(x):
-        return nn.pool(x, 0.0, lax.add, (size, size), (stride, stride), sides)
+        return nn.pool(x, 0.0, lax.add, (size,) * rank, (stride,) * rank, sides)
 
     counted = count_padding and not ceil
-    return sums(x) / (size ** 2 if counted else sums(jnp.ones((1, *x.shape[1:3], 1), x.dtype)))
+    return sums(x) / (size ** rank if counted
+                      else sums(jnp.ones((1, *x.shape[1:-1], 1), x.dtype)))
 
 
 def _sides(x, size, stride, padding, ceil):
     """The padding before and after each of H and W. With `ceil`, that after includes what sticks
     out."""
+    if not isinstance(padding, int):
+        return list(padding)
     sides = []
-    for n in x.shape[1:3]:
+    for n in x.shape[1:-1]:
         out = -(n + 2 * padding - size) % stride if ceil else 0  # how far the next one sticks out
         sides.append((padding, padding + (out if out < size - padding else 0)))
     return sides
@@ -298,7 +343,7 @@ def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     """
     if _as_maps.value:
         return x
-    for axis in (1, 2):
+    for axis in range(1, x.ndim - 1):
         n = x.shape[axis]
         x = jnp.stack([lax.slice_in_dim(x, i * n // size, -(-(i + 1) * n // size), axis=axis)
                        .mean(axis) for i in range(size)], axis)
@@ -321,7 +366,7 @@ def fractional_max_pool(x: jax.Array, ratio: float, key: jax.Array, order: str =
     if not 1 < ratio < 2:
         raise UserError(f'fractional max-pooling: ratio is between 1 and 2, not {ratio}')
     shared = int(overlapping)
-    for axis, axis_key in zip((1, 2), jax.random.split(key), strict=True):
+    for axis, axis_key in enumerate(jax.random.split(key, x.ndim - 2), 1):
         span, count = x.shape[axis] - shared, round(x.shape[axis] / ratio)
         if not 0 < count <= span <= 2 * count:
             raise UserError(f'fractional max-pooling: {x.shape[axis]} pixels are too few for ratio '
@@ -329,19 +374,29 @@ def fractional_max_pool(x: jax.Array, ratio: float, key: jax.Array, order: str =
         boundaries = pooling_boundaries(axis_key, span, count, order)
         first, last = boundaries[:-1], boundaries[1:] - 1 + shared
         picks = (first, first + 1, last) if overlapping else (first, last)
-        x = functools.reduce(_larger, [jnp.take(x, pick, axis) for pick in picks])
+        x = functools.reduce(larger, [jnp.take(x, pick, axis) for pick in picks])
     return x
 
 
 @jax.custom_jvp
-def _larger(best, value):
+def larger(best: jax.Array, value: jax.Array) -> jax.Array:
     """jnp.maximum, but its gradient does not ask which of the two equals the result."""
     return jnp.maximum(best, value)
 
 
-@_larger.defjvp
+@larger.defjvp
 def _larger_jvp(primals, tangents):
-    return _larger(*primals), lax.select(beats(*primals[::-1]), *tangents[::-1])
+    return larger(*primals), lax.select(beats(*primals[::-1]), *tangents[::-1])
+
+
+def maxout(x: jax.Array, pieces: int) -> jax.Array:
+    """The largest of every `pieces` neighbouring channels, [..., pieces * C] -> [..., C]: maxout
+    units, whose channels before are their linear pieces. The gradient goes to the first of the
+    largest.
+
+    Goodfellow et al. 2013, section 3, https://arxiv.org/abs/1302.4389.
+    """
+    return functools.reduce(larger, [x[..., piece::pieces] for piece in range(pieces)])
 
 
 def pooling_boundaries(key: jax.Array, span: int, count: int, order: str) -> jax.Array:
@@ -362,7 +417,14 @@ def pooling_boundaries(key: jax.Array, span: int, count: int, order: str) -> jax
 
 def global_average_pool(x: jax.Array) -> jax.Array:
     """Mean over the pixels: [N, H, W, C] -> [N, C]."""
-    return x.mean((1, 2))
+    return x.mean(range(1, x.ndim - 1))
+
+
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """Max over the pixels: [N, H, W, C] -> [N, C]. The gradient goes to the pixel that is picked,
+    the first of the largest: jnp.max would look for pixels that equal the result."""
+    x = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+    return jnp.take_along_axis(x, jnp.argmax(x, 1, keepdims=True), 1)[:, 0]
 
 
 def flatten(x: jax.Array) -> jax.Array:

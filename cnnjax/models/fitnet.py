@@ -19,18 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
-
-
-def small(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
-    """The paper's initial weights, uniform between -0.005 and 0.005."""
-    return jax.random.uniform(key, shape, dtype, -0.005, 0.005)
-
-
-def maxout(x: jax.Array, pieces: int) -> jax.Array:
-    """The largest of each `pieces` neighbouring channels: [..., pieces * C] -> [..., C]."""
-    x = x.reshape(*x.shape[:-1], -1, pieces)
-    return functools.reduce(lambda best, value: jnp.where(layers.beats(value, best), value, best),
-                            [x[..., i] for i in range(pieces)])
+from cnnjax.models.maxout import uniform
 
 
 class FitNet(nn.Module):
@@ -51,22 +40,22 @@ class FitNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         layers.check_size(images, 2 ** (len(self.widths) - 1), 'FitNet')
-        conv = functools.partial(layers.conv, kernel_init=small, dtype=self.dtype)
-        dense = functools.partial(nn.Dense, kernel_init=small, dtype=self.dtype)
+        conv = functools.partial(layers.conv, kernel_init=uniform, dtype=self.dtype)
+        dense = functools.partial(nn.Dense, kernel_init=uniform, dtype=self.dtype)
         drop = functools.partial(nn.Dropout, deterministic=not train)
         taps, count, several = {}, 0, self.pieces[0]
         x = drop(self.input_dropout, name='drop0')(images.astype(self.dtype))
         for i, widths in enumerate(self.widths, 1):
             for count, width in enumerate(widths, count + 1):
                 x = taps[f'conv{count}'] = conv(several * width, 3, name=f'conv{count}')(x)
-                x = taps[f'maxout{count}'] = maxout(x, several)
+                x = taps[f'maxout{count}'] = layers.maxout(x, several)
             size = 2 if i < len(self.widths) else max(x.shape[1:3])
             x = taps[f'pool{i}'] = self.pool(x, size, size, 0, i == len(self.widths))
             x = drop(self.dropout, name=f'drop{i}')(x)
         x = layers.flatten(x)
         for i, width in enumerate(self.hidden, 1):
             x = taps[f'fc{i}'] = dense(self.pieces[1] * width, name=f'fc{i}')(x)
-            x = taps[f'maxout_fc{i}'] = maxout(x, self.pieces[1])
+            x = taps[f'maxout_fc{i}'] = layers.maxout(x, self.pieces[1])
             x = drop(self.dropout, name=f'drop_fc{i}')(x)
         logits = taps['softmax'] = dense(self.num_classes, name='softmax')(x)
         return logits, taps

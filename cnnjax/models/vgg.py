@@ -84,8 +84,9 @@ def fold_batch_norm(variables: Mapping[str, Any]) -> dict[str, Any]:
         norm, conv = params.pop(name), name.replace('bn', 'conv')
         epsilon = layers.BatchNorm.epsilon
         factor = norm['scale'] / jnp.sqrt(statistics['var'] + epsilon)
+        kernel = params[conv]['kernel']
         params[conv] = {
-            'kernel': params[conv]['kernel'] * factor[None, None, None],
+            'kernel': kernel * jnp.expand_dims(factor, range(kernel.ndim - 1)),
             'bias': (params[conv]['bias'] - statistics['mean']) * factor + norm['bias']}
     return {'params': params}
 

@@ -1,8 +1,15 @@
-"""The layers of the networks in gradients.py on torch's [N, C, H, W]."""
+"""The layers of the networks in gradients.py on torch's [N, C, H, W], [N, C, T] or [N, C, D, H, W].
+"""
+
+
+def function(name, x):
+    """torch's function of that name for the dimensions of x, such as conv2d."""
+    from torch.nn import functional
+    return getattr(functional, f'{name}{x.ndim - 2}d')
 
 
 class Torch:
-    """The layers on torch's [N, C, H, W], with parameters of our names and shapes."""
+    """The layers on torch's arrays, with parameters of our names and shapes."""
 
     def __init__(self, parameters):
         self.parameters = parameters
@@ -11,10 +18,11 @@ class Torch:
         return self.parameters.get(f'{name}/{kind}')
 
     def conv(self, name, x, stride=1, padding=None, groups=1, dilation=1):
-        from torch.nn.functional import conv2d
-        kernel = self.own(name, 'kernel').permute(3, 2, 0, 1)
-        padding = dilation * (kernel.shape[-1] // 2) if padding is None else padding
-        return conv2d(x, kernel, self.own(name, 'bias'), stride, padding, dilation, groups)
+        kernel = self.own(name, 'kernel').movedim((-1, -2), (0, 1))
+        if padding is None:
+            padding = tuple(dilation * (side // 2) for side in kernel.shape[2:])
+        return function('conv', x)(
+            x, kernel, self.own(name, 'bias'), stride, padding, dilation, groups)
 
     def norm(self, name, x, eps=1e-5):
         from torch.nn.functional import batch_norm
@@ -22,7 +30,7 @@ class Torch:
                           training=True, eps=eps)
 
     def dense(self, name, x):
-        x = x.permute(0, 2, 3, 1).flatten(1) if x.ndim == 4 else x
+        x = x.movedim(1, -1).flatten(1)
         return x @ self.own(name, 'kernel') + self.own(name, 'bias')
 
     def conv_relu(self, name, x, *options):
@@ -33,20 +41,30 @@ class Torch:
 
 
 def pool(x, size, stride, padding=0, ceil=False):
-    from torch.nn.functional import max_pool2d
-    return max_pool2d(x, size, stride, padding, ceil_mode=ceil)
+    return function('max_pool', x)(x, size, stride, padding, ceil_mode=ceil)
 
 
 def average(x, size, stride):
-    from torch.nn.functional import avg_pool2d
-    return avg_pool2d(x, size, stride, ceil_mode=True)
+    return function('avg_pool', x)(x, size, stride, ceil_mode=True)
 
 
-def lrn(x, k, alpha):
-    """alpha is not divided by the five channels."""
+def lrn(x, k, alpha, beta=0.75, size=5):
+    """alpha is not divided by the number of channels."""
     from torch.nn.functional import local_response_norm
-    return local_response_norm(x, 5, 5 * alpha, 0.75, k)
+    return local_response_norm(x, size, size * alpha, beta, k)
 
 
 def mean(x):
-    return x.mean((2, 3))
+    return x.flatten(2).mean(2)
+
+
+def stem(net, x):
+    """The beginning of residual networks for large images."""
+    return pool(net.norm_relu('bn1', net.conv('conv1', x, 2)), 3, 2, 1)
+
+
+def projected(net, name, x, like, stride):
+    """Shortcut B."""
+    if x.shape == like.shape:
+        return x
+    return net.norm(f'{name}/shortcut_bn', net.conv(f'{name}/shortcut_conv', x, stride))
