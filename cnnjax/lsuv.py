@@ -23,6 +23,8 @@ from flax import traverse_util
 from cnnjax.errors import UserError
 from cnnjax.models import resnet
 
+LIMITS = {'init': ('network', 'lsuv')}
+
 
 def initialized(net: nn.Module, variables: Any, key: jax.Array, images: jax.Array) -> Any:
     """The parameters of a network with LSUV's weights.
@@ -38,7 +40,7 @@ def initialized(net: nn.Module, variables: Any, key: jax.Array, images: jax.Arra
     scan = getattr(net, 'scan', False)
     if scan:
         net, variables = net.clone(scan=False), resnet.unstack(variables)
-    flat = traverse_util.flatten_dict(variables['params'])
+    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables['params'])
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     start = {path: orthonormal(random, leaf.shape).astype(leaf.dtype)
              if path[-1] == 'kernel' and leaf.ndim > 1 else leaf for path, leaf in flat.items()}
@@ -58,7 +60,7 @@ def initialized(net: nn.Module, variables: Any, key: jax.Array, images: jax.Arra
                 variables)
         return changed['params']
 
-    found = traverse_util.flatten_dict(forward(
+    found: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(forward(
         {**variables, 'params': traverse_util.unflatten_dict(start)}, images))
     for path in layers:
         if not np.isfinite(found[path]).all():

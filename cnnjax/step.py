@@ -216,7 +216,7 @@ def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.
     return {}, (sums, kept)
 
 
-def shared(data: Batch | None, teacher: Any = None) -> dict[str, Any]:
+def shared(data: Mapping[str, Any] | None, teacher: Any = None) -> dict[str, Any]:
     """The `data` of both steps: a set that is on the device, and the variables of a teacher."""
     return {**(data or {}), **({'teacher': teacher} if teacher else {})}
 

@@ -33,7 +33,7 @@ class Normalization(NamedTuple):
         # At their usual precision, accelerators round the factors to 10 bits or fewer.
         return jnp.matmul(flat, self.whitening, precision='highest').reshape(images.shape) / std
 
-    def inverse(self, images: jax.Array) -> jax.Array:
+    def inverse(self, images: jax.Array | np.ndarray) -> Any:
         """Normalized images [..., H, W, C] as they were, in [0, 1].
 
         Raises:

@@ -2,12 +2,11 @@
 
 Deep and thin students of a wide maxout network; configs/cifar.py trains them with its hints.
 
-The paper gives the full layer the size of the teacher's, 500 units of five linear pieces, and so
-has the released code (https://github.com/adri-romsor/FitNets). The parameters that the paper counts,
-250 K, 862 K and 2.5 M of FitNet 1, 2 and 4, are the weights without biases of networks whose full
-layer has two pieces (`pieces=(2, 2)`), and so are its multiplications, 30, 108 and 382 million.
-FitNet 3 as its table has it does not have the 1.6 M weights and 392 million multiplications stated,
-but 1.5 M and 324 million.
+The full layer is the teacher's, 500 units of five linear pieces, in the paper's text and in the
+released code (https://github.com/adri-romsor/FitNets). The parameters that the paper counts, 250 K,
+862 K and 2.5 M of FitNet 1, 2 and 4, are the weights, without biases, of networks whose full layer
+has two pieces (`pieces=(2, 2)`). The table's FitNet 3 would then have 1.5 M weights and 324 million
+multiplications, where the paper states 1.6 M and 392 million.
 """
 
 import functools
@@ -43,12 +42,13 @@ class FitNet(nn.Module):
         conv = functools.partial(layers.conv, kernel_init=uniform, dtype=self.dtype)
         dense = functools.partial(nn.Dense, kernel_init=uniform, dtype=self.dtype)
         drop = functools.partial(nn.Dropout, deterministic=not train)
-        taps, count, several = {}, 0, self.pieces[0]
+        taps, done, several = {}, 0, self.pieces[0]
         x = drop(self.input_dropout, name='drop0')(images.astype(self.dtype))
         for i, widths in enumerate(self.widths, 1):
-            for count, width in enumerate(widths, count + 1):
-                x = taps[f'conv{count}'] = conv(several * width, 3, name=f'conv{count}')(x)
-                x = taps[f'maxout{count}'] = layers.maxout(x, several)
+            for j, width in enumerate(widths, done + 1):
+                x = taps[f'conv{j}'] = conv(several * width, 3, name=f'conv{j}')(x)
+                x = taps[f'maxout{j}'] = layers.maxout(x, several)
+            done += len(widths)
             size = 2 if i < len(self.widths) else max(x.shape[1:3])
             x = taps[f'pool{i}'] = self.pool(x, size, size, 0, i == len(self.widths))
             x = drop(self.dropout, name=f'drop{i}')(x)
