@@ -97,8 +97,8 @@ class Teaching(NamedTuple):
 
     def __call__(self, variables: Any, examples: Any, step: Any) -> dict[str, Any]:
         teacher, images = self.teacher._replace(variables=variables), examples['image']
-        own, theirs = self.normalize, teacher.normalize
-        if all(np.array_equal(a, b) for a, b in zip(own, theirs, strict=True)):
+        own: Any = self.normalize
+        if all(np.array_equal(a, b) for a, b in zip(own, teacher.normalize, strict=True)):
             teacher = teacher._replace(normalize=UNCHANGED)
         else:
             images = own.inverse(images)
