@@ -152,7 +152,7 @@ def numbers(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
               examples: data.Resident | data.Stream, mesh: Mesh, *, batch_size: int,
-              kind: str = 'shard_map') -> Callable[[Any], dict[str, Any]]:
+              kind: str = 'shard_map', teach: Any = None) -> Callable[[Any], dict[str, Any]]:
     """A function from the variables, {'params', 'batch_stats'}, to the results: {'count': the
     number of examples, 'error': ..., and the other results of the task}.
 
@@ -161,6 +161,7 @@ def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
       examples: a data.Resident or data.Stream.
       batch_size: images per step, over all devices; rounded to a multiple of their number.
       kind: one of parallel.KINDS.
+      teach: the distillation.Teaching of a stage of hints; None: there is no teacher.
 
     Raises:
       UserError: the batch size is less than 1, or has more pixels than the devices can count.
@@ -174,9 +175,10 @@ def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
     share = jax.process_index(), jax.process_count()
     compiled = parallel.parallelize(
         functools.partial(step.eval_step, task=task, net=net,
-                          normalize=normalize.fitting(examples.image_shape)), mesh, kind,
-        donate=False)
-    resident = parallel.replicate(examples.data or {}, mesh)
+                          normalize=normalize.fitting(examples.image_shape), teach=teach),
+        mesh, kind, donate=False)
+    resident = parallel.replicate(step.shared(
+        examples.data, teach and teach.teacher.variables), mesh)
     key = jax.random.key(0)  # unused: nothing is random
 
     def evaluate(variables):

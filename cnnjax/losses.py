@@ -145,6 +145,25 @@ def dice_of_classes(
     return values, in_truth > 0
 
 
+def distillation(logits: jax.Array | np.ndarray, teacher: jax.Array | np.ndarray,
+                 temperature: float = 1.0) -> jax.Array:
+    """The cross-entropy between the softened probabilities of a teacher and those of its student in
+    float32, whose logits, [..., K] each, are divided by the temperature: [...].
+
+    Hinton et al. 2015, section 2, https://arxiv.org/abs/1503.02531, who multiply it by the square
+    of the temperature; FitNets (Romero et al. 2014, equation 2) do not, nor does this.
+    """
+    softened, wanted = (jnp.asarray(each, jnp.float32) / temperature for each in (logits, teacher))
+    return optax.softmax_cross_entropy(softened, jax.nn.softmax(wanted))
+
+
+def half_square(x: jax.Array) -> jax.Array:
+    """Half the squared L2 norm of each example in float32: [N, ...] -> [N]. Of the difference of
+    two maps it is the loss of FitNets' hints (Romero et al. 2014, equation 3,
+    https://arxiv.org/abs/1412.6550)."""
+    return 0.5 * (x.astype(jnp.float32) ** 2).reshape(x.shape[0], -1).sum(-1)
+
+
 def smooth_l1(x: jax.Array | np.ndarray, beta: float = 1.0) -> jax.Array:
     """Smooth L1 of each difference x in float32 at least: x^2 / (2 beta) where |x| < beta, |x| -
     beta / 2 elsewhere. Girshick 2015, equation 3, https://arxiv.org/abs/1504.08083, has beta 1.

@@ -73,6 +73,7 @@ def create(net: nn.Module, tx: optax.GradientTransformation, key: jax.Array,
 def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axis: str | None, *,
                task: Task, net: nn.Module, tx: optax.GradientTransformation,
                augment: Callable[..., Batch], mix: Callable[..., Batch] | None = None,
+               teach: Callable[..., Batch] | None = None,
                accumulate: int = 1, frozen: Collection[str] = frozenset(),
                average: Average | None = None) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on one device's share of the batch: (new state, mean metrics of the batch).
@@ -86,6 +87,8 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
       task: a tasks.Task, whose loss is differentiated.
       augment: (key, positions, examples with uint8 images) -> examples with float images.
       mix: (key, examples, axis) -> examples, each mixed with another of the batch; None: none is.
+      teach: (variables, examples, step) -> examples with what a teacher says of them. Its variables
+        are data['teacher']; they do not change. None: there is none.
       accumulate: the number of micro-batches in which the gradient is computed.
       frozen: layers that do not change; no gradient is computed for them.
       average: the averages.Average that the state holds, None if it holds none.
@@ -96,6 +99,8 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
     examples = augment(augment_key, batch['position'], fetch(data, batch))
     if mix is not None:
         examples = mix(augment_key, examples, axis)
+    if teach is not None:
+        examples = teach(data['teacher'], examples, state.step)
     examples = {**examples, 'keys': jax.vmap(functools.partial(jax.random.fold_in, example_key))(
         batch['position'])}
     trainable, fixed = transfer.split(state.params, frozen)
@@ -186,7 +191,8 @@ def train_steps(state: TrainState, data: Batch, batches: Batch,
 
 def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.Array,
               axis: str | None, *, task: Task, net: nn.Module,
-              normalize: Callable[[jax.Array], jax.Array]) -> tuple[dict, tuple[dict, dict]]:
+              normalize: Callable[[jax.Array], jax.Array],
+              teach: Callable[..., Batch] | None = None) -> tuple[dict, tuple[dict, dict]]:
     """What the task observes in one batch: ({}, (sums, kept)).
 
     `batch` also has 'weight', float [B]: 1 for an example, 0 for padding. `sums` are the task's
@@ -196,6 +202,8 @@ def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.
     del key
     examples, weight = fetch(data, batch), batch['weight']
     examples = {**examples, 'image': normalize(examples['image'])}
+    if teach is not None:
+        examples = teach(data['teacher'], examples, 0)
     values, kept = task.observe(functools.partial(net.apply, variables, train=False), examples)
 
     def total(x):  # Multiplication would let an infinite value of the padding count.
@@ -208,11 +216,17 @@ def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.
     return {}, (sums, kept)
 
 
+def shared(data: Mapping[str, Any] | None, teacher: Any = None) -> dict[str, Any]:
+    """The `data` of both steps: a set that is on the device, and the variables of a teacher."""
+    return {**(data or {}), **({'teacher': teacher} if teacher else {})}
+
+
 def fetch(data: Batch, batch: Batch) -> dict[str, jax.Array]:
     """The examples of a batch, {'image': uint8 [B, H, W, C], and each target [B, ...]}.
 
-    Either `batch` holds them, or it holds their 'index' [B] in `data`, the whole set on the device.
+    Either `batch` holds them, or it holds their 'index' [B] in `data`, the whole set on the device,
+    beside which `data` may hold the variables of a 'teacher'.
     """
     if 'index' in batch:
-        return {name: array[batch['index']] for name, array in data.items()}
+        return {name: array[batch['index']] for name, array in data.items() if name != 'teacher'}
     return {name: array for name, array in batch.items() if name not in ('position', 'weight')}

@@ -19,9 +19,11 @@ from cnnjax import (
     data,
     dataset,
     dataset_json,
+    distillation,
     early_stopping,
     figures,
     loop,
+    lsuv,
     models,
     parallel,
     reports,
@@ -90,6 +92,7 @@ def train(config: ConfigDict, directory: str | Path,
                         "scaled against that; take 'bfloat16', which has the range of float32")
     trackers.check(config.log)
     source = starting_weights(config)
+    teacher, config = distillation.load(config)
     config = transfer.inherit(config, source)
     views.check(views.Views.of(config), config.task, dataset.crops(config))
     mesh = parallel.data_mesh(config.devices)
@@ -101,7 +104,7 @@ def train(config: ConfigDict, directory: str | Path,
         return resume.finished_without_data(config, directory, recorded, error)
     normalize = normalization(config, directory, recorded, sets.train, source)
     training = build(class_weights.resolved(config, sets), sets.train.classes, sets.train.shapes,
-                     normalize, len(sets.train), source)
+                     normalize, len(sets.train), source, teacher=teacher)
     for examples in filter(None, (sets.test, sets.val)):
         training.check_evaluation(examples.shapes)
         normalize.fitting(examples.image_shape)
@@ -116,6 +119,8 @@ def train(config: ConfigDict, directory: str | Path,
         past = checkpoints.past(start) if start else {}
         resume.check_config(directory, config, training.plan, start, past)
         state = initial_state(config, training, source, mesh, new=not start)
+        if not start and config.init == 'lsuv':
+            state = with_unit_variance(config, training, sets.train, state, mesh)
         if start:
             state = checkpoints.restore(start, state)
         record(config, directory, None if start and recorded else sets, normalize)
@@ -132,7 +137,8 @@ def train(config: ConfigDict, directory: str | Path,
         update = updater(config, training, sets.train, mesh)
         judged = sets.val or sets.test  # A test set beside a validation set is measured at the end.
         evaluate = evaluator(training.task, training.net, normalize, judged, mesh,
-                             batch_size=config.eval_batch_size, kind=config.parallel)
+                             batch_size=config.eval_batch_size, kind=config.parallel,
+                             teach=training.teach if config.hint_layer else None)
         with (trackers.Tracker(directory, config, anew=not start) as tracker,
               reports.Metrics(directory, start, config, past, tracker=tracker) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
@@ -191,6 +197,28 @@ def initial_state(config: ConfigDict, training: Training, source: trained.Traine
     return parallel.replicate(state, mesh)
 
 
+def with_unit_variance(config: ConfigDict, training: Training,
+                       train_set: data.Resident | data.Stream, state: TrainState,
+                       mesh: Mesh) -> TrainState:
+    """The state before the first step with the weights of LSUV (lsuv.py), for the images of that
+    step of all devices and processes."""
+    key, steps_key = run_keys(config)
+    with contextlib.closing(train_set.train_batches(
+            config.batch_size, config.seed, 0, (0, 1), config.repeats)) as batches:
+        batch: Any = next(batches)
+    arrays: Any = train_set.data or {}
+
+    @jax.jit
+    def images(key):
+        return training.mix(key, training.augment(key, batch['position'], step.fetch(
+            arrays, batch)), None)['image']
+
+    variables = jax.device_get({'params': state.params, 'batch_stats': state.batch_stats})
+    params = lsuv.initialized(training.net, variables, key, images(step.keys(steps_key, 0)[0]))
+    params = multihost_utils.broadcast_one_to_all(params)  # Machines may round in other ways.
+    return state._replace(params=parallel.replicate(params, mesh))
+
+
 def run_keys(config: ConfigDict) -> jax.Array:
     """The key of the initialization and that of all steps."""
     return jax.random.split(jax.random.key(config.seed))
@@ -228,7 +256,8 @@ def updater(config: ConfigDict, training: Training, train_set: data.Resident | d
         size = 1 if alone else min(training.plan.until_due(0), 100)
     mapped = parallel.parallelize(training.step if size == 1 else training.steps, mesh,
                                   config.parallel)
-    resident = parallel.replicate(train_set.data or {}, mesh)
+    resident = parallel.replicate(step.shared(
+        train_set.data, training.teach and training.teach.teacher.variables), mesh)
     key = parallel.replicate(run_keys(config)[1], mesh)
 
     def call(state, batches):

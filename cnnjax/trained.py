@@ -22,6 +22,7 @@ from cnnjax import (
 )
 from cnnjax.errors import UserError
 from cnnjax.network import Network
+from cnnjax.tasks import hint, training_loss
 
 EMBEDDED = Path(__file__).with_name('embedded.safetensors')
 
@@ -112,6 +113,8 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
                         'anew') from None
     with checkpoint.Checkpoints(directory / 'checkpoints', read_only=True) as checkpoints:
         variables = checkpoints.variables(checkpoints.resolve(which))
+    if config.loss.endswith(training_loss.HINT):  # The regressor is no part of the network.
+        variables['params'].pop(hint.REGRESSOR)
     evaluation = {field: config[field] for field in metadata.EVALUATION if field in config}
     if 'test_image_size' in config and config.test_image_size:
         evaluation['image_size'] = config.test_image_size

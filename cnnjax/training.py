@@ -9,7 +9,7 @@ import numpy as np
 from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
-from cnnjax import data, models, optim, step, tasks, trained, transfer
+from cnnjax import data, distillation, models, optim, step, tasks, trained, transfer
 from cnnjax.data.augment import FIELDS
 from cnnjax.errors import UserError
 from cnnjax.plan import Plan, plan
@@ -31,6 +31,7 @@ class Training(NamedTuple):
     frozen: frozenset = frozenset()  # layers that do not change
     head: frozenset = frozenset()  # layers that depend on the number of classes
     accumulate: int = 1
+    teach: distillation.Teaching | None = None  # None: there is no teacher
 
     def init(self, key: jax.Array) -> TrainState:
         """The step.TrainState before the first step."""
@@ -67,12 +68,13 @@ class Training(NamedTuple):
     def _parts(self):
         return {'task': self.task, 'net': self.net, 'tx': self.tx, 'augment': self.augment,
                 'mix': self.mix, 'accumulate': self.accumulate, 'frozen': self.frozen,
-                'average': self.plan.average}
+                'average': self.plan.average, 'teach': self.teach}
 
 
 def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
           normalize: data.Normalization, examples: int,
-          source: trained.Trained | None = None) -> Training:
+          source: trained.Trained | None = None, *,
+          teacher: trained.Trained | None = None) -> Training:
     """The Training that a config describes (see configs/base.py).
 
     Args:
@@ -82,6 +84,7 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
       normalize: a data.Normalization.
       examples: the number of training examples in an epoch.
       source: the trained.Trained of config.init_from, if that is set.
+      teacher: that of config.teacher, if that is set.
 
     Raises:
       UserError: a field does not fit the other fields or the data.
@@ -103,9 +106,15 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     if source or config.head_rate != 1:
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
+    teach = None
+    if teacher:
+        teach = distillation.teaching(config, teacher, shapes, normalize, classes,
+                                      lengths.steps_per_epoch)
+    if teacher and config.hint_layer:
+        net, frozen = distillation.guided(config, net, teacher, image_shape)
     tx = optim.create(lengths.rate, head=head,
                       factor=lengths.plateau.multiplier if lengths.plateau else None,
                       **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
-                    config.accumulate)
+                    config.accumulate, teach)

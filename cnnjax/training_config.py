@@ -6,8 +6,10 @@ from cnnjax import (
     averages,
     data,
     dataset,
+    distillation,
     early_stopping,
     limits,
+    lsuv,
     models,
     optim,
     parallel,
@@ -30,7 +32,8 @@ LIMITS = {
     'log': trackers.NAMES, 'profile': Whole(), 'parallel': parallel.KINDS,
     **crops.LIMITS, **loader.LIMITS, **pipeline.LIMITS, **AUGMENTATION, **plan.LIMITS,
     **optim.LIMITS, **averages.LIMITS, **plateau.LIMITS, **early_stopping.LIMITS, **views.LIMITS,
-    **tasks.training_loss.LIMITS}
+    **tasks.training_loss.LIMITS, **distillation.LIMITS,
+    **lsuv.LIMITS}
 
 
 def check(config: ConfigDict) -> None:
@@ -52,6 +55,10 @@ def check(config: ConfigDict) -> None:
     if config.model.name:  # None: it is inherited
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
+    distillation.check(config)
+    if config.init != 'network' and config.init_from:
+        raise UserError(f"init='{config.init}' makes new weights, and init_from='"
+                        f"{config.init_from}' has others: leave one out")
     if (judged := dataset.val_split(config)) in (config.train_split, config.test_split):
         raise UserError(f"val_split='{judged}' is also the training's or the test's: "
                         'give a third split, or leave it out')

@@ -42,7 +42,8 @@ from cnnjax.errors import UserError
 # Fields that do not affect the trained parameters: a run may be resumed with other values.
 REPORTING = frozenset({'report_every', 'eval_every', 'checkpoint_every', 'keep', 'eval_batch_size',
                        'data_dir', 'loader_threads', 'loader_workers', 'log', 'histograms',
-                       'profile', 'crops', 'test_scales', 'test_flip'})
+                       'profile', 'crops', 'test_scales', 'test_flip',
+                       'teacher'})  # teacher_digest says which it is, wherever it is
 # A run may be resumed with another length if the learning rates of the steps so far stay the same.
 LENGTHS = frozenset({'epochs', 'steps'})
 # Fields that older runs lack, with the values that these runs were trained with.
@@ -62,7 +63,10 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
            'adamw_epsilon': 1e-8, 'average': '', 'average_start': 0.0, 'average_every': 1,
            'average_decay': 0.999, 'plateau_patience': 5, 'plateau_threshold': 1e-4, 'patience': 0,
-           'balanced': False, 'layer_rates': '', 'max_norm': '',
+           'balanced': False, 'init': 'network', 'teacher': '', 'teacher_digest': '',
+           'temperature': 3.0, 'distillation_fall': 0.0, 'distillation_last': 1.0,
+           'guided_layer': '', 'hint_layer': '', 'hint_activation': 'none',
+           'layer_rates': '', 'max_norm': '',
            'split': '', 'val_split': '', 'class_folders': 'first', 'label_separator': '|'}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset_json.py

@@ -24,11 +24,10 @@ def get_config():
     model.input_dropout = placeholder(float)  # allcnn, highway: the rate of the input pixels
     model.blocks = placeholder(tuple)  # resnet: how many blocks each stage has; mobilenet: (stride,
     #           width) of each
-    model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
     model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
-    model.input_dropout = placeholder(float)  # allcnn, maxout: the dropout rate of the input pixels
-    model.hidden = placeholder(tuple)  # vgg, alexnet, maxout, dropconnect: widths of the hidden
-    #           full layers; (): none
+    model.input_dropout = placeholder(float)  # allcnn, maxout, fitnet: dropout rate of the pixels
+    model.hidden = placeholder(tuple)  # vgg, alexnet, maxout, dropconnect, fitnet: widths of
+    #           the hidden full layers; (): none
     model.norm = placeholder(str)  # unet, yolo: 'none' (the papers), 'batch' after convolutions;
     #           faster_rcnn: also 'frozen', whose statistics, scale and bias stay
     model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
@@ -41,7 +40,8 @@ def get_config():
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
     model.auxiliary_weight = placeholder(float)  # googlenet, dsn, fcn_resnet50: of auxiliary losses
-    model.pieces = placeholder(tuple)  # maxout: the linear pieces of a unit, of each convolution
+    model.pieces = placeholder(tuple)  # maxout: the linear pieces of a unit, of each convolution;
+    #           fitnet: of the convolutions, and of the full layers
     model.drop_connect = placeholder(float)  # dropconnect: how often a connection is dropped
     model.inference = placeholder(str)  # dropconnect: 'gaussian', the mean of tests samples, or
     #           'mean', the activation of the mean
@@ -116,9 +116,21 @@ def get_config():
     model.epsilon = placeholder(float)  # faster_rcnn: of norm='frozen'
 
     # Transfer from a trained network; configs/finetune.py explains it.
+    config.init = 'network'  # the first weights: those of the 'network', or 'lsuv' (cnnjax/lsuv.py)
     config.init_from = ''  # weights to start from: a run's workdir, 'embedded', a file or a hub id
     config.freeze = ''  # frozen layers: '' (none), 'all' but the last, or all up to those named
     config.head_rate = 1.0  # multiplies the learning rate of the last layer
+
+    # Learning from a teacher, a trained network; docs/train.md explains it.
+    config.teacher = ''  # the teacher: a run's workdir, 'embedded', a file or a hub id; '': none
+    config.teacher_digest = ''  # a digest of its weights, which the run notes: it takes no other
+    config.temperature = 3.0  # distillation: what the logits of both networks are divided by
+    config.distillation_fall = 0.0  # distillation: the length over which its factor falls linearly
+    config.distillation_last = 1.0  # ... and the factor after that; with a length of 0 it stays
+    config.guided_layer = ''  # hint: the layer of the network that learns to predict
+    config.hint_layer = ''  # ... this layer of the teacher
+    config.hint_activation = 'none'  # hint: what follows the convolution that predicts: also 'relu'
+    #           or 'maxout'; the paper: what follows the teacher's layer
 
     # The data.
     config.dataset = 'digits'  # 'digits', 'photos', 'folder', 'csv' (pictures and labels in a
@@ -235,7 +247,9 @@ def get_config():
     config.average_decay = 0.999  # ema: share of the old average that is kept each time
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
-    # The loss: a sum of terms, each with a factor. cross_entropy, focal and squared_hinge judge the
+    # The loss: a sum of terms, each with a factor. distillation compares the probabilities of the
+    # classes of images with a teacher's (classify only); hint, in a stage of its own, compares a
+    # layer with one of the teacher's. cross_entropy, focal and squared_hinge judge the
     # class of each image (classify, multilabel) or of each pixel (segment), dice compares whole
     # masks (segment only); they are defined in cnnjax/losses.py. An evaluation always reports the
     # mean cross-entropy as loss. Detectors have losses of their own, which fields of model change.

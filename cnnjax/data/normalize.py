@@ -33,14 +33,22 @@ class Normalization(NamedTuple):
         # At their usual precision, accelerators round the factors to 10 bits or fewer.
         return jnp.matmul(flat, self.whitening, precision='highest').reshape(images.shape) / std
 
+    def inverse(self, images: jax.Array | np.ndarray) -> Any:
+        """Normalized images [..., H, W, C] as they were, in [0, 1].
+
+        Raises:
+          UserError: they are whitened, and their contrast is lost.
+        """
+        self.check_pointwise('to undo a normalization')
+        return images * self.std + self.fitting(images.shape[-3:]).mean
+
     def undone(self, images: np.ndarray) -> np.ndarray:
         """Normalized images [..., H, W, C] as pictures, uint8. Whitened ones, whose contrast is
         lost, are shown as they are: gray is 0, and the largest number black or white."""
         if self.whitening is not None:
             largest = np.abs(images).max((-3, -2, -1), keepdims=True)
             return np.round(127.5 + 127.5 * images / np.maximum(largest, 1e-6)).astype(np.uint8)
-        mean = self.fitting(images.shape[-3:]).mean
-        return np.round(255 * np.clip(images * self.std + mean, 0, 1)).astype(np.uint8)
+        return np.round(255 * np.clip(self.inverse(images), 0, 1)).astype(np.uint8)
 
     def fitting(self, image_shape: Sequence[int]) -> 'Normalization':
         """The same for images [H, W, C] of that shape: a mean image of another size is replaced by

@@ -12,7 +12,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, suggest
-from cnnjax.tasks import classify, detect, multilabel, segment, training_loss
+from cnnjax.tasks import classify, detect, hint, multilabel, segment, training_loss
 from cnnjax.tasks.task import Task
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
@@ -40,11 +40,14 @@ def loss(config: ConfigDict, classes: int | None = None) -> TrainingLoss:
 def create(name: str, net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> Task:
     """The Task of that name for a network; some networks have auxiliary heads (see models). An
     evaluation needs no `chosen` loss: it reports the mean cross-entropy, whatever the training's
-    loss was, so that runs with different losses can be compared.
+    loss was, so that runs with different losses can be compared. With loss='hint' it is the same
+    task for all of them, hint.py.
 
     Raises:
       UserError: there is no such task.
     """
+    if chosen.terms[0][0] == training_loss.HINT:
+        return hint.create(chosen.terms[0][1])
     return _module(name).create(net, chosen)
 
 

@@ -53,13 +53,15 @@ def loss(chosen: TrainingLoss, auxiliary: Mapping[str, float], apply: Callable,
     """
     labels = most = examples['label']
     logits, taps, batch_stats = apply(examples['image'])
+    taught: Any = examples.get('taught')
 
     def judged(logits):
-        value = chosen(batch, logits, labels)
+        value = chosen(batch, logits, labels, taught=taught)
         if 'share' not in examples:
             return value
         share = examples['share'][0]  # the same in the whole batch
-        return share * value + (1 - share) * chosen(batch, logits, examples['other_label'])
+        other = chosen(batch, logits, examples['other_label'], taught=taught)
+        return share * value + (1 - share) * other
 
     if 'share' in examples:
         most = jnp.where(examples['share'] < 0.5, examples['other_label'], labels)

@@ -1,6 +1,7 @@
 """The loss that a config asks for: a weighted sum of those in losses.py."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,19 +17,24 @@ from cnnjax.tasks.task import WholeBatch
 # Losses of single predictions, of images or of pixels.
 PREDICTIONS = ('cross_entropy', 'focal', 'squared_hinge')
 REGIONS = ('dice',)  # losses of whole maps of predictions
+TAUGHT = ('distillation',)  # losses that compare a classifier with its teacher, see distillation.py
+HINT = 'hint'  # the loss of a stage of its own, see hint.py
 LIMITS = {
     'label_smoothing': Number(0, 1), 'class_weights': Number(0), 'balanced': (False, True),
     'weight_map': Number(0), 'weight_map_sigma': Number(1e-3),
     'loss_denominator': ('weights', 'pixels', 'images'), 'focal_gamma': Number(0),
     'dice_sums': ('image', 'batch'), 'dice_smoothing': Number(0), 'dice_squared': (False, True),
-    'dice_background': (False, True), 'dice_absent': (False, True)}
+    'dice_background': (False, True), 'dice_absent': (False, True),
+    'temperature': Number(above=0), 'distillation_fall': Number(0),
+    'distillation_last': Number(0)}
 
 # The losses that each option changes.
 CHANGED = {
     'label_smoothing': ('cross_entropy',), 'class_weights': PREDICTIONS, 'balanced': PREDICTIONS,
     'weight_map': PREDICTIONS, 'loss_denominator': PREDICTIONS, 'focal_gamma': ('focal',),
     **dict.fromkeys(
-        ('dice_sums', 'dice_smoothing', 'dice_squared', 'dice_background', 'dice_absent'), REGIONS)}
+        ('dice_sums', 'dice_smoothing', 'dice_squared', 'dice_background', 'dice_absent'), REGIONS),
+    **dict.fromkeys(('temperature', 'distillation_fall', 'distillation_last'), TAUGHT)}
 
 
 class TrainingLoss(NamedTuple):
@@ -47,9 +53,11 @@ class TrainingLoss(NamedTuple):
     dice_squared: bool = False
     dice_background: bool = False
     dice_absent: bool = False
+    temperature: float = 3.0
 
     def __call__(self, batch: WholeBatch, logits: jax.Array, labels: jax.Array,
-                 counts: jax.Array | None = None, extra: jax.Array | None = None) -> jax.Array:
+                 counts: jax.Array | None = None, extra: jax.Array | None = None,
+                 taught: Mapping[str, jax.Array] | None = None) -> jax.Array:
         """The loss of a device's share of a batch, see task.WholeBatch.
 
         Args:
@@ -57,8 +65,12 @@ class TrainingLoss(NamedTuple):
           labels: int [N] or [N, H, W].
           counts: bool, like the labels, whether each prediction counts; None: all do.
           extra: float32, like the labels, added to the weight of each prediction; None: 0.
+          taught: what a teacher says of the images, see distillation.Teaching; None: there is none.
         """
         def term(name):
+            if name == 'distillation' and taught:
+                value = batch.mean(losses.distillation(logits, taught['logits'], self.temperature))
+                return taught['share'][0] * value  # the share is the same in the whole batch
             if name == 'dice':
                 total = {'image': lambda sums: sums, 'batch': batch.total}[self.dice_sums]
                 return batch.mean(losses.dice(
@@ -125,6 +137,7 @@ def of_config(config: ConfigDict, target: str, classes: int | None = None) -> Tr
       UserError: a field does not fit the others, the target or the classes.
     """
     defaults = {'loss': 'cross_entropy', 'weight_map': 0.0, 'balanced': False,
+                'distillation_fall': 0.0, 'distillation_last': 1.0,
                 **CROSS_ENTROPY._asdict()}
     if target == 'boxes':
         for field in ('loss', *CHANGED):
@@ -132,7 +145,8 @@ def of_config(config: ConfigDict, target: str, classes: int | None = None) -> Tr
                 raise UserError(f"{field}={config[field]}: a detector has a loss of its own, which "
                                 f'fields of model change: leave {field} out')
         return CROSS_ENTROPY
-    terms = _terms(config.loss, PREDICTIONS + (REGIONS if target == 'mask' else ()))
+    terms = _terms(config.loss, (*PREDICTIONS, HINT, *{'mask': REGIONS, 'label': TAUGHT}.get(
+        target, ())))
     names = dict(terms)
     for field, wanted in CHANGED.items():
         if config[field] != defaults[field] and not names.keys() & set(wanted):
@@ -161,6 +175,9 @@ def _terms(text, allowed):
     for part in text.split('+'):
         factor, _, name = (piece.strip() for piece in part.rpartition('*'))
         if name not in allowed:
+            if name in TAUGHT:
+                raise UserError(f"loss='{text}': {name} compares the classes of images: it needs "
+                                "task='classify'")
             if name in REGIONS:
                 raise UserError(f"loss='{text}': {name} compares masks: it needs task='segment'")
             raise UserError(f"loss='{text}': '{name}' is none of {', '.join(allowed)}"
@@ -172,4 +189,7 @@ def _terms(text, allowed):
         if not 0 < terms[name] < math.inf:
             raise UserError(f"loss='{text}': give each loss once, with a positive factor, as in "
                             "'cross_entropy+0.5*dice'")
+    if HINT in terms and len(terms) > 1:
+        raise UserError(f"loss='{text}': {HINT} is the loss of a first stage, and stands alone; a "
+                        'second stage begins with its weights, as init_from')
     return tuple(terms.items())
