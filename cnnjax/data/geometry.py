@@ -87,7 +87,7 @@ def cropped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence
     `mode` is 'zero', which pads the image with 0 and the targets of pixels with PER_PIXEL;
     'reflect', which pads all with their mirror images; or 'edge', with their nearest pixels.
     """
-    sides = (padding, padding), (padding, padding)
+    sides = ((padding, padding),) * len(shape)
 
     def moved(array, sides, outside):
         fill = {'constant_values': outside} if mode == 'zero' else {}
