@@ -24,8 +24,7 @@ class Normalization(NamedTuple):
 
     def __call__(self, images: jax.Array | np.ndarray) -> Any:
         """uint8 or [0, 1] float images [..., H, W, C] -> normalized float32."""
-        if images.dtype == jnp.uint8:
-            images = scaled(images)
+        images = scaled(images)
         mean, std = (jnp.expand_dims(values, range(images.ndim - values.ndim))
                      for values in (self.mean, self.std))
         if self.whitening is None:
@@ -86,6 +85,11 @@ class Normalization(NamedTuple):
             return False
 
 
+def scaled(images: Any) -> Any:
+    """Images whose numbers are float32: uint8 becomes [0, 1], floats stay."""
+    return images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
+
+
 def normalization(images: Any, mean: str, std: str, whiten: bool = False) -> Normalization:
     """The normalization for a training set, uint8 [N, H, W, C], or of sequences or volumes.
 
@@ -137,8 +141,9 @@ def normalization(images: Any, mean: str, std: str, whiten: bool = False) -> Nor
 
     center, scale = numbers['mean'], numbers['std']
     if center is None:
-        center = (scaled(images.mean(0, dtype=np.float64), images.dtype) if mean == 'pixel'
-                  else moments(())[0])
+        center = moments(())[0]
+        if mean == 'pixel':
+            center = images.mean(0, dtype=np.float64) / (255 if images.dtype == np.uint8 else 1)
     if scale is None:
         scale = np.sqrt(moments(() if std == 'channel' else 0)[1])
     # A constant channel has the standard deviation 0, by which nothing can be divided.
