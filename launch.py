@@ -150,7 +150,10 @@ def main(argv):
                                        config_flags.get_override_values(file), experiments.find)
             else:
                 experiment = experiments.find(CONFIG.value.experiment)
-                succeeded = place.run([jobs.Job(CONFIG.value, directory, experiment)])
+                if experiment.__name__ == 'sweep':
+                    succeeded = experiment(CONFIG.value, place)
+                else:
+                    succeeded = place.run([jobs.Job(CONFIG.value, directory, experiment)])
     except (UserError, OSError) as error:  # OSError: a full disk, for example
         sys.exit(f'error: {error}')
     return 0 if succeeded else 1

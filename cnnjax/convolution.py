@@ -110,6 +110,15 @@ def up_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
         batch, 2 * height, 2 * width, -1)
 
 
+def output_size(size: int, kernel: int, padding: int = 0, stride: int = 1,
+                dilation: int = 1) -> int:
+    """How many positions a kernel has along one axis of so many pixels, with `padding` more on
+    either side. Padding is called 'valid' if there is none, 'same' if the size stays at stride 1,
+    dilation * (kernel - 1) / 2, and 'full' if each position that sees any pixel counts,
+    dilation * (kernel - 1)."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
 def _outputs_of_a_block(x, kernel, strides, padding, others):
     """How many outputs, down and across, `_in_blocks` should compute as one; None: not at all.
 

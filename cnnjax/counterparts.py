@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cnnjax import cluster, models
+from cnnjax import cluster, layer_names, models
 from cnnjax.data import Normalization
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's mean and std
@@ -54,7 +55,7 @@ class Counterpart(NamedTuple):
     head: str = 'fc'  # our last layer, as wide as there are classes
     # full layer: the layer whose maps it flattens (torch: C, H, W), or network -> [H, W, C] of them
     flat: dict[str, str | Callable] = {}
-    convolutions: dict[str, tuple[str, ...]] = {}  # library: full layers that it convolves
+    convolutions: dict[str, str] = {}  # library: a pattern for the full layers that it convolves
     old: tuple[str, Any] = ('(?!)', '')  # (pattern, replacement) for outdated names in files
     older: tuple[str, dict] = ('(?!)', {})  # (pattern, fields of networks in files with such names)
     extra: str = '(?!)'  # a pattern for tensors that our network may not have
@@ -63,6 +64,7 @@ class Counterpart(NamedTuple):
     evaluation: dict[str, Any] = {}  # see metadata.EVALUATION; {}: a classifier's crop
     background: int = 0  # how many of their outputs are of no class
     classes: tuple[str, ...] = ()  # the names for files that have as many classes and name none
+    labels: tuple[str, ...] = ()  # files of class names, a line for each, that lie beside weights
 
 
 def _vgg(*heads):
@@ -78,10 +80,19 @@ def _vgg(*heads):
     return rules
 
 
-def _block(match):
-    """conv2_1/conv3 -> layer1.0.conv3: torch's first stage is row 2 of the paper's table."""
-    layer = {'shortcut_conv': 'downsample.0', 'shortcut_bn': 'downsample.1'}.get(match[3], match[3])
+def _block(match, pools=0):
+    """conv2_1/conv3 -> layer1.0.conv3: torch's first stage is row 2 of the paper's table. Torch
+    counts what the shortcut does, from its `pools` on."""
+    layer = {'shortcut_conv': f'downsample.{pools}', 'shortcut_bn': f'downsample.{pools + 1}'}.get(
+        match[3], match[3].replace('/', '.'))
     return f'layer{int(match[1]) - 1}.{int(match[2]) - 1}.{layer}'
+
+
+def _resnet(net):
+    """Torch counts the layers of a stem of three convolutions, and their ReLUs."""
+    stem = {'stem_conv1': 0, 'stem_bn1': 1, 'stem_conv2': 3, 'stem_bn2': 4, 'conv1': 6}
+    return [(r'conv(\d+)_(\d+)/(.+)', partial(_block, pools=int(net.shortcut == 'D'))),
+            *((name, f'conv1.{index}') for name, index in stem.items() if net.stem == 333)]
 
 
 def _segmentation(net):
@@ -111,18 +122,6 @@ def _of_now(match):
     return name if name.startswith('rpn') else f'backbone.{name}'
 
 
-def _mobilenet(net):
-    """block1 -> blocks.0.0: timm counts blocks in stages, each of which begins with a stride."""
-    rules, stage, index = [('conv1', 'conv_stem'), ('fc', 'classifier')], 0, 0
-    for i, (stride, _) in enumerate(net.blocks, 1):
-        stage, index = (stage + 1, 0) if stride == 2 else (stage, index)
-        rules += [(f'block{i}/depthwise', f'blocks.{stage}.{index}.conv_dw'),
-                  (f'block{i}/pointwise', f'blocks.{stage}.{index}.conv_pw'),
-                  (rf'block{i}/bn(\d)', rf'blocks.{stage}.{index}.bn\1')]
-        index += 1
-    return rules
-
-
 def _same(*names):
     return {name: name for name in names}
 
@@ -133,14 +132,15 @@ COUNTERPARTS = (
                        'vgg19_bn'),
         rules={'timm': _vgg('pre_logits.fc1', 'pre_logits.fc2', 'head.fc'),
                'torchvision': _vgg('classifier.0', 'classifier.3', 'classifier.6')},
-        head='fc8', flat={'fc6': 'pool5'}, convolutions={'timm': ('fc6', 'fc7')},
+        head='fc8', flat={'fc6': 'pool5'}, convolutions={'timm': 'fc6|fc7'},
         # The files converted from Caffe to torch count the full layers' dropouts differently.
         old=(r'classifier\.([14])\.(.*)',
              lambda match: f'classifier.{int(match[1]) - 1}.{match[2]}')),
     Counterpart(
         networks=_same('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152',
-                       'resnext50_32x4d', 'resnext101_32x4d', 'resnext101_64x4d'),
-        rules={'timm': lambda net: [(r'conv(\d+)_(\d+)/(\w+)', _block)]}),
+                       'resnext50_32x4d', 'resnext101_32x4d', 'resnext101_64x4d',
+                       'wide_resnet50_2', 'wide_resnet101_2', 'resnet50d', 'seresnet50'),
+        rules={'timm': _resnet}, convolutions={'timm': r'.*/se/fc\d'}),
     Counterpart(
         networks=_same('densenet121', 'densenet161', 'densenet169', 'densenet201'),
         rules={'timm': lambda net: [
@@ -175,8 +175,27 @@ COUNTERPARTS = (
     Counterpart(
         networks={'mobilenet_v1': 'mobilenetv1_100', 'mobilenet_v1_075': 'mobilenetv1_075',
                   'mobilenet_v1_050': 'mobilenetv1_050', 'mobilenet_v1_025': 'mobilenetv1_025'},
-        rules={'timm': _mobilenet},
+        rules={'timm': layer_names.mobilenet},
         fields={'relu': nn.relu6}),
+    Counterpart(
+        networks={'mobilenet_v2': 'mobilenetv2_100', 'mobilenet_v2_140': 'mobilenetv2_140',
+                  'mobilenet_v2_050': 'mobilenetv2_050'},
+        rules={'timm': layer_names.mobilenet_v2_timm,
+               'torchvision': layer_names.mobilenet_v2_torchvision}),
+    Counterpart(
+        networks=_same('squeezenet1_0', 'squeezenet1_1'),
+        rules={'torchvision': layer_names.squeezenet}, head='conv10'),
+    Counterpart(
+        # Our names are torchvision's, and timm's, too. Its network undoes the usual normalization
+        # itself (`transform_input`), and the auxiliary classifier is not in every file.
+        networks=_same('inception_v3'), rules={'torchvision': lambda net: []},
+        extra=r'AuxLogits\..*', normalize=(0.5, 0.5), fields={'auxiliary_weight': 0.0},
+        evaluation={'test_shorter_side': 342, 'interpolation': 'bilinear'}),
+    Counterpart(
+        networks={'inception_v1': 'inceptionv1'}, rules={'lucent': layer_names.inception_v1},
+        old=(r'(\w+)_([wb])', layer_names.of_graph),
+        extra=r'(head|nn|softmax)[01]_.*', normalize=(117 / 255, 1 / 255),
+        labels=('imagenet_comp_graph_label_strings.txt', 'InceptionV1-labels.txt')),
     Counterpart(
         networks=_same('fcn_resnet50', 'fcn_resnet101'), rules={'torchvision': _segmentation},
         # Before this, `tensors.bare` takes 'backbone.' for the prefix of a wrapper.
@@ -258,7 +277,8 @@ def places(net: nn.Module, image_shape: Sequence[int], counterpart: Counterpart 
                 maps = maps(net) if callable(maps) else taps[maps].shape[1:]
                 kernel = (*maps, leaf.shape[-1])
             theirs = kernel[:-3:-1] + kernel[:-2]
-            if leaf.ndim == 2 and layer not in counterpart.convolutions.get(library, ()):
+            convolved = counterpart.convolutions.get(library, '(?!)')
+            if leaf.ndim == 2 and not re.fullmatch(convolved, layer):
                 theirs = leaf.shape[::-1]
         key = f'{rename(layer, rules)}.{LEAVES[path[-1]]}'
         found[key] = Place(path, leaf.shape, kernel, theirs)

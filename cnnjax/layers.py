@@ -11,7 +11,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -161,25 +161,31 @@ relu.defjvps(lambda tangent, y, x: lax.select(y != 0, tangent, jnp.zeros_like(ta
 
 
 class Conv(nn.Conv):
-    """flax's convolution, with a kernel that has as many axes as each example, all of its first
-    side: [N, T, C], [N, H, W, C] or [N, D, H, W, C]."""
+    """flax's convolution. A kernel whose size is one number has that side along every axis of an
+    example: [N, T, C], [N, H, W, C] or [N, D, H, W, C]."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # In a call a module is a copy that is bound to its parameters: the next call has another.
-        object.__setattr__(self, 'kernel_size', self.kernel_size[:1] * (x.ndim - 2))
+        if isinstance(self.kernel_size, int):
+            object.__setattr__(self, 'kernel_size', (self.kernel_size,) * (x.ndim - 2))
         return super().__call__(x)
 
 
-def conv(features: int, size: int, stride: int = 1, padding: int | None = None,
-         dilation: int = 1, **options: Any) -> Conv:
+def conv(features: int, size: int | Sequence[int], stride: int = 1,
+         padding: int | Sequence[tuple[int, int]] | None = None, dilation: int = 1,
+         **options: Any) -> Conv:
     """A convolution module [N, H, W, C] -> [N, H', W', features], symmetric zero padding.
 
-    `size` is the kernel's side, `dilation` the distance of the pixels that it sees, `padding` the
-    pixels on every side (default `dilation * (size // 2)`, which keeps H and W at stride 1 and odd
-    sizes). `options` are those of `flax.linen.Conv`.
+    `size` is the kernel's side, or its height and width, `dilation` the distance of the pixels that
+    it sees, `padding` the pixels on every side (default `dilation * (size // 2)`, which keeps H and
+    W at stride 1 and odd sizes), or those before and after each of H and W, such as `same` gives.
+    `options` are those of `flax.linen.Conv`.
     """
-    padding = dilation * (size // 2) if padding is None else padding
-    return Conv(features, (size, size), stride, padding, kernel_dilation=dilation,
+    sides: Any = padding
+    if padding is None:
+        sides = (dilation * (size // 2) if isinstance(size, int)
+                 else [dilation * (side // 2) for side in size])
+    return Conv(features, size, stride, sides, kernel_dilation=dilation,
                 conv_general_dilated=convolution.conv_general_dilated, **options)
 
 
@@ -199,14 +205,22 @@ class UpConv(nn.Module):
         return convolution.up_convolution(x, kernel) + _along(bias, x)
 
 
+def same(x: jax.Array, size: int, stride: int) -> list[tuple[int, int]]:
+    """TensorFlow's padding 'SAME' of x [N, H, W, C]: the zeros before and after each of H and W, of
+    which there is one more after than before if their number is odd."""
+    rank = x.ndim - 2
+    return lax.padtype_to_pads(x.shape[1:-1], (size,) * rank, (stride,) * rank, 'SAME')
+
+
 def subsample(x: jax.Array, stride: int) -> jax.Array:
     """Every `stride`-th pixel along each axis of [N, H, W, C]."""
     return x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
 
 
-def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0,
+def max_pool(x: jax.Array, size: int, stride: int, padding: int | Sequence[tuple[int, int]] = 0,
              ceil: bool = False) -> jax.Array:
-    """Max over `size` x `size` windows, [N, H, W, C]; the padding never wins.
+    """Max over `size` x `size` windows, [N, H, W, C]; the padding, on every side or as `same` gives
+    it, never wins.
 
     With `ceil` a last window that sticks out at the bottom or right counts, as in Caffe and in
     torch's ceil_mode (3x3 windows, two apart, on 32 pixels: 16 of them, not 15), unless it would
@@ -288,14 +302,15 @@ def _max_pool_backward(size, stride, sides, saved, g):
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def average_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: bool = False,
+def average_pool(x: jax.Array, size: int, stride: int,
+                 padding: int | Sequence[tuple[int, int]] = 0, ceil: bool = False,
                  count_padding: bool = True) -> jax.Array:
     """Mean over `size` x `size` windows, [N, H, W, C]; padding counts as zeros, as in torch and
     Caffe, unless `count_padding` is False. What sticks out under `ceil` (see `max_pool`) never
     counts."""
     sides = _sides(x, size, stride, padding, ceil)
     rank = len(sides)
-    if ceil and count_padding:
+    if ceil and count_padding and isinstance(padding, int):
         x = jnp.pad(x, ((0, 0), *((padding, padding),) * rank, (0, 0)))
         sides = [(0, high - padding) for _, high in sides]
 
@@ -310,6 +325,8 @@ def average_pool(x: jax.Array, size: int, stride: int, padding: int = 0, ceil: b
 def _sides(x, size, stride, padding, ceil):
     """The padding before and after each of H and W. With `ceil`, that after includes what sticks
     out."""
+    if not isinstance(padding, int):
+        return list(padding)
     sides = []
     for n in x.shape[1:-1]:
         out = -(n + 2 * padding - size) % stride if ceil else 0  # how far the next one sticks out
@@ -357,19 +374,29 @@ def fractional_max_pool(x: jax.Array, ratio: float, key: jax.Array, order: str =
         boundaries = pooling_boundaries(axis_key, span, count, order)
         first, last = boundaries[:-1], boundaries[1:] - 1 + shared
         picks = (first, first + 1, last) if overlapping else (first, last)
-        x = functools.reduce(_larger, [jnp.take(x, pick, axis) for pick in picks])
+        x = functools.reduce(larger, [jnp.take(x, pick, axis) for pick in picks])
     return x
 
 
 @jax.custom_jvp
-def _larger(best, value):
+def larger(best: jax.Array, value: jax.Array) -> jax.Array:
     """jnp.maximum, but its gradient does not ask which of the two equals the result."""
     return jnp.maximum(best, value)
 
 
-@_larger.defjvp
+@larger.defjvp
 def _larger_jvp(primals, tangents):
-    return _larger(*primals), lax.select(beats(*primals[::-1]), *tangents[::-1])
+    return larger(*primals), lax.select(beats(*primals[::-1]), *tangents[::-1])
+
+
+def maxout(x: jax.Array, pieces: int) -> jax.Array:
+    """The largest of every `pieces` neighbouring channels, [..., pieces * C] -> [..., C]: maxout
+    units, whose channels before are their linear pieces. The gradient goes to the first of the
+    largest.
+
+    Goodfellow et al. 2013, section 3, https://arxiv.org/abs/1302.4389.
+    """
+    return functools.reduce(larger, [x[..., piece::pieces] for piece in range(pieces)])
 
 
 def pooling_boundaries(key: jax.Array, span: int, count: int, order: str) -> jax.Array:
@@ -391,6 +418,13 @@ def pooling_boundaries(key: jax.Array, span: int, count: int, order: str) -> jax
 def global_average_pool(x: jax.Array) -> jax.Array:
     """Mean over the pixels: [N, H, W, C] -> [N, C]."""
     return x.mean(range(1, x.ndim - 1))
+
+
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """Max over the pixels: [N, H, W, C] -> [N, C]. The gradient goes to the pixel that is picked,
+    the first of the largest: jnp.max would look for pixels that equal the result."""
+    x = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+    return jnp.take_along_axis(x, jnp.argmax(x, 1, keepdims=True), 1)[:, 0]
 
 
 def flatten(x: jax.Array) -> jax.Array:

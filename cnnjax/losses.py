@@ -71,6 +71,26 @@ def binary_focal(logits: jax.Array | np.ndarray, tags: jax.Array | np.ndarray,
     return weight * binary_cross_entropy(logits, tags, positive=positive)
 
 
+def squared_hinge(logits: jax.Array | np.ndarray, labels: jax.Array | np.ndarray) -> jax.Array:
+    """The squared hinge loss of one support vector machine for each class, which tells it from all
+    others, summed over the classes, in float32: logits [..., K], labels int [...] -> [...].
+
+    Tang 2013, equations 4 and 10 without the decay, https://arxiv.org/abs/1306.0239.
+    """
+    own = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+    return binary_squared_hinge(logits, own).sum(-1)
+
+
+def binary_squared_hinge(logits: jax.Array | np.ndarray, tags: jax.Array | np.ndarray,
+                         positive: jax.Array | np.ndarray | float = 1.0) -> jax.Array:
+    """The squared hinge loss max(0, 1 - x)^2 of each class on its own, in float32, where x is the
+    logit for a tag of 1 and its negative for one of 0. For the arguments see
+    binary_cross_entropy."""
+    signed = jnp.where(tags > 0, 1, -1) * logits.astype(jnp.float32)
+    weights = jnp.where(tags > 0, jnp.asarray(positive, jnp.float32), 1)
+    return weights * jax.nn.relu(1 - signed) ** 2
+
+
 def dice(logits: jax.Array, labels: jax.Array, counts: jax.Array | None = None, *,
          squared: bool = False, smoothing: float = 1.0, background: bool = False,
          absent: bool = False,

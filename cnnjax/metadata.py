@@ -43,6 +43,16 @@ def beside(path: Path) -> dict[str, Any]:
     return _parse(config, path)
 
 
+def labels(path: Path, names: Sequence[str], count: int) -> tuple[str, ...] | None:
+    """The names of `count` classes in the first of these files that lies beside the weights file, a
+    line for each; a class without a line has its number. None if there is no such file."""
+    found = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    if found is None:
+        return None
+    lines = found.read_text(errors='replace').splitlines()[:count]
+    return (*lines, *map(str, range(len(lines), count)))
+
+
 def to_write(network: Any, fields: Mapping[str, Any], classes: Sequence[str]) -> dict[str, str]:
     """The metadata for the file of a network that was made with `fields`; `inside` reads them."""
     height, width, channels = map(int, network.image_shape)

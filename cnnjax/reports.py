@@ -69,6 +69,18 @@ def test_errors(directory: str | Path) -> dict[str, float]:
                      if key.endswith('error') and isinstance(value, (int, float))}
 
 
+def training_seconds(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float | None:
+    """How many seconds the steps of a training took, without compilation, evaluations and
+    checkpoints, by the speeds in its rows; None if no row has a speed."""
+    step = measured = seconds = 0
+    for row in rows:
+        if speed := row.get('images_per_second'):
+            measured += row['step'] - step
+            seconds += (row['step'] - step) * batch_size / speed
+        step = row['step']
+    return seconds * step / measured if measured else None
+
+
 def recover(directory: str | Path, past: Mapping[str, Any], begin: int = 0,
             end: float = math.inf) -> None:
     """Restores the rows of metrics.jsonl after step `begin` and up to step `end` from the `past` of

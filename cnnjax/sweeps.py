@@ -17,7 +17,7 @@ import inspect
 import json
 import math
 import urllib.parse
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,20 @@ Find = Callable[[str], Callable[[ConfigDict, str], Any]]  # name of an experimen
 
 
 class Run(jobs.Job):
-    """One run of a sweep, which adds its result to the sweep's table."""
+    """One run of a sweep, which adds its result to the sweep's table.
 
-    def __init__(self, config: ConfigDict, fields: dict[str, Any], sweep: Path, find: Find):
-        self.label = name(fields)
-        super().__init__(config, str(sweep / self.label), find(config.experiment))
+    Args:
+      config: all of its fields, of which the table shows `fields`.
+      sweep: the directory of the sweep; the run is in its folder `label`.
+      experiment: the function of config and directory that it calls.
+    """
+
+    TABLE = 'sweep.md'  # the table's file
+
+    def __init__(self, config: ConfigDict, fields: dict[str, Any], sweep: Path,
+                 experiment: Callable[[ConfigDict, str], Any], label: str = ''):
+        self.label = label or name(fields)
+        super().__init__(config, str(sweep / self.label), experiment)
         self.fields, self.sweep = fields, sweep
 
     def run(self) -> None:
@@ -58,15 +67,24 @@ class Run(jobs.Job):
             super().run()
         except Exception as error:
             message = str(error) if isinstance(error, UserError) else repr(error)
-            self.note(state='failed', message=message.splitlines()[0])
+            self.note(state='no data' if isinstance(error, data.Missing) else 'failed',
+                      message=message.splitlines()[0])
             raise
-        self.note(state='finished', **reports.test_errors(self.directory))
+        self.note(state='finished', **self.results())
+
+    def results(self) -> dict[str, float]:
+        """The numbers of the finished run that its entry keeps."""
+        return reports.test_errors(self.directory)
 
     def note(self, **entry: Any) -> None:
-        """Replaces the run's entry in sweep.json and in sweep.md."""
+        """Replaces the run's entry in sweep.json and in the table."""
         if cluster.first():
             record(self.sweep, {self.label: {'fields': self.fields, 'config': self.digest(),
-                                             **entry}})
+                                             **entry}}, self.draw)
+
+    def draw(self, entries: Entries) -> None:
+        """Writes the table of all entries."""
+        atomic.write_text(self.sweep / self.TABLE, table(entries))
 
     def digest(self) -> str:
         """A checksum of the config, by which a finished run with the same config is known."""
@@ -95,17 +113,31 @@ def run(config: ConfigDict, place: jobs.Place, file: str, changed: Collection[st
     Raises:
       UserError: the sweep is wrong. This is raised before anything runs.
     """
-    directory = Path(place.directory)
-    runs = [Run(*variant(config, fields, changed), directory, find) for fields in read(file)]
+    runs = []
+    for fields in read(file):
+        own, shown = variant(config, fields, changed)
+        runs.append(Run(own, shown, Path(place.directory), find(own.experiment)))
     names = [run.label for run in runs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f'sweep() yields {sorted(twice)[0]} twice')
+    return run_all(runs, place)
+
+
+def run_all(runs: Sequence[Run], place: jobs.Place) -> bool:
+    """Runs at `place` those of the runs that are not finished, and returns whether all succeeded.
+
+    Raises:
+      UserError: the directory has other work, or a run has begun on other data. This is raised
+        before anything runs.
+    """
+    directory = Path(place.directory)
+    path = directory / runs[0].TABLE
     workdir.check_free(directory, 'sweep')
     if not place.executor:
         jobs.connect(place.processes, place.verbosity)
     entries = read_entries(directory)
     left = [run for run in runs if not run.finished(entries)]
-    told = functools.cache(identity)  # Most sweeps use one data set for all runs.
+    told = functools.cache(identity)  # Most sweeps use few data sets.
     for run in runs:
         if run.config.experiment == 'train':
             check_data(run, told, dataset_json.of_run if run in left else dataset_json.read)
@@ -116,13 +148,14 @@ def run(config: ConfigDict, place: jobs.Place, file: str, changed: Collection[st
     alone = place.executor or cluster.first()
     if alone:
         print(f'{len(runs)} runs, {len(runs) - len(left)} of them finished', flush=True)
-        record(directory, {run.label: {'fields': run.fields, 'state': 'not finished'}
-                           for run in left if run.label not in entries})
+        record(directory, {
+            run.label: {'fields': run.fields, 'state': 'not finished'}
+            for run in left if run.label not in entries}, runs[0].draw)
     succeeded = place.run(left) if left else True
     if alone and place.executor == 'slurm':
-        print(f'table, as the runs finish: {directory / "sweep.md"}')
+        print(f'table, as the runs finish: {path}')
     elif alone:
-        print(f'\n{table(read_entries(directory))}\ntable: {directory / "sweep.md"}')
+        print(f'\n{path.read_text()}\ntable: {path}')
     return succeeded
 
 
@@ -230,20 +263,21 @@ def _entry(entry):
     for field, kind in (('name', str), ('fields', dict), ('state', str)):
         if not isinstance(entry[field], kind):
             raise ValueError(f'{field}={entry[field]!r}')
-    for name in MEASURED:
-        if not math.isfinite(entry.get(name, 0)):
-            raise ValueError(f'{name}={entry[name]}')
+    for name, value in entry.items():
+        if name in MEASURED and not math.isfinite(value) or value != value:
+            raise ValueError(f'{name}={value}')
     return entry.pop('name'), entry
 
 
-def record(directory: str | Path, entries: Entries) -> None:
-    """Adds entries to sweep.json and sweep.md. Several jobs may do this at the same time."""
+def record(directory: str | Path, entries: Entries, draw: Callable[[Entries], None]) -> None:
+    """Adds entries to sweep.json, and draws the table of all. Several jobs may do this at the same
+    time."""
     directory = Path(directory)
     with workdir.lock(directory, 'sweep.lock', wait=True):
         entries = ranked(read_entries(directory) | entries)
         atomic.write_json(directory / 'sweep.json',
                            [{'name': name, **entry} for name, entry in entries.items()])
-        atomic.write_text(directory / 'sweep.md', table(entries))
+        draw(entries)
 
 
 def ranked(entries: Entries) -> Entries:

@@ -1,4 +1,5 @@
-"""Reads the tensors of safetensors and torch files, here or on the hub, by name.
+"""Reads the tensors of safetensors and torch files, here or on the hub, by name. frozen_graph.py
+reads those of TensorFlow's.
 
 Nothing is unpickled: torch's files are read by its weights_only reader. It may also read the plain
 values of an argparse.Namespace, which training scripts save beside the weights.
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
-from cnnjax import cluster
+from cnnjax import cluster, frozen_graph
 from cnnjax.errors import UserError
 
 SAFETENSORS, TORCH = '.safetensors', ('.pth', '.pt', '.bin', '.tar')  # suffixes
+SUFFIXES = (SAFETENSORS, *TORCH, frozen_graph.SUFFIX)
 HUB = 'hf-hub:'  # timm's prefix of a hub id
 # What training scripts call the tensors in their checkpoints, and their moving averages.
 WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'net')
@@ -35,7 +37,7 @@ def find(source: str) -> Path:
     if os.path.isfile(path):  # unlike the method, False for a name that is too long
         return path
     match = re.fullmatch(rf'(?:{HUB})?([\w.-]+/[\w.-]+)(?:@([\w.-]+))?', source)
-    if not match or os.path.exists(path) or path.suffix in (SAFETENSORS, *TORCH):
+    if not match or os.path.exists(path) or path.suffix in SUFFIXES:
         raise UserError(f"'{source}': no such file, and not an id on the Hugging Face hub such as "
                         "'timm/vgg19.tv_in1k'")
     repository, revision = match.groups()
@@ -71,8 +73,10 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     if path.suffix in TORCH:
         return _read_torch(path), {}
+    if path.suffix == frozen_graph.SUFFIX:
+        return frozen_graph.read(path), {}
     if path.suffix != SAFETENSORS:
-        raise UserError(f'{path}: weights are read from {SAFETENSORS} and {", ".join(TORCH)} files')
+        raise UserError(f'{path}: weights are read from {", ".join(SUFFIXES)} files')
     try:
         with safetensors.safe_open(path, 'numpy') as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -38,6 +38,8 @@ def check(config: ConfigDict) -> None:
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
     limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED, **USED})
+    for field in optim.OF_LAYERS:
+        optim.of_layers(field, config[field])
     plateau.check(config)
     early_stopping.check(config)
     for field in ('mixup', 'cutmix'):

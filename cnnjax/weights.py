@@ -2,6 +2,7 @@
 
     weights.load('vgg19', 'timm/vgg19.tv_in1k')  # from the Hugging Face hub, once; then its cache
     weights.load('vgg19', 'vgg19-dcbb9e9d.pth')  # a file: .safetensors, or torch's .pth
+    weights.load('inception_v1', 'tensorflow_inception_graph.pb')  # or a frozen graph
     weights.save(trained.load('runs/vgg19'), 'vgg19.safetensors')  # opens in timm
 
 If timm or torchvision has the same network, the file has their names of the tensors, which
@@ -29,7 +30,7 @@ from cnnjax.errors import UserError
 from cnnjax.models import resnet
 
 OURS = ('params/', 'batch_stats/')  # The beginnings of our own tensor names.
-NAMES = ('', 'timm', 'torchvision', 'cnnjax')  # the arguments of `save`
+NAMES = ('', 'timm', 'torchvision', 'lucent', 'cnnjax')  # the arguments of `save`
 WHITENING = 'normalize/whitening'  # the tensor of data.Normalization
 
 
@@ -50,7 +51,7 @@ def is_weights(source: str | os.PathLike[str]) -> bool:
     source = str(source)
     return not os.path.isdir(source) and (
         source.startswith((tensors.HUB, 'timm/'))
-        or Path(source).suffix in (tensors.SAFETENSORS, *tensors.TORCH))
+        or Path(source).suffix in tensors.SUFFIXES)
 
 
 def load(name: str | None, source: str | os.PathLike[str], others: Sequence[str] = (),
@@ -116,8 +117,10 @@ def load(name: str | None, source: str | os.PathLike[str], others: Sequence[str]
     _check_normalization(normalize, image_shape, path)
     if scan:
         net, variables = net.clone(scan=True), jax.tree.map(np.asarray, resnet.stack(variables))
-    if classes is None and counterpart and len(counterpart.classes) == width:
-        classes = counterpart.classes
+    if classes is None and counterpart:
+        classes = metadata.labels(path, counterpart.labels, width)
+        if len(counterpart.classes) == width:
+            classes = counterpart.classes
     if classes is not None and len(classes) != width:
         raise UserError(f'{path} has {width} classes and {len(classes)} names of them')
     evaluation = about.get('evaluation', {})

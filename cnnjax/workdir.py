@@ -62,7 +62,7 @@ YOUNGER = {'interpolation': 'bilinear', 'color_jitter': 0.0, 'task': 'classify',
            'optimizer': 'sgd', 'rmsprop_decay': 0.9, 'rmsprop_epsilon': 1.0, 'adamw_beta2': 0.999,
            'adamw_epsilon': 1e-8, 'average': '', 'average_start': 0.0, 'average_every': 1,
            'average_decay': 0.999, 'plateau_patience': 5, 'plateau_threshold': 1e-4, 'patience': 0,
-           'balanced': False,
+           'balanced': False, 'layer_rates': '', 'max_norm': '',
            'split': '', 'val_split': '', 'class_folders': 'first', 'label_separator': '|'}
 SHOWN = 6  # The most differences between two configs in a message.
 DATASET = 'dataset.json'  # see dataset_json.py

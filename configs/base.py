@@ -19,22 +19,52 @@ def get_config():
     config.model = model = ml_collections.ConfigDict()
     model.name = 'resnet20'  # a name of cnnjax.models.names(), or 'my_nets.py:MyNet', your own
     model.widths = placeholder(tuple)  # channels per group (vgg), stage, block or level (unet)
-    model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
-    model.input_dropout = placeholder(float)  # allcnn: the dropout rate of the input pixels
+    model.dropout = placeholder(object)  # the dropout rate; fractalnet, elu_net: one per block
+    model.dropout_layers = placeholder(str)  # elu_net: the 'last' layer of a stack drops, or 'all'
+    model.input_dropout = placeholder(float)  # allcnn, highway: the rate of the input pixels
+    model.blocks = placeholder(tuple)  # resnet: how many blocks each stage has; mobilenet: (stride,
+    #           width) of each
     model.hidden = placeholder(tuple)  # vgg, alexnet: widths of the hidden full layers; (): none
+    model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
+    model.input_dropout = placeholder(float)  # allcnn, maxout: the dropout rate of the input pixels
+    model.hidden = placeholder(tuple)  # vgg, alexnet, maxout, dropconnect: widths of the hidden
+    #           full layers; (): none
     model.norm = placeholder(str)  # unet, yolo: 'none' (the papers), 'batch' after convolutions;
     #           faster_rcnn: also 'frozen', whose statistics, scale and bias stay
     model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
     model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
+    model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images);
+    #           resnet: also 333 (three 3x3 and pool)
+    model.relu = placeholder(str)  # 'relu', 'elu', or 'relu6', which ends at 6 (timm's MobileNet)
+    model.iterations = placeholder(int)  # recurrent_cnn: steps after the first, the paper's T
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
-    model.auxiliary_weight = placeholder(float)  # googlenet, fcn_resnet50: of the auxiliary losses
+    model.auxiliary_weight = placeholder(float)  # googlenet, dsn, fcn_resnet50: of auxiliary losses
+    model.pieces = placeholder(tuple)  # maxout: the linear pieces of a unit, of each convolution
+    model.drop_connect = placeholder(float)  # dropconnect: how often a connection is dropped
+    model.inference = placeholder(str)  # dropconnect: 'gaussian', the mean of tests samples, or
+    #           'mean', the activation of the mean
+    model.poolings = placeholder(tuple)  # nin, dsn, generalized_pooling: the kind of each pool,
+    #           'max' or 'average'; generalized_pooling: also 'mixed', 'gated' or 'tree'
+    model.levels = placeholder(int)  # generalized_pooling: the levels of its trees
+    model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha; inception_v3
+    model.bypass = placeholder(str)  # squeezenet: 'none', 'simple' or 'complex'
+    model.padding = placeholder(str)  # googlenet: 'symmetric', or TensorFlow's 'same'
+    model.inceptions = placeholder(tuple)  # googlenet: its modules, (name, six widths) each
+    model.auxiliary_weight = placeholder(float)  # googlenet, inception_v3, fcn_resnet50: of the
+    #           auxiliary losses
+    model.depth = placeholder(int)  # fractional max-pooling: the number of pools
+    model.width = placeholder(int)  # fractional max-pooling: of the n-th layer, divided by n
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
     model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
     model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image
-    model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
+    model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation;
+    #           dropconnect: samples
     model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them
+    model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
+    model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them; D (ResNet-D)
+    model.reduction = placeholder(int)  # resnet: squeeze-and-excitation's r, such as 16; 0: none
     model.stride_in = placeholder(str)  # resnet bottlenecks: '1x1' (v1, the paper) or '3x3' (v1.5)
     model.dilated = placeholder(int)  # resnet: how many of the last stages dilate, not stride
     model.survival = placeholder(float)  # resnet: stochastic depth, p_L of the last block; 1: off
@@ -172,8 +202,8 @@ def get_config():
     config.epochs = 100.0  # the length of the training
     config.steps = 0  # if set, the length of the training instead of `epochs`
     config.learning_rate = 0.1  # the rate after the warm-up
-    config.schedule = 'step'  # how the rate falls: 'step', 'cosine', 'constant' (not at all) or
-    #           'plateau', when the error of the evaluations has stopped falling
+    config.schedule = 'step'  # how the rate falls: 'step', 'cosine', 'linear', 'constant' (not at
+    #           all) or 'plateau', when the error of the evaluations has stopped falling
     config.drops = ()  # step: when the rate drops
     config.drop_factor = 0.1  # step, plateau: the factor of each drop
     config.plateau_patience = 5  # plateau: evaluations without a lower error before each drop
@@ -193,6 +223,9 @@ def get_config():
     #           to its update before the learning rate multiplies it
     config.decay = 'all'  # which parameters decay: 'all', 'kernels' or 'kernels_except_depthwise'
     config.order = 'torch'  # 'torch', or 'caffe', which has the learning rate inside the velocity
+    config.layer_rates = ''  # multiplies the learning rate of some layers: 'conv1: 0.1, fc: 2'
+    config.max_norm = ''  # the largest norm of a unit's weights, which are scaled down to it after
+    #           an update: '2', of all layers, or 'conv1: 0.9, fc: 2', of these; '': any
     config.clip_norm = 0.0  # the largest norm of a step's gradient, scaled down to it; 0: any
     config.bias_rate = 1.0  # multiplies the learning rate of the biases
     config.average = ''  # an average of the weights, which evaluations and the trained network use:
@@ -202,11 +235,12 @@ def get_config():
     config.average_decay = 0.999  # ema: share of the old average that is kept each time
     config.dtype = 'float32'  # the type of activations; 'bfloat16' is faster on accelerators
 
-    # The loss: a sum of terms, each with a factor. cross_entropy and focal judge the class of each
-    # image (classify, multilabel) or of each pixel (segment), dice compares whole masks (segment
-    # only); they are defined in cnnjax/losses.py. An evaluation always reports the mean
-    # cross-entropy as loss. Detectors have losses of their own, which fields of the model change.
-    config.loss = 'cross_entropy'  # also 'focal', 'dice', or a sum: 'cross_entropy+0.5*dice'
+    # The loss: a sum of terms, each with a factor. cross_entropy, focal and squared_hinge judge the
+    # class of each image (classify, multilabel) or of each pixel (segment), dice compares whole
+    # masks (segment only); they are defined in cnnjax/losses.py. An evaluation always reports the
+    # mean cross-entropy as loss. Detectors have losses of their own, which fields of model change.
+    config.loss = 'cross_entropy'  # also 'focal', 'squared_hinge' (of a support vector machine),
+    #           'dice', or a sum: 'cross_entropy+0.5*dice'
     config.label_smoothing = 0.0  # cross_entropy: share of the target spread evenly over classes
     config.focal_gamma = 2.0  # focal: 0 is cross_entropy; larger values count easy predictions less
     config.class_weights = ()  # cross_entropy, focal: a weight for each class; (): all are 1

@@ -8,12 +8,17 @@ and prints the published errors beside its own. Expect ResNets and DenseNets to 
 tenths of a percent. No independent port has reached the paper's FractalNet (they report 6.4 % and
 more on CIFAR-10+); its weight decay is not published. NIN and All-CNN see whitened images, as in
 the papers (global contrast normalization and ZCA: whiten). No paper has errors of fractalnet40 or
-of convnet, CS231n's first example.
+of convnet, CS231n's first example. The paper's error of elu_net is that of three trainings with
+ever more dropout: elu_net, then elu_net_finetune and elu_net_finetune2, which start from the
+weights of the one before: --config.init_from=runs/elu_net.
 
 CIFAR-100: --config.dataset=cifar100. Without augmentation: --config.flip=False --config.padding=0;
 DenseNets then also --config.model.dropout=0.2. "++" (reflection): --config.padding_mode=reflect.
-SVHN, for DenseNets, FractalNets and NIN: --config=configs/cifar.py:densenet_bc_l100_k12_svhn.
+SVHN: --config=configs/cifar.py:densenet_bc_l100_k12_svhn. configs/tables.py trains whole tables of
+the papers with these settings.
 """
+
+import re
 
 from cnnjax.errors import UserError, suggest
 from configs import base
@@ -37,11 +42,22 @@ def row(*errors, source, measured='', **others):
 HE = 'He et al. 2015, Table 6, https://arxiv.org/abs/1512.03385'
 HUANG = 'Huang et al. 2016, Table 1, https://arxiv.org/abs/1603.09382'
 PREACT = 'He et al. 2016, https://arxiv.org/abs/1603.05027'
+WIDE = 'Zagoruyko & Komodakis 2016, Tables 5, 6 and 9, https://arxiv.org/abs/1605.07146'
 XIE = 'Xie et al. 2016, Table 7, https://arxiv.org/abs/1611.05431'
 DENSE = 'Huang et al. 2016, Table 2, https://arxiv.org/abs/1608.06993'
 LARSSON = 'Larsson et al. 2016, Table 1, https://arxiv.org/abs/1605.07648'
 LIN = 'Lin et al. 2013, Tables 1 and 2, https://arxiv.org/abs/1312.4400'
 ALL = 'Springenberg et al. 2014, Table 3 without augmentation, https://arxiv.org/abs/1412.6806'
+HIGHWAY = 'Srivastava et al. 2015, Tables 2 and 3, https://arxiv.org/abs/1507.06228'
+CLEVERT = 'Clevert et al. 2015, https://arxiv.org/abs/1511.07289'
+LIANG = 'Liang & Hu 2015, section 4, https://doi.org/10.1109/CVPR.2015.7298958'
+LIAO = 'Liao & Carneiro 2015, https://arxiv.org/abs/1511.05635'
+TARG = 'Targ et al. 2016, Tables 1 and 2, https://arxiv.org/abs/1603.08029'
+GOODFELLOW = 'Goodfellow et al. 2013, Tables 3 to 6, https://arxiv.org/abs/1302.4389'
+WAN = 'Wan et al. 2013, section 6, https://proceedings.mlr.press/v28/wan13.html'
+SUPERVISED = 'Lee et al. 2014, section 4, https://arxiv.org/abs/1409.5185'
+POOLING = 'Lee et al. 2016, Table 1, https://arxiv.org/abs/1509.08985'
+THREE = 'mean of 3 runs'
 BEST_VALIDATION = 'at the epoch of the lowest validation error'
 MEDIAN = 'median of 5 runs'
 TEN = 'mean of 10 runs, of pre-activation bottlenecks with batches of 256'
@@ -62,6 +78,11 @@ PAPER = {
     'preact_resnet164':     row(5.46, 24.33, source=PREACT, measured=MEDIAN),
     'preact_resnet1001':    row(4.92, 22.71, source=PREACT, measured=MEDIAN + '; means '
                                 '4.89 +- 0.14 on CIFAR-10+, 22.68 +- 0.22 on CIFAR-100+'),
+    'wide_resnet40_4':      row(X, X, X, X,     X, 4.53, 21.18, source=WIDE, measured=MEDIAN),
+    'wide_resnet16_8':      row(X, X, X, X,  1.54, 4.27, 20.43, source=WIDE, measured=MEDIAN
+                                + ' on CIFAR; on SVHN a single run, with a dropout of 0.4'),
+    'wide_resnet28_10':     row(X, X, X, X,     X, 4.00, 19.25, source=WIDE, measured=MEDIAN
+                                + '; with a dropout of 0.3 3.89 and 18.85'),
     'resnext29_8x64d':      row(3.65, 17.77, source=XIE, measured=TEN),
     'resnext29_16x64d':     row(3.58, 17.31, source=XIE, measured=TEN),
     'densenet_l40_k12':     row(5.24, 24.42,  7.00, 27.55, 1.79, source=DENSE),
@@ -85,22 +106,59 @@ PAPER = {
     'allcnn_c_base':        row(   X,  X,     9.74, source=ALL),
     'allcnn_c_strided':     row(   X,  X,    10.19, source=ALL),
     'allcnn_c_convpool':    row(   X,  X,     9.31, source=ALL),
+    'highway19':            row(7.60, 32.24, source=HIGHWAY, measured='best of 5 runs; means '
+                                '7.69 +- 0.12 on CIFAR-10+, 32.39 +- 0.15 on CIFAR-100+; with '
+                                'a full layer instead of the mean 7.54, on average 7.72 +- 0.16'),
+    'highway32':            row(8.80, source=HIGHWAY),
+    'elu_net':              row(6.55, 24.28, source=CLEVERT + ', Table 1',
+                                measured='after both fine-tunings'),
+    'elu_net11':            row(   X, 28.75, source=CLEVERT + ', section 4.2',
+                                measured='mean of 10 runs, +- 0.24'),
+    'recurrent_cnn96':      row(7.37,  X,     9.31, 34.18, source=LIANG),
+    'recurrent_cnn128':     row(7.24,  X,     8.98, 32.59, 1.87, source=LIANG),
+    'recurrent_cnn160':     row(7.09,  X,     8.69, 31.75, 1.80, source=LIANG),
+    'recurrent_cnn192':     row(   X,  X,        X,     X, 1.77, source=LIANG),
+    'competitive_multiscale': row( X,  X,     6.87, 27.56, 1.76, source=LIAO),
+    'rir18_wide':           row(5.01, 22.90, source=TARG),
+    'maxout':               row(9.38,  X,    11.68, 38.57, 2.47, source=GOODFELLOW),
+    'dropconnect':          row(9.32,  X,        X,     X, 1.94, source=WAN,
+                                measured='12 networks vote on CIFAR-10, 5 on SVHN; one network: '
+                                '11.10 +- 0.13 and 2.23 +- 0.04'),
+    'dsn':                  row(7.97,  X,     9.69, 34.57, 1.92, source=SUPERVISED),
+    'generalized_pooling_mixed': row(6.62, X, 8.09, 33.51, 1.77, source=POOLING, measured=THREE),
+    'generalized_pooling_gated': row(6.36, X, 7.90, 33.22, 1.74, source=POOLING, measured=THREE),
+    'generalized_pooling_tree':  row(6.05, X, 7.62, 32.37, 1.69, source=POOLING, measured=THREE),
 }
 # The networks that have a recipe, beside any densenet_... and resnet..._stochastic.
 RECIPES = (*PAPER, 'fractalnet40', 'fractalnet_slim5', 'fractalnet_slim10', 'fractalnet_slim20',
-           'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'convnet')
+           'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'fmp12_160', 'fmp12_64',
+           'convnet', 'elu_net_finetune', 'elu_net_finetune2')
 
 # The recipe of a network is that of the longest of these names with which its own begins.
 FAMILIES = {
     'resnet': recipes.resnet,
     'preact_resnet': recipes.resnet,
     'stochastic_depth': recipes.stochastic_depth,  # resnet..._stochastic
+    'wide_resnet': recipes.wide_resnet,
     'resnext29': recipes.resnext,
     'densenet': recipes.densenet,
     'fractalnet': recipes.fractalnet,
     'nin': recipes.nin,
     'allcnn': recipes.allcnn,
+    'fmp12': recipes.fractional,
     'convnet': recipes.convnet,
+    'highway': recipes.highway,
+    'elu_net': recipes.elu_net,
+    'elu_net11': recipes.elu_net11,
+    'elu_net_finetune': recipes.elu_net_finetune,
+    'elu_net_finetune2': recipes.elu_net_finetune2,
+    'recurrent_cnn': recipes.recurrent_cnn,
+    'competitive': recipes.competitive,
+    'rir': recipes.rir,
+    'maxout': recipes.maxout,
+    'dropconnect': recipes.dropconnect,
+    'dsn': recipes.dsn,
+    'generalized_pooling': recipes.generalized_pooling,
 }
 
 
@@ -112,7 +170,7 @@ def get_config(network='resnet20'):
     if not (known or network.startswith('densenet_')):
         raise UserError(f"no recipe for '{network}' on CIFAR: take {', '.join(RECIPES)}, another "
                         f'densenet_... or resnet..._stochastic{suggest(network, RECIPES)}')
-    config.model.name = network.removesuffix('_stochastic')
+    config.model.name = re.sub('_(stochastic|finetune2?)$', '', network)
     config.flip = True
     config.padding = 4
     config.eval_every = 1.0

@@ -5,9 +5,9 @@
         --config.dataset=digits --workdir=runs/equivariance-digits
 
 Equivariance compares f(shift x) with shift f(x) at each layer, away from the border. Invariance is
-how often the most likely class survives a shift, and how similar the codes stay. Two more figures
-show classical kernels on a photograph, applied by a network's layer, and what max-pooling keeps.
-Writes results.json, and equivariance.png, kernels.png and pooling.png to figures/.
+how often the most likely class survives a shift, and how similar the codes stay. One more figure
+shows what max-pooling keeps of edges that move. Writes results.json, and equivariance.png and
+pooling.png to figures/.
 """
 
 import ml_collections

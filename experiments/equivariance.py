@@ -3,8 +3,7 @@
 The picture is seen through a moving window, so that real pixels enter where others leave.
 Convolution commutes with the shift; pooling does if the shift is a multiple of its stride (Azulay &
 Weiss 2019, https://arxiv.org/abs/1805.12177; Zhang 2019, https://arxiv.org/abs/1904.11486). Only
-units whose receptive field is inside the window are compared. cnnjax/images/filters.py has the
-classical kernels.
+units whose receptive field is inside the window are compared.
 """
 
 from pathlib import Path
@@ -24,7 +23,7 @@ LIMITS = {'image': limits.Names(), 'size': Whole(8), 'shifts': Whole(1, some=Tru
 
 
 def run(config, directory):
-    """Writes results.json and the three figures that configs/equivariance.py names.
+    """Writes results.json and the two figures that configs/equivariance.py names.
 
     Raises UserError if a number makes no sense, or the picture is too small.
     """
@@ -36,20 +35,17 @@ def run(config, directory):
     check_size(config, network, picture)
     rows = equivariance(config, network, own)
     alike = invariance(config, network, own, source)
-    image = pictures.fitted(picture, (config.size, config.size), 3)
-    filtered, responses = filters.kernels(image)
     most = config.size + 2 * config.pool_size
     edges = filters.edges(pictures.fitted(picture, (most, most), 3))
     pooled, kept = filters.pooling(edges, config.size, config.pool_size)
     figures = Path(directory) / 'figures'
     workdir.write_config(directory, config)
-    plots.gallery(filters.kernel_rows(image, filtered), figures / 'kernels.png', 1.6)
     plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6)
     draw(config, rows, alike, kept, figures / 'equivariance.png')
     atomic.write_json(Path(directory) / 'results.json', {
         'source': config.source, 'checkpoint': config.checkpoint, 'image': config.image,
         'dataset': config.dataset, 'size': config.size, 'shifts': config.shifts,
-        'equivariance': rows, 'invariance': alike, 'kernels': responses, 'pooling': kept})
+        'equivariance': rows, 'invariance': alike, 'pooling': kept})
     report(rows, alike, config)
     print(f'figures: {figures}')
 

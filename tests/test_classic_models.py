@@ -20,6 +20,14 @@ CLASSES = {
     'convnet': (31_066, 31_066 + 90 * 3_073),
     'lenet5': (61_706, 61_706 + 90 * 85),
     'nin': (966_986, 984_356),
+    'maxout': (16_247_830, 16_247_830 + 90 * 501),
+    'maxout_svhn': (10_461_050, 10_461_050 + 90 * 401),
+    'maxout_mnist': (471_994, 471_994 + 90 * 217),
+    'dropconnect': (2_250_314, 2_250_314 + 90 * 129),
+    'dsn': (3_547_496, 984_356 + 100 * 258_048 + 300),
+    'generalized_pooling_mixed': (966_988, 984_356 + 2),
+    'generalized_pooling_gated': (967_004, 984_356 + 18),
+    'generalized_pooling_tree': (967_022, 984_356 + 36),
     'allcnn_a_base': (839_242, 839_242 + 90 * 193),
     'allcnn_a_strided': (839_242, 839_242 + 90 * 193),
     'allcnn_a_convpool': (1_254_250, 1_254_250 + 90 * 193),
@@ -106,6 +114,19 @@ def sizes(side, maps):
                     ('relu4', sizes(13, 256)), ('conv5', sizes(13, 256)), ('relu5', sizes(13, 256)),
                     ('pool5', sizes(6, 256)), ('average_pool', sizes(6, 256)), ('fc6', (4096,)),
                     ('relu6', (4096,)), ('fc7', (4096,)), ('relu7', (4096,)), ('fc8', (1000,))]),
+    ('maxout', [('h0', sizes(33, 192)), ('maxout0', sizes(33, 96)), ('pool0', sizes(16, 96)),
+                ('h1', sizes(15, 384)), ('maxout1', sizes(15, 192)), ('pool1', sizes(7, 192)),
+                ('h2', sizes(9, 384)), ('maxout2', sizes(9, 192)), ('pool2', sizes(5, 192)),
+                ('h3', (2500,)), ('maxout3', (500,)), ('y', (10,))]),
+    ('maxout_mnist', [('h0', sizes(21, 96)), ('maxout0', sizes(21, 48)), ('pool0', sizes(10, 48)),
+                      ('h1', sizes(9, 96)), ('maxout1', sizes(9, 48)), ('pool1', sizes(4, 48)),
+                      ('h2', sizes(6, 96)), ('maxout2', sizes(6, 24)), ('pool2', sizes(3, 24)),
+                      ('y', (10,))]),
+    ('dropconnect', [('conv1', sizes(24, 64)), ('relu1', sizes(24, 64)), ('pool1', sizes(12, 64)),
+                     ('rnorm1', sizes(12, 64)), ('conv2', sizes(12, 64)), ('relu2', sizes(12, 64)),
+                     ('rnorm2', sizes(12, 64)), ('pool2', sizes(6, 64)), ('local3', sizes(6, 64)),
+                     ('relu3', sizes(6, 64)), ('local4', sizes(6, 32)), ('relu4', sizes(6, 32)),
+                     ('fc5', (128,)), ('relu5', (128,)), ('fc6', (10,))]),
     ('nin', [('conv1', sizes(32, 192)), ('relu_conv1', sizes(32, 192)), ('cccp1', sizes(32, 160)),
              ('relu_cccp1', sizes(32, 160)), ('cccp2', sizes(32, 96)),
              ('relu_cccp2', sizes(32, 96)), ('pool1', sizes(16, 96)), ('conv2', sizes(16, 192)),
@@ -456,6 +477,11 @@ def test_where_dropout_is_and_its_rates(name, layer, before, kept):
     ('alexnet_tv', 62, 'at least 63 x 63'),
     ('nin', 3, 'at least 4 x 4'),
     ('allcnn_c', 11, 'at least 12 x 12'),
+    ('maxout', 9, 'at least 10 x 10'),
+    ('maxout_mnist', 17, 'at least 18 x 18'),
+    ('dropconnect', 5, 'at least 6 x 6'),
+    ('dsn', 3, 'at least 4 x 4'),
+    ('generalized_pooling_tree', 3, 'at least 4 x 4'),
 ])
 def test_images_too_small(name, side, message):
     with pytest.raises(UserError, match=message):
@@ -505,7 +531,9 @@ def test_a_step_lowers_the_loss(name, fields):
     assert after < before
 
 
-@pytest.mark.parametrize('name', ['lenet5', 'lenet5_1998', 'nin', 'allcnn_c', 'convnet'])
+@pytest.mark.parametrize('name', ['lenet5', 'lenet5_1998', 'nin', 'allcnn_c', 'convnet',
+                                  'maxout_mnist', 'dropconnect', 'dsn', 'generalized_pooling_tree',
+                                  'generalized_pooling_mixed'])
 def test_bfloat16(name):
     net = models.create(name, dtype='bfloat16')
     x = jnp.zeros((1, *net.image_shape))

@@ -14,14 +14,15 @@ from cnnjax.errors import UserError
 from cnnjax.models import resnet
 
 FIELDS = {'blocks': (2, 1, 3), 'widths': (2, 3, 4), 'num_classes': 4}
-NAMES = ('resnet20', 'resnext29_8x64d', 'preact_resnet110', 'preact_resnet164')
+NAMES = ('resnet20', 'resnext29_8x64d', 'preact_resnet110', 'preact_resnet164', 'seresnet50')
 IMAGES = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype('float32')
 BLOCKS = [f'conv{i}_{j}' for i, n in zip((2, 3, 4), FIELDS['blocks'], strict=True)
           for j in range(1, n + 1)]
 
 
 def create(name, **fields):
-    own = {'cardinality': 2, 'base_width': 64} if 'resnext' in name else {}
+    own = {'resnext29_8x64d': {'cardinality': 2, 'base_width': 64},
+           'seresnet50': {'stem': 3, 'shortcut': 'D', 'reduction': 4}}.get(name, {})
     return models.create(name, **FIELDS, **own, **fields)
 
 
@@ -170,6 +171,7 @@ def test_without_stochastic_depth_there_is_no_cond():
     ('resnext29_8x64d', 1.0, False), ('resnext29_8x64d', 0.5, True),
     ('preact_resnet110', 1.0, True), ('preact_resnet110', 0.5, False),
     ('preact_resnet164', 1.0, False), ('preact_resnet164', 0.5, True),
+    ('seresnet50', 1.0, True), ('seresnet50', 0.5, False),
 ])
 def test_scan_and_remat_change_nothing(name, survival, remat):
     plain, variables = create(name, survival=survival), variables_of(name)
@@ -184,6 +186,37 @@ def test_scan_and_remat_change_nothing(name, survival, remat):
     (logits, _), (ours, _) = (jax.jit(net.apply)(v, IMAGES) for net, v in (
         (plain, variables), (scanned, resnet.stack(variables))))
     np.testing.assert_allclose(ours, logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('rate', [0.0, 0.5])
+def test_scanned_units_drop_apart(rate):
+    """Two units of the same parameters, which change their inputs so little that only what is
+    dropped can make them add something else."""
+    with jax.enable_x64(True):
+        net = models.create('wide_resnet16_8', blocks=(3,), widths=(4,), dropout=rate, scan=True,
+                            dtype='float64')
+        variables = net.init(jax.random.key(0), IMAGES)
+        unit = variables['params']['conv2_x']
+        unit |= {name: {'kernel': jnp.stack([unit[name]['kernel'][0]] * 2)}
+                 for name in ('conv1', 'conv2')}
+        unit['conv2']['kernel'] *= 1e-6
+        (_, taps), _ = net.apply(variables, IMAGES, train=True, mutable=['batch_stats'],
+                                 rngs={'dropout': jax.random.key(1)})
+        first, second = (taps[f'conv2_{j + 1}'] - taps[f'conv2_{j}'] for j in (1, 2))
+        share = np.isclose(first, second, rtol=1e-3, atol=1e-9).mean()
+    assert share == 1 if not rate else share < 0.1
+
+
+def test_where_a_wide_network_drops():
+    """Before the last convolution of each unit: with everything dropped, units are shortcuts."""
+    net, variables = create('preact_resnet110'), variables_of('preact_resnet110')
+    (logits, taps), _ = step(net.clone(dropout=1.0))(variables, jax.random.key(0))
+    assert jnp.isfinite(logits).all()
+    assert taps['conv2_1/conv1'].any()
+    assert not any(taps[f'{block}/conv2'].any() for block in BLOCKS)
+    (expected, _), (logits, _) = (jax.jit(each.apply)(variables, IMAGES)
+                                  for each in (net, net.clone(dropout=1.0)))
+    np.testing.assert_array_equal(logits, expected)
 
 
 def test_remat_alone_changes_nothing():

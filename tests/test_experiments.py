@@ -27,7 +27,7 @@ def test_every_config_names_one():
 
 
 @pytest.mark.parametrize(('name', 'message'), [
-    ('fly', r"^experiment='fly' is none of benchmark, convolutions, .*, visualize$"),
+    ('fly', r"^experiment='fly' is none of benchmark, convolution, .*, visualize$"),
     ('visualise', "none of .*; did you mean visualize"),
     ('training', '; did you mean train'),
     ('filters', "'filters' is none of"),  # a module here, but no experiment

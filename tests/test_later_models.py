@@ -100,6 +100,55 @@ def test_auxiliary_logits_are_taps_in_training_only():
         assert taps[head].shape == (1, 10)
 
 
+@pytest.mark.parametrize(('name', 'side', 'expected'), [
+    # Table 1 of SqueezeNet, at the 227 pixels that its sizes need, and of Inception v3 (35, 17 and
+    # 8 pixels), Table 2 of MobileNet v2; lucid's names of layers have these sizes.
+    ('squeezenet1_0', 227, {'conv1': (111, 111, 96), 'pool1': (55, 55, 96), 'fire4': (55, 55, 256),
+                            'fire8': (27, 27, 512), 'pool8': (13, 13, 512), 'pool10': (1000,)}),
+    ('inception_v3', 299, {'maxpool2': (35, 35, 192), 'Mixed_5d': (35, 35, 288),
+                           'Mixed_6e': (17, 17, 768), 'Mixed_7c': (8, 8, 2048)}),
+    ('mobilenet_v2', 224, {'block1': (112, 112, 16), 'block3': (56, 56, 24), 'block6': (28, 28, 32),
+                           'block17': (7, 7, 320), 'conv2': (7, 7, 1280)}),
+    ('inception_v1', 224, {'norm1': (56, 56, 64), 'norm2': (56, 56, 192),
+                           'inception_3b': (28, 28, 480), 'inception_4a': (14, 14, 508),
+                           'inception_5b': (7, 7, 1024), 'fc': (1008,)}),
+    ('inception_v1', 225, {'conv1': (113, 113, 64), 'pool1': (57, 57, 64)}),
+])
+def test_sizes_of_small_networks_and_inceptions(name, side, expected):
+    _, taps, _ = shapes(name, side)
+    assert {tap: taps[tap] for tap in expected} == expected
+
+
+def test_bypasses_of_squeezenet():
+    """The simple one adds a module's input where it has as many maps, and nothing elsewhere."""
+    fields = {'stem_width': 4, 'fires': ((2, 2), (2, 3)), 'pools': (1,)}
+    nets = [models.create('squeezenet1_1', bypass=bypass, **fields)
+            for bypass in ('none', 'simple', 'complex')]
+    x = random(1, 12, 12, 3)
+    variables = nets[2].init(jax.random.key(0), x)
+    plain, simple, whole = (net.apply(variables, x)[1] for net in nets)
+    np.testing.assert_array_equal(simple['fire2'], plain['fire2'] + plain['pool1'])
+    np.testing.assert_array_equal(whole['fire2'], simple['fire2'])
+    np.testing.assert_array_equal(whole['fire3'], whole['fire3/concat'] + whole['fire3/bypass'])
+    np.testing.assert_array_equal(simple['fire3'][..., :3], simple['fire3/relu_expand1x1'])
+
+
+@pytest.mark.parametrize(('multiplier', 'channels', 'expected'), [
+    (1.0, 24, 24), (0.35, 32, 16), (0.35, 24, 8), (0.75, 24, 24), (1.4, 16, 24), (1.4, 96, 136)])
+def test_widths_of_mobilenet_v2(multiplier, channels, expected):
+    """Of 0.35 x 32 = 11.2 the nearest multiple of 8 is 8, less than 9/10 of it."""
+    assert models.create('mobilenet_v2', width_multiplier=multiplier).width(channels) == expected
+
+
+@pytest.mark.parametrize(('name', 'side', 'fields'), [
+    ('squeezenet1_0', 21, {}), ('squeezenet1_1', 17, {}), ('inception_v3', 299, {}),
+    ('inception_v3', 75, {'auxiliary_weight': 0.0})])
+def test_the_smallest_images(name, side, fields):
+    assert shapes(name, side, **fields)
+    with pytest.raises(UserError, match=f'at least {side} x {side}'):
+        shapes(name, side - 1, **fields)
+
+
 def test_googlenet_refuses_images_too_small_for_its_classifiers():
     for weight, side in ((0.3, 79), (0.0, 31)):
         assert shapes('googlenet', side, inceptions=NARROW, auxiliary_weight=weight)

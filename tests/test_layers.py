@@ -108,6 +108,16 @@ def test_global_average_pool():
                                   [[3, 4]])
 
 
+def test_global_max_pool_keeps_nan_and_gives_ties_to_the_first():
+    x = jnp.array([[[[1.0, 5]], [[3, -2]], [[3, jnp.nan]]]])  # [1, 3, 1, 2]
+    y, pull = jax.vjp(layers.global_max_pool, x)
+    np.testing.assert_array_equal(y, [[3, jnp.nan]])
+    np.testing.assert_array_equal(pull(jnp.array([[2.0, 7]]))[0][0, :, 0],
+                                  [[0, 0], [2, 0], [0, 7]])
+    random = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+    np.testing.assert_array_equal(layers.global_max_pool(random), random.max((1, 2)))
+
+
 def test_flatten_runs_through_the_channels_fastest():
     x = jnp.arange(24).reshape(2, 2, 3, 2)
     flat = layers.flatten(x)

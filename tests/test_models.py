@@ -20,8 +20,9 @@ WIDTHS = (16, 32, 64, 128, 128)  # Those of FractalNet's table of ultra-deep net
 
 # Name, fields, side of the images; parameters (batch normalization's scale and bias included, its
 # statistics not), the same with 100 classes instead of 10; multiply-adds of the convolutions and
-# full layers. torchvision's own counts for VGG A, B, D, E and their _bn, ResNet B and DenseNet on
-# ImageNet; those of the FractalNet authors' generator; the others by the papers' formulas.
+# full layers. torchvision's own counts for VGG A, B, D, E and their _bn, ResNet B, wide ResNets and
+# DenseNet on ImageNet; timm's for resnet50d and squeeze-and-excitation; those of the FractalNet
+# authors' generator; the others by the papers' formulas.
 COUNTS = [
     ('convnet', {}, 32, 31_066, None, 362_496),  # 3x3x3x12, 16x16x12x10
     ('lenet5', {}, 32, 61_706, None, 416_520),
@@ -29,6 +30,9 @@ COUNTS = [
     ('alexnet', {}, 227, 60_965_224, None, 724_406_816),
     ('alexnet_ungrouped', {}, 227, 62_378_344, None, 1_135_256_096),
     ('alexnet_tv', {}, 224, 61_100_840, None, 714_188_480),
+    # Layer by layer with the sizes of figure 3: inputs x kernels x maps, on 110, 26 and 13 pixels.
+    ('zfnet', {}, 224, 62_357_608, None, 1_168_032_896),
+    ('zfnet', {'widths': (96, 256, 512, 1024, 512)}, 224, 107_627_624, None, 2_476_704_896),
     ('nin', {}, 32, 966_986, None, 222_486_528),
     ('allcnn_a_base', {}, 32, 839_242, None, 138_677_760),
     ('allcnn_a_strided', {}, 32, 839_242, None, 44_674_560),
@@ -82,6 +86,14 @@ COUNTS = [
     ('resnext101_64x4d', {}, 224, 83_455_272, None, 15_460_270_080),
     ('resnext29_8x64d', {}, 32, 34_426_698, 34_518_948, 5_387_266_048),
     ('resnext29_16x64d', {}, 32, 68_155_210, 68_247_460, 10_688_866_304),
+    ('wide_resnet50_2', {}, 224, 68_883_240, None, 11_398_021_120),
+    ('wide_resnet101_2', {}, 224, 126_886_696, None, 22_753_050_624),
+    ('resnet50d', {}, 224, 25_576_264, None, 4_328_824_832),
+    ('seresnet50', {}, 224, 28_088_024, None, 4_091_699_200),
+    ('resnext50_32x4d', {'reduction': 16}, 224, 27_559_896, None, 4_232_994_816),
+    ('wide_resnet28_10', {}, 32, 36_479_194, 36_536_884, 5_243_328_768),
+    ('wide_resnet16_8', {}, 32, 10_961_370, 11_007_540, 1_548_145_664),
+    ('wide_resnet40_4', {}, 32, 8_949_210, 8_972_340, 1_298_582_016),
     ('preact_resnet110', {}, 32, 1_727_962, None, None),
     ('preact_resnet110', {'shortcut': 'B'}, 32, 1_730_522, None, None),
     ('preact_resnet164', {}, 32, 1_703_258, 1_726_388, 244_500_992),
@@ -136,6 +148,27 @@ COUNTS = [
     ('mobilenet_v1_075', {}, 224, 2_585_560, None, 325_400_448),
     ('mobilenet_v1_050', {}, 224, 1_331_592, None, 149_497_088),
     ('mobilenet_v1_025', {}, 224, 470_072, None, 41_030_272),
+    # torchvision's and timm's counts. The complex bypass adds four 1x1 convolutions with biases.
+    ('mobilenet_v2', {}, 224, 3_504_872, None, 300_774_272),
+    ('mobilenet_v2_140', {}, 224, 6_108_776, None, 582_195_824),
+    ('mobilenet_v2_050', {}, 224, 1_968_680, None, 97_131_840),
+    ('mobilenet_v2', {'num_classes': 10}, 224, 3_504_872 - 990 * 1_281,
+     3_504_872 - 900 * 1_281, None),
+    ('squeezenet1_0', {}, 224, 1_248_424, None, 818_924_576),
+    ('squeezenet1_0', {'num_classes': 10}, 224, 1_248_424 - 990 * 513, None, None),
+    ('squeezenet1_0', {'bypass': 'simple'}, 224, 1_248_424, None, None),
+    ('squeezenet1_0', {'bypass': 'complex'}, 224, 1_248_424 + 97 * 128 + 129 * 256 + 257 * 384
+     + 385 * 512, None, None),
+    ('squeezenet1_1', {}, 224, 1_235_496, None, 349_151_936),
+    ('squeezenet1_1', {'num_classes': 100}, 224, 1_235_496 - 900 * 513, None, None),
+    ('inception_v3', {}, 299, 27_161_264, None, None),
+    ('inception_v3', {'auxiliary_weight': 0.0}, 299, 23_834_568, None, 5_713_216_096),
+    ('inception_v3', {'auxiliary_weight': 0.0, 'num_classes': 10}, 299, 23_834_568 - 990 * 2_049,
+     23_834_568 - 900 * 2_049, None),
+    # lucent's: what differs from GoogLeNet is 4a's 3x3 of 204 maps and all that sees them, 5a's
+    # reduction to 48 maps, and 1,008 outputs.
+    ('inception_v1', {}, 224, 6_998_552 - 4 * (96 * 9 + 1) - 4 * (160 + 112 + 24 + 64)
+     + 16 * (832 + 1 + 25 * 128) + 8 * 1_025, None, None),
     ('unet', {}, 572, 31_030_658, None, None),
     ('unet_padded', {}, 512, 31_030_658, None, None),
     # With batch normalization of 5,888 maps in place of biases: as in milesial/Pytorch-UNet.
@@ -172,9 +205,37 @@ COUNTS = [
     ('faster_rcnn_resnet50_fpn', {'num_classes': 20}, 800, 41_396_536, None, None),
     ('faster_rcnn_resnet50_fpn', {'norm': 'batch'}, 800, 41_808_406, None, None),
     ('faster_rcnn_small', {}, 64, 312_564, None, None),
+    # The sums of kernels and biases, by hand; Maxout's of MNIST has a bias at each position.
+    ('maxout', {}, 32, 37_056 + 2_359_680 + 1_843_584 + 12_002_500 + 5_010, None,
+     33 ** 2 * 36_864 + 15 ** 2 * 2_359_296 + 9 ** 2 * 1_843_200 + 12_000_000 + 5_000),
+    ('maxout_svhn', {}, 32, 9_728 + 409_856 + 819_456 + 9_218_000 + 4_010, None,
+     36 ** 2 * 9_600 + 20 ** 2 * 409_600 + 12 ** 2 * 819_200 + 9_216_000 + 4_000),
+    ('maxout_mnist', {}, 28, 6_144 + 294_912 + 115_200 + 2_170 + 96 * (441 + 81 + 36), None,
+     21 ** 2 * 6_144 + 9 ** 2 * 294_912 + 6 ** 2 * 115_200 + 2_160),
+    ('dropconnect', {}, 24, 4_864 + 102_464 + 36 * (36_928 + 18_464) + 147_584 + 1_290, None, None),
+    # Network in Network and, if any, linear classifiers of 32, 16 and 8 pixels a side, or filters.
+    ('dsn', {}, 32, 966_986 + 10 * 192 * (32 ** 2 + 16 ** 2 + 8 ** 2) + 30, None, None),
+    ('dsn', {'auxiliary_weight': 0.0}, 32, 966_986, None, 222_486_528),
+    ('generalized_pooling_mixed', {}, 32, 966_986 + 2, None, 222_486_528),
+    ('generalized_pooling_gated', {}, 32, 966_986 + 2 * 9, None, None),
+    ('generalized_pooling_tree', {}, 32, 966_986 + 3 * 9 + 9, None, None),
+    ('generalized_pooling_tree', {'levels': 3}, 32, 966_986 + 7 * 9 + 9, None, None),
     ('fmp12_160', {}, 32, 74_569_920 + 14_570, None, None),  # the paper counts no biases
     ('fmp12_64', {}, 32, 11_936_640 + 5_834, None, None),
     ('fmp6_32', {}, 28, 462_026, None, None),
+    # By the formulas: layer by layer, of highway layers twice, of the paper's stacks, of kernels
+    # that a recurrent layer uses once and thrice (its multiply-adds are in test_summary.py), of all
+    # rival sizes. The papers' counts: 2.3 M, about 1.25 M, none, 0.67 M, 1.19 M, 1.86 M; 10.3 M.
+    ('highway19', {}, 32, 2_256_838, None, 330_826_728),
+    ('highway32', {}, 32, 1_264_502, None, 230_089_704),
+    ('elu_net', {}, 32, 39_226_634, None, 1_496_804_608),
+    ('elu_net11', {}, 32, 1_641_938, None, 157_503_304),
+    ('recurrent_cnn96', {}, 32, 672_202, 680_932, None),
+    ('recurrent_cnn128', {}, 32, 1_191_178, 1_202_788, None),
+    ('recurrent_cnn160', {}, 32, 1_857_610, 1_872_100, None),
+    ('recurrent_cnn192', {}, 32, 2_671_498, 2_688_868, None),
+    ('competitive_multiscale', {}, 32, 4_480_424, None, 1_213_906_944),
+    ('rir18_wide', {}, 32, 10_299_370, 10_334_020, 1_361_612_544),
 ]
 DEEP = {'resnet1202', 'preact_resnet1001'}  # traced with their repeated blocks once
 IDS = [' '.join([name, *(f'{field}={value}' for field, value in fields.items())])
@@ -187,6 +248,7 @@ TINY = {
     'vgg11_bn': ({'widths': (2, 3, 4, 4, 4), 'hidden': ()}, 32),
     'resnet20': ({'blocks': (1, 1, 1), 'widths': (2, 4, 8)}, 8),
     'resnet50': ({'blocks': (1, 1), 'widths': (2, 3)}, 8),
+    'resnet50d': ({'blocks': (1, 1), 'widths': (2, 3), 'reduction': 4}, 10),
     'densenet121': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, 8),
     'densenet_l40_k12': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, 2),
     'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1)}, 4),
@@ -336,6 +398,10 @@ VGG11 = ('conv1_1 relu1_1 pool1 conv2_1 relu2_1 pool2 conv3_1 relu3_1 conv3_2 re
     ('resnet50', 'conv1 relu1 pool1 conv2_1/conv1 conv2_1/relu1 conv2_1/conv2 conv2_1/relu2 '
                  'conv2_1/conv3 conv2_1 conv3_1/conv1 conv3_1/relu1 conv3_1/conv2 conv3_1/relu2 '
                  'conv3_1/conv3 conv3_1 pool fc'),
+    ('resnet50d', 'stem_conv1 stem_relu1 stem_conv2 stem_relu2 conv1 relu1 pool1 ' + ' '.join(
+        f'{block}/{layer}' if layer else block for block in ('conv2_1', 'conv3_1') for layer in (
+            'conv1', 'relu1', 'conv2', 'relu2', 'conv3', 'se/pool', 'se/fc1', 'se/relu', 'se/fc2',
+            'se/sigmoid', 'se', '')) + ' pool fc'),
     ('densenet121', 'conv0 relu0 pool0 '
                     'block1_layer1/relu1 block1_layer1/conv1 block1_layer1/relu2 '
                     'block1_layer1/conv2 block1_layer1 '
@@ -458,7 +524,7 @@ def test_where_a_bottleneck_strides(stride_in, sides):
     assert tuple(taps[name].shape[1] for name in names) == sides
 
 
-@pytest.mark.parametrize('field', [{'shortcut': 'D'}, {'stride_in': '7x7'}, {'stem': 5}])
+@pytest.mark.parametrize('field', [{'shortcut': 'E'}, {'stride_in': '7x7'}, {'stem': 5}])
 def test_an_unknown_value_of_a_residual_network(field):
     (name, value), = field.items()
     with pytest.raises(UserError, match=f'{name} is one of .*, not {value!r}'):
@@ -472,6 +538,7 @@ def test_an_unknown_value_of_a_residual_network(field):
     ('resnet18', {}, ['conv3_1', 'conv4_1', 'conv5_1']),  # 64 maps enter conv2_1 and leave it
     ('resnet50', {}, ['conv2_1', 'conv3_1', 'conv4_1', 'conv5_1']),  # 64 enter, 256 leave
     ('resnet50', {'shortcut': 'A'}, []),
+    ('resnet18', {'shortcut': 'D'}, ['conv3_1', 'conv4_1', 'conv5_1']),
 ])
 def test_which_shortcuts_project(name, fields, projections):
     blocks = (1, 1, 1) if name == 'resnet20' else (1, 1, 1, 1)
@@ -570,6 +637,31 @@ def test_order_of_a_bottleneck():
         'conv2_1/conv3': by.conv('conv2_1/conv3', taps['conv2_1/relu2']),
         'conv2_1': nn.relu(by.norm('conv2_1/bn3', taps['conv2_1/conv3']) + by.norm(
             'conv2_1/shortcut_bn', by.conv('conv2_1/shortcut_conv', x))),
+    })
+
+
+def test_order_of_squeeze_and_excitation_and_of_resnet_d():
+    """By hand, on 5 x 10 pixels, so that a mean sees 2 pixels where it would be of 4."""
+    _, variables, _, taps = run('resnet50d')
+    by, x = Layers(variables), np.asarray(taps['conv2_1'])
+    sides = [np.concatenate([x[:, i:i + 2, j:j + 2].mean((1, 2))[:, None] for j in (0, 2, 4)], 1)
+             for i in (0, 2)]
+    halved = np.stack(sides, 1)
+    y = by.norm('conv3_1/bn3', taps['conv3_1/conv3'])
+    assert taps['conv2_1/se/fc1'].shape == (2, 8 // 4)
+    assert_taps(taps, {
+        'stem_conv1': by.conv('stem_conv1', images('resnet50d'), 2),
+        'stem_relu1': nn.relu(by.norm('stem_bn1', taps['stem_conv1'])),
+        'stem_conv2': by.conv('stem_conv2', taps['stem_relu1']),
+        'conv1': by.conv('conv1', taps['stem_relu2']),
+        'pool1': layers.max_pool(taps['relu1'], 3, 2, 1),
+        'conv3_1/se/pool': y.mean((1, 2)),
+        'conv3_1/se/fc1': by.dense('conv3_1/se/fc1', y.mean((1, 2))),
+        'conv3_1/se/fc2': by.dense('conv3_1/se/fc2', nn.relu(taps['conv3_1/se/fc1'])),
+        'conv3_1/se/sigmoid': 1 / (1 + np.exp(-taps['conv3_1/se/fc2'])),
+        'conv3_1/se': y * taps['conv3_1/se/sigmoid'][:, None, None],
+        'conv3_1': nn.relu(taps['conv3_1/se'] + by.norm(
+            'conv3_1/shortcut_bn', by.conv('conv3_1/shortcut_conv', halved))),
     })
 
 
@@ -737,13 +829,33 @@ NARROW = {
     'vgg11_lrn': ({'widths': (2, 3, 4, 4, 4), 'hidden': (6,)}, (32, 32, 3)),
     'resnet20': ({'blocks': (1, 2, 1), 'widths': (2, 4, 8), 'scan': True}, (8, 8, 3)),
     'preact_resnet110': ({'blocks': (1, 1, 1), 'widths': (2, 4, 8)}, (8, 8, 3)),
+    'resnet50d': ({'blocks': (1, 1), 'widths': (2, 3), 'reduction': 4}, (16, 16, 3)),
+    'wide_resnet16_8': ({'blocks': (1, 1), 'widths': (4, 8), 'stem_width': 2, 'dropout': 0.3},
+                        (8, 8, 3)),
+    'zfnet': ({'widths': (4, 6, 4, 8, 6), 'hidden': (5, 4)}, (47, 47, 3)),
     'densenet121': ({'layers_per_block': (2, 1), 'growth': 2, 'stem_width': 5}, (8, 8, 3)),
     'fractalnet20': ({'columns': 2, 'widths': (2, 3), 'dropout': (0.0, 0.1)}, (4, 4, 3)),
     'googlenet': ({'inceptions': (('3a', *(2,) * 6), ('4a', *(2,) * 6), ('5a', *(2,) * 6)),
                    'auxiliary_weight': 0}, (31, 31, 3)),
     'mobilenet_v1': ({'blocks': ((1, 8), (2, 8)), 'stem_width': 8}, (8, 8, 3)),
+    'mobilenet_v2': ({'blocks': ((1, 8, 1, 1), (2, 8, 1, 2)), 'stem_width': 8, 'last_width': 8},
+                     (8, 8, 3)),
+    'squeezenet1_1': ({'stem_width': 3, 'fires': ((2, 2), (3, 3)), 'pools': (1, 2)}, (10, 10, 3)),
+    'inception_v3': ({'width_multiplier': 1 / 32, 'mixed': ('5b', '6a'), 'auxiliary_weight': 0.0},
+                     (75, 75, 3)),
     'unet_padded': ({'widths': (2, 3)}, (8, 8, 1)),
     'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),
+    'maxout': ({'widths': (2, 3, 2), 'hidden': (3,)}, (10, 10, 3)),
+    'dropconnect': ({'widths': (2, 3, 2, 2), 'hidden': (4,), 'tests': 3}, (8, 8, 3)),
+    'dsn': ({'widths': ((4, 3, 2), (4, 3, 3), (4, 3))}, (8, 8, 3)),
+    'generalized_pooling_tree': ({'widths': ((4, 3, 2), (4, 3, 3), (4, 3))}, (8, 8, 3)),
+    'highway19': ({'sizes': ((3,), (1,)), 'widths': (2, 3)}, (8, 8, 3)),
+    'elu_net': ({'widths': ((2,), (3, 4)), 'sizes': ((3,), (1, 2)), 'dropout': (0.0, 0.1)},
+                (8, 8, 3)),
+    'recurrent_cnn96': ({'width': 8, 'iterations': 1}, (8, 8, 3)),
+    'competitive_multiscale': ({'widths': ((2,), (2,)), 'sizes': (((1, 3),), ((1, 3), (1, 3)))},
+                               (8, 8, 3)),
+    'rir18_wide': ({'blocks': (1, 1), 'widths': (2, 4)}, (8, 8, 3)),
     'fcn8s': ({'widths': (2, 3, 4, 4, 4), 'hidden': (6, 5)}, (9, 9, 3)),
     'fcn_resnet50': ({'blocks': (1, 1, 1), 'widths': (2, 3, 4)}, (16, 16, 3)),
     'faster_rcnn_small': ({'widths': (2, 3, 4), 'hidden': (5,), 'rpn_width': 4, 'pooled': 2},

@@ -123,6 +123,11 @@ def test_a_constant_rate():
     assert rates(optim.learning_rate(0.1, 4, schedule='constant', drops=(2,)), 6) == [0.1] * 6
 
 
+def test_a_linear_rate_ends_at_zero():
+    schedule = optim.learning_rate(0.4, 5, schedule='linear', warmup=1)
+    np.testing.assert_allclose(rates(schedule, 7), [0, 0.4, 0.3, 0.2, 0.1, 0, 0], atol=1e-7)
+
+
 def test_cosine_ends_at_zero():
     schedule = optim.learning_rate(0.2, 8, schedule='cosine')
     expected = 0.1 * (1 + np.cos(np.pi * np.arange(9) / 8))

@@ -74,7 +74,7 @@ class Crooked(nn.Module):
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None)
 def test_receptive_fields_are_the_footprints_of_the_gradient(net, shape, monkeypatch):
     """With positive weights, and without maxima, every pixel that is seen has a gradient."""
-    monkeypatch.setattr(layers, '_larger', jnp.maximum)  # Both arguments share its gradient.
+    monkeypatch.setattr(layers, 'larger', jnp.maximum)  # Both arguments share its gradient.
     net = net.clone(**{field: value for field, value in (
         ('relu', lambda x: x), ('pool', layers.average_pool)) if hasattr(net, field)})
     variables = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), jax.eval_shape(

@@ -202,7 +202,8 @@ def test_fields_that_no_fcn_has(fields):
 
 @pytest.mark.parametrize(('name', 'fields'), [
     ('resnet18', {}), ('resnet50', {}), ('resnet50', {'stride_in': '1x1', 'scan': True}),
-    ('resnet50', {'shortcut': 'A'}), ('preact_resnet110', {}), ('preact_resnet200', {})])
+    ('resnet50', {'shortcut': 'A'}), ('preact_resnet110', {}), ('preact_resnet200', {}),
+    ('resnet50d', {}), ('preact_resnet200', {'shortcut': 'D'})])
 def test_a_dilated_stage_computes_the_same_at_the_strided_places(name, fields):
     net, x = models.create(name, blocks=(1, 2, 2), widths=(2, 4, 8), **fields), random(1, 37, 45, 3)
     variables, _, strided = drawn(net, x)

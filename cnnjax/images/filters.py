@@ -71,19 +71,30 @@ def kernel_rows(picture: np.ndarray, filtered: Mapping[str, Pair]) -> list[list[
     """Cells of a gallery, each with its kernel in the corner; gray is 0 for kernels of sum 0."""
     cells = [('picture', picture, None)]
     for name, (kernel, result) in filtered.items():
-        if abs(kernel.sum()) < 1e-6:
+        if is_signed(kernel):
             result = np.repeat((result @ pictures.LUMA)[..., None], 3, -1)
-            result = 0.5 + result / (2 * np.quantile(np.abs(result), 0.995) + 1e-12)
-        result, side = result.clip(0, 1), picture.shape[0] // 5
-        shown = 0.5 + kernel / np.abs(kernel).max() / 2
+        result, side = shown(result, kernel), picture.shape[0] // 5
+        small = 0.5 + kernel / np.abs(kernel).max() / 2
         index = np.arange(side) * len(kernel) // side
-        result[:side, :side] = shown[index][:, index, None]
+        result[:side, :side] = small[index][:, index, None]
         result[side], result[:side + 1, side] = np.where(
             np.arange(len(result))[:, None] <= side, 1, result[side]), 1
         cells.append((name, result, None))
     strength = edges(picture)
     cells.append(('Sobel, strength', (strength / np.quantile(strength, 0.995)).clip(0, 1), None))
     return [cells[i:i + 4] for i in range(0, len(cells), 4)]
+
+
+def is_signed(kernel: np.ndarray) -> bool:
+    """Whether a kernel makes 0 of a constant picture."""
+    return bool(abs(kernel.sum()) < 1e-6)
+
+
+def shown(result: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """What a kernel made of a picture, as a picture in [0, 1]; gray is 0 for kernels of sum 0."""
+    if is_signed(kernel):
+        result = 0.5 + result / (2 * np.quantile(np.abs(result), 0.995) + 1e-12)
+    return result.clip(0, 1)
 
 
 def edges(picture: np.ndarray) -> np.ndarray:

@@ -35,11 +35,11 @@ It may have, as a field, a property or an attribute of the class:
   float32. Without it, a config with another dtype than 'float32' is refused.
 - `image_shape: (H, W, C)`: the paper's images. Without it, whatever is not given other images (a
   summary) asks for `image_shape`.
-- `relu: Callable`: the activation, `layers.relu` or `flax.linen.relu6`, which attributions and
-  pictures replace by one with another backward rule (images/rules.py), and `pool: Callable`, the
-  function of the max-pools, called like `layers.max_pool`, which may become an average. The weights
-  stay, but those trained with one function may mean nothing with another. Without these fields the
-  other backward rules and pools are refused.
+- `relu: Callable`: the activation. If it is `layers.relu` or `flax.linen.relu6`, attributions and
+  pictures may replace it by one with another backward rule (images/rules.py). And `pool: Callable`,
+  the function of the max-pools, called like `layers.max_pool`, which may become an average. The
+  weights stay, but those trained with one function may mean nothing with another. Without these
+  fields, or with another activation, the other backward rules and pools are refused.
 - `auxiliary: {tap: weight}`: taps that are logits in training; the loss adds their losses, so
   weighted. Without it there are none. These taps may be absent in evaluation.
 - `fits(n) -> bool`: a method that tells whether images of n pixels on a side suit a network with
@@ -100,13 +100,15 @@ FAMILIES = tuple(importlib.import_module(f'{__name__}.{found.name}')
                  for found in pkgutil.iter_modules(__path__))
 # The names that configs and files of weights give to functions that are fields of a network.
 POOLS = {'max': layers.max_pool, 'average': layers.average_pool}
-RELUS = {'relu': layers.relu, 'relu6': nn.relu6}
+RELUS = {'relu': layers.relu, 'relu6': nn.relu6, 'elu': nn.elu}
 FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 # Fields that the trained weights do not depend on: they say how a training computes and
 # regularizes, and what an evaluation averages. `survival` is not among them: an evaluation under
 # stochastic depth scales the branches by it.
 FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
+                  'dropout_layers',
                   'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution',
+                  'inference',
                   'rpn_outside', 'rpn_count', 'rpn_share', 'rpn_iou', 'rpn_beta', 'rpn_lambda',
                   'rpn_normalizer', 'rpn_before', 'rpn_after', 'rpn_nms', 'smallest', 'roi_count',
                   'roi_share', 'roi_iou', 'roi_least', 'roi_beta', 'learns', 'nms',
@@ -119,12 +121,16 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
                         'cardinality', 'tests'), Whole(1, WIDEST)) | dict.fromkeys(
     ('dropout', 'input_dropout'), Number(0, below=1)) | dict.fromkeys(
     ('survival', 'local_drop_path', 'global_drop_path'), Number(0, 1)) | {
-    'num_classes': Whole(1, 2 ** 24), 'columns': Whole(1, 8), 'stem': Whole(0, 31),
+    'drop_connect': Number(0, below=1), 'inference': ('gaussian', 'mean'),
+    'pieces': Whole(1, 256), 'levels': Whole(1, 8),
+    'num_classes': Whole(1, 2 ** 24), 'columns': Whole(1, 8), 'stem': Whole(0, 333),
+    'reduction': Whole(0, WIDEST), 'form': ('krizhevsky', 'zeiler', 'torchvision'),
     'canvas': Whole(1, 4096), 'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096),
     'depth': Whole(1, 32), 'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
     'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),
     'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch', 'frozen'),
     'dilated': Whole(), 'skips': Whole(0, 2), 'skip_scales': Number(0),
+    'dropout_layers': ('last', 'all'), 'iterations': Whole(0, 64),
     'pooling': ('max', 'align', 'warp'), 'pooled': Whole(1, 64), 'rpn_width': Whole(1, WIDEST),
     'anchor_ratios': Number(above=0, some=True), 'anchor_rule': ('caffe', 'torchvision'),
     'rpn_scores': ('softmax', 'sigmoid'), 'rpn_lambda': Number(0),
@@ -134,6 +140,7 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'max_detections': Whole(1, 10_000), 'head': ('fc', 'conv'), 'cells': Whole(1, 256),
     'predictors': Whole(1, 256), 'local': Whole(0, WIDEST), 'coordinates_weight': Number(0),
     'no_object_weight': Number(0), 'loss_scale': Number(0),
+    'bypass': ('none', 'simple', 'complex'), 'padding': ('symmetric', 'same'),
     'rpn_iou': Number(0, 1, count=2)} | dict.fromkeys(
     ('rpn_count', 'roi_count'), Whole(1, WIDEST)) | dict.fromkeys(
     ('rpn_before', 'rpn_after'), Whole(1, count=2)) | dict.fromkeys(

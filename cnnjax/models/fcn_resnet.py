@@ -85,7 +85,7 @@ class FCNResNet(resnet.ResNet):
     def fits(self, n: int) -> bool:
         """Whether the scores of n pixels are up-sampled by exactly their stride. Otherwise they are
         stretched a little, as in torchvision, and so depend on the size of the whole picture."""
-        stride = (4 if self.stem == 7 else 1) * 2 ** (len(self.blocks) - 1 - self.dilated)
+        stride = (1 if self.stem == 3 else 4) * 2 ** (len(self.blocks) - 1 - self.dilated)
         return n > 0 and n % stride == 0
 
     def adopt(self, net: nn.Module, variables: Any) -> tuple[nn.Module, Any] | None:

@@ -5,6 +5,13 @@ https://github.com/BVLC/caffe/tree/master/models/bvlc_googlenet. `googlenet_bn` 
 batch normalization, 3x3 kernels in place of the 5x5, a last max-pool of 2x2; its published weights
 come without the auxiliary classifiers. The paper tests the mean of the iterates (section 6), as
 the recipe in configs/imagenet.py does.
+
+`inception_v1` is Google's own network of 2014, published as tensorflow_inception_graph.pb (also
+"inception5h"), which DeepDream's notebook for TensorFlow, lucid, OpenAI's Microscope and lucent
+look at. Two widths differ from Table 1, the padding is TensorFlow's 'SAME', sums of the local
+response normalization are over 11 channels, and of 1,008 outputs the first and the last seven are
+of no class. The graph's normalization has depth_radius 5, bias 2, alpha 1e-4 and beta 0.5
+(https://github.com/greentfrapp/lucent/pull/51); lucent's own code has other numbers there.
 """
 
 from collections.abc import Callable
@@ -29,14 +36,19 @@ INCEPTIONS = (
     ('5a', 256, 160, 320, 32, 128, 128),
     ('5b', 384, 192, 384, 48, 128, 128),
 )
+GOOGLES = tuple({'4a': ('4a', 192, 96, 204, 16, 48, 64), '5a': ('5a', 256, 160, 320, 48, 128, 128)}
+                .get(row[0], row) for row in INCEPTIONS)
+# k, alpha, beta and the number of channels. Caffe divides its alpha, 1e-4, by the five channels.
+CAFFES_LRN, GOOGLES_LRN = (1.0, 2e-5, 0.75, 5), (2.0, 1e-4, 0.5, 11)
 AUXILIARY = {'4a': 'aux1', '4d': 'aux2'}  # the auxiliary classifiers, by the module that they read
 
 
 def unit(taps: layers.Taps, conv: Callable, norm: Callable | None, relu: Callable, x: jax.Array,
-         name: str, width: int, size: int, stride: int = 1) -> jax.Array:
-    """A convolution with its batch normalization, if any, and its ReLU."""
+         name: str, width: int, size: int, *places: Any) -> jax.Array:
+    """A convolution with its batch normalization, if any, and its ReLU. `places` are the stride and
+    the padding, as of `layers.conv`."""
     own = name.removeprefix('conv') if name.startswith('conv') else f'_{name}'
-    x = taps[name] = conv(width, size, stride, name=name)(x)
+    x = taps[name] = conv(width, size, *places, name=name)(x)
     if norm is not None:
         x = norm(name=f'bn{own}')(x)
     x = taps[f'relu{own}'] = relu(x)
@@ -102,6 +114,8 @@ class GoogLeNet(nn.Module):
     last_pool: int = 3  # the size of the max-pool before 5a
     dropout: float = 0.4
     auxiliary_weight: float = 0.3  # the factor of the auxiliary losses; 0: the network has none
+    padding: str = 'symmetric'  # of strided layers; or 'same', TensorFlow's
+    lrn: tuple[float, float, float, int] = CAFFES_LRN
     inceptions: tuple[tuple, ...] = INCEPTIONS
     num_classes: int = 1000
     relu: Callable = layers.relu
@@ -133,22 +147,20 @@ class GoogLeNet(nn.Module):
             side_pool = partial(layers.adaptive_average_pool, size=4)
         taps, x = {}, images.astype(self.dtype)
         layer = partial(unit, taps, conv, norm, self.relu)
-        x = layer(x, 'conv1', 64, 7, 2)
-        x = taps['pool1'] = self.pool(x, 3, 2, ceil=True)
-        # Caffe divides its alpha, 1e-4, by the five channels.
-        lrn = partial(layers.local_response_normalization, k=1.0, alpha=2e-5)
+        x = layer(x, 'conv1', 64, 7, 2, layers.same(x, 7, 2) if self.padding == 'same' else None)
+        x = taps['pool1'] = self.halve(x)
         if norm is None:
-            x = taps['norm1'] = lrn(x)
+            x = taps['norm1'] = layers.local_response_normalization(x, *self.lrn)
         x = layer(x, 'conv2_reduce', 64, 1)
         x = layer(x, 'conv2', 192, 3)
         if norm is None:
-            x = taps['norm2'] = lrn(x)
-        x = taps['pool2'] = self.pool(x, 3, 2, ceil=True)
+            x = taps['norm2'] = layers.local_response_normalization(x, *self.lrn)
+        x = taps['pool2'] = self.halve(x)
         for module, *widths in self.inceptions:
             if module == '4a':
-                x = taps['pool3'] = self.pool(x, 3, 2, ceil=True)
+                x = taps['pool3'] = self.halve(x)
             if module == '5a':
-                x = taps['pool4'] = self.pool(x, self.last_pool, 2, ceil=True)
+                x = taps['pool4'] = self.halve(x, self.last_pool)
             name = f'inception_{module}'
             x, inner = Inception(tuple(widths), self.largest, self.relu, self.pool, conv, norm,
                                  name=name)(x)
@@ -164,11 +176,19 @@ class GoogLeNet(nn.Module):
         logits = taps['fc'] = dense(self.num_classes, name='fc')(x)
         return logits, taps
 
+    def halve(self, x: jax.Array, size: int = 3) -> jax.Array:
+        """A max-pool of stride 2."""
+        if self.padding == 'same':
+            return self.pool(x, size, 2, layers.same(x, size, 2))
+        return self.pool(x, size, 2, ceil=True)
 
-#                 "5x5"  batch norm  last pool  dropout  auxiliary weight
-COLUMNS = ('largest', 'batch_norm', 'last_pool', 'dropout', 'auxiliary_weight')
+
+#                "5x5"  norm  last pool  dropout  auxiliary  padding   LRN        modules    classes
+COLUMNS = ('largest', 'batch_norm', 'last_pool', 'dropout', 'auxiliary_weight', 'padding', 'lrn',
+           'inceptions', 'num_classes')
 TABLE = {
-    'googlenet':    (5, False, 3, 0.4, 0.3),
-    'googlenet_bn': (3, True,  2, 0.2, 0.0),
+    'googlenet':    (5, False, 3, 0.4, 0.3, 'symmetric', CAFFES_LRN,  INCEPTIONS, 1000),
+    'googlenet_bn': (3, True,  2, 0.2, 0.0, 'symmetric', CAFFES_LRN,  INCEPTIONS, 1000),
+    'inception_v1': (5, False, 3, 0.4, 0.0, 'same',      GOOGLES_LRN, GOOGLES,    1008),
 }
 MODULE = GoogLeNet

@@ -11,18 +11,28 @@ between the bare convolution and the first activation, and bottlenecks stride in
 64,666,152 parameters. fb.resnet.torch's preresnet.lua, as published with it, has BN-ReLU before
 that pool and strides in the 3x3; the paper (appendix) puts the first activation after the bare
 convolution.
+
+Also wide residual networks (Zagoruyko & Komodakis 2016), Table 1, https://arxiv.org/abs/1605.07146:
+`wide_resnetN_k` has N layers, and k times as many maps in each but the first. As in the authors'
+code (https://github.com/szagoruyko/wide-residual-networks), the units that change the number of
+maps project, and share the activation; the `dropout` comes before a unit's last convolution.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 
-from cnnjax import layers
+from cnnjax import layers, residual
 from cnnjax.models import resnet
 
 
-class Unit(resnet.Block):
-    """A block that activates first (figure 4e); see `resnet.Block` for stochastic depth. Where the
-    shortcut shares the activation, that always runs."""
+class Unit(residual.Block):
+    """A block that activates first (figure 4e); see `residual.Block` for stochastic depth. Where
+    the shortcut shares the activation, that always runs."""
+
+    drop: Callable = partial(nn.Dropout, 0.0)
 
     @nn.compact
     def __call__(self, x: jax.Array,
@@ -60,6 +70,7 @@ class Basic(Unit):
         first, second = self.dilations
         y = taps['conv1'] = self.conv(self.width, 3, self.stride, dilation=first, name='conv1')(y)
         y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
+        y = self.drop(name='drop')(y)
         y = taps['conv2'] = self.conv(self.width, 3, dilation=second, name='conv2')(y)
         return y, taps
 
@@ -78,6 +89,7 @@ class Bottleneck(Unit):
         y = taps['conv2'] = self.conv(self.inner(), 3, second, dilation=self.dilation(),
                                       feature_group_count=self.cardinality, name='conv2')(y)
         y = taps['relu3'] = self.relu(self.norm(name='bn3')(y))
+        y = self.drop(name='drop')(y)
         y = taps['conv3'] = self.conv(self.expansion * self.width, 1, name='conv3')(y)
         return y, taps
 
@@ -86,27 +98,32 @@ class PreActResNet(resnet.ResNet):
     """A ResNet of pre-activation units, the last followed by BN-ReLU; fields as there."""
 
     stride_in: str = '1x1'
+    dropout: float = 0.0  # the rate before the last convolution of each unit
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         resnet.check(self)
         conv, norm = resnet.parts(self, train)
-        taps, x = {}, images.astype(self.dtype)
-        x = taps['conv1'] = conv(self.widths[0], self.stem, 2 if self.stem == 7 else 1,
-                                 name='conv1')(x)
-        if self.stem == 7:
+        drop, taps = partial(nn.Dropout, self.dropout, deterministic=not train), {}
+        x = resnet.stem(self, conv, norm, images, taps)
+        if self.stem != 3:
             x = taps['pool1'] = self.pool(x, 3, 2, 1)
-        x = resnet.stages(self, conv, norm, x, train, taps)
+        x = resnet.stages(self, conv, norm, x, train, taps, drop=drop)
         x = taps['relu'] = self.relu(norm(name='bn')(x))
         return resnet.head(self, x, taps), taps
 
 
-#                 block       blocks           widths        stem  shortcut  classes
-COLUMNS = ('block', 'blocks', 'widths', 'stem', 'shortcut', 'num_classes')
+SMALL = (16, 32, 64)
+
+#                 block       blocks           widths           stem  its width  shortcut  classes
+COLUMNS = ('block', 'blocks', 'widths', 'stem', 'stem_width', 'shortcut', 'num_classes')
 TABLE = {
-    'preact_resnet110':  (Basic,      (18, 18, 18),    (16, 32, 64),        3, 'A', 10),
-    'preact_resnet164':  (Bottleneck, (18, 18, 18),    (16, 32, 64),        3, 'B', 10),
-    'preact_resnet1001': (Bottleneck, (111, 111, 111), (16, 32, 64),        3, 'B', 10),
-    'preact_resnet200':  (Bottleneck, (3, 24, 36, 3),  (64, 128, 256, 512), 7, 'B', 1000),
+    'preact_resnet110':  (Basic,      (18, 18, 18),    SMALL,                3, 0,  'A', 10),
+    'preact_resnet164':  (Bottleneck, (18, 18, 18),    SMALL,                3, 0,  'B', 10),
+    'preact_resnet1001': (Bottleneck, (111, 111, 111), SMALL,                3, 0,  'B', 10),
+    'preact_resnet200':  (Bottleneck, (3, 24, 36, 3),  (64, 128, 256, 512),  7, 0,  'B', 1000),
+    'wide_resnet16_8':   (Basic,      (2, 2, 2),       (128, 256, 512),      3, 16, 'B', 10),
+    'wide_resnet28_10':  (Basic,      (4, 4, 4),       (160, 320, 640),      3, 16, 'B', 10),
+    'wide_resnet40_4':   (Basic,      (6, 6, 6),       (64, 128, 256),       3, 16, 'B', 10),
 }
 MODULE = PreActResNet

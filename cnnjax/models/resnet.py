@@ -1,8 +1,12 @@
 """ResNet (He et al. 2015), Table 1 and section 4.2: https://arxiv.org/abs/1512.03385
 
 Also ResNeXt (Xie et al. 2016), Table 1 and section 5.3, in form C, with grouped convolutions:
-https://arxiv.org/abs/1611.05431; and, on any of them, stochastic depth (Huang et al. 2016),
-equations 2 to 5: https://arxiv.org/abs/1603.09382
+https://arxiv.org/abs/1611.05431; wide networks with twice as many channels in the bottlenecks
+(Zagoruyko & Komodakis 2016), Table 8: https://arxiv.org/abs/1605.07146; ResNet-50-D (He T. et al.
+2018), figure 2: https://arxiv.org/abs/1812.01187, whose ResNet-B is `stride_in='3x3'`, ResNet-C has
+the stem too, and D the shortcuts. On any of them: stochastic depth (Huang et al. 2016), equations 2
+to 5: https://arxiv.org/abs/1603.09382; squeeze-and-excitation (Hu et al. 2017), section 3:
+https://arxiv.org/abs/1709.01507
 
 With `scan`, what repeats is compiled once: the blocks of a stage but its first, which may change
 the shape, are one loop over parameters stacked along a new leading axis, under the paper's name
@@ -22,104 +26,7 @@ import jax.numpy as jnp
 
 from cnnjax import layers
 from cnnjax.errors import UserError
-
-
-class Block(nn.Module):
-    """A residual branch and a shortcut, added: (x, keep) -> (output, taps).
-
-    Without stochastic depth `keep` is None. With it, `keep` is a bool [] in training, whether the
-    branch is open, and a float [] in evaluation, the probability that it was. A closed branch is
-    not computed, forward or backward: its gradients are zero and its batch statistics stay. Its
-    taps are absent in training, open or not. The shortcut always runs.
-    """
-
-    width: int
-    stride: int
-    dilations: tuple[int, int]  # before and after the place of the stride, see ResNet.dilated
-    shortcut: str
-    stride_in: str
-    cardinality: int
-    base_width: int
-    relu: Callable
-    conv: Callable
-    norm: Callable
-    first: bool = False  # whether it is the network's first, which preact_resnet.py treats apart
-    expansion = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array,
-                 keep: jax.Array | None = None) -> tuple[jax.Array, layers.Taps]:
-        identity = self.identity(x)
-        y, taps = self.gated(x, keep, identity)
-        return self.relu(identity + y), taps
-
-    def changes(self, x: jax.Array) -> bool:
-        """Whether the block's output has another shape than its input."""
-        return self.stride != 1 or x.shape[-1] != self.expansion * self.width
-
-    def identity(self, x: jax.Array) -> jax.Array:
-        """The shortcut (section 3.3): A subsamples and appends zero channels, B projects where the
-        shape changes, C projects always."""
-        width = self.expansion * self.width
-        if self.shortcut == 'C' or (self.shortcut == 'B' and self.changes(x)):
-            return self.project(self.conv(width, 1, self.stride, name='shortcut_conv')(x))
-        x = layers.subsample(x, self.stride)
-        return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, width - x.shape[-1]),))
-
-    def project(self, x: jax.Array) -> jax.Array:
-        return self.norm(name='shortcut_bn')(x)
-
-    def inner(self) -> int:
-        """The channels of a bottleneck's 3x3: groups of width * base_width / 64."""
-        return self.cardinality * (self.width * self.base_width // 64)
-
-    def strides(self) -> tuple[int, int]:
-        """The strides of a bottleneck's first 1x1 and of its 3x3."""
-        return (self.stride, 1) if self.stride_in == '1x1' else (1, self.stride)
-
-    def dilation(self) -> int:
-        """The dilation of a bottleneck's 3x3."""
-        return self.dilations[self.stride_in == '1x1']
-
-    def gated(self, x: jax.Array, keep: jax.Array | None,
-              like: jax.Array) -> tuple[jax.Array, layers.Taps]:
-        """The branch: (output, taps), under stochastic depth if `keep` is not None."""
-        if keep is None or self.is_initializing():
-            return self.branch(x)
-        if keep.dtype != bool:
-            y, taps = self.branch(x)
-            return keep.astype(y.dtype) * y, taps
-        return nn.cond(keep, lambda block, x: block.branch(x)[0],
-                       lambda block, x: jnp.zeros_like(like), self, x), {}
-
-
-class Basic(Block):
-    """Two 3x3 convolutions (figure 5, left)."""
-
-    def branch(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
-        taps = {}
-        first, second = self.dilations
-        y = taps['conv1'] = self.conv(self.width, 3, self.stride, dilation=first, name='conv1')(x)
-        y = taps['relu1'] = self.relu(self.norm(name='bn1')(y))
-        y = taps['conv2'] = self.conv(self.width, 3, dilation=second, name='conv2')(y)
-        return self.norm(name='bn2')(y), taps
-
-
-class Bottleneck(Block):
-    """1x1, 3x3, 1x1 convolutions (figure 5, right); ResNeXt's have groups (figure 3c there)."""
-
-    expansion = 4
-
-    def branch(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
-        taps = {}
-        inner, (first, second) = self.inner(), self.strides()
-        y = taps['conv1'] = self.conv(inner, 1, first, name='conv1')(x)
-        y = taps['relu1'] = self.relu(self.norm(name='bn1')(y))
-        y = taps['conv2'] = self.conv(inner, 3, second, dilation=self.dilation(),
-                                      feature_group_count=self.cardinality, name='conv2')(y)
-        y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
-        y = taps['conv3'] = self.conv(self.expansion * self.width, 1, name='conv3')(y)
-        return self.norm(name='bn3')(y), taps
+from cnnjax.residual import Basic, Block, Bottleneck
 
 
 class ResNet(nn.Module):
@@ -136,10 +43,13 @@ class ResNet(nn.Module):
     block: type[Block]
     blocks: tuple[int, ...]  # how many each stage has
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels of the 3x3 convolutions, one per stage
-    stem: int = 7  # 7: a 7x7 of stride 2 and a max-pool (ImageNet); 3: a 3x3 (32 x 32 images)
-    shortcut: str = 'B'  # A, B or C
+    stem: int = 7  # 7: a 7x7 of stride 2 and a max-pool (ImageNet); 3: a 3x3 (32 x 32 images);
+    #         333: three 3x3, the first of stride 2, and a max-pool (ResNet-C)
+    stem_width: int = 0  # channels of the stem's last convolution; 0: as many as the first width
+    shortcut: str = 'B'  # A, B, C or D, see residual.Block.identity
     cardinality: int = 1  # the number of groups in a bottleneck's 3x3
     base_width: int = 64  # the channels of a group where the width is 64
+    reduction: int = 0  # squeeze-and-excitation's r: the paper has 16; 0: there is none
     stride_in: str = '3x3'  # bottlenecks stride in the '3x3' (v1.5) or the '1x1' (v1, the paper)
     dilated: int = 0  # how many of the last stages dilate instead of striding
     survival: float = 1.0  # p_L of stochastic depth: how often the last block is open; 1: off
@@ -153,7 +63,7 @@ class ResNet(nn.Module):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return (224, 224, 3) if self.stem == 7 else (32, 32, 3)
+        return (32, 32, 3) if self.stem == 3 else (224, 224, 3)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
@@ -165,17 +75,21 @@ class ResNet(nn.Module):
 
 def check(net: ResNet) -> None:
     """Raises UserError for a value that a field of a residual network does not take."""
-    for field, values in (('shortcut', 'ABC'), ('stride_in', ('1x1', '3x3')), ('stem', (3, 7)),
-                          ('survival_rule', ('linear', 'uniform'))):
+    stem = net.stem_width or net.widths[0]
+    for field, values in (('shortcut', 'ABCD'), ('stride_in', ('1x1', '3x3')),
+                          ('stem', (3, 7, 333)), ('survival_rule', ('linear', 'uniform'))):
         if getattr(net, field) not in tuple(values):
             raise UserError(f'{type(net).__name__}: {field} is one of '
                             f'{", ".join(map(str, values))}, not {getattr(net, field)!r}')
     if net.cardinality != 1 and net.block.expansion == 1:
         raise UserError(f'{type(net).__name__}: cardinality={net.cardinality}, but basic blocks '
                         'have no groups; take a network of bottlenecks')
-    if net.shortcut == 'A' and any(b < a for a, b in itertools.pairwise(net.widths)):
+    if net.shortcut == 'A' and any(b < a for a, b in itertools.pairwise((stem, *net.widths))):
         raise UserError(f"{type(net).__name__}: shortcut='A' appends channels, and widths="
-                        f"{net.widths} falls: take 'B'")
+                        f"{net.widths} falls after a stem of {stem}: take 'B'")
+    if net.stem == 333 and stem < 2:
+        raise UserError(f'{type(net).__name__}: stem=333 begins with half of {stem} channels: take '
+                        'widths or a stem_width of 2 or more')
     if net.block.expansion > 1 and min(net.widths) * net.base_width < 64:
         raise UserError(f'{type(net).__name__}: widths={net.widths} leave a group without channels:'
                         f' take {-(-64 // net.base_width)} or more')
@@ -197,12 +111,25 @@ def trunk(net: ResNet, conv: Callable, norm: Callable, images: jax.Array, train:
           taps: layers.Taps) -> jax.Array:
     """The stem and all stages; adds their layers to `taps`."""
     check(net)
-    x = images.astype(net.dtype)
-    x = taps['conv1'] = conv(net.widths[0], net.stem, 2 if net.stem == 7 else 1, name='conv1')(x)
+    x = stem(net, conv, norm, images, taps)
     x = taps['relu1'] = net.relu(norm(name='bn1')(x))
-    if net.stem == 7:
+    if net.stem != 3:
         x = taps['pool1'] = net.pool(x, 3, 2, 1)
     return stages(net, conv, norm, x, train, taps)
+
+
+def stem(net: ResNet, conv: Callable, norm: Callable, images: jax.Array,
+         taps: layers.Taps) -> jax.Array:
+    """The convolutions before the first stage, bare of a last activation; adds them to `taps`."""
+    x, width, stride = images.astype(net.dtype), net.stem_width or net.widths[0], 2
+    if net.stem == 333:
+        for i in (1, 2):
+            x = taps[f'stem_conv{i}'] = conv(width // 2, 3, stride, name=f'stem_conv{i}')(x)
+            x = taps[f'stem_relu{i}'] = net.relu(norm(name=f'stem_bn{i}')(x))
+            stride = 1
+    size, stride = (7, 2) if net.stem == 7 else (3, 1)
+    x = taps['conv1'] = conv(width, size, stride, name='conv1')(x)
+    return x
 
 
 def head(net: ResNet, x: jax.Array, taps: layers.Taps) -> jax.Array:
@@ -221,8 +148,9 @@ def survival_probabilities(blocks: int, survival: float, rule: str) -> jax.Array
 
 
 def stages(net: ResNet, conv: Callable, norm: Callable, x: jax.Array, train: bool,
-           taps: layers.Taps) -> jax.Array:
-    """All blocks of a residual network; adds conv2_1, conv2_2, ... and what is inside to `taps`."""
+           taps: layers.Taps, **fields: Any) -> jax.Array:
+    """All blocks of a residual network, with further `fields` of theirs; adds conv2_1, conv2_2, ...
+    and what is inside to `taps`."""
     keep = None
     if net.survival < 1:
         keep = survival_probabilities(sum(net.blocks), net.survival, net.survival_rule)
@@ -230,8 +158,8 @@ def stages(net: ResNet, conv: Callable, norm: Callable, x: jax.Array, train: boo
             keep = jax.random.bernoulli(net.make_rng('drop_path'), keep)
     block = nn.remat(net.block) if net.remat else net.block
     block = partial(block, shortcut=net.shortcut, stride_in=net.stride_in,
-                    cardinality=net.cardinality, base_width=net.base_width, relu=net.relu,
-                    conv=conv, norm=norm)
+                    cardinality=net.cardinality, base_width=net.base_width,
+                    reduction=net.reduction, relu=net.relu, conv=conv, norm=norm, **fields)
     done, dilation = 0, 1  # `done` is the number of blocks so far
     for i, (blocks, width) in enumerate(zip(net.blocks, net.widths, strict=True), 2):
         before, stride = dilation, 1 if i == 2 else 2
@@ -261,7 +189,7 @@ def repeat(block: nn.Module, times: int, x: jax.Array,
         return x, x
 
     return nn.scan(body, variable_axes={'params': 0, 'batch_stats': 0},
-                   split_rngs={'params': True}, length=times)(block, x, gates)
+                   split_rngs={'params': True, 'dropout': True}, length=times)(block, x, gates)
 
 
 def stack(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,27 +223,32 @@ def unstack(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 SMALL = (16, 32, 64)
+MIDDLE = (64, 128, 256)
 LARGE = (64, 128, 256, 512)
 
-#             block       blocks           widths     stem  shortcut  groups  their width  classes
+#             block       blocks           widths   stem shortcut groups their width  r   classes
 COLUMNS = ('block', 'blocks', 'widths', 'stem', 'shortcut', 'cardinality', 'base_width',
-           'num_classes')
+           'reduction', 'num_classes')
 TABLE = {
-    'resnet18':          (Basic,      (2, 2, 2, 2),    LARGE,          7, 'B', 1,  64, 1000),
-    'resnet34':          (Basic,      (3, 4, 6, 3),    LARGE,          7, 'B', 1,  64, 1000),
-    'resnet50':          (Bottleneck, (3, 4, 6, 3),    LARGE,          7, 'B', 1,  64, 1000),
-    'resnet101':         (Bottleneck, (3, 4, 23, 3),   LARGE,          7, 'B', 1,  64, 1000),
-    'resnet152':         (Bottleneck, (3, 8, 36, 3),   LARGE,          7, 'B', 1,  64, 1000),
-    'resnet20':          (Basic,      (3, 3, 3),       SMALL,          3, 'A', 1,  64, 10),
-    'resnet32':          (Basic,      (5, 5, 5),       SMALL,          3, 'A', 1,  64, 10),
-    'resnet44':          (Basic,      (7, 7, 7),       SMALL,          3, 'A', 1,  64, 10),
-    'resnet56':          (Basic,      (9, 9, 9),       SMALL,          3, 'A', 1,  64, 10),
-    'resnet110':         (Basic,      (18, 18, 18),    SMALL,          3, 'A', 1,  64, 10),
-    'resnet1202':        (Basic,      (200, 200, 200), SMALL,          3, 'A', 1,  64, 10),
-    'resnext50_32x4d':   (Bottleneck, (3, 4, 6, 3),    LARGE,          7, 'B', 32, 4,  1000),
-    'resnext101_32x4d':  (Bottleneck, (3, 4, 23, 3),   LARGE,          7, 'B', 32, 4,  1000),
-    'resnext101_64x4d':  (Bottleneck, (3, 4, 23, 3),   LARGE,          7, 'B', 64, 4,  1000),
-    'resnext29_8x64d':   (Bottleneck, (3, 3, 3),       (64, 128, 256), 3, 'B', 8,  64, 10),
-    'resnext29_16x64d':  (Bottleneck, (3, 3, 3),       (64, 128, 256), 3, 'B', 16, 64, 10),
+    'resnet18':          (Basic,      (2, 2, 2, 2),    LARGE,  7,   'B', 1,  64,  0,  1000),
+    'resnet34':          (Basic,      (3, 4, 6, 3),    LARGE,  7,   'B', 1,  64,  0,  1000),
+    'resnet50':          (Bottleneck, (3, 4, 6, 3),    LARGE,  7,   'B', 1,  64,  0,  1000),
+    'resnet101':         (Bottleneck, (3, 4, 23, 3),   LARGE,  7,   'B', 1,  64,  0,  1000),
+    'resnet152':         (Bottleneck, (3, 8, 36, 3),   LARGE,  7,   'B', 1,  64,  0,  1000),
+    'resnet50d':         (Bottleneck, (3, 4, 6, 3),    LARGE,  333, 'D', 1,  64,  0,  1000),
+    'seresnet50':        (Bottleneck, (3, 4, 6, 3),    LARGE,  7,   'B', 1,  64,  16, 1000),
+    'wide_resnet50_2':   (Bottleneck, (3, 4, 6, 3),    LARGE,  7,   'B', 1,  128, 0,  1000),
+    'wide_resnet101_2':  (Bottleneck, (3, 4, 23, 3),   LARGE,  7,   'B', 1,  128, 0,  1000),
+    'resnext50_32x4d':   (Bottleneck, (3, 4, 6, 3),    LARGE,  7,   'B', 32, 4,   0,  1000),
+    'resnext101_32x4d':  (Bottleneck, (3, 4, 23, 3),   LARGE,  7,   'B', 32, 4,   0,  1000),
+    'resnext101_64x4d':  (Bottleneck, (3, 4, 23, 3),   LARGE,  7,   'B', 64, 4,   0,  1000),
+    'resnet20':          (Basic,      (3, 3, 3),       SMALL,  3,   'A', 1,  64,  0,  10),
+    'resnet32':          (Basic,      (5, 5, 5),       SMALL,  3,   'A', 1,  64,  0,  10),
+    'resnet44':          (Basic,      (7, 7, 7),       SMALL,  3,   'A', 1,  64,  0,  10),
+    'resnet56':          (Basic,      (9, 9, 9),       SMALL,  3,   'A', 1,  64,  0,  10),
+    'resnet110':         (Basic,      (18, 18, 18),    SMALL,  3,   'A', 1,  64,  0,  10),
+    'resnet1202':        (Basic,      (200, 200, 200), SMALL,  3,   'A', 1,  64,  0,  10),
+    'resnext29_8x64d':   (Bottleneck, (3, 3, 3),       MIDDLE, 3,   'B', 8,  64,  0,  10),
+    'resnext29_16x64d':  (Bottleneck, (3, 3, 3),       MIDDLE, 3,   'B', 16, 64,  0,  10),
 }
 MODULE = ResNet

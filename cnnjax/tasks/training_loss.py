@@ -1,6 +1,7 @@
 """The loss that a config asks for: a weighted sum of those in losses.py."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,8 @@ from cnnjax.errors import UserError, suggest
 from cnnjax.limits import Number
 from cnnjax.tasks.task import WholeBatch
 
-PREDICTIONS = ('cross_entropy', 'focal')  # losses of single predictions, of images or of pixels
+# Losses of single predictions, of images or of pixels.
+PREDICTIONS = ('cross_entropy', 'focal', 'squared_hinge')
 REGIONS = ('dice',)  # losses of whole maps of predictions
 LIMITS = {
     'label_smoothing': Number(0, 1), 'class_weights': Number(0), 'balanced': (False, True),
@@ -63,8 +65,10 @@ class TrainingLoss(NamedTuple):
                     logits, labels, counts, squared=self.dice_squared,
                     smoothing=self.dice_smoothing, background=self.dice_background,
                     absent=self.dice_absent, total=total))
-            values = (losses.focal(logits, labels, self.focal_gamma) if name == 'focal' else
-                      losses.cross_entropy(logits, labels, self.label_smoothing))
+            values = {'cross_entropy': partial(losses.cross_entropy,
+                                               smoothing=self.label_smoothing),
+                      'focal': partial(losses.focal, gamma=self.focal_gamma),
+                      'squared_hinge': losses.squared_hinge}[name](logits, labels)
             return self._mean(batch, values, self._weights(labels, extra), counts)
 
         value: Any = sum(factor * term(name) for name, factor in self.terms)
@@ -82,9 +86,11 @@ class TrainingLoss(NamedTuple):
                     else 1.0)
 
         def term(name):
-            values = (losses.binary_focal(logits, tags, self.focal_gamma, positive)
-                      if name == 'focal' else losses.binary_cross_entropy(
-                          logits, tags, self.label_smoothing, positive))
+            values = {'cross_entropy': partial(losses.binary_cross_entropy,
+                                               smoothing=self.label_smoothing),
+                      'focal': partial(losses.binary_focal, gamma=self.focal_gamma),
+                      'squared_hinge': losses.binary_squared_hinge}[name](
+                          logits, tags, positive=positive)
             return batch.mean(values.mean(-1))
 
         value: Any = sum(factor * term(name) for name, factor in self.terms)

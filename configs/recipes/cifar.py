@@ -3,24 +3,58 @@
 Each function changes the fields of configs/base.py in which its paper differs.
 """
 
+from configs.recipes.lengths import stretch
+
 
 def street_view(config):
-    """SVHN has 604,388 images and is not augmented. DenseNet only divides them by 255, uses dropout
-    and trains for 40 epochs (section 4.2). FractalNet trains for 20 (section 4.1), and its rate
-    falls as on CIFAR. NIN's paper gives no length; its local contrast normalization is left out."""
+    """SVHN has 604,388 images and is not augmented. Where a paper gives no length, a network makes
+    as many steps as on CIFAR. Local contrast normalization, which NIN, Maxout and others had, is
+    left out.
+
+    DenseNet only divides the images by 255, uses dropout and trains for 40 epochs (section 4.2).
+    FractalNet trains for 20 (section 4.1), and its rate falls as on CIFAR. Stochastic depth has 152
+    layers and 50 epochs; its rate falls after 30 and 35 (section 4). Wide ResNets divide by 255,
+    too, and have a rate, a length and a dropout of their own (section 3). Maxout's and
+    DropConnect's networks are of other sizes; Deeply-Supervised Nets have a softmax here.
+    DropConnect's random rotations and scales are left out: we do not know them."""
+    name = config.model.name
     config.dataset, config.train_split = 'svhn_cropped', 'train+extra'
     config.flip, config.padding, config.whiten = False, 0, False
-    if config.model.name.startswith('densenet'):
+    if name.startswith('densenet'):
         config.mean, config.std = '0', '1'
         config.model.dropout = 0.2
         config.epochs = 40.0
         config.drops = (20, 30)
-    elif config.model.name.startswith('fractalnet'):
+    elif name.startswith('fractalnet'):
         config.epochs = 20.0
         config.drops = (10, 15, 17.5, 18.75)
-    elif config.model.name != 'nin':
-        raise ValueError(f"no recipe for '{config.model.name}' on SVHN: densenet_..., fractalnet20 "
-                         'or nin')
+    elif name.startswith('wide_resnet'):
+        config.mean, config.std = '0', '1'
+        config.model.dropout = 0.4
+        config.learning_rate = 0.01
+        config.epochs = 160.0
+        config.drops, config.drop_factor = (80, 120), 0.1
+        config.learning_rate = 0.01
+        config.model.dropout = 0.4
+        config.epochs = 160.0
+        config.drops, config.drop_factor = (80, 120), 0.1
+        config.drops = (80, 120)
+    elif name == 'maxout':  # svhn.yaml: the lowest validation error was that of epoch 142
+        config.model.name = 'maxout_svhn'
+        config.learning_rate, config.momentum = 0.2, 0.6
+        config.epochs = 142.0
+    elif name == 'dropconnect':
+        config.model.hidden, config.crop_size = (512,), 28
+        config.epochs = 160.0
+        config.drops = (100, 150)
+    elif config.model.survival:
+        config.model.blocks = (25, 25, 25)
+        config.epochs = 50.0
+        config.drops = (30, 35)
+    else:
+        stretch(config, 50_000 / 604_388)
+    if name == 'dsn':
+        config.loss = 'cross_entropy'
 
 
 def resnet(config):
@@ -58,6 +92,20 @@ def stochastic_depth(config):
         config.warmup = 10.0
         config.warmup_rate = 0.01
         config.model.scan = config.model.remat = True
+
+
+def wide_resnet(config):
+    """Zagoruyko & Komodakis 2016, section 3: the borders of crops are reflected, images have mean 0
+    and standard deviation 1. --config.model.dropout=0.3 makes WRN-28-10 better (Table 6). The first
+    tables are of whitened images, --config.whiten=True, and have higher errors: 4.97 and 22.89 %
+    for WRN-40-4, 4.81 and 22.07 % for WRN-16-8, 4.17 and 20.50 % for WRN-28-10 (Table 4)."""
+    config.padding_mode = 'reflect'
+    config.batch_size = 128
+    config.epochs = 200.0
+    config.learning_rate = 0.1
+    config.drops, config.drop_factor = (60, 120, 160), 0.2
+    config.nesterov = True
+    config.weight_decay = 5e-4
 
 
 def resnext(config):
@@ -129,3 +177,171 @@ def convnet(config):
     config.epochs = 20.0
     config.learning_rate = 0.01
     config.drops = (15,)
+
+
+def highway(config):
+    """Srivastava et al. 2015, section 3.3.2, as in the authors' Caffe code: 200,000 steps; biases
+    learn twice as fast and do not decay. Their images have global contrast normalization and no
+    whitening; ours have their mean and deviation instead. Their last layer decays ten times as
+    much as the others, ours as much."""
+    config.mean, config.std = 'pixel', 'scalar'
+    config.padding = 8
+    config.batch_size = 100
+    config.steps = 200_000
+    config.learning_rate = 0.025
+    config.drops = (100_000, 150_000, 175_000)
+    config.nesterov = True
+    config.weight_decay = 1e-3
+    config.decay = 'kernels'
+    config.bias_rate = 2.0
+    config.order = 'caffe'
+    config.eval_every = config.checkpoint_every = 500.0  # steps: an epoch
+
+
+def elu_net(config):
+    """Clevert et al. 2015, section 4.3, the 35,000 steps before the fine-tuning: whitened images.
+    The order of the momentum is our choice."""
+    config.whiten = True
+    config.batch_size = 100
+    config.steps = 35_000
+    config.learning_rate = 0.01
+    config.weight_decay = 5e-4
+    config.order = 'caffe'
+    config.eval_every = config.checkpoint_every = 500.0  # steps: an epoch
+
+
+def elu_net_finetune(config):
+    """Clevert et al. 2015, section 4.3: 50,000 steps at a tenth of the rate, with dropout after
+    every layer of a stack. It starts from the weights of elu_net (--config.init_from), and so
+    without their momentum."""
+    elu_net(config)
+    config.steps = 50_000
+    config.learning_rate = 0.001
+    config.model.dropout_layers = 'all'
+
+
+def elu_net_finetune2(config):
+    """Clevert et al. 2015, section 4.3: 40,000 steps more, with 1.5 times the dropout, from the
+    weights of elu_net_finetune."""
+    elu_net_finetune(config)
+    config.steps = 40_000
+    config.model.dropout = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.0)
+
+
+def elu_net11(config):
+    """Clevert et al. 2015, section 4.2: rates of 0.01, 0.005 from step 35,000 on, then a tenth of
+    it twice. The size of its batches, not stated, is that of elu_net."""
+    elu_net(config)
+    config.steps = 165_000
+    config.warmup, config.warmup_rate = 35_000.0, 0.01
+    config.learning_rate = 0.005
+    config.drops = (85_000, 135_000)
+
+
+def recurrent_cnn(config):
+    """Liang & Hu 2015, section 4.1, subtracts the mean image. Batches, rates, weight decay and
+    length are our choice."""
+    config.mean, config.std = 'pixel', 'scalar'
+    config.batch_size = 128
+    config.epochs = 200.0
+    config.learning_rate = 0.01
+    config.drops = (120, 160)
+    config.weight_decay = 5e-4
+    config.order = 'caffe'
+
+
+def competitive(config):
+    """Liao & Carneiro 2015, section 4: whitened images without augmentation. Batches, rates, weight
+    decay and length are our choice."""
+    config.whiten = True
+    config.flip, config.padding = False, 0
+    config.batch_size = 128
+    config.epochs = 100.0
+    config.learning_rate = 0.1
+    config.drops = (60, 80)
+    config.weight_decay = 5e-4
+
+
+def rir(config):
+    """Targ et al. 2016, appendix: batches of 500, 82 epochs. The rate before the drops, 0.1, and
+    the order of the momentum are our choice."""
+    config.batch_size = 500
+    config.epochs = 82.0
+    config.learning_rate = 0.1
+    config.drops = (42, 62)
+    config.weight_decay = 1e-4
+
+
+def fractional(config):
+    """Graham 2014, section 4, gives no rate, batch or length: these are ours. The rates of dropout
+    belong to the networks: fmp12_160 has the paper's 0.5, fmp12_64 none."""
+    config.batch_size = 100
+    config.epochs = 250.0
+    config.learning_rate = 0.01
+    config.drops = (125, 190)
+    config.weight_decay = 1e-4
+
+
+def maxout(config):
+    """Goodfellow et al. 2013, section 5.2, as in the authors' cifar10.yaml. There the rate falls in
+    a straight line, to a hundredth at epoch 500, and the momentum rises from 0.5; ours falls as a
+    cosine, and the momentum is the last one. Without augmentation the authors train for 785 epochs
+    with a momentum of 0.6 at last."""
+    config.whiten = True
+    config.padding = 8
+    config.batch_size = 128
+    config.epochs = 474.0
+    config.learning_rate = 0.17
+    config.schedule = 'cosine'
+    config.momentum = 0.65
+    config.weight_decay = 0.0
+    config.layer_rates = 'h0: 0.05, h1: 0.05, h2: 0.05'
+    config.max_norm = 'h0: 0.9, h1: 1.9365, h2: 1.9365, h3: 1.9, y: 1.9365'
+    config.order = 'caffe'
+
+
+def dropconnect(config):
+    """Wan et al. 2013, section 6.2: crops of 24 x 24 pixels less the mean image, and cuda-convnet's
+    rates, https://github.com/dnouri/cuda-convnet; there the convolutions do not decay, but ours do.
+    The paper averages several networks: see configs/evaluate.py."""
+    config.mean, config.std = 'pixel', 'none'
+    config.padding, config.crop_size = 0, 24
+    config.batch_size = 128
+    config.epochs = 1050.0
+    config.learning_rate = 0.001
+    config.drops = (700, 1000)
+    config.weight_decay = 0.004
+    config.decay = 'kernels'
+    config.bias_rate = 2.0
+    config.order = 'caffe'
+
+
+def generalized_pooling(config):
+    """Lee et al. 2016. We know no recipe of the paper's; this is that of Deeply-Supervised Nets, by
+    the same authors, with a softmax."""
+    config.whiten = True
+    config.batch_size = 100
+    config.epochs = 400.0
+    config.learning_rate = 0.025
+    config.drops = (300, 340)
+    config.drop_factor = 0.05
+    config.weight_decay = 5e-4
+    config.decay = 'kernels'
+    config.bias_rate = 2.0
+    config.layer_rates = 'cccp6: 0.1'
+    config.order = 'caffe'
+
+
+def dsn(config):
+    """Lee et al. 2014, section 4, as in the authors' released solvers: 200,000 steps, and a squared
+    hinge loss, which is a softmax on CIFAR-100 and SVHN (--config.loss=cross_entropy). There images
+    are contrast normalized only, but ours are whitened too, as Network in Network's; the companion
+    classifiers, whose rates fall a little, learn at a constant rate.
+
+    The authors drop the companion losses after 100 epochs. So does this pair of runs:
+    --config.epochs=100 --config.drops='()', and then, with the workdir of that one as init_from,
+    --config.epochs=300 --config.drops='(200,240)' --config.model.auxiliary_weight=0
+    --config.layer_rates='cccp6: 0.1'."""
+    generalized_pooling(config)
+    config.loss = 'squared_hinge'
+    config.layer_rates = 'cccp6: 0.1, svm1: 0.001, svm2: 0.001, svm3: 0.001'

@@ -22,7 +22,7 @@ from flax import traverse_util
 
 from cnnjax import layers, models
 from tests.golden import networks
-from tests.golden.torch_layers import Torch, average, lrn, mean, pool
+from tests.golden.torch_layers import Torch, average, lrn, mean, pool, projected, stem
 
 GOLDEN = Path(__file__).with_name('gradients.npz')
 PROJECTIONS = 3
@@ -30,8 +30,6 @@ CLASSES = 5
 BATCHES = (10, 3, 5, 7, 4)  # shape of what the running statistics see, batches first
 
 VGG = {'groups': ((3,), (3, 3)), 'widths': (6, 8)}
-RESNET = {'widths': (6, 8), 'blocks': (1, 2)}
-RESNEXT = {'widths': (8, 16), 'blocks': (1, 1), 'cardinality': 4, 'base_width': 16}
 DENSENET = {'layers_per_block': (2, 1), 'growth': 4, 'stem_width': 6}
 FRACTALNET = {'local_drop_path': 0.0, 'global_drop_path': 0.0}
 INCEPTIONS = (('4a', 5, 4, 6, 2, 4, 3), ('4d', 5, 4, 6, 2, 4, 3), ('5a', 6, 4, 8, 2, 4, 4))
@@ -45,6 +43,7 @@ CASES = {
     'lenet5_1998': ('lenet5_1998', {}, (3, 32, 32, 1)),
     'alexnet': ('alexnet', {'widths': (6, 8, 10, 8, 6), 'hidden': (9, 7)},
                 (2, 67, 67, 3)),
+    'zfnet': ('zfnet', {'widths': (6, 8, 10, 12, 6), 'hidden': (9, 7)}, (2, 64, 51, 3)),
     'nin': ('nin', {'widths': ((8, 6, 5), (7, 6, 5), (6, 5))}, (3, 10, 11, 3)),
     'allcnn': ('allcnn_c', {'widths': (6, 8)},
                (3, 12, 13, 3)),
@@ -52,10 +51,6 @@ CASES = {
                     (3, 12, 13, 3)),
     'vgg': ('vgg11', VGG | {'lrn': True, 'hidden': (9,)}, (3, 10, 11, 3)),
     'vgg_bn': ('vgg11_bn', VGG | {'hidden': ()}, (3, 19, 21, 3)),
-    'resnet': ('resnet18', RESNET, (2, 38, 38, 3)),
-    'resnext': ('resnext50_32x4d', RESNEXT, (1, 61, 61, 3)),
-    'preact': ('preact_resnet110', RESNET, (3, 9, 11, 3)),
-    'preact_bottleneck': ('preact_resnet200', RESNET, (2, 35, 33, 3)),
     'densenet': ('densenet121', DENSENET, (2, 38, 38, 3)),
     'densenet_remat': ('densenet121', DENSENET | {'remat': True}, (2, 38, 38, 3)),
     'fractalnet': ('fractalnet20', FRACTALNET | {'widths': (4,), 'dropout': (0.0,)},
@@ -183,6 +178,18 @@ def alexnet(net, x, _):
     return net.dense('fc8', x)
 
 
+def zfnet(net, x, _):
+    for i in range(1, 6):
+        x = net.conv_relu(f'conv{i}', x, *{1: (2, 1), 2: (2, 0)}.get(i, ()))
+        if i in (1, 2, 5):
+            x = pool(x, 3, 2, ceil=True)
+        if i < 3:
+            x = lrn(x, 2.0, 1e-4)
+    for name in ('fc6', 'fc7'):
+        x = net.dense(name, x).relu()
+    return net.dense('fc8', x)
+
+
 def nin(net, x, _):
     for i in (1, 2, 3):
         x = net.conv_relu(f'conv{i}', x)
@@ -218,78 +225,6 @@ def vgg(net, x, fields):
     if fields['hidden']:
         x = net.dense('fc6', x).relu()
     return net.dense('fc8', x)
-
-
-def blocks(net, x, fields, block):
-    for stage, count in enumerate(fields['blocks'], 2):
-        for j in range(1, count + 1):
-            x = block(net, f'conv{stage}_{j}', x, 2 if stage > 2 and j == 1 else 1,
-                      (stage, j) == (2, 1))
-    return x
-
-
-def stem(net, x):
-    return pool(net.norm_relu('bn1', net.conv('conv1', x, 2)), 3, 2, 1)
-
-
-def padded(x, width, stride):
-    """Shortcut A."""
-    from torch.nn.functional import pad
-    x = x[:, :, *(slice(None, None, stride),) * (x.ndim - 2)]
-    return pad(x, (0, 0) * (x.ndim - 2) + (0, width - x.shape[1]))
-
-
-def projected(net, name, x, like, stride):
-    """Shortcut B."""
-    if x.shape == like.shape:
-        return x
-    return net.norm(f'{name}/shortcut_bn', net.conv(f'{name}/shortcut_conv', x, stride))
-
-
-def resnet(net, x, fields):
-    def block(net, name, x, stride, _):
-        y = net.norm_relu(f'{name}/bn1', net.conv(f'{name}/conv1', x, stride))
-        y = net.norm(f'{name}/bn2', net.conv(f'{name}/conv2', y))
-        return (y + projected(net, name, x, y, stride)).relu()
-
-    return net.dense('fc', mean(blocks(net, stem(net, x), fields, block)))
-
-
-def resnext(net, x, fields):
-    def block(net, name, x, stride, _):
-        y = net.norm_relu(f'{name}/bn1', net.conv(f'{name}/conv1', x))
-        y = net.norm_relu(f'{name}/bn2', net.conv(f'{name}/conv2', y, stride, None,
-                                                       fields['cardinality']))
-        y = net.norm(f'{name}/bn3', net.conv(f'{name}/conv3', y))
-        return (y + projected(net, name, x, y, stride)).relu()
-
-    return net.dense('fc', mean(blocks(net, stem(net, x), fields, block)))
-
-
-def preact(net, x, fields):
-    def block(net, name, x, stride, first):
-        active = net.norm_relu(f'{name}/bn1', x)
-        y = net.conv(f'{name}/conv1', active, stride)
-        y = net.conv(f'{name}/conv2', net.norm_relu(f'{name}/bn2', y))
-        changes = first or stride > 1
-        return y + padded(active if changes else x, y.shape[1], stride)
-
-    x = blocks(net, net.conv('conv1', x), fields, block)
-    return net.dense('fc', mean(net.norm_relu('bn', x)))
-
-
-def preact_bottleneck(net, x, fields):
-    def block(net, name, x, stride, first):
-        active = net.norm_relu(f'{name}/bn1', x)
-        y = net.conv(f'{name}/conv1', active, stride)
-        y = net.conv(f'{name}/conv2', net.norm_relu(f'{name}/bn2', y))
-        y = net.conv(f'{name}/conv3', net.norm_relu(f'{name}/bn3', y))
-        if x.shape != y.shape:
-            x = net.conv(f'{name}/shortcut_conv', active, stride)
-        return y + x
-
-    x = blocks(net, pool(net.conv('conv1', x, 2), 3, 2, 1), fields, block)
-    return net.dense('fc', mean(net.norm_relu('bn', x)))
 
 
 def densenet(net, x, fields):

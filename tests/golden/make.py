@@ -26,15 +26,19 @@ import numpy as np
 GOLDEN = Path(__file__).with_name('weights.npz')
 VGG = {f'vgg{depth}{norm}' for depth in (11, 13, 16, 19) for norm in ('', '_bn')}
 RESNET = {'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'resnext50_32x4d',
-          'resnext101_32x4d', 'resnext101_64x4d'}
+          'resnext101_32x4d', 'resnext101_64x4d', 'wide_resnet50_2', 'wide_resnet101_2',
+          'resnet50d', 'seresnet50'}
 DENSENET = {f'densenet{depth}' for depth in (121, 161, 169, 201)}
-TORCHVISION = {'alexnet_tv': 'alexnet', 'googlenet_bn': 'googlenet'}
+TORCHVISION = {'alexnet_tv': 'alexnet', 'googlenet_bn': 'googlenet', 'inception_v3': 'inception_v3',
+               'squeezenet1_0': 'squeezenet1_0', 'squeezenet1_1': 'squeezenet1_1'}
 SEGMENTATION = ('fcn_resnet50', 'fcn_resnet101')
 DETECTION = {'faster_rcnn_resnet50_fpn': 'fasterrcnn_resnet50_fpn'}  # see detectors.py
 MOBILENET = {'mobilenet_v1': 1.0, 'mobilenet_v1_075': 0.75, 'mobilenet_v1_050': 0.5,
              'mobilenet_v1_025': 0.25}
+MOBILENET_V2 = {'mobilenet_v2': 'mobilenetv2_100', 'mobilenet_v2_140': 'mobilenetv2_140',
+                'mobilenet_v2_050': 'mobilenetv2_050'}
 NETWORKS = sorted(VGG | RESNET | DENSENET | {*TORCHVISION, *SEGMENTATION, *DETECTION,
-                                            *MOBILENET})
+                                            *MOBILENET, *MOBILENET_V2})
 
 # case: (network, fields of `models.create`, image sizes)
 SMALL = {'widths': (64, 16, 24, 32), 'blocks': (1, 2, 1, 1)}
@@ -46,10 +50,18 @@ CASES = {
     'basic': ('resnet18', SMALL, (64, 75)),
     'bottleneck': ('resnet50', SMALL, (64, 75)),
     'resnext': ('resnext50_32x4d', SMALL | {'cardinality': 4, 'base_width': 32}, (64, 75)),
+    'wide_resnet': ('wide_resnet50_2', SMALL, (64, 75)),
+    'resnet50d': ('resnet50d', SMALL, (64, 75)),
+    # timm's hidden layers have a multiple of 8 units.
+    'seresnet': ('seresnet50', SMALL | {'widths': (64, 32, 32, 64)}, (64, 75)),
     'densenet': ('densenet121',
                  {'layers_per_block': (2, 3, 2, 2), 'growth': 8, 'stem_width': 16}, (64, 75)),
     'googlenet_bn': ('googlenet_bn', {'dropout': 0.0}, (96, 139)),
     'mobilenet': ('mobilenet_v1_025', {}, (96, 139)),
+    'mobilenet_v2': ('mobilenet_v2_050', {'dropout': 0.0}, (64, 75)),
+    'mobilenet_v2_torchvision': ('mobilenet_v2_050', {'dropout': 0.0}, (64, 75)),
+    'squeezenet1_0': ('squeezenet1_0', {'dropout': 0.0}, (64, 75)),
+    'squeezenet1_1': ('squeezenet1_1', {'dropout': 0.0}, (64, 75)),
     'alexnet_tv': ('alexnet_tv', {'widths': (6, 8, 8, 10, 8), 'hidden': (16, 12), 'dropout': 0.0},
                    (127, 224)),
     'fcn': ('fcn_resnet50', SMALL | {'blocks': (1, 2, 2, 2), 'dropout': 0.0}, (64, 75)),
@@ -101,11 +113,12 @@ def network(name, classes=1000, **variant):
         return models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     if name in TORCHVISION:
         options = {'aux_logits': False, 'init_weights': False} if 'goog' in name else {}
+        options = {'init_weights': False} if 'inception' in name else options
         return models.get_model(TORCHVISION[name], weights=None, num_classes=classes, **options)
     if name in MOBILENET:
         return _gen_mobilenet_v1('mobilenetv1_100', MOBILENET[name], num_classes=classes)
-    if not variant:
-        return timm.create_model(name, num_classes=classes)
+    if not variant or name in MOBILENET_V2:
+        return timm.create_model(MOBILENET_V2.get(name, name), num_classes=classes)
     if name in VGG:
         groups = [(width,) * (1 + (i > 1)) for i, width in enumerate(variant['widths'])]
         config, hidden = sum(((*group, 'M') for group in groups), ()), variant['hidden']
@@ -116,9 +129,13 @@ def network(name, classes=1000, **variant):
         net.head = ClassifierHead(hidden[1], classes)
         return net
     if name in RESNET:
+        others = {'wide_resnet50_2': {'base_width': 128},
+                  'resnet50d': {'stem_width': 32, 'stem_type': 'deep', 'avg_down': True},
+                  'seresnet50': {'block_args': {'attn_layer': 'se'}}}.get(name, {})
         return ResNet(BasicBlock if name == 'resnet18' else Bottleneck, variant['blocks'], classes,
-                      channels=variant['widths'], cardinality=variant.get('cardinality', 1),
-                      base_width=variant.get('base_width', 64))
+                      channels=variant['widths'], **others, **{
+                          field: variant[field] for field in ('cardinality', 'base_width')
+                          if field in variant})
     return timm.models.densenet.DenseNet(variant['growth'], variant['layers_per_block'], classes)
 
 
@@ -157,9 +174,15 @@ def torchvision_vgg(classes, widths, hidden, **_):
     return net
 
 
+def torchvision_mobilenet_v2(classes):
+    from torchvision import models
+    return models.mobilenet_v2(num_classes=classes, width_mult=0.5)
+
+
 def undropped(name):
-    """Fields of the network that leave dropout out."""
-    return {'dropout': 0.0} if name in VGG | {*TORCHVISION, *SEGMENTATION} else {}
+    """Fields of the network that leave dropout out, and the auxiliary classifier in."""
+    return ({'dropout': 0.0} if name in VGG | {*TORCHVISION, *SEGMENTATION, *MOBILENET_V2} else {}
+            ) | ({'auxiliary_weight': 0.4} if name == 'inception_v3' else {})
 
 
 def shapes(net):
@@ -185,6 +208,8 @@ def logits(net, mode, size, double=True):
     with torch.no_grad():
         inputs = torch.from_numpy(images(mode, size)).permute(0, 3, 1, 2).to(dtype)
         outputs = net(inputs)
+        if isinstance(outputs, tuple):  # the logits, and those of an auxiliary classifier
+            outputs = torch.cat(list(outputs), 1)
         if isinstance(outputs, dict):  # maps of scores [N, K, H, W], in training of both heads
             maps = list(outputs.values())[:2 if mode == 'train' else 1]
             outputs = sampled(torch.cat(maps, 1).permute(0, 2, 3, 1))
@@ -209,7 +234,8 @@ def main(path=GOLDEN, *full):
         library = declare_operators()  # noqa: F841
     arrays = {}
     for name in full:
-        for size in (224, 225) if name in VGG or name == 'alexnet_tv' else (128, 137):
+        for size in ((224, 225) if name in VGG or name == 'alexnet_tv' else
+                     (299, 306) if name == 'inception_v3' else (128, 137)):
             for mode in ('eval', 'train'):
                 for double in (False, True):
                     key = f'{name}/{mode}/{size}{"/double" if double else ""}'
@@ -218,8 +244,9 @@ def main(path=GOLDEN, *full):
     if not full:
         names = {}
         for case, (name, variant, sizes) in CASES.items():
-            net = (torchvision_vgg(CLASSES, **variant) if case == 'vgg11_torchvision'
-                   else network(name, CLASSES, **variant))
+            net = (torchvision_vgg(CLASSES, **variant) if case == 'vgg11_torchvision' else
+                   torchvision_mobilenet_v2(CLASSES) if case == 'mobilenet_v2_torchvision' else
+                   network(name, CLASSES, **variant))
             names[f'case/{case}'] = shapes(net)
             for size in sizes:
                 for mode in ('eval', 'train'):

@@ -19,8 +19,10 @@ class Torch:
 
     def conv(self, name, x, stride=1, padding=None, groups=1, dilation=1):
         kernel = self.own(name, 'kernel').movedim((-1, -2), (0, 1))
-        padding = dilation * (kernel.shape[-1] // 2) if padding is None else padding
-        return function('conv', x)(x, kernel, self.own(name, 'bias'), stride, padding, dilation, groups)
+        if padding is None:
+            padding = tuple(dilation * (side // 2) for side in kernel.shape[2:])
+        return function('conv', x)(
+            x, kernel, self.own(name, 'bias'), stride, padding, dilation, groups)
 
     def norm(self, name, x, eps=1e-5):
         from torch.nn.functional import batch_norm
@@ -46,11 +48,23 @@ def average(x, size, stride):
     return function('avg_pool', x)(x, size, stride, ceil_mode=True)
 
 
-def lrn(x, k, alpha):
-    """alpha is not divided by the five channels."""
+def lrn(x, k, alpha, beta=0.75, size=5):
+    """alpha is not divided by the number of channels."""
     from torch.nn.functional import local_response_norm
-    return local_response_norm(x, 5, 5 * alpha, 0.75, k)
+    return local_response_norm(x, size, size * alpha, beta, k)
 
 
 def mean(x):
     return x.flatten(2).mean(2)
+
+
+def stem(net, x):
+    """The beginning of residual networks for large images."""
+    return pool(net.norm_relu('bn1', net.conv('conv1', x, 2)), 3, 2, 1)
+
+
+def projected(net, name, x, like, stride):
+    """Shortcut B."""
+    if x.shape == like.shape:
+        return x
+    return net.norm(f'{name}/shortcut_bn', net.conv(f'{name}/shortcut_conv', x, stride))

@@ -62,7 +62,7 @@ class Convolution:
 
 
 def run(config, directory):
-    """Writes convolutions.json, convolutions.md and figures/convolutions.png.
+    """Writes the three files that configs/convolution_speed.py names.
 
     Raises:
       UserError: the network, clock or type is unknown, or sizes do not fit.
@@ -85,9 +85,9 @@ def run(config, directory):
                'torch': torch and torch.__version__, 'clock': config.clock, 'step': whole,
                'sums': sums(rows), 'rows': rows}
     workdir.write_config(directory, config)
-    atomic.write_json(directory / 'convolutions.json', results)
-    atomic.write_text(directory / 'convolutions.md', table(results))
-    draw(results, config, directory / 'figures' / 'convolutions.png')
+    atomic.write_json(directory / 'convolution_speed.json', results)
+    atomic.write_text(directory / 'convolution_speed.md', table(results))
+    draw(results, config, directory / 'figures' / 'convolution_speed.png')
     print(table(results), end='')
 
 
@@ -97,12 +97,13 @@ def convolutions(net, images):
 
     def record(next_method, arguments, options, context):
         module = context.module
-        if isinstance(module, nn.Conv) and context.method_name == '__call__':
+        # Only flax's own method counts: layers.Conv calls it from one of the same name.
+        if context.orig_method.func is nn.Conv.__call__.__wrapped__:
             x = arguments[0]
             pair = [sides[0] for sides in np.broadcast_to(
                 np.array(module.padding, int).reshape(-1, 1), (2, 2))]
             conv = Convolution(
-                x.shape, module.features, tuple(module.kernel_size), _pair(module.strides),
+                x.shape, module.features, _pair(module.kernel_size), _pair(module.strides),
                 tuple(map(int, pair)), _pair(module.kernel_dilation), module.feature_group_count,
                 x.shape == images)
             counts[conv] = counts.get(conv, 0) + 1

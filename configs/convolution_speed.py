@@ -1,12 +1,12 @@
 """The time of each convolution in a training step, beside PyTorch's.
 
     OMP_WAIT_POLICY=passive \\
-        python launch.py --config=configs/convolutions.py --workdir=runs/convolutions
+        python launch.py --config=configs/convolution_speed.py --workdir=runs/convolution_speed
 
 Finds every distinct convolution of a network and times its forward pass and both gradients, in
 turn with PyTorch's if torch is installed (torch==2.13.0). Then it times the whole training step of
-this library. Writes convolutions.json, convolutions.md and figures/convolutions.png. It takes half
-a minute for resnet20 on two cores. docs/cpu.md has the results on a CPU.
+this library. Writes convolution_speed.json, convolution_speed.md and figures/convolution_speed.png.
+It takes half a minute for resnet20 on two cores. docs/cpu.md has the results on a CPU.
 """
 
 import ml_collections
@@ -14,7 +14,7 @@ import ml_collections
 
 def get_config():
     config = ml_collections.ConfigDict()
-    config.experiment = 'convolutions'
+    config.experiment = 'convolution_speed'
 
     config.network = 'resnet20'  # a name of cnnjax.models.names()
     config.image_size = 32  # side of the square images in pixels

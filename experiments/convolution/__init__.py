@@ -1,0 +1,1 @@
+"""What convolution and pooling are, as slides of a lecture whose numbers are checked."""
