@@ -1,5 +1,4 @@
-"""The convolution, and how XLA computes it and its gradients fast. NHWC and HWIO, and so in one and
-three dimensions.
+"""The convolution, and how XLA computes it and its gradients fast. NHWC and HWIO.
 
 Measured in docs/cpu.md and docs/gpu.md. Elsewhere it is `lax.conv_general_dilated`.
 """
@@ -17,10 +16,9 @@ from jax import lax
 from cnnjax import winograd
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
-LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: LAYOUT, 5: ('NDHWC', 'DHWIO', 'NDHWC')}
 STRIP = 2 ** 19  # bytes, of one image; see _strips
-# Within `with direct(True):` no convolution is computed in Winograd's tiles. jax.jit compiles
-# separate programs inside and outside.
+# Within `with direct(True):` no convolution is computed in Winograd's tiles, or as one of other
+# images. jax.jit compiles separate programs inside and outside.
 direct = jax.make_user_context(False)
 
 
@@ -41,15 +39,20 @@ def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Sequence[int]
     On the CPU, too, 1x1 convolutions that keep the size are matrix products, and 3x3 convolutions
     of many channels are computed in tiles (winograd.py), except within `direct(True)`. On a GPU
     16-bit convolutions of few channels are computed between blocks of pixels.
+
+    Sequences [N, T, C] and volumes [N, D, H, W, C] are convolved, too, on the CPU as images.
     """
     dilation = tuple(rhs_dilation or (1,) * (x.ndim - 2))
-    canonical = (jax.default_backend() == 'cpu' and x.ndim in LAYOUTS
-                 and set(lhs_dilation or ()) <= {1} and not isinstance(padding, str))
-    if canonical:
+    canonical = (jax.default_backend() == 'cpu' and set(lhs_dilation or ()) <= {1}
+                 and not isinstance(padding, str))
+    if canonical and x.ndim in (3, 5) and not direct.value:
+        as_images = _of_sequences if x.ndim == 3 else _of_volumes
+        return as_images(x, kernel, strides, padding, dilation, feature_group_count, options)
+    if canonical and x.ndim == 4:
         padding = tuple((low, high) for low, high in padding)
-        if (set(kernel.shape[:-2]) == {1} and set(strides) == {1} and feature_group_count == 1
+        if (kernel.shape[:2] == (1, 1) and set(strides) == {1} and feature_group_count == 1
                 and set(itertools.chain(*padding)) == {0}):
-            return _pointwise(x, kernel.reshape(kernel.shape[-2:]), tuple(options.items()))
+            return _pointwise(x, kernel[0, 0], tuple(options.items()))
         if (winograd.is_fast(x, kernel, (*strides, *dilation, feature_group_count))
                 and options.get('preferred_element_type') is None and not direct.value):
             return winograd.convolve(x, kernel, padding, options.get('precision'))
@@ -61,6 +64,35 @@ def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Sequence[int]
     return lax.conv_general_dilated(
         x, kernel, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
         feature_group_count, **options)
+
+
+def _of_sequences(x, kernel, strides, padding, dilation, groups, options):
+    """A convolution of sequences [N, T, C] with a kernel [k, C / groups, K]: they are images of one
+    row."""
+    return conv_general_dilated(
+        x[:, None], kernel[None], (1, *strides), ((0, 0), *padding), rhs_dilation=(1, *dilation),
+        dimension_numbers=LAYOUT, feature_group_count=groups, **options)[:, 0]
+
+
+def _of_volumes(x, kernel, strides, padding, dilation, groups, options):
+    """A convolution of volumes [N, D, H, W, C] with a kernel [d, h, w, C / groups, K]: an image has
+    the channels of all d slices that a slice of the result sees.
+
+    XLA:CPU takes 5 times as long for the convolution of volumes and its gradients (docs/cpu.md).
+    """
+    x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
+    batch, depth, features = x.shape[0], len(kernel), kernel.shape[-1]
+    last = x.shape[1] - (depth - 1) * dilation[0]  # the slice after the last that begins a window
+    seen = [x[:, first:first + last:strides[0]] for first in range(0, depth * dilation[0], dilation[0])]
+    # Each group of channels stays together.
+    seen = jnp.stack([each.reshape(*each.shape[:-1], groups, -1) for each in seen], -2)
+    size = seen.shape[1]
+    y = conv_general_dilated(
+        seen.reshape(batch * size, *x.shape[2:4], -1),
+        jnp.moveaxis(kernel, 0, 2).reshape(*kernel.shape[1:3], -1, features),
+        strides[1:], padding[1:], rhs_dilation=dilation[1:], dimension_numbers=LAYOUT,
+        feature_group_count=groups, **options)
+    return y.reshape(batch, size, *y.shape[1:])
 
 
 def up_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -143,8 +175,8 @@ def _in_blocks(x, kernel, strides, padding, outputs, options):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pointwise(x, kernel, options):
-    """A 1x1 convolution as a matrix product, [N, ..., C] and [C, K]."""
-    return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **dict(options))
+    """A 1x1 convolution as a matrix product, [N, H, W, C] and [C, K]."""
+    return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())), **dict(options))
 
 
 def _pointwise_forward(x, kernel, options):
@@ -153,7 +185,7 @@ def _pointwise_forward(x, kernel, options):
 
 def _pointwise_backward(options, saved, g):
     x, kernel = saved
-    dx = lax.dot_general(g, kernel, (((g.ndim - 1,), (1,)), ((), ())), **dict(options))
+    dx = lax.dot_general(g, kernel, (((3,), (1,)), ((), ())), **dict(options))
     # As matrices: XLA:CPU would transpose arrays of more axes first, which took half of the time.
     x, g = (array.reshape(-1, array.shape[-1]) for array in (x, g))
     dkernel = lax.dot_general(x, g, (((0,), (0,)), ((), ())), **dict(options))
@@ -165,7 +197,7 @@ _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5, 6))
 def _canonical(x, kernel, strides, padding, dilation, groups, options):
-    return _convolve(x, kernel, strides, padding, (1,) * len(strides), dilation, groups, options)
+    return _convolve(x, kernel, strides, padding, (1, 1), dilation, groups, options)
 
 
 def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, options):
@@ -175,13 +207,13 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
     images): they are padded first.
     """
     if any(isinstance(n, int) and (n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(
-            x.shape[1:-1], lhs_dilation, kernel.shape[:-2], rhs_dilation, strict=True)):
+            x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
         sides = [(*sides, grow - 1) for sides, grow in zip(padding, lhs_dilation, strict=True)]
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
         x = lax.optimization_barrier(x)  # Without it XLA merges the two operations again.
-        padding, lhs_dilation = [(0, 0)] * len(strides), (1,) * len(strides)
+        padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
     return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation, rhs_dilation,
-                                    LAYOUTS[x.ndim], groups, **dict(options))
+                                    LAYOUT, groups, **dict(options))
 
 
 def _canonical_forward(x, kernel, *static):
@@ -195,25 +227,22 @@ def _canonical_forward(x, kernel, *static):
 
 def _canonical_backward(strides, padding, dilation, groups, options, saved, g):
     x, kernel = saved
-    rank = len(strides)
     # Per axis: (size, kernel's span, output's span on the input's grid, padding before).
     axes = [(n, (k - 1) * d, (o - 1) * s + 1, low)
-            for n, k, d, o, s, (low, _) in zip(x.shape[1:-1], kernel.shape[:-2], dilation,
-                                               g.shape[1:-1], strides, padding, strict=True)]
+            for n, k, d, o, s, (low, _) in zip(x.shape[1:3], kernel.shape[:2], dilation,
+                                               g.shape[1:3], strides, padding, strict=True)]
     # dx: the dilated output gradient, fully correlated with the flipped kernel.
-    flipped = _swap(kernel[(slice(None, None, -1),) * rank], rank, rank + 1, groups)
-    dx = _convolve(g, flipped, (1,) * rank,
-                   [(span - low, n - out + low) for n, span, out, low in axes],
+    flipped = _swap(kernel[::-1, ::-1], 2, 3, groups)
+    dx = _convolve(g, flipped, (1, 1), [(span - low, n - out + low) for n, span, out, low in axes],
                    strides, dilation, groups, options)
     # dkernel: the input correlated with the dilated output gradient, the batch as the channels.
     dkernel: Any = sum(_correlate(x, g, rows, axes, strides, dilation, groups, options)
                        for rows in _strips(g, max(padding[0]) // strides[0] + 1))
-    return dx.astype(x.dtype), jnp.moveaxis(dkernel, 0, rank).astype(kernel.dtype)
+    return dx.astype(x.dtype), dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
 
 
 def _strips(g, least):
-    """Slices of the rows of g [N, H, W, C], each of at least so many rows; in other dimensions, of
-    the first axis.
+    """Slices of the rows of g [N, H, W, C], each of at least so many rows.
 
     The output gradient is the kernel of that convolution, and a large one makes it 2 to 3 times
     slower: VGG's at 224 x 224, not those of 32 x 32 pixels, whatever the batch (docs/cpu.md).
@@ -225,15 +254,15 @@ def _strips(g, least):
 
 
 def _correlate(x, g, rows, axes, strides, dilation, groups, options):
-    """What these rows of g contribute to the kernel's gradient, [C / groups, kh, kw, K]."""
-    (n, span, _, low), *others = axes
+    """What these rows of g contribute to the kernel's gradient, [kh, C / groups, kw, K] swapped."""
+    (n, span, _, low), columns = axes
     low -= rows.start * strides[0]
     high = span + (rows.stop - rows.start - 1) * strides[0] + 1 - n - low
     x, g = x[:, max(-low, 0):n - max(-high, 0)], g[:, rows]
     padding = [(max(low, 0), max(high, 0)),
-               *((before, span + out - n - before) for n, span, out, before in others)]
-    return _convolve(_swap(x, 0, x.ndim - 1, groups), jnp.moveaxis(g, 0, -2), dilation, padding,
-                     (1,) * len(padding), strides, groups, options)
+               (columns[3], columns[1] + columns[2] - columns[0] - columns[3])]
+    return _convolve(_swap(x, 0, 3, groups), g.transpose(1, 2, 0, 3), dilation, padding, (1, 1),
+                     strides, groups, options)
 
 
 def _swap(array, axis, last, groups):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from cnnjax import cluster, data, dataset_json, tasks
-from cnnjax.data import copies, masks, splits
+from cnnjax.data import copies, masks, ranks, splits
 from cnnjax.data.formats import Unreadable
 from cnnjax.data.identity import some
 from cnnjax.errors import UserError
@@ -54,6 +54,7 @@ def prepare(config: ConfigDict, source: data.Source,
             raise
         raise UserError(f'{error}. Mend or remove it; --config.bad_images=skip leaves such '
                         'pictures out') from error
+    ranks.check(config, prepared.image_shape)
     if 'mask' in prepared.shapes:
         about = source.about or data.counted('given in Python', len(prepared), len(source.classes))
         try:
@@ -136,7 +137,8 @@ def load_sets(config: ConfigDict, directory: str | Path, recorded: dataset_json.
         if train_set.classes != examples.classes:
             raise UserError(f'{split} has the classes {some(examples.classes)}, the training set '
                             f'{some(train_set.classes)}: give both the same in the same order')
-        if train_set.image_shape[-1] != examples.image_shape[-1]:
+        own, other = train_set.image_shape, examples.image_shape
+        if (len(own), own[-1]) != (len(other), other[-1]):
             raise UserError(f'the training set has images of {train_set.image_shape}, {split} of '
                             f'{examples.image_shape}: bring them to one number of channels')
     return Sets(train_set, others[-1], others[0] if others[1:] else None, identities)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cnnjax import atomic, cluster, data, workdir
-from cnnjax.data import whitening
+from cnnjax.data import ranks, whitening
 from cnnjax.errors import UserError
 
 FILE, LISTING = workdir.DATASET, 'dataset.listing.gz'
@@ -28,7 +28,7 @@ class Dataset(NamedTuple):
     """What dataset.json holds."""
 
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # [H, W, C] of the training images
+    image_shape: tuple[int, ...]  # [H, W, C] of the training images; see data/ranks.py
     normalize: data.Normalization
     splits: dict[str, data.Identity]  # one for each set of the run; {} in an older run
     whitening: str = ''  # the digest of the normalization's matrix, which may be lost
@@ -81,7 +81,7 @@ def read(directory: str | Path, complete: bool = True) -> Dataset | None:
                                        whitening.read(directory, digest) if digest else None)
         splits = {split: data.Identity.of_summary({**summary, 'classes': classes})
                   for split, summary in values.get('splits', {}).items()}
-        if len(image_shape) != 3 or min(image_shape) < 1 or not normalize.fits(image_shape):
+        if len(image_shape) not in ranks.NAMES or min(image_shape) < 1 or not normalize.fits(image_shape):
             raise ValueError(f'image_shape {image_shape}, mean {values["mean"]}')
         if not (np.isfinite(normalize.mean).all() and np.isfinite(normalize.std).all()
                 and (normalize.std > 0).all()):

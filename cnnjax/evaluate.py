@@ -54,7 +54,8 @@ def evaluate(network: Network, examples: data.Source | data.Resident | data.Stre
 
 def check_channels(network: Network, examples: data.Resident | data.Stream) -> None:
     """Raises UserError unless the images have the network's number of channels."""
-    if examples.image_shape[-1] != network.image_shape[-1]:
+    own, theirs = network.image_shape, examples.image_shape
+    if (len(own), own[-1]) != (len(theirs), theirs[-1]):
         raise UserError(f'images of {examples.image_shape}: the network was trained on '
                         f'{network.image_shape}')
 
@@ -169,7 +170,7 @@ def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
     if batch_size < 1:
         raise UserError(f'a batch of an evaluation has at least one image, not {batch_size}')
     batch_size = mesh.size * math.ceil(min(batch_size, len(examples)) / mesh.size)
-    if (pixels := batch_size * math.prod(examples.image_shape[:2])) > limits.LARGEST_WHOLE:
+    if (pixels := batch_size * math.prod(examples.image_shape[:-1])) > limits.LARGEST_WHOLE:
         raise UserError(f'a batch of an evaluation has {pixels:,} pixels; the devices count to '
                         f'{limits.LARGEST_WHOLE:,}: take fewer images per batch')
     share = jax.process_index(), jax.process_count()

@@ -111,6 +111,8 @@ def export(network: Network, *, dtype: str = 'uint8', multiple: int | None = Non
     """
     if not platforms or set(platforms) - set(PLATFORMS):
         raise UserError(f'platforms={tuple(platforms)}: give some of {", ".join(PLATFORMS)}')
+    if len(network.image_shape) == 2 and dtype == 'uint8':
+        raise UserError("dtype='uint8': sequences are floats; take dtype='float32'")
     run, problem = _program(network), None
     for sizes in _sizes(network, multiple):
         try:
@@ -146,6 +148,11 @@ def _proposals(network):
 def _sizes(network, multiple) -> Iterator[Sizes | None]:
     """The Sizes to try, the best first; None: those of the training images."""
     sides, fits = network.image_shape[:2], models.fits(network.net)
+    if len(network.image_shape) != 3:  # A sequence has one side, a volume three.
+        if multiple:
+            network.of_images(f'multiple={multiple}')
+        yield None
+        return
     step, own = multiple, 1
     if all(map(fits, sides)):  # Sizes that fit are as far apart as the next are from these.
         own = next(n for n in itertools.count(1) if all(fits(side + n) for side in sides))
@@ -165,11 +172,10 @@ def _sizes(network, multiple) -> Iterator[Sizes | None]:
 
 def _inputs(network, dtype, sizes):
     """The shapes and types of the program's inputs."""
-    height, width, channels = network.image_shape
-    shape, constraints = f'b, {height}, {width}, {channels}', []
+    shape, constraints = ', '.join(map(str, ('b', *network.image_shape))), []
     if sizes:
         step, (down, across), (high, wide) = sizes
-        shape = f'b, {step}*h + {down}, {step}*w + {across}, {channels}'
+        shape = f'b, {step}*h + {down}, {step}*w + {across}, {network.image_shape[-1]}'
         constraints = [f'h >= {high}', f'w >= {wide}']
     scope = jax.export.SymbolicScope(constraints)
     shapes = [(shape, dtype), *(('b, p, 4', 'float32') for _ in _proposals(network))]
@@ -185,7 +191,8 @@ def describe(network: Network, program: jax.export.Exported, sizes: Sizes | None
     return {
         'network': network.name, 'task': network.task, 'classes': list(network.classes),
         'inputs': {name: _aval(aval) for name, aval in zip(names, program.in_avals, strict=True)},
-        'values': TYPES[str(program.in_avals[0].dtype)],
+        'values': (TYPES[str(program.in_avals[0].dtype)] if len(network.image_shape) == 3
+                   else 'as in the training'),
         'sizes': sizes._asdict() if sizes else None,
         'outputs': {name: _aval(aval) | {'meaning': MEANINGS[name]}
                     for name, aval in outputs.items()},
@@ -195,7 +202,8 @@ def describe(network: Network, program: jax.export.Exported, sizes: Sizes | None
             'shorter_side': crops.test_shorter_side or crops.size or None,
             'crop': crops.size or None,
             'interpolation': crops.interpolation, 'border': crops.border,
-            'border_mode': crops.border_mode, 'mean_color': network.normalize.color.tolist()},
+            'border_mode': crops.border_mode, 'mean_color': network.normalize.color.tolist()
+        } if len(network.image_shape) == 3 else None,
         'platforms': list(program.platforms),
         'calling_convention_version': program.calling_convention_version,
         'versions': {name: importlib.metadata.version(name)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cnnjax import charts, data, overlays, plots, reports, tasks
+from cnnjax import charts, data, overlays, plots, reports, tasks, thumbnails
 from cnnjax.images.pictures import mosaic
 from cnnjax.images.pictures import write as write_picture
 from cnnjax.tasks import detect, multilabel
@@ -42,7 +42,9 @@ def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
     """Draws the first of the augmented examples `seen` by the first step."""
     # Without the frame of their picture, images are drawn whole.
     examples = {name: np.asarray(values) for name, values in seen.items() if name != 'frame'}
-    examples['image'] = normalize.undone(examples['image'])
+    images = examples['image']
+    examples['image'] = (normalize.undone(images) if images.ndim == 4 else
+                         thumbnails.of(normalize.inverse(images)))
     path = Path(directory) / reports.FIRST_BATCH
     if task.draw is None:  # The truth is a name, and needs no figure of matplotlib, which is slow.
         tiles = [overlays.captioned(image, _truth(examples, i, classes)) / 255
@@ -104,7 +106,7 @@ def answers(directory: Path, examples: data.Resident | data.Stream,
     (directory / 'figures' / 'worst.png').unlink(missing_ok=True)
     chosen = {name: places for name, places in chosen.items() if len(places)}
     for name, places in chosen.items():
-        images = _taken(examples, places)['image']
+        images = thumbnails.of(_taken(examples, places)['image'])
         images = np.broadcast_to(images, (*images.shape[:3], 3))
         panels(directory / 'figures' / f'{name}.png',
                [(say(i), [image]) for i, image in zip(places, images, strict=True)], ('',),

@@ -55,13 +55,13 @@ def labels(path: Path, names: Sequence[str], count: int) -> tuple[str, ...] | No
 
 def to_write(network: Any, fields: Mapping[str, Any], classes: Sequence[str]) -> dict[str, str]:
     """The metadata for the file of a network that was made with `fields`; `inside` reads them."""
-    height, width, channels = map(int, network.image_shape)
+    *sides, channels = map(int, network.image_shape)
     values = {
         'architecture': user_network.short(network.name), 'fields': fields,
         'evaluation': network.evaluation,
         'mean': np.float64(network.normalize.mean).tolist(),
         'std': np.float64(network.normalize.std).tolist(),
-        'input_size': (channels, height, width), 'label_names': classes}
+        'input_size': (channels, *sides), 'label_names': classes}
     return {key: json.dumps(value) for key, value in values.items()} | {
         'format': 'pt', 'cnnjax': importlib.metadata.version('cnnjax')}
 
@@ -111,10 +111,10 @@ def _parse(values, path):
         if not isinstance(about.get('architecture', ''), str):
             raise ValueError(f'architecture {about["architecture"]}')
         if 'input_size' in values:
-            channels, height, width = map(int, values['input_size'])
-            if min(channels, height, width) < 1:
+            channels, *sides = map(int, values['input_size'])
+            if min(channels, *sides) < 1 or len(sides) not in (1, 2, 3):
                 raise ValueError(f'input_size {values["input_size"]}')
-            about['image_shape'] = (height, width, channels)
+            about['image_shape'] = (*sides, channels)
             if values.get('crop_pct'):
                 about['evaluation'] = crop(values, about['image_shape'])
         if 'mean' in values:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from cnnjax import models
-from cnnjax.data import Normalization
+from cnnjax.data import Normalization, ranks
 from cnnjax.errors import UserError
 
 # Floats may be a little outside [0, 1] after interpolation or optimization. Images in [0, 255] or
@@ -30,14 +30,15 @@ class Network(NamedTuple):
     variables: Any  # {'params': ..., 'batch_stats': ...}
     normalize: Normalization  # uint8 or [0, 1] images [..., H, W, C] -> the network's input
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]  # [H, W, C] of the training images
+    image_shape: tuple[int, ...]  # [H, W, C] of the training images; see data/ranks.py
     config: Any  # the config of the run; None for published weights
     name: str = ''  # as `models.create` takes it
     evaluation: dict[str, Any] = {}  # see `metadata.EVALUATION`
 
     def __call__(self, images: ArrayLike | Sequence[ArrayLike], **arguments: Any) -> jax.Array:
         """The outputs for images [N, H, W, C], uint8 or floats in [0, 1]: logits [N, classes], maps
-        of them, or of a detector a dict, which `net.detections` makes boxes of.
+        of them, or of a detector a dict, which `net.detections` makes boxes of. Sequences [N, T, C]
+        and volumes [N, D, H, W, C] are uint8 from 0 to 255, or any floats, as in the training.
 
         Raises:
           UserError: the images have another rank, type, size or number of channels; or, unless
@@ -116,6 +117,14 @@ class Network(NamedTuple):
                 raise UserError(f'the config.json of the run is damaged: {error}') from None
         return own
 
+    def of_images(self, what: str) -> 'Network':
+        """The network itself; raises UserError, for `what` needs it, unless it takes images."""
+        if len(self.image_shape) != 3:
+            raise UserError(f'{what} needs a network of images [H, W, C], and '
+                            f'{self.name or "this one"} was trained on '
+                            f'{ranks.name(self.image_shape)}s {list(self.image_shape)}')
+        return self
+
     @property
     def task(self) -> str:
         """The name of the task that it was trained for; published weights classify."""
@@ -133,20 +142,23 @@ class Network(NamedTuple):
         elif not isinstance(images, jax.Array):
             images = np.asarray(images)
         channels = self.image_shape[-1]
-        taken = f'the network takes [N, H, W, {channels}]'
-        if images.ndim != 4:
+        rank = len(self.image_shape)
+        taken = f'the network takes [{ranks.axes(self.image_shape)}]'
+        if images.ndim != rank + 1:
             raise UserError(f'images of shape {images.shape}: {taken}'
-                            + ('; images[None] is a batch of one' if images.ndim == 3 else ''))
+                            + ('; images[None] is a batch of one' if images.ndim == rank else ''))
         if images.shape[-1] != channels:
             raise UserError(f'images of shape {images.shape}: {taken}' + (
                 '; images.transpose(0, 2, 3, 1) puts the channels last'
-                if images.shape[1] == channels else ''))
+                if images.shape[1] == channels and rank == 3 else ''))
         if 0 in images.shape[1:]:
             raise UserError(f'images of shape {images.shape} have no pixels: {taken}')
+        if rank == 2 and images.dtype == np.uint8:
+            raise UserError('sequences of type uint8: they are floats, as in the training')
         if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise UserError(f'images of type {images.dtype}: take uint8 for values from 0 to 255 '
                             '(images.astype(np.uint8)), or floats in [0, 1]')
-        _check_values(images)
+        _check_values(images, RANGE if rank == 3 else (-np.inf, np.inf))
         return images
 
     @contextlib.contextmanager
@@ -157,19 +169,19 @@ class Network(NamedTuple):
         except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
             reason = f': {error}' if isinstance(error, UserError) else ''
             raise UserError(
-                f'images of {images.shape[1]} x {images.shape[2]} pixels do not fit this network, '
-                f'which was trained on {self.image_shape[0]} x {self.image_shape[1]}{reason}. '
+                f'images of {" x ".join(map(str, images.shape[1:-1]))} pixels do not fit this '
+                f'network, which was trained on {" x ".join(map(str, self.image_shape[:-1]))}{reason}. '
                 'Resize them; `taps` gives the activations before the first full layer') from error
 
 
-def _check_values(images):
-    """Raises UserError for floats outside RANGE; traced arrays are not checked."""
+def _check_values(images, allowed):
+    """Raises UserError for floats outside this range; traced arrays are not checked."""
     if (isinstance(images, jax.core.Tracer) or not images.size or images.dtype == np.uint8
             or not getattr(images, 'is_fully_addressable', True)):
         return
     low, high = float(images.min()), float(images.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError('images hold numbers that are not finite (NaN or infinity)')
-    if low < RANGE[0] or high > RANGE[1]:
+    if low < allowed[0] or high > allowed[1]:
         raise UserError(f'images are floats from {low:g} to {high:g}, not in [0, 1]: give uint8, '
                         'or divide by 255; they are normalized here, not before')

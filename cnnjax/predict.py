@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 from PIL import Image
 
 from cnnjax import data, memory, models, summary
-from cnnjax.data import images
+from cnnjax.data import images, ranks
 from cnnjax.data.proposals import checked
 from cnnjax.errors import UserError
 from cnnjax.network import Network
@@ -117,14 +117,15 @@ def opened(network: Network, picture: Picture) -> images.Picture | np.ndarray:
       UserError: it cannot be read, or the network takes other images.
     """
     if isinstance(picture, (str, os.PathLike)):
+        network.of_images(f'the picture {picture}')
         modes = {1: 'L', 3: 'RGB'}
         if (channels := network.image_shape[-1]) not in modes:
             raise UserError(f'the network takes images of {channels} channels, a picture has 1 or '
                             '3')
         return images.Picture(picture, mode=modes[channels])
-    if np.ndim(picture) != 3:
-        raise UserError(f'a picture of shape {list(np.shape(picture))}: the network takes '
-                        f'[H, W, {network.image_shape[-1]}]')
+    if np.ndim(picture) != len(network.image_shape):
+        taken = ranks.axes(network.image_shape).removeprefix('N, ')
+        raise UserError(f'a picture of shape {list(np.shape(picture))}: the network takes [{taken}]')
     return np.asarray(network.checked(np.asarray(picture)[None])[0])
 
 

@@ -42,7 +42,8 @@ def classes(network: Network, pictures: Sequence[Picture], top: int = 5, *,
 
     Args:
       pictures: files and arrays [H, W, C], uint8 or floats in [0, 1], which are rounded to uint8.
-        Files are decoded as they are needed.
+        Files are decoded as they are needed. A network of sequences or volumes takes arrays of the
+        shape, and the type, of those of its training.
       top: how many classes; at most as many as there are.
       batch_size: pictures per step, over all devices.
       devices: how many local devices to use; 0: all.
@@ -65,8 +66,10 @@ def classes(network: Network, pictures: Sequence[Picture], top: int = 5, *,
     for first in range(0, len(pictures), part):
         some = _Seen(network, pictures[first:first + part], predict.crops(network), errors, first,
                      unreadable is not None)
-        stream = data.Stream(data.Source(some, network.classes), some.cut())
-        for name, values in _best(network, stream, top, batch_size, devices, single).items():
+        source = data.Source(some, network.classes)
+        examples = (data.Stream(source, some.cut()) if len(network.image_shape) == 3 else
+                    data.Resident(source, data.Crops()))
+        for name, values in _best(network, examples, top, batch_size, devices, single).items():
             found[name].append(values)
     if unreadable is not None:
         unreadable.update(sorted(errors.items()))
@@ -127,9 +130,13 @@ class _Seen(Sequence):
 
         try:
             image: Any = predict.opened(self.network, self.pictures[i])
-            image = (_Watched(image, failed) if isinstance(image, images.Picture) else
-                     predict.rounded(image))
-            if self.raw:
+            if len(self.network.image_shape) == 3:
+                image = (_Watched(image, failed) if isinstance(image, images.Picture) else
+                         predict.rounded(image))
+            elif image.shape != tuple(self.network.image_shape):
+                raise UserError(f'an array of shape {list(image.shape)}: the network was trained '
+                                f'on {list(self.network.image_shape)}')
+            if self.raw and len(image.shape) == 3:
                 image = self._whole(image)
         except UserError as error:
             failed(error)

@@ -51,7 +51,8 @@ class Trained(Network):
           UserError: a picture cannot be read, or does not fit the network.
         """
         if isinstance(pictures, (str, os.PathLike)) or (
-                not isinstance(pictures, (list, tuple)) and np.ndim(pictures) == 3):
+                not isinstance(pictures, (list, tuple))
+                and np.ndim(pictures) == len(self.image_shape)):
             pictures = [pictures]
         elif isinstance(pictures, Iterator):
             pictures = list(pictures)

@@ -52,8 +52,9 @@ class Training(NamedTuple):
                                         jax.ShapeDtypeStruct(images, np.float32))
         except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
             reason = f': {error}' if isinstance(error, UserError) else ''
-            raise UserError(f'the test images have {images[1]} x {images[2]} pixels, which the '
-                            f'network, trained on {own[1]} x {own[2]}, cannot take{reason}. Bring '
+            theirs, ours = (' x '.join(map(str, shape[1:-1])) for shape in (images, own))
+            raise UserError(f'the test images have {theirs} pixels, which the '
+                            f'network, trained on {ours}, cannot take{reason}. Bring '
                             'them to another size, with image_size or border') from error
         self.task.check(outputs, shapes, self.classes)
 

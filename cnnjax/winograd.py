@@ -22,7 +22,7 @@ def is_fast(x: jax.Array, kernel: jax.Array, others: Iterable[int]) -> bool:
     (docs/cpu.md): below and above them, reading and writing the tiles takes more than is won.
     """
     least = min(kernel.shape[2:])
-    return (kernel.shape[:-2] == (3, 3) and set(others) == {1}
+    return (kernel.shape[:2] == (3, 3) and set(others) == {1}
             and jnp.finfo(x.dtype).bits >= 32 and least >= 32
             and all(isinstance(n, int) for n in x.shape)  # the work of symbolic sizes is not known
             and x.shape[1] * x.shape[2] <= 512 * least

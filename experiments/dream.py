@@ -104,7 +104,8 @@ def check(config):
 
 def load(config):
     """The network, with the backward rule of ReLUs and the pools that the config names."""
-    network = trained.load(config.source, config.checkpoint, config.name)
+    network = trained.load(config.source, config.checkpoint, config.name).of_images(
+        'a dream')
     pictures.check_channels(network.image_shape[-1])
     net = network.net
     if config.relu != 'gradient':

@@ -40,7 +40,8 @@ def run(config, directory):
     the same for all images.
     """
     limits.check(config, LIMITS)
-    network = trained.load(config.source, config.checkpoint, config.name)
+    network = trained.load(config.source, config.checkpoint, config.name).of_images(
+        'this experiment')
     named = tuple(dict.fromkeys(limits.names(config.taps)))
     own = [tap for tap in named if tap != 'pixels']
     taps = selection.entries(network, ','.join(own)) if own or not named else {}

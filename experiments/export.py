@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cnnjax import data, dataset, export, limits, predict, trained, weights, workdir
+from cnnjax.data.normalize import scaled
 from cnnjax.errors import UserError
 from configs import base
 
@@ -63,6 +64,8 @@ def examples(config, network):
     evaluation shows them, or noise."""
     count, shape = max(BATCHES), tuple(network.image_shape)
     noise = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+    if config.dtype == 'float32':
+        noise = noise.astype(np.float32) / np.float32(255)
     if network.config is None:
         return noise, 'noise'
     own = network.training(base.get_config())
@@ -72,6 +75,8 @@ def examples(config, network):
         images = np.asarray(data.Resident(first, predict.crops(network)).data['image'])
     except (UserError, OSError):  # The pictures may be gone since the training.
         return noise, 'noise'
+    if images.dtype != np.uint8 and config.dtype == 'uint8':
+        raise UserError(f"dtype='uint8': {own.dataset} has floats; take dtype='float32'")
     if images.shape[1:] != shape:
         return noise, 'noise'
     return np.resize(images, (count, *shape)), f'the first of {own.data_dir or own.dataset}'
@@ -88,7 +93,7 @@ def compare(exported, network, images):
     lines, inputs = [], exported.about['inputs']
     for batch in batches:
         if inputs['images']['type'] == 'float32':
-            batch = batch.astype(np.float32) / np.float32(255)
+            batch = np.asarray(scaled(batch))
         height, width = batch.shape[1:3]
         boxes = np.float32([[0, 0, width, height], [0, 0, width / 2, height / 2]])
         given = (batch, np.stack([boxes] * len(batch)))[:len(inputs)]

@@ -20,7 +20,8 @@ def run(config, directory):
     Raises UserError if the images do not fit the network, or a layer does not exist.
     """
     limits.check(config, LIMITS)
-    network = trained.load(config.source, config.checkpoint, config.name)
+    network = trained.load(config.source, config.checkpoint, config.name).of_images(
+        'this experiment')
     taps = selection.entries(network, config.taps)
     extract = features.extractor(network, taps, config)
     arrays, classes = {}, None

@@ -119,7 +119,8 @@ def load(config):
 
     Raises UserError if the network takes no pictures or has no pools.
     """
-    network = trained.load(config.source, config.checkpoint, config.name)
+    network = trained.load(config.source, config.checkpoint, config.name).of_images(
+        'style transfer')
     pictures.check_channels(network.image_shape[-1])
     if config.pool:
         network = network._replace(net=with_pool(network.net, config.pool))

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from cnnjax import atomic, diagram, limits, models, summary, workdir
+from cnnjax.data import ranks
 from cnnjax.errors import UserError
 
 LARGEST = 32768  # The most pixels on a side of an image, and the most channels.
@@ -41,9 +42,9 @@ def run(config, directory):
 def check(config):
     """Raises UserError if a value of the config makes no sense."""
     limits.check(config, LIMITS)
-    if len(config.image_shape) not in (0, 3):
-        raise UserError(f'image_shape={config.image_shape}: give height, width and channels, or () '
-                        "for the paper's")
+    if len(config.image_shape) not in (0, *ranks.NAMES):
+        raise UserError(f'image_shape={config.image_shape}: give height, width and channels, of a '
+                        "sequence its length and channels, or () for the paper's images")
 
 
 def entry(row):

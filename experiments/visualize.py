@@ -47,7 +47,8 @@ def run(config, directory):
     """
     limits.check(config, LIMITS)
     directory = Path(directory)
-    network = trained.load(config.source, config.checkpoint, config.name)
+    network = trained.load(config.source, config.checkpoint, config.name).of_images(
+        'a visualization')
     pictures.check_channels(network.image_shape[-1])
     if network.task == 'detect' and (config.classes or config.salient):
         raise UserError(f'classes={config.classes}, salient={config.salient}: a detector has no '

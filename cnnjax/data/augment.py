@@ -9,6 +9,7 @@ import numpy as np
 
 from cnnjax.data import geometry, policies
 from cnnjax.data.crops import SIDE
+from cnnjax.data.normalize import scaled
 from cnnjax.errors import UserError
 from cnnjax.limits import Number, Used, Whole
 
@@ -55,6 +56,9 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
     number of devices, and for sets on the devices and streams, whose host only cuts pictures of
     any size to the images that come here.
 
+    Sequences [N, T, C] and volumes [N, D, H, W, C] are padded, cut and mirrored along their own axes;
+    the other changes are for images (see ranks.py).
+
     Args:
       positions: int [N], the examples' places in the global batch, which seed what is random.
       examples: {'image': uint8 [N, H, W, C]} and the targets, which move with the image (see
@@ -84,12 +88,12 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
     Raises:
       UserError: an argument does not fit the images.
     """
-    height, width, channels = examples['image'].shape[1:]
-    shape = (crop_size, crop_size) if crop_size else (height, width)
-    room = height + 2 * padding - shape[0], width + 2 * padding - shape[1]
+    *size, channels = examples['image'].shape[1:]
+    shape = (crop_size,) * len(size) if crop_size else tuple(size)
+    room = [n + 2 * padding - m for n, m in zip(size, shape, strict=True)]
     warp = tuple(scale) != (1, 1) or rotation or elastic or jitter
     distort = hue or saturation != 1 or exposure != 1
-    _check_geometry((height, width), shape, padding, padding_mode, scale, elastic)
+    _check_geometry(tuple(size), shape, padding, padding_mode, scale, elastic)
     for field, value, off, allowed in (
             ('color', color, 0, (3,)), ('color_jitter', color_jitter, 0, (1, 3)),
             ('auto_augment', auto_augment, '', (1, 3)), ('hue', hue, 0, (3,)),
@@ -104,7 +108,7 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
         if auto_augment:
             image = policies.changed(jax.random.fold_in(color_key, 2), image, auto_augment,
                                      randaugment_operations, randaugment_magnitude)
-        image = image.astype(np.float32) / 255
+        image = scaled(image)
         if color_jitter:
             image = jittered(jax.random.fold_in(color_key, 0), image, color_jitter)
         if distort:
@@ -114,19 +118,19 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
             image += (EIGENVECTORS @ (EIGENVALUES * draws))[None, None]
         example = {**example, 'image': normalize(image)}
         if warp or any(room):
-            corner = jax.random.randint(crop_key, (2,), 0, np.array(room) + 1)
+            corner = jax.random.randint(crop_key, (len(room),), 0, np.array(room) + 1)
             if warp:
                 draws = _warp(jax.random.fold_in(crop_key, 0), scale, rotation, elastic)
                 if jitter:
-                    draws['part'] = _part(jax.random.fold_in(crop_key, 1), (height, width), jitter)
+                    draws['part'] = _part(jax.random.fold_in(crop_key, 1), size, jitter)
                 example = geometry.warped(example, corner - padding, shape, padding_mode, **draws)
             else:
                 example = geometry.cropped(example, corner, shape, padding, padding_mode)
         if flip:
-            example = geometry.mirrored(example, jax.random.bernoulli(flip_key))
+            example = geometry.mirrored(example, jax.random.bernoulli(flip_key), len(size) - 1)
         if flip_vertical:
             upside_down = jax.random.bernoulli(jax.random.fold_in(flip_key, 0))
-            example = geometry.mirrored(example, upside_down, axis=0)
+            example = geometry.mirrored(example, upside_down, len(size) - 2)
         if random_erasing:
             keys = jax.random.split(jax.random.fold_in(flip_key, 1))
             image = erased(keys[0], example['image'])
@@ -143,7 +147,7 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
 def _check_geometry(image, shape, padding, padding_mode, scale, elastic):
     """Raises UserError if these arguments of `augment` do not fit images of that (height, width);
     `shape` is that of the result."""
-    size = f'{image[0]} x {image[1]}'
+    size = ' x '.join(map(str, image))
     if padding_mode not in geometry.MODES:
         raise UserError(f"padding_mode is 'zero', 'reflect' or 'edge', not '{padding_mode}'")
     if padding >= min(image):

@@ -40,7 +40,9 @@ class Crops(NamedTuple):
 
     def center(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
         """The example (see geometry.py) with the middle [size, size, C] of its image, which may be
-        an array or an images.Picture."""
+        an array or an images.Picture; a sequence or a volume stays as it is."""
+        if len(example['image'].shape) != 3:
+            return example
         example = self._bordered(example)
         shorter_side = self.test_shorter_side or self.size
         if self.fit in ('stretch', 'letterbox'):

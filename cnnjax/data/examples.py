@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cnnjax.data import geometry, images
+from cnnjax.data import geometry, images, ranks
 from cnnjax.data.identity import Entry, file_sizes, one_line, some
 from cnnjax.errors import UserError
 
@@ -21,6 +21,7 @@ class Source(NamedTuple):
 
     # examples[i] is {'image': uint8 [H, W, C]} with the targets: 'label', an int, or 'mask', or
     # 'boxes' with 'labels' (see geometry.py), or 'tags' (tags.py). The images may differ in size.
+    # An image may be a sequence or a volume, with a 'label' or 'tags' (see ranks.py).
     examples: Sequence
     classes: tuple[str, ...]  # the names of the classes 0, 1, ...
     about: str = ''  # a line that says how many were found where, and what was left out
@@ -88,7 +89,8 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
     """A source of arrays: `from_arrays(images, ('cat', 'dog'), label=labels)`.
 
     Args:
-      images: uint8 [N, H, W, C].
+      images: uint8 [N, H, W, C]; or sequences, floats [N, T, C]; or volumes [N, D, H, W, C], uint8
+        or floats. uint8 stands for numbers from 0 to 1, floats for what they are.
       classes: the names of the classes 0, 1, ...
       targets: an array for each target, by its name: `label`, int [N]; `tags`, of 0 and 1,
         [N, classes] (see tags.py); `mask`, uint8 [N, H, W]; or `boxes`, [N, M, 4], with
@@ -98,9 +100,17 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
       UserError: an array has another type or shape, or there is not one target for each image.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-        raise UserError(f'images are uint8 [N, H, W, C], not {images.dtype} {list(images.shape)}')
+    if not ranks.is_example(images.dtype, images.ndim - 1) or not len(images):
+        hint = '; gray images are images[..., None]' * (images.ndim == 3)
+        raise UserError(f'{ranks.FORMS}, not {images.dtype} {list(images.shape)}{hint}')
+    if images.dtype != np.uint8:
+        if not np.isfinite(images).all():
+            raise UserError('the examples hold numbers that are not finite (NaN or infinity)')
+        images = images.astype(np.float32)
     arrays = {'image': images}
+    if images.ndim != 4 and (others := targets.keys() - {'label', 'tags'}):
+        raise UserError(f"{ranks.name(images.shape[1:])}s have a 'label' or 'tags', not "
+                        f"'{min(others)}'")
     objects = len(images), *np.shape(targets.get('boxes', ()))[1:2]  # [N, M]
     shape = {'label': images.shape[:1], 'mask': images.shape[:3], 'boxes': (*objects, 4),
              'labels': objects, 'ignore': objects, 'tags': (len(images), len(classes))}
@@ -130,10 +140,10 @@ def from_arrays(images: ArrayLike, classes: Sequence[str], **targets: ArrayLike)
 
 
 def counted(where: str | os.PathLike[str], examples: int, classes: int,
-            counts: Mapping[str, int] | None = None) -> str:
+            counts: Mapping[str, int] | None = None, kind: str = 'image') -> str:
     """A text such as 'photos/train: 1,200 images of 2 classes (cat 800, dog 400)'; for `counts` see
-    by_class."""
-    text = (f'{where}: {examples:,} image{"s" * (examples != 1)} of {classes:,} '
+    by_class, for `kind` ranks.name."""
+    text = (f'{where}: {examples:,} {kind}{"s" * (examples != 1)} of {classes:,} '
             f'class{"es" * (classes != 1)}')
     if counts and len(counts) > SHOWN:
         text += f' ({min(counts.values()):,} to {max(counts.values()):,} of each)'
@@ -154,7 +164,7 @@ def check_examples(examples: Sequence, split: str) -> None:
         raise UserError(f'the set {split!r} has no examples')
     first = examples[0]
     image: Any = first.get('image') if isinstance(first, dict) else None
-    if getattr(image, 'dtype', None) != np.uint8 or np.ndim(image) != 3:
+    if not ranks.is_example(getattr(image, 'dtype', None), np.ndim(image)):
         raise UserError(f"an example of {split!r} is no dict with 'image', uint8 [H, W, C], and "
                         f'its targets: {type(first).__name__} of '
                         f'{sorted(first) if isinstance(first, dict) else first!r}'[:300])

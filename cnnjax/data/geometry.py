@@ -82,17 +82,17 @@ def cut(example: Mapping[str, Any], box: images.Box, size: int | tuple[int, int]
 def cropped(example: Mapping[str, jax.Array], corner: jax.Array, shape: Sequence[int],
             padding: int, mode: str) -> dict[str, jax.Array]:
     """The example padded by `padding` pixels on each side and cut to `shape`, (height, width), at
-    `corner`, (top, left), which may be traced.
+    `corner`, (top, left), which may be traced; a sequence or a volume in the same way.
 
     `mode` is 'zero', which pads the image with 0 and the targets of pixels with PER_PIXEL;
     'reflect', which pads all with their mirror images; or 'edge', with their nearest pixels.
     """
-    sides = (padding, padding), (padding, padding)
+    sides = ((padding, padding),) * len(shape)
 
     def moved(array, sides, outside):
         fill = {'constant_values': outside} if mode == 'zero' else {}
         return lax.dynamic_slice(jnp.pad(array, sides, MODES[mode], **fill),
-                                 (*corner, 0)[:array.ndim], (*shape, *array.shape[2:]))
+                                 (*corner, 0)[:array.ndim], (*shape, *array.shape[len(shape):]))
 
     found = {'image': moved(example['image'], (*sides, (0, 0)), 0)}
     for name, outside in _per_pixel(example).items():

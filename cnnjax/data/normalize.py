@@ -15,16 +15,16 @@ from cnnjax.errors import UserError
 
 class Normalization(NamedTuple):
     """Makes images a network's input: (image in [0, 1] - mean) / std. With a matrix for whitening,
-    images are normalized in contrast first and whitened last (see whitening.py)."""
+    images are normalized in contrast first and whitened last (see whitening.py). Sequences [T, C]
+    and volumes [D, H, W, C] are normalized in the same way; floats are taken as they are."""
 
-    mean: np.ndarray  # float32 [C] or [H, W, C]
+    mean: np.ndarray  # float32 [C] or, of each pixel, [H, W, C]
     std: np.ndarray  # float32 [C] or [1]
     whitening: np.ndarray | None = None  # float32 [D, D], D = H * W * C; then mean is [H, W, C]
 
     def __call__(self, images: jax.Array | np.ndarray) -> Any:
         """uint8 or [0, 1] float images [..., H, W, C] -> normalized float32."""
-        if images.dtype == jnp.uint8:
-            images = images.astype(np.float32) / np.float32(255)
+        images = scaled(images)
         mean, std = (jnp.expand_dims(values, range(images.ndim - values.ndim))
                      for values in (self.mean, self.std))
         if self.whitening is None:
@@ -34,16 +34,16 @@ class Normalization(NamedTuple):
         return jnp.matmul(flat, self.whitening, precision='highest').reshape(images.shape) / std
 
     def inverse(self, images: jax.Array | np.ndarray) -> Any:
-        """Normalized images [..., H, W, C] as they were, in [0, 1].
+        """Normalized images [N, H, W, C] as they were, in [0, 1].
 
         Raises:
           UserError: they are whitened, and their contrast is lost.
         """
         self.check_pointwise('to undo a normalization')
-        return images * self.std + self.fitting(images.shape[-3:]).mean
+        return images * self.std + self.fitting(images.shape[1:]).mean
 
     def undone(self, images: np.ndarray) -> np.ndarray:
-        """Normalized images [..., H, W, C] as pictures, uint8. Whitened ones, whose contrast is
+        """Normalized images [N, H, W, C] as pictures, uint8. Whitened ones, whose contrast is
         lost, are shown as they are: gray is 0, and the largest number black or white."""
         if self.whitening is not None:
             largest = np.abs(images).max((-3, -2, -1), keepdims=True)
@@ -57,9 +57,9 @@ class Normalization(NamedTuple):
         Raises:
           UserError: they are whitened and have another size.
         """
-        if self.mean.ndim < 2 or self.mean.shape[:2] == tuple(image_shape[:2]):
+        if self.mean.ndim < 2 or self.mean.shape[:-1] == tuple(image_shape[:-1]):
             return self
-        self.check_pointwise(f'images of {image_shape[0]} x {image_shape[1]} pixels')
+        self.check_pointwise(f'images of {" x ".join(map(str, image_shape[:-1]))} pixels')
         return self._replace(mean=self.color)
 
     @property
@@ -68,7 +68,7 @@ class Normalization(NamedTuple):
         whitened images, where a flat image of any colour is about 0."""
         if self.whitening is not None:
             return np.full(self.mean.shape[-1:], 0.5, np.float32)
-        return self.mean.mean((0, 1)) if self.mean.ndim > 1 else self.mean
+        return self.mean.mean(tuple(range(self.mean.ndim - 1)))
 
     def check_pointwise(self, what: str) -> None:
         """Raises UserError, for `what` needs it, unless each pixel is normalized on its own."""
@@ -90,8 +90,13 @@ class Normalization(NamedTuple):
             return False
 
 
+def scaled(images: Any) -> Any:
+    """Images whose numbers are float32: uint8 becomes [0, 1], floats stay."""
+    return images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
+
+
 def normalization(images: Any, mean: str, std: str, whiten: bool = False) -> Normalization:
-    """The normalization for a training set, uint8 [N, H, W, C].
+    """The normalization for a training set, uint8 [N, H, W, C], or of sequences or volumes.
 
     Args:
       images: the training set; None when both `mean` and `std` are numbers.
@@ -123,12 +128,16 @@ def normalization(images: Any, mean: str, std: str, whiten: bool = False) -> Nor
     def histograms():
         """A histogram of each channel, [C, 256]. np.bincount takes 8 bytes for each pixel, so
         it gets only some images at a time."""
-        some = max(2 ** 20 // math.prod(images.shape[1:3]), 1)
+        some = max(2 ** 20 // math.prod(images.shape[1:-1]), 1)
         return np.stack([sum(np.bincount(images[i:i + some, ..., c].ravel(), minlength=256)
                              for i in range(0, len(images), some)) for c in range(channels)])
 
     def moments(axis):
-        """Exact mean and variance over all pixels, without a copy of the set as floats."""
+        """Exact mean and variance over all pixels, without a copy of the set as floats. `axis` is
+        () for each channel, 0 for all of them."""
+        if images.dtype != np.uint8:
+            axes = tuple(range(images.ndim - (axis == ())))
+            return images.mean(axes, np.float64), images.var(axes, np.float64)
         counts = histograms().sum(axis, keepdims=True)
         counts = counts.reshape(-1, 256) / counts.reshape(-1, 256).sum(-1, keepdims=True)
         levels = np.arange(256) / 255
@@ -137,7 +146,9 @@ def normalization(images: Any, mean: str, std: str, whiten: bool = False) -> Nor
 
     center, scale = numbers['mean'], numbers['std']
     if center is None:
-        center = images.mean(0, dtype=np.float64) / 255 if mean == 'pixel' else moments(())[0]
+        center = moments(())[0]
+        if mean == 'pixel':
+            center = images.mean(0, dtype=np.float64) / (255 if images.dtype == np.uint8 else 1)
     if scale is None:
         scale = np.sqrt(moments(() if std == 'channel' else 0)[1])
     # A constant channel has the standard deviation 0, by which nothing can be divided.

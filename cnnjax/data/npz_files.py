@@ -4,7 +4,8 @@
     train_images, train_labels, test_images... MedMNIST's
     images, labels                             or x, y: a set that `shares` divides (see splits.py)
 
-Images are uint8 [N, H, W] or [N, H, W, C]. Labels are whole numbers from 0 or texts, [N] or [N, 1],
+Images are uint8 [N, H, W] or [N, H, W, C]. Floats [N, T, C] are sequences, and uint8 or floats
+[N, D, H, W, C] volumes. Labels are whole numbers from 0 or texts, [N] or [N, 1],
 or several of 0 and 1, [N, classes], for task=multilabel. `classes`, if there, has their names.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.data import splits, tags
+from cnnjax.data import ranks, splits, tags
 from cnnjax.data.examples import Arrays, Missing, Source, by_class, counted, from_arrays
 from cnnjax.data.identity import Entry, of_arrays
 from cnnjax.errors import UserError
@@ -102,7 +103,8 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
             'task=multilabel learns a 1 or a 0 for each image and class, [N, classes]' if
             target == 'tags' else 'a class for each image is [N] or [N, 1]; task=multilabel learns '
             'several'))
-    images = images[..., None] if images.ndim == 3 else images
+    gray = images.ndim == 3 and images.dtype == np.uint8
+    images = images[..., None] if gray else images
     texts = np.unique(learned) if labels.dtype.kind == 'U' else None
     if names is not None:
         classes = [str(name) for name in names]
@@ -134,5 +136,5 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
         raise UserError(f'{file}, {split}: {error}') from None
     about = (tags.described(f'{file}, {split}', labels, classes) if target == 'tags' else
              counted(f'{file}, {split}', len(labels), len(set(labels.tolist())),
-                     by_class(labels.tolist(), classes)))
+                     by_class(labels.tolist(), classes), ranks.name(images.shape[1:])))
     return source._replace(about=about)

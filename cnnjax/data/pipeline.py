@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from cnnjax import memory
-from cnnjax.data import loader, objects, threads
+from cnnjax.data import loader, objects, ranks, threads
 from cnnjax.data.crops import Crops
 from cnnjax.data.examples import NO_CLASS, Source, check_classes, subset
 from cnnjax.errors import UserError
@@ -32,7 +32,7 @@ LIMITS = {'repeats': Whole(1)}
 
 class Resident:
     """A set in memory. `data` is {'image': uint8 [N, H, W, C], and each target [N, ...]}, and
-    batches are indices into it."""
+    batches are indices into it. Instead of images it may have sequences or volumes (ranks.py)."""
 
     def __init__(self, source: Source, crops: Crops):
         crops.check(stream=False)
@@ -61,8 +61,9 @@ class Resident:
                 with counting:
                     self.lost += _count(whole) - _count(example)
             if example['image'].shape != shape:
-                raise UserError(f'the images differ in size ({shape}, {example["image"].shape} '
-                                '...): set image_size')
+                remedy = 'set image_size' if len(shape) == 3 else 'bring them to one'
+                raise UserError(f'the {ranks.name(shape)}s differ in size ({shape}, '
+                                f'{example["image"].shape} ...): {remedy}')
             for name, kept in self.data.items():
                 array = example.get(name)
                 if array is None or (array.shape, array.dtype) != (kept.shape[1:], kept.dtype):
@@ -244,11 +245,11 @@ class _Checked(Sequence):
 
     def __getitem__(self, i):
         example = getattr(self.examples, 'undecoded', self.examples)[i]
-        height, width, _ = example['image'].shape
+        shape = example['image'].shape[:-1]
         for target in NO_CLASS.keys() & example.keys():
             values = np.asarray(example[target])
-            if target == 'mask' and values.shape != (height, width):
-                raise UserError(f'the image at position {i} has {height} x {width} pixels, its '
+            if target == 'mask' and values.shape != shape:
+                raise UserError(f'the image at position {i} has {shape[0]} x {shape[1]} pixels, its '
                                 f'mask {list(values.shape)}: a mask has a class for each pixel')
             check_classes(i, target, values, self.classes)
         if 'boxes' in example:

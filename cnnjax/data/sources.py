@@ -1,4 +1,4 @@
-"""The data sources by name: digits, photographs, a user's files and tensorflow-datasets."""
+"""The data sources by name: digits, photographs, clips, a user's files and tensorflow-datasets."""
 
 import functools
 import os
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from cnnjax import cluster
 from cnnjax.data import (
+    clips,
     coins,
     csv_files,
+    digit_outlines,
     digit_scenes,
     digits,
     layouts,
@@ -29,6 +31,9 @@ OWN_TAGS = ('csv', 'npz')  # Other sets have tags if they have boxes.
 SHIPPED = {
     'digits': {'label': digits.load},
     'photos': {'label': photos.load},
+    'digit_outlines': {'label': digit_outlines.load},
+    'clips': {'label': clips.load},
+    'clip_frames': {'label': functools.partial(clips.load, still=True)},
     'digit_scenes': {target: functools.partial(digit_scenes.load, target=target)
                      for target in ('mask', 'boxes')},
     'coins': {'mask': coins.load},

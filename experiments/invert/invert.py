@@ -60,7 +60,8 @@ def run(config, directory):
     """
     check(config)
     parallel.data_mesh(config.devices)  # raises an error if there are fewer
-    network = trained.load(config.source, config.checkpoint, config.name)
+    network = trained.load(config.source, config.checkpoint, config.name).of_images(
+        'an inversion')
     if config.size:  # Check before pictures are made this large.
         check_size(config, network, (config.size, config.size, network.image_shape[-1]))
     names, images = zip(*load(config, network), strict=True)

@@ -31,7 +31,8 @@ def run(config, directory):
     if a layer does not exist.
     """
     check(config)
-    network = trained.load(config.source, config.checkpoint, config.name)
+    network = trained.load(config.source, config.checkpoint, config.name).of_images(
+        'a microscope')
     with_rule(network.net, config.rule)  # raises an error if the network has not such ReLUs
     whole = summary.summarize(network.net, network.image_shape)
     rows = {row.name: row for row in whole.rows if row.shape is not None}

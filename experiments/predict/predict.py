@@ -31,7 +31,8 @@ def run(config, directory):
     """
     limits.check(config, LIMITS)
     paths = find(config.pictures)
-    network = trained.load(config.source, config.checkpoint, config.name)
+    network = trained.load(config.source, config.checkpoint, config.name).of_images(
+        'predicting on files')
     given = {field: config[field] for field in views.LIMITS if config[field] is not None}
     network = network._replace(evaluation=network.evaluation | given)
     views.check(views.Views.of(network.evaluation), network.task, predict.crops(network))
