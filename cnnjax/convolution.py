@@ -83,7 +83,8 @@ def _of_volumes(x, kernel, strides, padding, dilation, groups, options):
     x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0)))
     batch, depth, features = x.shape[0], len(kernel), kernel.shape[-1]
     last = x.shape[1] - (depth - 1) * dilation[0]  # the slice after the last that begins a window
-    seen = [x[:, first:first + last:strides[0]] for first in range(0, depth * dilation[0], dilation[0])]
+    seen = [x[:, first:first + last:strides[0]]
+            for first in range(0, depth * dilation[0], dilation[0])]
     # Each group of channels stays together.
     seen = jnp.stack([each.reshape(*each.shape[:-1], groups, -1) for each in seen], -2)
     size = seen.shape[1]

@@ -81,7 +81,8 @@ def read(directory: str | Path, complete: bool = True) -> Dataset | None:
                                        whitening.read(directory, digest) if digest else None)
         splits = {split: data.Identity.of_summary({**summary, 'classes': classes})
                   for split, summary in values.get('splits', {}).items()}
-        if len(image_shape) not in ranks.NAMES or min(image_shape) < 1 or not normalize.fits(image_shape):
+        if (len(image_shape) not in ranks.NAMES or min(image_shape) < 1
+                or not normalize.fits(image_shape)):
             raise ValueError(f'image_shape {image_shape}, mean {values["mean"]}')
         if not (np.isfinite(normalize.mean).all() and np.isfinite(normalize.std).all()
                 and (normalize.std > 0).all()):

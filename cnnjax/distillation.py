@@ -98,7 +98,8 @@ class Teaching(NamedTuple):
     def __call__(self, variables: Any, examples: Any, step: Any) -> dict[str, Any]:
         teacher, images = self.teacher._replace(variables=variables), examples['image']
         own: Any = self.normalize
-        if all(np.array_equal(a, b) for a, b in zip(own, teacher.normalize, strict=True)):
+        theirs: Any = teacher.normalize
+        if all(np.array_equal(a, b) for a, b in zip(own, theirs, strict=True)):
             teacher = teacher._replace(normalize=UNCHANGED)
         else:
             images = own.inverse(images)

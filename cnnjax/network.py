@@ -168,9 +168,11 @@ class Network(NamedTuple):
             yield
         except (FlaxError, ValueError, TypeError, ZeroDivisionError) as error:
             reason = f': {error}' if isinstance(error, UserError) else ''
+            given, own = (' x '.join(map(str, shape))
+                          for shape in (images.shape[1:-1], self.image_shape[:-1]))
             raise UserError(
-                f'images of {" x ".join(map(str, images.shape[1:-1]))} pixels do not fit this '
-                f'network, which was trained on {" x ".join(map(str, self.image_shape[:-1]))}{reason}. '
+                f'images of {given} pixels do not fit this network, which was trained on '
+                f'{own}{reason}. '
                 'Resize them; `taps` gives the activations before the first full layer') from error
 
 

@@ -125,7 +125,8 @@ def opened(network: Network, picture: Picture) -> images.Picture | np.ndarray:
         return images.Picture(picture, mode=modes[channels])
     if np.ndim(picture) != len(network.image_shape):
         taken = ranks.axes(network.image_shape).removeprefix('N, ')
-        raise UserError(f'a picture of shape {list(np.shape(picture))}: the network takes [{taken}]')
+        raise UserError(f'a picture of shape {list(np.shape(picture))}: the network takes '
+                        f'[{taken}]')
     return np.asarray(network.checked(np.asarray(picture)[None])[0])
 
 

@@ -1,7 +1,5 @@
 """Pictures of examples, for figures: a sequence as curves, a volume as a strip of its slices."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -44,6 +42,6 @@ def _curves(sequence: np.ndarray) -> np.ndarray:
     across = np.linspace(0.02, 0.98, count) * LINE * width
     for values, color in zip(sequence.T, class_colors(sequence.shape[1]), strict=True):
         down = (0.95 - 0.9 * values) * LINE * height
-        points: Sequence = [*zip(across.tolist(), down.tolist(), strict=True)]
-        brush.line(points if count > 1 else points * 2, tuple((255 * color).astype(int)), LINE)
+        points: list = [*zip(across.tolist(), down.tolist(), strict=True)]
+        brush.line(points if count > 1 else 2 * points, tuple((255 * color).astype(int)), LINE)
     return np.asarray(canvas.resize((width, height), Image.Resampling.BOX))

@@ -56,8 +56,8 @@ def augment(key: jax.Array, positions: jax.Array, examples: Mapping[str, jax.Arr
     number of devices, and for sets on the devices and streams, whose host only cuts pictures of
     any size to the images that come here.
 
-    Sequences [N, T, C] and volumes [N, D, H, W, C] are padded, cut and mirrored along their own axes;
-    the other changes are for images (see ranks.py).
+    Sequences [N, T, C] and volumes [N, D, H, W, C] are padded, cut and mirrored along their own
+    axes; the other changes are for images (see ranks.py).
 
     Args:
       positions: int [N], the examples' places in the global batch, which seed what is random.

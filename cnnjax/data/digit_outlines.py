@@ -35,4 +35,4 @@ def outline(scan: np.ndarray) -> np.ndarray:
     places = np.arange(LENGTH) / LENGTH * along[-1]
     points = np.stack([np.interp(places, along, values) for values in closed.T], 1)
     middle = (np.array(scan.shape) + 1) / 2  # with the border of one pixel
-    return np.float32((points - middle) / (np.array(scan.shape) / 4))
+    return ((points - middle) / (np.array(scan.shape) / 4)).astype(np.float32)

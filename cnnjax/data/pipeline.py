@@ -249,8 +249,8 @@ class _Checked(Sequence):
         for target in NO_CLASS.keys() & example.keys():
             values = np.asarray(example[target])
             if target == 'mask' and values.shape != shape:
-                raise UserError(f'the image at position {i} has {shape[0]} x {shape[1]} pixels, its '
-                                f'mask {list(values.shape)}: a mask has a class for each pixel')
+                raise UserError(f'the image at position {i} has {shape[0]} x {shape[1]} pixels, '
+                                f'its mask {list(values.shape)}: a mask has a class for each pixel')
             check_classes(i, target, values, self.classes)
         if 'boxes' in example:
             objects.check(example, i)
