@@ -32,12 +32,10 @@ def get_config():
     #           faster_rcnn: also 'frozen', whose statistics, scale and bias stay
     model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
-    model.relu = placeholder(str)  # 'relu', or 'relu6', which clips at 6, as in timm's MobileNet
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images);
     #           resnet: also 333 (three 3x3 and pool)
     model.relu = placeholder(str)  # 'relu', 'elu', or 'relu6', which ends at 6 (timm's MobileNet)
     model.iterations = placeholder(int)  # recurrent_cnn: steps after the first, the paper's T
-    model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images)
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
     model.auxiliary_weight = placeholder(float)  # googlenet, dsn, fcn_resnet50: of auxiliary losses
     model.pieces = placeholder(tuple)  # maxout: the linear pieces of a unit, of each convolution;

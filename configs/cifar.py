@@ -130,7 +130,8 @@ PAPER = {
 # The networks that have a recipe, beside any densenet_... and resnet..._stochastic.
 RECIPES = (*PAPER, 'fractalnet40', 'fractalnet_slim5', 'fractalnet_slim10', 'fractalnet_slim20',
            'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'fmp12_160', 'fmp12_64',
-           'convnet', 'elu_net_finetune', 'elu_net_finetune2')
+           'convnet', 'elu_net_finetune', 'elu_net_finetune2', 'fitnet1', 'fitnet2', 'fitnet3',
+           'fitnet1_hint', 'fitnet2_hint', 'fitnet3_hint', 'fitnet4_hint', 'fitnet4_plain')
 
 # The recipe of a network is that of the longest of these names with which its own begins.
 FAMILIES = {
@@ -157,6 +158,7 @@ FAMILIES = {
     'dropconnect': recipes.dropconnect,
     'dsn': recipes.dsn,
     'generalized_pooling': recipes.generalized_pooling,
+    'fitnet': recipes.fitnet,
 }
 
 
@@ -169,7 +171,7 @@ def get_config(network='resnet20'):
         raise UserError(f"no recipe for '{network}' on CIFAR: take {', '.join(RECIPES)}, another "
                         f'densenet_... or resnet..._stochastic{suggest(network, RECIPES)}')
     config.model.name = network
-    for ending in ('_stochastic', '_finetune', '_finetune2'):
+    for ending in ('_stochastic', '_finetune', '_finetune2', '_hint', '_plain'):
         config.model.name = config.model.name.removesuffix(ending)
     config.flip = True
     config.padding = 4
@@ -177,6 +179,8 @@ def get_config(network='resnet20'):
     recipe = 'stochastic_depth' if network.endswith('_stochastic') else max(
         (family for family in FAMILIES if network.startswith(family)), key=len)
     FAMILIES[recipe](config)
+    if network.startswith('fitnet'):
+        recipes.STAGES[network.partition('_')[2]](config)
     if svhn:
         recipes.street_view(config)
     return config

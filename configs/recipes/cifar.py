@@ -340,3 +340,50 @@ def dsn(config):
     generalized_pooling(config)
     config.loss = 'squared_hinge'
     config.layer_rates = 'cccp6: 0.1, svm1: 0.001, svm2: 0.001, svm3: 0.001'
+
+
+def fitnet(config):
+    """Romero et al. 2014, sections 3.1 and A.1.2: whitened images, mirrored but not moved, and
+    RMSprop, whose decay and epsilon are our choice. The paper stops when the validation error has
+    not fallen for 100 epochs; ours takes its largest number of epochs."""
+    config.whiten = True
+    config.padding = 0
+    config.batch_size = 128
+    config.epochs = 500.0
+    config.optimizer = 'rmsprop'
+    config.momentum = 0.0
+    config.rmsprop_epsilon = 1e-8
+    config.learning_rate = 0.005
+    config.weight_decay = 0.0
+
+
+def hints(config):
+    """The first stage (equation 3): the middle layer of a FitNet learns to predict the second layer
+    of its teacher, a maxout network (Table 7). Give it as --config.teacher."""
+    config.loss = 'hint'
+    config.guided_layer = {'fitnet1': 'maxout6', 'fitnet2': 'maxout6', 'fitnet3': 'maxout8',
+                           'fitnet4': 'maxout11'}[config.model.name]
+    config.hint_layer, config.hint_activation = 'maxout1', 'maxout'
+
+
+def taught(config):
+    """The second stage (equation 2), which starts from the first, --config.init_from, and has the
+    same --config.teacher: the weight of the teacher falls from 4 to 1 in 500 epochs."""
+    config.loss = 'cross_entropy+4*distillation'
+    config.temperature = 3.0
+    config.distillation_fall, config.distillation_last = config.epochs, 1.0
+
+
+def untaught(config):
+    """No teacher, but LSUV's weights (Mishkin & Matas 2015, section 4.1, https://arxiv.org/abs/
+    1511.06422, from memory): 230 epochs of SGD, and images that are moved, too."""
+    config.init = 'lsuv'
+    config.padding = 4
+    config.optimizer, config.momentum, config.rmsprop_epsilon = 'sgd', 0.9, 1.0
+    config.epochs = 230.0
+    config.learning_rate = 0.01
+    config.drops = (100, 150, 200)
+    config.weight_decay = 5e-4
+
+
+STAGES = {'hint': hints, '': taught, 'plain': untaught}  # what follows a FitNet's name
