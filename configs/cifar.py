@@ -10,7 +10,9 @@ more on CIFAR-10+); its weight decay is not published. NIN and All-CNN see white
 the papers (global contrast normalization and ZCA: whiten). No paper has errors of fractalnet40 or
 of convnet, CS231n's first example. The paper's error of elu_net is that of three trainings with
 ever more dropout: elu_net, then elu_net_finetune and elu_net_finetune2, which start from the
-weights of the one before: --config.init_from=runs/elu_net.
+weights of the one before: --config.init_from=runs/elu_net. FitNets learn from a teacher, the
+network maxout, in two stages: fitnet4_hint with --config.teacher=runs/maxout, then fitnet4 with
+the same teacher and --config.init_from=runs/fitnet4_hint; fitnet4_plain does without.
 
 CIFAR-100: --config.dataset=cifar100. Without augmentation: --config.flip=False --config.padding=0;
 DenseNets then also --config.model.dropout=0.2. "++" (reflection): --config.padding_mode=reflect.
@@ -54,6 +56,8 @@ TARG = 'Targ et al. 2016, Tables 1 and 2, https://arxiv.org/abs/1603.08029'
 GOODFELLOW = 'Goodfellow et al. 2013, Tables 3 to 6, https://arxiv.org/abs/1302.4389'
 WAN = 'Wan et al. 2013, section 6, https://proceedings.mlr.press/v28/wan13.html'
 SUPERVISED = 'Lee et al. 2014, section 4, https://arxiv.org/abs/1409.5185'
+ROMERO = 'Romero et al. 2014, Tables 1 to 3, https://arxiv.org/abs/1412.6550'
+MISHKIN = 'Mishkin & Matas 2015, https://arxiv.org/abs/1511.06422'
 POOLING = 'Lee et al. 2016, Table 1, https://arxiv.org/abs/1509.08985'
 THREE = 'mean of 3 runs'
 BEST_VALIDATION = 'at the epoch of the lowest validation error'
@@ -122,6 +126,9 @@ PAPER = {
     'dropconnect':          row(9.32,  X,        X,     X, 1.94, source=WAN,
                                 measured='12 networks vote on CIFAR-10, 5 on SVHN; one network: '
                                 '11.10 +- 0.13 and 2.23 +- 0.04'),
+    'fitnet3':              row(   X,  X,       X,    X, 2.42, source=ROMERO),
+    'fitnet4':              row(8.39, 35.04, source=ROMERO),
+    'fitnet4_plain':        row(6.06, 29.96, source=MISHKIN),
     'dsn':                  row(7.97,  X,     9.69, 34.57, 1.92, source=SUPERVISED),
     'generalized_pooling_mixed': row(6.62, X, 8.09, 33.51, 1.77, source=POOLING, measured=THREE),
     'generalized_pooling_gated': row(6.36, X, 7.90, 33.22, 1.74, source=POOLING, measured=THREE),
@@ -130,8 +137,8 @@ PAPER = {
 # The networks that have a recipe, beside any densenet_... and resnet..._stochastic.
 RECIPES = (*PAPER, 'fractalnet40', 'fractalnet_slim5', 'fractalnet_slim10', 'fractalnet_slim20',
            'fractalnet_slim40', 'fractalnet_slim80', 'fractalnet_slim160', 'fmp12_160', 'fmp12_64',
-           'convnet', 'elu_net_finetune', 'elu_net_finetune2', 'fitnet1', 'fitnet2', 'fitnet3',
-           'fitnet1_hint', 'fitnet2_hint', 'fitnet3_hint', 'fitnet4_hint', 'fitnet4_plain')
+           'convnet', 'elu_net_finetune', 'elu_net_finetune2', 'fitnet1', 'fitnet2',
+           'fitnet1_hint', 'fitnet2_hint', 'fitnet3_hint', 'fitnet4_hint')
 
 # The recipe of a network is that of the longest of these names with which its own begins.
 FAMILIES = {

@@ -32,7 +32,7 @@ RANKS = [
      'cnnjax.reports', 'cnnjax.microscope'],
     ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata', 'cnnjax.trackers',
      'cnnjax.views'],
-    ['cnnjax.charts', 'cnnjax.network'],
+    ['cnnjax.charts', 'cnnjax.network', 'cnnjax.thumbnails'],
     ['cnnjax.step', 'cnnjax.tasks', 'cnnjax.tensors'],
     ['cnnjax.averages', 'cnnjax.lsuv', 'cnnjax.optim', 'cnnjax.parallel', 'cnnjax.plateau',
      'cnnjax.transfer', 'cnnjax.diagram', 'cnnjax.collectives', 'cnnjax.overlays', 'cnnjax.plots'],

@@ -166,9 +166,9 @@ def test_the_loss_of_a_config():
 
 @pytest.mark.parametrize(('fields', 'message'), [
     ({'loss': 'cross_entopy'},
-     "'cross_entopy' is none of cross_entropy, focal, squared_hinge; did you mean cro"),
+     "'cross_entopy' is none of cross_entropy, focal, squared_hinge, hint, distillation; did you"),
     ({'loss': 'dice'}, "loss='dice': dice compares masks: it needs task='segment'"),
-    ({'loss': 'cross_entropy+dise', 'task': 'segment'}, 'squared_hinge, dice; did you mean dice'),
+    ({'loss': 'cross_entropy+dise', 'task': 'segment'}, 'hinge, hint, dice; did you mean dice'),
     ({'loss': ''}, "'' is none of"), ({'loss': 'focal+'}, "'' is none of"),
     ({'loss': 'focal+focal'}, 'each loss once'), ({'loss': '-1*focal'}, 'a positive factor'),
     ({'loss': 'a*focal'}, 'a positive factor'), ({'loss': 'nan*focal'}, 'a positive factor'),

@@ -43,12 +43,12 @@ CONSTANT = {'model.survival': 1.0}
 NO_IMAGENET = 'its network for ImageNet is not here'
 SEARCH = 'the result of a search over recipes, not a network of its own'
 LEARNED = 'networks with learned activations are not here'
+TAUGHT = 'needs a teacher and two trainings, configs/cifar.py:fitnet4_hint and :fitnet4'
 # The papers' own best networks, where a table of others does not say which it cites.
 NIN, DSN, ALL, ELU = 'cifar/nin', 'cifar/dsn', 'cifar/allcnn_c', 'cifar/elu_net'
 POOLING = 'cifar/generalized_pooling_tree'
 RECURRENT = {'': 'cifar/recurrent_cnn160', 'SVHN': 'cifar/recurrent_cnn192'}
 HIGHWAY, STOCHASTIC = 'cifar/highway19', 'cifar/resnet110_stochastic'
-FITNET = {'C10+': 'cifar/fitnet4', 'C100+': 'cifar/fitnet4', 'SVHN': 'cifar/fitnet3'}
 FRACTIONAL = {'C10++': 'cifar/fmp12_160', 'C100++': 'cifar/fmp12_64', 'C100+': 'cifar/fmp12_64'}
 WHITENED = {'whiten': True}  # as in the first tables of wide ResNets
 # Batches of 64 gave the 4.69 % of ResNet-1001; as many epochs as with batches of 128 are our
@@ -70,7 +70,7 @@ FRACTALNET_1 = Table(
                              '27.56     -     -   6.87     -     -  1.76',
                              'cifar/competitive_multiscale'),
     'fitnet':            Row('FitNet [27]',
-                             '-     35.04     -      -  8.39     -  2.42', FITNET),
+                             '-     35.04     -      -  8.39     -  2.42', remark=TAUGHT),
     'dsn':               Row('Deeply Supervised [18]',
                              '-     34.57     -   9.69  7.97     -  1.92', DSN),
     'allcnn':            Row('All-CNN [30]',
@@ -166,7 +166,7 @@ RESNET_6 = Table(
     'maxout':     Row('Maxout [10]',               '9.38', 'cifar/maxout'),
     'nin':        Row('NIN [25]',                  '8.81', NIN),
     'dsn':        Row('DSN [24]',                  '8.22', DSN),
-    'fitnet':     Row('FitNet [35], 19 layers',    '8.39', 'cifar/fitnet4'),
+    'fitnet':     Row('FitNet [35], 19 layers',    '8.39', remark=TAUGHT),
     'highway19':  Row('Highway [42, 43], 19 layers', '7.54', 'cifar/highway19',
                       remark='the best of several runs, 7.72 ± 0.16'),
     'highway32':  Row('Highway [42, 43], 32 layers', '8.80', 'cifar/highway32'),
