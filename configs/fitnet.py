@@ -7,8 +7,9 @@
 These are the two stages of FitNets (Romero et al. 2014, https://arxiv.org/abs/1412.6550): with
 'hint' a middle layer learns to predict a layer of the teacher; 'taught' starts from there, and the
 whole network learns from the labels and from the teacher's probabilities. 'alone' learns from the
-labels only. All begin with LSUV's weights, because a narrow network of 13 layers does not learn from
-the tiny ones of the paper. The networks of the paper are in configs/cifar.py: fitnet4_hint, fitnet4.
+labels only. All begin with LSUV's weights, because a narrow network of 13 layers does not learn
+from the tiny ones of the paper. The paper's networks are in configs/cifar.py: fitnet4_hint and
+fitnet4.
 """
 
 from configs import quickstart

@@ -6,23 +6,27 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from cnnjax import lsuv, models, train
+from cnnjax import lsuv, models, train, trained
 from cnnjax.errors import UserError
 from tests.test_models import NARROW
 
 # One of every kind of network that classifies images.
-FAMILIES = ['convnet', 'nin', 'allcnn_c', 'vgg11_bn', 'resnet18', 'preact_resnet110',
-            'densenet121', 'fractalnet20', 'mobilenet_v1', 'maxout', 'highway19', 'fitnet1']
+FAMILIES = [name for name in ('convnet', 'nin', 'allcnn_c', 'vgg11', 'resnet20', 'densenet121',
+                              'preact_resnet110', 'mobilenet_v1', 'maxout', 'highway19', 'fitnet1')
+            if name in NARROW]
 
 
-def initialized(name, images, **more):
-    fields, _ = NARROW[name]
-    net = models.create(name, **fields, **more)
+# Without dropout a training computes what LSUV has seen; a loop hides its layers from this test.
+STILL = {'maxout': {'input_dropout': 0.0}, 'resnet20': {'scan': False}}
+
+
+def initialized(name, images):
+    net = models.create(name, **NARROW[name][0] | STILL.get(name, {}))
     variables = net.init(jax.random.key(0), images)
     return net, variables, lsuv.initialized(net, variables, jax.random.key(1), images)
 
 
-@pytest.mark.parametrize('name', [name for name in FAMILIES if name in NARROW])
+@pytest.mark.parametrize('name', FAMILIES)
 def test_every_layer_has_outputs_of_variance_1(name):
     shape = NARROW[name][1]
     images = np.float32(np.random.default_rng(0).normal(0.3, 2, (4, *shape)))
@@ -36,12 +40,12 @@ def test_every_layer_has_outputs_of_variance_1(name):
             seen.setdefault('/'.join(context.module.path), np.var(np.float64(outputs)))
         return outputs
 
-    def without_moving(call, arguments, options, context):
+    def without_dropout(call, arguments, options, context):
         if isinstance(context.module, nn.Dropout):
             return arguments[0]
         return call(*arguments, **options)
 
-    with nn.intercept_methods(without_moving), nn.intercept_methods(observe):
+    with nn.intercept_methods(without_dropout), nn.intercept_methods(observe):
         net.apply({**variables, 'params': params}, images, train=True, mutable=['batch_stats'],
                   rngs={'dropout': jax.random.key(2), 'drop_path': jax.random.key(3)})
     assert seen
@@ -51,7 +55,7 @@ def test_every_layer_has_outputs_of_variance_1(name):
 
 def test_weights_are_orthonormal_up_to_their_factor():
     images = np.float32(np.random.default_rng(0).normal(0, 1, (4, 8, 8, 3)))
-    _, variables, params = initialized('resnet20' if 'resnet20' in NARROW else 'convnet', images)
+    _, variables, params = initialized('resnet20', images)
     for path, kernel in traverse_util.flatten_dict(params, sep='/').items():
         if path.endswith('kernel'):
             matrix = np.float64(kernel).reshape(-1, kernel.shape[-1])
@@ -74,7 +78,6 @@ def test_a_training_starts_with_it_on_any_number_of_devices(tiny, tmp_path):
         config.update({'init': 'lsuv', 'steps': 1, 'eval_every': 0.0, 'devices': devices,
                        'learning_rate': 1e-9})
         train.train(config, str(tmp_path / str(devices)))
-        from cnnjax import trained
         first[devices] = trained.load(str(tmp_path / str(devices))).variables['params']
     for a, b in zip(*map(jax.tree.leaves, first.values()), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -214,6 +214,11 @@ COUNTS = [
      21 ** 2 * 6_144 + 9 ** 2 * 294_912 + 6 ** 2 * 115_200 + 2_160),
     ('dropconnect', {}, 24, 4_864 + 102_464 + 36 * (36_928 + 18_464) + 147_584 + 1_290, None, None),
     # Network in Network and, if any, linear classifiers of 32, 16 and 8 pixels a side, or filters.
+    # By the formula; the paper has 30 and 107 million multiplications for the first two.
+    ('fitnet1', {}, 32, 348_694, 393_784, 30_246_024),
+    ('fitnet2', {}, 32, 1_057_622, 1_102_712, 107_967_880),
+    ('fitnet3', {}, 32, 1_699_638, 1_744_728, 324_138_376),
+    ('fitnet4', {}, 32, 2_742_102, 2_787_192, 381_941_128),
     ('dsn', {}, 32, 966_986 + 10 * 192 * (32 ** 2 + 16 ** 2 + 8 ** 2) + 30, None, None),
     ('dsn', {'auxiliary_weight': 0.0}, 32, 966_986, None, 222_486_528),
     ('generalized_pooling_mixed', {}, 32, 966_986 + 2, None, 222_486_528),
@@ -847,6 +852,7 @@ NARROW = {
     'fmp6_32': ({'depth': 2, 'width': 2, 'canvas': 16}, (16, 16, 1)),
     'maxout': ({'widths': (2, 3, 2), 'hidden': (3,)}, (10, 10, 3)),
     'dropconnect': ({'widths': (2, 3, 2, 2), 'hidden': (4,), 'tests': 3}, (8, 8, 3)),
+    'fitnet1': ({'widths': ((3, 2), (4,), (3,)), 'hidden': (4,)}, (8, 8, 3)),
     'dsn': ({'widths': ((4, 3, 2), (4, 3, 3), (4, 3))}, (8, 8, 3)),
     'generalized_pooling_tree': ({'widths': ((4, 3, 2), (4, 3, 3), (4, 3))}, (8, 8, 3)),
     'highway19': ({'sizes': ((3,), (1,)), 'widths': (2, 3)}, (8, 8, 3)),

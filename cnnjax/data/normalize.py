@@ -40,7 +40,9 @@ class Normalization(NamedTuple):
           UserError: they are whitened, and their contrast is lost.
         """
         self.check_pointwise('to undo a normalization')
-        return images * self.std + self.fitting(images.shape[1:]).mean
+        std, mean = (values.reshape((1,) * (images.ndim - values.ndim) + values.shape)
+                     for values in (self.std, self.fitting(images.shape[1:]).mean))
+        return images * std + mean
 
     def undone(self, images: np.ndarray) -> np.ndarray:
         """Normalized images [N, H, W, C] as pictures, uint8. Whitened ones, whose contrast is

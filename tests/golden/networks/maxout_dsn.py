@@ -10,6 +10,8 @@ CASES = {
                                        'input_dropout': 0.0}, (3, 18, 19, 1)),
     'dropconnect': ('dropconnect', {'widths': (4, 5, 4, 3), 'hidden': (6, 5), 'drop_connect': 0.0},
                     (3, 10, 11, 3)),
+    'fitnet': ('fitnet2', {'widths': ((3, 4), (5,), (4,)), 'hidden': (4,), 'pieces': (2, 3)},
+               (3, 12, 13, 3)),
     'dsn': ('dsn', NIN, (3, 10, 11, 3)),
     'generalized_pooling': ('generalized_pooling_mixed', NIN | {'poolings': ('mixed', 'gated')},
                             (3, 10, 11, 3)),
@@ -35,6 +37,17 @@ def maxout_untied(net, x, fields):
         x = net.conv(f'h{i}', x, 1, padding) + net.own(f'h{i}_biases', 'bias').permute(2, 0, 1)
         x = pool(pieces(x, fields['pieces'][i]), window, 2, ceil=True)
     return net.dense('y', x)
+
+
+def fitnet(net, x, fields):
+    done = 0
+    for widths in fields['widths']:
+        for _ in widths:
+            done += 1
+            x = pieces(net.conv(f'conv{done}', x), fields['pieces'][0])
+        last = done == 4
+        x = x.amax((2, 3), keepdim=True) if last else pool(x, 2, 2)
+    return net.dense('softmax', pieces(net.dense('fc1', x), fields['pieces'][1]))
 
 
 def dropconnect(net, x, _):
