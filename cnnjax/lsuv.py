@@ -35,7 +35,7 @@ def initialized(net: nn.Module, variables: Any, key: jax.Array, images: jax.Arra
 
     Raises:
       UserError: no factor makes the variance of a layer's outputs 1; or a layer is in a loop of the
-        network's own.
+        network's own, or returns more than its outputs, as DropConnect's do.
     """
     scan = getattr(net, 'scan', False)
     if scan:
@@ -97,6 +97,9 @@ def _scale(layers, start, call, arguments, options, context):
     if np.shape(own['kernel']) != start[path].shape:
         raise UserError(f"init='lsuv': the layer {'/'.join(module.path)} is in a loop, which hides "
                         "its outputs: take the network without it, or init='network'")
+    if isinstance(outputs, tuple):
+        raise UserError(f"init='lsuv': the layer {'/'.join(module.path)} returns several arrays, "
+                        "not its outputs alone: take init='network'")
     layers.append(path)
     wide = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
     bias = jnp.broadcast_to(own.get('bias', jnp.zeros((), wide.dtype)), wide.shape).astype(

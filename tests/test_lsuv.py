@@ -88,3 +88,9 @@ def test_weights_from_elsewhere_are_kept(tiny, tmp_path):
     config.update({'init': 'lsuv', 'init_from': str(tmp_path)})
     with pytest.raises(UserError, match='leave one out'):
         train.train(config, str(tmp_path / 'run'))
+
+
+def test_a_layer_that_returns_more_than_its_outputs_is_refused():
+    images = np.float32(np.random.default_rng(0).normal(0, 1, (2, 8, 8, 3)))
+    with pytest.raises(UserError, match='returns several arrays'):
+        initialized('dropconnect', images)

@@ -7,6 +7,25 @@ WIDTHS = (8, 16, 32)
 # {name: (network, its fields, learning rate)}. The rates, and where dropout is left out, are chosen
 # by hand, so that each network learns.
 NARROW = {
+    'nin': ('nin', {'widths': ((24, 16, 16), (24, 24, 24), (24, 24)), 'dropout': 0.0}, 0.02),
+    'maxout': ('maxout', {'widths': (16, 24, 24), 'hidden': (32,)}, 0.005),
+    'dropconnect': ('dropconnect', {'widths': (16, 16, 24, 24), 'hidden': (64,), 'tests': 10},
+                    0.02),
+    'dsn': ('dsn', {'widths': ((24, 16, 16), (24, 24, 24), (24, 24)), 'dropout': 0.0}, 0.01),
+    'generalized_pooling': ('generalized_pooling_tree', {
+        'widths': ((24, 16, 16), (24, 24, 24), (24, 24)), 'dropout': 0.0}, 0.01),
+    'competitive': ('competitive_multiscale', {
+        'widths': ((24, 16, 16), (24, 24, 24), (24, 24)), 'dropout': 0.0}, 0.05),
+    'fitnet': ('fitnet4', {'widths': ((8,) * 4, (12,) * 4, (16,) * 3), 'hidden': (24,),
+                           'pieces': (2, 2)}, 0.005),
+    'highway': ('highway19', {'widths': (8, 12, 16)}, 0.02),
+    'elu_net': ('elu_net', {'widths': ((16,), (16, 24), (24, 32)), 'sizes': ((3,), (1, 3), (1, 3)),
+                            'dropout': (0.0, 0.0, 0.0)}, 0.02),
+    'squeezenet': ('squeezenet1_1', {'stem_width': 16, 'fires': ((8, 16), (16, 32)),
+                                     'pools': (1, 2)}, 0.02),
+    'mobilenet_v2': ('mobilenet_v2', {'blocks': ((1, 8, 1, 1), (4, 16, 1, 2), (4, 24, 1, 2)),
+                                      'stem_width': 16, 'last_width': 64}, 0.05),
+    'seresnet': ('resnet20', {'widths': WIDTHS, 'blocks': (2, 2, 2), 'reduction': 4}, 0.1),
     'recurrent_cnn': ('recurrent_cnn96', {'width': 24, 'iterations': 2, 'dropout': 0.0}, 0.02),
     'allcnn': ('allcnn_c', {'widths': (16, 32), 'input_dropout': 0.0}, 0.05),
     'fractional': ('fmp6_32', {'depth': 3, 'width': 16, 'canvas': 24}, 0.05),
@@ -29,7 +48,10 @@ NARROW = {
     'fractalnet': ('fractalnet20', {'widths': WIDTHS, 'dropout': (0.0,) * 3}, 0.02),
 }
 
-
+# Networks without batch normalization start from LSUV's weights (cnnjax/lsuv.py): with their own,
+# which are made for their own widths, some of the narrow ones do not learn.
+LSUV = ('nin', 'maxout', 'dsn', 'generalized_pooling', 'fitnet', 'highway',
+        'elu_net', 'squeezenet', 'allcnn', 'vgg11', 'fractional', 'recurrent_cnn')
 LARGE = ('vgg11', 'vgg11_bn', 'googlenet')  # These networks halve the images too often for 16.
 
 
@@ -40,6 +62,7 @@ def get_config(name):
     config.model.name, fields, config.learning_rate = NARROW[name]
     config.model.update(fields)
     config.image_size = 32 if name in LARGE else 16
+    config.init = 'lsuv' if name in LSUV else 'network'
     config.batch_size = 64
     config.epochs = 20.0
     config.schedule = 'cosine'
