@@ -143,6 +143,9 @@ def explain(file: str, config: ml_collections.ConfigDict) -> str:
     """What the config file says of itself, and every field: its value and what it does."""
     path = file.partition(':')[0]
     own, shared = fields(_source(path)), fields(_source(BASE))
+    recipes = Path(path).parent / 'recipes' / Path(path).name
+    if recipes.exists():
+        own += fields(_source(recipes))
     # A recipe of a training takes the field from base.py.
     recipe = 'experiment' not in {field.name for field in own}
     order = [field.name for field in ((*shared, *own) if recipe else (*own, *shared))]

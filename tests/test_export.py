@@ -19,10 +19,11 @@ from tests.test_models import NARROW
 # The heights of images that one network of each family takes, as its program says.
 FREE = {'nin': '8*h', 'allcnn_c': '4*h', 'resnet20': '8*h', 'preact_resnet110': '8*h',
         'densenet121': '8*h', 'mobilenet_v1': '8*h', 'unet_padded': '2*h',
-       'fcn_resnet50': '4*h', 'faster_rcnn_small': '32*h',
+        'fcn_resnet50': '4*h', 'faster_rcnn_small': '32*h',
         'yolo_v1_classifier': '8*h', 'highway19': '8*h', 'elu_net': '8*h',
         'recurrent_cnn96': '8*h', 'competitive_multiscale': '8*h', 'rir18_wide': '8*h',
-        'resnet50d': '16*h', 'wide_resnet16_8': '8*h'}
+        'resnet50d': '16*h', 'wide_resnet16_8': '8*h', 'mobilenet_v2': '8*h',
+        'squeezenet1_1': '2*h', 'dsn': '8*h', 'generalized_pooling_tree': '8*h'}
 
 
 def made(name, fields, shape, mean=(0.5,), task=None):

@@ -358,7 +358,7 @@ def test_rcnn_sees_pixels_around_a_proposal():
     variables = drawn(net, 100)
     with nn.intercept_methods(intercept):
         net.apply(variables, ramp, proposals=np.float32([[[20, 30, 44, 78], [0, 0, 0, 0]]]))
-    (crops,) = seen
+    crops = seen[0]
     assert crops.shape == (2, side, side, 3)
     # 48 pixels are 48 of the 80, with 16 on either side; a pixel's centre is at 0.5.
     np.testing.assert_allclose(crops[0, :, 40, 0], np.arange(side) + 30 - 16, atol=1e-3)

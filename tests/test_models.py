@@ -342,7 +342,7 @@ def test_counts(name, fields, side, count, of_hundred, operations):
         assert size(params) == count
     if of_hundred is not None:
         # That the number of classes changes the last layer alone has its own test.
-        features, classes = params['fc']['kernel'].shape
+        features, classes = params['softmax' if 'softmax' in params else 'fc']['kernel'].shape
         assert classes == 10
         assert size(params) + 90 * (features + 1) == of_hundred
     if operations is not None:

@@ -17,6 +17,7 @@ import cnnjax
 import experiments
 from cnnjax import models
 from configs import imagenet
+from configs.recipes.tables import TABLES
 
 ROOT = Path(__file__).parent.parent
 PAGES = {str(path.relative_to(ROOT)): path.read_text()
@@ -72,7 +73,7 @@ def test_what_a_page_names_exists(page):
     for link in re.findall(r'\]\(([^)#]+)[^)]*\)', text):
         assert (ROOT / page).parent.joinpath(link).exists(), link
     for name in re.findall(r'\b(?:resnet|vgg|densenet|fractalnet)\w*\d\w*', text):
-        assert name in models.names() or name in imagenet.RECIPES
+        assert name in models.names() or name in imagenet.RECIPES or name in TABLES
     for block in blocks(page, 'python'):
         ast.parse(block)
 

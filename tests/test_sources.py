@@ -206,7 +206,8 @@ def test_a_split_of_bad_images(photos):
     ('digits', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder"),
     ('cifar10', {'bad_images': 'skip'}, "bad_images=skip: .* dataset=folder"),
     ('coins', {}, 'dataset=coins has no label for each image, only a mask .config.task='
-     'segment learns masks.; these data sets do: digits, photos, folder, some of'),
+     'segment learns masks.; these data sets do: digits, photos, digit_outlines, clips, '
+     'clip_frames, folder, some of'),
     ('coins', {'target': 'boxes'}, 'dataset=coins has no boxes for each image, only a mask .*'
      'do: digit_scenes, folder, some of tensorflow-datasets'),
     ('folder', {'bad_boxes': 'none'}, "bad_boxes is 'error' or 'skip', not 'none'"),

@@ -104,6 +104,10 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
             target == 'tags' else 'a class for each image is [N] or [N, 1]; task=multilabel learns '
             'several'))
     gray = images.ndim == 3 and images.dtype == np.uint8
+    if images.ndim == 3 and not gray and images.shape[1] == images.shape[2]:
+        raise UserError(f'{file}: {images.dtype} {list(images.shape)} are most likely gray images: '
+                        'images are uint8, not divided by 255. To sequences that are as long as '
+                        'they have channels add a step')
     images = images[..., None] if gray else images
     texts = np.unique(learned) if labels.dtype.kind == 'U' else None
     if names is not None:

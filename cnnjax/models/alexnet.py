@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from cnnjax import layers
 from cnnjax.errors import UserError
 
+FORMS = ('krizhevsky', 'zeiler', 'torchvision')
 BIASES = (0, 1, 0, 1, 1)  # section 5: ones give the ReLUs positive inputs at first
 
 
@@ -60,6 +61,8 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
+        if self.form not in FORMS:
+            raise UserError(f'AlexNet: form is one of {", ".join(FORMS)}, not {self.form!r}')
         for before, width, groups in zip(self.widths[:1] + self.widths, self.widths, self.groups,
                                          strict=False):
             if groups > 1 and (before % groups or width % groups):
