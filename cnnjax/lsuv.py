@@ -3,10 +3,11 @@ https://arxiv.org/abs/1511.06422): orthonormal weights, then layer by layer in f
 factor on each layer's weights that makes the variance of its outputs for the first batch 1.
 
 A layer is any module with a parameter 'kernel': convolutions and full layers, those of users too.
-All other parameters keep their initial values. The paper divides by the standard deviation again
-and again; the outputs are linear in the weights, so here the factor is computed at once. Dropout is
-off, and batch normalization uses the statistics of the batch, as in the first step of the training.
-A layer that is used several times gets the factor of its first use.
+Where one returns several arrays, as DropConnect's does, its outputs are the first. All other
+parameters keep their initial values. The paper divides by the standard deviation again and again;
+the outputs are linear in the weights, so here the factor is computed at once. Dropout is off, and
+batch normalization uses the statistics of the batch, as in the first step of the training. A layer
+that is used several times gets the factor of its first use.
 """
 
 import functools
@@ -35,7 +36,7 @@ def initialized(net: nn.Module, variables: Any, key: jax.Array, images: jax.Arra
 
     Raises:
       UserError: no factor makes the variance of a layer's outputs 1; or a layer is in a loop of the
-        network's own, or returns more than its outputs, as DropConnect's do.
+        network's own.
     """
     scan = getattr(net, 'scan', False)
     if scan:
@@ -91,17 +92,16 @@ def _scale(layers, start, call, arguments, options, context):
         return moving.apply(module.variables, arguments[0], use_running_average=False,
                             mutable=['batch_stats'])[0]
     path = (*module.path, 'kernel')
-    if path in layers or not module.has_variable('params', 'kernel'):
+    if path in layers or path not in start:
         return outputs
     own = module.variables['params']
     if np.shape(own['kernel']) != start[path].shape:
         raise UserError(f"init='lsuv': the layer {'/'.join(module.path)} is in a loop, which hides "
                         "its outputs: take the network without it, or init='network'")
-    if isinstance(outputs, tuple):
-        raise UserError(f"init='lsuv': the layer {'/'.join(module.path)} returns several arrays, "
-                        "not its outputs alone: take init='network'")
     layers.append(path)
-    wide = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    several = isinstance(outputs, tuple)
+    sums = outputs[0] if several else outputs
+    wide = sums.astype(jnp.promote_types(sums.dtype, jnp.float32))
     bias = jnp.broadcast_to(own.get('bias', jnp.zeros((), wide.dtype)), wide.shape).astype(
         wide.dtype)
     linear = wide - bias
@@ -109,4 +109,6 @@ def _scale(layers, start, call, arguments, options, context):
     a, b, c = linear.var(), ((linear - linear.mean()) * bias).mean(), bias.var()
     factor = (jnp.sqrt(b ** 2 + a * (1 - c)) - b) / a
     module.put_variable('params', 'kernel', factor.astype(own['kernel'].dtype) * own['kernel'])
-    return (factor * linear + bias).astype(outputs.dtype)
+    if several:
+        return module.clone(parent=None).apply(module.variables, *arguments, **options)
+    return (factor * linear + bias).astype(sums.dtype)

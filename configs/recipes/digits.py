@@ -50,8 +50,8 @@ NARROW = {
 
 # Networks without batch normalization start from LSUV's weights (cnnjax/lsuv.py): with their own,
 # which are made for their own widths, some of the narrow ones do not learn.
-LSUV = ('nin', 'maxout', 'dsn', 'generalized_pooling', 'fitnet', 'highway',
-        'elu_net', 'squeezenet', 'allcnn', 'vgg11', 'fractional', 'recurrent_cnn')
+LSUV = ('nin', 'maxout', 'dropconnect', 'dsn', 'generalized_pooling', 'fitnet', 'elu_net',
+        'squeezenet', 'allcnn', 'vgg11', 'fractional', 'recurrent_cnn')
 LARGE = ('vgg11', 'vgg11_bn', 'googlenet')  # These networks halve the images too often for 16.
 
 
