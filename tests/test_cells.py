@@ -69,7 +69,7 @@ def test_a_table_is_killed_and_resumed_with_one_data_set_missing(tmp_path, monke
         tables.sweep(config, place)
     found = contents(tmp_path / 'table')
     assert found['resnet', 'digits']['state'] == 'finished'
-    assert found['drop_path', 'digits']['state'] == 'not run yet'
+    assert found['drop_path', 'digits']['state'] == 'not finished'
     before = (tmp_path / 'table' / 'resnet,digits,epochs=0.2,seed0' / 'metrics.jsonl').read_text()
     tables.tell.cache_clear()
     capsys.readouterr()
@@ -165,7 +165,7 @@ def test_a_table_is_one_array_of_slurm(slurm, tmp_path, capsys):  # noqa: F811
     assert 'job 4242: an array of 3 runs' in output
     assert f'table, as the runs finish: {tmp_path}/table/table.md' in output
     assert {cell['state'] for cell in contents(tmp_path / 'table').values()} == {
-        'not run yet', 'no network', ''}
+        'not finished', 'no network', ''}
     delayed = pickle.loads((tmp_path / 'table/submitit/4242_0_submitted.pkl').read_bytes())
     job = delayed.function
     assert job.label == 'resnet,digits,seed0'

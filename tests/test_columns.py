@@ -127,7 +127,7 @@ def test_every_cell_is_a_valid_training_of_its_setting(table, row, column):
     assert config.dataset == dataset
     assert plan.plan(config, of.examples).steps > 0
     if augmentation and dataset != 'imagenet2012':
-        assert config.padding > 0
+        assert config.padding > 0 or config.crop_size
     elif dataset != 'imagenet2012':
         assert {config.flip, config.padding, config.color, config.rotation} == {0}
     net = models.create(**config.model)

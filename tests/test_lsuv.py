@@ -12,12 +12,14 @@ from tests.test_models import NARROW
 
 # One of every kind of network that classifies images.
 FAMILIES = [name for name in ('convnet', 'nin', 'allcnn_c', 'vgg11', 'resnet20', 'densenet121',
-                              'preact_resnet110', 'mobilenet_v1', 'maxout', 'highway19', 'fitnet1', 'dropconnect')
+                              'preact_resnet110', 'mobilenet_v1', 'maxout', 'highway19', 'fitnet1',
+                              'dropconnect')
             if name in NARROW]
 
 
 # Without dropout a training computes what LSUV has seen; a loop hides its layers from this test.
-STILL = {'maxout': {'input_dropout': 0.0}, 'dropconnect': {'drop_connect': 0.0}, 'resnet20': {'scan': False}}
+STILL = {'maxout': {'input_dropout': 0.0}, 'dropconnect': {'drop_connect': 0.0},
+         'resnet20': {'scan': False}}
 
 
 def initialized(name, images):

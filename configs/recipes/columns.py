@@ -10,6 +10,10 @@ from cnnjax.errors import UserError
 from configs.recipes import cifar
 
 
+class NoSetting(UserError):
+    """The paper of a network has no training in this setting."""
+
+
 class Data(NamedTuple):
     """A data set, by its name in a config."""
 
@@ -33,9 +37,10 @@ def apply(config, setting):
     the setting of a column.
 
     Raises:
-      UserError: the paper of this network has no such augmentation.
+      NoSetting: the paper of this network has no such augmentation.
     """
     dataset, augmentation = SETTINGS[setting]
+    name = config.model.name
     if dataset == config.dataset == 'imagenet2012':
         return
     config.dataset = dataset
@@ -45,13 +50,17 @@ def apply(config, setting):
         config.flip, config.padding = False, config.image_size // 8 if augmentation else 0
     elif not augmentation:
         config.flip, config.padding = False, 0
-        if config.model.name.startswith('densenet'):
+        if config.crop_size:
+            raise NoSetting(f'{name} sees random crops: its paper has no training without them')
+        if name.startswith('densenet'):
             config.model.dropout = 0.2  # Huang et al. 2016, section 4.2
     else:
-        if not config.padding:  # The recipe has no augmentation by itself.
+        if not config.padding and not config.crop_size:  # The recipe has no augmentation by itself.
             config.flip, config.padding = True, 4
         if augmentation == '++':
             heavy(config)
+    if dataset == 'cifar100' and name == 'dsn':
+        config.loss = 'cross_entropy'  # as in the authors' released solver
 
 
 def heavy(config):
@@ -70,7 +79,7 @@ def heavy(config):
         config.scale, config.rotation = (0.8, 1.25), 15.0
         config.color = 0.1
     else:
-        raise UserError(f"{name} has no '++': its paper has no more than translations and mirror "
+        raise NoSetting(f"{name} has no '++': its paper has no more than translations and mirror "
                         'images')
 
 

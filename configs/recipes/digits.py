@@ -4,25 +4,25 @@ digits of scikit-learn. No paper has them: sizes and lengths are our choice."""
 from configs import base
 
 WIDTHS = (8, 16, 32)
+MLPCONV = ((24, 16, 16), (24, 24, 24), (24, 24))  # Network in Network's
 # {name: (network, its fields, learning rate)}. The rates, and where dropout is left out, are chosen
 # by hand, so that each network learns.
 NARROW = {
-    'nin': ('nin', {'widths': ((24, 16, 16), (24, 24, 24), (24, 24)), 'dropout': 0.0}, 0.02),
-    'maxout': ('maxout', {'widths': (16, 24, 24), 'hidden': (32,)}, 0.005),
+    'nin': ('nin', {'widths': MLPCONV, 'dropout': 0.0}, 0.02),
+    'maxout': ('maxout', {'widths': (16, 24, 24), 'hidden': (32,), 'input_dropout': 0.0,
+                          'dropout': 0.0}, 0.01),
     'dropconnect': ('dropconnect', {'widths': (16, 16, 24, 24), 'hidden': (64,), 'tests': 10},
                     0.02),
-    'dsn': ('dsn', {'widths': ((24, 16, 16), (24, 24, 24), (24, 24)), 'dropout': 0.0}, 0.01),
-    'generalized_pooling': ('generalized_pooling_tree', {
-        'widths': ((24, 16, 16), (24, 24, 24), (24, 24)), 'dropout': 0.0}, 0.01),
-    'competitive': ('competitive_multiscale', {
-        'widths': ((24, 16, 16), (24, 24, 24), (24, 24)), 'dropout': 0.0}, 0.05),
+    'dsn': ('dsn', {'widths': MLPCONV, 'dropout': 0.0}, 0.01),
+    'generalized_pooling': ('generalized_pooling_tree', {'widths': MLPCONV, 'dropout': 0.0}, 0.01),
+    'competitive': ('competitive_multiscale', {'widths': MLPCONV, 'dropout': 0.0}, 0.05),
     'fitnet': ('fitnet4', {'widths': ((8,) * 4, (12,) * 4, (16,) * 3), 'hidden': (24,),
                            'pieces': (2, 2)}, 0.005),
-    'highway': ('highway19', {'widths': (8, 12, 16)}, 0.02),
+    'highway': ('highway19', {'widths': (8, 12, 16)}, 0.1),
     'elu_net': ('elu_net', {'widths': ((16,), (16, 24), (24, 32)), 'sizes': ((3,), (1, 3), (1, 3)),
                             'dropout': (0.0, 0.0, 0.0)}, 0.02),
     'squeezenet': ('squeezenet1_1', {'stem_width': 16, 'fires': ((8, 16), (16, 32)),
-                                     'pools': (1, 2)}, 0.02),
+                                     'pools': (1, 2), 'dropout': 0.0}, 0.01),
     'mobilenet_v2': ('mobilenet_v2', {'blocks': ((1, 8, 1, 1), (4, 16, 1, 2), (4, 24, 1, 2)),
                                       'stem_width': 16, 'last_width': 64}, 0.05),
     'seresnet': ('resnet20', {'widths': WIDTHS, 'blocks': (2, 2, 2), 'reduction': 4}, 0.1),
@@ -52,7 +52,8 @@ NARROW = {
 # which are made for their own widths, some of the narrow ones do not learn.
 LSUV = ('nin', 'maxout', 'dropconnect', 'dsn', 'generalized_pooling', 'fitnet', 'elu_net',
         'squeezenet', 'allcnn', 'vgg11', 'fractional', 'recurrent_cnn')
-LARGE = ('vgg11', 'vgg11_bn', 'googlenet')  # These networks halve the images too often for 16.
+# These networks halve the images too often for 16 pixels.
+LARGE = ('vgg11', 'vgg11_bn', 'googlenet', 'squeezenet')
 
 
 def get_config(name):

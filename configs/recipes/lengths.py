@@ -2,12 +2,13 @@
 
 
 def stretch(config, factor):
-    """Makes the training so many times as long, with all that happens at some time of it."""
+    """Multiplies the length of the training, and every time within it, by the factor."""
     config.epochs *= factor
     config.steps = round(config.steps * factor)
     config.drops = tuple(drop * factor for drop in config.drops)
     config.warmup *= factor
     config.average_start *= factor
+    config.distillation_fall *= factor
 
 
 def epochs(config, examples):

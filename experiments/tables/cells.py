@@ -1,14 +1,16 @@
 """The cells of a table: which trainings they have, and what has become of these."""
 
+import functools
 import re
 import statistics
 from typing import Any, NamedTuple
 
+from ml_collections import FrozenConfigDict
+
 from cnnjax import limits, sweeps
-from cnnjax.errors import UserError
 from configs import tables
 from configs.recipes import lengths
-from configs.recipes.columns import DATA
+from configs.recipes.columns import DATA, NoSetting
 
 UNKNOWN = '-'  # the papers' sign for a number that they do not have
 
@@ -28,6 +30,11 @@ class Cell(NamedTuple):
 
 def cells(config) -> list[Cell]:
     """All cells of the table that the config names, row by row."""
+    return _cells(FrozenConfigDict(config))
+
+
+@functools.lru_cache(1)  # A table is written anew after each training.
+def _cells(config):
     table, found = tables.named(config), []
     rows, columns = (limits.names(config[field]) for field in ('rows', 'columns'))
     for name, row in table.rows.items():
@@ -50,7 +57,7 @@ def trained_by(config, name: str, row: tables.Row, setting: str) -> tuple[dict[s
     for seed in range(config.seed, config.seed + config.seeds):
         try:
             found = tables.training(config, row, setting, seed)
-        except UserError:  # The network has no such setting, and no number in it.
+        except NoSetting:  # and no number in it
             if config.unpublished:
                 return {}, ''
             raise
@@ -72,18 +79,20 @@ def compare(config, entries: sweeps.Entries) -> dict[str, Any]:
     table, rows = tables.named(config), {}
     for cell in cells(config):
         rows.setdefault(cell.row, {})[cell.column] = _compared(cell, entries)
-    found = {'table': config.table, 'title': table.title, 'source': table.source,
-             'remark': table.remark, 'columns': list(table.columns), 'own': table.own, 'rows': [
-                 {'name': name, 'label': table.rows[name].label,
-                  'remark': table.rows[name].remark, 'cells': row} for name, row in rows.items()]}
+    compared = {'table': config.table, 'title': table.title, 'source': table.source,
+                'remark': table.remark, 'columns': list(table.columns), 'own': table.own, 'rows': [
+                    {'name': name, 'label': table.rows[name].label,
+                     'remark': table.rows[name].remark, 'cells': row}
+                    for name, row in rows.items()]}
     if table.own:
-        for row in found['rows']:
-            row |= _facts(row['cells'], entries)
+        for row in compared['rows']:
+            # A row of another one's trainings has no network of its own.
+            row |= _facts({} if table.rows[row['name']].of else row['cells'], entries)
     if table.ratio:
         label, above, below = table.ratio
-        found['rows'].append({'name': 'ratio', 'label': label, 'remark': '', 'cells': {
+        compared['rows'].append({'name': 'ratio', 'label': label, 'remark': '', 'cells': {
             column: _ratio(rows[above][column], rows[below][column]) for column in table.columns}})
-    return found
+    return compared
 
 
 def _compared(cell, entries):
@@ -111,7 +120,7 @@ def _state(cell, known, values):
         return ''
     label, entry = min(known.items(), key=lambda item: (
         'failed', 'no data', 'not finished', 'not run', 'finished').index(item[1]['state']))
-    said = {'failed': f'failed: {entry.get("message", "")}', 'not finished': 'not run yet',
+    said = {'failed': f'failed: {entry.get("message", "")}', 'not finished': 'not finished',
             'no data': f'no data: {cell.trainings[label][0].dataset}', 'not run': 'not run',
             'finished': f'no {cell.measure}'}
     return said[entry['state']]
