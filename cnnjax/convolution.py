@@ -16,6 +16,7 @@ from jax import lax
 from cnnjax import winograd
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
+LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: LAYOUT, 5: ('NDHWC', 'DHWIO', 'NDHWC')}  # by x.ndim
 STRIP = 2 ** 19  # bytes, of one image; see _strips
 # Within `with direct(True):` no convolution is computed in Winograd's tiles, or as one of other
 # images. jax.jit compiles separate programs inside and outside.
@@ -27,7 +28,8 @@ def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Sequence[int]
                          lhs_dilation: Sequence[int] | None = None,
                          rhs_dilation: Sequence[int] | None = None, dimension_numbers: Any = None,
                          feature_group_count: int = 1, **options: Any) -> jax.Array:
-    """`lax.conv_general_dilated`, with a gradient that XLA's CPU backend runs fast everywhere.
+    """`lax.conv_general_dilated` with channels last, and with a gradient that XLA's CPU backend
+    runs fast everywhere.
 
     The gradient convolutions that JAX derives have permuted dimension numbers. XLA:CPU rewrites
     them to its fast layout only in the entry computation: inside cond, switch, scan or while they
@@ -62,8 +64,8 @@ def conv_general_dilated(x: jax.Array, kernel: jax.Array, strides: Sequence[int]
             *(lhs_dilation or ()), *dilation, feature_group_count}):
         return _in_blocks(x, kernel, strides, padding, outputs, options)
     return lax.conv_general_dilated(
-        x, kernel, strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-        feature_group_count, **options)
+        x, kernel, strides, padding, lhs_dilation, rhs_dilation,
+        dimension_numbers or LAYOUTS[x.ndim], feature_group_count, **options)
 
 
 def _of_sequences(x, kernel, strides, padding, dilation, groups, options):

@@ -31,10 +31,14 @@ Taps = dict[str, jax.Array]  # Activations by the names of their layers, in forw
 _as_maps = jax.make_user_context(False)  # see `fully_convolutional`
 
 
-def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '') -> None:
-    """Raises UserError for images [N, H, W, C] of fewer than `smallest` pixels a side; `network`
-    names what needs them, and `remedy` says what helps, or why."""
+def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '',
+               flat: bool = False) -> None:
+    """Raises UserError for images [N, H, W, C] of fewer than `smallest` pixels a side, with `flat`
+    also for sequences and volumes; `network` names what needs them, and `remedy` says what helps,
+    or why."""
     sides = images.shape[1:-1]
+    if flat and len(sides) != 2:
+        raise UserError(f'{network} needs images [H, W, C], got {list(images.shape[1:])}')
     if any(n < smallest for n in sides):
         least = ' x '.join([str(smallest)] * len(sides))
         raise UserError(f'{network} needs images of at least {least}, got '
@@ -165,9 +169,13 @@ class Conv(nn.Conv):
     example: [N, T, C], [N, H, W, C] or [N, D, H, W, C]."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # In a call a module is a copy that is bound to its parameters: the next call has another.
+        # flax binds a copy of a module for each `apply`: that which a user holds does not change.
         if isinstance(self.kernel_size, int):
             object.__setattr__(self, 'kernel_size', (self.kernel_size,) * (x.ndim - 2))
+        sides: Any = self.kernel_size
+        if len(sides) != x.ndim - 2:  # flax would take the batch for an axis of an image
+            raise UserError(f'{self.name or "a convolution"} has a kernel of '
+                            f'{" x ".join(map(str, sides))} and cannot take {list(x.shape[1:])}')
         return super().__call__(x)
 
 
@@ -215,6 +223,11 @@ def same(x: jax.Array, size: int, stride: int) -> list[tuple[int, int]]:
 def subsample(x: jax.Array, stride: int) -> jax.Array:
     """Every `stride`-th pixel along each axis of [N, H, W, C]."""
     return x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
+
+
+def append_channels(x: jax.Array, count: int) -> jax.Array:
+    """x [N, ..., C] with so many channels of zeros behind its own."""
+    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, count),))
 
 
 def max_pool(x: jax.Array, size: int, stride: int, padding: int | Sequence[tuple[int, int]] = 0,
@@ -326,6 +339,8 @@ def _sides(x, size, stride, padding, ceil):
     """The padding before and after each of H and W. With `ceil`, that after includes what sticks
     out."""
     if not isinstance(padding, int):
+        if ceil:
+            raise ValueError('ceil needs the same padding on every side')
         return list(padding)
     sides = []
     for n in x.shape[1:-1]:
@@ -465,7 +480,7 @@ def fully_convolutional() -> Generator[None]:
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=layer.dtype)
         y = convolution.conv_general_dilated(
             x, kernel.reshape(side, side, channels, -1), (1, 1), ((0, 0), (0, 0)),
-            dimension_numbers=convolution.LAYOUT, precision=layer.precision)
+            precision=layer.precision)
         return y if bias is None else y + _along(bias, y)
 
     with _as_maps(True), nn.intercept_methods(intercept):

@@ -63,8 +63,7 @@ class Block(nn.Module):
             if self.shortcut == 'D' and (stride, after) != (1, before):
                 x, stride = means_of_four(x, stride, before), 1
             return self.project(self.conv(width, 1, stride, name='shortcut_conv')(x))
-        x = layers.subsample(x, stride)
-        return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, width - x.shape[-1]),))
+        return layers.append_channels(layers.subsample(x, stride), width - x.shape[-1])
 
     def project(self, x: jax.Array) -> jax.Array:
         return self.norm(name='shortcut_bn')(x)

@@ -917,3 +917,22 @@ def test_types_of_detections_under_strict_promotion(name):
         found = jax.eval_shape(detect, variables, images, jax.ShapeDtypeStruct((2, 4), 'float32'))
     assert {name: str(array.dtype) for name, array in found.items()} == {
         'boxes': 'float32', 'labels': 'int32', 'scores': 'float32'}
+
+
+@pytest.mark.parametrize('name', [name for name in NARROW if not name.startswith(
+    ('faster_rcnn', 'yolo_v1_local'))])
+@pytest.mark.parametrize('axes', [1, 3])
+def test_sequences_and_volumes(name, axes):
+    """The kernels have the rank of the examples, and no network takes the batch for an axis."""
+    fields, shape = NARROW[name]
+    net = models.create(name, **fields | ({'scan': False} if 'scan' in fields else {}))
+    x = jax.ShapeDtypeStruct((5, *shape[:1] * axes, shape[-1]), 'float32')
+    init = functools.partial(jax.eval_shape, net.init_with_output, jax.random.key(0), x)
+    if name.startswith(('lenet5', 'unet', 'fmp', 'dropconnect', 'fcn')):
+        with pytest.raises(UserError, match='needs images'):
+            init()
+    else:
+        (logits, _), variables = init()
+        assert logits.shape == (5, net.num_classes)
+        assert {array.ndim + path.startswith('pool')  # its filters are the same for all channels
+                for path, array in kernels(variables['params']).items()} <= {2, axes + 2}

@@ -40,7 +40,7 @@ def correlate(picture: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     padded = jnp.pad(jnp.asarray(picture, jnp.float32), (*sides, (0, 0)), 'edge')
     colors = convolution.conv_general_dilated(
         padded.transpose(2, 0, 1)[..., None], jnp.asarray(kernel, jnp.float32)[..., None, None],
-        (1, 1), ((0, 0), (0, 0)), dimension_numbers=convolution.LAYOUT)
+        (1, 1), ((0, 0), (0, 0)))
     return np.asarray(colors[..., 0]).transpose(1, 2, 0)
 
 

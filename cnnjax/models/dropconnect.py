@@ -21,7 +21,7 @@ AT_ONCE = 2 ** 22  # The most connections of several examples that are drawn at 
 
 
 class DropConnect(nn.Module):
-    """A full layer and its activation: [N, inputs] -> [N, features], twice, before and after it.
+    """A full layer: [N, inputs] -> two arrays [N, features], the sums and their activations.
 
     In training every weight and every bias is dropped for each example on its own, from the rng
     'dropout', and those that are left are not enlarged. An evaluation has the paper's two kinds of
@@ -101,7 +101,7 @@ class DropConnectNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
-        layers.check_size(images, 6, 'DropConnect')
+        layers.check_size(images, 6, 'DropConnect', flat=True)
         norm = partial(layers.local_response_normalization, k=1.0, alpha=0.001 / 9, n=9)
         normal = nn.initializers.normal
         taps, x = {}, images.astype(self.dtype)

@@ -40,15 +40,14 @@ class ELUNet(nn.Module):
         if len(self.dropout) != len(self.widths):
             raise UserError(f'ELUNet: {len(self.dropout)} dropout rates for {len(self.widths)} '
                             'stacks')
-        conv = partial(layers.conv, padding=0, kernel_init=nn.initializers.he_normal(),
+        conv = partial(layers.conv, kernel_init=nn.initializers.he_normal(),
                        dtype=self.dtype)
         taps, x = {}, images.astype(self.dtype)
         for i, (widths, sizes, rate) in enumerate(
                 zip(self.widths, self.sizes, self.dropout, strict=True), 1):
             for j, (width, size) in enumerate(zip(widths, sizes, strict=True), 1):
-                sides = (size - 1) // 2, size // 2
-                x = jnp.pad(x, ((0, 0), sides, sides, (0, 0)))
-                x = taps[f'conv{i}_{j}'] = conv(width, size, name=f'conv{i}_{j}')(x)
+                x = taps[f'conv{i}_{j}'] = conv(width, size, padding=layers.same(x, size, 1),
+                                                name=f'conv{i}_{j}')(x)
                 x = taps[f'elu{i}_{j}'] = self.relu(x)
                 if j == len(widths):
                     x = taps[f'pool{i}'] = self.pool(x, 2, 2, ceil=True)

@@ -53,6 +53,7 @@ class FCN(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
+        layers.check_size(images, 1, 'FCN', flat=True)
         if (len(self.hidden), len(self.skip_scales)) != (2, 2):
             raise UserError('FCN has two hidden layers, fc6 and fc7, and two skip_scales, not '
                             f'hidden={self.hidden}, skip_scales={self.skip_scales}')

@@ -65,6 +65,7 @@ class FCNResNet(resnet.ResNet):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
+        layers.check_size(images, 1, 'FCN', flat=True)
         conv, norm = resnet.parts(self, train)
         taps = {}
         x = resnet.trunk(self, conv, norm, images, train, taps)

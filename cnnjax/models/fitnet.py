@@ -49,7 +49,7 @@ class FitNet(nn.Module):
                 x = taps[f'conv{j}'] = conv(several * width, 3, name=f'conv{j}')(x)
                 x = taps[f'maxout{j}'] = layers.maxout(x, several)
             done += len(widths)
-            size = 2 if i < len(self.widths) else max(x.shape[1:3])
+            size = 2 if i < len(self.widths) else max(x.shape[1:-1])
             x = taps[f'pool{i}'] = self.pool(x, size, size, 0, i == len(self.widths))
             x = drop(self.dropout, name=f'drop{i}')(x)
         x = layers.flatten(x)

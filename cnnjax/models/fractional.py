@@ -47,6 +47,7 @@ class FractionalNet(nn.Module):
             setattr(self, f'drop{n}', nn.Dropout(self.dropout * (n - 1) / (last - 1)))
 
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
+        layers.check_size(images, 1, 'fractional max-pooling', flat=True)
         around = [self.canvas - n for n in images.shape[1:3]]
         if min(around) < 0:
             raise UserError(f'fractional max-pooling: images of {images.shape[1:3]} do not fit on '

@@ -40,7 +40,8 @@ class GatedPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param('kernel', nn.initializers.normal(0.1), (3, 3, 1))
+        kernel = self.param('kernel', nn.initializers.normal(0.1),
+                            (*(3,) * (x.ndim - 2), 1))
         return _mean(x, self.pool, nn.sigmoid(_filtered(x, kernel, self.dtype)[0]))
 
 
@@ -54,7 +55,8 @@ class TreePool(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         leaves = 2 ** (self.levels - 1)  # these filters come first, then those of the inner nodes
-        kernel = self.param('kernel', nn.initializers.normal(0.1), (3, 3, 2 * leaves - 1))
+        kernel = self.param('kernel', nn.initializers.normal(0.1),
+                            (*(3,) * (x.ndim - 2), 2 * leaves - 1))
         values = _filtered(x, kernel, self.dtype)
         nodes, gates = values[:leaves], iter(values[leaves:])
         while len(nodes) > 1:
@@ -73,12 +75,11 @@ def _mean(x, pool, share):
 def _filtered(x, kernel, dtype):
     """The products of every window with each of the filters [3, 3, count], the same for all
     channels: a list of maps. Where a window sticks out it sees zeros."""
-    count, channels = kernel.shape[-1], x.shape[-1]
+    rank, count, channels = x.ndim - 2, kernel.shape[-1], x.shape[-1]
     x, kernel = promote_dtype(x, kernel, dtype=dtype)
-    maps = convolution.conv_general_dilated(
-        x, jnp.tile(kernel[:, :, None], channels), (2, 2),
-        [(0, (n - 3) % 2) for n in x.shape[1:3]], dimension_numbers=convolution.LAYOUT,
-        feature_group_count=channels)  # the filters of a channel are neighbours
+    maps = convolution.conv_general_dilated(  # the filters of a channel are neighbours
+        x, jnp.tile(kernel[..., None, :], channels), (2,) * rank,
+        [(0, (n - 3) % 2) for n in x.shape[1:-1]], feature_group_count=channels)
     return [maps[..., i::count] for i in range(count)]
 
 

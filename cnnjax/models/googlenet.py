@@ -127,8 +127,8 @@ class GoogLeNet(nn.Module):
     @property
     def auxiliary(self) -> dict[str, float]:
         """The taps whose cross-entropies training adds to the loss: {name: weight}."""
-        weight = self.auxiliary_weight
-        return dict.fromkeys(AUXILIARY.values(), weight) if weight else {}
+        weight, modules = self.auxiliary_weight, {row[0] for row in self.inceptions}
+        return {head: weight for module, head in AUXILIARY.items() if weight and module in modules}
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:

@@ -70,7 +70,7 @@ class HighwayNet(nn.Module):
         x = plain(x, HEAD, 1)
         x = taps[f'pool{groups}'] = layers.global_average_pool(x)
         x = drop(name=f'drop{groups + 1}')(x)
-        logits = taps['ip2'] = nn.Dense(self.num_classes, kernel_init=layers.caffe_xavier,
+        logits = taps['ip2'] = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.05),
                                         dtype=self.dtype, name='ip2')(x)
         return logits, taps
 

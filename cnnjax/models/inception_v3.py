@@ -140,7 +140,8 @@ class InceptionV3(nn.Module):
     """
 
     auxiliary_weight: float  # the factor of the auxiliary loss; 0: the network has none
-    width_multiplier: float = 1.0  # of all widths, as TF-slim's depth_multiplier
+    width_multiplier: float = 1.0  # of all widths: TF-slim's depth_multiplier, but
+    # without its least width of 16
     mixed: tuple[str, ...] = tuple(MIXED)  # the modules
     dropout: float = 0.2  # before the full layer: TF-slim's; torchvision has 0.5
     num_classes: int = 1000
@@ -153,7 +154,8 @@ class InceptionV3(nn.Module):
     @property
     def auxiliary(self) -> dict[str, float]:
         """The tap whose cross-entropy training adds to the loss: {name: weight}."""
-        return {'AuxLogits': self.auxiliary_weight} if self.auxiliary_weight else {}
+        weight = self.auxiliary_weight
+        return {'AuxLogits': weight} if weight and '6e' in self.mixed else {}
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:

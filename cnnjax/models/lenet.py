@@ -89,8 +89,7 @@ class SparseConv(nn.Module):
         dense = jnp.zeros((self.size, self.size, x.shape[-1], len(self.table)), self.dtype)
         dense = dense.at[:, :, before, after].set(kernel.astype(self.dtype))
         return convolution.conv_general_dilated(
-            x, dense, (1, 1), ((0, 0), (0, 0)),
-            dimension_numbers=convolution.LAYOUT) + bias.astype(self.dtype)[None, None, None]
+            x, dense, (1, 1), ((0, 0), (0, 0))) + bias.astype(self.dtype)[None, None, None]
 
 
 class SubSampling(nn.Module):
@@ -129,7 +128,7 @@ class LeNet5(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         layers.check_size(images, 32, 'LeNet-5',
-                          'border=2 surrounds images of 28 x 28 by the background')
+                          'border=2 surrounds images of 28 x 28 by the background', flat=True)
         if self.rbf and self.num_classes > 10:
             raise UserError(f'num_classes={self.num_classes}: LeNet-5 of 1998 has codes for 10 '
                             'classes; lenet5 has any number')

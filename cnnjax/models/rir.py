@@ -21,15 +21,15 @@ from cnnjax.errors import UserError
 def residual(x: jax.Array) -> jax.Array:
     """x with zeros in place of its transient stream, the second half of its channels."""
     half = x.shape[-1] // 2
-    return jnp.pad(x[..., :half], ((0, 0), (0, 0), (0, 0), (0, half)))
+    return layers.append_channels(x[..., :half], half)
 
 
 class Block(nn.Module):
     """Two generalized residual layers and a shortcut around both (figure 1d): x -> (output, taps).
 
     The channels of x are those of the residual stream r and then as many of the transient stream t.
-    Both streams see both, in one convolution; r alone has shortcuts (equation 1). The sum of what
-    is not negative needs no ReLU.
+    Both streams see both, in one convolution; r alone has shortcuts (equation 1). No ReLU follows
+    the addition: neither term is negative.
     """
 
     width: int
@@ -75,8 +75,8 @@ class ResNetInResNet(nn.Module):
         for i, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), 2):
             if i > 2:
                 more = (width - x.shape[-1]) // 2
-                x = jnp.concatenate([jnp.pad(stream[:, ::2, ::2], ((0, 0),) * 3 + ((0, more),))
-                                     for stream in jnp.split(x, 2, -1)], -1)
+                x = jnp.concatenate([layers.append_channels(stream, more) for stream in jnp.split(
+                    layers.subsample(x, 2), 2, -1)], -1)
             for j in range(1, count + 1):
                 name = f'conv{i}_{j}'
                 x, inner = Block(width, self.relu, conv, norm, name=name)(x)

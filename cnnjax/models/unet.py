@@ -40,6 +40,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
+        layers.check_size(images, 1, 'U-Net', flat=True)
         self.check(images.shape[1:3])
         # Section 3 asks for a standard deviation of sqrt(2 / N), where N is a neuron's fan-in.
         conv = partial(layers.conv, dtype=self.dtype,
