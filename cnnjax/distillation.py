@@ -1,10 +1,10 @@
-"""Learning from a teacher, a trained network: from what it makes of the images of the classes
-(distillation), or of the images in one of its layers (hints).
+"""Learning from a trained network, the teacher: from its probabilities of the classes
+(distillation), or from the activations of one of its layers (hints).
 
 Hinton et al. 2015, https://arxiv.org/abs/1503.02531; FitNets, Romero et al. 2014, section 2,
 https://arxiv.org/abs/1412.6550.
 
-What a teacher says of an image is one more target of the example: both steps of step.py get it so.
+The teacher's answers are one more target of each example; the steps in step.py add them.
 The teacher sees the same augmented images, with its own normalization and as in an evaluation. Its
 variables are an argument of the compiled program, no part of the state, and have no gradient.
 """
@@ -99,7 +99,7 @@ class Teaching(NamedTuple):
         teacher, images = self.teacher._replace(variables=variables), examples['image']
         own: Any = self.normalize
         theirs: Any = teacher.normalize
-        if all(np.array_equal(a, b) for a, b in zip(own, theirs, strict=True)):
+        if all(map(_same, own, theirs)):
             teacher = teacher._replace(normalize=UNCHANGED)
         else:
             images = own.inverse(images)
@@ -111,6 +111,13 @@ class Teaching(NamedTuple):
             share = jnp.asarray(1 - (1 - self.last) * done, jnp.float32)
             taught = {'logits': logits, 'share': jnp.broadcast_to(share, logits.shape[:1])}
         return {**examples, 'taught': taught}
+
+
+def _same(a, b):
+    """Whether two fields of a Normalization agree up to the rounding of different machines."""
+    if a is None or b is None:
+        return a is b
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max())
 
 
 class Guided(nn.Module):

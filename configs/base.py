@@ -21,11 +21,10 @@ def get_config():
     model.widths = placeholder(tuple)  # channels per group (vgg), stage, block or level (unet)
     model.dropout = placeholder(object)  # the dropout rate; fractalnet, elu_net: one per block
     model.dropout_layers = placeholder(str)  # elu_net: the 'last' layer of a stack drops, or 'all'
-    model.input_dropout = placeholder(float)  # allcnn, highway: the rate of the input pixels
-    model.blocks = placeholder(tuple)  # resnet: how many blocks each stage has; mobilenet: (stride,
-    #           width) of each
-    model.dropout = placeholder(object)  # the dropout rate; fractalnet takes one rate per block
-    model.input_dropout = placeholder(float)  # allcnn, maxout, fitnet: dropout rate of the pixels
+    model.input_dropout = placeholder(float)  # allcnn, highway, maxout, fitnet: the rate of the
+    #           input pixels
+    model.blocks = placeholder(tuple)  # resnet: how many blocks each stage has; mobilenet_v1:
+    #           (stride, width) of each; mobilenet_v2: (t, c, n, s) of each group
     model.hidden = placeholder(tuple)  # vgg, alexnet, maxout, dropconnect, fitnet: widths of
     #           the hidden full layers; (): none
     model.norm = placeholder(str)  # unet, yolo: 'none' (the papers), 'batch' after convolutions;
@@ -36,8 +35,6 @@ def get_config():
     #           resnet: also 333 (three 3x3 and pool)
     model.relu = placeholder(str)  # 'relu', 'elu', or 'relu6', which ends at 6 (timm's MobileNet)
     model.iterations = placeholder(int)  # recurrent_cnn: steps after the first, the paper's T
-    model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha
-    model.auxiliary_weight = placeholder(float)  # googlenet, dsn, fcn_resnet50: of auxiliary losses
     model.pieces = placeholder(tuple)  # maxout: the linear pieces of a unit, of each convolution;
     #           fitnet: of the convolutions, and of the full layers
     model.drop_connect = placeholder(float)  # dropconnect: how often a connection is dropped
@@ -46,21 +43,25 @@ def get_config():
     model.poolings = placeholder(tuple)  # nin, dsn, generalized_pooling: the kind of each pool,
     #           'max' or 'average'; generalized_pooling: also 'mixed', 'gated' or 'tree'
     model.levels = placeholder(int)  # generalized_pooling: the levels of its trees
-    model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha; inception_v3
+    model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha; inception_v3: too
     model.bypass = placeholder(str)  # squeezenet: 'none', 'simple' or 'complex'
+    model.fires = placeholder(tuple)  # squeezenet: (squeeze, expand) widths of each fire module
+    model.pools = placeholder(tuple)  # squeezenet: the modules that a max-pool follows
+    model.sizes = placeholder(tuple)  # elu_net, highway, nin: the sizes of the kernels
+    model.stem_width = placeholder(int)  # networks with a stem: its channels
+    model.last_width = placeholder(int)  # mobilenet_v2: the channels of the last convolution
     model.padding = placeholder(str)  # googlenet: 'symmetric', or TensorFlow's 'same'
     model.inceptions = placeholder(tuple)  # googlenet: its modules, (name, six widths) each
-    model.auxiliary_weight = placeholder(float)  # googlenet, inception_v3, fcn_resnet50: of the
-    #           auxiliary losses
+    model.auxiliary_weight = placeholder(float)  # googlenet, inception_v3, dsn, fcn_resnet50: of
+    #           the auxiliary losses
     model.depth = placeholder(int)  # fractional max-pooling: the number of pools
-    model.width = placeholder(int)  # fractional max-pooling: of the n-th layer, divided by n
+    model.width = placeholder(int)  # fractional max-pooling: of the n-th layer, divided by n;
+    #           recurrent_cnn: the paper's K
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
     model.overlapping = placeholder(bool)  # fractional max-pooling: whether regions overlap
     model.canvas = placeholder(int)  # fractional max-pooling: side of the canvas around an image
     model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation;
-    #           dropconnect: samples
-    model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them
-    model.tests = placeholder(int)  # fractional max-pooling: random passes averaged in evaluation
+    #           dropconnect: the samples of 'gaussian'
     model.shortcut = placeholder(str)  # resnet: A, B or C, as the paper calls them; D (ResNet-D)
     model.reduction = placeholder(int)  # resnet: squeeze-and-excitation's r, such as 16; 0: none
     model.stride_in = placeholder(str)  # resnet bottlenecks: '1x1' (v1, the paper) or '3x3' (v1.5)

@@ -7,6 +7,7 @@ The argument is 'clips' (default), 5 frames each, or 'frames': the same network 
 frame of each clip as an image, from which the direction cannot be told (cnnjax/data/clips.py).
 """
 
+from cnnjax.errors import UserError
 from configs import base
 
 PAPER = {}  # No paper has test errors of this recipe.
@@ -14,7 +15,7 @@ PAPER = {}  # No paper has test errors of this recipe.
 
 def get_config(data='clips'):
     if data not in ('clips', 'frames'):
-        raise ValueError(f"the argument is 'clips' or 'frames', not '{data}'")
+        raise UserError(f"the argument is 'clips' or 'frames', not '{data}'")
     config = base.get_config()
     config.dataset = {'clips': 'clips', 'frames': 'clip_frames'}[data]
     config.model.name = 'resnet20'

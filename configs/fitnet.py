@@ -12,6 +12,7 @@ from the tiny ones of the paper. The paper's networks are in configs/cifar.py: f
 fitnet4.
 """
 
+from cnnjax.errors import UserError, suggest
 from configs import quickstart
 
 PAPER = {}  # No paper has test errors of this recipe.
@@ -20,7 +21,8 @@ STAGES = ('hint', 'taught', 'alone')
 
 def get_config(stage='alone'):
     if stage not in STAGES:
-        raise ValueError(f"the argument is {', '.join(STAGES)}, not '{stage}'")
+        raise UserError(f"the argument is {', '.join(STAGES)}, not '{stage}'"
+                        f'{suggest(stage, STAGES)}')
     config = quickstart.get_config()
     config.model.name = 'fitnet4'
     config.model.widths = ((8,) * 4, (12,) * 4, (16,) * 3)

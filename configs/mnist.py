@@ -18,6 +18,7 @@ epochs, and errors on a validation set end the training; our cosine, momentum an
 choice.
 """
 
+from cnnjax.errors import UserError
 from configs import base
 
 # Published test errors in %; "+" is with distortions.
@@ -53,6 +54,5 @@ def get_config(network='lenet5'):
         config.max_norm = 'h0: 0.9, h1: 1.9365, h2: 1.9365, y: 1.9365'
         config.order = 'caffe'
     else:
-        raise ValueError(f"no recipe for '{network}' on MNIST: lenet5, lenet5_1998 or "
-                         'maxout_mnist')
+        raise UserError(f"no recipe for '{network}' on MNIST: lenet5, lenet5_1998 or maxout_mnist")
     return config

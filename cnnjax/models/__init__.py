@@ -105,12 +105,11 @@ FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 # Fields that the trained weights do not depend on: they say how a training computes and
 # regularizes, and what an evaluation averages. `survival` is not among them: an evaluation under
 # stochastic depth scales the branches by it.
-FREE = frozenset({'num_classes', 'dtype', 'dropout', 'input_dropout', 'local_drop_path',
-                  'dropout_layers',
-                  'global_drop_path', 'auxiliary_weight', 'scan', 'remat', 'tests', 'resolution',
-                  'inference',
-                  'rpn_outside', 'rpn_count', 'rpn_share', 'rpn_iou', 'rpn_beta', 'rpn_lambda',
-                  'rpn_normalizer', 'rpn_before', 'rpn_after', 'rpn_nms', 'smallest', 'roi_count',
+FREE = frozenset({'num_classes', 'dtype', 'dropout', 'dropout_layers', 'input_dropout',
+                  'local_drop_path', 'global_drop_path', 'auxiliary_weight', 'scan', 'remat',
+                  'tests', 'inference', 'resolution', 'rpn_outside', 'rpn_count', 'rpn_share',
+                  'rpn_iou', 'rpn_beta', 'rpn_lambda', 'rpn_normalizer', 'rpn_before',
+                  'rpn_after', 'rpn_nms', 'smallest', 'roi_count',
                   'roi_share', 'roi_iou', 'roi_least', 'roi_beta', 'learns', 'nms',
                   'score_threshold', 'max_detections', 'coordinates_weight', 'no_object_weight',
                   'loss_scale'})

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import layers
+from cnnjax.models.nin import WIDTHS
 
 
 class Competitive(nn.Module):
@@ -74,7 +75,7 @@ class CompetitiveNet(nn.Module):
 COLUMNS = ('widths', 'sizes')
 TABLE = {
     'competitive_multiscale': (
-        ((192, 160, 96), (192, 192, 192), (192, 192)),
+        WIDTHS,
         (((1, 3, 5, 7), (1, 3), (1, 3)), ((1, 3, 5, 7), (1, 3), (1, 3)),
          ((1, 3, 5), (1, 3), (1, 3)))),
 }

@@ -10,11 +10,11 @@ its 200,000 steps, and so do we; the recipe in configs/recipes/cifar.py says how
 of the later steps.
 """
 
-from cnnjax.models.nin import NIN
+from cnnjax.models.nin import NIN, SIZES, WIDTHS
 
-#          widths of each mlpconv layer                     sizes      pools           last  weight
+#                      pools           last ReLU  weight of the companions
 COLUMNS = ('widths', 'sizes', 'poolings', 'last_relu', 'auxiliary_weight')
 TABLE = {
-    'dsn': (((192, 160, 96), (192, 192, 192), (192, 192)), (5, 5, 3), ('max', 'max'), False, 1.0),
+    'dsn': (WIDTHS, SIZES, ('max', 'max'), False,     1.0),
 }
 MODULE = NIN

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from cnnjax import convolution, layers
-from cnnjax.models.nin import NIN
+from cnnjax.models.nin import NIN, SIZES, WIDTHS
 
 
 class MixedPool(nn.Module):
@@ -99,8 +99,7 @@ class GeneralizedPooling(NIN):
         return {'mixed': MixedPool, 'gated': GatedPool}[kind](self.pool, self.dtype, name=name)(x)
 
 
-WIDTHS, SIZES = ((192, 160, 96), (192, 192, 192), (192, 192)), (5, 5, 3)
-#                               of each mlpconv layer  pools             last ReLU
+#                                             pools             last ReLU
 COLUMNS = ('widths', 'sizes', 'poolings', 'last_relu')
 TABLE = {
     'generalized_pooling_mixed': (WIDTHS, SIZES, ('mixed', 'mixed'), False),

@@ -35,8 +35,8 @@ class Maxout(nn.Module):
     """Convolutions of maxout units, each with a max-pool, full layers of maxout units and a linear
     classifier.
 
-    As in pylearn2's recipes, the pixels that dropout leaves are not enlarged, and evaluations do
-    not make them smaller; units are, as usual. The pools, two pixels apart, are cuda-convnet's: a
+    As in pylearn2's recipes, dropout of the pixels never rescales them, neither in training nor in
+    evaluation; dropout of units does, as usual. The pools, two pixels apart, are cuda-convnet's: a
     last window may stick out.
     """
 

@@ -84,9 +84,9 @@ class NIN(nn.Module):
         return logits, taps
 
 
-#         widths of each mlpconv layer                     their sizes
+WIDTHS, SIZES = ((192, 160, 96), (192, 192, 192), (192, 192)), (5, 5, 3)  # of the mlpconv layers
 COLUMNS = ('widths', 'sizes')
 TABLE = {
-    'nin': (((192, 160, 96), (192, 192, 192), (192, 192)), (5, 5, 3)),
+    'nin': (WIDTHS, SIZES),
 }
 MODULE = NIN

@@ -113,17 +113,15 @@ class PreActResNet(resnet.ResNet):
         return resnet.head(self, x, taps), taps
 
 
-SMALL = (16, 32, 64)
-
 #                 block       blocks           widths           stem  its width  shortcut  classes
 COLUMNS = ('block', 'blocks', 'widths', 'stem', 'stem_width', 'shortcut', 'num_classes')
 TABLE = {
-    'preact_resnet110':  (Basic,      (18, 18, 18),    SMALL,                3, 0,  'A', 10),
-    'preact_resnet164':  (Bottleneck, (18, 18, 18),    SMALL,                3, 0,  'B', 10),
-    'preact_resnet1001': (Bottleneck, (111, 111, 111), SMALL,                3, 0,  'B', 10),
-    'preact_resnet200':  (Bottleneck, (3, 24, 36, 3),  (64, 128, 256, 512),  7, 0,  'B', 1000),
+    'preact_resnet110':  (Basic,      (18, 18, 18),    resnet.SMALL,         3, 0,  'A', 10),
+    'preact_resnet164':  (Bottleneck, (18, 18, 18),    resnet.SMALL,         3, 0,  'B', 10),
+    'preact_resnet1001': (Bottleneck, (111, 111, 111), resnet.SMALL,         3, 0,  'B', 10),
+    'preact_resnet200':  (Bottleneck, (3, 24, 36, 3),  resnet.LARGE,         7, 0,  'B', 1000),
     'wide_resnet16_8':   (Basic,      (2, 2, 2),       (128, 256, 512),      3, 16, 'B', 10),
     'wide_resnet28_10':  (Basic,      (4, 4, 4),       (160, 320, 640),      3, 16, 'B', 10),
-    'wide_resnet40_4':   (Basic,      (6, 6, 6),       (64, 128, 256),       3, 16, 'B', 10),
+    'wide_resnet40_4':   (Basic,      (6, 6, 6),       resnet.MIDDLE,        3, 16, 'B', 10),
 }
 MODULE = PreActResNet
