@@ -104,7 +104,7 @@ def test_recipe_builds_its_network_and_schedule(family, name):
     last = (0.0 if config.schedule in ('cosine', 'linear') else
             config.drop_factor ** len(config.drops))
     assert rates[1] == pytest.approx(config.learning_rate * last, rel=1e-4,
-                                     abs=1e-5 * config.learning_rate)
+                                     abs=1e-4 * config.learning_rate)
     net = models.create(**config.model, num_classes=classes, dtype=config.dtype)
     size = 32 if family == 'cifar' else config.image_size
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
