@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -140,7 +141,7 @@ class _Seen(Sequence):
                 image = self._whole(image)
         except UserError as error:
             failed(error)
-            image = np.zeros(self.network.image_shape, np.uint8)
+            image = np.zeros(self.network.image_shape, self.type)
         return {'image': image}
 
     def cut(self):
@@ -151,6 +152,12 @@ class _Seen(Sequence):
             side = min(height, width)
             return data.Crops(side, shorter_side=(side, side), shape=(height, width))
         return self.crops._replace(shorter_side=(side, side))
+
+    @functools.cached_property
+    def type(self) -> np.dtype:
+        """The type of the examples, which are all alike."""
+        return (np.dtype(np.uint8) if len(self.network.image_shape) == 3 else
+                np.asarray(self.pictures[0]).dtype)
 
     @property
     def raw(self) -> bool:
