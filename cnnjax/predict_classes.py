@@ -87,6 +87,8 @@ def check(network: Network) -> None:
         raise UserError(f'{network.name or "the network"} was trained to {network.task}: it has no '
                         f'classes of whole pictures; take predict.{other.__name__}')
     own, crops = views.Views.of(network.evaluation), predict.crops(network)
+    if not own.single:
+        network.of_images(views.described(network.evaluation))
     views.check(own, network.task, crops)
     if not own.single:
         views.check_network(own, network.net, crops, network.image_shape[-1])

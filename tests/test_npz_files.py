@@ -103,7 +103,8 @@ def test_files_that_are_wrong(tmp_path):
             npz_files.load(path, 'train')
 
 
-@pytest.mark.parametrize(('shape', 'kind'), [((12, 7, 3), 'sequence'), ((12, 3, 4, 5, 2), 'volume')])
+@pytest.mark.parametrize(('shape', 'kind'), [
+    ((12, 7, 3), 'sequence'), ((12, 3, 4, 5, 2), 'volume')])
 def test_sequences_and_volumes(shape, kind, tmp_path, capsys):
     """Floats are what they are; only volumes may be uint8."""
     values = np.random.default_rng(0).normal(0, 300, shape)

@@ -81,6 +81,10 @@ def test_it_is_evaluated_exported_and_fine_tuned(run, tmp_path, capsys):
     export_experiment.run(export, tmp_path)
     assert 'on the first of' in capsys.readouterr().out  # of the run, not on noise
     evaluation = evaluate_recipe.get_config()
+    evaluation.update({'source': str(directory), 'test_flip': True})  # would turn time around
+    with pytest.raises(UserError, match=f'one crop and its mirror image needs .* {kind}s'):
+        evaluate_experiment.run(evaluation, tmp_path / 'evaluation')
+    evaluation.test_flip = None
     for source in (directory, tmp_path / 'network.safetensors'):
         dataset = None if source == directory else config(kind).dataset
         evaluation.update({'source': str(source), 'dataset': dataset, 'devices': 1})
@@ -128,6 +132,8 @@ def test_what_the_network_does_not_take_is_refused(run, tmp_path):
         with pytest.raises(UserError, match=message):
             predict_experiment.run(recipe, tmp_path)
     network, errors = trained.load(directory), {}
+    with pytest.raises(UserError, match=f'one crop and its mirror image needs .* {kind}s'):
+        network._replace(evaluation=network.evaluation | {'test_flip': True}).predict(images)
     if kind == 'sequence':  # One that cannot be seen does not change the others.
         images = np.stack([np.full_like(images[0], np.nan), images[0]])
         found = predict_classes.classes(network, list(images), unreadable=errors)
