@@ -168,6 +168,9 @@ class Conv(nn.Conv):
         # In a call a module is a copy that is bound to its parameters: the next call has another.
         if isinstance(self.kernel_size, int):
             object.__setattr__(self, 'kernel_size', (self.kernel_size,) * (x.ndim - 2))
+        elif len(self.kernel_size) != x.ndim - 2:  # flax would take the batch for an axis.
+            raise UserError(f'a kernel of {" x ".join(map(str, self.kernel_size))} is for images '
+                            f'[N, H, W, C], not for an array of shape {x.shape}')
         return super().__call__(x)
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from cnnjax import data, predict_classes, train, trained
+from cnnjax import data, models, predict_classes, summary, train, trained
 from cnnjax.data import clips, digit_outlines, digits, ranks
 from cnnjax.errors import UserError
 from configs import base
@@ -165,6 +165,23 @@ def test_the_usual_fields_fit_all():
     assert [ranks.name(shape) for shape in ((9, 2), (9, 9, 3), (3, 9, 9, 1), (9,))] == [
         'sequence', 'image', 'volume', 'example']
     assert ranks.axes((3, 9, 9, 1)) == 'N, D, H, W, 1'
+
+
+@pytest.mark.parametrize(('name', 'fields', 'reason'), [
+    ('elu_net', {}, 'pad_width'), ('lenet5_1998', {}, 'needs images'),
+    ('inception_v3', {'auxiliary_weight': 0.0}, 'a kernel of [137] x [137] is for images')])
+def test_a_network_of_images_alone_is_refused(name, fields, reason, tmp_path):
+    """It would fail in the middle, or take the batch for an axis of an image."""
+    found = config('sequence')
+    with found.unlocked():
+        found.model.update({'width': None, 'name': name, **fields})
+    given = data.from_arrays(np.zeros((20, 320, 2)), '01', label=np.arange(20) % 2)
+    with pytest.raises(UserError, match=rf'{name} does not take sequences \[320, 2\]: .*{reason}'):
+        train.train(found, tmp_path, {'train': given, 'test': given})
+    assert not any(tmp_path.iterdir())
+    net = models.create(name, **fields)
+    with pytest.raises((UserError, ValueError), match=reason):
+        summary.summarize(net, (320, 2))
 
 
 def test_only_images_have_masks_and_boxes():
