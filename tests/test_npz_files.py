@@ -115,6 +115,8 @@ def test_sequences_and_volumes(shape, kind, tmp_path, capsys):
     for place, example in zip(places, source.examples, strict=True):
         assert example['image'].dtype == np.float32
         np.testing.assert_array_equal(example['image'], np.float32(values[place]))
+    tagged = npz_files.load(write(tmp_path, x=values, y=TAGS), 'all', target='tags', shares='1')
+    assert f'all: 12 {kind}s of 2 classes (0 4, 1 8), 4 of them without' in tagged.about
     levels = np.abs(values).clip(0, 255).astype(np.uint8)
     file = write(tmp_path, x_train=levels, y_train=LABELS)
     found = npz_files.load(file, 'train').examples[3]['image']

@@ -10,10 +10,13 @@ from cnnjax import data, models, predict_classes, summary, train, trained
 from cnnjax.data import clips, digit_outlines, digits, ranks
 from cnnjax.errors import UserError
 from configs import base
+from configs import dream as dream_recipe
 from configs import evaluate as evaluate_recipe
 from configs import export as export_recipe
+from configs import features as features_recipe
 from configs import finetune as finetune_recipe
 from configs import predict as predict_recipe
+from experiments import dream, features
 from experiments import evaluate as evaluate_experiment
 from experiments import export as export_experiment
 from experiments import train as experiment
@@ -131,6 +134,12 @@ def test_what_the_network_does_not_take_is_refused(run, tmp_path):
         recipe.pictures = str(tmp_path / 'new.npz')
         with pytest.raises(UserError, match=message):
             predict_experiment.run(recipe, tmp_path)
+    for each, recipe in ((dream, dream_recipe), (features, features_recipe)):
+        looking = recipe.get_config()
+        looking.source = str(directory)
+        with pytest.raises(UserError, match=f'needs a network of images .*, and {trained_on}'):
+            each.run(looking, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['new.npz']  # Nothing was written.
     network, errors = trained.load(directory), {}
     with pytest.raises(UserError, match=f'one crop and its mirror image needs .* {kind}s'):
         network._replace(evaluation=network.evaluation | {'test_flip': True}).predict(images)

@@ -169,7 +169,8 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
             source, labels = source._replace(examples=part), labels[places]
     except UserError as error:
         raise UserError(f'{file}, {split}: {error}') from None
-    about = (tags.described(f'{file}, {split}', labels, classes) if target == 'tags' else
+    kind = ranks.name(images.shape[1:])
+    about = (tags.described(f'{file}, {split}', labels, classes, kind) if target == 'tags' else
              counted(f'{file}, {split}', len(labels), len(set(labels.tolist())),
-                     by_class(labels.tolist(), classes), ranks.name(images.shape[1:])))
+                     by_class(labels.tolist(), classes), kind))
     return source._replace(about=about)
