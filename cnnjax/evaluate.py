@@ -117,6 +117,8 @@ def log_probabilities(network: Network, examples: data.Resident | data.Stream, *
     """
     check_channels(network, examples)
     own, mesh = views.Views.of(network.evaluation), parallel.data_mesh(devices)
+    if not own.single:
+        network.of_images(views.described(network.evaluation))
     views.check(own, network.task, examples.crops)
     views.check_network(own, network.net, examples.crops, examples.image_shape[-1])
     task = views.task(own, network.net)

@@ -153,8 +153,9 @@ class Network(NamedTuple):
                 if images.shape[1] == channels and rank == 3 else ''))
         if 0 in images.shape[1:]:
             raise UserError(f'images of shape {images.shape} have no pixels: {taken}')
-        if rank == 2 and images.dtype == np.uint8:
-            raise UserError('sequences of type uint8: they are floats, as in the training')
+        if rank == 2 and not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(f'sequences of type {images.dtype}: they are floats, as in the '
+                            'training')
         if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
             raise UserError(f'images of type {images.dtype}: take uint8 for values from 0 to 255 '
                             '(images.astype(np.uint8)), or floats in [0, 1]')

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -86,6 +87,8 @@ def check(network: Network) -> None:
         raise UserError(f'{network.name or "the network"} was trained to {network.task}: it has no '
                         f'classes of whole pictures; take predict.{other.__name__}')
     own, crops = views.Views.of(network.evaluation), predict.crops(network)
+    if not own.single:
+        network.of_images(views.described(network.evaluation))
     views.check(own, network.task, crops)
     if not own.single:
         views.check_network(own, network.net, crops, network.image_shape[-1])
@@ -140,7 +143,7 @@ class _Seen(Sequence):
                 image = self._whole(image)
         except UserError as error:
             failed(error)
-            image = np.zeros(self.network.image_shape, np.uint8)
+            image = np.zeros(self.network.image_shape, self.type)
         return {'image': image}
 
     def cut(self):
@@ -151,6 +154,12 @@ class _Seen(Sequence):
             side = min(height, width)
             return data.Crops(side, shorter_side=(side, side), shape=(height, width))
         return self.crops._replace(shorter_side=(side, side))
+
+    @functools.cached_property
+    def type(self) -> np.dtype:
+        """The type of the examples, which are all alike."""
+        return (np.dtype(np.uint8) if len(self.network.image_shape) == 3 else
+                np.asarray(self.pictures[0]).dtype)
 
     @property
     def raw(self) -> bool:

@@ -36,12 +36,14 @@ def _strips(volumes):
 
 def _curves(sequence: np.ndarray) -> np.ndarray:
     """A curve for each channel of [T, C], from 0 at the bottom to 1: uint8 [H, W, 3]."""
+    if len(sequence) == 1:  # A line needs two points.
+        sequence = np.repeat(sequence, 2, 0)
     height, width = CURVES
     canvas = Image.new('RGB', (LINE * width, LINE * height), 'white')
-    brush, count = ImageDraw.Draw(canvas), len(sequence)
-    across = np.linspace(0.02, 0.98, count) * LINE * width
+    brush = ImageDraw.Draw(canvas)
+    across = np.linspace(0.02, 0.98, len(sequence)) * LINE * width
     for values, color in zip(sequence.T, class_colors(sequence.shape[1]), strict=True):
         down = (0.95 - 0.9 * values) * LINE * height
         points: list = [*zip(across.tolist(), down.tolist(), strict=True)]
-        brush.line(points if count > 1 else 2 * points, tuple((255 * color).astype(int)), LINE)
+        brush.line(points, tuple((255 * color).astype(int)), LINE)
     return np.asarray(canvas.resize((width, height), Image.Resampling.BOX))

@@ -10,6 +10,7 @@ from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
 from cnnjax import data, distillation, models, optim, step, tasks, trained, transfer
+from cnnjax.data import ranks
 from cnnjax.data.augment import FIELDS
 from cnnjax.errors import UserError
 from cnnjax.plan import Plan, plan
@@ -97,6 +98,8 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     # Tracing finds what does not fit the images, before anything is written.
     shapes = jax.eval_shape(augment, jax.random.key(0), np.zeros(1, np.int32), shapes)
     image_shape = shapes['image'].shape[1:]
+    if len(image_shape) != 3:
+        _check_rank(net, config.model.name, image_shape)
     if source:
         transfer.check_network(net, transfer.adopted(net, source, config.init_from),
                                config.init_from)
@@ -119,3 +122,16 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
     return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate, teach)
+
+
+def _check_rank(net, name, shape):
+    """Raises UserError unless the network takes sequences or volumes of that shape."""
+    images, reason = jax.ShapeDtypeStruct((2, *shape), np.float32), 'it mixes the examples'
+    try:
+        (outputs, _), _ = jax.eval_shape(functools.partial(net.init_with_output, train=False),
+                                         jax.random.key(0), images)
+        if all(output.shape[:1] == (2,) for output in jax.tree.leaves(outputs)):
+            return
+    except (FlaxError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        reason = str(error).splitlines()[0]
+    raise UserError(f'{name} does not take {ranks.name(shape)}s {list(shape)}: {reason}')

@@ -129,8 +129,8 @@ def inherit(config: ConfigDict, source: Any) -> ConfigDict:
             config.model = type(config)({
                 **config.model, 'name': source.name, **models.fields(source.name, source.net),
                 **model})
-        if config.image_size is None:
-            config.image_size = source.image_shape[0]
+        if config.image_size is None:  # Sequences and volumes stay as long as they are.
+            config.image_size = source.image_shape[0] if len(source.image_shape) == 3 else 0
     return config
 
 

@@ -133,7 +133,8 @@ def get_config():
 
     # The data.
     config.dataset = 'digits'  # 'digits', 'photos', 'folder', 'csv' (pictures and labels in a
-    #           table), 'npz' (arrays), or a data set of tensorflow-datasets;
+    #           table), 'npz' (arrays), or a data set of tensorflow-datasets; the sequences
+    #           'digit_outlines' and the volumes 'clips';
     #           with masks 'digit_scenes', 'coins', 'folder', 'oxford_iiit_pet' or 'cityscapes';
     #           with boxes 'digit_scenes', 'folder', 'voc/2007', 'voc/2012' and the like
     config.data_dir = placeholder(str)  # where the data is: a folder, or the file of csv or npz;

@@ -31,7 +31,8 @@ def get_config():
     config.source = 'runs/quickstart'  # the network: a run's workdir, a weights file or a hub id
     config.checkpoint = 'best'  # the checkpoint of a run: 'best', 'latest' or the number of a step
     config.name = placeholder(str)  # the network's name, if a weights file does not say it
-    config.pictures = ''  # files, folders or patterns such as 'new/*.jpg', with commas between them
+    config.pictures = ''  # files, folders or patterns such as 'new/*.jpg', with commas between
+    #           them; or an .npz file with the array x, of images, sequences or volumes to classify
 
     config.draw = True  # False: no thumbnails, pictures or page, only tables and masks
 

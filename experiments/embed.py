@@ -41,7 +41,7 @@ def run(config, directory):
     """
     limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name).of_images(
-        'this experiment')
+        'an embedding')
     named = tuple(dict.fromkeys(limits.names(config.taps)))
     own = [tap for tap in named if tap != 'pixels']
     taps = selection.entries(network, ','.join(own)) if own or not named else {}

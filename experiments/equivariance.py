@@ -30,7 +30,7 @@ def run(config, directory):
     limits.check(config, LIMITS)
     source = data.load_if_named(config.dataset, config.split, config.data_dir)
     network = trained.load(config.source, config.checkpoint, config.name).of_images(
-        'this experiment')
+        'measuring equivariance')
     picture = pictures.read(config.image)
     own = pictures.fitted(picture, picture.shape[:2], network.image_shape[-1])
     check_size(config, network, picture)

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from cnnjax import (
     cluster,
@@ -96,7 +95,7 @@ def prepared(config, network, source, name):
         raise UserError(f'{name} has images of {tuple(examples.image_shape)}, the network '
                         f'was trained for {expected}')
     # Maps of scores and boxes may fit images of other sizes; a call tells where they do not.
-    jax.eval_shape(network, jax.ShapeDtypeStruct((1, *examples.image_shape), np.uint8))
+    jax.eval_shape(network, examples.shapes['image'])
     memory.check(min(config.batch_size, len(examples)) * features.largest(network),
                  batch_size=config.batch_size)
     return examples
@@ -108,7 +107,7 @@ def training(config, network):
     own = network.training(base.get_config())
     train.check(own)
     own.unlock()
-    if 'image_size' not in network.evaluation:  # Published weights do not tell it.
+    if 'image_size' not in network.evaluation:  # Published weights, of images, do not tell it.
         own.image_size = network.image_shape[0]
     own.test_split = config.split or own.test_split
     for field in ('stream', *DATA):

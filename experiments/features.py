@@ -21,7 +21,7 @@ def run(config, directory):
     """
     limits.check(config, LIMITS)
     network = trained.load(config.source, config.checkpoint, config.name).of_images(
-        'this experiment')
+        'extracting features')
     taps = selection.entries(network, config.taps)
     extract = features.extractor(network, taps, config)
     arrays, classes = {}, None

@@ -44,7 +44,8 @@ def check(config):
     limits.check(config, LIMITS)
     if len(config.image_shape) not in (0, *ranks.NAMES):
         raise UserError(f'image_shape={config.image_shape}: give height, width and channels, of a '
-                        "sequence its length and channels, or () for the paper's images")
+                        "sequence its length and channels, of a volume depth, height, width and "
+                        "channels, or () for the paper's images")
 
 
 def entry(row):

@@ -57,6 +57,8 @@ def test_a_constant_channel_becomes_zero():
 
 def test_a_set_of_one_image_has_a_mean_image():
     np.testing.assert_array_equal(normalization(RGB[:1], 'pixel', 'none')(RGB[:1]), 0)
+    floats = np.float32(RGB) - 300  # such as volumes have them, which have no range of 255
+    np.testing.assert_array_equal(normalization(floats, '0', 'none')(floats), floats)
 
 
 @pytest.mark.parametrize(('images', 'mean', 'std', 'message'), [

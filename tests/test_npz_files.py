@@ -101,3 +101,44 @@ def test_files_that_are_wrong(tmp_path):
     for path in (tmp_path, tmp_path / 'b.npz', tmp_path / 'c.npy', '\0', 'a' * 300):
         with pytest.raises(UserError, match='is no .npz file of arrays'):
             npz_files.load(path, 'train')
+
+
+@pytest.mark.parametrize(('shape', 'kind'), [
+    ((12, 7, 3), 'sequence'), ((12, 3, 4, 5, 2), 'volume')])
+def test_sequences_and_volumes(shape, kind, tmp_path, capsys):
+    """Floats are what they are; only volumes may be uint8."""
+    values = np.random.default_rng(0).normal(0, 300, shape)
+    file = write(tmp_path, x=values, y=TEXTS)
+    source = sources.load('npz', 'train', str(file), shares='0.75/0.25')
+    assert f'train: 9 {kind}s of 3 classes (cat 3, dog 3, eel 3)' in capsys.readouterr().out
+    places = [int(name) for name in source.examples.names]
+    for place, example in zip(places, source.examples, strict=True):
+        assert example['image'].dtype == np.float32
+        np.testing.assert_array_equal(example['image'], np.float32(values[place]))
+    tagged = npz_files.load(write(tmp_path, x=values, y=TAGS), 'all', target='tags', shares='1')
+    assert f'all: 12 {kind}s of 2 classes (0 4, 1 8), 4 of them without' in tagged.about
+    levels = np.abs(values).clip(0, 255).astype(np.uint8)
+    file = write(tmp_path, x_train=levels, y_train=LABELS)
+    found = npz_files.load(file, 'train').examples[3]['image']
+    # uint8 of three axes are gray images.
+    np.testing.assert_array_equal(found, levels[3] if kind == 'volume' else levels[3, ..., None])
+    with pytest.raises(UserError, match=r'volumes \[N, D, H, W, C\] uint8 or floats, not int64'):
+        npz_files.load(write(tmp_path, x=levels.astype(int), y=LABELS), 'all', shares='1')
+    values[3, 0] = np.inf
+    with pytest.raises(UserError, match='numbers that are not finite'):
+        npz_files.load(write(tmp_path, x=values, y=LABELS), 'all', shares='1')
+
+
+def test_examples_without_labels(tmp_path):
+    for arrays in ({'images': IMAGES, 'labels': LABELS}, {'a': IMAGES}, {'a': TAGS, 'x': IMAGES}):
+        np.testing.assert_array_equal(npz_files.unlabelled(write(tmp_path, **arrays)),
+                                      IMAGES[..., None])
+    sequences = np.ones((2, 9, 3))
+    assert npz_files.unlabelled(write(tmp_path, x=sequences)).dtype == np.float32
+    with pytest.raises(UserError, match='has the arrays a, b: rename that of the examples to x'):
+        npz_files.unlabelled(write(tmp_path, a=IMAGES, b=IMAGES))
+    for array in (sequences[:0], sequences.astype(int), sequences[0], sequences[0, 0, 0]):
+        with pytest.raises(UserError, match=r'sequences floats \[N, T, C\], .*, not (float|int)64'):
+            npz_files.unlabelled(write(tmp_path, x=array))
+    with pytest.raises(Missing, match='no.npz is not there'):
+        npz_files.unlabelled(tmp_path / 'no.npz')

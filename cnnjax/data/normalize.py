@@ -104,14 +104,14 @@ def normalization(images: Any, mean: str, std: str, whiten: bool = False) -> Nor
       images: the training set; None when both `mean` and `std` are numbers.
       mean: 'channel', 'pixel' (a mean image) or numbers, one per channel: '0.485,0.456,0.406'.
       std: 'channel', 'scalar' (one for all channels), 'none' (pixels keep their range of 255, as in
-        Caffe) or numbers.
+        Caffe, and floats theirs) or numbers.
       whiten: whether contrast normalization and whitening (see whitening.py) take the place of
         both, which are then 'channel'.
     """
     if whiten:
         return _whitening(images, mean, std)
-    if std == 'none':
-        std = str(1 / 255)
+    if std == 'none':  # Floats have no such range.
+        std = str(1 / 255) if images is None or images.dtype == np.uint8 else '1'
     numbers = {field: _numbers(field, value) for field, value in (('mean', mean), ('std', std))}
     if numbers['std'] is not None and not (numbers['std'] > 0).all():
         raise UserError(f"std='{std}' divides the images: it takes positive numbers")

@@ -9,10 +9,11 @@ Images are uint8 [N, H, W] or [N, H, W, C]. Floats [N, T, C] are sequences, and 
 or several of 0 and 1, [N, classes], for task=multilabel. `classes`, if there, has their names.
 """
 
+import contextlib
 import dataclasses
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +60,53 @@ def load(data_dir: str | os.PathLike[str] | None, split: str, *, target: str = '
     if not data_dir:
         raise UserError("dataset='npz' needs data_dir: the file, as in data.npz")
     file = Path(os.path.expanduser(data_dir))
+    with _opened(file) as arrays:
+        images, labels = _pair(file, arrays, split, shares)
+        learned = labels
+        if not shares and 'classes' not in arrays:
+            learned = _pair(file, arrays, 'train', shares)[1]
+        names = _array(arrays, 'classes') if 'classes' in arrays else None
+    return _source(file, split, images, labels, learned, names, target, shares, given)
+
+
+def unlabelled(path: str | os.PathLike[str]) -> np.ndarray:
+    """The images, sequences or volumes in a file: its array 'x' or 'images', or its only one.
+
+    Raises:
+      Missing: the file is not there.
+      UserError: it is not in one of the forms.
+    """
+    file = Path(os.path.expanduser(path))
+    with _opened(file) as arrays:
+        names = [name for name, _ in WHOLE if name in arrays][:1] or list(arrays)
+        images = _with_channels(_array(arrays, names[0])) if len(names) == 1 else None
+    if images is None:
+        raise UserError(f"{file} has the arrays {', '.join(names)}: rename that of the examples "
+                        'to x')
+    if not images.size or not ranks.is_example(images.dtype, images.ndim - 1):
+        raise UserError(f'{file}: {ranks.FORMS}, not {images.dtype} {list(images.shape)}')
+    return images if images.dtype == np.uint8 else images.astype(np.float32)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The arrays in a file."""
     try:
         if not zipfile.is_zipfile(file) and file.exists():
             raise ValueError('it is no zip file')
         with np.load(file, allow_pickle=False) as arrays:
-            images, labels = _pair(file, arrays, split, shares)
-            learned = labels
-            if not shares and 'classes' not in arrays:
-                learned = _pair(file, arrays, 'train', shares)[1]
-            names = _array(arrays, 'classes') if 'classes' in arrays else None
+            yield arrays
     except FileNotFoundError:
         raise Missing(f'{file} is not there') from None
     except UserError:
         raise
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f'{file} is no .npz file of arrays without objects: {error}') from None
-    return _source(file, split, images, labels, learned, names, target, shares, given)
+
+
+def _with_channels(images):
+    """Gray images [N, H, W] as [N, H, W, 1]; floats of three axes are sequences."""
+    return images[..., None] if images.ndim == 3 and images.dtype == np.uint8 else images
 
 
 def _pair(file, arrays, split, shares):
@@ -103,12 +135,11 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
             'task=multilabel learns a 1 or a 0 for each image and class, [N, classes]' if
             target == 'tags' else 'a class for each image is [N] or [N, 1]; task=multilabel learns '
             'several'))
-    gray = images.ndim == 3 and images.dtype == np.uint8
-    if images.ndim == 3 and not gray and images.shape[1] == images.shape[2]:
+    images = _with_channels(images)
+    if images.ndim == 3 and images.shape[1] == images.shape[2]:
         raise UserError(f'{file}: {images.dtype} {list(images.shape)} are most likely gray images: '
                         'images are uint8, not divided by 255. To sequences that are as long as '
                         'they have channels add a step')
-    images = images[..., None] if gray else images
     texts = np.unique(learned) if labels.dtype.kind == 'U' else None
     if names is not None:
         classes = [str(name) for name in names]
@@ -138,7 +169,8 @@ def _source(file, split, images, labels, learned, names, target, shares, given):
             source, labels = source._replace(examples=part), labels[places]
     except UserError as error:
         raise UserError(f'{file}, {split}: {error}') from None
-    about = (tags.described(f'{file}, {split}', labels, classes) if target == 'tags' else
+    kind = ranks.name(images.shape[1:])
+    about = (tags.described(f'{file}, {split}', labels, classes, kind) if target == 'tags' else
              counted(f'{file}, {split}', len(labels), len(set(labels.tolist())),
-                     by_class(labels.tolist(), classes), ranks.name(images.shape[1:])))
+                     by_class(labels.tolist(), classes), kind))
     return source._replace(about=about)

@@ -64,11 +64,11 @@ class OfBoxes(Sequence):
         return getattr(self.examples, 'listing', None)
 
 
-def described(where: str, tags: np.ndarray, classes: Sequence[str]) -> str:
+def described(where: str, tags: np.ndarray, classes: Sequence[str], kind: str = 'image') -> str:
     """A text such as 'photos.csv, train: 9 images of 2 classes (cat 5, dog 6), 2 of them without
-    any', of tags [N, classes]."""
+    any', of tags [N, classes]; for `kind` see examples.counted."""
     numbers = tags.sum(0, dtype=int).tolist()
     seen = {name: count for name, count in zip(classes, numbers, strict=True) if count}
     none = int((tags.sum(1) == 0).sum())
-    return counted(where, len(tags), len(seen), seen) + f', {none:,} of them without any' * (
-        none > 0)
+    return counted(where, len(tags), len(seen), seen, kind) + (
+        f', {none:,} of them without any' * (none > 0))

@@ -128,7 +128,8 @@ class LeNet5(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         layers.check_size(images, 32, 'LeNet-5',
-                          'border=2 surrounds images of 28 x 28 by the background', flat=True)
+                          'border=2 surrounds images of 28 x 28 by the background',
+                          flat=bool(self.table))
         if self.rbf and self.num_classes > 10:
             raise UserError(f'num_classes={self.num_classes}: LeNet-5 of 1998 has codes for 10 '
                             'classes; lenet5 has any number')

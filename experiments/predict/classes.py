@@ -1,6 +1,8 @@
 """The classes of pictures, as a table on the terminal and in files."""
 
-from cnnjax import atomic, page, predict, predict_classes, tables
+import numpy as np
+
+from cnnjax import atomic, page, predict, predict_classes, tables, thumbnails
 from cnnjax.data import threads
 from experiments.predict.found import PICTURED, Found, thumbnail
 
@@ -8,30 +10,43 @@ SHOWN = 20  # The most pictures in the table on the terminal.
 BESIDE = 3  # The most classes of a picture in it.
 
 
-def predictor(config, network, paths):
-    """A function from (directory, names) to the Founds of the pictures; it writes all files but
-    the page. Raises UserError if the network has no such classes or views."""
+def predictor(config, network, shown):
+    """A function from (directory, names) to the Founds of `shown`, {path: file or array}; it writes
+    all files but the page. Raises UserError if the network has no such classes or views."""
     predict_classes.check(network)
 
     def run(directory, names):
         unreadable = {}
-        found = predict_classes.classes(network, paths, config.top, batch_size=config.batch_size,
-                                        devices=config.devices, unreadable=unreadable)
+        found = predict_classes.classes(
+            network, list(shown.values()), config.top, batch_size=config.batch_size,
+            devices=config.devices, unreadable=unreadable)
         for error in unreadable.values():
             print(f'skipped: {error}')
         made = [Found(name, path, error=unreadable[i]) if i in unreadable else answered(
-            name, path, found[i]) for i, (name, path) in enumerate(zip(names, paths, strict=True))]
+            name, path, found[i]) for i, (name, path) in enumerate(zip(names, shown, strict=True))]
         seen = [one for one in made if not one.error]
         if config.draw:
             pictured = seen[:PICTURED]
+            picture = pictures(network, [shown[one.path] for one in pictured])
             threads.mapped(lambda i: pictured[i].record.update(thumbnail=thumbnail(
-                directory, pictured[i].name, predict.opened(network, pictured[i].path))),
-                len(pictured), 'thumbnails')
+                directory, pictured[i].name, picture(i))), len(pictured), 'thumbnails')
         if seen:
             write(directory, seen)
         return made
 
     return run
+
+
+def pictures(network, shown):
+    """A function from a place in a list of files or arrays to the picture of what is there."""
+    if shown and len(network.image_shape) != 3:
+        return thumbnails.of(np.stack(shown)).__getitem__  # on one scale
+
+    def picture(i):
+        image = predict.opened(network, shown[i])
+        return predict.rounded(image) if isinstance(image, np.ndarray) else image
+
+    return picture
 
 
 def answered(name, path, prediction):

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from urllib.parse import quote
 
 from cnnjax import atomic, limits, page, predict, trained, user_network, views, workdir
-from cnnjax.data import folders
+from cnnjax.data import folders, npz_files, ranks
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
 from experiments.predict import boxes, classes, masks
@@ -30,27 +30,45 @@ def run(config, directory):
     can be read.
     """
     limits.check(config, LIMITS)
-    paths = find(config.pictures)
-    network = trained.load(config.source, config.checkpoint, config.name).of_images(
-        'predicting on files')
+    arrays = npz_files.unlabelled(config.pictures) if config.pictures.endswith('.npz') else None
+    shown = ({path: path for path in find(config.pictures)} if arrays is None else
+             {f'{config.pictures}/{i}': array for i, array in enumerate(arrays)})
+    network = trained.load(config.source, config.checkpoint, config.name)
+    check(config, network, arrays)
     given = {field: config[field] for field in views.LIMITS if config[field] is not None}
     network = network._replace(evaluation=network.evaluation | given)
     views.check(views.Views.of(network.evaluation), network.task, predict.crops(network))
     kind = {'segment': masks, 'detect': boxes}.get(network.task, classes)
     # What cannot be done is refused before anything is written.
-    predictor = kind.predictor(config, network, paths)
+    predictor = kind.predictor(config, network, shown)
     directory = Path(directory)
-    names = pictures.distinct(Path(path).stem for path in paths)
+    names = pictures.distinct(Path(path).stem for path in shown)
     workdir.write_config(directory, config)
     clear(directory)
     found = predictor(directory, names)
     seen = [one for one in found if not one.error]
     if not seen:
-        raise UserError(f'no picture of {len(paths)} has a prediction: {found[0].error}')
+        raise UserError(f'no picture of {len(shown)} has a prediction: {found[0].error}')
     write(config, directory, network, found)
     skipped = len(found) - len(seen)
     print(f'predicted: {len(seen):,}, skipped: {skipped:,}; see {PAGE if config.draw else JSON} '
           f'in {directory}')
+
+
+def check(config, network, arrays):
+    """Raises UserError unless the network takes what is given, `arrays` or, if None, files."""
+    kind, own = ranks.name(network.image_shape), list(network.image_shape)
+    if arrays is not None and network.task in predict.OTHERS:
+        raise UserError(f"pictures='{config.pictures}': examples in an .npz file are classified, "
+                        f'and {network.name} was trained to {network.task}: give picture files')
+    if arrays is None and kind != 'image':
+        raise UserError(f"pictures='{config.pictures}': {network.name} was trained on {kind}s "
+                        f'{own}: give an .npz file of {kind}s')
+    if arrays is not None and (list(arrays.shape[1:]) != own if kind != 'image' else
+                               arrays.ndim != 4 or arrays.shape[-1] != own[-1]):
+        raise UserError(f"pictures='{config.pictures}' has {ranks.name(arrays.shape[1:])}s "
+                        f'{list(arrays.shape[1:])}, and {network.name} was trained on {kind}s '
+                        f'{own}')
 
 
 def clear(directory):
@@ -93,10 +111,12 @@ def write(config, directory, network, found):
 
 
 def card(one):
-    """The page.Card of a Found. Its picture leads to the drawn one, or else to the file."""
+    """The page.Card of a Found. Its picture leads to the drawn one, or else to the file,
+    if it is one."""
+    thumbnail = quote(os.fsencode(one.record['thumbnail']))
     whole = (quote(os.fsencode(one.record['picture'])) if 'picture' in one.record else
-             Path(one.path).absolute().as_uri())
-    return page.Card(whole, quote(os.fsencode(one.record['thumbnail'])), one.path, one.rows)
+             Path(one.path).absolute().as_uri() if os.path.isfile(one.path) else thumbnail)
+    return page.Card(whole, thumbnail, one.path, one.rows)
 
 
 def find(text):
