@@ -29,7 +29,7 @@ DATA = {'cifar10': Data(50_000, (32, 32, 3), 10), 'cifar100': Data(50_000, (32, 
 SETTINGS = {'C10': ('cifar10', ''), 'C10+': ('cifar10', '+'), 'C10++': ('cifar10', '++'),
             'C100': ('cifar100', ''), 'C100+': ('cifar100', '+'), 'C100++': ('cifar100', '++'),
             'SVHN': ('svhn_cropped', ''), 'ImageNet': ('imagenet2012', '+'),
-            'digits': ('digits', ''), 'digits+': ('digits', '+')}
+            'digits': ('digits', '')}
 
 
 def apply(config, setting):
@@ -47,7 +47,7 @@ def apply(config, setting):
     if dataset == 'svhn_cropped':
         cifar.street_view(config)
     elif dataset == 'digits':  # A mirror image of a 2 is no digit.
-        config.flip, config.padding = False, config.image_size // 8 if augmentation else 0
+        config.flip, config.padding = False, 0
     elif not augmentation:
         config.flip, config.padding = False, 0
         if config.crop_size:

@@ -4,14 +4,19 @@ digits of scikit-learn. No paper has them: sizes and lengths are our choice."""
 from configs import base
 
 WIDTHS = (8, 16, 32)
-MLPCONV = ((24, 16, 16), (24, 24, 24), (24, 24))  # Network in Network's
+MLPCONV = ((16, 12, 12), (16, 16, 16), (16, 16))  # Network in Network's
 # {name: (network, its fields, learning rate)}. The rates, and where dropout is left out, are chosen
 # by hand, so that each network learns.
 NARROW = {
+    'lenet5': ('lenet5', {}, 0.05),
+    'alexnet': ('alexnet', {'widths': (16, 24, 32, 32, 24), 'hidden': (64, 64), 'dropout': 0.0},
+                0.02),
+    'inception_v3': ('inception_v3', {'width_multiplier': 1 / 16, 'mixed': ('5b', '6a', '6b'),
+                                      'auxiliary_weight': 0.0}, 0.1),
     'nin': ('nin', {'widths': MLPCONV, 'dropout': 0.0}, 0.02),
-    'maxout': ('maxout', {'widths': (16, 24, 24), 'hidden': (32,), 'input_dropout': 0.0,
+    'maxout': ('maxout', {'widths': (12, 16, 16), 'hidden': (24,), 'input_dropout': 0.0,
                           'dropout': 0.0}, 0.01),
-    'dropconnect': ('dropconnect', {'widths': (16, 16, 24, 24), 'hidden': (64,), 'tests': 10},
+    'dropconnect': ('dropconnect', {'widths': (16, 16, 16, 16), 'hidden': (32,), 'tests': 10},
                     0.02),
     'dsn': ('dsn', {'widths': MLPCONV, 'dropout': 0.0}, 0.01),
     'generalized_pooling': ('generalized_pooling_tree', {'widths': MLPCONV, 'dropout': 0.0}, 0.01),
@@ -48,21 +53,22 @@ NARROW = {
     'fractalnet': ('fractalnet20', {'widths': WIDTHS, 'dropout': (0.0,) * 3}, 0.02),
 }
 
-# Networks without batch normalization start from LSUV's weights (cnnjax/lsuv.py): with their own,
-# which are made for their own widths, some of the narrow ones do not learn.
-LSUV = ('nin', 'maxout', 'dropconnect', 'dsn', 'generalized_pooling', 'fitnet', 'elu_net',
-        'squeezenet', 'allcnn', 'vgg11', 'fractional', 'recurrent_cnn')
-# These networks halve the images too often for 16 pixels.
-LARGE = ('vgg11', 'vgg11_bn', 'googlenet', 'squeezenet')
+# These networks without batch normalization start from LSUV's weights (cnnjax/lsuv.py): with their
+# own, which are made for the papers' widths, some of the narrow ones do not learn.
+LSUV = ('alexnet', 'nin', 'maxout', 'dropconnect', 'dsn', 'generalized_pooling', 'fitnet',
+        'elu_net', 'squeezenet', 'allcnn', 'vgg11', 'fractional', 'recurrent_cnn')
+# {name: side of the images}, where 16 pixels would be halved too often.
+SIDES = {'lenet5': 32, 'vgg11': 32, 'vgg11_bn': 32, 'googlenet': 32, 'squeezenet': 32,
+         'alexnet': 67, 'inception_v3': 75}
 
 
 def get_config(name):
-    """The recipe of one of NARROW: the digits scaled to 16 x 16 pixels, or to 32 x 32 where a
-    network needs it, 20 epochs and a cosine."""
+    """The recipe of one of NARROW: the digits scaled to 16 x 16 pixels, or to more where a network
+    needs them, 20 epochs and a cosine."""
     config = base.get_config()
     config.model.name, fields, config.learning_rate = NARROW[name]
     config.model.update(fields)
-    config.image_size = 32 if name in LARGE else 16
+    config.image_size = SIDES.get(name, 16)
     config.init = 'lsuv' if name in LSUV else 'network'
     config.batch_size = 64
     config.epochs = 20.0

@@ -276,28 +276,30 @@ ALLCNN = Table(
          ('_base', 'Model {}'), ('_strided', 'Strided-CNN-{}'), ('_convpool', 'ConvPool-CNN-{}'),
          ('', 'ALL-CNN-{}')), values.split(), strict=True)})
 
-_ROWS = {'maxout': 'Maxout', 'dropconnect': 'DropConnect', 'nin': 'Network in Network',
+_ROWS = {'lenet5': 'LeNet-5', 'alexnet': 'AlexNet', 'maxout': 'Maxout',
+         'dropconnect': 'DropConnect', 'nin': 'Network in Network',
          'generalized_pooling': 'Generalized Pooling', 'recurrent_cnn': 'Recurrent CNN',
          'competitive': 'Competitive Multi-scale', 'fitnet': 'FitNet (LSUV, no teacher)',
          'dsn': 'Deeply Supervised', 'allcnn': 'All-CNN-C', 'highway': 'Highway Network',
          'elu_net': 'ELU', 'fractional': 'Fractional Max-Pooling', 'vgg11': 'VGG-11',
          'vgg11_bn': 'VGG-11 with batch normalization', 'googlenet': 'GoogLeNet',
-         'squeezenet': 'SqueezeNet', 'mobilenet': 'MobileNet', 'mobilenet_v2': 'MobileNet v2',
-         'resnet20': 'ResNet', 'seresnet': 'Squeeze-and-Excitation ResNet',
+         'inception_v3': 'Inception v3', 'squeezenet': 'SqueezeNet', 'mobilenet': 'MobileNet',
+         'mobilenet_v2': 'MobileNet v2', 'resnet20': 'ResNet',
+         'seresnet': 'Squeeze-and-Excitation ResNet',
          'resnet_stochastic': 'ResNet: Stochastic Depth',
          'preact_resnet': 'ResNet: Identity Mapping', 'rir': 'ResNet in ResNet',
          'wide_resnet': 'Wide ResNet', 'densenet': 'DenseNet', 'fractalnet_plain': 'FractalNet',
          'fractalnet': 'FractalNet+drop-path'}
 DIGITS = Table(
     'Narrow networks on the digits of scikit-learn: test error (%)',
-    'configs/recipes/digits.py', _columns('digits', 'digits+'),
-    {**{name: Row(label, '- -', f'digits/{name}') for name, label in _ROWS.items()},
-     'deepest_column': Row('↳ Deepest column alone', '- -', 'digits/fractalnet', of='fractalnet',
+    'configs/recipes/digits.py', _columns('digits'),
+    {**{name: Row(label, '-', f'digits/{name}') for name, label in _ROWS.items()},
+     'deepest_column': Row('↳ Deepest column alone', '-', 'digits/fractalnet', of='fractalnet',
                            measure='column3/error')},
-    '+: with translations of up to an eighth of the side. The networks are narrow and shallow '
-    'versions of those of the papers, trained for 20 epochs on 1,347 images with rates chosen by '
-    'hand; one of the 450 test images is 0.22 points. That they learn can be seen here, but not '
-    'which is the best. Networks without batch normalization start from the weights of LSUV.',
+    'The networks are narrow and shallow versions of those of the papers, trained for 20 epochs on '
+    '1,347 images with rates chosen by hand; one of the 450 test images is 0.22 points. That they '
+    'learn can be seen here, but not which is the best. Most networks without batch normalization '
+    'start from the weights of LSUV.',
     own=True)
 
 TABLES = {'fractalnet1': FRACTALNET_1, 'stochastic_depth1': STOCHASTIC_DEPTH_1,
