@@ -14,7 +14,8 @@ def draw(found, path):
 
     rows, columns = found['rows'], found['columns']
     facts = ['parameters', 'seconds'] if found['own'] else []
-    height, width, label = 0.42, 1.25, 0.075 * max(len(row['label']) for row in rows) + 0.3
+    # Our own tables have one number in a cell.
+    height, width, label = 0.27 if found['own'] else 0.42, 1.25, 0.075 * max(len(row['label']) for row in rows) + 0.3
     size = (label + width * len(columns + facts) + 0.15, height * len(rows) + 1.35)
     figure = Figure(figsize=size, dpi=200)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -45,7 +46,8 @@ def draw(found, path):
 def legend(found):
     """The line that says what the numbers are."""
     if found['own']:
-        return 'test error in %; the darker, the closer to the best of its column'
+        return ('the darker, the closer to the best of its column; the seconds are those of the '
+                'training steps')
     return (f"the paper's number above, ours below; green is better, red is worse, by {MOST:g} "
             'points or more in full colour')
 
