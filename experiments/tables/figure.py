@@ -14,8 +14,8 @@ def draw(found, path):
 
     rows, columns = found['rows'], found['columns']
     facts = ['parameters', 'seconds'] if found['own'] else []
-    # Our own tables have one number in a cell.
-    height, width, label = 0.27 if found['own'] else 0.42, 1.25, 0.075 * max(len(row['label']) for row in rows) + 0.3
+    height, width = 0.27 if found['own'] else 0.42, 1.25  # one number in a cell, or two
+    label = 0.075 * max(len(row['label']) for row in rows) + 0.3
     size = (label + width * len(columns + facts) + 0.15, height * len(rows) + 1.35)
     figure = Figure(figsize=size, dpi=200)
     axes = figure.add_axes((0, 0, 1, 1))
