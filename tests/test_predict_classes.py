@@ -108,7 +108,7 @@ def test_images_that_were_taken_as_they_are():
     square = made({'image_size': 0}, (8, 8, 1))
     found, = square.predict(image)
     scores = np.asarray(jax.nn.softmax(square(image[None])[0]))
-    np.testing.assert_allclose(found.probabilities, np.sort(scores)[::-1][:5], rtol=1e-5)
+    np.testing.assert_allclose(found.probabilities, np.sort(scores)[::-1][:5], rtol=1e-4)
     large, = square.predict(image.repeat(6, 0).repeat(6, 1))
     assert large.classes[0] == found.classes[0]
     wide = made({'image_size': 0}, (8, 12, 1))
@@ -120,7 +120,7 @@ def test_images_that_were_taken_as_they_are():
     bordered, = border.predict(image)
     whole = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     scores = np.asarray(jax.nn.softmax(border(whole[None])[0]))
-    assert bordered.probabilities[0] == pytest.approx(scores.max(), rel=1e-5)
+    assert bordered.probabilities[0] == pytest.approx(scores.max(), rel=1e-4)
     with pytest.raises(UserError, match='pictures of 8 x 8, as they are'):
         border.predict(whole)
     with pytest.raises(UserError, match=r"crops='10': views are cut from scaled pictures, of a"):
