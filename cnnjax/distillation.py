@@ -168,14 +168,15 @@ def teaching(config: ConfigDict, teacher: Trained, examples: Any, normalize: dat
                              if pair[0] != pair[1]), (len(classes), len(teacher.classes)))
         raise UserError(f'{where} has other classes than the data, {theirs!r} where the data has '
                         f'{ours!r}: distillation needs the same, in the same order')
-    if hint and hint not in (taps := teacher.tap_shapes(image.shape[1:])):
-        raise UserError(f"hint_layer='{hint}' is no layer of {where}{suggest(hint, taps)}; it has "
-                        f'{", ".join(taps)}')
     try:
-        jax.eval_shape(functools.partial(made, teacher.variables), examples, 0)
+        taps = teacher.tap_shapes(image.shape[1:])
+        if hint in ('', *taps):
+            jax.eval_shape(functools.partial(made, teacher.variables), examples, 0)
+            return made
     except UserError as error:
         raise UserError(f'{where} cannot see these images: {error}') from error
-    return made
+    raise UserError(f"hint_layer='{hint}' is no layer of {where}{suggest(hint, taps)}; it has "
+                    f'{", ".join(taps)}')
 
 
 def guided(config: ConfigDict, net: nn.Module, teacher: Trained,

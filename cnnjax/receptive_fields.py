@@ -234,6 +234,13 @@ def _concatenate(eqn, inputs, shapes, shape):
     return tuple(sides)
 
 
+def _split(eqn, inputs, *_):
+    """Parts of the channels see what all of them see."""
+    seen = inputs[0].seen
+    along = any(extent.axis == eqn.params['axis'] for extent in seen)
+    return collapsed(inputs) if along else seen
+
+
 def _dot(eqn, inputs, shapes, shape):
     (contracted, batch) = eqn.params['dimension_numbers']
     free = [[a for a in range(len(side)) if a not in contracted[i] and a not in batch[i]]
@@ -268,6 +275,7 @@ def _mix(weights, extent, axis):
 
 RULES = {
     'conv_general_dilated': _convolution, 'dot_general': _dot, 'concatenate': _concatenate,
+    'split': _split,
     'gather': _gather, 'dynamic_slice': _dynamic_slice, 'slice': _each(_slice), 'pad': _each(_pad),
     'reshape': _each(_reshape), 'broadcast_in_dim': _each(_broadcast),
     'transpose': _each(_transpose), 'squeeze': _each(_squeeze), 'rev': _each(_reverse),

@@ -10,6 +10,7 @@ sweep() is in the config file, takes the argument of get_config, and yields {fie
             yield {'learning_rate': learning_rate, 'model.name': 'resnet32'}
 """
 
+import contextlib
 import copy
 import functools
 import hashlib
@@ -151,7 +152,10 @@ def run_all(runs: Sequence[Run], place: jobs.Place) -> bool:
         record(directory, {
             run.label: {'fields': run.fields, 'state': 'not finished'}
             for run in left if run.label not in entries}, runs[0].draw)
-    succeeded = place.run(left) if left else True
+    with contextlib.ExitStack() as stack:
+        if alone and not place.executor:  # To another one its runs would seem failed.
+            stack.enter_context(workdir.lock(directory))
+        succeeded = place.run(left) if left else True
     if alone and place.executor == 'slurm':
         print(f'table, as the runs finish: {path}')
     elif alone:

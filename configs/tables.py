@@ -9,9 +9,9 @@ all of their rows, columns and published numbers.
 
 Each cell is a training of its own, in its own directory of the workdir, by the recipe of its
 network's paper with the data set and the augmentation of its column. With --executor=slurm all are
-one array job. The same command again runs what is not finished. After each cell table.md,
-table.json and figures/table.png are written anew; a cell whose data is not there says so. A part of
-a table, shortened:
+one array job. The same command again runs what is not finished. After each cell NAME.md,
+NAME.json and figures/NAME.png of the table are written anew; a cell whose data is not there says
+so. A part of a table, shortened:
 
     --config.rows=nin,allcnn --config.columns=C10,C10+ --config.epochs=5
 """

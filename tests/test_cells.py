@@ -43,7 +43,7 @@ def table(**fields):
 
 
 def contents(directory):
-    found = json.loads((directory / 'table.json').read_text())
+    found = json.loads((directory / 'small.json').read_text())
     return {(row['name'], column): cell for row in found['rows']
             for column, cell in row['cells'].items()}
 
@@ -94,7 +94,7 @@ def test_a_table_is_killed_and_resumed_with_one_data_set_missing(tmp_path, monke
     assert found['resnet', 'C10']['state'] == 'no data: cifar10'
     assert found['searched', 'C10']['state'] == 'no network'
     assert found['resnet', 'top-5']['state'] == ''  # no number is published
-    written = (tmp_path / 'table' / 'table.md').read_text()
+    written = (tmp_path / 'table' / 'small.md').read_text()
     assert written in output
     lines = [[cell.strip() for cell in line.split('|')][1:-1] for line in written.splitlines()]
     lines = {line[0]: line[1:] for line in lines if line}
@@ -103,7 +103,7 @@ def test_a_table_is_killed_and_resumed_with_one_data_set_missing(tmp_path, monke
     assert lines['ResNet [1]'][0].startswith(f'5.00 / {found["resnet", "digits"]["ours"]:.2f} (')
     assert 'the training was shorter than the recipe' in written
     assert 'A search [3]: not a network.' in written
-    with Image.open(tmp_path / 'table' / 'figures' / 'table.png') as picture:
+    with Image.open(tmp_path / 'table' / 'figures' / 'small.png') as picture:
         assert picture.width > 500
 
 
@@ -163,7 +163,7 @@ def test_a_table_is_one_array_of_slurm(slurm, tmp_path, capsys):  # noqa: F811
     assert tables.sweep(table(), place)
     output = capsys.readouterr().out
     assert 'job 4242: an array of 3 runs' in output
-    assert f'table, as the runs finish: {tmp_path}/table/table.md' in output
+    assert f'table, as the runs finish: {tmp_path}/table/small.md' in output
     assert {cell['state'] for cell in contents(tmp_path / 'table').values()} == {
         'not finished', 'no network', ''}
     delayed = pickle.loads((tmp_path / 'table/submitit/4242_0_submitted.pkl').read_bytes())

@@ -24,6 +24,7 @@ KERNELS = {
     'Sobel y': np.outer([-1, 0, 1], [1, 2, 1]) / 4,
 }
 SIGMA = 2.0  # the standard deviation of the Gaussian kernel, in pixels
+FRAME = (1.0, 0.5, 0.0)  # orange, around a kernel on a picture
 STRONGEST = 0.01  # This share of the pixels of an edge map are its peaks.
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -77,8 +78,8 @@ def kernel_rows(picture: np.ndarray, filtered: Mapping[str, Pair]) -> list[list[
         small = 0.5 + kernel / np.abs(kernel).max() / 2
         index = np.arange(side) * len(kernel) // side
         result[:side, :side] = small[index][:, index, None]
-        result[side], result[:side + 1, side] = np.where(
-            np.arange(len(result))[:, None] <= side, 1, result[side]), 1
+        for line in (0, side):
+            result[line, :side + 1] = result[:side + 1, line] = FRAME
         cells.append((name, result, None))
     strength = edges(picture)
     cells.append(('Sobel, strength', (strength / np.quantile(strength, 0.995)).clip(0, 1), None))

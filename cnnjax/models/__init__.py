@@ -123,9 +123,9 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'drop_connect': Number(0, below=1), 'inference': ('gaussian', 'mean'),
     'pieces': Whole(1, 256), 'levels': Whole(1, 8),
     'num_classes': Whole(1, 2 ** 24), 'columns': Whole(1, 8), 'stem': Whole(0, 333),
-    'reduction': Whole(0, WIDEST), 'canvas': Whole(1, 4096), 'blocks': Whole(1, 4096),
-    'layers_per_block': Whole(1, 4096), 'depth': Whole(1, 32), 'last_pool': Whole(1, 31),
-    'largest': Whole(1, 31),
+    'reduction': Whole(0, WIDEST), 'fires': Whole(1, WIDEST), 'canvas': Whole(1, 4096),
+    'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096), 'depth': Whole(1, 32),
+    'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
     'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),
     'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch', 'frozen'),
     'dilated': Whole(), 'skips': Whole(0, 2), 'skip_scales': Number(0),
@@ -284,7 +284,8 @@ def _check(name, field, value, own):
     several = isinstance(value, (tuple, list))
     nested = isinstance(own, tuple) and own and isinstance(own[0], tuple)
     of_another_form = several != isinstance(own, tuple) or (
-        nested and not all(isinstance(part, (tuple, list)) for part in value))
+        nested and not all(isinstance(part, (tuple, list)) and (
+            field not in ('blocks', 'fires') or len(part) == len(own[0])) for part in value))
     if of_another_form or not value and field in ('widths', 'anchor_sizes', 'anchor_ratios'):
         raise UserError(f'{name}: {field}={value!r}: take something like {own!r}')
     if nested:  # Network in Network's widths

@@ -45,9 +45,10 @@ def density(angle, n):
     return np.exp(constant + (n - 2) * np.log(np.sin(angle)))
 
 
-def ratio(n, pairs):
-    """The largest of so many distances by the smallest, from the medians of both."""
-    rare = 1 - 0.5 ** (1 / pairs)
+def ratio(n, pairs, share=0.5):
+    """The largest of so many distances by the smallest, from the medians of both; or from the
+    largest that a share of samples stays below, and the smallest that it stays above."""
+    rare = 1 - share ** (1 / pairs)
     return float(stats.chi.isf(rare, n) / stats.chi.ppf(rare, n))
 
 
@@ -72,8 +73,8 @@ def _distributed(what, values, test, more=()):
 
 def draw(samples, pairs, path):
     figure, axes = slides.slide('Random vectors in n dimensions')
-    slides.say(axes, slides.SIZE[0] / 2, 1.1, f'{pairs} pairs x, y of N(0, I): bars; theory: lines;'
-               ' each as high as its maximum', 16)
+    slides.say(axes, slides.SIZE[0] / 2, 1.1, f'{pairs} pairs x, y of N(0, I): bars and dots; theory: '
+               'lines, as high as each other, and a band that holds most dots', 16)
     left, middle, right = (slides.plot(figure, 0.5 + 4.4 * i, 1.9, 3.75, 4.7) for i in range(3))
     for (n, (angles, norms, distances)), color in zip(samples.items(), _colors(len(samples)),
                                                       strict=True):
@@ -86,7 +87,9 @@ def draw(samples, pairs, path):
         right.plot(n, distances.max() / distances.min(), 'o', color=color, markersize=11,
                    label=f'n = {n}')
     at = np.geomspace(min(samples), max(samples), 50)
-    right.plot(at, [ratio(n, pairs) for n in at], color='0.5', zorder=0)
+    right.plot(at, [ratio(n, pairs) for n in at], color='0.5', zorder=0, label='theory')
+    right.fill_between(at, *([ratio(n, pairs, share) for n in at] for share in (0.05, 0.95)),
+                       color='0.9', zorder=-1)
     right.axhline(1, color='0.5', linestyle='--', linewidth=1)
     right.set(xscale='log', yscale='log')
     left.set(xlim=(0, 180), xticks=(0, 45, 90, 135, 180))

@@ -69,13 +69,15 @@ def trained_by(config, name: str, row: tables.Row, setting: str) -> tuple[dict[s
             epochs = lengths.epochs(recipe, DATA[recipe.dataset].examples)
             length = f'{epochs:.3g} of {epochs / share:.3g} epochs'
             label += f',epochs={epochs:.3g}'
+        if config.dtype != 'float32':
+            label += f',{config.dtype}'
         trainings[f'{label},seed{seed}'] = recipe, {
             'row': row.of or name, 'setting': setting, 'seed': seed}
     return trainings, length
 
 
 def compare(config, entries: sweeps.Entries) -> dict[str, Any]:
-    """The contents of table.json, from the entries of sweep.json; errors are in %."""
+    """The contents of the table's json file, from the entries of sweep.json; errors are in %."""
     table, rows = tables.named(config), {}
     for cell in cells(config):
         rows.setdefault(cell.row, {})[cell.column] = _compared(cell, entries)
@@ -106,8 +108,9 @@ def _compared(cell, entries):
             'deviation': statistics.stdev(values.values()) if len(values) > 1 else None,
             'difference': None if ours is None or paper is None or cell.measure == 'seconds'
             else ours - paper, 'state': _state(cell, known, values), 'length': cell.length,
-            'measure': cell.measure, 'recipe': cell.recipe, 'trainings': values or dict.fromkeys(
-                cell.trainings)}
+            'seeds': f'{len(values)} of {len(known)} seeds' if 0 < len(values) < len(known) else '',
+            'measure': cell.measure, 'recipe': cell.recipe,
+            'trainings': {label: values.get(label) for label in known}}
 
 
 def _state(cell, known, values):
@@ -142,7 +145,7 @@ def _ratio(above, below):
     return {'paper': UNKNOWN if paper is None else f'{paper:.2f}', 'ours': ours, 'deviation': None,
             'difference': None if None in (paper, ours) else ours - paper,
             'state': '' if ours is None else 'finished', 'measure': 'ratio', 'length': '',
-            'recipe': '', 'trainings': {}}
+            'seeds': '', 'recipe': '', 'trainings': {}}
 
 
 def number(printed: str | float | None) -> float | None:

@@ -9,7 +9,7 @@ EMPTY = '0.96'
 
 
 def draw(found, path):
-    """Draws the contents of table.json."""
+    """Draws the contents of a table's json file."""
     from matplotlib.figure import Figure  # here, because the import takes half a second
 
     rows, columns = found['rows'], found['columns']
@@ -45,11 +45,14 @@ def draw(found, path):
 
 def legend(found):
     """The line that says what the numbers are."""
+    shortened = any(cell['ours'] is not None and (cell['length'] or cell['seeds'])
+                    for row in found['rows'] for cell in row['cells'].values())
+    star = '; *: shortened, or not all seeds' if shortened else ''
     if found['own']:
         return ('the darker, the closer to the best of its column; the seconds are those of the '
-                'training steps')
+                'training steps' + star)
     return (f"the paper's number above, ours below; green is better, red is worse, by {MOST:g} "
-            'points or more in full colour')
+            f'points or more in full colour{star}')
 
 
 def color(cell, best):
@@ -90,5 +93,5 @@ def _cell(axes, place, size, cell, background, own):
     said = ours(cell) if len(ours(cell)) <= 16 else shown(cell['ours'], cell['measure'])
     axes.text(left + width / 2, middle + offset, said, fontsize=8.5, weight='bold', ha='center',
               va='center')
-    if cell['length']:
+    if cell['length'] or cell['seeds']:
         axes.text(left + width - 0.08, middle - 0.08, '*', fontsize=8, ha='right', va='center')

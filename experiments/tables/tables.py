@@ -2,9 +2,9 @@
 
     nin,C10,seed0/, ...  the trainings, each a workdir of the experiment 'train'
     sweep.json           what became of each training
-    table.md             the paper's table with our numbers beside the published ones
-    table.json           the same with all seeds
-    figures/table.png    the same as a picture, in the colours of the differences
+    fractalnet1.md           the paper's table with our numbers beside the published ones
+    fractalnet1.json         the same with all seeds
+    figures/fractalnet1.png  the same as a picture, in the colours of the differences
 """
 
 import functools
@@ -54,11 +54,9 @@ def check(config):
 class Training(sweeps.Run):
     """The training of one cell, or of several, and one seed. `table` is the config of the table."""
 
-    TABLE = 'table.md'
-
     def __init__(self, recipe, fields, directory, label, table):
         super().__init__(recipe, fields, directory, train.run, label)
-        self.table = table
+        self.table, self.TABLE = table, f'{table.table}.md'
 
     def run(self):
         try:
@@ -79,9 +77,9 @@ class Training(sweeps.Run):
 
     def draw(self, entries):
         found = cells.compare(self.table, entries)
-        atomic.write_json(self.sweep / 'table.json', found)
+        atomic.write_json(self.sweep / f'{found["table"]}.json', found)
         atomic.write_text(self.sweep / self.TABLE, text.markdown(found))
-        figure.draw(found, self.sweep / 'figures' / 'table.png')
+        figure.draw(found, self.sweep / 'figures' / f'{found["table"]}.png')
 
 
 @functools.cache

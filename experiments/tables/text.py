@@ -24,7 +24,7 @@ def ours(cell: Mapping[str, Any]) -> str:
     if cell['deviation'] is not None:
         said += f' ± {shown(cell["deviation"], cell["measure"])}'
     more = [f'{cell["difference"]:+.2f}'] if cell['difference'] is not None else []
-    more += [cell['length']] if cell['length'] else []
+    more += [cell[field] for field in ('length', 'seeds') if cell[field]]
     return said + (f' ({", ".join(more)})' if more else '')
 
 
@@ -50,6 +50,6 @@ def markdown(found: Mapping[str, Any]) -> str:
     trained = [cell for row in found['rows'] for cell in row['cells'].values()
                if cell['ours'] is not None]
     if any(cell['length'] for cell in trained):
-        said.append('Where a length is given, the training was shorter than the recipe, and its '
-                    'error is not to be compared with the paper\'s.')
+        said.append('Where a length is given, the training was shorter than the recipe' + (
+            '.' if found['own'] else ', and its error is not to be compared with the paper\'s.'))
     return '\n\n'.join(part.rstrip('\n') for part in said) + '\n'
