@@ -73,8 +73,8 @@ def _distributed(what, values, test, more=()):
 
 def draw(samples, pairs, path):
     figure, axes = slides.slide('Random vectors in n dimensions')
-    slides.say(axes, slides.SIZE[0] / 2, 1.1, f'{pairs} pairs x, y of N(0, I): bars and dots; theory: '
-               'lines, as high as each other, and a band that holds most dots', 16)
+    slides.say(axes, slides.SIZE[0] / 2, 1.1, f'{pairs} pairs x, y of N(0, I): bars and dots; '
+               'theory: lines, as high as each other, and a band that holds most dots', 16)
     left, middle, right = (slides.plot(figure, 0.5 + 4.4 * i, 1.9, 3.75, 4.7) for i in range(3))
     for (n, (angles, norms, distances)), color in zip(samples.items(), _colors(len(samples)),
                                                       strict=True):
