@@ -17,6 +17,7 @@ from cnnjax.data.identity import array_digest
 from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError
 from cnnjax.images import (
+    activation_maps,
     attribution,
     attribution_figure,
     class_scores,
@@ -322,11 +323,19 @@ def saliency(config, network, images, truths, figure):
         rows.append(attribution_figure.Row(images[i], *row.values(), {
             method: found[i] for method, found in maps.items()}, **own))
         numbers.append({'image': name, **row, **own})
-    known = [network.name, network.config and f'checkpoint {config.checkpoint}']
-    about = f'network: {config.source} ({", ".join(filter(None, known)) or "no name"})'
-    shown = ', '.join(names) if config.images else f'{config.dataset}, {config.split} set'
-    attribution_figure.draw(rows, figure, f'{about}     images: {shown}')
+    attribution_figure.draw(rows, figure, about(config, network, names))
     return numbers
+
+
+def about(config, network, names):
+    """Of which network, images and layer the figure of saliency is, in a line."""
+    known = [network.name, network.config and f'checkpoint {config.checkpoint}']
+    known = ', '.join(filter(None, known))
+    images = ', '.join(names) if config.images else f'{config.dataset}, {config.split} set'
+    layer = activation_maps.last_maps(network, network.image_shape)
+    sides = ' x '.join(map(str, network.tap_shapes()[layer][:2]))
+    return (f'network: {config.source}{known and f" ({known})"}     images: {images}     '
+            f'layer of the CAMs: {layer}, {sides} positions')
 
 
 def activations(config, network, image, figure):

@@ -3,12 +3,13 @@
     maps = grad_cam(network, images, classes)  # [N, H, W]
 
 Each function takes the activations A of a layer, weights them for the class and enlarges the sum
-bilinearly to the size of the image. `layer` is the name of the tap; None: the last maps that are
-not pooled from those before, as in Grad-CAM's VGG-16 ('relu5_3'). For the scores of the classes,
+bilinearly to the size of the image. `layer` is the name of the tap; None: that of `last_maps`, as
+in Grad-CAM's VGG-16 ('relu5_3'). For the scores of the classes,
 and for the other arguments, see attribution.py.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -93,19 +94,25 @@ def score_cam(network: Trained, images: ArrayLike, classes: ArrayLike, *,
     return _summed(alpha[:, None, None] * maps, question)
 
 
+def last_maps(network: Trained, shape: Sequence[int]) -> str:
+    """The last layer whose maps are not pooled from those before, for images of `shape` [H, W, C].
+
+    Raises:
+      UserError: there is none.
+    """
+    maps = [(name, tap) for name, tap in network.tap_shapes(shape).items() if len(tap) == 3]
+    sizes = [tuple(shape[:2]), *(tap[:2] for _, tap in maps)]
+    kept = [name for (name, tap), before in zip(maps, sizes, strict=False) if tap[:2] == before]
+    if not kept:
+        raise UserError('no layer has maps as large as those before it: name one')
+    return kept[-1]
+
+
 def _at(network, images, classes, layer):
     """(what is asked, a layer's activations A, dS_c / dA), both [N, h, w, C]."""
     question = asked(network, images, classes)
-    shape = question.images.shape[1:]
-    shapes = network.tap_shapes(shape)
-    if layer is None:
-        maps = [(name, shape) for name, shape in shapes.items() if len(shape) == 3]
-        sizes = [shape[:2], *(shape[:2] for _, shape in maps)]
-        kept = [name for (name, shape), before in zip(maps, sizes, strict=False)
-                if shape[:2] == before]
-        if not kept:
-            raise UserError('no layer has maps as large as those before it: name one')
-        layer = kept[-1]
+    shapes = network.tap_shapes(question.images.shape[1:])
+    layer = last_maps(network, question.images.shape[1:]) if layer is None else layer
     missing([layer], shapes)
     if len(shapes[layer]) != 3:
         raise UserError(f"'{layer}' has no positions: an activation map takes a layer of maps")

@@ -34,13 +34,14 @@ def deletion(network: Trained, images: ArrayLike, classes: ArrayLike, maps: Arra
 
 
 def insertion(network: Trained, images: ArrayLike, classes: ArrayLike, maps: ArrayLike, *,
-              steps: int = 24, blur: float = 0.1) -> np.ndarray:
+              steps: int = 24, blur: float = 0.2) -> np.ndarray:
     """[N], the area under the class's probability against the share of the pixels that is inserted
     into the blurred image, the most important first; higher is better.
 
     Args:
       maps, steps: as for `deletion`.
-      blur: the standard deviation of the Gaussian, in shorter sides of the image.
+      blur: the standard deviation of the Gaussian, in shorter sides of the image; large enough
+        that the blurred image has lost the class.
     """
     question = asked(network, images, classes)
     if not blur > 0:
