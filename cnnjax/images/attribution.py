@@ -3,8 +3,8 @@
     maps = METHODS['RISE'](network, images, classes)  # [N, H, W]
 
 Each function takes images [N, H, W, C], uint8 or floats in [0, 1], and their N classes, as numbers.
-What counts as the score S_c of a class is said in class_scores.py. The deletion and insertion
-scores of faithfulness.py compare the maps.
+class_scores.py says what the score S_c of a class is, and activation_maps.py and occlusions.py have
+the maps made in these ways. The deletion and insertion scores of faithfulness.py compare maps.
 """
 
 import functools
