@@ -327,6 +327,30 @@ def test_maps_in_colours():
         assert np.isfinite(empty).all()
 
 
+def test_the_figure(tmp_path, monkeypatch):
+    """What is printed, and that the best scores are bold: to the digits that are printed."""
+    figures = []
+    monkeypatch.setattr(attribution_figure.plots, 'save', lambda figure, _: figures.append(figure))
+    image, maps = np.zeros((4, 4, 1)), {'gradient': np.eye(4), 'RISE': np.eye(4)}
+    rows = [attribution_figure.Row(image, 'cat', 0.75, truth, maps, {'gradient': low, 'RISE': 0.5},
+                                   {'gradient': 0.601, 'RISE': 0.602})
+            for truth, low in (('dog', 0.2), (None, 0.6))]
+    attribution_figure.draw(rows, tmp_path / 'figure.png', 'of a test')
+    texts = [(text.get_text(), text.get_weight(), text.get_color()) for text in figures[0].texts]
+    words = [text for text, *_ in texts]
+    assert {'of a test', 'gradient', 'RISE', 'class shown (75%):', 'cat', 'not known',
+            'mean of 2 images'} <= set(words)
+    assert ('dog', 'normal', 'tab:red') in texts
+    scores = [(text, weight) for text, weight, _ in texts if text.startswith('deletion 0')]
+    assert scores == [('deletion 0.20', 'bold'), ('deletion 0.50', 'normal'),
+                      ('deletion 0.60', 'normal'), ('deletion 0.50', 'bold'),
+                      ('deletion 0.40', 'bold'), ('deletion 0.50', 'normal')]
+    assert [(text, weight) for text, weight, _ in texts if text.startswith('insertion 0')] == [
+        ('insertion 0.60', 'bold')] * 6
+    labels = [axes.get_xlabel() for axes in figures[0].axes if axes.get_xlabel()]
+    assert [label.split('\n')[1] for label in labels] == ['(gradient)', '(RISE)']
+
+
 def test_maps_of_logits_count_where_the_class_is_found():
     """The score is the mean logit of the pixels where the class is the likeliest, or of all where
     it is nowhere; integrated gradients are complete for it."""

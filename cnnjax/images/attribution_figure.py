@@ -14,7 +14,7 @@ from cnnjax.charts import short
 BRIGHT = 0.995
 SIGNED = ('integrated gradients', 'occlusion')  # for and against the class
 FINE = ('gradient', 'SmoothGrad', 'random')  # as many values as pixels, and none below 0
-BARS = {
+BARS = {  # what the colours of each colormap mean
     'gray': 'share of the largest value: importance for the class, of either sign',
     'turbo': 'share of the largest value (RISE: 0 is its smallest): evidence for the class',
     'RdBu_r': 'share of the largest absolute value: blue against the class, red for it'}
@@ -78,21 +78,14 @@ def draw(rows: Sequence[Row], path: str | PathLike[str], about: str) -> None:
         text(column, top - 0.08 - LINE, ' '.join(upper), 10, weight='bold')
     for i, row in enumerate(rows):
         below = top + i * step + height
-        pictures = [row.image, *(colored(method, row.maps[method], row.image)
-                                 for method in methods)]
-        for column, picture in enumerate(pictures):
+        for column, picture in enumerate([row.image, *(
+                colored(method, row.maps[method], row.image) for method in methods)]):
             axes = figure.add_axes(((GAP + column * (SIDE + GAP)) / size[0], 1 - below / size[1],
                                     SIDE / size[0], height / size[1]))
             axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, 'gray', vmin=0,
                         vmax=1, interpolation='nearest')
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        wrong = row.truth not in (None, row.shown)
-        for line, (words, color) in enumerate((
-                (f'class shown ({row.probability:.0%}):', '0.4'), (short(row.shown), 'black'),
-                ('true class:', '0.4'),
-                (short(row.truth or 'not known'), 'tab:red' if wrong else 'black')), 1):
-            text(0, below + line * LINE, words, color=color)
+            axes.set_axis_off()
+        _classes(text, below, row)
         _scores(text, below, methods, row.deletion, row.insertion)
     if len(rows) > 1:
         below = top + len(rows) * step
@@ -102,6 +95,15 @@ def draw(rows: Sequence[Row], path: str | PathLike[str], about: str) -> None:
             for name in ('deletion', 'insertion')))
     _bars(figure, size, methods)
     plots.save(figure, path)
+
+
+def _classes(text, below, row):
+    """Prints the class shown and the true one, red where it is another."""
+    truth = 'black' if row.truth in (None, row.shown) else 'tab:red'
+    for line, (words, color) in enumerate((
+            (f'class shown ({row.probability:.0%}):', '0.4'), (short(row.shown), 'black'),
+            ('true class:', '0.4'), (short(row.truth or 'not known'), truth)), 1):
+        text(0, below + line * LINE, words, color=color)
 
 
 def _scores(text, below, methods, deletion, insertion):
@@ -118,18 +120,20 @@ def _bars(figure, size, methods):
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    width = size[0] / len(BARS)
-    for i, (colours, meaning) in enumerate(BARS.items()):
-        own = [method for method in methods if _colours(method) == colours]
+    kinds = {colormap: [method for method in methods if _colormap(method) == colormap]
+             for colormap in BARS}
+    kinds = {colormap: own for colormap, own in kinds.items() if own}
+    width = size[0] / len(kinds)
+    for i, (colormap, own) in enumerate(kinds.items()):
         axes = figure.add_axes(((i + 0.08) * width / size[0], 1.05 / size[1],
                                 0.84 * width / size[0], 0.1 / size[1]))
-        least = -1 if colours == 'RdBu_r' else 0
-        bar: Any = figure.colorbar(ScalarMappable(Normalize(least, 1), colours), cax=axes,
+        least = -1 if colormap == 'RdBu_r' else 0
+        bar: Any = figure.colorbar(ScalarMappable(Normalize(least, 1), colormap), cax=axes,
                                    orientation='horizontal', ticks=np.linspace(least, 1, 5))
         bar.ax.tick_params(labelsize=8, length=2, pad=1)
-        bar.set_label(f'{meaning}\n({", ".join(own)})', fontsize=8, labelpad=2)
+        bar.set_label(f'{BARS[colormap]}\n({", ".join(own)})', fontsize=8, labelpad=2)
     figure.text(GAP / size[0], 0.06 / size[1], NOTE, va='bottom', fontsize=9, color='0.3')
 
 
-def _colours(method):
+def _colormap(method):
     return 'RdBu_r' if method in SIGNED else 'gray' if method in FINE else 'turbo'
