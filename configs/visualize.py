@@ -9,8 +9,9 @@
 The argument is 'photos' (default), which takes the embedded network, or 'digits', which takes that
 of the quickstart. The strongest patches of a data set and their projections follow Zeiler & Fergus
 2013, https://arxiv.org/abs/1311.2901; the images that excite units follow Olah et al. 2017,
-https://distill.pub/2017/feature-visualization. Writes filters.png (the first layer), LAYER.png for
-every layer, classes.png, saliency.png and activations.png to figures/; also patches.npz (see
+https://distill.pub/2017/feature-visualization; the maps of where a class is seen follow the papers
+that cnnjax/images/attribution.py names. Writes filters.png (the first layer), LAYER.png for every
+layer, classes.png, saliency.png and activations.png to figures/; also patches.npz (see
 cnnjax/images/strongest.py), maximized/LAYER/UNIT.png and results.json. The same command again
 computes only what is missing.
 """

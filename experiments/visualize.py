@@ -17,7 +17,11 @@ from cnnjax.data.identity import array_digest
 from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError
 from cnnjax.images import (
+    activation_maps,
     attribution,
+    attribution_figure,
+    class_scores,
+    faithfulness,
     patches,
     pictures,
     rules,
@@ -62,6 +66,7 @@ def run(config, directory):
     if config.patches > len(stream):
         raise UserError(f'patches={config.patches}: the data set has {len(stream)} images')
     images = given(config, network)
+    truths = [None] * len(images)
     check_size(config, network, stream, layers)
     begin(directory, config, network, any(directory.glob('parts/*')))
     strong = strongest.search_once(
@@ -84,12 +89,12 @@ def run(config, directory):
         results['classes'] = part('classes', lambda figure: classes(
             config, network, stream, scores[0], strong[scores[0]], figure), identity.digest)
     if not images and config.salient:
-        images = recognized(config, network, stream, strong[scores[0]])
+        images, truths = recognized(config, network, stream, strong[scores[0]])
     if images:
         shown = ' '.join(array_digest(image) for _, image in images)
         if scores:
             results['saliency'] = part('saliency', lambda figure: saliency(
-                config, network, images, figure), shown)
+                config, network, images, truths, figure), shown)
         results['activations'] = part('activations', lambda figure: activations(
             config, network, images[0], figure), shown)
     atomic.write_json(directory / 'results.json', results)
@@ -179,11 +184,14 @@ def given(config, network):
 
 
 def recognized(config, network, stream, strong):
-    """Images of the data set instead of pictures, [(name, image)]: those with the highest score of
-    some classes, evenly spread over all."""
+    """Images of the data set instead of pictures, [(name, image)], with their true classes: those
+    with the highest score of some classes, evenly spread over all."""
     labels = data.spread(len(strong.images), config.salient)
-    images = strongest.look_up(stream, strong.images[labels, 0]) / np.float32(255)
-    return [(called(network, label), image) for label, image in zip(labels, images, strict=True)]
+    places = strong.images[labels, 0]
+    images = strongest.look_up(stream, places) / np.float32(255)
+    true = [int(stream.examples[int(place)]['label']) for place in places]
+    return ([(called(network, label), image) for label, image in zip(labels, images, strict=True)],
+            [stream.classes[label] if label >= 0 else None for label in true])
 
 
 def safe(layer):
@@ -271,7 +279,7 @@ def classes(config, network, stream, layer, strong, figure):
     score, and the image of the data set with the highest score."""
     chosen = data.spread(len(strong.images), config.classes)
     maximized = maximize(config, network, layer, chosen, 'classes')
-    probabilities = attribution.probabilities(network, maximized.images)
+    probabilities = class_scores.probabilities(network, maximized.images)
     images = strongest.look_up(stream, strong.images[chosen, 0]) / np.float32(255)
     cells, numbers = [], []
     for i, label in enumerate(chosen):
@@ -290,28 +298,44 @@ def called(network, label):
     return network.classes[label] if label < len(network.classes) else str(label)
 
 
-def saliency(config, network, images, figure):
-    """Draws where the network sees the most likely class of each image, by each method."""
+def saliency(config, network, images, truths, figure):
+    """Draws where the network sees the most likely class of each image, by each method, and how far
+    the methods can be trusted: their deletion and insertion scores."""
     names, images = zip(*images, strict=True)
     images = np.stack(images)
-    probabilities = attribution.probabilities(network, images)
+    probabilities = class_scores.probabilities(network, images)
     labels = probabilities.argmax(-1)
     if network.task == 'segment':  # Class 0, the background in most sets, is nearly everywhere.
         labels = probabilities[:, 1:].argmax(-1) + 1
-    maps = {}
+    maps, scores = {}, {'deletion': {}, 'insertion': {}}
     with tqdm(attribution.METHODS.items(), unit='method', desc='saliency', disable=None) as bar:
         for method, function in bar:
-            options = {'seed': config.seed} if method == 'SmoothGrad' else {}
+            options = {'seed': config.seed} if method in attribution.SEEDED else {}
             maps[method] = function(network, images, labels, **options)
+            for score, found in scores.items():
+                found[method] = getattr(faithfulness, score)(network, images, labels, maps[method])
     rows, numbers = [], []
-    for i, (name, label) in enumerate(zip(names, labels, strict=True)):
-        found, sure = called(network, label), probabilities[i, label]
-        rows.append([(f'{found[:18]}: {sure:.0%}', images[i], None),
-                     *((method, attribution.colored(method, found[i], images[i]), None)
-                       for method, found in maps.items())])
-        numbers.append({'image': name, 'class': found, 'probability': float(sure)})
-    plots.gallery(rows, figure, 1.3)
+    for i, (name, label, truth) in enumerate(zip(names, labels, truths, strict=True)):
+        own = {score: {method: float(values[i]) for method, values in found.items()}
+               for score, found in scores.items()}
+        row = {'class': called(network, label), 'probability': float(probabilities[i, label]),
+               'true_class': truth}
+        rows.append(attribution_figure.Row(images[i], *row.values(), {
+            method: found[i] for method, found in maps.items()}, **own))
+        numbers.append({'image': name, **row, **own})
+    attribution_figure.draw(rows, figure, about(config, network, names))
     return numbers
+
+
+def about(config, network, names):
+    """Of which network, images and layer the figure of saliency is, in a line."""
+    known = [network.name, network.config and f'checkpoint {config.checkpoint}']
+    known = ', '.join(filter(None, known))
+    images = ', '.join(names) if config.images else f'{config.dataset}, {config.split} set'
+    layer = activation_maps.last_maps(network, network.image_shape)
+    sides = ' x '.join(map(str, network.tap_shapes()[layer][:2]))
+    return (f'network: {config.source}{known and f" ({known})"}     images: {images}     '
+            f'layer of the CAMs: {layer}, {sides} positions')
 
 
 def activations(config, network, image, figure):
@@ -329,7 +353,8 @@ def activations(config, network, image, figure):
     for layer, found in maps.items():
         order = np.argsort(-found.mean((0, 1)), kind='stable')[:config.channels]
         shown = found[..., order]
-        low, high = np.minimum(shown.min((0, 1)), 0), np.quantile(shown, attribution.BRIGHT, (0, 1))
+        low = np.minimum(shown.min((0, 1)), 0)
+        high = np.quantile(shown, attribution_figure.BRIGHT, (0, 1))
         shown = np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)  # Each has its scale.
         title = f'{layer}: {" x ".join(map(str, found.shape))}'
         cells.append((title, pictures.mosaic(list(np.moveaxis(shown, -1, 0)[..., None])), None))

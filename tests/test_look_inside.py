@@ -10,7 +10,7 @@ import experiments
 from cnnjax import data, train, trained
 from cnnjax.data import digit_scenes
 from cnnjax.errors import UserError
-from cnnjax.images import attribution, pictures
+from cnnjax.images import attribution, class_scores, pictures
 from configs import base
 from tests.conftest import DETECTOR
 
@@ -75,7 +75,7 @@ def test_what_needs_scores_of_classes_is_refused(detector_run, tmp_path):
     assert not (tmp_path / 'run').exists()
     network = trained.load(detector_run)
     image = np.zeros((1, 16, 16, 3), np.uint8)
-    for call in (lambda: attribution.probabilities(network, image),
+    for call in (lambda: class_scores.probabilities(network, image),
                  lambda: attribution.gradient(network, image, [0])):
         with pytest.raises(UserError, match='a detector has no scores of the classes of a whole'):
             call()

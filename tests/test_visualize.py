@@ -12,7 +12,7 @@ from PIL import Image
 from cnnjax import data, limits, models, trained
 from cnnjax.data import sources
 from cnnjax.errors import UserError
-from cnnjax.images import strongest
+from cnnjax.images import attribution, faithfulness, strongest
 from configs import visualize as configs
 from experiments import visualize
 
@@ -65,11 +65,13 @@ def test_the_figures_and_the_numbers(finished, network):
     assert [row['unit'] for row in results['layers']['relu1_1']] == [2, 0]
     assert len(results['layers']['relu2_1']) == 2
     assert [row['class'] for row in results['classes']] == ['0', '4', '9']
-    assert [row['image'] for row in results['saliency']] == ['0']
+    saliency, = results['saliency']
+    assert saliency['image'] == '0'
     assert results['activations'] == {'image': '0',
                                       'layers': ['relu1_1', 'pool1', 'relu2_1', 'pool2']}
     scans = sources.load('digits', 'test').examples
-    images = np.stack([scans[i]['image'] for i in np.linspace(0, 449, 30).round().astype(int)])
+    some = np.linspace(0, 449, 30).round().astype(int)
+    images = np.stack([scans[i]['image'] for i in some])
     taps = network.taps(images)
     for row in results['layers']['relu2_1']:
         maxima = np.asarray(taps['relu2_1'][..., row['unit']]).max((1, 2))
@@ -82,6 +84,15 @@ def test_the_figures_and_the_numbers(finished, network):
             score = np.asarray(network.taps(image[None, ..., None])['relu2_1'])[..., row['unit']]
             np.testing.assert_allclose(row['maximized'], score.max(), rtol=0.05)
     logits = np.asarray(network(images))
+    best = logits[:, 0].argmax()
+    label = logits[best].argmax()
+    assert saliency['class'] == str(label)
+    assert saliency['true_class'] == str(scans[some[best]]['label'])
+    for score in ('deletion', 'insertion'):
+        assert set(saliency[score]) == set(attribution.METHODS)
+        by_chance = attribution.random(network, images[[best]], [label], seed=0)
+        expected = getattr(faithfulness, score)(network, images[[best]], [label], by_chance)
+        np.testing.assert_allclose(saliency[score]['random'], expected[0], rtol=1e-4)
     for row in results['classes']:
         assert row['image'] == logits[:, int(row['class'])].argmax()
         np.testing.assert_allclose(row['strongest'], logits[:, int(row['class'])].max(), rtol=1e-5)
@@ -157,6 +168,18 @@ def test_named_pictures(tmp_path, network):
     assert all(image.shape == (8, 8, 1) for _, image in found)
     drawn = visualize.activations(config, network, found[0], tmp_path / 'activations.png')
     assert drawn == {'image': 'astronaut', 'layers': ['relu1_1', 'pool1', 'relu2_1', 'pool2']}
+
+
+@pytest.mark.parametrize(('images', 'expected'), [
+    ('', 'network: runs/quickstart (checkpoint best)     images: digits, test set     layer of the '
+         'CAMs: relu2_1, 4 x 4 positions'),
+    ('skimage:cat', 'network: runs/quickstart (checkpoint best)     images: cat     layer of the '
+                    'CAMs: relu2_1, 4 x 4 positions')])
+def test_the_title_of_saliency(images, expected, network):
+    run = network._replace(config={'epochs': 1})
+    assert visualize.about(changed(images=images), run, ['cat']) == expected
+    published = network._replace(name='vgg11')
+    assert '(vgg11)  ' in visualize.about(changed(images=images), published, ['cat'])
 
 
 def test_layers_and_units():
