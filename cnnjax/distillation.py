@@ -90,7 +90,7 @@ class Teaching(NamedTuple):
     distillation that the step has, [N]."""
 
     teacher: Trained
-    normalize: data.Normalization  # of the examples
+    normalize: data.Normalization  # has made the examples; the teacher may have another
     hint_layer: str = ''
     fall: float = 0.0  # over how many steps the share falls linearly from 1
     last: float = 1.0  # the share after that

@@ -45,7 +45,7 @@ def initialized(net: nn.Module, variables: Any, key: jax.Array, images: jax.Arra
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     start = {path: orthonormal(random, leaf.shape).astype(leaf.dtype)
              if path[-1] == 'kernel' and leaf.ndim > 1 else leaf for path, leaf in flat.items()}
-    layers: list[tuple[str, ...]] = []  # those that the images have reached, in forward order
+    layers: list[tuple[str, ...]] = []  # the layers that the images have reached, in order
 
     # Compiled at its usual level, a program for a single use would take longer than it saves.
     options = {'xla_backend_optimization_level': 1} if jax.default_backend() == 'cpu' else None

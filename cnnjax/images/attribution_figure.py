@@ -14,7 +14,7 @@ from cnnjax.charts import short
 BRIGHT = 0.995
 SIGNED = ('integrated gradients', 'occlusion')  # for and against the class
 FINE = ('gradient', 'SmoothGrad', 'random')  # as many values as pixels, and none below 0
-BARS = {  # what the colours of each colormap mean
+BARS = {  # {colormap: the meaning of its colours}
     'gray': 'share of the largest value: importance for the class, of either sign',
     'turbo': 'share of the largest value (RISE: 0 is its smallest): evidence for the class',
     'RdBu_r': 'share of the largest absolute value: blue against the class, red for it'}

@@ -25,8 +25,8 @@ class FitNet(nn.Module):
     """Three groups of 3x3 convolutions with maxout, each with a max-pool behind it, the last over
     all positions, and a full maxout layer."""
 
-    widths: tuple[tuple[int, ...], ...]  # of the convolutions, after maxout, group by group
-    hidden: tuple[int, ...] = (500,)  # of the hidden full layers, after maxout
+    widths: tuple[tuple[int, ...], ...]  # channels of the convolutions, after maxout
+    hidden: tuple[int, ...] = (500,)  # units of the hidden full layers, after maxout
     pieces: tuple[int, int] = (2, 5)  # the linear pieces of a convolution, and of a full layer
     num_classes: int = 10
     input_dropout: float = 0.0  # the rate at which pixels of the images are dropped

@@ -140,8 +140,8 @@ class InceptionV3(nn.Module):
     """
 
     auxiliary_weight: float  # the factor of the auxiliary loss; 0: the network has none
-    width_multiplier: float = 1.0  # of all widths: TF-slim's depth_multiplier, but
-    # without its least width of 16
+    width_multiplier: float = 1.0  # TF-slim's depth_multiplier of all widths, but without
+    # its least width of 16
     mixed: tuple[str, ...] = tuple(MIXED)  # the modules
     dropout: float = 0.2  # before the full layer: TF-slim's; torchvision has 0.5
     num_classes: int = 1000
