@@ -46,7 +46,8 @@ def get_config():
     model.width_multiplier = placeholder(float)  # mobilenet: the paper's alpha; inception_v3: too
     model.bypass = placeholder(str)  # squeezenet: 'none', 'simple' or 'complex'
     model.fires = placeholder(tuple)  # squeezenet: (squeeze, expand) widths of each fire module
-    model.pools = placeholder(tuple)  # squeezenet: the modules that a max-pool follows
+    model.pools = placeholder(object)  # squeezenet: the modules that a max-pool follows; yolo: how
+    #           many groups have one
     model.sizes = placeholder(tuple)  # elu_net, highway, nin: the sizes of the kernels
     model.stem_width = placeholder(int)  # networks with a stem: its channels
     model.last_width = placeholder(int)  # mobilenet_v2: the channels of the last convolution
