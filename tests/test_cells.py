@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cnnjax import cluster, data, jobs, reports, sweeps
+from cnnjax import cluster, data, jobs, reports, sweeps, workdir
 from cnnjax.errors import UserError
 from configs import tables as papers
 from configs.recipes.tables import Row, Table
@@ -212,3 +212,27 @@ def test_every_field_is_read():
                                                    Path(papers.__file__)))
     for field in papers.get_config():
         assert f'config.{field}' in source or f"'{field}'" in source
+
+
+def test_a_part_of_the_seeds_is_said_to_be_one(tmp_path, monkeypatch):
+    def error(recipe):
+        if recipe.seed:
+            raise UserError('no luck')
+        return 0.04
+
+    assert not noted(table(seeds=2, columns='digits'), jobs.Place(str(tmp_path)), monkeypatch,
+                     error)
+    found = contents(tmp_path)['resnet', 'digits']
+    assert text.ours(found).endswith('1 of 2 seeds)')
+    assert found['trainings'] == {'resnet,digits,seed0': pytest.approx(4),
+                                  'resnet,digits,seed1': None}
+
+
+def test_another_process_and_another_type_of_numbers_spoil_no_entry(tmp_path, monkeypatch):
+    place = jobs.Place(str(tmp_path))
+    with workdir.lock(tmp_path), pytest.raises(UserError, match='another run writes in'):
+        noted(table(rows='drop_path', columns='digits'), place, monkeypatch)
+    assert noted(table(rows='drop_path', columns='digits'), place, monkeypatch)
+    assert noted(table(rows='drop_path', columns='digits', dtype='bfloat16'), place, monkeypatch)
+    assert sorted(path.name for path in tmp_path.glob('*seed*')) == [
+        'drop_path,digits,bfloat16,seed0', 'drop_path,digits,seed0']

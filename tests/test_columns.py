@@ -190,3 +190,21 @@ def test_what_is_not_there_is_refused():
         tables.get_config('fractalnet')
     with pytest.raises(UserError, match=r"nin has no '\+\+': its paper"):
         trained('fractalnet1', 'nin', 'C10++')
+
+
+def test_street_view_has_the_steps_of_a_paper_that_counts_steps():
+    assert cifar.get_config('highway19_svhn').steps == cifar.get_config('highway19').steps > 0
+    hinted = cifar.get_config('fitnet3_svhn')
+    assert hinted.distillation_fall == pytest.approx(hinted.epochs)
+
+
+def test_settings_of_single_networks():
+    dsn = cifar.get_config('dsn')
+    assert dsn.loss == 'squared_hinge'
+    columns.apply(dsn, 'C100+')
+    assert dsn.loss == 'cross_entropy'  # as in the authors' released solver
+    cut = cifar.get_config('dropconnect')
+    columns.apply(cut, 'C10+')
+    assert (cut.padding, cut.crop_size) == (0, 24)  # crops of the image, not of zeros around it
+    with pytest.raises(columns.NoSetting, match='dropconnect sees random crops'):
+        columns.apply(cut, 'C10')

@@ -936,3 +936,11 @@ def test_sequences_and_volumes(name, axes):
         assert logits.shape == (5, net.num_classes)
         assert {array.ndim + path.startswith('pool')  # its filters are the same for all channels
                 for path, array in kernels(variables['params']).items()} <= {2, axes + 2}
+
+
+@pytest.mark.parametrize(('name', 'fields'), [
+    ('mobilenet_v1', {'blocks': ((1,),)}), ('mobilenet_v2', {'blocks': ((1, 8, 1),)}),
+    ('squeezenet1_0', {'fires': ((8,),)})])
+def test_a_module_with_too_few_numbers_is_refused(name, fields):
+    with pytest.raises(UserError, match=rf'{name}: {[*fields][0]}=.*: take something like'):
+        models.create(name, **fields)

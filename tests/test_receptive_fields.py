@@ -100,3 +100,8 @@ def test_receptive_fields_are_the_footprints_of_the_gradient(net, shape, monkeyp
                     assert not len(pixels)
                 else:
                     assert (pixels[0], pixels[-1]) == (low, high), (name, i, side)
+
+
+def test_parts_of_the_channels_see_what_all_of_them_see():
+    found = rows('rir18_wide', blocks=(1, 1), widths=(2, 4))['conv3_1/conv1']
+    assert (found.size, found.stride) == ((11, 11), (2, 2))  # three 3x3s, and one two pixels apart

@@ -84,7 +84,8 @@ class NIN(nn.Module):
         return logits, taps
 
 
-WIDTHS, SIZES = ((192, 160, 96), (192, 192, 192), (192, 192)), (5, 5, 3)  # of the mlpconv layers
+# The mlpconv layers, which other networks on CIFAR have, too.
+WIDTHS, SIZES = ((192, 160, 96), (192, 192, 192), (192, 192)), (5, 5, 3)
 COLUMNS = ('widths', 'sizes')
 TABLE = {
     'nin': (WIDTHS, SIZES),

@@ -395,4 +395,4 @@ def untaught(config):
     config.weight_decay = 5e-4
 
 
-STAGES = {'hint': hints, '': taught, 'plain': untaught}  # what follows a FitNet's name
+STAGES = {'hint': hints, '': taught, 'plain': untaught}  # {ending of a FitNet's name: its stage}
