@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from selenium.webdriver.support.ui import WebDriverWait
 
 from cnnjax import data, evaluate, models, predict_classes, trained, weights
 from cnnjax.data import images
@@ -211,9 +212,9 @@ def test_the_page_of_predictions_in_a_browser(driver, predicted):
     driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {  # so high that all are in view
         'width': 1200, 'height': 6000, 'deviceScaleFactor': 1, 'mobile': False})
     driver.get((predicted / 'predictions.html').as_uri())
-    sizes = driver.execute_script('return [...document.images].map(i => i.naturalWidth)')
-    assert len(sizes) == 13
-    assert all(sizes)
+    assert driver.execute_script('return document.images.length') == 13
+    WebDriverWait(driver, 30).until(lambda _: driver.execute_script(  # They load after the page.
+        'return [...document.images].every(i => i.complete && i.naturalWidth)'))
     assert '<b>#1%.jpg' in driver.find_element('css selector', 'main').text
     assert len(driver.find_elements('css selector', '.pictures td.share')) == 13 * 4
     driver.find_element('css selector', '.pictures a').click()
