@@ -29,6 +29,7 @@ caffe_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')  # Caf
 torch_linear = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # torch's nn.Linear
 Taps = dict[str, jax.Array]  # Activations by the names of their layers, in forward order.
 _as_maps = jax.make_user_context(False)  # see `fully_convolutional`
+_edges = jax.make_user_context(False)  # see `continued_edges`
 
 
 def check_size(images: jax.Array, smallest: int, network: str, remedy: str = '',
@@ -176,7 +177,23 @@ class Conv(nn.Conv):
         if len(sides) != x.ndim - 2:  # flax would take the batch for an axis of an image
             raise UserError(f'{self.name or "a convolution"} has a kernel of '
                             f'{" x ".join(map(str, sides))} and cannot take {list(x.shape[1:])}')
+        if _edges.value:
+            padding = self.padding if isinstance(self.padding, Sequence) else [self.padding] * len(
+                sides)
+            pairs = [(each, each) if isinstance(each, int) else each for each in padding]
+            x = repeat_edges(x, pairs)
+            object.__setattr__(self, 'padding', 'VALID')
         return super().__call__(x)
+
+
+@contextlib.contextmanager
+def continued_edges() -> Generator[None]:
+    """A context in which convolutions repeat the outermost pixels of a map where they else pad it
+    with zeros. A network then sees no frame around the image, which optimized images would answer
+    with a rim of other colours: https://github.com/crowsonkb/style-transfer-pytorch does this to
+    the first convolution."""
+    with _edges(True):
+        yield
 
 
 def conv(features: int, size: int | Sequence[int], stride: int = 1,
@@ -218,6 +235,15 @@ def same(x: jax.Array, size: int, stride: int) -> list[tuple[int, int]]:
     which there is one more after than before if their number is odd."""
     rank = x.ndim - 2
     return lax.padtype_to_pads(x.shape[1:-1], (size,) * rank, (stride,) * rank, 'SAME')
+
+
+def repeat_edges(x: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """x [N, H, W, C] with its outermost pixels repeated so many times before and after it, along
+    each of H and W: `jnp.pad` with 'edge', in operations whose receptive fields are known."""
+    for axis, (low, high) in enumerate(padding, 1):
+        first, last = (lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, x.shape[axis] - 1))
+        x = jnp.concatenate([first] * low + [x] + [last] * high, axis)
+    return x
 
 
 def subsample(x: jax.Array, stride: int) -> jax.Array:
@@ -333,6 +359,25 @@ def average_pool(x: jax.Array, size: int, stride: int,
     counted = count_padding and not ceil
     return sums(x) / (size ** rank if counted
                       else sums(jnp.ones((1, *x.shape[1:-1], 1), x.dtype)))
+
+
+def blur_pool(x: jax.Array, size: int, stride: int,
+              padding: int | Sequence[tuple[int, int]] = 0, ceil: bool = False) -> jax.Array:
+    """A mean over windows that fades towards their borders: binomial weights over `size` + 2
+    pixels a side, [N, H, W, C]. Windows lie where those of `max_pool` would; x is continued by its
+    outermost pixels.
+
+    Neighbouring windows overlap, which keeps fine patterns from becoming coarse ones, in the maps
+    and in their gradients: Zhang 2019, https://arxiv.org/abs/1904.11486.
+    """
+    weights = np.poly1d((0.5, 0.5)) ** (size + 1)  # (1, 3, 3, 1) / 8 for windows of two
+    sides = _sides(x, size, stride, padding, ceil)
+    x = repeat_edges(x, [(low + 1, high + 1) for low, high in sides])
+    for axis in range(1, x.ndim - 1):
+        reach = (x.shape[axis] - size - 2) // stride * stride + 1
+        x = sum(float(weight) * lax.slice_in_dim(x, i, i + reach, stride, axis)
+                for i, weight in enumerate(weights.coeffs))
+    return x
 
 
 def _sides(x, size, stride, padding, ceil):

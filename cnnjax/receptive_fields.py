@@ -223,6 +223,10 @@ def _concatenate(eqn, inputs, shapes, shape):
         axes = {e.axis for e in extents if e is not None}
         if dimension not in axes:
             sides.append(_join_side([e for e in extents if e is not None]))
+        elif None not in extents and (edges := _repeated_edges(extents)):
+            main, index = edges
+            low, high = _at(main, index)
+            sides.append(Extent(dimension, low, high, main.step))
         elif axes <= {dimension}:  # pictures side by side
             step = next(e.step for e in extents if e is not None)
             nothing = [np.full(s[dimension], np.inf) for s in shapes]
@@ -232,6 +236,21 @@ def _concatenate(eqn, inputs, shapes, shape):
         else:
             sides.append(_join_side([_collapse(e) for e in extents if e is not None]))
     return tuple(sides)
+
+
+def _repeated_edges(extents):
+    """(an extent, the positions of the whole) if the others are copies of its first position before
+    it and of its last behind it, else None. They are padding, where the field goes on regularly."""
+    length = max(len(e.low) for e in extents)
+    longest = [i for i, e in enumerate(extents) if len(e.low) == length]
+    middle = longest[len(longest) // 2]
+    main = extents[middle]
+    for i, e in enumerate(extents):
+        edge = slice(0, 1) if i < middle else slice(-1, None)
+        if i != middle and not (np.array_equal(e.low, main.low[edge])
+                                and np.array_equal(e.high, main.high[edge])):
+            return None
+    return main, np.arange(-middle, length + len(extents) - 1 - middle)
 
 
 def _split(eqn, inputs, *_):

@@ -159,7 +159,8 @@ def _variables(name, places, given, counterpart, path):
         for key, place in places.items()})
 
 
-def save(network: Any, path: str | os.PathLike[str], names: str = '') -> str:
+def save(network: Any, path: str | os.PathLike[str], names: str = '',
+         dtype: str = 'float32') -> str:
     """Writes a trained network to a .safetensors file, whole or not at all. Returns whose names the
     tensors have: 'timm', 'torchvision' or 'cnnjax'.
 
@@ -173,12 +174,15 @@ def save(network: Any, path: str | os.PathLike[str], names: str = '') -> str:
       network: a `Weights`, or a `cnnjax.trained.Trained`.
       path: the file; its name ends in .safetensors.
       names: one of NAMES: whose names the tensors get instead.
+      dtype: 'float16' halves the file; `load` makes float32 of it again.
 
     Raises:
       UserError: the variables do not fit the network; the suffix is another one; the network or a
-        function in its fields has no name; or it has no counterpart with such `names`.
+        function in its fields has no name; it has no counterpart with such `names`; or a number is
+        too large for `dtype`.
     """
-    limits.check({'names': names}, {'names': NAMES})
+    limits.check({'names': names, 'dtype': dtype},
+                 {'names': NAMES, 'dtype': ('float32', 'float16')})
     path, name, net, variables = Path(path), network.name, network.net, network.variables
     if path.suffix != tensors.SAFETENSORS:
         raise UserError(f"path='{path}' must end in {tensors.SAFETENSORS}")
@@ -214,6 +218,10 @@ def save(network: Any, path: str | os.PathLike[str], names: str = '') -> str:
     written = {}
     for key, place in places.items():
         written[key] = place.give(np.asarray(given[place.path], np.float32))
+        if np.abs(written[key]).max(initial=0) > np.finfo(dtype).max:
+            raise UserError(f"dtype='{dtype}': {key} has numbers that are too large for it; take "
+                            "dtype='float32'")
+        written[key] = written[key].astype(dtype)
         if counterpart and key.endswith('running_var'):  # torch counts the batches, and asks for it
             written[key.replace('running_var', 'num_batches_tracked')] = np.zeros((), np.int64)
     if network.normalize.whitening is not None:

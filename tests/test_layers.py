@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import layers
+from cnnjax import layers, models
 from tests.test_convolution import random
 
 # The lecture notes' example of pooling.
@@ -70,11 +70,45 @@ def test_examples_of_pooling(pool, expected):
     np.testing.assert_array_equal(pool(image(PIXELS), 2, 2), image(expected))
 
 
-@pytest.mark.parametrize('pool', [layers.max_pool, layers.average_pool])
+@pytest.mark.parametrize('pool', [layers.max_pool, layers.average_pool, layers.blur_pool])
 def test_size_of_a_pool(pool):
     x = jnp.zeros((1, 112, 112, 3))
     assert jax.eval_shape(lambda x: pool(x, 3, 2, 1), x).shape == (1, 56, 56, 3)
     assert jax.eval_shape(lambda x: pool(x, 3, 2), x).shape == (1, 55, 55, 3)  # floor, as torch
+
+
+@pytest.mark.parametrize('size', [2, 3])
+def test_a_blur_pool_is_a_binomial_filter_of_the_repeated_image(size):
+    """Its windows have the middles of those of the other pools."""
+    x = random(2, 9, 12, 3)
+    weights = np.float32({2: [1, 3, 3, 1], 3: [1, 4, 6, 4, 1]}[size])
+    wide = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), 'edge')
+    windows = np.lib.stride_tricks.sliding_window_view(wide, (size + 2,) * 2, (1, 2))[:, ::2, ::2]
+    expected = np.einsum('nhwcij,i,j->nhwc', windows, weights, weights) / weights.sum() ** 2
+    np.testing.assert_allclose(layers.blur_pool(x, size, 2), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_continued_edges_are_those_of_the_image():
+    """Convolutions of every kind of padding; to a network of them a flat image has no frame."""
+    x, kernel = random(1, 7, 8, 2), random(3, 3, 2, 4)
+    for padding, pairs in ((None, [(1, 1)] * 2), (2, [(2, 2)] * 2),
+                           ([(0, 1), (2, 0)], [(0, 1), (2, 0)])):
+        conv = layers.conv(4, 3, 2, padding, use_bias=False)
+        with layers.continued_edges():
+            y = jax.jit(conv.apply)({'params': {'kernel': kernel}}, x)
+        wide = np.pad(x, ((0, 0), *pairs, (0, 0)), 'edge')
+        expected = layers.conv(4, 3, 2, 0, use_bias=False).apply({'params': {'kernel': kernel}},
+                                                                 wide)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    net = models.create('vgg11', widths=(3,) * 5, hidden=(), pool='blur', num_classes=2)
+    flat = jnp.full((1, 64, 64, 3), 0.7)
+    variables = jax.jit(net.init)(jax.random.key(0), flat[:, :32, :32])
+    forward = jax.jit(lambda x: net.apply(variables, x)[1])
+    framed = forward(flat[:, :40, :48])
+    with layers.continued_edges():
+        taps = forward(flat[:, :40, :48])
+    for name in ('conv1_1', 'relu3_2', 'relu4_2'):
+        assert np.ptp(taps[name], (1, 2)).max() < 1e-6 < np.ptp(framed[name], (1, 2)).max()
 
 
 def test_padding_never_wins_a_maximum_and_counts_as_zeros_in_a_mean():

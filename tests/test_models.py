@@ -496,7 +496,7 @@ def test_pools_by_name():
     assert models.create('vgg11', pool='average') == models.create('vgg11',
                                                                    pool=layers.average_pool)
     assert models.create('vgg11', pool='max') == models.create('vgg11')
-    with pytest.raises(UserError, match="pool is 'max' or 'average', not 'mean'"):
+    with pytest.raises(UserError, match="pool is 'max' or 'average' or 'blur', not 'mean'"):
         models.create('vgg11', pool='mean')
 
 

@@ -75,8 +75,20 @@ class Crooked(nn.Module):
 def test_receptive_fields_are_the_footprints_of_the_gradient(net, shape, monkeypatch):
     """With positive weights, and without maxima, every pixel that is seen has a gradient."""
     monkeypatch.setattr(layers, 'larger', jnp.maximum)  # Both arguments share its gradient.
-    net = net.clone(**{field: value for field, value in (
-        ('relu', lambda x: x), ('pool', layers.average_pool)) if hasattr(net, field)})
+    assert_footprints(net.clone(**{field: value for field, value in (
+        ('relu', lambda x: x), ('pool', layers.average_pool)) if hasattr(net, field)}), shape)
+
+
+def test_receptive_fields_where_edges_are_repeated():
+    net = models.create('vgg11', groups=((3,), (5, 3), (3,)), widths=(2, 2, 2), hidden=(),
+                        relu=lambda x: x, pool='blur')
+    with layers.continued_edges():
+        assert_footprints(net, (24, 34, 1))
+    assert [row.size[0] for row in summary.summarize(net, (24, 34, 1)).rows
+            if row.name.startswith('pool')] == [6, 24, 44]  # by hand; windows of four pixels
+
+
+def assert_footprints(net, shape):
     variables = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), jax.eval_shape(
         net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), 'float32')))
     image = jnp.ones((1, *shape))  # all alike: a maximum's gradient goes to all

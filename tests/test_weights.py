@@ -121,6 +121,18 @@ def test_round_trip_with_their_names(case, tmp_path):
     assert (loaded.name, loaded.net) == (name, network.net)
 
 
+def test_half_of_the_bytes(tmp_path):
+    network, path = drawn('resnet20', **TINY), tmp_path / 'half.safetensors'
+    weights.save(network, path, dtype='float16')
+    loaded = weights.load(None, path).variables
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+    assert_same(loaded, jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32),
+                                     network.variables))
+    large = jax.tree.map(lambda x: 1e6 * np.ones_like(x), network.variables)
+    with pytest.raises(UserError, match="dtype='float16': .* too large"):
+        weights.save(network._replace(variables=large), path, dtype='float16')
+
+
 @pytest.mark.parametrize(('name', 'fields'), [
     ('fractalnet20', {}), ('densenet_l40_k12', {'layers_per_block': (1, 2, 1)}),
     ('resnet20', TINY), ('resnet20', TINY | {'scan': True}), ('resnet18', SMALL | {'scan': True})])

@@ -99,7 +99,7 @@ from cnnjax.models import densenet
 FAMILIES = tuple(importlib.import_module(f'{__name__}.{found.name}')
                  for found in pkgutil.iter_modules(__path__))
 # The names that configs and files of weights give to functions that are fields of a network.
-POOLS = {'max': layers.max_pool, 'average': layers.average_pool}
+POOLS = {'max': layers.max_pool, 'average': layers.average_pool, 'blur': layers.blur_pool}
 RELUS = {'relu': layers.relu, 'relu6': nn.relu6, 'elu': nn.elu}
 FUNCTIONS = {'pool': POOLS, 'relu': RELUS}
 # Fields that the trained weights do not depend on: they say how a training computes and
