@@ -17,6 +17,7 @@ from cnnjax import winograd
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: LAYOUT, 5: ('NDHWC', 'DHWIO', 'NDHWC')}  # by x.ndim
+UNPADDED = 2 ** 22  # multiplications of one image, from which a row of padding pays; see _convolve
 STRIP = 2 ** 19  # bytes, of one image; see _strips
 # Within `with direct(True):` no convolution is computed in Winograd's tiles, or as one of other
 # images. jax.jit compiles separate programs inside and outside.
@@ -207,7 +208,8 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
     """A convolution in the canonical layout.
 
     XLA:CPU is 20 to 35 times slower on inputs smaller than the kernel (VGG's last group on 32 x 32
-    images): they are padded first.
+    images): they are padded first. Without any padding it is 2 to 5 times slower, but on the
+    smallest maps (docs/cpu.md): then one more row is padded and cut off.
     """
     if any(isinstance(n, int) and (n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(
             x.shape[1:3], lhs_dilation, kernel.shape[:2], rhs_dilation, strict=True)):
@@ -215,8 +217,17 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
         x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
         x = lax.optimization_barrier(x)  # Without it XLA merges the two operations again.
         padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
-    return lax.conv_general_dilated(x, kernel, strides, padding, lhs_dilation, rhs_dilation,
-                                    LAYOUT, groups, **dict(options))
+    convolve = functools.partial(
+        lax.conv_general_dilated, x, kernel, strides, lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation, dimension_numbers=LAYOUT, feature_group_count=groups,
+        **dict(options))
+    sizes = (*x.shape[1:3], *kernel.shape)
+    if (not any(itertools.chain(*padding)) and 1 < max(sizes[2:4]) <= 7
+            and set(lhs_dilation) == {1} and all(isinstance(n, int) for n in sizes)
+            and math.prod(sizes) >= UNPADDED):
+        rows = output_size(sizes[0], sizes[2], 0, strides[0], rhs_dilation[0])
+        return convolve(padding=((0, 1), (0, 0)))[:, :rows]
+    return convolve(padding=padding)
 
 
 def _canonical_forward(x, kernel, *static):

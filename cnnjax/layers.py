@@ -182,17 +182,17 @@ class Conv(nn.Conv):
                 sides)
             pairs = [(each, each) if isinstance(each, int) else each for each in padding]
             x = repeat_edges(x, pairs)
-            object.__setattr__(self, 'padding', 'VALID')
+            object.__setattr__(self, 'padding', 0)
         return super().__call__(x)
 
 
 @contextlib.contextmanager
-def continued_edges() -> Generator[None]:
-    """A context in which convolutions repeat the outermost pixels of a map where they else pad it
-    with zeros. A network then sees no frame around the image, which optimized images would answer
-    with a rim of other colours: https://github.com/crowsonkb/style-transfer-pytorch does this to
-    the first convolution."""
-    with _edges(True):
+def continued_edges(on: bool = True) -> Generator[None]:
+    """A context in which, if `on`, convolutions repeat the outermost pixels of maps where they else
+    pad them with zeros. A network then sees no frame around the image, which optimized images would
+    answer with a rim of other colours: https://github.com/crowsonkb/style-transfer-pytorch does
+    this to the first convolution."""
+    with _edges(on):
         yield
 
 

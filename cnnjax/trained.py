@@ -1,6 +1,7 @@
 """A trained network with all it needs: load('runs/quickstart')(images in [0, 1]) -> logits."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,11 +76,12 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
 
     The source may be the working directory of a run; a file or a hub id with published weights,
     'vgg19.safetensors', 'timm/vgg19.tv_in1k' or 'hf-hub:owner/repository' (see `cnnjax.weights`);
-    or 'embedded', the narrow VGG-16 that comes with this package, trained by configs/photos.py.
+    'embedded', the narrow VGG-16 that comes with this package, trained by configs/photos.py; or
+    'random', the same network, or that of `name`, before any training.
 
     Args:
-      source: a run's working directory, a file (either may begin with ~), a hub id or 'embedded' (a
-        directory of that name is './embedded').
+      source: a run's working directory, a file (either may begin with ~), a hub id, 'embedded' or
+        'random' (directories of these names are './embedded' and './random').
       which: the checkpoint of a run: 'best' (lowest error in the evaluations of
         its training), 'latest' or the number of a step.
       name: the network's name, if a file does not say it; or the new place of the file of the
@@ -90,6 +92,8 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
       UserError: there is no run or no such checkpoint; the weights are damaged or do not fit; or
         the file of the user's own network is gone.
     """
+    if source == 'random':
+        return _random(name)
     source = EMBEDDED if source == 'embedded' else os.path.expanduser(source)
     if weights.is_weights(source):
         found = weights.load(name or None, source, others)
@@ -121,6 +125,29 @@ def load(source: str | os.PathLike[str], which: str = 'best', name: str | None =
         evaluation['image_size'] = config.test_image_size
     return Trained(net, variables, recorded.normalize, recorded.classes, recorded.image_shape,
                    config, config.model.name, evaluation)
+
+
+def _random(name):
+    """A network with random weights, always the same: pictures of it show how much of a result is
+    due to the training (He, Wang & Hopcroft 2016, https://arxiv.org/abs/1606.04801). Kernels keep
+    the scale of activations (He et al. 2015, https://arxiv.org/abs/1502.01852), biases are 0."""
+    embedded = load('embedded')
+    net = models.create(name) if name else embedded.net
+    image_shape = net.image_shape if name else embedded.image_shape
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key == 'kernel':
+            deviation = np.sqrt(2 / math.prod(leaf.shape[:-1]))
+            return np.float32(rng.normal(0, deviation, leaf.shape))
+        return np.full(leaf.shape, path[-1].key in ('scale', 'var'), np.float32)
+
+    shapes = jax.eval_shape(net.init, jax.random.key(0),
+                            jax.ShapeDtypeStruct((1, *image_shape), np.float32))
+    return embedded._replace(
+        net=net, variables=jax.tree.map_with_path(draw, shapes), image_shape=image_shape,
+        classes=tuple(map(str, range(net.num_classes))) if name else embedded.classes,
+        name=name or embedded.name, evaluation={})
 
 
 def _locate(config, name, directory):

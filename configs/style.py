@@ -13,7 +13,7 @@ network. Presets follow the code of their systems; `gatys2016` follows the paper
 
 import ml_collections
 
-ADAM = {'optimizer': 'adam', 'bound': 'none', 'average': 0.0, 'carry': False,
+ADAM = {'optimizer': 'adam', 'bound': 'none', 'average': 0.0, 'carry': False, 'padding': 'zero',
         'activations': 'caffe', 'content_layers': 'relu4_2', 'content_convention': 'mean',
         'style_layer_weights': (), 'sizes': (512,), 'steps': (1000,)}
 LBFGS = ADAM | {'optimizer': 'lbfgs'}
@@ -38,11 +38,12 @@ PRESETS = {
         'content_weight': 5.0, 'style_weight': 500.0, 'style_convention': 'anishathalye',
         'tv_weight': 100.0, 'tv_form': 'anishathalye', 'init': 'noise', 'noise': 0.256,
         'pixel_range': 255.0, 'learning_rate': 10.0, 'beta2': 0.999, 'side': 'width'},
-    'crowsonkb': ADAM | {  # https://github.com/crowsonkb/style-transfer-pytorch; conv1_1 replicates
+    'crowsonkb': ADAM | {  # https://github.com/crowsonkb/style-transfer-pytorch
         'content_weight': 0.015, 'style_weight': 1.0, 'style_convention': 'wasserstein',
         'style_layer_weights': (256 / 341, 64 / 341, 16 / 341, 4 / 341, 1 / 341),
         'tv_weight': 2.0, 'tv_form': 'crowsonkb', 'bound': 'clip', 'average': 0.99, 'carry': True,
-        'activations': 'torchvision', 'sizes': (128, 181, 256, 362, 512), 'steps': (1000, 500)},
+        'padding': 'edge', 'activations': 'torchvision', 'sizes': (128, 181, 256, 362, 512),
+        'steps': (1000, 500)},
     'gordicaleksa': TORCH | {  # https://github.com/gordicaleksa/pytorch-neural-style-transfer
         'content_weight': 1e5, 'style_weight': 3e4, 'style_convention': 'gordicaleksa',
         'tv_weight': 1.0, 'tv_form': 'gordicaleksa', 'pixel_range': 255.0, 'side': 'height',
@@ -70,6 +71,7 @@ def get_config(preset='cnnjax'):
     config.source = 'embedded'  # 'embedded', a run's workdir, a weights file or a hub id
     config.checkpoint = 'best'  # the checkpoint of a run: 'best', 'latest' or the number of a step
     config.name = ''  # the network's name, if a weights file does not say it: 'vgg19'
+    config.padding = 'edge'  # around maps: their outermost pixels, 'edge', or 'zero'
     config.pool = ''  # 'max' or 'average' replaces the network's own pools; '': as they are
 
     # Pictures are paths with commas between them, or 'skimage:NAME' for those of scikit-image.

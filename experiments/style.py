@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnnjax import limits, memory, plots, trained
+from cnnjax import atomic, limits, memory, plots, trained
 from cnnjax.errors import UserError
 from cnnjax.images import (
     neural_style,
@@ -21,9 +21,11 @@ from cnnjax.images import (
     tiles,
 )
 from cnnjax.images.run import Run
+from cnnjax.layers import continued_edges
 from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
 
+JUDGED = tuple(f'relu{i}_1' for i in range(1, 6))  # The layers of the judge, see `report`.
 OURS = ('style', 'loss')  # The names of our own figures, which no result may have.
 BELOW_1 = 1 - 2 ** -24  # The largest float32 below 1: a decay of 1 would never forget.
 # An image in [0, 1] is divided by this to make it an input for each kind of weights: Caffe's take 0
@@ -40,7 +42,7 @@ LIMITS = Run.LIMITS | {
     'color': ('style', 'luminance', 'match'), 'bits': (8, 16), 'tile': Whole(),
     'optimizer': ('adam', 'lbfgs'), 'learning_rate': Number(0), 'beta1': Number(0, BELOW_1),
     'beta2': Number(0, BELOW_1), 'epsilon': Number(0), 'average': Number(0, BELOW_1),
-    'memory': Whole(1)}
+    'padding': ('edge', 'zero'), 'memory': Whole(1)}
 
 
 def run(config, directory):
@@ -49,6 +51,12 @@ def run(config, directory):
     Raises UserError if pictures, layers, weights or masks do not fit.
     """
     check(config)
+    with continued_edges(config.padding == 'edge'):
+        write(config, directory)
+
+
+def write(config, directory):
+    """`run`, once the fields are checked."""
     network = load(config)
     contents, smallest = {}, min(config.sizes)  # Contents of one shape are optimized together.
     stems = [Path(path.removeprefix(pictures.PREFIX)).stem for path in names(config.content)]
@@ -88,6 +96,50 @@ def run(config, directory):
                      ('result', pictures.resize(np.asarray(image), shown))])
     plots.pictures(rows, figures / 'style.png')
     print(f'with contents and styles: {figures / "style.png"}')
+    if not names(config.content_masks):
+        report(config, results, styles, figures.parent / 'results.json')
+
+
+def report(config, results, styles, path):
+    """Writes how far each result is from its content and from the styles, as seen by a network that
+    had no part in it, the untrained one: 0 is the same, 1 as far as a picture to which no unit
+    responds. Pictures of less than 32 pixels are too small for it."""
+    judge = trained.load('random')
+    sizes = [sized(config, judge, style, config.sizes[-1], config.style_scale) for style in styles]
+    images = [image for _, image in results.values()]
+    if min(min(image.shape[:2]) for image in (*sizes, *images)) < 32:
+        return
+    maps = jax.jit(lambda variables, image: tiles.maps(judge, JUDGED[2:4], config.tile, variables,
+                                                       image))
+
+    def second(image):
+        return {layer: found['second'] for layer, found in
+                moments(config, judge, JUDGED, image, {}).items()}
+
+    target = mixed(config, list(map(second, sizes)))
+    rows = {}
+    for stem, (picture, image) in results.items():
+        image = pictures.with_channels(image, 3)
+        rows[stem] = {'content_distance': apart(*(maps(judge.variables, each)
+                                                  for each in (image, picture))),
+                      'style_distance': apart(second(image), target)}
+        print(f'{stem}: ' + ', '.join(f'{name.replace("_", " ")} {value:.2f}'
+                                      for name, value in rows[stem].items()), flush=True)
+    atomic.write_json(path, rows)
+
+
+def apart(one, other):
+    """The mean over layers of |a - b| / |b|, for arrays a and b of each layer."""
+    return float(np.mean([np.linalg.norm(one[layer] - other[layer]) / np.linalg.norm(other[layer])
+                          for layer in other]))
+
+
+def mixed(config, found):
+    """The mean of what was found in each style, weighted by their shares."""
+    shares = np.float32(config.style_weights or [1] * len(found))
+    shares /= shares.sum()
+    return jax.tree.map(lambda *each: sum(share * one for share, one in
+                                          zip(shares, each, strict=True)), *found)
 
 
 def check(config):
@@ -227,11 +279,7 @@ def targets(config, network, contents, styles):
                  for style, mask in zip(styles, names(config.style_masks), strict=True)]
         found = jax.tree.map(lambda *each: jnp.concatenate(each), *found)
     else:
-        shares = np.float32(config.style_weights or [1] * len(styles))
-        shares = shares / shares.sum()
-        found = [moments(config, network, every, style, {}) for style in styles]
-        found = jax.tree.map(lambda *each: sum(share * one for share, one in
-                                               zip(shares, each, strict=True)), *found)
+        found = mixed(config, [moments(config, network, every, style, {}) for style in styles])
     scale = dict.fromkeys(every, jnp.float32(1))
     if config.activations == 'relative':
         scale = {layer: jnp.abs(found[layer]['mean']).mean() for layer in every}
