@@ -66,6 +66,22 @@ def test_the_canonical_gradient_is_that_of_lax(size, dilation):
             assert_same(*case, tolerance=1e-14)
 
 
+def test_a_row_of_padding_for_speed_changes_nothing(monkeypatch):
+    cases = [((1, 1), (3, 3), 1), ((2, 3), (3, 3), 1), ((1, 1), (5, 3), 2), ((3, 2), (2, 2), 1)]
+    with jax.enable_x64(True):
+        x = random(2, 24, 19, 3, dtype='float64')
+        for strides, size, dilation in cases:
+            kernel = random(*size, 3, 4, seed=1, dtype='float64')
+            arguments = x, kernel, strides, ((0, 0), (0, 0)), (1, 1), (dilation,) * 2
+            expected = with_gradients(LAX, *arguments)
+            for least, padded in ((1, True), (10 ** 9, False)):
+                monkeypatch.setattr(convolution, 'UNPADDED', least)
+                assert_same(with_gradients(OURS, *arguments), expected, 1e-13)
+                text = str(jax.make_jaxpr(lambda x, k, rest=arguments[2:]: OURS(x, k, *rest))(
+                    x, kernel))
+                assert ('padding=((0, 1), (0, 0))' in text) == padded
+
+
 @pytest.mark.parametrize(('dtype', 'tolerance'), [('float32', 5e-7), ('bfloat16', 2 ** -8)])
 def test_its_type_is_kept_and_only_rounding_differs(dtype, tolerance):
     x, kernel = random(2, 9, 8, 3, dtype=dtype), random(3, 3, 3, 4, seed=1, dtype=dtype)
