@@ -89,10 +89,22 @@ def run(config, directory):
         print(f'picture: {file}')
         shown = min(config.sizes[-1], 1024)
         rows.append([*[('content', pictures.resize(picture, shown))] * bool(config.content),
-                     *(('style', pictures.resize(style, shown)) for style in styles),
+                     *(('style', shown_style(config, style, shown)) for style in styles),
                      ('result', pictures.resize(np.asarray(image), shown))])
     plots.pictures(rows, figures / 'style.png')
     print(f'with contents and styles: {figures / "style.png"}')
+
+
+def shown_style(config, style, size):
+    """A style as the figure has it, `size` pixels long; beside a texture on white, as small as its
+    own texture is there."""
+    if config.content or config.style_scale >= 1:
+        return pictures.resize(style, size)
+    small = pictures.resize(style, max(round(size * config.style_scale), 1))
+    canvas = np.ones((*(round(side * size / max(small.shape[:2])) for side in small.shape[:2]), 3),
+                     np.float32)
+    canvas[:small.shape[0], :small.shape[1]] = small
+    return canvas
 
 
 def check(config):

@@ -76,10 +76,9 @@ def test_the_size_of_a_picture_is_kept():
 
 def test_the_border_is_mirrored():
     """So a plain image stays plain; zeros beside it would show."""
-    net = models.create('transformation_net', widths=(2, 3, 4), depth=1)
-    image, variables = jax.jit(net.init_with_output)(
-        jax.random.key(0), jnp.full((1, 32, 32, 3), 0.7))
-    del variables
+    # Instance normalization would enlarge the rounding errors of a plain image.
+    net = models.create('transformation_net', widths=(2, 3, 4), depth=1, norm='batch')
+    (image, _), _ = jax.jit(net.init_with_output)(jax.random.key(0), jnp.full((1, 32, 32, 3), 0.7))
     assert np.ptp(image[0], (0, 1)).max() < 1e-4
     assert image.min() > 0
 

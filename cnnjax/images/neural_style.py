@@ -115,7 +115,7 @@ def moments(layers: Sequence[str]) -> Objective:
 
 def mixed(found: Sequence[Any], shares: Sequence[float] = ()) -> Any:
     """The weighted mean of the moments of several styles; shares () are equal."""
-    weights = np.float32(shares or [1] * len(found))
+    weights = np.asarray(shares or [1] * len(found), np.float32)
     weights = weights / weights.sum()
     return jax.tree.map(lambda *each: sum(weight * one for weight, one in
                                           zip(weights, each, strict=True)), *found)

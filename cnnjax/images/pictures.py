@@ -82,7 +82,7 @@ def frames(path: str | Path) -> tuple[list[np.ndarray], float]:
             return [read(path)], 0.0
         found, milliseconds = [], 0.0
         for frame in ImageSequence.Iterator(image):
-            found.append(np.float32(formats.flat(frame).convert('RGB')) / 255)
+            found.append(np.asarray(formats.flat(frame).convert('RGB'), np.float32) / 255)
             milliseconds += frame.info.get('duration', 100)
     return found, max(milliseconds / len(found) / 1000, 0.02)
 

@@ -106,8 +106,9 @@ def observe(judge: Any, deviation: Any, apply: Callable, examples: Mapping[str, 
 
     flicker = change(*(apply(frame)[0] for frame in frames)) / change(
         *(deviation * frame for frame in frames))
-    return {'loss': sum(terms.values()), **terms, 'whole': sum(whole.values()),
-            'flicker': flicker}, {}
+    total: Any = sum(terms.values())
+    of_photographs: Any = sum(whole.values())
+    return {'loss': total, **terms, 'whole': of_photographs, 'flicker': flicker}, {}
 
 
 def results(sums: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], count: int,
