@@ -142,12 +142,14 @@ def overview() -> str:
 def explain(file: str, config: ml_collections.ConfigDict) -> str:
     """What the config file says of itself, and every field: its value and what it does."""
     path = file.partition(':')[0]
-    own, shared = fields(_source(path)), fields(_source(BASE))
+    own = fields(_source(path))
     recipes = Path(path).parent / 'recipes' / Path(path).name
     if recipes.exists():
         own += fields(_source(recipes))
-    # A recipe of a training takes the field from base.py.
+    # A recipe takes the fields from the config of its experiment; a training's is base.py.
     recipe = 'experiment' not in {field.name for field in own}
+    general = FOLDER / f'{config.experiment}.py'
+    shared = fields(_source(general if recipe and general.exists() else BASE))
     order = [field.name for field in ((*shared, *own) if recipe else (*own, *shared))]
     found = [(value, _explained(name, value, own, shared, recipe)._replace(name=name))
              for name, value in flat(config).items()]
@@ -208,7 +210,7 @@ def _field_name(target, groups):
 
 def _explained(name, value, own, shared, recipe):
     """The Field that explains `name`: that of the config file, which may set it several times, once
-    to this value; of a recipe that of base.py, with what the recipe says of this very value."""
+    to this value; of a recipe the shared one, with what the recipe says of this very value."""
     def same(field):
         try:
             return ast.literal_eval(field.value) == value

@@ -36,6 +36,8 @@ def check(config: ConfigDict) -> None:
     """Raises UserError if the loss needs a teacher, or layers, that are not given, or the other way
     round."""
     terms = [part.rpartition('*')[2].strip() for part in config.loss.split('+')]
+    if config.task == 'stylize':  # Its loss is always the teacher's, see perceptual.py.
+        return
     if not config.teacher and {HINT, *TAUGHT} & {*terms}:
         raise UserError(f"loss='{config.loss}' needs a teacher: set teacher to a trained network, "
                         "such as a run's workdir")
@@ -94,6 +96,11 @@ class Teaching(NamedTuple):
     hint_layer: str = ''
     fall: float = 0.0  # over how many steps the share falls linearly from 1
     last: float = 1.0  # the share after that
+
+    @property
+    def variables(self) -> Any:
+        """Those of the teacher."""
+        return self.teacher.variables
 
     def __call__(self, variables: Any, examples: Any, step: Any) -> dict[str, Any]:
         teacher, images = self.teacher._replace(variables=variables), examples['image']

@@ -164,7 +164,8 @@ def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
       examples: a data.Resident or data.Stream.
       batch_size: images per step, over all devices; rounded to a multiple of their number.
       kind: one of parallel.KINDS.
-      teach: the distillation.Teaching of a stage of hints; None: there is no teacher.
+      teach: the distillation.Teaching of a stage of hints, or the perceptual.Perception of
+        task='stylize'; None: the results ask no teacher.
 
     Raises:
       UserError: the batch size is less than 1, or has more pixels than the devices can count.
@@ -181,7 +182,7 @@ def evaluator(task: Task, net: nn.Module, normalize: data.Normalization,
                           normalize=normalize.fitting(examples.image_shape), teach=teach),
         mesh, kind, donate=False)
     resident = parallel.replicate(step.shared(
-        examples.data, teach and teach.teacher.variables), mesh)
+        examples.data, teach and teach.variables), mesh)
     key = jax.random.key(0)  # unused: nothing is random
 
     def evaluate(variables):

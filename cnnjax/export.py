@@ -42,6 +42,7 @@ MEANINGS = {
     'boxes': 'left, top, right and bottom in pixels of the image, by falling score',
     'labels': 'the index of the class; -1 where there are fewer boxes',
     'scores': 'from 0 to 1',
+    'stylized': 'the image in the style of the network, in [0, 1]',
 }
 
 
@@ -134,7 +135,8 @@ def _program(network):
 
     def run(images, *proposals):
         outputs: Any = network(images, **dict(zip(extra, proposals, strict=True)))
-        logits = {} if network.task == 'detect' else {'logits': outputs.astype(jnp.float32)}
+        logits = ({} if network.task in ('detect', 'stylize') else
+                  {'logits': outputs.astype(jnp.float32)})
         return logits | understand(outputs)
 
     return run

@@ -1,9 +1,11 @@
-"""Maps of scores, and boxes of objects, for pictures of any size.
+"""Maps of scores, boxes of objects, and other styles, for pictures of any size.
 
     network = trained.load('runs/segment')
     predict.labels(network, 'photo.jpg')  # uint8 [H, W], the class of each pixel
     detector = trained.load('runs/detect')
     predict.detections(detector, 'photo.jpg')  # {'boxes': [D, 4], 'labels': [D], 'scores': [D]}
+    painter = trained.load('runs/fast_style')
+    predict.stylized(painter, 'photo.jpg')  # float32 [H, W, 3], the picture in another style
 
 A detector sees a picture as in an evaluation. For maps of scores, one that takes only some sizes,
 or gives scores only for the middle pixels, gets the picture with a border that mirrors it; a
@@ -130,8 +132,30 @@ def opened(network: Network, picture: Picture) -> images.Picture | np.ndarray:
     return np.asarray(network.checked(np.asarray(picture)[None])[0])
 
 
+def stylized(network: Network, picture: Picture) -> np.ndarray:
+    """A picture in the style that the network has learned, at its own size, float32 [H, W, C] in
+    [0, 1].
+
+    Args:
+      picture: a file; or an array [H, W, C], uint8 or floats in [0, 1].
+
+    Raises:
+      UserError: the network makes no pictures; the picture cannot be read, has another number of
+        channels, or is too large for the memory.
+    """
+    if network.task != 'stylize':
+        raise UserError(f'{network.name or "the network"} was trained to {network.task}: it makes '
+                        "no pictures; take one of task='stylize'")
+    image = np.asarray(opened(network, picture))
+    memory.check(2 * largest(network.net, image.shape),
+                 picture=f'{image.shape[0]} x {image.shape[1]} pixels')
+    return np.asarray(_apply(network.net, network.variables,
+                             network.normalize.fitting(image.shape), image[None])[0])
+
+
 # What other networks than classifiers give for a picture, by their task.
-OTHERS: dict[str, Callable[..., Any]] = {'segment': labels, 'detect': detections}
+OTHERS: dict[str, Callable[..., Any]] = {'segment': labels, 'detect': detections,
+                                         'stylize': stylized}
 
 
 def crops(network: Network) -> data.Crops:

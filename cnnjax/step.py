@@ -88,7 +88,8 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
       augment: (key, positions, examples with uint8 images) -> examples with float images.
       mix: (key, examples, axis) -> examples, each mixed with another of the batch; None: none is.
       teach: (variables, examples, step) -> examples with what a teacher says of them. Its variables
-        are data['teacher']; they do not change. None: there is none.
+        are data['teacher']; they do not change, and the task finds them as examples['teacher'].
+        None: there is none.
       accumulate: the number of micro-batches in which the gradient is computed.
       frozen: layers that do not change; no gradient is computed for them.
       average: the averages.Average that the state holds, None if it holds none.
@@ -115,7 +116,7 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
                           'drop_path': jax.random.fold_in(shared_key, i)})
             return outputs, taps, changed.get('batch_stats', {})
 
-        return task.loss(apply, examples, WholeBatch(axis))
+        return task.loss(apply, {**examples, **_teacher(data)}, WholeBatch(axis))
 
     gradient = functools.partial(jax.grad(loss, has_aux=True), trainable)
     grads, (metrics, batch_stats) = _accumulated(gradient, state.batch_stats, examples, accumulate)
@@ -204,7 +205,8 @@ def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.
     examples = {**examples, 'image': normalize(examples['image'])}
     if teach is not None:
         examples = teach(data['teacher'], examples, 0)
-    values, kept = task.observe(functools.partial(net.apply, variables, train=False), examples)
+    values, kept = task.observe(functools.partial(net.apply, variables, train=False),
+                                {**examples, **_teacher(data)})
 
     def total(x):  # Multiplication would let an infinite value of the padding count.
         return jnp.where((weight > 0).reshape(-1, *(1,) * (x.ndim - 1)), x, 0).sum(0)
@@ -219,6 +221,11 @@ def eval_step(variables: Mapping[str, Any], data: Batch, batch: Batch, key: jax.
 def shared(data: Mapping[str, Any] | None, teacher: Any = None) -> dict[str, Any]:
     """The `data` of both steps: a set that is on the device, and the variables of a teacher."""
     return {**(data or {}), **({'teacher': teacher} if teacher else {})}
+
+
+def _teacher(data):
+    """The variables of a teacher as an entry of the examples, if there is one."""
+    return {name: data[name] for name in ('teacher',) if name in data}
 
 
 def fetch(data: Batch, batch: Batch) -> dict[str, jax.Array]:

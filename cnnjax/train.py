@@ -138,7 +138,8 @@ def train(config: ConfigDict, directory: str | Path,
         judged = sets.val or sets.test  # A test set beside a validation set is measured at the end.
         evaluate = evaluator(training.task, training.net, normalize, judged, mesh,
                              batch_size=config.eval_batch_size, kind=config.parallel,
-                             teach=training.teach if config.hint_layer else None)
+                             teach=training.teach if config.hint_layer
+                             or config.task == 'stylize' else None)
         with (trackers.Tracker(directory, config, anew=not start) as tracker,
               reports.Metrics(directory, start, config, past, tracker=tracker) as metrics,
               Progress(training.plan, config.batch_size, start) as progress,
@@ -257,7 +258,7 @@ def updater(config: ConfigDict, training: Training, train_set: data.Resident | d
     mapped = parallel.parallelize(training.step if size == 1 else training.steps, mesh,
                                   config.parallel)
     resident = parallel.replicate(step.shared(
-        train_set.data, training.teach and training.teach.teacher.variables), mesh)
+        train_set.data, training.teach and training.teach.variables), mesh)
     key = parallel.replicate(run_keys(config)[1], mesh)
 
     def call(state, batches):

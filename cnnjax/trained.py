@@ -38,9 +38,9 @@ class Trained(Network):
         """What each picture shows, in their order; pictures become images as in an evaluation.
 
         A classifier gives a Prediction for each picture (see predict_classes.py): the `classes`
-        with the highest `probabilities`, falling. Others give what predict.labels or
-        predict.detections do: the class of each pixel, uint8 [H, W]; or a dict of 'boxes' [D, 4],
-        'labels' [D] and 'scores' [D].
+        with the highest `probabilities`, falling. Others give what predict.labels,
+        predict.detections or predict.stylized do: the class of each pixel, uint8 [H, W]; a dict of
+        'boxes' [D, 4], 'labels' [D] and 'scores' [D]; or a picture, float32 [H, W, C].
 
         Args:
           pictures: files and arrays [H, W, C], uint8 or floats in [0, 1], in a list or as Path.glob

@@ -9,12 +9,13 @@ import numpy as np
 from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
-from cnnjax import data, distillation, models, optim, step, tasks, trained, transfer
+from cnnjax import data, distillation, models, optim, perceptual, step, tasks, trained, transfer
 from cnnjax.data import ranks
 from cnnjax.data.augment import FIELDS
 from cnnjax.errors import UserError
 from cnnjax.plan import Plan, plan
 from cnnjax.step import TrainState
+from cnnjax.tasks import stylize
 from cnnjax.tasks.task import Task
 
 
@@ -32,7 +33,8 @@ class Training(NamedTuple):
     frozen: frozenset = frozenset()  # layers that do not change
     head: frozenset = frozenset()  # layers that depend on the number of classes
     accumulate: int = 1
-    teach: distillation.Teaching | None = None  # None: there is no teacher
+    # None: there is no teacher.
+    teach: distillation.Teaching | perceptual.Perception | None = None
 
     def init(self, key: jax.Array) -> TrainState:
         """The step.TrainState before the first step."""
@@ -111,7 +113,9 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
         head = transfer.head(net, image_shape)
     lengths = plan(config, examples)
     teach = None
-    if teacher:
+    if teacher and config.task == 'stylize':
+        teach = perceptual.perception(config, teacher, shapes, normalize)
+    elif teacher:
         teach = distillation.teaching(config, teacher, shapes, normalize, classes,
                                       lengths.steps_per_epoch)
     if teacher and config.hint_layer:
@@ -120,6 +124,9 @@ def build(config: ConfigDict, classes: Sequence[str], shapes: dict[str, Any],
                       factor=lengths.plateau.multiplier if lengths.plateau else None,
                       **{field: config[field] for field in optim.FIELDS})
     task = tasks.create(config.task, net, tasks.loss(config, len(classes)))
+    if isinstance(teach, perceptual.Perception):
+        task = stylize.create(teach.judge, normalize.std.reshape(1, 1, -1),
+                              perceptual.stability(config))
     return Training(net, task, tx, augment, mix, lengths, shapes, tuple(classes), frozen, head,
                     config.accumulate, teach)
 

@@ -13,6 +13,7 @@ from cnnjax import (
     models,
     optim,
     parallel,
+    perceptual,
     plan,
     plateau,
     tasks,
@@ -33,14 +34,15 @@ LIMITS = {
     **crops.LIMITS, **loader.LIMITS, **pipeline.LIMITS, **AUGMENTATION, **plan.LIMITS,
     **optim.LIMITS, **averages.LIMITS, **plateau.LIMITS, **early_stopping.LIMITS, **views.LIMITS,
     **tasks.training_loss.LIMITS, **distillation.LIMITS,
-    **lsuv.LIMITS}
+    **perceptual.LIMITS, **lsuv.LIMITS}
 
 
 def check(config: ConfigDict) -> None:
     """Raises UserError if `config` has a value that no training can have."""
     limits.check(config, {field: limit for field, limit in LIMITS.items()
                           if config[field] is not None})  # None: image_size is inherited
-    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED, **USED})
+    limits.check_used(config, {**optim.USED, **averages.USED, **plateau.USED, **perceptual.USED,
+                               **USED})
     for field in optim.OF_LAYERS:
         optim.of_layers(field, config[field])
     plateau.check(config)
@@ -56,6 +58,7 @@ def check(config: ConfigDict) -> None:
         models.create(**config.model, dtype=config.dtype)  # fails before the data is loaded
     tasks.loss(config)
     distillation.check(config)
+    perceptual.check(config)
     if config.init != 'network' and config.init_from:
         raise UserError(f"init='{config.init}' makes new weights, and init_from='"
                         f"{config.init_from}' has others: leave one out")

@@ -13,7 +13,8 @@ def get_config():
     config.seed = 0  # seeds all that is random: initialization, order, augmentation, dropout
 
     config.task = 'classify'  # the task to learn: to 'classify' images, in one class each or, as
-    #           'multilabel', in any number; to 'segment' them, or to 'detect' the objects in them
+    #           'multilabel', in any number; to 'segment' them, to 'detect' the objects in them, or
+    #           to 'stylize' them
 
     # The network: its name and its fields. A field that is None has the value of the paper.
     config.model = model = ml_collections.ConfigDict()
@@ -28,7 +29,8 @@ def get_config():
     model.hidden = placeholder(tuple)  # vgg, alexnet, maxout, dropconnect, fitnet: widths of
     #           the hidden full layers; (): none
     model.norm = placeholder(str)  # unet, yolo: 'none' (the papers), 'batch' after convolutions;
-    #           faster_rcnn: also 'frozen', whose statistics, scale and bias stay
+    #           faster_rcnn: also 'frozen', whose statistics, scale and bias stay;
+    #           transformation_net: 'instance', or 'batch' (the paper)
     model.skip_scales = placeholder(tuple)  # fcn: pool4 and pool3, times these, give their scores
     model.pool = placeholder(str)  # networks with max-pools: 'average' replaces them; also 'max'
     model.stem = placeholder(int)  # resnet, densenet: 7 (7x7 and pool) or 3 (3x3, small images);
@@ -55,7 +57,8 @@ def get_config():
     model.inceptions = placeholder(tuple)  # googlenet: its modules, (name, six widths) each
     model.auxiliary_weight = placeholder(float)  # googlenet, inception_v3, dsn, fcn_resnet50: of
     #           the auxiliary losses
-    model.depth = placeholder(int)  # fractional max-pooling: the number of pools
+    model.depth = placeholder(int)  # fractional max-pooling: the number of pools;
+    #           transformation_net: of residual blocks
     model.width = placeholder(int)  # fractional max-pooling: of the n-th layer, divided by n;
     #           recurrent_cnn: the paper's K
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions
@@ -270,6 +273,22 @@ def get_config():
     config.dice_squared = False  # dice: True squares what the denominator adds up, as V-Net does
     config.dice_background = False  # dice: whether the mean over the classes includes class 0
     config.dice_absent = False  # dice: whether it includes classes that are not in the mask
+
+    # The loss of task='stylize': content_weight * content + style_weight * style + tv_weight *
+    # variation, as the teacher sees them, and stability_weight * stability. The fields are those of
+    # configs/style.py, and activations are relative.
+    config.styles = ''  # pictures whose styles are learned, mixed, with commas between them
+    config.style_size = 256  # the longer side of the styles, in pixels
+    config.content_layers = 'relu3_3'  # layers of the teacher, with commas between them
+    config.content_weight = 1.0  # how much the content counts
+    config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'  # the same for the style
+    config.style_layer_weights = (0.5, 0.2, 0.1, 0.1, 0.1)  # one for each layer; (): equal
+    config.style_convention = 'wasserstein'  # or one of cnnjax.images.neural_style.GRAM
+    config.style_weight = 10.0  # how much the style counts
+    config.tv_weight = 8.0  # how much the total variation counts; a larger one smooths more
+    config.stability_weight = 0.0  # how much it counts that noise and motion change the output
+    config.stability_noise = 0.02  # standard deviation of the noise; white is 1
+    config.stability_shift = 2  # the largest motion, in pixels
 
     # Devices and compilation.
     config.parallel = 'shard_map'  # or 'pmap', or 'jit' (batch norm over the global batch)

@@ -18,6 +18,10 @@ predictions.csv has a row for each box, in pixels of the picture; detections.jso
 results, for `COCO.loadRes`; and coco.json has them with their pictures and classes as a data
 set in COCO's form, for tools that annotate or show such sets.
 
+If it stylizes (configs/fast_style.py), it writes stylized/NAME.png, the picture at its own size in
+the style of the network. An animation (GIF, WebP, APNG) becomes one of the same kind, frame by
+frame.
+
 Pictures that cannot be read are listed and left out.
 """
 

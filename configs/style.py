@@ -75,7 +75,10 @@ def get_config(preset='cnnjax'):
     config.pool = ''  # 'max' or 'average' replaces the network's own pools; '': as they are
 
     # Pictures are paths with commas between them, or 'skimage:NAME' for those of scikit-image.
-    config.content = 'skimage:astronaut'  # pictures that get the style; equal sizes share a batch
+    config.content = 'skimage:astronaut'  # pictures that get the style; equal sizes share a batch;
+    #           '': none, for a texture of the styles alone
+    config.aspect = 1.0  # texture: its width / height
+    config.tileable = False  # texture: True makes it fit itself on opposite sides, without a seam
     config.styles = 'skimage:immunohistochemistry'  # styles to mix, or one for each mask
     config.style_weights = ()  # a share for each style; (): equal shares
     config.style_scale = 1.0  # size of the styles; 1: their side is as long as the content's

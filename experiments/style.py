@@ -1,4 +1,5 @@
-"""Style transfer at any resolution, with the features of any network."""
+"""Style transfer, and without a content a texture of that style, at any resolution, with the
+features of any network."""
 
 import functools
 import math
@@ -19,6 +20,7 @@ from cnnjax.images import (
     pictures,
     regularizers,
     tiles,
+    transforms,
 )
 from cnnjax.images.run import Run
 from cnnjax.layers import continued_edges
@@ -32,7 +34,8 @@ BELOW_1 = 1 - 2 ** -24  # The largest float32 below 1: a decay of 1 would never 
 # to 255, torchvision's are divided by the standard deviations of ImageNet's colours.
 DIVISORS = {'caffe': 1 / 255, 'torchvision': (0.229 + 0.224 + 0.225) / 3}
 LIMITS = Run.LIMITS | {
-    'content': Names(), 'styles': Names(), 'content_layers': Names(), 'style_layers': Names(),
+    'styles': Names(), 'style_layers': Names(), 'aspect': Number(0.01, 100),
+    'tileable': (False, True),
     'sizes': Whole(1, pictures.LARGEST, some=True), 'steps': Whole(1, some=True),
     'side': ('longer', 'shorter', 'height', 'width'), 'style_scale': Number(0, pictures.LARGEST),
     'content_weight': Number(0), 'style_weight': Number(0), 'tv_weight': Number(0),
@@ -46,7 +49,8 @@ LIMITS = Run.LIMITS | {
 
 
 def run(config, directory):
-    """Writes figures/NAME.png, a picture for each content, and figures/style.png beside the styles.
+    """Writes figures/NAME.png, a picture for each content, or figures/texture.png without any, and
+    figures/style.png, which has them beside the styles.
 
     Raises UserError if pictures, layers, weights or masks do not fit.
     """
@@ -59,9 +63,10 @@ def write(config, directory):
     """`run`, once the fields are checked."""
     network = load(config)
     contents, smallest = {}, min(config.sizes)  # Contents of one shape are optimized together.
-    stems = [Path(path.removeprefix(pictures.PREFIX)).stem for path in names(config.content)]
-    for path, stem in zip(names(config.content), pictures.distinct(stems, OURS), strict=True):
-        picture = pictures.read(path)
+    given = names(config.content) or ['texture']
+    stems = [Path(path.removeprefix(pictures.PREFIX)).stem for path in given]
+    for path, stem in zip(given, pictures.distinct(stems, OURS), strict=True):
+        picture = pictures.read(path) if config.content else blank(config)
         check_fits(config, network, path, sized(config, network, picture, smallest))
         picture = sized(config, network, picture, config.sizes[-1])
         contents.setdefault(picture.shape, []).append((stem, picture))
@@ -91,8 +96,8 @@ def write(config, directory):
         pictures.write(file, image, config.bits)
         print(f'picture: {file}')
         shown = min(config.sizes[-1], 1024)
-        rows.append([('content', pictures.resize(picture, shown)),
-                     *(('style', pictures.resize(style, shown)) for style in styles),
+        rows.append([*[('content', pictures.resize(picture, shown))] * bool(config.content),
+                     *(('style', shown_style(config, style, shown)) for style in styles),
                      ('result', pictures.resize(np.asarray(image), shown))])
     plots.pictures(rows, figures / 'style.png')
     print(f'with contents and styles: {figures / "style.png"}')
@@ -116,13 +121,14 @@ def report(config, results, styles, path):
         return {layer: found['second'] for layer, found in
                 moments(config, judge, JUDGED, image, {}).items()}
 
-    target = mixed(config, list(map(second, sizes)))
+    target = neural_style.mixed(list(map(second, sizes)), config.style_weights)
     rows = {}
     for stem, (picture, image) in results.items():
         image = pictures.with_channels(image, 3)
-        rows[stem] = {'content_distance': apart(*(maps(judge.variables, each)
-                                                  for each in (image, picture))),
-                      'style_distance': apart(second(image), target)}
+        rows[stem] = {'style_distance': apart(second(image), target)}
+        if config.content:
+            rows[stem]['content_distance'] = apart(*(maps(judge.variables, each)
+                                                     for each in (image, picture)))
         print(f'{stem}: ' + ', '.join(f'{name.replace("_", " ")} {value:.2f}'
                                       for name, value in rows[stem].items()), flush=True)
     atomic.write_json(path, rows)
@@ -134,17 +140,17 @@ def apart(one, other):
                           for layer in other]))
 
 
-def mixed(config, found):
-    """The mean of what was found in each style, weighted by their shares."""
-    shares = np.float32(config.style_weights or [1] * len(found))
-    shares /= shares.sum()
-    return jax.tree.map(lambda *each: sum(share * one for share, one in
-                                          zip(shares, each, strict=True)), *found)
-
-
 def check(config):
     """Raises UserError if fields do not fit together."""
-    limits.check(config, LIMITS)
+    some = Names(some=bool(config.content))
+    limits.check(config, LIMITS | {'content': some, 'content_layers': some})
+    if not config.content and (config.init == 'content' or config.color != 'style'):
+        raise UserError(f"init='{config.init}' and color='{config.color}': without a content, take "
+                        "init='noise' and color='style'")
+    if config.tileable and (config.content or config.content_masks
+                            or config.optimizer == 'lbfgs'):
+        raise UserError('tileable=True moves the picture at random: leave out content and '
+                        "content_masks, and take optimizer='adam'")
     if config.optimizer == 'lbfgs' and config.bound == 'clip':
         raise UserError("optimizer='lbfgs' searches along lines, which clipping breaks: take "
                         "bound='sigmoid' or 'none'")
@@ -164,6 +170,12 @@ def check(config):
     if regions and len(styles) not in (1, len(regions)):
         raise UserError(f'{len(styles)} styles for {len(regions)} masks: give one for all, or one '
                         'for each')
+
+
+def blank(config):
+    """A gray picture [H, W, 3] of the proportions that the config asks for."""
+    shape = (round(1000 / max(config.aspect, 1)), round(1000 * min(config.aspect, 1)), 3)
+    return np.full(shape, 0.5, np.float32)
 
 
 def load(config):
@@ -279,21 +291,17 @@ def targets(config, network, contents, styles):
                  for style, mask in zip(styles, names(config.style_masks), strict=True)]
         found = jax.tree.map(lambda *each: jnp.concatenate(each), *found)
     else:
-        found = mixed(config, [moments(config, network, every, style, {}) for style in styles])
+        found = neural_style.mixed([moments(config, network, every, style, {})
+                                    for style in styles], config.style_weights)
     scale = dict.fromkeys(every, jnp.float32(1))
     if config.activations == 'relative':
-        scale = {layer: jnp.abs(found[layer]['mean']).mean() for layer in every}
-        for layer, size in scale.items():
-            if not size > 0:
-                raise UserError(f"activations='relative': '{layer}' is 0 on every style: take "
-                                "other layers or styles, or activations='own'")
+        scale = neural_style.scales(found)
     elif config.activations in DIVISORS:
         scale = dict.fromkeys(every, jnp.float32(convention(config, network)))
-    style = {layer: {'mean': found[layer]['mean'] / scale[layer],
-                     'second': found[layer]['second'] / scale[layer] ** 2} for layer in layers}
+    style = {layer: neural_style.divided(found[layer], scale[layer]) for layer in layers}
     compute = jax.jit(lambda variables, image: tiles.maps(network, content_layers, config.tile,
                                                           variables, image))
-    codes = [compute(network.variables, content) for content in contents]
+    codes = [compute(network.variables, content) if content_layers else {} for content in contents]
     codes = jax.tree.map(lambda *each: jnp.stack(each), *codes)
     codes = {layer: {'content': maps / scale[layer]} for layer, maps in codes.items()}
     return {'style': style, 'scale': scale, 'maps': regions}, codes
@@ -336,10 +344,7 @@ def first(config, network, key, contents, styles):
 
 def formulate(config, network, shape):
     """The problem and its optimizer, for images of that shape."""
-    objective = (config.content_weight * neural_style.content(
-        names(config.content_layers), config.content_layer_weights, config.content_convention)
-        + config.style_weight * neural_style.style(
-        names(config.style_layers), config.style_layer_weights, config.style_convention))
+    objective = neural_style.weighted(**{field: config[field] for field in neural_style.FIELDS})
     variation = regularizers.in_units(regularizers.total_variation(form=config.tv_form),
                                       scale=config.pixel_range)
     pixels = parametrizations.pixels(shape)
@@ -347,6 +352,7 @@ def formulate(config, network, shape):
         network, objectives.relative(objective),
         parametrizations.sigmoid(pixels) if config.bound == 'sigmoid' else pixels,
         regularizer=lambda image: {'variation': config.tv_weight * variation(image)},
+        transform=transforms.jitter(min(shape[:2]) // 2) if config.tileable else None,
         project=parametrizations.clip() if config.bound == 'clip' else None,
         average=config.average, tile=config.tile)
     if config.optimizer == 'lbfgs':

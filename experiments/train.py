@@ -3,20 +3,26 @@
 import re
 from pathlib import Path
 
+import numpy as np
+
 from cnnjax import (
     cluster,
     data,
     dataset,
     evaluate,
     plots,
+    predict,
     report,
     reports,
+    step,
     train,
     trained,
     user_network,
     views,
     workdir,
 )
+from cnnjax.images import pictures
+from cnnjax.limits import names
 
 
 def run(config, directory):
@@ -29,8 +35,11 @@ def run(config, directory):
     cluster.agree(reported=reported)
     if cluster.first():
         draw_curves(config, directory, last)
-    # A stage of hints leaves the last layers as they were: there is no answer to report on.
-    silent = reported or config.hint_layer
+    # A stage of hints leaves the last layers as they were: there is no answer to report on. What a
+    # style looks like is seen in pictures.
+    if config.task == 'stylize' and cluster.first():
+        draw_styles(config, directory)
+    silent = reported or config.hint_layer or config.task == 'stylize'
     results = None if silent else evaluated(config, directory, last['step'])
     several = not views.Views.of(config).single
     if results and (several or reports.evaluated(last) == 'val') and cluster.first():
@@ -51,11 +60,33 @@ def draw_curves(config, directory, last):
 
 def tell(row, judged, seen=''):
     """Prints the errors of the set 'val' or 'test' in a row; `seen` says of what views they are."""
+    if f'{judged}/flicker' in row:
+        print(f'{plots.SETS[judged]} flicker: {row[f"{judged}/flicker"]:.3g} times as large as the '
+              'change of the frames')
     by_class = 'ap50' if f'{judged}/ap50' in row else 'ap'
     shown = f'{judged}/(.*error|mean_iou|iou/.*|ap|ap50|{by_class}/.*|.*_f1|exact_match)'
     for name, value in row.items():
         if found := re.fullmatch(shown, name):
             print(f'{plots.SETS[judged]} {found[1]}{seen}: {100 * value:.2f} %')
+
+
+def draw_styles(config, directory):
+    """Draws photographs of the test set beside what the network makes of them."""
+    network = trained.load(directory)
+    try:
+        source = dataset.source(config, config.test_split, directory)
+    except data.Missing as error:
+        print(f'no pictures: {error}')
+        return
+    examples = dataset.prepare(config, source)
+    styles = [('style', pictures.read(path, config.style_size)) for path in names(config.styles)]
+    batch = next(iter(examples.test_batches(min(len(examples), 4))))
+    rows = [[('photograph', image / np.float32(255)),
+             ('in one pass', predict.stylized(network, image)), *styles]
+            for image in step.fetch(examples.data or {}, batch)['image']]
+    figure = Path(directory) / 'figures' / 'stylized.png'
+    plots.pictures(rows, figure)
+    print(f'photographs and what the network makes of them: {figure}')
 
 
 def evaluated(config, directory, steps):

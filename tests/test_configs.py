@@ -24,7 +24,8 @@ SMALL = [name for name in models.names()
                          r'|allcnn.*|convnet|highway.*|elu_net.*|recurrent_cnn.*|competitive.*|rir.*'
                          r'|maxout(_svhn)?|dropconnect|dsn|generalized_pooling.*|fitnet.*', name)]
 WITHOUT_RECIPE = [name for name in models.names()
-                  if re.fullmatch(r'unet.*|fcn.*|fmp6.*|yolo_v1(?!_class).*|.*rcnn.*', name)]
+                  if re.fullmatch(r'unet.*|fcn.*|fmp6.*|yolo_v1(?!_class).*|.*rcnn.*'
+                                  '|transformation_net', name)]
 DIGITS = ['lenet5', 'lenet5_1998', 'maxout_mnist']  # configs/mnist.py; see test_classic_models.py
 LARGE = [name for name in models.names() if name not in SMALL + WITHOUT_RECIPE + DIGITS]
 
@@ -86,7 +87,8 @@ def test_every_field_of_an_experiment_is_read_and_explained_and_the_other_way_ro
 
 def test_recipes_change_fields_and_add_none():
     known = set(fields(base.get_config()))
-    for name in ('quickstart', 'cifar', 'imagenet', 'folder', 'photos', 'segment', 'detect'):
+    for name in ('quickstart', 'cifar', 'imagenet', 'folder', 'photos', 'segment', 'detect',
+                 'fast_style'):
         config = load(name)
         assert set(fields(config)) == known
 

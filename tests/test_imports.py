@@ -18,7 +18,7 @@ RANKS = [
     ['cnnjax.features'],
     ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.class_weights', 'cnnjax.loop', 'cnnjax.training', 'cnnjax.training_config'],
-    ['cnnjax.distillation', 'cnnjax.report'],
+    ['cnnjax.distillation', 'cnnjax.perceptual', 'cnnjax.report'],
     ['cnnjax.early_stopping', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
     ['cnnjax.images.optimize'],
     ['cnnjax.images.descent', 'cnnjax.images.diagnosis'],

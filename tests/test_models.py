@@ -173,6 +173,9 @@ COUNTS = [
     ('unet_padded', {}, 512, 31_030_658, None, None),
     # With batch normalization of 5,888 maps in place of biases: as in milesial/Pytorch-UNet.
     ('unet_padded', {'norm': 'batch'}, 512, 31_030_658 + 5_888, None, None),
+    # The count of pytorch/examples' fast_neural_style.
+    ('transformation_net', {}, 256, 1_679_235, None, None),
+    ('transformation_net', {'norm': 'batch'}, 256, 1_679_235, None, None),
     ('fcn32s', {}, 500, 134_346_581, None, None),
     ('fcn16s', {}, 500, 134_357_354, None, None),
     ('fcn8s', {}, 500, 134_362_751, None, None),

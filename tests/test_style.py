@@ -14,6 +14,7 @@ from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.images import descent, pictures
 from configs import style as configs
+from configs import texture as texture_configs
 from experiments import style
 
 
@@ -260,6 +261,67 @@ def test_matched_styles_take_the_colours_of_the_content(folder, tmp_path):
     matched = result(folder, tmp_path / 'matched', color='match', **fields)
     redness = [image[..., 0].mean() - image[..., 2].mean() for image in (plain, matched)]
     assert redness[0] > redness[1] + 0.1
+
+
+def texture(folder, directory, **fields):
+    made = texture_configs.get_config()
+    made.update({'source': str(folder / 'net.safetensors'), 'styles': f'{folder}/red.png',
+                 'style_layers': 'relu1_1,relu3_1', 'style_layer_weights': (),
+                 'report_every': 30} | fields)
+    style.run(made, directory)
+    return pictures.read(directory / 'figures' / 'texture.png')
+
+
+def test_a_texture_larger_than_its_picture_has_its_colours(folder, tmp_path):
+    image = texture(folder, tmp_path, sizes=(48, 72), steps=(30,), aspect=1.5, style_scale=0.7)
+    assert image.shape == (48, 72, 3)  # the picture is 48 x 48, and seen at 50 x 50
+    red = pictures.read(folder / 'red.png').mean((0, 1))
+    np.testing.assert_allclose(image.mean((0, 1)), red, atol=0.12)
+    rows = reports.read_metrics(tmp_path)
+    assert 'content' not in rows[0]
+    assert rows[-1]['style'] < rows[0]['style'] / 2
+
+
+def test_a_tileable_texture_is_cut_at_another_place_at_each_step(folder):
+    """What is beyond its border comes in on the other side, so that no place is always a seam."""
+    made = texture_configs.get_config()
+    made.update({'source': str(folder / 'net.safetensors'), 'style_layers': 'relu1_1,relu3_1',
+                 'style_layer_weights': ()})
+    network = trained.load(made.source)
+    image = np.random.default_rng(0).random((40, 40, 3), np.float32)
+    shared, _ = style.targets(made, network, image[None], [pictures.read(folder / 'red.png')])
+    seen = {}
+    for tileable in (True, False):
+        made.tileable = tileable
+        problem, _ = style.formulate(made, network, image.shape)
+        seen[tileable] = [float(descent.loss(problem, network.variables, image, jax.random.key(i),
+                                             shared)[0]) for i in range(2)]
+    assert seen[False][0] == seen[False][1] != seen[True][0] != seen[True][1]
+    made.tileable = True
+    problem, _ = style.formulate(made, network, image.shape)
+    rolled = problem.transform(jax.random.key(0), image)
+    assert any(np.array_equal(rolled, np.roll(image, (down, right), (0, 1)))
+               for down in range(-20, 21) for right in range(-20, 21))
+
+
+@pytest.mark.parametrize('preset', texture_configs.PRESETS)
+def test_presets_of_textures_fit_together(preset):
+    made = texture_configs.get_config(preset)
+    style.check(made)
+    problem, _ = style.formulate(made, None, (64, 64, 3))
+    assert problem.objective.tileable
+    assert (problem.transform is None) == (not made.tileable)
+
+
+@pytest.mark.parametrize(('fields', 'message'), [
+    ({'init': 'content'}, "init='content' and .*without a content"),
+    ({'color': 'match'}, "color='match': without a content"),
+    ({'optimizer': 'lbfgs', 'bound': 'none'}, 'tileable=True moves the picture'),
+    ({'content': 'a.png', 'content_layers': 'relu1_1'}, 'tileable=True moves the picture'),
+    ({'sizes': (16,)}, r'texture at 16 x 16 pixels: .* at least 32 x 32')])
+def test_what_does_not_fit_a_texture_is_refused(folder, tmp_path, fields, message):
+    with pytest.raises(UserError, match=message):
+        texture(folder, tmp_path, **fields)
 
 
 @pytest.mark.parametrize(('fields', 'message'), [

@@ -1,4 +1,4 @@
-"""A data set of 20 photographs that come with two libraries, cut into many classes.
+"""A data set of 20 photographs that come with two libraries, cut into many classes, or whole.
 
 As in Dosovitskiy et al. 2014, section 2 (https://arxiv.org/abs/1406.6909), a class is a place in a
 photograph; its examples are crops around it, with random position, scale and colours. A network
@@ -25,6 +25,7 @@ HELD_OUT = 1 / 3  # The lowest part of each cell is only for the test.
 SMALLEST = 0.3  # The smallest side of a crop, as a share of the cell's height.
 BLANK = 12  # A cell whose pixels have a smaller standard deviation is left out, such as clear sky.
 EXAMPLES = {'train': 64, 'test': 8}  # The number of examples of each class.
+TESTED = ('astronaut', 'chelsea', 'coffee', 'china')  # whole photographs, only for the test
 
 
 class Cell(NamedTuple):
@@ -87,6 +88,26 @@ def photograph(name: str) -> np.ndarray:
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Whole(Sequence):
+    """Photographs as they are; all have one label."""
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: Any) -> Any:
+        return {'image': photograph(self.names[i]), 'label': 0}
+
+
+def whole(split: str) -> Source:
+    """The photographs as they are, without classes to learn: 16 for the training, four to test."""
+    _check(split)
+    names = tuple(name for name in NAMES if (name in TESTED) == (split == 'test'))
+    return Source(Whole(names), ('photograph',), f'photos, {split}: {len(names)} photographs')
+
+
 def load(split: str) -> Source:
     """The crops of 20 photographs, 18 of scikit-image and two of scikit-learn, in about 180
     classes.
@@ -95,11 +116,15 @@ def load(split: str) -> Source:
     lower third of the same cells. Neighbouring cells of a texture (brick, grass, ...) look almost
     the same, so the test error cannot become 0.
     """
-    if split not in EXAMPLES:
-        raise UserError(f"photos has the splits 'train' and 'test', not '{split}'")
+    _check(split)
     cells = tuple(cell for name in NAMES for cell in grid(name, photograph(name))
                   if cell.pixels.std() > BLANK)
     return Source(Patches(cells, split), tuple(cell.name for cell in cells))
+
+
+def _check(split):
+    if split not in EXAMPLES:
+        raise UserError(f"photos has the splits 'train' and 'test', not '{split}'")
 
 
 def grid(name: str, image: np.ndarray) -> list[Cell]:

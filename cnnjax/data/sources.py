@@ -17,6 +17,7 @@ from cnnjax.data import (
     masks,
     npz_files,
     photos,
+    picture_folders,
     splits,
     tags,
 )
@@ -30,7 +31,7 @@ OWN_TAGS = ('csv', 'npz')  # Other sets have tags if they have boxes.
 # The sets that come with a library: {name: {target: the function from the split to the Source}}.
 SHIPPED = {
     'digits': {'label': digits.load},
-    'photos': {'label': photos.load},
+    'photos': {'label': photos.load, 'image': photos.whole},
     'digit_outlines': {'label': digit_outlines.load},
     'clips': {'label': clips.load},
     'clip_frames': {'label': functools.partial(clips.load, still=True)},
@@ -52,7 +53,8 @@ def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str 
 
     Args:
       target: the target of each image: 'label', 'tags', 'mask' or 'boxes'. A set with boxes has
-        tags, too: the classes of its objects.
+        tags, too: the classes of its objects. With 'image' it needs none: a folder is then any
+        folder of pictures (see picture_folders.py).
       mask_values: see masks.folder.
       annotations, bad_boxes: see layouts.folder, and csv_files.load for the first.
       shares, given: see splits.places; '' where the set is divided already.
@@ -63,6 +65,8 @@ def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str 
       Missing: the data is not there; the message says how to get it.
       UserError: the data is not in the right form, or the set does not take these arguments.
     """
+    if target == 'image' and target not in SHIPPED.get(dataset, ()) and dataset != 'folder':
+        target = 'label'  # It does no harm.
     _check(dataset, data_dir, bad_images, target, mask_values)
     _check_boxes(dataset, target, annotations, bad_boxes)
     _check_own(dataset, target, shares, class_folders, separator)
@@ -77,6 +81,7 @@ def load(dataset: str, split: str, data_dir: str | None = None, bad_images: str 
     elif dataset == 'folder':
         source = _of_target(dataset, {
             'label': functools.partial(folder, class_folders=class_folders),
+            'image': picture_folders.load,
             'mask': functools.partial(masks.folder, mask_values=mask_values),
             'boxes': functools.partial(layouts.folder, annotations=annotations,
                                        bad_boxes=bad_boxes)}, target)(

@@ -5,13 +5,16 @@
 objectives.py says what `aux` holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnnjax.errors import UserError
 from cnnjax.images.objectives import Objective, absolute, count_of, maps_of, mask_of, sum_of
+from cnnjax.limits import names
 
 # What the sum of squares s (and of absolute values a) of n differences becomes.
 CONTENT = {
@@ -110,6 +113,34 @@ def moments(layers: Sequence[str]) -> Objective:
     return Objective(tuple(layers), statistics, loss)
 
 
+def mixed(found: Sequence[Any], shares: Sequence[float] = ()) -> Any:
+    """The weighted mean of the moments of several styles; shares () are equal."""
+    weights = np.asarray(shares or [1] * len(found), np.float32)
+    weights = weights / weights.sum()
+    return jax.tree.map(lambda *each: sum(weight * one for weight, one in
+                                          zip(weights, each, strict=True)), *found)
+
+
+def scales(found: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """{layer: the mean activation} of styles with these moments, the aux['scale'] of
+    objectives.relative.
+
+    Raises:
+      UserError: a layer is 0 on all of them.
+    """
+    scale = {layer: jnp.abs(own['mean']).mean() for layer, own in found.items()}
+    for layer, size in scale.items():
+        if not size > 0:
+            raise UserError(f"activations='relative': '{layer}' is 0 on every style: take other "
+                            "layers or styles, or activations='own'")
+    return scale
+
+
+def divided(own: Mapping[str, jax.Array], scale: jax.Array) -> dict[str, jax.Array]:
+    """The moments of a layer whose activations are divided by `scale`."""
+    return {'mean': own['mean'] / scale, 'second': own['second'] / scale ** 2}
+
+
 def _per_position(count, sums, products):
     count = jnp.maximum(count, 1e-6)[:, None]  # a region may be empty
     return sums / count, products / count[..., None]
@@ -148,6 +179,24 @@ def _square_root(matrix, iterations=12):
         step = (3 * identity - inverse @ root) / 2
         root, inverse = root @ step, step @ inverse
     return root * jnp.sqrt(norm)
+
+
+# The fields of configs/style.py that `weighted` takes.
+FIELDS = ('content_layers', 'content_layer_weights', 'content_convention', 'content_weight',
+          'style_layers', 'style_layer_weights', 'style_convention', 'style_weight')
+
+
+def weighted(style_layers: str, style_layer_weights: Sequence[float], style_convention: str,
+             style_weight: float, content_layers: str, content_weight: float,
+             content_layer_weights: Sequence[float] = (),
+             content_convention: str = 'mean') -> Objective:
+    """The sum of `content` and `style` with their weights; without content layers, the style alone.
+    Layers are names with commas between them; weights () are equal."""
+    objective = style_weight * style(names(style_layers), style_layer_weights, style_convention)
+    if not names(content_layers):
+        return objective
+    return content_weight * content(names(content_layers), content_layer_weights,
+                                    content_convention) + objective
 
 
 def _weights(layers, weights):

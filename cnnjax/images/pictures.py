@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tifffile
 from jax.typing import ArrayLike
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from cnnjax import atomic, memory
 from cnnjax.data import formats, levels
@@ -66,6 +66,25 @@ def read(source: str | Path, size: int | Sequence[int] | None = None) -> np.ndar
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, -1)
     return picture if size is None else resize(picture, size)
+
+
+def frames(path: str | Path) -> tuple[list[np.ndarray], float]:
+    """The frames of an animation, each as of `read`, and for how many seconds one is shown, on
+    average, but at least the 0.02 that `animate` takes; of a still picture ([picture], 0).
+
+    Raises:
+      UserError: see `read`.
+    """
+    if Path(path).suffix.lower() not in MOVING:
+        return [read(path)], 0.0
+    with formats.reading(str(path)), formats.opened(path) as file, formats.open_(file) as image:
+        if getattr(image, 'n_frames', 1) == 1:
+            return [read(path)], 0.0
+        found, milliseconds = [], 0.0
+        for frame in ImageSequence.Iterator(image):
+            found.append(np.asarray(formats.flat(frame).convert('RGB'), np.float32) / 255)
+            milliseconds += frame.info.get('duration', 100)
+    return found, max(milliseconds / len(found) / 1000, 0.02)
 
 
 def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:

@@ -127,7 +127,7 @@ LIMITS = dict.fromkeys(('width', 'widths', 'hidden', 'growth', 'stem_width', 'ba
     'blocks': Whole(1, 4096), 'layers_per_block': Whole(1, 4096), 'depth': Whole(1, 32),
     'last_pool': Whole(1, 31), 'largest': Whole(1, 31),
     'resolution': Whole(1, 8192), 'width_multiplier': Number(0, 64),
-    'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch', 'frozen'),
+    'auxiliary_weight': Number(0, 1e6), 'norm': ('none', 'batch', 'frozen', 'instance'),
     'dilated': Whole(), 'skips': Whole(0, 2), 'skip_scales': Number(0),
     'dropout_layers': ('last', 'all'), 'iterations': Whole(0, 64),
     'pooling': ('max', 'align', 'warp'), 'pooled': Whole(1, 64), 'rpn_width': Whole(1, WIDEST),

@@ -5,22 +5,24 @@ loss and the results of an evaluation. Each task is a file here, with
 
     TARGET      the name of the target that an example has (see data/geometry.py)
     create(net, chosen=CROSS_ENTROPY) -> Task, which learns with the chosen TrainingLoss, or with
-                the loss of a detector
+                the loss of a detector; that of stylize.py takes what its teacher is asked
 """
 
 import flax.linen as nn
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, suggest
-from cnnjax.tasks import classify, detect, hint, multilabel, segment, training_loss
+from cnnjax.tasks import classify, detect, hint, multilabel, segment, stylize, training_loss
 from cnnjax.tasks.task import Task
 from cnnjax.tasks.training_loss import CROSS_ENTROPY, TrainingLoss
 
-TASKS = {'classify': classify, 'multilabel': multilabel, 'segment': segment, 'detect': detect}
+TASKS = {'classify': classify, 'multilabel': multilabel, 'segment': segment, 'detect': detect,
+         'stylize': stylize}
 
 
 def target(name: str) -> str:
-    """The target of the examples for the task of that name: 'label', 'tags', 'mask' or 'boxes'.
+    """The target of the examples for the task of that name: 'label', 'tags', 'mask' or 'boxes',
+    or 'image', if there is no other.
 
     Raises:
       UserError: there is no such task.
@@ -48,6 +50,8 @@ def create(name: str, net: nn.Module, chosen: TrainingLoss = CROSS_ENTROPY) -> T
     """
     if chosen.terms[0][0] == training_loss.HINT:
         return hint.create(chosen.terms[0][1])
+    if name == 'stylize':
+        return stylize.create()
     return _module(name).create(net, chosen)
 
 

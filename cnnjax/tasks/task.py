@@ -45,7 +45,8 @@ def check_scores(outputs: Any) -> None:
 
 class Task(NamedTuple):
     """Pure functions of a batch of examples, {'image': float [N, H, W, C], and the targets}; in
-    training they also have 'keys' [N], a key of random numbers for each.
+    training they also have 'keys' [N], a key of random numbers for each. With a teacher they also
+    have what it says of them, 'taught', and its variables, 'teacher' (see step.py).
 
     They get the network with its variables as `apply(images, **arguments)`. In an evaluation it
     returns (outputs, taps); in training (outputs, taps, new batch_stats). A task may call it twice,

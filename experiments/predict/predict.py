@@ -11,7 +11,7 @@ from cnnjax import atomic, limits, page, predict, trained, user_network, views, 
 from cnnjax.data import folders, npz_files, ranks
 from cnnjax.errors import UserError
 from cnnjax.images import pictures
-from experiments.predict import boxes, classes, masks
+from experiments.predict import boxes, classes, masks, stylized
 from experiments.predict.found import PICTURED
 
 LIMITS = {'pictures': limits.Names(), 'top': limits.Whole(1), 'batch_size': limits.Whole(1),
@@ -38,7 +38,7 @@ def run(config, directory):
     given = {field: config[field] for field in views.LIMITS if config[field] is not None}
     network = network._replace(evaluation=network.evaluation | given)
     views.check(views.Views.of(network.evaluation), network.task, predict.crops(network))
-    kind = {'segment': masks, 'detect': boxes}.get(network.task, classes)
+    kind = {'segment': masks, 'detect': boxes, 'stylize': stylized}.get(network.task, classes)
     # What cannot be done is refused before anything is written.
     predictor = kind.predictor(config, network, shown)
     directory = Path(directory)
@@ -99,7 +99,7 @@ def write(config, directory, network, found):
              page.cards([card(one) for one in seen[:PICTURED]])]
     if len(seen) > PICTURED:
         parts.append(page.remark(f'These are the first {PICTURED:,}; predictions.csv has all.'))
-    if len(seen) > 1:
+    if first and len(seen) > 1:
         parts.append(page.section('Pictures by their first class', page.table(
             ('class', 'pictures', 'share'), [(label, count, page.Share(count / len(seen)))
                                              for label, count in first.most_common()])))
