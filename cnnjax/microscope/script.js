@@ -388,7 +388,7 @@ async function atlasPage(name) {
       h('h2', {}, 'Activation grid', h('small', {}, 'of one picture')),
       h('p', { class: 'soft' }, 'Each picture is made for the activations at its place; the '
         + 'stronger they are, the larger it is.'),
-      h('div', { class: 'extremes' },
+      h('div', { class: 'beside' },
         h('img', { src: 'images/photograph.png', alt: 'The picture',
           class: pixelated(site.image_shape[0]) }),
         sheet('grid', `Activation grid of ${name}`))] : null,
