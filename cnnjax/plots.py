@@ -246,22 +246,24 @@ def class_colors(count: int) -> np.ndarray:
 
 
 def gallery(rows: Sequence[Sequence[tuple[str, np.ndarray, Any]]], path: PathLike,
-            side: float = 0.95) -> None:
+            side: float = 0.95, title: str = '') -> None:
     """Draws rows of small images with a line of text above each.
 
     Args:
-      rows: lists of (title, image [H, W, C] or [H, W] in [0, 1], colour of the frame or None).
+      rows: lists of (text, image [H, W, C] or [H, W] in [0, 1], colour of the frame or None).
       side: width of an image, in inches.
+      title: lines above all rows.
     """
     from matplotlib.figure import Figure
 
-    gap, title = 0.08, 0.17
+    gap, line = 0.08, 0.17
     first = rows[0][0][1]
-    height = side * first.shape[0] / first.shape[1]
-    size = max(map(len, rows)) * (side + gap), len(rows) * (height + title + gap)
+    height, top = side * first.shape[0] / first.shape[1], line * len(title.splitlines())
+    size = max(map(len, rows)) * (side + gap), len(rows) * (height + line + gap) + top
     figure = Figure(figsize=size, dpi=200)
+    figure.text(0.5, 1 - gap / 2 / size[1], title, fontsize=8, ha='center', va='top')
     for i, row in enumerate(rows):
-        bottom = size[1] - (i + 1) * (height + title + gap) + gap / 2
+        bottom = size[1] - top - (i + 1) * (height + line + gap) + gap / 2
         for j, (text, image, color) in enumerate(row):
             axes = figure.add_axes(((j * (side + gap) + gap / 2) / size[0], bottom / size[1],
                                     side / size[0], height / size[1]))
@@ -272,6 +274,29 @@ def gallery(rows: Sequence[Sequence[tuple[str, np.ndarray, Any]]], path: PathLik
             if color is not None:
                 axes.spines[:].set_color(color)
             axes.set_title(text, fontsize=7.5, pad=2.5)
+    save(figure, path)
+
+
+def labelled(canvas: np.ndarray, places: np.ndarray, labels: Sequence[str], shape: Sequence[int],
+             path: PathLike, title: str = '', side: float = 0.9) -> None:
+    """Draws a picture [H, W, C] of cells in a grid of that shape (rows, columns) with the labels of
+    some, below the places (row, column) [N, 2] they are at; none may be labelled.
+
+    Args:
+      side: width of a cell, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns = shape
+    figure = Figure(figsize=(side * columns, side * rows + 0.5), layout='constrained', dpi=200)
+    axes = figure.subplots()
+    axes.imshow(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas, 'gray', vmin=0, vmax=1,
+                extent=(0, columns, rows, 0), interpolation='antialiased')
+    axes.set_axis_off()
+    for (row, column), label in zip(places, labels, strict=False):
+        axes.text(column + 0.5, row + 0.99, label[:14], fontsize=5, ha='center', va='bottom',
+                  bbox={'facecolor': 'white', 'alpha': 0.7, 'linewidth': 0, 'pad': 0.6})
+    figure.suptitle(title, fontsize=9)
     save(figure, path)
 
 

@@ -8,12 +8,14 @@
 
 The argument is 'photos' (default), which takes the embedded network, or 'digits', which takes that
 of the quickstart. The strongest patches of a data set and their projections follow Zeiler & Fergus
-2013, https://arxiv.org/abs/1311.2901; the images that excite units follow Olah et al. 2017,
-https://distill.pub/2017/feature-visualization; the maps of where a class is seen follow the papers
-that cnnjax/images/attribution.py names. Writes filters.png (the first layer), LAYER.png for every
-layer, classes.png, saliency.png and activations.png to figures/; also patches.npz (see
-cnnjax/images/strongest.py), maximized/LAYER/UNIT.png and results.json. The same command again
-computes only what is missing.
+2013, https://arxiv.org/abs/1311.2901; the images that excite units, their facets and pairs of them
+Olah et al. 2017, https://distill.pub/2017/feature-visualization; the activation grid of a picture
+Olah et al. 2018, https://distill.pub/2018/building-blocks; the activation atlas of a data set
+Carter et al. 2019, https://distill.pub/2019/activation-atlas; the maps of where a class is seen the
+papers that cnnjax/images/attribution.py names. Writes filters.png (the first layer), LAYER.png for
+every layer, facets.png, pairs.png, grid.png, atlas.png, classes.png, saliency.png and
+activations.png to figures/; also patches.npz (see cnnjax/images/strongest.py),
+maximized/LAYER/UNIT.png and results.json. The same command again computes only what is missing.
 """
 
 import ml_collections
@@ -38,9 +40,15 @@ def get_config(what='photos'):
     config.units = 6  # units of each layer that names none, spread over the active ones
     config.patches = 9  # how many of a unit's strongest patches
     config.rules = 'deconvnet,guided,gradient'  # backward rules of the projections
-    config.steps = 128  # steps of each image that excites a unit
-    config.learning_rate = 0.05  # the learning rate of these steps
-    config.size = 0  # image side in pixels; 0: twice the receptive field, up to that of training
+    config.steps = 96  # steps of each image that excites a unit
+    config.learning_rate = 0.3  # Adam's learning rate at the first step
+    config.size = 0  # image side in pixels; 0: 128, or as many as the network needs
+    # One layer is shown in more ways. A 0 leaves a figure out.
+    config.layer = ''  # the layer of facets, pairs, grid and atlas; '': the last maps
+    config.facets = 4  # images of each of its units, made to differ
+    config.pairs = 3  # pairs of its units, with images from one to the other
+    config.grid = 8  # the most rows and columns of the activation grid of the first picture
+    config.atlas = 10  # rows and columns of the activation atlas of the data set
     config.classes = 20  # how many classes, evenly spread over all; 0: none
     # Saliency is drawn for all of these pictures, activations for the first: paths, or
     # 'skimage:NAME'. '': those of the data set that the network is surest of, from several classes.

@@ -1,17 +1,15 @@
 """Maps of a data set by the codes of a network's layers, and the neighbours of its images.
 
-PCA and t-SNE (van der Maaten & Hinton 2008, https://www.jmlr.org/papers/v9/vandermaaten08a.html)
-are scikit-learn's. The images are drawn without overlap, each in the cell of a grid near its point.
+The images are drawn without overlap, each in the cell of a grid near its point.
 """
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize
 
-from cnnjax import atomic, data, features, limits, memory, plots, trained, workdir
+from cnnjax import atomic, data, embedding, features, limits, memory, plots, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import selection
 from cnnjax.limits import Number, Whole
@@ -22,15 +20,6 @@ LIMITS = features.LIMITS | {
     'metric': ('euclidean', 'cosine'), 'count': Whole(), 'components': Whole(2),
     'perplexity': Number(1), 'neighbours': Whole(1), 'queries': Whole(1), 'drawn': Whole(1),
     'seed': limits.SEED}
-
-
-class Reduced(NamedTuple):
-    """A code reduced to two dimensions, and how much that loses."""
-
-    pca: np.ndarray  # [N, 2]
-    tsne: np.ndarray  # [N, 2]
-    variance: list[float]  # the two principal components' shares of the variance
-    divergence: float  # the divergence that t-SNE minimized, in nats
 
 
 def run(config, directory):
@@ -69,7 +58,9 @@ def run(config, directory):
         if not np.ptp(code, 0).any():
             raise UserError(f"taps: '{tap}' is the same for every image: take another one")
         print(f'{tap}: t-SNE of {len(code)} codes of {code.shape[1]:,} numbers', flush=True)
-        reduced = reduce(code, config)
+        reduced = embedding.reduce(
+            code, components=config.components, perplexity=config.perplexity,
+            metric=config.metric, seed=config.seed)
         neighbours = nearest(code, config.neighbours, config.metric)
         results[tap] = judge(code, reduced, neighbours[1], labels, config)
         with (atomic.replacing(path.with_name(f'{path.name}.npz')) as unfinished,
@@ -86,26 +77,6 @@ def run(config, directory):
         'source': config.source, 'checkpoint': config.checkpoint, 'dataset': config.dataset,
         'split': config.split, 'images': len(labels), 'metric': config.metric, 'taps': results})
     print(f'figures: {directory / "figures"}')
-
-
-def reduce(code, config):
-    """The `Reduced` of a code [N, features]."""
-    import threadpoolctl  # here, because the imports take seconds
-    from sklearn import decomposition, manifold
-
-    pca = decomposition.PCA(min(config.components, *code.shape), random_state=config.seed)
-    principal = pca.fit_transform(code)
-    tsne = manifold.TSNE(perplexity=config.perplexity, init='pca', random_state=config.seed,
-                         metric=config.metric, verbose=2 * (len(code) > 2000))  # shows the progress
-    # The threads wait for one another, so on a busy machine two are many times slower than one.
-    with threadpoolctl.threadpool_limits(None if len(code) > 2000 else 1, 'openmp'):
-        given = principal if config.metric == 'euclidean' else code
-        # t-SNE starts from two components or more. A code of one number gets a second one that is
-        # 0, which changes no distance.
-        points = tsne.fit_transform(np.pad(given, ((0, 0), (0, max(0, 2 - given.shape[1])))))
-    variance = np.pad(pca.explained_variance_ratio_[:2], (0, max(0, 2 - pca.n_components_)))
-    plane = np.pad(principal[:, :2], ((0, 0), (0, max(0, 2 - principal.shape[1]))))
-    return Reduced(plane, points, variance.tolist(), float(tsne.kl_divergence_))
 
 
 def nearest(code, count, metric='euclidean'):

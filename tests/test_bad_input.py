@@ -295,7 +295,7 @@ RUNS = {'evaluate': 'cnnjax.evaluate.evaluator', 'features': 'cnnjax.features.ex
         'style': 'cnnjax.images.run.Run.__init__', 'embed': 'cnnjax.features.extractor',
         'equivariance': 'experiments.equivariance.equivariance',
         'microscope': 'experiments.microscope.microscope.begin',
-        'visualize': 'experiments.visualize.begin',
+        'visualize': 'experiments.visualize.visualize.begin',
         'summarize': 'cnnjax.summary.summarize'}
 DATA = {'evaluate': 'photos', 'features': 'photos', 'embed': 'photos'}
 
@@ -351,7 +351,8 @@ def test_the_configs_of_the_experiments(name, tmp_path, monkeypatch):
     ('embed', {'loader_threads': 2 ** 31 - 1}), ('visualize', {'map_size': 20000}),
     ('visualize', {'map_size': 2}), ('visualize', {'size': 2 ** 20}), ('visualize', {'size': 2}),
     ('visualize', {'learning_rate': float('inf')}),
-    ('microscope', {'learning_rate': float('nan')}), ('equivariance', {'count': 2 ** 30}),
+    ('microscope', {'learning_rate': float('nan')}), ('microscope', {'size': 2 ** 20}),
+    ('equivariance', {'count': 2 ** 30}),
     ('equivariance', {'dataset': 'photos', 'farthest': 2 ** 20}),
     ('equivariance', {'shifts': (1.5,)}), ('summarize', {'image_shape': (2,)}),
     ('summarize', {'image_shape': (2 ** 31, 1, 3)}), ('summarize', {'image_shape': ('x',) * 3}),

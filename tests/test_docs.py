@@ -17,5 +17,5 @@ def test_the_site_builds_strictly(tmp_path):
                for path in (ROOT / 'cnnjax').rglob('*.py')}
     assert made == modules
     page = (tmp_path / 'site' / 'reference' / 'cnnjax.images.units.html').read_text()
-    assert 'a multiple of the number of devices' in page  # of an argument
+    assert 'the number of units of every chunk' in page  # of an argument
     assert 'units at a time' in page  # the comment beside a constant

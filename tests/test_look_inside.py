@@ -31,9 +31,11 @@ def detector_run(tmp_path_factory):
 
 @pytest.mark.parametrize(('name', 'fields', 'result', 'shape'), [
     ('visualize', {'images': 'skimage:cat', 'steps': 2, 'units': 1, 'patches': 2, 'salient': 0,
-                   'classes': 0, 'rules': 'gradient', 'layers': 'relu1'},
+                   'classes': 0, 'rules': 'gradient', 'layers': 'relu1', 'facets': 0, 'pairs': 0,
+                   'grid': 2, 'atlas': 2},
      'figures/activations.png', None),
-    ('microscope', {'steps': 2, 'units_per_layer': 1, 'devices': 1, 'rule': 'gradient'},
+    ('microscope', {'steps': 2, 'units_per_layer': 1, 'devices': 1, 'rule': 'gradient',
+                    'facets': 0, 'grid': 0, 'atlas': 0},
      'manifest.json', None),
     ('features', {'taps': 'relu1', 'devices': 1}, 'results.json', None),
     ('embed', {'perplexity': 2.0, 'devices': 1}, 'results.json', None),

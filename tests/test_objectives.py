@@ -6,7 +6,18 @@ import pytest
 
 from cnnjax.errors import UserError
 from cnnjax.images.neural_style import WASSERSTEIN, content, moments, style
-from cnnjax.images.objectives import channel, direction, dream, logit, match, neuron, relative
+from cnnjax.images.objectives import (
+    channel,
+    direction,
+    diversity,
+    dream,
+    each,
+    logit,
+    match,
+    neuron,
+    peaks,
+    relative,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -47,6 +58,42 @@ def test_channel_and_neuron():
     assert neuron('fc')(TAPS, aux)['neuron'] == -TAPS['fc'][2]
     with pytest.raises(UserError, match=r"position=\(4, 0\): layer 'conv1' has \(4, 6\)"):
         neuron('conv1', (4, 0))(TAPS, aux)
+
+
+@pytest.mark.parametrize('sign', [1, -1])
+def test_peaks_count_the_better_places_more(sign):
+    aux, values = {'unit': 1}, A[..., 1]
+    weights = np.exp(sign * values / values.std())
+    weights /= weights.sum()
+    found = float(peaks('conv1', sign)(TAPS, aux)['peaks'])
+    assert found == pytest.approx(-sign * (weights * values).sum(), rel=1e-4)
+    assert -found > sign * values.mean()
+    slope = gradient(peaks('conv1', sign), A, aux)
+    np.testing.assert_allclose(slope[..., 1], -sign * weights, rtol=1e-4)
+    assert not slope[..., [0, 2]].any()
+    assert float(peaks('fc', sign)(TAPS, aux)['peaks']) == pytest.approx(-sign * TAPS['fc'][1])
+
+
+def test_each_is_the_mean_over_a_stack():
+    stack = np.stack([A, B])
+    aux = {'unit': 2, 'scale': {'conv1': 4.0}}
+    found = each(relative(channel('conv1')) + neuron('conv1'))({'conv1': stack}, aux)
+    assert found['channel'] == pytest.approx(-stack[..., 2].mean() / 4)
+    assert found['neuron'] == pytest.approx(-stack[:, 2, 3, 2].mean())
+    full = each(logit('fc'))({'fc': np.float32([[1, 2], [3, 5]])}, {'unit': 1})
+    assert full['channel'] == pytest.approx(-3.5)
+
+
+def test_diversity_is_lucids():
+    """lucid/optvis/objectives.py, diversity: the sum over i and j != i of cosines, over their
+    number."""
+    stack = np.stack([A, B, 2 * A])
+    grams = np.stack([np.einsum('hwc,hwd->cd', image, image) for image in stack])
+    grams /= np.linalg.norm(grams, axis=(1, 2), keepdims=True)
+    expected = sum((grams[i] * grams[j]).sum() for i in range(3) for j in range(3) if i != j) / 3
+    assert float(diversity('conv1')({'conv1': stack})['diversity']) == pytest.approx(expected)
+    dead = np.stack([A, 0 * A])
+    assert np.isfinite(gradient(diversity('conv1'), dead, {})).all()
 
 
 @pytest.mark.parametrize('power', [0, 1, 2])

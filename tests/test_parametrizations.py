@@ -19,6 +19,7 @@ from cnnjax.images.parametrizations import (
     masked,
     pixels,
     sigmoid,
+    stack,
 )
 
 KEY = jax.random.key(0)
@@ -32,6 +33,17 @@ FACTORIES = [pixels, fourier, lambda shape: fourier(shape, decay=1.5),
 
 def lucid(shape):
     return sigmoid(decorrelated(fourier(shape), COLOR_MATRIX))
+
+
+def test_a_stack_is_many_images_with_keys_of_their_own():
+    inner = lucid((8, 8, 3))
+    several = stack(inner, 3)
+    theta = several.init(KEY)
+    images = np.asarray(several.decode(theta))
+    keys = jax.random.split(KEY, 3)
+    np.testing.assert_allclose(images[1], inner.decode(inner.init(keys[1])), atol=1e-6)
+    assert len({image.tobytes() for image in images}) == 3
+    np.testing.assert_allclose(several.decode(several.encode(images)), images, atol=1e-2)
 
 
 def draws(parametrization, number):

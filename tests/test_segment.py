@@ -267,9 +267,10 @@ def trained_run(scenes, tmp_path_factory):
 
 @pytest.mark.parametrize(('name', 'own_data', 'fields', 'result', 'shape'), [
     ('visualize', True, {'images': '', 'steps': 2, 'units': 1, 'patches': 2, 'salient': 1,
-                         'rules': 'gradient', 'layers': 'relu3_2'}, 'figures/saliency.png', None),
-    ('microscope', True, {'steps': 2, 'units_per_layer': 1, 'layers': 'relu2_2,conv',
-                          'devices': 1}, 'manifest.json', None),
+                         'rules': 'gradient', 'layers': 'relu3_2', 'facets': 0, 'pairs': 0,
+                         'grid': 0, 'atlas': 0}, 'figures/saliency.png', None),
+    ('microscope', True, {'steps': 2, 'units_per_layer': 1, 'layers': 'relu2_2,conv', 'devices': 1,
+                          'facets': 0, 'grid': 0, 'atlas': 2}, 'manifest.json', None),
     ('features', True, {'taps': 'relu3_2', 'devices': 1}, 'results.json', None),
     ('embed', True, {'taps': 'relu3_2', 'perplexity': 2.0, 'devices': 1}, 'results.json',
      None),

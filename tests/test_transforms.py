@@ -6,7 +6,7 @@ import pytest
 import skimage.transform
 
 from cnnjax.errors import UserError
-from cnnjax.images.transforms import LUCID, compose, jitter, pad, rotate, scale
+from cnnjax.images.transforms import LUCID, compose, each, jitter, pad, robust, rotate, scale
 
 KEY = jax.random.key(0)
 IMAGE = np.float32(np.random.default_rng(0).random((11, 14, 3)))
@@ -101,6 +101,27 @@ def test_lucids_chain():
     assert batch.shape == (8, 44, 52, 3)
     assert len({one.tobytes() for one in np.asarray(batch)}) == 8
     assert 0 <= batch.min() <= batch.max() <= 1 + 1e-6
+
+
+def test_the_robust_chain_keeps_the_shape_and_moves_little():
+    """A dot in the middle of a gray image stays within the moves, and near its size."""
+    image = np.full((33, 41, 1), 0.5, np.float32)
+    image[14:19, 18:23] = 1
+    batch = np.asarray(jax.jit(jax.vmap(robust(3), (0, None)))(KEYS[:64], image)) - 0.5
+    assert batch.shape == (64, 33, 41, 1)
+    mass = batch.sum((1, 2, 3))
+    assert 0.75 < mass.min() / 12.5 < 0.9
+    assert 1.1 < mass.max() / 12.5 < 1.3  # 0.9 and 1.1, squared
+    for axis, middle in ((1, 16), (2, 20)):
+        places = np.arange(batch.shape[axis]) @ batch.sum((3, 3 - axis)).T / mass
+        assert 2 < np.abs(places - middle).max() <= 3.2
+
+
+def test_each_draws_anew_for_every_image():
+    stack = np.stack([IMAGE] * 8)
+    found = np.asarray(jax.jit(each(jitter(2)))(KEY, stack))
+    assert found.shape == stack.shape
+    assert len({image.tobytes() for image in found}) > 1
 
 
 @pytest.mark.parametrize('transform', [

@@ -2,7 +2,8 @@
 
     objective = channel('relu4_2') + 0.1 * dream('relu5_1')
 
-`taps` holds the activations of one image, {name: [h, w, C] or [C]}; `aux` the objective's arrays,
+`taps` holds the activations of one image, {name: [h, w, C] or [C]}; for `each` and `diversity`
+those of a stack of images, {name: [K, h, w, C] or [K, C]}. `aux` holds the objective's arrays,
 which are arguments of the compiled program: the index of a unit, so that one compilation serves all
 units of a layer, and targets made from other images:
 
@@ -26,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
 from cnnjax.errors import UserError, suggest
@@ -167,9 +169,31 @@ def neuron(layer: str, position: tuple[int, int] | None = None) -> Objective:
     return Objective((layer,), statistics, lambda value, aux: {'neuron': -value}, tileable=False)
 
 
+def peaks(layer: str, sign: int = 1) -> Objective:
+    """Maximises `sign` times a mean of channel aux['unit'] over positions, in which the better ones
+    count more, by softmax(sign a / deviation of a); gradients do not go through the weights.
+    `channel` leaves the best place as it is where others would lose more, `neuron` leaves most of
+    the image as it is."""
+    def statistics(taps, aux, masks):
+        values = sign * jnp.take(maps_of(taps[layer]), aux['unit'], -1)
+        fixed = lax.stop_gradient(values)
+        weights = jax.nn.softmax(fixed / (fixed.std() + 1e-6), (0, 1))
+        return (weights * values).sum()
+
+    return Objective((layer,), statistics, lambda value, aux: {'peaks': -value}, tileable=False)
+
+
 def direction(layer: str, cosine_power: float = 0.0) -> Objective:
     """Maximises the mean of <a, d> max(0.1, cos(a, d))^cosine_power, with d = aux['direction']
-    (lucid's `direction`, https://github.com/tensorflow/lucid)."""
+    (lucid's `direction`, https://github.com/tensorflow/lucid).
+
+    The sum of two units' axes is their joint optimization, weighted sums lead from one unit to the
+    other (Olah et al. 2017, section 'The Space of Neurons',
+    https://distill.pub/2017/feature-visualization). The activation vector of a place in a
+    photograph is a cell of its activation grid (Olah et al. 2018,
+    https://distill.pub/2018/building-blocks); the mean of such vectors, whitened, one of an
+    activation atlas (Carter et al. 2019, https://distill.pub/2019/activation-atlas).
+    """
     def values(maps, aux):
         dot = maps @ aux['direction']
         if not cosine_power:
@@ -178,6 +202,38 @@ def direction(layer: str, cosine_power: float = 0.0) -> Objective:
         cosine = dot / lengths  # the gradient of jnp.maximum would ask which of the two it equals
         return dot * jnp.where(cosine < 0.1, 0.1, cosine) ** cosine_power
     return _mean('direction', layer, values)
+
+
+def each(objective: Objective) -> Objective:
+    """The mean of an objective over a stack of images, of which all taps [K, ...] are; `aux` is the
+    same for all. (`parametrizations.stack` makes such stacks.)"""
+    def statistics(taps, aux, masks):
+        own = {layer: taps[layer] for layer in objective.layers}
+        return jax.vmap(lambda taps: objective.statistics(taps, aux, None))(own)
+
+    def loss(statistics, aux):
+        terms = jax.vmap(lambda one: objective.loss(one, aux))(statistics)
+        return {term: value.mean() for term, value in terms.items()}
+
+    return Objective(objective.layers, statistics, loss, tileable=False)
+
+
+def diversity(layer: str) -> Objective:
+    """Minimises how alike the textures of the K images of a stack are: the sum of the cosines
+    between the Gram matrices of image i and of the other images j, averaged over i; from 0 to
+    K - 1. With `each` of `channel` it shows several facets of one unit (Olah et al. 2017, section
+    'Diversity', https://distill.pub/2017/feature-visualization; lucid's `diversity`)."""
+    def statistics(taps, aux, masks):
+        maps = jnp.stack([maps_of(tap).reshape(-1, tap.shape[-1]) for tap in taps[layer]])
+        grams = jnp.einsum('kpc,kpd->kcd', maps, maps).reshape(len(maps), -1)
+        # A gram of 0 has no direction; without the small number its gradient would be nan.
+        return grams / jnp.sqrt((grams**2).sum(-1, keepdims=True) + 1e-10)
+
+    def loss(grams, aux):
+        alike = grams @ grams.T
+        return {'diversity': (alike.sum() - jnp.trace(alike)) / len(grams)}
+
+    return Objective((layer,), statistics, loss, tileable=False)
 
 
 def dream(layer: str, kind: str = 'l2', channels: Sequence[int] = ()) -> Objective:

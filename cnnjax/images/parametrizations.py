@@ -197,6 +197,12 @@ def sigmoid(inner: Parametrization) -> Parametrization:
     return Parametrization(inner.init, lambda theta: jax.nn.sigmoid(inner.decode(theta)), encode)
 
 
+def stack(inner: Parametrization, count: int) -> Parametrization:
+    """`count` images, [count, H, W, C], that are optimized as one; each starts from its own key."""
+    return Parametrization(lambda key: jax.vmap(inner.init)(jax.random.split(key, count)),
+                           jax.vmap(inner.decode), jax.vmap(inner.encode))
+
+
 def masked(inner: Parametrization, mask: ArrayLike, base: ArrayLike) -> Parametrization:
     """The inner image where `mask` [H, W] is 1, exactly `base` [H, W, C] where it is 0.
 

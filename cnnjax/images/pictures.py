@@ -203,6 +203,11 @@ def write(path: str | Path, image: ArrayLike, bits: int = 8) -> None:
             Image.fromarray(numbers).save(unfinished, _format(path), **STILL[path.suffix.lower()])
 
 
+def rounded(image: ArrayLike) -> np.ndarray:
+    """float32 in [0, 1], as `write` and `read` would leave it in a file of 8 bits."""
+    return np.floor(np.asarray(image, np.float32).clip(0, 1) * 255 + 0.5) / np.float32(255)
+
+
 def animate(path: str | Path, frames: Iterable[np.ndarray], seconds_per_frame: float) -> None:
     """Writes pictures of one shape as an endless animation: GIF, WebP or APNG (.png, .apng), by
     the suffix. A GIF has 256 colours a frame and counts hundredths of seconds.

@@ -26,9 +26,12 @@ from cnnjax.trained import Trained
 
 
 def taps(network: Trained, variables: Any, image: jax.Array) -> dict[str, Any]:
-    """{name: [h, w, C] or [C]} of one image [H, W, C] in [0, 1], with these variables."""
-    found = network._replace(variables=variables).taps(image[None])
-    return {name: tap[0] for name, tap in found.items()}
+    """{name: [h, w, C] or [C]} of one image [H, W, C] in [0, 1], with these variables; of a stack
+    of images [K, H, W, C], {name: [K, h, w, C] or [K, C]}."""
+    network = network._replace(variables=variables)
+    if image.ndim == 4:
+        return network.taps(image)
+    return {name: tap[0] for name, tap in network.taps(image[None]).items()}
 
 
 def activations(network: Trained, shape: Sequence[int], tile: int = 0) -> int:

@@ -120,6 +120,11 @@ def compose(*transforms: Transform) -> Transform:
     return apply
 
 
+def each(transform: Transform) -> Transform:
+    """Draws the transform anew for every image of a stack [K, H, W, C]."""
+    return lambda key, images: jax.vmap(transform)(jax.random.split(key, len(images)), images)
+
+
 def _check_pixels(name, pixels):
     if not isinstance(pixels, (int, np.integer)) or pixels < 0:
         raise UserError(f'{name} takes a whole number of pixels, 0 or more, not {pixels!r}')
@@ -139,6 +144,19 @@ def _choices(name, argument, values):
     return values
 
 
+SCALES, DEGREES = [1 + step / 50 for step in range(-5, 6)], [*range(-10, 11), *5 * [0]]
+
+
+def robust(pixels: int) -> Transform:
+    """lucid's standard transforms with the image's shape kept: it moves by up to `pixels` on gray,
+    is scaled by 0.9 to 1.1 and turned by up to 10 degrees."""
+    return compose(pad(pixels), scale(SCALES), rotate(DEGREES), jitter(2 * pixels, 'crop'))
+
+
+def moved(pixels: int) -> Transform:
+    """Moves an image on gray by up to `pixels` in each direction."""
+    return compose(pad(pixels), jitter(2 * pixels, 'crop'))
+
+
 # lucid's standard_transforms. The output has 12 pixels more than the image in height and width.
-LUCID = compose(pad(12), jitter(8, 'crop'), scale([1 + step / 50 for step in range(-5, 6)]),
-                rotate([*range(-10, 11), *5 * [0]]), jitter(4, 'crop'))
+LUCID = compose(pad(12), jitter(8, 'crop'), scale(SCALES), rotate(DEGREES), jitter(4, 'crop'))

@@ -5,8 +5,10 @@
     data/manifest.js                   what all pages need
     data/LAYER/units.js                what the page of a layer needs
     data/LAYER/N.js                    what the pages of units N, N + 1 ... need
+    data/LAYER/maps.js                 what the page of a layer's atlas and grid needs
     data/classes/N.js                  what the page of a class needs
-    images/LAYER/UNIT-KIND.png         positive, negative, patches, projections
+    images/LAYER/UNIT-KIND.png         positive, negative, facets, patches, projections
+    images/LAYER/atlas.png, grid.png   pictures of that page, and images/photograph.png
 
 A page that is opened from disk may not read other files, but it may run them: data are scripts
 that hand JSON to microscope.receive. Every file is written whole or not at all.

@@ -1,7 +1,8 @@
 'use strict';
 
-// The pages: #/, #/layer/NAME, #/unit/NAME/NUMBER and #/class/NUMBER. Data come by script tags, for
-// a page that is opened from disk may fetch nothing: every data/*.js calls microscope.receive.
+// The pages: #/, #/layer/NAME, #/atlas/NAME, #/unit/NAME/NUMBER and #/class/NUMBER. Data come by
+// script tags, for a page that is opened from disk may fetch nothing: every data/*.js calls
+// microscope.receive.
 
 const microscope = {
   store: {},
@@ -34,6 +35,7 @@ const shaped = (shape) => (shape.length > 1 ? times(shape) : `${count(shape[0])}
 const count = (number) => number.toLocaleString('en');
 const url = {
   layer: (name) => `#/layer/${encodeURIComponent(name)}`,
+  atlas: (name) => `#/atlas/${encodeURIComponent(name)}`,
   unit: (name, unit) => `#/unit/${encodeURIComponent(name)}/${unit}`,
   class: (index) => `#/class/${index}`,
 };
@@ -76,6 +78,9 @@ const record = async (layer, place) => {
 const escaped = (name) => name.split('/').map(encodeURIComponent).join('/');
 const file = (layer, unit, kind) =>
   `images/${escaped(layer.name)}/${unit}-${kind}.${layer.suffix}`;
+const maps = (layer) => load(`${layer.name}/maps`, (data) =>
+  ['grid', 'atlas'].every((kind) => !data[kind] || Array.isArray(data[kind].shape))
+  && (!data.atlas || Array.isArray(data.atlas.cells)));
 
 // A layer shows some of its channels, in their order: a unit is the channel, its place is here.
 const placeOf = (layer, unit) => (layer.channels[unit] === unit ? unit
@@ -264,7 +269,8 @@ async function layerPage(name) {
       h('output', {}, layer.done < layer.units
         ? `${count(layer.done)} of ${count(layer.units)} units so far`
         : `${count(layer.units)} units`
-        + (layer.units < layer.shape.at(-1) ? ` of ${count(layer.shape.at(-1))}` : ''))),
+        + (layer.units < layer.shape.at(-1) ? ` of ${count(layer.shape.at(-1))}` : '')),
+      layer.maps ? h('a', { href: url.atlas(name) }, 'Atlas of all units') : null),
     holder,
   ];
 }
@@ -345,6 +351,50 @@ function grid(holder, order, make) {
   draw();
 }
 
+// ---- The atlas of a layer, and the grid of a photograph
+
+async function atlasPage(name) {
+  const layer = layers.find((one) => one.name === name);
+  if (!layer?.maps) return missing(`no atlas of ${name}`);
+  const data = await maps(layer);
+  const others = layers.filter((one) => one.maps);
+  const link = (i) => (others[i] ? url.atlas(others[i].name) : null);
+  const at = others.indexOf(layer);
+  const sheet = (kind, alt, cells = []) => {
+    const [rows, across] = data[kind].shape;
+    const place = (row, column) => `left: ${100 * column / across}%; top: ${100 * row / rows}%; `
+      + `width: ${100 / across}%; height: ${100 / rows}%`;
+    return h('div', { class: 'sheet', style: `--ratio: ${across} / ${rows}` },
+      h('img', { src: `images/${escaped(name)}/${kind}.png`, alt }),
+      cells.map(([row, column, number, label]) => {
+        const said = `${number === 1 ? '1 image' : `${count(number)} images`}`
+          + (label === null ? '' : `, seen as ${site.classes[label]}`);
+        const own = { style: place(row, column), title: said };
+        return label === null ? h('span', own) : h('a', { ...own, href: url.class(label) },
+          h('span', {}, site.classes[label]));
+      }));
+  };
+  return [
+    h('div', { class: 'head' }, field(layer), h('div', {}, h('h1', {}, 'Atlas'),
+      h('p', { class: 'lead' }, 'of ', h('a', { href: url.layer(name), class: 'name' }, name),
+        `: ${shaped(layer.shape)}, ${sees(layer)}`)), steps(link(at - 1), link(at + 1), 'atlas')),
+    data.atlas ? [
+      h('h2', {}, 'Activation atlas', h('small', {}, `of ${count(data.atlas.images)} images`)),
+      h('p', { class: 'soft' }, 'Activations that are alike are near each other. Each picture is '
+        + 'made for the mean of those in its cell; the more they are, the larger it is. Below is '
+        + 'the class that the network sees in their images.'),
+      sheet('atlas', `Activation atlas of ${name}`, data.atlas.cells)] : null,
+    data.grid ? [
+      h('h2', {}, 'Activation grid', h('small', {}, 'of one picture')),
+      h('p', { class: 'soft' }, 'Each picture is made for the activations at its place; the '
+        + 'stronger they are, the larger it is.'),
+      h('div', { class: 'beside' },
+        h('img', { src: 'images/photograph.png', alt: 'The picture',
+          class: pixelated(site.image_shape[0]) }),
+        sheet('grid', `Activation grid of ${name}`))] : null,
+  ].flat();
+}
+
 // ---- A unit
 
 async function unitPage(name, unit) {
@@ -391,6 +441,15 @@ async function unitPage(name, unit) {
           ['Active in', `${(100 * own.active).toFixed(own.active && own.active < 0.1 ? 1 : 0)} %`,
             'of the images']]),
         swarm(layer, all.maximum, place))),
+    own.facets?.length ? [
+      h('h2', {}, 'Facets', h('small', {}, `of ${name}: images that activate it, made to differ`)),
+      h('ol', { class: 'facets' }, own.facets.map((score, i) => h('li', {}, h('figure', {},
+        h('span', { class: 'crop' }, h('img', { src: file(layer, unit, 'facets'),
+          alt: `Facet ${i + 1}`, class: pixelated(layer.facet[0]),
+          onerror: (event) => event.target.replaceWith(
+            h('span', { class: 'none' }, 'missing or damaged')),
+          style: `width: ${100 * own.facets.length}%; height: 100%; left: ${-100 * i}%; top: 0` })),
+        h('figcaption', {}, h('b', {}, short(score)))))))] : null,
     h('h2', {}, 'Strongest patches', h('small', {},
       `below each what in it activates the unit: its ${site.rule} projection`)),
     h('ol', { class: 'patches' }, own.scores.map((score, i) => h('li', {}, h('figure', {},
@@ -400,7 +459,7 @@ async function unitPage(name, unit) {
         h('a', { href: url.class(own.labels[i]) }, site.classes[own.labels[i]])))))),
     h('h2', {}, 'By class', h('small', {}, 'mean of the images’ maxima')),
     bars(own.classes),
-  ];
+  ].flat();
 }
 
 function swarm(layer, values, own) {
@@ -490,7 +549,7 @@ const broken = (what) => [h('h1', {}, 'Cannot be shown'), h('p', {}, `${what}. T
 let turn = 0;
 
 // How many parts the address of each kind of page has.
-const lengths = new Map([['', 1], ['layer', 2], ['unit', 3], ['class', 2]]);
+const lengths = new Map([['', 1], ['layer', 2], ['atlas', 2], ['unit', 3], ['class', 2]]);
 
 // The parts of an address; null where no page has it.
 function parsed(hash) {
@@ -509,12 +568,13 @@ async function route() {
   const [kind, name, number] = address ?? [''];
   page.cleanup();
   page.up = kind ? '#/' : null;
-  page.layer = kind === 'layer' || kind === 'unit' ? name : null;
+  const within = ['layer', 'atlas', 'unit'].includes(kind);
+  page.layer = within ? name : null;
   const trail = [['#/', site.network]];
   if (!address) trail.push([null, 'not here']);
-  if (kind === 'layer' || kind === 'unit') trail.push([url.layer(name), name]);
-  if (kind === 'unit') {
-    trail.push([null, `unit ${number}`]);
+  if (within) trail.push([url.layer(name), name]);
+  if (kind === 'unit' || kind === 'atlas') {
+    trail.push([null, kind === 'unit' ? `unit ${number}` : 'atlas']);
     page.up = url.layer(name);
   }
   if (kind === 'class') trail.push([null, site.classes[Number(name)] ?? name]);
@@ -522,13 +582,13 @@ async function route() {
   try {
     content = await (kind === 'layer' ? layerPage(name) : kind === 'unit'
       ? unitPage(name, Number(number)) : kind === 'class' ? classPage(Number(name))
-        : address ? home() : [h('p', { class: 'note', role: 'status' },
+        : kind === 'atlas' ? atlasPage(name) : address ? home() : [h('p', { class: 'note', role: 'status' },
           `There is no page ${location.hash}: this is the first.`), ...home()]);
   } catch (error) {
     content = broken(error.message);
   }
   if (own !== turn) return; // another page was asked for meanwhile
-  if (kind !== 'layer' && kind !== 'unit') page.from = null;
+  if (!within) page.from = null;
   document.title = trail.map(([, label]) => label).reverse().join(' · ');
   $('trail').replaceChildren(...trail.flatMap(([target, label], i) => [
     ...(i ? [h('i', { 'aria-hidden': 'true' }, '/')] : []),

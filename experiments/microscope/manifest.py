@@ -11,6 +11,7 @@ from cnnjax import data, diagram, microscope, trained, user_network, workdir
 from cnnjax.images import strongest, units
 
 LARGEST = 112  # The longest side of a patch on its page, in pixels.
+FACET = 48  # the side of each facet of a unit, in pixels, or as many as the network needs
 SMALL = 64  # Pictures with sides of up to 64 pixels are written without loss.
 OF_A_CLASS = 8  # The most units of a layer on the page of a class.
 LEAST = 0.1  # The standard deviations by which these units must stand out.
@@ -86,14 +87,15 @@ def describe(site, whole, chosen):
 
     def layer(name):
         row, (target, _) = rows[name], sources[name] or (name, None)
-        side = units.image_size(network, target)
+        side = units.image_size(network, target, config.size)
         patch = [min(size, n) for size, n in zip(row.size, network.image_shape, strict=False)]
         scale = min(1, LARGEST / max(patch))
         patch = [max(round(scale * n), 1) for n in patch]
         channels = sorted(chosen[name]) or range(row.shape[-1])[:config.units_per_layer or None]
         return place(name) | {
             'channels': list(channels), 'units': len(channels), 'done': 0,
-            'target': target, 'side': side, 'patch': patch,
+            'target': target, 'side': side, 'patch': patch, 'facets': config.facets,
+            'facet': units.image_size(network, name, FACET), 'maps': False,
             'suffix': 'png' if max(*side, *patch) <= SMALL else 'jpg',
             'negative': bool(sources[name]) or bool(lowest[name] < 0),
             'output': (name == list(rows)[-1] and network.classes == stream.classes

@@ -7,21 +7,23 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, features, limits, microscope, parallel, summary, trained
+from cnnjax import data, features, limits, memory, microscope, parallel, summary, trained
 from cnnjax.data.images import read as read_image
 from cnnjax.errors import UserError
-from cnnjax.images import patches, pictures, selection, strongest, units
+from cnnjax.images import directions, patches, pictures, selection, strongest, tiles, units
 from cnnjax.images.rules import RULES, with_rule
 from cnnjax.images.run import begin
 from cnnjax.limits import Number, Whole
 from configs import base
 from experiments.microscope import manifest as pages
+from experiments.microscope import maps
 from experiments.microscope.manifest import Site, before
 
 PATCHES = 9  # A unit's page shows its nine strongest patches, three by three.
 LIMITS = features.LIMITS | {
-    'rule': tuple(RULES), 'units_per_layer': Whole(), 'count': Whole(), 'steps': Whole(1),
-    'learning_rate': Number(above=0), 'chunk': Whole(1), 'seed': limits.SEED}
+    'rule': tuple(RULES), 'units_per_layer': Whole(), 'count': Whole(), 'size': Whole(1),
+    'steps': Whole(1), 'learning_rate': Number(above=0), 'facets': Whole(0, 16),
+    'grid': Whole(0, 64), 'atlas': Whole(0, 64), 'chunk': Whole(1), 'seed': limits.SEED}
 
 
 def run(config, directory):
@@ -46,6 +48,9 @@ def run(config, directory):
     check_count(config, stream)
     mesh, directory = parallel.data_mesh(config.devices), Path(directory)
     chunk = mesh.size * math.ceil(config.chunk / mesh.size)
+    for layer in chosen:
+        shape = units.image_shape(network, layer, units.image_size(network, layer, config.size))
+        memory.check(chunk * tiles.activations(network, shape), size=config.size)
     begin(directory, config, network, (directory / 'weights.json').exists())
     microscope.install(directory)
     found = strongest.search_once(
@@ -62,6 +67,8 @@ def run(config, directory):
     write_numbers(directory, manifest, records)
     print(f'open {directory / "index.html"}', flush=True)
     make(site, manifest, found, records)
+    maps.make(site, manifest)
+    write_numbers(directory, manifest, records)
 
 
 def make(site, manifest, found, records):
@@ -74,7 +81,7 @@ def make(site, manifest, found, records):
             bar.set_description(name)
             left = [start for start in range(0, layer['units'], site.chunk)
                     if start not in records[name]]
-            for start, images in optimized(site, layer, left):
+            for start, images in optimized(site, layer, found[name], left):
                 write_units(site, layer, found[name], start, images)
                 records[name][start] = list(map(short, microscope.read(
                     site.directory, f'{name}/{start}')))
@@ -90,6 +97,10 @@ def check(config):
     if 0 < config.count < PATCHES:
         raise UserError(f'count={config.count}: a unit has {PATCHES} strongest images; take at '
                         'least so many')
+    if config.facets == 1:
+        raise UserError('facets=1: several images of a unit are its facets; take 2 or more, or 0')
+    if config.grid:
+        pictures.read(config.photograph)  # raises an error if there is none
 
 
 def check_count(config, stream):
@@ -129,13 +140,17 @@ def check_records(directory, layer, records, expected, classes):
                 and isinstance(labels := record.get('labels'), list) and len(labels) == PATCHES
                 and all(label in range(classes) for label in labels)
                 and isinstance(health := record.get('health'), dict) and set(health) == set(kinds)
-                and all(isinstance(record.get(kind), int | float | None) for kind in kinds))
+                and all(isinstance(record.get(kind), int | float | None) for kind in kinds)
+                and len(record.get('facets') or ()) == layer['facets'])
 
     if not (isinstance(records, list) and len(records) == len(expected)
             and all(map(sound, records, expected))):
         raise UserError(f'{layer["name"]}: the numbers that are kept of it are damaged')
     sizes = dict.fromkeys(kinds, layer['side']) | dict.fromkeys(
         ('patches', 'projections'), [3 * side for side in layer['patch']])
+    if layer['facets']:
+        height, width = layer['facet']
+        sizes['facets'] = [height, layer['facets'] * width]
     wanted = [(picture_of(directory, layer, known['unit'], kind), size)
               for known in expected for kind, size in sizes.items()]
 
@@ -188,9 +203,10 @@ def short(record):
     return {name: value for name, value in record.items() if name != 'classes'}
 
 
-def optimized(site, layer, left):
+def optimized(site, layer, statistics, left):
     """Makes the chunks whose first units have the places `left`, and yields (place, {kind:
-    Maximized}) for one after the other. The kinds are 'positive' and, if possible, 'negative'."""
+    Maximized}) for one after the other. The kinds are 'positive' and, if possible, 'negative', and
+    'facets', if asked for."""
     config, _, network, rows, _, mesh, chunk = site
     source = before(network, rows, layer['name'])
     signs = source[1] if source else np.ones(layer['shape'][-1])
@@ -202,12 +218,17 @@ def optimized(site, layer, left):
     # images.
     wanted = np.concatenate([np.resize(part, min(chunk, layer['units'])) for part in parts])
     # The kinds are made in turn, so that a whole chunk is finished at a time.
-    runs = [units.each(network, layer['target'], wanted, size=tuple(layer['side']),
-                       steps=config.steps, learning_rate=config.learning_rate, sign=sign,
-                       chunk=chunk, seed=config.seed, mesh=mesh) for sign in kinds.values()]
+    settings = units.Settings(config.steps, config.learning_rate, config.seed, chunk, mesh)
+    runs = [units.each(network, layer['target'], wanted, settings, size=tuple(layer['side']),
+                       sign=sign) for sign in kinds.values()]
+    if layer['facets']:
+        runs.append(directions.facets(
+            network, layer['name'], wanted, statistics.maximum[wanted], settings,
+            count=layer['facets'], size=tuple(layer['facet'])))
     for start, part, whole in zip(left, parts, zip(*runs, strict=True), strict=True):
         made = [units.Maximized(*(values[:len(part)] for values in each)) for each in whole]
-        yield start, {kind: turned(made, signs[part], i) for i, kind in enumerate(kinds)}
+        found = {kind: turned(made[:len(kinds)], signs[part], i) for i, kind in enumerate(kinds)}
+        yield start, found | ({'facets': made[-1]} if layer['facets'] else {})
 
 
 def turned(images, signs, i):
@@ -239,9 +260,12 @@ def write_units(site, layer, statistics, start, images):
         network, row.name, photographs, np.repeat(some, PATCHES),
         positions[some].reshape(-1, 2), config.rule, chunk=config.batch_size, mesh=mesh))
     records = []
+    facets = images.pop('facets', None)
     for i, unit in enumerate(some.tolist()):
         for kind, made in images.items():
             write(unit, kind, made.images[i])
+        if facets:
+            write(unit, 'facets', np.concatenate(facets.images[i], 1))  # side by side
         for kind, whole in (('patches', photographs), ('projections', causes)):
             own = zip(whole[PATCHES * i:PATCHES * (i + 1)], positions[unit], strict=True)
             write(unit, kind, patches.sheet(
@@ -249,6 +273,7 @@ def write_units(site, layer, statistics, start, images):
         records.append(of_the_set(statistics, unit) | {
             'positive': images['positive'].scores[i],
             'negative': images['negative'].scores[i] if 'negative' in images else None,
+            'facets': facets.scores[i] if facets else None,
             'health': {kind: made.health[i] for kind, made in images.items()},
             'labels': [int(labels[k]) for k in back.reshape(places.shape)[i]]})
     microscope.write(directory, f'{layer["name"]}/{start}', records)
