@@ -181,7 +181,7 @@ def transfer(config, network, contents, styles, session, number):
             state = optimize.init(problem, tx, keys, images)
         name = f'{size}-{shape[0]}x{shape[1]}' if number else f'{size}'
         state = session.optimize(name, problem, tx, count, key, state=state,
-                                 aux={'maps': codes}, shared=shared)
+                                 aux={'maps': codes}, shared=shared, label=f'{size} px')
         images = np.asarray(optimize.decode(problem, state)).clip(0, 1)
     if config.color == 'luminance':
         images = [pictures.keep_luminance(np.broadcast_to(image, content.shape), content)
