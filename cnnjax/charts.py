@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax import atomic, plots, tables
+from cnnjax import atomic, fonts, plots, tables
+from cnnjax.fonts import short
 from cnnjax.tasks import classify
 
 CONFUSION = 'confusion.csv'
@@ -18,13 +19,8 @@ NUMBERED = 25  # The most classes in a matrix with numbers.
 LINED = 20  # The most classes with a line of their own colour.
 
 
-def short(name: str) -> str:
-    """A name of a class with at most 18 characters."""
-    return name if len(name) <= 18 else f'{name[:17]}…'
-
-
 def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str],
-              of: str = 'pixels') -> str:
+              of: str = 'pixels', title: str = '') -> str:
     """Writes a confusion matrix, int [classes, classes] with the truth in rows, to confusion.csv,
     and draws it with its rows in percent `of` what it counts. If it has one row and column more,
     they are those of the background: of objects that are not found, and of findings that are no
@@ -36,7 +32,7 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str],
     totals = matrix.sum(1, keepdims=True)
     shares = 100 * np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     side = min(max(0.38 * count, 2.4), 9)
-    figure = Figure(figsize=(side + 2.6, side + 0.9), dpi=200, layout='constrained')
+    figure = Figure(figsize=(side + 2.6, side + 1.2), dpi=200, layout='constrained')
     axes = figure.subplots()
     axes.set_facecolor('0.9')  # Rows of classes without an example stay gray.
     shown = axes.imshow(shares, 'Blues', vmin=0, vmax=100)
@@ -45,18 +41,20 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str],
         if share > 0:
             axes.text(j, i, f'{share:.0f}' if count > 6 else f'{share:.1f}', ha='center',
                       va='center', fontsize=size, color='white' if share > 55 else 'black')
-    names = [plots.spelled_out(short(name), plots.font()) for name in classes]
     every = -(-count // NAMED)  # More names would overlap.
-    plain: Any = {'fontsize': 8, 'parse_math': False}  # names may hold '$'
-    turned: Any = {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if count > 3 else {}
-    axes.set_xticks(range(0, count, every), names[::every], **plain, **turned)
-    axes.set_yticks(range(0, count, every), names[::every], **plain)
+    names = [*map(short, classes[::every])]
+    # Names that are wider than a column are turned.
+    narrow = 72 * side * every / count < 1.2 * 0.65 * 8 * max(map(len, names))
+    turned: Any = {'rotation': 45, 'ha': 'right', 'rotation_mode': 'anchor'} if narrow else {}
+    fonts.name_ticks(axes.xaxis, range(0, count, every), names, fontsize=8, **turned)
+    fonts.name_ticks(axes.yaxis, range(0, count, every), names, fontsize=8)
     axes.set(xlabel='prediction', ylabel='truth')
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02)
     bar.set_label(f"% of the truth's {of}", fontsize=9)
     bar.ax.tick_params(labelsize=8)
+    figure.suptitle(fonts.wrapped(title, side + 2.4, 10), fontsize=10)
     plots.save(figure, directory / 'figures' / 'confusion.png')
     atomic.write_text(directory / CONFUSION, tables.comma_separated(
         ['truth / prediction', *classes],
@@ -64,9 +62,10 @@ def confusion(directory: str | Path, matrix: np.ndarray, classes: Sequence[str],
     return 'confusion'
 
 
-def reliability(directory: str | Path, bins: np.ndarray) -> str:
+def reliability(directory: str | Path, bins: np.ndarray, of: str = 'images',
+                title: str = '') -> str:
     """Draws the share of the answers that is right, by how sure the network was of them, above how
-    many these are: a reliability diagram.
+    many these are: a reliability diagram. `of` says what the answers are about.
 
     Args:
       bins: float [bins, 3], see classify.calibration.
@@ -78,24 +77,29 @@ def reliability(directory: str | Path, bins: np.ndarray) -> str:
     left = width * np.arange(len(bins))
     figure = Figure(figsize=(4.6, 5.0), layout='constrained', dpi=200)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    axes.bar(left, accuracy, width, align='edge', color='#7fb3d5', edgecolor='white')
+    axes.bar(left, accuracy, width, align='edge', color='#7fb3d5', edgecolor='white',
+             label='right answers')
     gaps = np.where(filled, confidence - accuracy, 0)
     axes.bar(left, gaps, width, accuracy, align='edge', color='#d98f6c55', edgecolor='#a8432b',
-             linewidth=0.8, hatch='////')
-    axes.plot([0, 1], [0, 1], '--', color='0.4', linewidth=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel='share that is right')
+             linewidth=0.8, hatch='////', label='from there to the mean probability')
+    axes.plot([0, 1], [0, 1], '--', color='0.4', linewidth=1, label='calibrated')
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel='share of right answers')
     axes.set_title(f'expected calibration error {100 * classify.calibration_error(bins):.2f} %',
                    fontsize=10)
+    figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3,
+                  frameon=False, fontsize=7, columnspacing=1.0, handlelength=1.4)
     below.bar(left, counts, width, align='edge', color='0.75', edgecolor='white')
-    below.set(xlabel='probability of the answer', ylabel='images')
+    below.set(xlabel='probability of the answer', ylabel=of)
     for panel in (axes, below):
         panel.spines[['top', 'right']].set_visible(False)
         panel.tick_params(labelsize=8)
+    figure.suptitle(fonts.wrapped(title, 4.4, 10), fontsize=10)
     plots.save(figure, Path(directory) / 'figures' / 'reliability.png')
     return 'reliability'
 
 
-def precision_recall(directory: str | Path, precision: np.ndarray, classes: Sequence[str]) -> str:
+def precision_recall(directory: str | Path, precision: np.ndarray, classes: Sequence[str],
+                     title: str = '') -> str:
     """Draws the precision of each class at the recalls from 0 to 1, and their mean.
 
     Args:
@@ -120,5 +124,6 @@ def precision_recall(directory: str | Path, precision: np.ndarray, classes: Sequ
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, fontsize=8, title='AP at IoU 0.5', loc='upper left',
                 bbox_to_anchor=(1, 1))
+    figure.suptitle(fonts.wrapped(title, 6, 10), fontsize=10)
     plots.save(figure, Path(directory) / 'figures' / 'precision_recall.png')
     return 'precision_recall'

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from cnnjax import charts, data, overlays, plots, reports, tasks, thumbnails
+from cnnjax import charts, data, fonts, overlays, plots, reports, tasks, thumbnails
+from cnnjax.data import ranks
 from cnnjax.images.pictures import mosaic
 from cnnjax.images.pictures import write as write_picture
 from cnnjax.tasks import detect, multilabel
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # The most examples in a figure.
 CLASSIFIED = 24  # The most examples in a figure of a classifier.
-# The things that a confusion matrix counts.
-COUNTED = {'label': 'images', 'mask': 'pixels', 'boxes': 'objects'}
+# The things that a confusion matrix counts; of labels they are the examples.
+COUNTED = {'mask': 'pixels', 'boxes': 'objects'}
 MEASURES = {'image_iou': 'mean IoU', 'image_f1': 'F1'}  # What is written below an image.
+CHOSEN = {'predictions': 'examples spread evenly over the set',
+          'worst': 'the predictions that agree least with the truth'}
 Row = tuple[str, Sequence[np.ndarray]]  # A text and the pictures above it, uint8 [H, W, 3].
 
 
@@ -58,30 +61,32 @@ def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
 
 
 def evaluation(directory: str | Path, network: Trained, examples: data.Resident | data.Stream,
-               results: Mapping[str, Any]) -> list[str]:
+               results: Mapping[str, Any], title: str = '') -> list[str]:
     """Draws what a network makes of a set, and returns the names of the figures.
 
     Args:
       results: those of evaluate.evaluate on the same examples.
+      title: says of which network and set the figures are.
     """
     directory, drawn = Path(directory), []
-    task = tasks.create(network.task, network.net)
+    task, kind = tasks.create(network.task, network.net), ranks.plural(network.image_shape)
     if 'top' in results or 'tags' in results:
-        drawn += answers(directory, examples, results)
+        drawn += answers(directory, examples, results, title)
     elif task.predict is not None and task.draw is not None:
-        drawn += targets(directory, network, task, examples, results)
+        drawn += targets(directory, network, task, examples, results, title)
     if 'calibration' in results:
-        drawn.append(charts.reliability(directory, results['calibration']))
+        drawn.append(charts.reliability(directory, results['calibration'], kind, title))
     if 'precision' in results:
-        drawn.append(charts.precision_recall(directory, results['precision'], examples.classes))
+        drawn.append(charts.precision_recall(directory, results['precision'], examples.classes,
+                                             title))
     if 'confusion' in results:
         drawn.append(charts.confusion(directory, results['confusion'], examples.classes,
-                                      COUNTED[tasks.target(network.task)]))
+                                      COUNTED.get(tasks.target(network.task), kind), title))
     return drawn
 
 
 def targets(directory: Path, network: Trained, task: Task, examples: data.Resident | data.Stream,
-            results: Mapping[str, Any]) -> list[str]:
+            results: Mapping[str, Any], title: str = '') -> list[str]:
     """Draws examples, and the worst ones, with their true and their predicted targets."""
     measure = next(name for name in MEASURES if name in results)
     values, classes = results[measure], examples.classes
@@ -94,14 +99,18 @@ def targets(directory: Path, network: Trained, task: Task, examples: data.Reside
         rows = [(_said(place, MEASURES[measure], values[place]), pictures)
                 for place, *pictures in drawn]
         panels(directory / 'figures' / f'{name}.png', rows,
-               ('image', 'truth', 'prediction')[-len(rows[0][1]):], _colors(some, classes))
+               ('image', 'truth', 'prediction')[-len(rows[0][1]):], _colors(some, classes),
+               title=f'{title}: {CHOSEN[name]}')
     return ['predictions', 'worst']
 
 
 def answers(directory: Path, examples: data.Resident | data.Stream,
-            results: Mapping[str, Any]) -> list[str]:
+            results: Mapping[str, Any], title: str = '') -> list[str]:
     """Draws examples of a classification, and the mistakes that it was surest of."""
-    worst, say = (_tagged if 'tags' in results else _classified)(examples.classes, results)
+    tagged = 'tags' in results
+    worst, say = (_tagged if tagged else _classified)(examples.classes, results)
+    chosen_as = CHOSEN | {'worst': 'the largest cross-entropies' if tagged else
+                          'the mistakes that it was surest of'}
     chosen = {'predictions': data.spread(len(examples), CLASSIFIED), 'worst': worst[:CLASSIFIED]}
     (directory / 'figures' / 'worst.png').unlink(missing_ok=True)
     chosen = {name: places for name, places in chosen.items() if len(places)}
@@ -110,7 +119,7 @@ def answers(directory: Path, examples: data.Resident | data.Stream,
         images = np.broadcast_to(images, (*images.shape[:3], 3))
         panels(directory / 'figures' / f'{name}.png',
                [(say(i), [image]) for i, image in zip(places, images, strict=True)], ('',),
-               groups=6)
+               groups=6, title=f'{title}: {chosen_as[name]}')
     return list(chosen)
 
 
@@ -119,8 +128,8 @@ def _classified(classes, results):
     to its truth and its answer as a text."""
     sure, wrong = results['probabilities'][:, 0], np.flatnonzero(results['wrong'])
     return wrong[np.argsort(-sure[wrong], stable=True)], lambda i: (
-        f'{charts.short(classes[results["label"][i]])}\n'
-        f'{charts.short(classes[results["top"][i, 0]])}  {sure[i]:.3f}')
+        f'truth: {fonts.short(classes[results["label"][i]])}\n'
+        f'answer: {fonts.short(classes[results["top"][i, 0]])}\nprobability: {sure[i]:.3f}')
 
 
 def _tagged(classes, results):
@@ -131,10 +140,10 @@ def _tagged(classes, results):
     losses = -np.log(np.maximum(right, np.finfo(right.dtype).tiny)).sum(1)
 
     def named(shown):
-        return charts.short(', '.join(classes[place] for place in np.flatnonzero(shown)) or 'none')
+        return fonts.short(', '.join(classes[i] for i in np.flatnonzero(shown)) or 'none', 60)
 
     return wrong[np.argsort(-losses[wrong], stable=True)], lambda i: (
-        f'{named(tags[i])}\n{named(found[i] >= multilabel.LEAST)}')
+        f'truth: {named(tags[i])}\nfound: {named(found[i] >= multilabel.LEAST)}')
 
 
 def _truth(examples, i, classes):
@@ -197,26 +206,28 @@ def _drawn(task, examples, classes):
 
 
 def panels(path: str | os.PathLike[str], rows: Sequence[Row], titles: Sequence[str],
-           classes: Sequence[str] = (), groups: int = 2) -> None:
-    """Draws rows of pictures, `groups` of them side by side, and below them the colours of the
-    classes, if there are any."""
+           classes: Sequence[str] = (), groups: int = 2, title: str = '') -> None:
+    """Draws rows of pictures, `groups` of them side by side, with a title above and the colours of
+    the classes, if there are any, below them."""
     from matplotlib.figure import Figure  # here, because the import takes half a second
 
     groups = min(groups, len(rows))
     shapes = np.array([picture.shape[:2] for _, pictures in rows for picture in pictures])
     # All lengths are in inches: the longer side of each picture is 1.6.
     height, width = (1.6 * shapes / shapes.max(1, keepdims=True)).max(0)
-    gap, title = 0.06, 0.24 if any(titles) else 0.06
+    gap, heading = 0.06, 0.24 if any(titles) else 0.06
     lines = max(text.count('\n') + 1 if text else 0 for text, _ in rows)
     step = height + (0.12 + 0.14 * lines if lines else gap)
     group = len(titles) * (width + gap) + 3 * gap
     shown = [*enumerate(classes)][:charts.NAMED]
     columns = max(int(groups * group / 1.3), 1)
     legend = 0.21 * -(-(len(shown) + 1) // columns) + 0.1 if shown else 0
-    size = groups * group - 2 * gap, title + -(-len(rows) // groups) * step + legend
+    above = plots.title_height(title, groups * group) + heading
+    size = groups * group - 2 * gap, above + -(-len(rows) // groups) * step + legend
     figure = Figure(figsize=size, dpi=200)
+    plots.entitle(figure, title)
     for i, (text, pictures) in enumerate(rows):
-        top, left = size[1] - title - i // groups * step, gap + i % groups * group
+        top, left = size[1] - above - i // groups * step, gap + i % groups * group
         for j, picture in enumerate(pictures):
             axes = figure.add_axes(((left + j * (width + gap)) / size[0], (top - height) / size[1],
                                     width / size[0], height / size[1]))
@@ -224,8 +235,9 @@ def panels(path: str | os.PathLike[str], rows: Sequence[Row], titles: Sequence[s
             axes.set_axis_off()
             if i < groups:
                 axes.set_title(titles[j], fontsize=9, pad=4)
-        figure.text((left + (group - 4 * gap) / 2) / size[0], (top - height - 0.04) / size[1], text,
-                    fontsize=8, ha='center', va='top')
+        fonts.fit(figure.text((left + (group - 4 * gap) / 2) / size[0],
+                              (top - height - 0.04) / size[1], text, fontsize=8, ha='center',
+                              va='top'), group - 2 * gap)
     if shown:
         _legend(figure, shown, columns)
     plots.save(figure, path)
@@ -239,6 +251,6 @@ def _legend(figure: 'Figure', classes, columns):
     patches = [Patch(facecolor=palette[i] if i else 'none', edgecolor='0.5', linewidth=0.6)
                for i, _ in classes]
     ignored = Patch(facecolor=palette[-1], edgecolor=palette[-1] / 2, hatch='//////', linewidth=0)
-    figure.legend([*patches, ignored], [*(charts.short(name) for _, name in classes), 'ignored'],
+    figure.legend([*patches, ignored], [*(fonts.short(name) for _, name in classes), 'ignored'],
                   fontsize=8, ncols=columns, frameon=False, loc='lower center', borderpad=0.1,
                   handlelength=1.2, handleheight=1.0, columnspacing=1.4)

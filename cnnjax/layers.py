@@ -178,9 +178,9 @@ class Conv(nn.Conv):
             raise UserError(f'{self.name or "a convolution"} has a kernel of '
                             f'{" x ".join(map(str, sides))} and cannot take {list(x.shape[1:])}')
         if _edges.value:
-            padding = self.padding if isinstance(self.padding, Sequence) else [self.padding] * len(
-                sides)
-            pairs = [(each, each) if isinstance(each, int) else each for each in padding]
+            padding: Any = self.padding
+            pairs = [(each, each) if isinstance(each, int) else each for each in
+                     ([padding] * len(sides) if isinstance(padding, int) else padding)]
             x = repeat_edges(x, pairs)
             object.__setattr__(self, 'padding', 0)
         return super().__call__(x)
@@ -375,8 +375,9 @@ def blur_pool(x: jax.Array, size: int, stride: int,
     x = repeat_edges(x, [(low + 1, high + 1) for low, high in sides])
     for axis in range(1, x.ndim - 1):
         reach = (x.shape[axis] - size - 2) // stride * stride + 1
-        x = sum(float(weight) * lax.slice_in_dim(x, i, i + reach, stride, axis)
-                for i, weight in enumerate(weights.coeffs))
+        x = functools.reduce(jnp.add, [
+            float(weight) * lax.slice_in_dim(x, i, i + reach, stride, axis)
+            for i, weight in enumerate(weights.coeffs)])
     return x
 
 

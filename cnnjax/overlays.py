@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from cnnjax import atomic, plots
+from cnnjax import atomic, fonts
 from cnnjax.data import geometry
 
 LEAST = 480  # The longer side, in pixels, below which a picture is enlarged for its boxes.
@@ -70,7 +70,7 @@ def boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Seq
     picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).repeat(
         factor, 0).repeat(factor, 1))
     brush, diagonal = ImageDraw.Draw(picture), math.hypot(*picture.size)
-    font = ImageFont.truetype(plots.font(), max(15, round(diagonal / 32)))
+    size = max(15, round(diagonal / 32))
     order = np.flatnonzero(labels >= 0)
     if scores is not None:
         order = order[np.argsort(scores[order], kind='stable')]
@@ -79,13 +79,13 @@ def boxes(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: Seq
         counts = ignore is None or not ignore[i]
         color = tuple(palette[1 + labels[i] % (geometry.IGNORE - 1) if counts else geometry.IGNORE])
         edge = np.round(factor * boxes[i]).clip(0, 2 * picture.size).astype(int).tolist()
-        text = _fitting(classes[labels[i]], '' if scores is None else f' {scores[i]:.2f}', font,
-                        picture.size[0])
-        drawn.append((text, edge, color))
+        text, font = _fitting(classes[labels[i]], '' if scores is None else f' {scores[i]:.2f}',
+                              size, picture.size[0])
+        drawn.append((text, font, edge, color))
         _frame(brush, edge, color, max(2, round(diagonal / 180)))
     taken = []
-    for text, edge, color in reversed(drawn):
-        extent = math.ceil(font.getlength(text) + font.size / 2), round(1.25 * font.size)
+    for text, font, edge, color in reversed(drawn):
+        extent = math.ceil(font.getlength(text) + size / 2), round(1.25 * size)
         left, top = _free(edge, extent, picture.size, taken)
         right, bottom = left + extent[0], top + extent[1]
         taken.append((left, top, right, bottom))
@@ -102,11 +102,10 @@ def captioned(image: np.ndarray, text: str) -> np.ndarray:
     factor = math.ceil(CAPTIONED / max(image.shape[:2]))
     picture = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(factor, 0).repeat(factor, 1)
     height, width, _ = picture.shape
-    font = ImageFont.truetype(plots.font(), max(13, width // 12))
+    text, font = _fitting(text, '', max(13, width // 12), width)
     canvas = Image.new('RGB', (width, height + math.ceil(1.5 * font.size)), 'white')
     canvas.paste(Image.fromarray(picture))
-    ImageDraw.Draw(canvas).text((width / 2, height + 0.7 * font.size),
-                                _fitting(text, '', font, width), 'black', font, 'mm')
+    ImageDraw.Draw(canvas).text((width / 2, height + 0.7 * font.size), text, 'black', font, 'mm')
     return np.asarray(canvas)
 
 
@@ -119,15 +118,17 @@ def _frame(brush, edge, color, width):
     brush.rectangle((left, top, right, bottom), outline=color, width=width)
 
 
-def _fitting(name, end, font, width):
+def _fitting(name: str, end: str, size: int, width: float) -> tuple[str, ImageFont.FreeTypeFont]:
     """The text name + end in one line, with the name cut until the text is not wider than a
-    picture. What the font lacks is spelled out."""
-    name = plots.spelled_out(' '.join(name.splitlines()), font.path)
+    picture, and its font of that size. What the font lacks is spelled out."""
+    file = fonts.file(name)
+    font = ImageFont.truetype(file, size)
+    name = fonts.spelled_out(' '.join(name.splitlines()), file)
     text = name + end
     while name and font.getlength(text) + font.size / 2 > width:
         name = name[:-1]
         text = f'{name}…{end}'
-    return text
+    return text, font
 
 
 def _free(edge, extent, size, taken):

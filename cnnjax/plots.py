@@ -1,147 +1,32 @@
-"""Figures of a run, as PNG files."""
+"""Figures with images in them, and lines, as PNG files."""
 
-import itertools
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnjax import atomic
+from cnnjax import atomic, fonts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PathLike = str | os.PathLike[str]
-SETS = {'val': 'validation', 'test': 'test'}  # the names of sets in rows and in messages
-TRAIN = {'color': '0.6', 'linewidth': 1.2}  # the lines of the training and of the test
-TEST = {'color': 'tab:blue', 'linewidth': 1.8}
-
-
-def curves(rows: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -> None:
-    """Draws loss, error and learning rate against the epoch, from the rows of metrics.jsonl. If
-    these have a mean IoU or an AP50, it is drawn in place of the error, which is 1 minus it."""
-    from matplotlib.figure import Figure  # here, because the import takes half a second
-
-    names = dict.fromkeys(name for row in rows for name in row)
-    judged = next((name for name in SETS if f'{name}/error' in names), 'test')
-    segments, detects = f'{judged}/mean_iou' in names, f'{judged}/ap50' in names
-    figure = Figure(figsize=(10, 3.6), layout='constrained', dpi=150)
-    losses, results = figure.subplots(1, 2)
-    _curve(losses, rows, 'train/loss', label='train', **TRAIN)
-    # What a segmentation trains with may be another loss.
-    _curve(losses, rows, f'{judged}/loss',
-           label=SETS[judged] + ', cross-entropy' * segments, **TEST)
-    terms = [name for name in names
-             if detects and name.startswith('train/') and name != 'train/loss']
-    for name, color in zip(terms, itertools.cycle(
-            f'C{i}' for i in (0, 2, 3, 4, 5, 6, 8, 9)), strict=False):
-        _curve(losses, rows, name, label=name.removeprefix('train/').replace('_', ' '),
-               linewidth=1.0, color=color)
-    losses.set_yscale('log')
-    if segments:
-        _by_class(results, rows, judged, 'iou', {'mean_iou': 'mean'}, 'IoU')
-    elif detects:
-        _by_class(results, rows, judged, 'ap50', {'ap50': 'AP50', 'ap': 'AP'}, 'average precision')
-    elif f'{judged}/ap' in names:
-        _by_class(results, rows, judged, 'ap', {'ap': 'mean'}, 'average precision')
-    else:
-        _errors(results, rows, judged)
-    losses.set_ylabel('loss')
-    for axes in (losses, results):
-        axes.set_xlabel('epoch')
-        axes.grid(alpha=0.25, which='both')
-        axes.spines[['top', 'right']].set_visible(False)
-        # Many names stand beside the lines, and beside the scale of the learning rate.
-        beside = (1.27 if axes is losses else 1, 1)
-        axes.legend(frameon=False, **{'loc': 'upper left', 'bbox_to_anchor': beside, 'fontsize': 8}
-                    if len(axes.lines) > 6 else {})
-    rate = losses.twinx()
-    _curve(rate, rows, 'learning_rate', color='tab:orange', linewidth=1.0, linestyle=':')
-    highest = max(row['learning_rate'] for row in rows)
-    rate.set(ylabel='learning rate (dotted)', yscale='log', ylim=(highest * 1e-4, highest * 2))
-    rate.spines[['top']].set_visible(False)
-    figure.suptitle(title)
-    save(figure, path)
-
-
-def _curve(axes, rows, name, scale=1.0, **style):
-    points = [(row['epoch'], scale * row[name]) for row in rows if name in row]
-    if points:  # A single point makes no line.
-        axes.plot(*zip(*points, strict=True), marker='o' if len(points) == 1 else None, **style)
-
-
-def _errors(axes, rows, judged):
-    from matplotlib import ticker
-
-    for name in dict.fromkeys(name for row in rows for name in row
-                              if re.fullmatch('train/.*error', name)):
-        label = 'train' if name == 'train/error' else name.replace('_', ' ').replace('/', ', ')
-        _curve(axes, rows, name, 100, label=label, **TRAIN)
-    _curve(axes, rows, f'{judged}/error', 100, label=SETS[judged], **TEST)
-    columns = sorted({name for row in rows for name in row
-                      if name.startswith(f'{judged}/column') and name.endswith('/error')})
-    for i, name in enumerate(columns, 1):  # C0 is the whole network's colour
-        _curve(axes, rows, name, 100, label=name.split('/')[1], linewidth=1.0, color=f'C{i}')
-    axes.set_yscale('symlog', linthresh=1, linscale=0.5)  # an error may well be 0
-    axes.set_ylim(0, 100)
-    axes.yaxis.set_major_locator(ticker.FixedLocator([0, 1, 2, 5, 10, 20, 50, 100]))
-    axes.yaxis.set_major_formatter('{x:g}')
-    axes.set_ylabel('error (%)')
-
-
-def _by_class(axes, rows, judged, measure, means, title):
-    """The means {name: label} and, where classes are few, the measure of each class."""
-    names = dict.fromkeys(name for row in rows for name in row
-                          if name.startswith(f'{judged}/{measure}/'))
-    if len(names) <= 10:
-        for name, color in zip(names, class_colors(len(names)), strict=True):
-            _curve(axes, rows, name, label=name.removeprefix(f'{judged}/{measure}/'), linewidth=1.0,
-                   color=color)
-    for (name, label), style in zip(means.items(), ('-', '--'), strict=False):
-        _curve(axes, rows, f'{judged}/{name}', label=label, linewidth=2.2, color='black',
-               linestyle=style)
-    axes.set(ylim=(0, 1), ylabel=f'{title} of the {SETS[judged]} set')
-
-
-def descent(rows: Sequence[Mapping[str, Any]], path: PathLike) -> None:
-    """Draws the loss of optimized images and its terms against the step, from metrics.jsonl."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout='constrained', dpi=150)
-    axes = figure.subplots()
-    terms = dict.fromkeys(name for row in rows for name in row
-                          if name not in ('step', 'stage', 'gradient'))
-    for name in terms if len(terms) > 2 else ('loss',):  # a single term is the loss
-        points = [(row['step'], row.get(name, math.nan)) for row in rows]
-        color, width = ('black', 1.6) if name == 'loss' else (None, 1.0)
-        axes.plot(*zip(*points, strict=True), label=name, color=color, linewidth=width)
-    for row, following in itertools.pairwise(rows):
-        if row['stage'] != following['stage']:
-            axes.axvline(following['step'] - 0.5, color='0.85', linewidth=0.8, zorder=0)
-    if all(row[name] > 0 for row in rows for name in terms if name in row):
-        axes.set_yscale('log')
-    axes.set(xlabel='step', ylabel='loss')
-    axes.grid(alpha=0.25, which='both')
-    axes.spines[['top', 'right']].set_visible(False)
-    if len(terms) > 2:
-        axes.legend(frameon=False)
-    save(figure, path)
 
 
 def inversions(path: PathLike, names: Sequence[str], images: np.ndarray,
                reconstructions: Mapping[str, np.ndarray],
-               errors: Mapping[str, Sequence[float]]) -> None:
+               errors: Mapping[str, Sequence[float]], title: str = '') -> None:
     """Draws images and, by depth, what layers know of them.
 
     Args:
       names: the names of the N images.
       images: [N, H, W, C] in [0, 1].
       reconstructions: {layer: [N, H, W, C]}, in forward order.
-      errors: {layer: [N]}, written below the reconstructions.
+      errors: {layer: [N]}, written below the reconstructions: |code of the reconstruction - code
+        of the image|^2 / |code of the image|^2.
     """
     from matplotlib.figure import Figure
 
@@ -151,7 +36,7 @@ def inversions(path: PathLike, names: Sequence[str], images: np.ndarray,
     width = 1 + max(map(len, parts))
     height, side = images.shape[1] / images.shape[2], 1.35
     figure = Figure(figsize=(side * width, (side * height + 0.13) * shown * len(parts)
-                             + 0.14 * len(parts)), dpi=200)
+                             + 0.2 * len(parts) + 0.45), dpi=200)
     figure.set_layout_engine('constrained', w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(shown * len(parts), width, squeeze=False)
     for row in axes.ravel():
@@ -163,41 +48,51 @@ def inversions(path: PathLike, names: Sequence[str], images: np.ndarray,
                     interpolation='nearest')
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        axes.set_title(title, fontsize=9, pad=4)
-        axes.set_xlabel(label, fontsize=8, labelpad=2, color='0.35')
+        fonts.fit(axes.set_title(title, fontsize=9, pad=4), side)
+        fonts.fit(axes.set_xlabel(label, fontsize=8, labelpad=2, color='0.35'), side)
 
     for part, layers in enumerate(parts):
         for i in range(shown):
             row = axes[part * shown + i]
             draw(row[0], images[i], '' if i else 'image', names[i])
             for cell, layer in zip(row[1:], layers, strict=False):
-                draw(cell, reconstructions[layer][i], '' if i else layer, f'{errors[layer][i]:.2g}')
+                draw(cell, reconstructions[layer][i], '' if i else layer,
+                     f'error {errors[layer][i]:.2g}')
+    figure.suptitle(fonts.wrapped(title, side * width, 10), fontsize=10)
+    figure.supxlabel(fonts.wrapped(
+        'error: squared distance of the code of the reconstruction from that of the image, over '
+        'the squared norm of the latter', side * width, 8), fontsize=8, color='0.35')
     save(figure, path)
 
 
-def pictures(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: PathLike) -> None:
-    """Draws rows of (title, image [H, W, C] in [0, 1]) side by side, all of one height."""
+def pictures(rows: Sequence[Sequence[tuple[str, np.ndarray]]], path: PathLike,
+             title: str = '') -> None:
+    """Draws rows of (text, image [H, W, C] in [0, 1]) side by side, all of one height, below their
+    texts and a title."""
     from matplotlib.figure import Figure
 
-    height, gap, title = 2.4, 0.06, 0.22  # inches
+    height, gap, line = 2.4, 0.06, 0.22  # inches
     widths = [[height * image.shape[1] / image.shape[0] for _, image in row] for row in rows]
-    size = max(sum(row) + gap * (len(row) - 1) for row in widths), len(rows) * (height + title)
+    width = max(sum(row) + gap * (len(row) - 1) for row in widths)
+    top = title_height(title, width)
+    size = width, top + len(rows) * (height + line)
     figure = Figure(figsize=size, dpi=200)
+    entitle(figure, title)
     for i, row in enumerate(rows):
         left = 0.0
         for (name, image), width in zip(row, widths[i], strict=True):
-            bottom = 1 - ((i + 1) * (height + title)) / size[1]
+            bottom = 1 - (top + (i + 1) * (height + line)) / size[1]
             axes = figure.add_axes((left / size[0], bottom, width / size[0], height / size[1]))
             axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, 'gray', vmin=0,
                         vmax=1)
             axes.set_axis_off()
-            axes.set_title(name, fontsize=9, pad=3)
+            fonts.fit(axes.set_title(name, fontsize=9, pad=3), width)
             left += width + gap
     save(figure, path)
 
 
 def embeddings(panels: Mapping[str, np.ndarray], images: np.ndarray, labels: np.ndarray,
-               classes: Sequence[str], path: PathLike) -> None:
+               classes: Sequence[str], path: PathLike, title: str = '') -> None:
     """Draws images where an embedding put them, framed in the colours of their classes.
 
     Args:
@@ -218,9 +113,9 @@ def embeddings(panels: Mapping[str, np.ndarray], images: np.ndarray, labels: np.
     tiles = np.where(inside[..., None], tiles, colors[labels][:, None, None])
     height, width = tiles.shape[1:3]
     size = np.max([np.ptp(cells, 0) for cells in panels.values()], 0) + 1  # one size for all panels
-    figure = Figure(figsize=(7 * len(panels), 0.8 + 7 * size[0] * height / (size[1] * width)),
+    figure = Figure(figsize=(8 * len(panels), 1.6 + 8 * size[0] * height / (size[1] * width)),
                     layout='constrained', dpi=200)
-    for axes, (title, cells) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
+    for axes, (name, cells) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
                                     panels.items(), strict=True):
         rows, columns = size
         canvas = np.ones((rows * height, columns * width, 3))
@@ -229,10 +124,15 @@ def embeddings(panels: Mapping[str, np.ndarray], images: np.ndarray, labels: np.
             canvas[row * height:(row + 1) * height, column * width:(column + 1) * width] = tile
         axes.imshow(canvas, interpolation='antialiased')
         axes.set_axis_off()
-        axes.set_title(title, fontsize=12)
-    if len(classes) <= 20:
-        figure.legend([Patch(color=color) for color in colors], classes, frameon=False, ncols=10,
-                      loc='outside lower center')
+        axes.set_title(name, fontsize=12)
+    figure.suptitle(title, fontsize=14)
+    note = 'The images snap to a grid: each is in a cell near its point.'
+    legend = [(Patch(color=color), fonts.short(name))
+              for color, name in zip(colors, classes, strict=True)]
+    if len(classes) > 20:
+        legend, note = [], f'{note} Frames: a colour for each of the {len(classes)} classes.'
+    figure.legend([patch for patch, _ in legend], [name for _, name in legend], frameon=False,
+                  ncols=10, loc='outside lower center', title=note, title_fontsize=11)
     save(figure, path)
 
 
@@ -246,34 +146,43 @@ def class_colors(count: int) -> np.ndarray:
 
 
 def gallery(rows: Sequence[Sequence[tuple[str, np.ndarray, Any]]], path: PathLike,
-            side: float = 0.95, title: str = '') -> None:
-    """Draws rows of small images with a line of text above each.
+            side: float = 0.95, title: str = '', note: str = '') -> None:
+    """Draws rows of small images with text above each, cut where it is wider than its image.
 
     Args:
       rows: lists of (text, image [H, W, C] or [H, W] in [0, 1], colour of the frame or None).
       side: width of an image, in inches.
-      title: lines above all rows.
+      title: a title above all rows.
+      note: what explains the figure, below all rows.
     """
     from matplotlib.figure import Figure
 
-    gap, line = 0.08, 0.17
+    gap, line, size = 0.08, 0.13, 7.5  # inches, inches and points
     first = rows[0][0][1]
-    height, top = side * first.shape[0] / first.shape[1], line * len(title.splitlines())
-    size = max(map(len, rows)) * (side + gap), len(rows) * (height + line + gap) + top
-    figure = Figure(figsize=size, dpi=200)
-    figure.text(0.5, 1 - gap / 2 / size[1], title, fontsize=8, ha='center', va='top')
-    for i, row in enumerate(rows):
-        bottom = size[1] - top - (i + 1) * (height + line + gap) + gap / 2
+    height = side * first.shape[0] / first.shape[1]
+    width = max(map(len, rows)) * (side + gap)
+    texts = [0.04 + line * max(text.count('\n') + 1 for text, *_ in row) for row in rows]
+    note = fonts.wrapped(note, width, size)
+    top, below = title_height(title, width), (line * (note.count('\n') + 1) + gap) * bool(note)
+    extent = width, top + sum(texts) + len(rows) * (height + gap) + below
+    figure = Figure(figsize=extent, dpi=200)
+    entitle(figure, title)
+    figure.text(gap / 2 / width, gap / 2 / extent[1], note, fontsize=size, color='0.35',
+                va='bottom')
+    down = top
+    for row, text_height in zip(rows, texts, strict=True):
+        down += text_height + height + gap
         for j, (text, image, color) in enumerate(row):
-            axes = figure.add_axes(((j * (side + gap) + gap / 2) / size[0], bottom / size[1],
-                                    side / size[0], height / size[1]))
+            axes = figure.add_axes(((j * (side + gap) + gap / 2) / width,
+                                    1 - (down - gap / 2) / extent[1],
+                                    side / width, height / extent[1]))
             axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, 'gray', vmin=0,
                         vmax=1, interpolation='nearest')
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=color is not None, linewidth=2.5)
             if color is not None:
                 axes.spines[:].set_color(color)
-            axes.set_title(text, fontsize=7.5, pad=2.5)
+            fonts.fit(axes.set_title(text, fontsize=size, pad=2.5), side + gap / 2)
     save(figure, path)
 
 
@@ -300,8 +209,20 @@ def labelled(canvas: np.ndarray, places: np.ndarray, labels: Sequence[str], shap
     save(figure, path)
 
 
-def lines(panels: Sequence[Mapping[str, Any]], path: PathLike) -> None:
-    """Draws panels side by side.
+def title_height(title, width):
+    """The height, in inches, of a title of `_entitle`."""
+    return (0.2 * (fonts.wrapped(title, width, 10).count('\n') + 1) + 0.1) * bool(title)
+
+
+def entitle(figure: 'Figure', title: str) -> None:
+    """Writes a title at the upper left of a figure without a layout."""
+    width, height = figure.get_size_inches()
+    figure.text(0.04 / width, 1 - 0.05 / height, fonts.wrapped(title, width, 10),
+                fontsize=10, va='top', linespacing=1.3)
+
+
+def lines(panels: Sequence[Mapping[str, Any]], path: PathLike, title: str = '') -> None:
+    """Draws panels side by side, below a title.
 
     Args:
       panels: dicts of `lines` {label: (x, y) or (x, y, deviation)}; `title`, `xlabel`, `ylabel` and
@@ -309,9 +230,11 @@ def lines(panels: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout='constrained', dpi=200)
+    figure = Figure(figsize=(4.2 * len(panels), 3.4 + 0.3 * bool(title)), layout='constrained',
+                    dpi=200)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _lines(axes, **panel)
+    figure.suptitle(title)
     save(figure, path)
 
 
@@ -335,7 +258,8 @@ def _lines(axes, lines, dashed=(), **settings):
 
 
 def equivariance(layers: Sequence[tuple[str, float]], shifts: Sequence[float], errors: np.ndarray,
-                 invariance: Sequence[Mapping[str, Any]], path: PathLike) -> None:
+                 invariance: Sequence[Mapping[str, Any]], path: PathLike,
+                 title: str = '') -> None:
     """Draws a table of relative errors by layer and shift, in colours, beside panels of `lines`.
 
     Args:
@@ -348,7 +272,7 @@ def equivariance(layers: Sequence[tuple[str, float]], shifts: Sequence[float], e
 
     keep = np.linspace(0, len(layers) - 1, min(len(layers), 40)).round().astype(int)
     layers, errors = [layers[i] for i in keep], np.asarray(errors, float)[keep]
-    height = max(3.2 * len(invariance), 0.19 * len(layers) + 1)
+    height = max(3.2 * len(invariance), 0.19 * len(layers) + 1) + 0.3 * bool(title)
     widths = 1.8 + 0.5 * len(shifts), 5.6
     figure = Figure(figsize=(sum(widths), height), layout='constrained', dpi=200)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=widths)[0]
@@ -359,48 +283,30 @@ def equivariance(layers: Sequence[tuple[str, float]], shifts: Sequence[float], e
             text = f'{value:.2f}' if value >= 0.01 else f'{value:.0e}' if value else '0'
             axes.text(j, i, text, ha='center', va='center', fontsize=6,
                       color='black' if value > 3e-3 else 'white')
-    axes.set(xticks=range(len(shifts)), yticks=range(len(layers)), xlabel='shift (pixels)',
+    axes.set(xlabel='shift (pixels)', ylabel='layer  / stride (pixels)',
              title='|f(shift x) - shift f(x)| / |f(x)|')
-    axes.set_xticklabels(shifts, fontsize=8)
-    axes.set_yticklabels([f'{name}  /{stride:g}' for name, stride in layers], fontsize=7)
-    axes.set_ylabel('layer  / stride')
-    left.colorbar(shown, ax=axes, shrink=0.6, pad=0.02)
+    fonts.name_ticks(axes.xaxis, range(len(shifts)), [*map(str, shifts)], fontsize=8)
+    fonts.name_ticks(axes.yaxis, range(len(layers)), [f'{fonts.short(name, 30)}  /{stride:g}'
+                                                      for name, stride in layers], fontsize=7)
+    bar = left.colorbar(shown, ax=axes, shrink=0.6, pad=0.02)
+    bar.set_label('relative error; 0: the layer moves with the picture', fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     for axes, panel in zip(right.subplots(len(invariance), 1, squeeze=False)[:, 0], invariance,
                            strict=True):
         _lines(axes, **panel)
+    figure.suptitle(title)
     save(figure, path)
 
 
 def save(figure: 'Figure', path: PathLike) -> None:
     """Writes a figure to a file, whole or not at all. Its text, such as names of classes and files,
-    is drawn as it stands: '$5_$10' is no formula, and what the font lacks is spelled out."""
-    from matplotlib import font_manager
+    is drawn as it stands: '$5_$10' is no formula, and any script is drawn or spelled out."""
     from matplotlib.text import Text
 
     # Formatters, such as that of a logarithmic axis, write formulas.
     ticks = {text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)
              for text in axis.findobj(Text) if text is not axis.label}
     for text in set(figure.findobj(Text)) - ticks:
-        text.set_text(spelled_out(text.get_text(), font_manager.findfont(
-            text.get_fontproperties())))
-        text.set_parse_math(False)
+        fonts.make_plain(text)
     with atomic.replacing(path) as unfinished:
         figure.savefig(unfinished, format=Path(path).suffix[1:])
-
-
-def spelled_out(text: str, font: str) -> str:
-    """The text with the characters that the font in a file lacks spelled out, as '\\u732b', and
-    with all control characters but line breaks."""
-    from matplotlib import font_manager
-
-    known = font_manager.get_font(font)
-    return ''.join(
-        character if character == '\n' or character >= ' ' and known.get_char_index(ord(character))
-        else character.encode('unicode_escape').decode() for character in text)
-
-
-def font() -> str:
-    """The file of the font of the figures."""
-    from matplotlib import font_manager
-
-    return font_manager.findfont(font_manager.FontProperties())

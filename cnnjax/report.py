@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax import atomic, data, evaluate, figures, page, tables, user_network
+from cnnjax import atomic, data, evaluate, figures, page, tables, trained, user_network
+from cnnjax.data import ranks
 from cnnjax.errors import UserError
 from cnnjax.page import Share
 from cnnjax.tasks import multilabel
@@ -24,7 +25,7 @@ from cnnjax.trained import Trained
 PAGE, RESULTS = 'report.html', 'results.json'
 PREDICTIONS, CLASSES = 'predictions.csv', 'classes.csv'
 CONFUSED = 12  # The most pairs of classes in the page's list of confusions.
-LABELS = {'count': 'images', 'loss': 'cross-entropy', 'top5_error': 'top-5 error',
+LABELS = {'loss': 'cross-entropy', 'top5_error': 'top-5 error',
           'ece': 'calibration error', 'mean_iou': 'mean IoU', 'mean_dice': 'mean Dice', 'ap': 'AP',
           'ap50': 'AP50', 'ap75': 'AP75', 'iou': 'IoU', 'dice': 'Dice', 'voc_map': 'VOC mAP',
           'absent': 'absent classes', 'micro_f1': 'micro F1', 'macro_f1': 'macro F1',
@@ -36,21 +37,17 @@ CAPTIONS = {  # in the order of the page
     'reliability': 'The probabilities of a calibrated network are the shares of its answers that '
                    'are right: its bars end at the dashed line, and nothing is hatched. Below, how '
                    'many answers there are.',
-    'worst': 'The images whose predictions agree least with the truth.',
+    'worst': 'The {kind} whose predictions agree least with the truth.',
     'predictions': 'Examples spread evenly over the set.',
     'curves': 'Loss and error during the training.'}
 ANSWERS = {
-    'worst': 'The mistakes that the network was surest of: the truth, and below it what it was '
-             'taken for, with its probability.',
-    'predictions': 'Examples spread evenly over the set: the truth, and below it the answer with '
-                   'its probability.'}
+    'worst': 'The mistakes that the network was surest of.',
+    'predictions': CAPTIONS['predictions']}
 TAGGED = {
-    'worst': 'The images with the largest cross-entropy: their classes, and below them the classes '
-             'that were found.',
-    'predictions': 'Examples spread evenly over the set: their classes, and below them the classes '
-                   'that were found.'}
+    'worst': 'The {kind} with the largest cross-entropy: their classes and those that were found.',
+    'predictions': CAPTIONS['predictions']}
 TITLES = {'confusion': 'Confusions', 'precision_recall': 'Precision and recall',
-          'reliability': 'Calibration', 'worst': 'Worst images', 'predictions': 'Examples',
+          'reliability': 'Calibration', 'worst': 'Worst {kind}', 'predictions': 'Examples',
           'curves': 'Training'}
 
 
@@ -66,24 +63,27 @@ def write(directory: str | Path, network: Trained, examples: data.Resident | dat
     """
     directory, classes = Path(directory), examples.classes
     (directory / RESULTS).unlink(missing_ok=True)
-    drawn = figures.evaluation(directory, network, examples, results)
+    kind = ranks.plural(network.image_shape)
+    drawn = figures.evaluation(
+        directory, network, examples, results,
+        f'{trained.called(network, about["source"])} on {about["dataset"]}, {about["split"]} set')
     if (directory / 'figures' / 'curves.png').exists():  # A training has drawn them.
         drawn.append('curves')
     table = predictions if 'top' in results else tagged_predictions if 'tags' in results else None
     if table:
         names = data.names(examples.examples) or [f'example {i}' for i in range(len(examples))]
         atomic.write_text(directory / PREDICTIONS, table(names, classes, results))
-    header, rows = by_class(classes, results)
+    header, rows = by_class(classes, results, kind)
     if rows:
         atomic.write_text(directory / CLASSES, tables.comma_separated(header, rows))
     name = user_network.short(network.name) or type(network.net).__name__
-    sections = figure_sections(directory, drawn, results)
+    sections = figure_sections(directory, drawn, results, kind)
     training = [sections.pop('curves')] if 'curves' in sections else []
     charts = [sections.pop(name) for name in CHARTS if name in sections]
     atomic.write_text(directory / PAGE, page.whole(
-        f'{name} on {about["dataset"]}, {about["split"]}', page.facts(facts(classes, results)),
-        page.beside(*charts), *sections.values(), *confusion_section(classes, results),
-        *class_section(header, rows), *training,
+        f'{name} on {about["dataset"]}, {about["split"]}',
+        page.facts(facts(classes, results, kind)), page.beside(*charts), *sections.values(),
+        *confusion_section(classes, results, kind), *class_section(header, rows), *training,
         lead=f'{about["source"]}, checkpoint: {about["checkpoint"]}'
              + (f', views: {about["views"]}' if 'top' in results else '')))
     atomic.write_json(directory / RESULTS, {**about, **evaluate.numbers(results)})
@@ -128,13 +128,13 @@ def tagged_predictions(names: Sequence[str], classes: Sequence[str],
                                        strict=True)))
 
 
-def by_class(classes: Sequence[str],
-             results: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+def by_class(classes: Sequence[str], results: Mapping[str, Any],
+             kind: str = 'images') -> tuple[list[str], list[list[Any]]]:
     """The header and the rows of a table of the classes that have numbers, the worst first.
 
-    Of a classification these are how many images it has, how many of them are 'wrong', their share
-    ('error'), the mean 'probability' of the true class, and the class that it is 'taken for' most.
-    Otherwise they are the results 'measure/<class>'.
+    Of a classification these are how many examples it has, which are of that `kind`, how many of
+    them are 'wrong', their share ('error'), the mean 'probability' of the true class, and the class
+    that it is 'taken for' most. Otherwise they are the results 'measure/<class>'.
     """
     if 'top' in results:
         size, labels = len(classes), results['label']
@@ -142,7 +142,7 @@ def by_class(classes: Sequence[str],
             None, results['wrong'].astype(float), results['true_probability'].astype(float)))
         errors = wrong / np.maximum(counts, 1)
         most = dict(reversed([(truth, found) for truth, found, _ in confusions(results)]))
-        return (['class', 'images', 'wrong', 'error', 'probability', 'taken for'],
+        return (['class', kind, 'wrong', 'error', 'probability', 'taken for'],
                 [[classes[i], int(counts[i]), int(wrong[i]), Share(errors[i]),
                   float(probability[i] / counts[i]), classes[most[i]] if i in most else '']
                  for i in np.argsort(-errors, stable=True).tolist() if counts[i]])
@@ -163,7 +163,8 @@ def confusions(results: Mapping[str, Any]) -> list[tuple[int, int, int]]:
                                                   strict=True)]
 
 
-def facts(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
+def facts(classes: Sequence[str], results: Mapping[str, Any],
+          kind: str = 'images') -> dict[str, str]:
     """The numbers of the whole set, with the names that people read; the error is first."""
     found = {name: value for name, value in evaluate.numbers(results).items()
              if name.partition('/')[2] not in classes}
@@ -172,29 +173,30 @@ def facts(classes: Sequence[str], results: Mapping[str, Any]) -> dict[str, str]:
     for name, value in found.items():
         spelled = re.sub('^(ap|ar|voc)', lambda start: start[0].upper(), name).replace('_', ' ')
         percent = name.endswith(('error', 'ece'))
-        shown[LABELS.get(name, spelled)] = (
+        shown[kind if name == 'count' else LABELS.get(name, spelled)] = (
             f'{value:,}' if isinstance(value, int) else f'{100 * value:.2f} %' if percent else
             f'{value:.4f}' if abs(value) < 1 else f'{value:.4g}')
     return shown
 
 
 def figure_sections(directory: Path, drawn: Sequence[str],
-                    results: Mapping[str, Any]) -> dict[str, str]:
+                    results: Mapping[str, Any], kind: str) -> dict[str, str]:
     """{figure: the section of the page} of those that were drawn."""
     captions = CAPTIONS | (ANSWERS if 'top' in results else TAGGED if 'tags' in results else {})
     titles = TITLES | ({'worst': 'Surest mistakes'} if 'top' in results else {})
-    return {name: page.section(titles[name], page.figure(
-        directory / 'figures' / f'{name}.png', captions[name])) for name in captions
-        if name in drawn}
+    return {name: page.section(titles[name].format(kind=kind), page.figure(
+        directory / 'figures' / f'{name}.png', captions[name].format(kind=kind)))
+        for name in captions if name in drawn}
 
 
-def confusion_section(classes: Sequence[str], results: Mapping[str, Any]) -> list[str]:
+def confusion_section(classes: Sequence[str], results: Mapping[str, Any],
+                      kind: str) -> list[str]:
     """The section of the page with the classes that a classifier takes for each other."""
     if 'top' not in results or not (pairs := confusions(results)):
         return []
     counts = np.bincount(results['label'], minlength=len(classes))
     return [page.section('Most frequent confusions', page.table(
-        ['truth', 'taken for', 'images', 'share of the class'],
+        ['truth', 'taken for', kind, 'share of the class'],
         [[classes[truth], classes[found], count, Share(count / counts[truth])]
          for truth, found, count in pairs[:CONFUSED]]), remark=f'{len(pairs):,} in all')]
 

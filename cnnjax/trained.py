@@ -62,6 +62,14 @@ class Trained(Network):
         return predict_classes.classes(self, pictures, top, batch_size=batch_size)
 
 
+def called(network: Trained, source: str | os.PathLike[str]) -> str:
+    """What titles call a network: the last two parts of its source, and its own name:
+    'runs/quickstart (resnet20)'."""
+    place = os.sep.join(Path(source).parts[-2:])
+    name = user_network.short(network.name) or type(network.net).__name__
+    return f'{place} ({name})'
+
+
 def fingerprint(network: Trained) -> str:
     """The SHA-256 of all arrays of a Trained's variables."""
     digest = hashlib.sha256()

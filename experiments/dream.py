@@ -71,7 +71,8 @@ def run(config, directory):
         name = f'group{group + 1}-' if len(groups) > 1 else ''
         name += f'frame{frame:04d}-' if config.frames > 1 else ''
         state = session.optimize(f'{name}octave{octave + 1}', own, tx, config.steps, key,
-                                 state=state, shared=shared, snapshots=config.frames == 1)
+                                 state=state, shared=shared, snapshots=config.frames == 1,
+                                 label=f'{name}octave {octave + 1}, {max(images.shape[1:3])} px')
         return np.asarray(decode(own, state))
 
     with Run(directory, config, network,

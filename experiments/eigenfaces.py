@@ -223,10 +223,10 @@ def draw_eigenfaces(directory, space, shape):
     first = [('mean face', space.mean_.reshape(shape), None)]
     for i, (face, share) in enumerate(zip(space.components_[:17],
                                           space.explained_variance_ratio_, strict=False), 1):
-        first.append((f'{i}: {100 * share:.1f} %',
+        first.append((f'eigenface {i}\n{100 * share:.1f} % of variance',
                       (0.5 + face / np.abs(face).max() / 2).reshape(shape), None))
     plots.gallery([first[i:i + 9] for i in range(0, len(first), 9)],
-                  directory / 'eigenfaces.png')
+                  directory / 'eigenfaces.png', 1.1, f'Eigenfaces of {FACES} faces')
 
 
 def draw_faces(directory, config, space, faces, seen, shape):
@@ -234,23 +234,28 @@ def draw_faces(directory, config, space, faces, seen, shape):
     def picture(face):
         return face.reshape(shape).clip(0, 1)
 
-    columns = [(f'{k}', project(space, faces, k)) for k in config.components]
+    columns = [(f'{k} eigenface{"s" * (k > 1)}', project(space, faces, k))
+               for k in config.components]
     columns = [('face', faces), *columns]
-    plots.gallery([[(title if title == 'face' else f'{title}: {rms(found[i] - face):.3f}',
+    plots.gallery([[(title if title == 'face' else f'{title}\nerror {rms(found[i] - face):.3f}',
                      picture(found[i]), None) for title, found in columns]
-                   for i, face in enumerate(faces)], directory / 'reconstructions.png')
+                   for i, face in enumerate(faces)], directory / 'reconstructions.png', 1.1,
+                  'Faces by the eigenfaces of other faces',
+                  'error: root of the mean square over the pixels, which are in [0, 1]')
     filled = {name: repair(space, faces, seen, config.repair, name) for name in REPAIRS}
     rows = []
     for i, face in enumerate(faces):
         rows.append([('face', picture(face), None),
                      ('hidden', picture(np.where(seen, face, 0)), None),
-                     *((f'{name}: {rms((found[i] - face)[~seen]):.3f}', picture(found[i]), None)
-                       for name, found in filled.items())])
-    plots.gallery(rows, directory / 'repair.png', side=1.2)
+                     *((f'{name}\nerror {rms((found[i] - face)[~seen]):.3f}', picture(found[i]),
+                        None) for name, found in filled.items())])
+    plots.gallery(rows, directory / 'repair.png', 1.2,
+                  f'Hidden pixels, repaired by {config.repair} eigenfaces of other faces',
+                  'error: root of the mean square over the hidden pixels, which are in [0, 1]')
 
 
 def draw_curves(directory, config, results, roc):
-    counts = {'xlabel': 'components', 'xscale': 'log'}
+    counts = {'xlabel': 'eigenfaces', 'xscale': 'log'}
 
     def by_components(values):
         return {name: (config.components, row['mean'], row['deviation'])
@@ -263,11 +268,12 @@ def draw_curves(directory, config, results, roc):
             'chance': (config.components, [0.5] * len(config.components))}, 'dashed': ['chance'],
          'title': 'faces against other pictures', 'ylabel': 'area under the ROC curve', **counts},
         {'lines': roc | {'chance': ([0, 1], [0, 1])}, 'dashed': ['chance'],
-         'title': f'ROC, {config.detect} components', 'xlabel': 'faces refused',
-         'ylabel': 'other pictures refused'},
+         'title': f'ROC, {config.detect} eigenfaces', 'xlabel': 'share of faces refused',
+         'ylabel': 'share of other pictures refused'},
         {'lines': by_components(results['repair_rmse']), 'title': 'hidden pixels repaired',
          'ylabel': 'error (RMS)', **counts},
-    ], directory / 'curves.png')
+    ], directory / 'curves.png', f'Eigenfaces of {FACES} faces, by cross-validation over '
+                                 f'{config.folds} folds')
 
 
 def report(results, directory):

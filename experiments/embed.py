@@ -15,7 +15,9 @@ from cnnjax.images import selection
 from cnnjax.limits import Number, Whole
 from configs import base
 
-ROOM = 2.5  # Cells of a map for each image; empty cells let its shape be seen.
+# Cells for each image between the outer twentieths of a map, whose shape empty cells show; and how
+# many times as long and wide the grid is: without a margin, images would crowd at its border.
+ROOM, GRID = 2.5, 2
 LIMITS = features.LIMITS | {
     'metric': ('euclidean', 'cosine'), 'count': Whole(), 'components': Whole(2),
     'perplexity': Number(1), 'neighbours': Whole(1), 'queries': Whole(1), 'drawn': Whole(1),
@@ -45,7 +47,7 @@ def run(config, directory):
     # The trustworthiness needs most memory: the distances of all pairs, and their ranks twice, in
     # float64.
     memory.check(6 * len(stream) ** 2, memory.HOST, count=config.count)
-    memory.check(4 * ROOM * min(config.drawn, len(stream)) ** 2, memory.HOST,
+    memory.check(4 * ROOM * GRID ** 2 * min(config.drawn, len(stream)) ** 2, memory.HOST,
                  drawn=config.drawn)
     found = features.extractor(network, taps, config)(stream, config.dataset, images=True)
     labels, images = found['label'], found['image'] / np.float32(255)
@@ -68,7 +70,10 @@ def run(config, directory):
             np.savez_compressed(file, code=code, pca=reduced.pca, tsne=reduced.tsne, label=labels,
                                 index=index)
         figure = path.parent / 'figures' / path.name
-        draw(figure, tap, reduced, neighbours, images, labels, stream.classes, config)
+        called = tap if tap == 'pixels' else f'layer {tap}'
+        draw(figure, called, reduced, neighbours, images, labels, stream.classes, config,
+             f'{trained.called(network, config.source)}, {called}: {config.dataset}, '
+             f'{config.split} set')
         error = results[tap]['nearest_neighbour_error']
         print(f'{tap:>20}  nearest neighbour of another class: {100 * error["code"]:.2f} % of the '
               f'images; in the map of PCA {100 * error["pca"]:.2f} %, of t-SNE '
@@ -110,12 +115,12 @@ def cells(points):
     """Different cells (row, column) of a square grid for points [N, 2], with the least sum of
     squared distances between points and cells. The second coordinate points up."""
     side = math.ceil(math.sqrt(ROOM * len(points)))
-    low, high = points.min(0), points.max(0)
-    scaled = (points - (low + high) / 2) / max((high - low).max(), 1e-12) + 0.5  # one scale
-    grid = (np.stack(np.indices((side, side)), -1).reshape(-1, 2) + 0.5) / side
-    at = np.stack([1 - scaled[:, 1], scaled[:, 0]], -1)
+    low, high = np.quantile(points, (0.05, 0.95), 0)  # Few points may be far from all others.
+    scaled = (points - (low + high) / 2) * side / max((high - low).max(), 1e-12)  # one scale
+    grid = np.stack(np.indices((GRID * side, GRID * side)), -1).reshape(-1, 2)
+    at = np.stack([-scaled[:, 1], scaled[:, 0]], -1) + (GRID * side - 1) / 2
     cost = ((at[:, None] - grid) ** 2).sum(-1)
-    return np.stack(np.divmod(optimize.linear_sum_assignment(cost)[1], side), -1)
+    return np.stack(np.divmod(optimize.linear_sum_assignment(cost)[1], GRID * side), -1)
 
 
 def queries(labels, count):
@@ -130,18 +135,21 @@ def queries(labels, count):
     return order[:count]
 
 
-def draw(path, tap, reduced, neighbours, images, labels, classes, config):
+def draw(path, called, reduced, neighbours, images, labels, classes, config, title):
     """Draws the two maps, and rows of a query and its neighbours, green for those of its class."""
     some = data.spread(len(labels), config.drawn)
-    share = 100 * sum(reduced.variance)
-    plots.embeddings({f'{tap}: PCA, {share:.0f} % of the variance': cells(reduced.pca[some]),
-                      f'{tap}: t-SNE': cells(reduced.tsne[some])},
-                     images[some], labels[some], classes, path.with_name(f'{path.name}.png'))
+    plots.embeddings({f'PCA, {100 * sum(reduced.variance):.0f} % of the variance':
+                      cells(reduced.pca[some]),
+                      f't-SNE, perplexity {config.perplexity:g}': cells(reduced.tsne[some])},
+                     images[some], labels[some], classes, path.with_name(f'{path.name}.png'), title)
     rows = []
     for query in queries(labels, config.queries):
-        row = [(classes[labels[query]][:10], images[query], 'black')]
+        row = [(f'{classes[labels[query]]}\nquery', images[query], 'black')]
         for distance, i in zip(*(array[query] for array in neighbours), strict=True):
             color = 'tab:green' if labels[i] == labels[query] else 'tab:red'
-            row.append((f'{classes[labels[i]][:10]}  {distance:.3g}', images[i], color))
+            row.append((f'{classes[labels[i]]}\ndistance {distance:.3g}', images[i], color))
         rows.append(row)
-    plots.gallery(rows, path.with_name(f'{path.name}-neighbours.png'))
+    plots.gallery(rows, path.with_name(f'{path.name}-neighbours.png'),
+                  title=f'{title}: nearest neighbours',
+                  note=f'distance: {config.metric}, between the codes ({called}) of two images, '
+                       f'of {len(labels):,} in all. Green: the class of the query; red: another.')

@@ -40,9 +40,14 @@ def run(config, directory):
     edges = filters.edges(pictures.fitted(picture, (most, most), 3))
     pooled, kept = filters.pooling(edges, config.size, config.pool_size)
     figures = Path(directory) / 'figures'
+    name = Path(config.image.removeprefix(pictures.PREFIX)).stem
     workdir.write_config(directory, config)
-    plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6)
-    draw(config, rows, alike, kept, figures / 'equivariance.png')
+    plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6,
+                  f'Edges of {name}, pooled over {config.pool_size} x {config.pool_size} pixels',
+                  filters.POOLED)
+    draw(config, rows, alike, kept, figures / 'equivariance.png',
+         f'{trained.called(network, config.source)}: {name}'
+         + f'; classes: {config.dataset}, {config.split} set' * bool(config.dataset))
     atomic.write_json(Path(directory) / 'results.json', {
         'source': config.source, 'checkpoint': config.checkpoint, 'image': config.image,
         'dataset': config.dataset, 'size': config.size, 'shifts': config.shifts,
@@ -207,7 +212,7 @@ def cosine(codes, others):
                           (codes == others).all(1)).mean())
 
 
-def draw(config, rows, alike, kept, path):
+def draw(config, rows, alike, kept, path, title):
     table = [[np.nan if row['errors'][str(shift)] is None else row['errors'][str(shift)]
               for shift in config.shifts] for row in rows]
     similar = dict(alike['cosine'])
@@ -221,7 +226,7 @@ def draw(config, rows, alike, kept, path):
         {'lines': {name: (kept['shifts'], kept[name]['change'])
                    for name in ('edges', 'max', 'average', 'subsampled')},
          'title': f'edge map pooled over {config.pool_size} x {config.pool_size}',
-         'ylabel': 'relative change', **axis}], path)
+         'ylabel': '|change| / |map|', **axis}], path, title)
 
 
 def report(rows, alike, config):

@@ -140,6 +140,18 @@ def apart(one, other):
                           for layer in other]))
 
 
+def shown_style(config, style, size):
+    """A style as the figure has it, `size` pixels long; beside a texture on white, as small as its
+    own texture is there."""
+    if config.content or config.style_scale >= 1:
+        return pictures.resize(style, size)
+    small = pictures.resize(style, max(round(size * config.style_scale), 1))
+    canvas = np.ones((*(round(side * size / max(small.shape[:2])) for side in small.shape[:2]), 3),
+                     np.float32)
+    canvas[:small.shape[0], :small.shape[1]] = small
+    return canvas
+
+
 def check(config):
     """Raises UserError if fields do not fit together."""
     some = Names(some=bool(config.content))
@@ -245,7 +257,7 @@ def transfer(config, network, contents, styles, session, number):
             state = optimize.init(problem, tx, keys, images)
         name = f'{size}-{shape[0]}x{shape[1]}' if number else f'{size}'
         state = session.optimize(name, problem, tx, count, key, state=state,
-                                 aux={'maps': codes}, shared=shared)
+                                 aux={'maps': codes}, shared=shared, label=f'{size} px')
         images = np.asarray(optimize.decode(problem, state)).clip(0, 1)
     if config.color == 'luminance':
         images = [pictures.keep_luminance(np.broadcast_to(image, content.shape), content)

@@ -7,6 +7,7 @@ import numpy as np
 
 from cnnjax import (
     cluster,
+    curves,
     data,
     dataset,
     evaluate,
@@ -51,9 +52,10 @@ def run(config, directory):
 def draw_curves(config, directory, last):
     """Draws the curves of the run, and prints the errors in its last row."""
     rows, judged = reports.read_metrics(directory), reports.evaluated(last)
-    figure, called = Path(directory) / 'figures' / 'curves.png', plots.SETS[judged]
-    plots.curves(rows, figure, f'{user_network.short(config.model.name)} on {config.dataset}: '
-                               f'{100 * last[f"{judged}/error"]:.2f} % {called} error')
+    figure, called = Path(directory) / 'figures' / 'curves.png', curves.SETS[judged]
+    network = user_network.short(config.model.name)
+    curves.training(rows, figure, f'{Path(directory).name}: {network} on {config.dataset}, '
+                                  f'{100 * last[f"{judged}/error"]:.2f} % {called} error')
     print(f'curves: {figure}')
     tell(last, judged)
 
@@ -67,7 +69,7 @@ def tell(row, judged, seen=''):
     shown = f'{judged}/(.*error|mean_iou|iou/.*|ap|ap50|{by_class}/.*|.*_f1|exact_match)'
     for name, value in row.items():
         if found := re.fullmatch(shown, name):
-            print(f'{plots.SETS[judged]} {found[1]}{seen}: {100 * value:.2f} %')
+            print(f'{curves.SETS[judged]} {found[1]}{seen}: {100 * value:.2f} %')
 
 
 def draw_styles(config, directory):

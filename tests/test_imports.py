@@ -32,7 +32,7 @@ RANKS = [
      'cnnjax.reports', 'cnnjax.microscope'],
     ['cnnjax.workdir', 'cnnjax.counterparts', 'cnnjax.metadata', 'cnnjax.trackers',
      'cnnjax.views'],
-    ['cnnjax.charts', 'cnnjax.network', 'cnnjax.thumbnails'],
+    ['cnnjax.charts', 'cnnjax.curves', 'cnnjax.network', 'cnnjax.thumbnails'],
     ['cnnjax.step', 'cnnjax.tasks', 'cnnjax.tensors'],
     ['cnnjax.averages', 'cnnjax.lsuv', 'cnnjax.optim', 'cnnjax.parallel', 'cnnjax.plateau',
      'cnnjax.transfer', 'cnnjax.diagram', 'cnnjax.collectives', 'cnnjax.overlays', 'cnnjax.plots'],
@@ -47,8 +47,8 @@ RANKS = [
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
     ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
     ['cnnjax.frozen_graph', 'cnnjax.limits', 'cnnjax.memory', 'cnnjax.python_file'],
-    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.events', 'cnnjax.layer_names', 'cnnjax.page',
-     'cnnjax.quiet', 'cnnjax.tables'],
+    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.events', 'cnnjax.fonts', 'cnnjax.layer_names',
+     'cnnjax.page', 'cnnjax.quiet', 'cnnjax.tables'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])

@@ -31,6 +31,11 @@ def name(shape: Sequence[int]) -> str:
     return NAMES.get(len(shape), 'example')
 
 
+def plural(shape: Sequence[int]) -> str:
+    """What several examples of this shape are called."""
+    return f'{name(shape)}s'
+
+
 def axes(shape: Sequence[int]) -> str:
     """The axes of a batch of such examples: 'N, H, W, 3'."""
     return f'N, {AXES[len(shape)]}, {shape[-1]}'

@@ -29,6 +29,11 @@ STRONGEST = 0.01  # This share of the pixels of an edge map are its peaks.
 
 Pair = tuple[np.ndarray, np.ndarray]
 Cell = tuple[str, np.ndarray, None]  # see plots.gallery
+# The notes below the galleries of `kernel_rows` and `pooling_rows`.
+CORNER = ('In the corner is the kernel: black to white are its numbers from minus to plus the '
+          'largest, and gray is 0. Where they sum to 0, gray is 0 in the result too.')
+POOLED = ('peaks: the share of the height of the strongest edges that is left. unchanged: the '
+          'share of the values that are the same after the move. Last row: the difference.')
 
 
 def correlate(picture: np.ndarray, kernel: np.ndarray) -> np.ndarray:

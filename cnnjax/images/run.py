@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from cnnjax import atomic, checkpoint, cluster, plots, reports, trained, workdir
+from cnnjax import atomic, checkpoint, cluster, curves, reports, trained, workdir
 from cnnjax.errors import UserError
 from cnnjax.images import diagnosis, optimize, pictures
 from cnnjax.images.optimize import Problem, State
@@ -52,7 +52,9 @@ class Run:
                   any(self.directory.glob(steps))
                   for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*')))
         self.config, self.every = config, config.report_every
-        self.names, self.before = [], 0  # the names of the optimizations so far, and their steps
+        self.title = trained.called(network, config.source)
+        self.names, self.labels = [], []  # of the optimizations so far
+        self.before = 0  # their steps
         self.bar = tqdm(total=steps, unit='step', disable=None, dynamic_ncols=True)
         self.preemption = cluster.Preemption()
 
@@ -64,7 +66,7 @@ class Run:
         self.bar.close()
         if kind is None and (rows := reports.read_metrics(self.directory)):
             figure = self.directory / 'figures' / 'loss.png'
-            plots.descent(rows, figure)
+            curves.descent(rows, figure, f'loss with {self.title}', self.labels)
             print(f'loss: {figure}', flush=True)
         if kind is None and self.preemption.signal:
             print('asked to stop after the last step: the same command writes the pictures',
@@ -74,11 +76,13 @@ class Run:
     def optimize(self, name: str, problem: Problem, tx: 'optax.GradientTransformation', steps: int,
                  key: jax.Array, *, images: ArrayLike | None = None, state: State | None = None,
                  aux: Mapping[str, Any] | None = None, shared: Mapping[str, Any] | None = None,
-                 mesh: Mesh | None = None, snapshots: bool = True) -> State:
+                 mesh: Mesh | None = None, snapshots: bool = True,
+                 label: str = '') -> State:
         """The final `State` of `steps` steps; arguments as in `cnnjax.images.optimize`.
 
         Where it begins are `images` or, prepared by the caller, `state`; aux and images have a
-        leading axis [N]. A name that was used before gets a number.
+        leading axis [N]. A name that was used before gets a number. The figure of the loss calls
+        this optimization by its label, or else by its name.
 
         Raises:
           UserError: the gradient is blocked or not finite, or the first optimization moved nothing.
@@ -90,6 +94,7 @@ class Run:
         first = np.asarray(optimize.decode(problem, state))
         [name] = pictures.distinct([name], self.names)
         self.names.append(name)
+        self.labels.append(label or name)
         with checkpoint.Checkpoints(self.directory / 'checkpoints' / name, keep=1) as checkpoints:
             start, past = min(checkpoints.latest() or 0, steps), {}
             if start:

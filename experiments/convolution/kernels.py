@@ -1,5 +1,7 @@
 """Convolution flips the kernel, correlation does not; and what known kernels do to a photograph."""
 
+from pathlib import Path
+
 import numpy as np
 from scipy import ndimage, signal
 
@@ -37,7 +39,9 @@ def part(config, figures):
         equal('shift by 3 pixels, then correlate = correlate, then shift',
               correlate(gray[3:], kernel), correlate(gray, kernel)[3:], 'lax')]
     filtered, numbers = filters.kernels(picture)
-    plots.gallery(filters.kernel_rows(picture, filtered), figures / 'kernels.png', 1.6)
+    plots.gallery(filters.kernel_rows(picture, filtered), figures / 'kernels.png', 1.6,
+                  f'{Path(config.image.removeprefix(pictures.PREFIX)).stem}, correlated with '
+                  'known kernels', filters.CORNER)
     return rows + [
         equal(f'kernel "{name}"', result, np.stack([
             _filtered(color, kernel) for color in np.moveaxis(np.float64(picture), -1, 0)], -1),

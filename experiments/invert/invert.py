@@ -101,7 +101,7 @@ def run(config, directory):
                 if same.ndim > 1:  # Maps have a class for each pixel: the share that is kept.
                     same = same.mean((1, 2))
             rows[layer] = results.statistics(errors, kept, codes[layer], same)
-    results.write(Path(directory), config, names, images, best, rows)
+    results.write(Path(directory), config, network, names, images, best, rows)
 
 
 def check(config):

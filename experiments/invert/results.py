@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cnnjax import atomic, plots, tables
+from cnnjax import atomic, plots, tables, trained
 from cnnjax.images import pictures
 
 NORMALIZATION = {
@@ -57,7 +57,7 @@ def statistics(errors, kept, codes, same):
             'classes_kept': None if same is None else np.asarray(same).tolist()}
 
 
-def write(directory, config, names, images, best, rows):
+def write(directory, config, network, names, images, best, rows):
     """Writes the reconstructions, the figure and the table."""
     for layer, found in {'original': images, **best}.items():
         for name, image in zip(names, found, strict=True):
@@ -66,7 +66,8 @@ def write(directory, config, names, images, best, rows):
     figure = directory / 'figures' / 'inversions.png'
     errors = {layer: np.asarray(row['errors'])[np.arange(len(names)), row['kept']]
               for layer, row in rows.items()}
-    plots.inversions(figure, names, images, best, errors)
+    plots.inversions(figure, names, images, best, errors,
+                     f'{trained.called(network, config.source)}, inverted from its layers')
     atomic.write_json(directory / 'results.json', {
         'source': str(config.source), 'checkpoint': config.checkpoint, 'images': list(names),
         'image_shape': list(images.shape[1:]), 'restarts': config.restarts, 'match': config.match,
