@@ -2,14 +2,15 @@
 
     python launch.py --config=configs/photos.py --workdir=runs/embedded
 
-Nothing is downloaded. Each of the 154 classes is a place in a photograph. After 8 epochs the test
-error is 87.6 % (top 5: 59.0 %, chance 99.4 %): test crops lie beside those of the training, not on
-them.
+Nothing is downloaded. Each of the 154 classes is a place in a photograph, to be recognized at any
+angle, at other sizes and in other colours (Dosovitskiy et al. 2014,
+https://arxiv.org/abs/1406.6909). After 16 epochs, an hour on two cores, the test error is 84 %
+(top 5: 47 %, chance 99.4 and 96.8 %): test crops lie beside those of the training, not on them.
 
-`trained.load('embedded')` is the network of this run, meant for optimizing images. It has average
-pools (Gatys et al. 2016, section 2, https://arxiv.org/abs/1508.06576). Batch normalization, without
-which it would learn nothing in a quarter of an hour, has been folded into the convolutions. The
-file was written, from the repository's root, by
+`trained.load('embedded')` is the network of this run, meant for optimizing images. Its pools are
+blurred (Zhang 2019, https://arxiv.org/abs/1904.11486), so that gradients have no checkerboard.
+Batch normalization has been folded into the convolutions. The file was written, from the
+repository's root, by
 
     from cnnjax import trained, weights
     from cnnjax.models import vgg
@@ -17,7 +18,7 @@ file was written, from the repository's root, by
     run = trained.load('runs/embedded')
     folded = run._replace(name='vgg16', net=run.net.clone(batch_norm=False),
                           variables=vgg.fold_batch_norm(run.variables))
-    weights.save(folded, 'cnnjax/embedded.safetensors')
+    weights.save(folded, 'cnnjax/embedded.safetensors', dtype='float16')
 """
 
 from configs import base
@@ -27,17 +28,20 @@ def get_config():
     config = base.get_config()
     config.dataset = 'photos'
     config.image_size = 48
-    config.model.name = 'vgg16_bn'  # these widths give 0.97 million parameters, 3.9 MB
-    config.model.widths = (32, 64, 96, 112, 112)
+    config.model.name = 'vgg16_bn'  # 1.85 million parameters, 3.7 MB in 16 bits
+    config.model.widths = (40, 80, 128, 160, 160)
     config.model.hidden = ()
-    config.model.pool = 'average'
+    config.model.pool = 'blur'
     config.std = 'channel'
     config.flip = True
     config.padding = 4
     config.padding_mode = 'reflect'
-    config.color = 0.1
+    config.rotation = 180.0
+    config.scale = (0.7, 1.5)
+    config.color_jitter = 0.3
+    config.hue = 0.05
     config.batch_size = 32
-    config.epochs = 8.0
+    config.epochs = 16.0
     config.schedule = 'cosine'
     config.learning_rate = 0.05
     config.warmup = 0.3

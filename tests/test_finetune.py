@@ -156,7 +156,7 @@ def test_the_embedded_network_is_a_source(tmp_path, three):
     """It knows its architecture, its widths and its average pools."""
     train.train(fine('embedded', three, 'head', steps=1), tmp_path)
     network = trained.load(tmp_path)
-    assert network.net.pool is models.POOLS['average']
+    assert network.net.pool is models.POOLS['blur']
     images = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), 'uint8')
     np.testing.assert_array_equal(*(jax.jit(each.taps)(images)['pool5']
                                     for each in (network, trained.load('embedded'))))

@@ -98,7 +98,7 @@ def test_the_recipe_takes_its_first_steps(tmp_path, monkeypatch):
     assert row['step'] == 2
     assert row['train/loss'] < 2 * math.log(len(source('train').classes))
     network = trained.load(tmp_path)
-    assert network.net.pool is models.POOLS['average']
+    assert network.net.pool is models.POOLS['blur']
 
 
 def test_folded_batch_norm_computes_the_same(tmp_path):
@@ -123,9 +123,9 @@ def test_embedded(tmp_path, monkeypatch):
     network = trained.load('embedded')
     path = pathlib.Path(trained.__file__).with_name('embedded.safetensors')
     assert path.stat().st_size <= 4 * 2**20
-    assert network.net.pool is models.POOLS['average']
+    assert network.net.pool is models.POOLS['blur']
     assert not network.net.batch_norm
-    assert sum(leaf.size for leaf in jax.tree.leaves(network.variables)) <= 1_000_000
+    assert sum(leaf.size for leaf in jax.tree.leaves(network.variables)) <= 2_000_000
 
     test = source('test')
     assert network.classes == test.classes
@@ -134,8 +134,8 @@ def test_embedded(tmp_path, monkeypatch):
     guesses = np.argmax(jax.jit(network.__call__)(patches.data['image']), -1)
     photograph = np.array([name.rsplit('_', 2)[0] for name in test.classes])
     labels = patches.data['label']
-    assert np.mean(guesses != labels) < 0.92, 'chance is 0.99'
-    assert np.mean(photograph[guesses] != photograph[labels]) < 0.5, 'chance is 0.94'
+    assert np.mean(guesses != labels) < 0.88, 'chance is 0.99'
+    assert np.mean(photograph[guesses] != photograph[labels]) < 0.4, 'chance is 0.94'
 
 
 
