@@ -204,7 +204,7 @@ def transfer(config, network, contents, styles, session, number):
         if images is None:
             images = first(config, network, key, seen, styles)
         else:
-            images = np.stack([pictures.resize(image, shape[:2]) for image in images])
+            images = np.stack([enlarged(config, image, shape[:2]) for image in images])
         problem, tx = formulate(config, network, shape)
         if state is not None and config.carry and config.optimizer == 'adam':
             state = optimize.carry(problem, tx, keys, images, state.opt_state)
@@ -218,6 +218,15 @@ def transfer(config, network, contents, styles, session, number):
         images = [pictures.keep_luminance(np.broadcast_to(image, content.shape), content)
                   for image, content in zip(images, colored, strict=True)]
     return images
+
+
+def enlarged(config, image, size):
+    """An image at the next size. A tileable one is scaled among copies of itself."""
+    if not config.tileable:
+        return pictures.resize(image, size)
+    height, width = size
+    copies = pictures.resize(np.tile(image, (3, 3, 1)), (3 * height, 3 * width))
+    return copies[height:2 * height, width:2 * width]
 
 
 def sized(config, network, picture, size, scale=1.0):

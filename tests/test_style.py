@@ -298,6 +298,9 @@ def test_a_tileable_texture_is_cut_at_another_place_at_each_step(folder):
                                              shared)[0]) for i in range(2)]
     assert seen[False][0] == seen[False][1] != seen[True][0] != seen[True][1]
     made.tileable = True
+    np.testing.assert_allclose(
+        style.enlarged(made, np.roll(image, (3, 5), (0, 1)), (80, 80)),
+        np.roll(style.enlarged(made, image, (80, 80)), (6, 10), (0, 1)), atol=1e-5)
     problem, _ = style.formulate(made, network, image.shape)
     rolled = problem.transform(jax.random.key(0), image)
     assert any(np.array_equal(rolled, np.roll(image, (down, right), (0, 1)))
