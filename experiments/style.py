@@ -27,6 +27,9 @@ from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
 
 OURS = ('style', 'loss')  # The names of our own figures, which no result may have.
+# The fields that neural_style.weighted takes.
+OBJECTIVE = ('content_layers', 'content_layer_weights', 'content_convention', 'content_weight',
+             'style_layers', 'style_layer_weights', 'style_convention', 'style_weight')
 BELOW_1 = 1 - 2 ** -24  # The largest float32 below 1: a decay of 1 would never forget.
 # An image in [0, 1] is divided by this to make it an input for each kind of weights: Caffe's take 0
 # to 255, torchvision's are divided by the standard deviations of ImageNet's colours.
@@ -320,7 +323,7 @@ def first(config, network, key, contents, styles):
 
 def formulate(config, network, shape):
     """The problem and its optimizer, for images of that shape."""
-    objective = neural_style.weighted(**{field: config[field] for field in neural_style.FIELDS})
+    objective = neural_style.weighted(**{field: config[field] for field in OBJECTIVE})
     variation = regularizers.in_units(regularizers.total_variation(form=config.tv_form),
                                       scale=config.pixel_range)
     pixels = parametrizations.pixels(shape)

@@ -175,12 +175,14 @@ def test_stability_compares_the_images_of_moved_pictures():
 def run(folder, tmp_path_factory):
     """The working directory of a run that was killed and resumed, and of one that was not."""
     directory = tmp_path_factory.mktemp('run')
+    made = config(folder, style_layers='relu1_1', style_layer_weights=(),
+                  style_convention='tensorflow')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reports.Metrics, 'write', dying_after(3))
         with pytest.raises(Killed):
-            train.train(config(folder), directory / 'killed')
-    training.run(config(folder), directory / 'killed')
-    train.train(config(folder), directory / 'whole')
+            train.train(made, directory / 'killed')
+    training.run(made, directory / 'killed')
+    train.train(made, directory / 'whole')
     return directory / 'killed', directory / 'whole'
 
 
