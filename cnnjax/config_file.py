@@ -148,8 +148,9 @@ def explain(file: str, config: ml_collections.ConfigDict) -> str:
         own += fields(_source(recipes))
     # A recipe takes the fields from the config of its experiment; a training's is base.py.
     recipe = 'experiment' not in {field.name for field in own}
-    general = FOLDER / f'{config.experiment}.py'
-    shared = fields(_source(general if recipe and general.exists() else BASE))
+    shared, general = fields(_source(BASE)), FOLDER / f'{config.experiment}.py'
+    if recipe and general.exists():
+        shared = [field for field in fields(_source(general)) if field.comment] + shared
     order = [field.name for field in ((*shared, *own) if recipe else (*own, *shared))]
     found = [(value, _explained(name, value, own, shared, recipe)._replace(name=name))
              for name, value in flat(config).items()]

@@ -29,6 +29,9 @@ from cnnjax.models import POOLS, with_pool
 
 JUDGED = tuple(f'relu{i}_1' for i in range(1, 6))  # The layers of the judge, see `report`.
 OURS = ('style', 'loss')  # The names of our own figures, which no result may have.
+# The fields that neural_style.weighted takes.
+OBJECTIVE = ('content_layers', 'content_layer_weights', 'content_convention', 'content_weight',
+             'style_layers', 'style_layer_weights', 'style_convention', 'style_weight')
 BELOW_1 = 1 - 2 ** -24  # The largest float32 below 1: a decay of 1 would never forget.
 # An image in [0, 1] is divided by this to make it an input for each kind of weights: Caffe's take 0
 # to 255, torchvision's are divided by the standard deviations of ImageNet's colours.
@@ -249,7 +252,7 @@ def transfer(config, network, contents, styles, session, number):
         if images is None:
             images = first(config, network, key, seen, styles)
         else:
-            images = np.stack([pictures.resize(image, shape[:2]) for image in images])
+            images = np.stack([enlarged(config, image, shape[:2]) for image in images])
         problem, tx = formulate(config, network, shape)
         if state is not None and config.carry and config.optimizer == 'adam':
             state = optimize.carry(problem, tx, keys, images, state.opt_state)
@@ -263,6 +266,15 @@ def transfer(config, network, contents, styles, session, number):
         images = [pictures.keep_luminance(np.broadcast_to(image, content.shape), content)
                   for image, content in zip(images, colored, strict=True)]
     return images
+
+
+def enlarged(config, image, size):
+    """An image at the next size. A tileable one is scaled among copies of itself."""
+    if not config.tileable:
+        return pictures.resize(image, size)
+    height, width = size
+    copies = pictures.resize(np.tile(image, (3, 3, 1)), (3 * height, 3 * width))
+    return copies[height:2 * height, width:2 * width]
 
 
 def sized(config, network, picture, size, scale=1.0):
@@ -356,7 +368,7 @@ def first(config, network, key, contents, styles):
 
 def formulate(config, network, shape):
     """The problem and its optimizer, for images of that shape."""
-    objective = neural_style.weighted(**{field: config[field] for field in neural_style.FIELDS})
+    objective = neural_style.weighted(**{field: config[field] for field in OBJECTIVE})
     variation = regularizers.in_units(regularizers.total_variation(form=config.tv_form),
                                       scale=config.pixel_range)
     pixels = parametrizations.pixels(shape)

@@ -73,7 +73,7 @@ def tell(row, judged, seen=''):
 
 
 def draw_styles(config, directory):
-    """Draws photographs of the test set beside what the network makes of them."""
+    """Draws photographs of the test set, and below them what the network makes of them."""
     network = trained.load(directory)
     try:
         source = dataset.source(config, config.test_split, directory)
@@ -83,11 +83,11 @@ def draw_styles(config, directory):
     examples = dataset.prepare(config, source)
     styles = [('style', pictures.read(path, config.style_size)) for path in names(config.styles)]
     batch = next(iter(examples.test_batches(min(len(examples), 4))))
-    rows = [[('photograph', image / np.float32(255)),
-             ('in one pass', predict.stylized(network, image)), *styles]
-            for image in step.fetch(examples.data or {}, batch)['image']]
+    images = step.fetch(examples.data or {}, batch)['image']
     figure = Path(directory) / 'figures' / 'stylized.png'
-    plots.pictures(rows, figure)
+    plots.pictures([[*(('photograph', image / np.float32(255)) for image in images), *styles],
+                    [('in one pass', predict.stylized(network, image)) for image in images]],
+                   figure)
     print(f'photographs and what the network makes of them: {figure}')
 
 

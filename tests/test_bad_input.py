@@ -120,7 +120,7 @@ def digits():
              'labels': np.int32([0, -1])} for image in images], ('digit',))
     tags = {split: data.Source(OfBoxes(source.examples, 1), ('digit',))
             for split, source in boxes.items()}
-    return {'label': labels, 'mask': masks, 'boxes': boxes, 'tags': tags}
+    return {'label': labels, 'mask': masks, 'boxes': boxes, 'tags': tags, 'image': labels}
 
 
 @pytest.fixture(scope='module')
@@ -183,6 +183,9 @@ def training(given, task='classify'):
         config.model.update({'name': 'unet_padded', 'widths': (2, 2)})
     if task == 'detect':
         config.model.name = f'{DETECTOR}:Grid'
+    if task == 'stylize':
+        config.update({'teacher': 'embedded', 'styles': 'skimage:brick'})
+        config.model.update({'name': 'transformation_net', 'widths': (2, 2, 2), 'depth': 1})
     config.lock()
     try:
         config.update_from_flattened_dict(given)

@@ -102,11 +102,11 @@ def test_the_loss_is_the_objective_of_style_transfer(folder):
         assert terms.keys() == expected.keys() == {'content', 'style', 'variation'}
         for name, value in expected.items():
             np.testing.assert_allclose(terms[name][i], value, rtol=1e-4)
-        assert sum(terms.values())[i] == pytest.approx(total, rel=1e-4)
+        np.testing.assert_allclose(sum(terms.values())[i], total, rtol=1e-4)
 
 
 def test_a_step_changes_the_network_and_not_its_teacher(folder):
-    made, teacher = built(folder)
+    made, _ = built(folder)
     state = made.init(jax.random.key(0))
     batch = {'image': np.uint8(255 * images(2)), 'position': np.arange(2)}
     batch['image'] = np.pad(batch['image'], ((0, 0), (4, 4), (4, 4), (0, 0)), 'reflect')
@@ -119,9 +119,7 @@ def test_a_step_changes_the_network_and_not_its_teacher(folder):
             for path, value in jax.tree_util.tree_leaves_with_path(moved)}
     assert all(value > 0 for name, value in flat.items() if 'kernel' in name or 'scale' in name)
     assert set(metrics) == {'loss', 'content', 'style', 'variation', 'stability'}
-    assert metrics['loss'] == pytest.approx(sum(metrics.values()) - metrics['loss'], rel=1e-5)
-    assert jax.tree.leaves(teacher.variables)[0] is jax.tree.leaves(
-        made.teach.variables['network'])[0]
+    np.testing.assert_allclose(2 * metrics['loss'], sum(metrics.values()), rtol=1e-5)
 
 
 def observed(apply, deviation=0.2):
@@ -161,7 +159,7 @@ def test_stability_compares_the_images_of_moved_pictures():
         examples = {'image': images(2), 'keys': jax.random.split(jax.random.key(3), 2),
                     'teacher': None, 'taught': {}}
         value, (metrics, _) = task.loss(apply, examples, stylize.WholeBatch())
-        assert value == pytest.approx(metrics['content'] + metrics['stability'], rel=1e-6)
+        np.testing.assert_allclose(value, metrics['content'] + metrics['stability'], rtol=1e-6)
         return float(metrics['stability'])
 
     def same(images):
@@ -177,12 +175,14 @@ def test_stability_compares_the_images_of_moved_pictures():
 def run(folder, tmp_path_factory):
     """The working directory of a run that was killed and resumed, and of one that was not."""
     directory = tmp_path_factory.mktemp('run')
+    made = config(folder, style_layers='relu1_1', style_layer_weights=(),
+                  style_convention='tensorflow')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reports.Metrics, 'write', dying_after(3))
         with pytest.raises(Killed):
-            train.train(config(folder), directory / 'killed')
-    training.run(config(folder), directory / 'killed')
-    train.train(config(folder), directory / 'whole')
+            train.train(made, directory / 'killed')
+    training.run(made, directory / 'killed')
+    train.train(made, directory / 'whole')
     return directory / 'killed', directory / 'whole'
 
 
@@ -215,7 +215,8 @@ def test_pictures_and_animations_of_any_size(folder, run, tmp_path):
     found, seconds = pictures.frames(tmp_path / 'run' / 'stylized' / 'film-2.webp')
     assert seconds == pytest.approx(0.08)
     own, _ = pictures.frames(shown / 'film.webp')
-    assert np.abs(predict.stylized(network, own[2]) - found[2]).mean() < 0.05
+    away = [np.abs(predict.stylized(network, own[2]) - frame).mean() for frame in found]
+    assert np.argmin(away) == 2
     assert 'stylized/odd.png' in (tmp_path / 'run' / 'predictions.html').read_text()
 
 
@@ -244,7 +245,7 @@ def test_photographs_without_classes(folder, tmp_path):
     ({'style_layer_weights': (1.0,)}, 'each of the 2 style_layers a weight'),
     ({'style_layers': 'relu1_1,relu9_1'}, "teacher=.*'relu9_1'.*did you mean"),
     ({'style_size': 8}, 'red.png, scaled to style_size=8.*at least 32'),
-    ({'loss': 'focal'}, 'focal'),
+    ({'loss': 'focal'}, "loss=focal: task='stylize' has a loss of its own"),
 ])
 def test_what_does_not_fit_is_refused(folder, tmp_path, fields, message):
     with pytest.raises(UserError, match=message):

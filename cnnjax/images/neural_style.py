@@ -181,11 +181,6 @@ def _square_root(matrix, iterations=12):
     return root * jnp.sqrt(norm)
 
 
-# The fields of configs/style.py that `weighted` takes.
-FIELDS = ('content_layers', 'content_layer_weights', 'content_convention', 'content_weight',
-          'style_layers', 'style_layer_weights', 'style_convention', 'style_weight')
-
-
 def weighted(style_layers: str, style_layer_weights: Sequence[float], style_convention: str,
              style_weight: float, content_layers: str, content_weight: float,
              content_layer_weights: Sequence[float] = (),

@@ -105,7 +105,7 @@ def observe(judge: Any, deviation: Any, apply: Callable, examples: Mapping[str, 
         return jnp.sqrt((differences ** 2).mean((1, 2, 3)))
 
     flicker = change(*(apply(frame)[0] for frame in frames)) / change(
-        *(deviation * frame for frame in frames))
+        *(jax.vmap(lambda image: image * deviation)(frame) for frame in frames))
     total: Any = sum(terms.values())
     of_photographs: Any = sum(whole.values())
     return {'loss': total, **terms, 'whole': of_photographs, 'flicker': flicker}, {}

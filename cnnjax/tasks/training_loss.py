@@ -139,11 +139,12 @@ def of_config(config: ConfigDict, target: str, classes: int | None = None) -> Tr
     defaults = {'loss': 'cross_entropy', 'weight_map': 0.0, 'balanced': False,
                 'distillation_fall': 0.0, 'distillation_last': 1.0,
                 **CROSS_ENTROPY._asdict()}
-    if target == 'boxes':
+    owners = {'boxes': 'a detector has a loss of its own, which fields of model change',
+              'image': "task='stylize' has a loss of its own"}
+    if target in owners:
         for field in ('loss', *CHANGED):
             if config[field] != defaults[field]:
-                raise UserError(f"{field}={config[field]}: a detector has a loss of its own, which "
-                                f'fields of model change: leave {field} out')
+                raise UserError(f'{field}={config[field]}: {owners[target]}: leave {field} out')
         return CROSS_ENTROPY
     terms = _terms(config.loss, (*PREDICTIONS, HINT, *{'mask': REGIONS, 'label': TAUGHT}.get(
         target, ())))
