@@ -72,13 +72,9 @@ def test_whitened_directions_answer_to_their_own_vectors():
                                high - codes.mean(0), rtol=1e-3, atol=1e-3)
 
 
-def test_the_area_of_a_cell_is_its_weight(network, monkeypatch):
-    def black(network, layer, vectors, settings, **_):
-        return np.zeros((len(vectors), 8, 8, 1), np.float32), [''] * len(vectors)
-
-    monkeypatch.setattr(atlas, 'maximize', black)
-    canvas = atlas.draw(network, 'relu2_1', np.ones((3, 6)), [[0, 0], [0, 2], [1, 1]], [4, 1, 0],
-                        (2, 3), FEW)
+def test_the_area_of_a_cell_is_its_weight():
+    black = np.zeros((3, 8, 8, 1), np.float32)
+    canvas = atlas.sheet(black, [[0, 0], [0, 2], [1, 1]], [4, 1, 0], (2, 3))
     assert canvas.shape == (16, 24, 1)
     sides = np.sqrt((canvas == 0).reshape(2, 8, 3, 8).sum((1, 3)))
     np.testing.assert_allclose(sides, [[8, 0, 4], [0, 4, 0]])  # the smallest is LEAST, in eighths

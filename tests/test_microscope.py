@@ -40,8 +40,8 @@ def source(tmp_path_factory):
 def config(run, **values):
     config = recipe.get_config()
     config.update({'source': str(run), 'dataset': 'digits', 'layers': ', '.join(LAYERS),
-                   'units_per_layer': 6, 'count': 60, 'steps': 3, 'chunk': 4, 'facets': 2,
-                   'grid': 2, 'atlas': 2} | values)
+                   'units_per_layer': 6, 'count': 60, 'steps': 3, 'chunk': 4, 'facets': 0,
+                   'grid': 0, 'atlas': 0} | values)
     return config.lock()
 
 
@@ -90,8 +90,6 @@ def test_the_manifest_has_every_number(source, written):
             height, width = layer['patch']
             sizes = {'positive': tuple(reversed(layer['side'])),
                      'patches': (3 * width, 3 * height), 'projections': (3 * width, 3 * height)}
-            assert len(unit['facets']) == 2
-            sizes['facets'] = (2 * layer['facet'][1], layer['facet'][0])
             if layer['negative']:
                 sizes['negative'] = sizes['positive']
             for kind, size in sizes.items():
@@ -116,19 +114,6 @@ def test_the_data_of_the_pages(written):
     assert site.read(written, 'relu1/4') is None
     assert site.plain({'a': np.float32([np.nan, 0.123456789, 2]), 'b': (np.inf, 1, None)}) == {
         'a': [None, 0.12346, 2], 'b': [None, 1, None]}
-
-
-def test_the_data_of_an_atlas(written):
-    layers = json.loads((written / 'manifest.json').read_text())['layers']
-    assert all(layer['maps'] for layer in layers)
-    kept = site.read(written, 'conv2_1/maps')
-    assert kept['grid'] == {'shape': [2, 2]}
-    assert kept['atlas']['images'] == sum(cell[2] for cell in kept['atlas']['cells']) == 60
-    assert {len(cell) for cell in kept['atlas']['cells']} == {4}
-    for kind in ('grid', 'atlas'):
-        with Image.open(written / 'images' / 'conv2_1' / f'{kind}.png') as image:
-            assert image.size == (16, 16)
-    assert 'grid' not in site.read(written, 'fc/maps')  # no positions
 
 
 def test_the_layers_by_default():
@@ -260,7 +245,6 @@ def test_the_same_command_mends_a_site(source, written, tmp_path, monkeypatch, c
     hand_over(directory, 'pool/0', '[]')
     hand_over(directory, 'fc/units', '[]')
     (directory / 'data/classes/3.js').unlink()
-    (directory / 'images/conv2_1/atlas.png').unlink()
     (directory / 'data/manifest.js').write_text('')
     (directory / 'manifest.json').unlink()
     (directory / 'script.js').write_text('')
@@ -304,9 +288,9 @@ def hand_over(directory, key, text):
 
 @pytest.fixture(scope='module')
 def named(source, tmp_path_factory):
-    """A site of three units that are named."""
+    """A site of three units that are named, with their facets, and atlases of their layers."""
     directory = tmp_path_factory.mktemp('named')
-    microscope.run(config(source, layers='fc:7+2,relu1:3'), directory)
+    microscope.run(config(source, layers='fc:7+2,relu1:3', facets=2, grid=2, atlas=2), directory)
     return directory
 
 
@@ -325,10 +309,33 @@ def test_the_channels_that_are_named(named):
     assert shown == {2, 7}
 
 
+def test_the_data_of_facets_and_an_atlas(source, named, monkeypatch, capsys):
+    layers = {layer['name']: layer for layer in
+              json.loads((named / 'manifest.json').read_text())['layers']}
+    assert all(layer['maps'] for layer in layers.values())
+    assert len(layers['relu1']['units'][0]['facets']) == 2
+    sizes = {'3-facets': (16, 8), 'grid': (16, 16), 'atlas': (16, 16)}
+    for kind, size in sizes.items():
+        with Image.open(named / 'images' / 'relu1' / f'{kind}.png') as image:
+            assert image.size == size
+    kept = site.read(named, 'relu1/maps')
+    assert kept['grid'] == {'shape': [2, 2]}
+    assert kept['atlas']['images'] == sum(cell[2] for cell in kept['atlas']['cells']) == 60
+    assert {len(cell) for cell in kept['atlas']['cells']} == {4}
+    assert 'grid' not in site.read(named, 'fc/maps')  # It has no positions.
+
+    before, made = files(named), noted(monkeypatch)
+    (named / 'images/relu1/atlas.png').unlink()
+    microscope.run(config(source, layers='fc:7+2,relu1:3', facets=2, grid=2, atlas=2), named)
+    assert not made
+    assert 'the atlas and the grid of the layer are made anew' in capsys.readouterr().out
+    assert files(named) == before
+
+
 def test_errors(source, written, tmp_path):
     for values, message in (
             ({'rule': 'backwards'}, 'rule'), ({'chunk': 0}, 'chunk=0'), ({'count': 8}, 'count=8'),
-            ({'facets': 1}, 'facets=1'), ({'photograph': 'skimage:dog'}, 'skimage:dog'),
+            ({'facets': 1}, 'facets=1'), ({'photograph': 'skimage:dog', 'grid': 2}, 'skimage:dog'),
             ({'learning_rate': 0.0}, 'learning_rate'), ({'units_per_layer': -1}, 'units_per_layer'),
             ({'layers': 'relu9'}, "layers: layer 'relu9' is not .* did you mean relu"),
             ({'layers': 'fc:5+10'}, "layers: 'fc' has the channels 0 to 9, not 10"),
@@ -425,8 +432,7 @@ def test_every_link_leads_to_a_page_and_every_image_is_there(browser):
         assert browser.errors() == []
         waiting += {link for link in browser.links() if link.startswith('#/')} - seen - set(waiting)
         assert all(link.startswith('#/') or link == '#main' for link in browser.links())
-    layers = {f'#/{kind}/{name.replace("/", "%2F")}' for name in LAYERS
-              for kind in ('layer', 'atlas')}
+    layers = {f'#/layer/{name.replace("/", "%2F")}' for name in LAYERS}
     assert seen == {'#/', *layers, *(f'#/class/{i}' for i in range(10)),
                     *(f'#/unit/{name.replace("/", "%2F")}/{i}' for name in LAYERS
                       for i in range(SIZES[name]))}
@@ -454,7 +460,6 @@ def test_going_by_clicks(browser):
     assert browser.driver.title == 'unit 2 · relu1 · resnet20'
     assert len(browser.all('.patches li')) == 9
     assert len(browser.all('.patches img')) == 18
-    assert len(browser.all('.facets img')) == 2
     assert len(browser.all('.bars li')) == 10
     browser.one('[aria-label="Next unit"]').click()
     browser.wait('#/unit/relu1/3')
@@ -487,26 +492,32 @@ def test_what_a_layer_shows_and_in_which_order(browser, written):
     assert browser.one('.extremes .none').text == 'never below 0'
 
 
-def test_the_page_of_an_atlas(browser, written):
-    cells = site.read(written, 'relu1/maps')['atlas']['cells']
-    browser.open('#/layer/relu1')
-    browser.one('.tools a').click()
-    browser.wait('#/atlas/relu1')
-    atlas, grid = browser.all('.sheet')
-    assert [link.text for link in atlas.find_elements(By.TAG_NAME, 'a')] == [
-        str(label) for *_, label in cells]  # the digits' classes are their names
-    whole, last = (browser.run('return arguments[0].getBoundingClientRect().toJSON()', element)
-                   for element in (atlas, atlas.find_elements(By.TAG_NAME, 'a')[-1]))
+def test_the_facets_of_a_unit_and_the_page_of_an_atlas(driver, named):
+    pages, cells = Pages(driver, named), site.read(named, 'relu1/maps')['atlas']['cells']
+    pages.open('#/unit/relu1/3')
+    assert len(pages.all('.facets img')) == 2
+    pages.open('#/layer/relu1')
+    pages.one('.tools a').click()
+    pages.wait('#/atlas/relu1')
+    atlas, grid = pages.all('.sheet')
+    links = atlas.find_elements(By.TAG_NAME, 'a')
+    assert [link.text for link in links] == [str(label) for *_, label in cells]  # names of digits
+    whole, last = (pages.run('return arguments[0].getBoundingClientRect().toJSON()', element)
+                   for element in (atlas, links[-1]))
     row, column = cells[-1][:2]
     assert last['left'] - whole['left'] == pytest.approx(column * whole['width'] / 2, abs=1)
     assert last['top'] - whole['top'] == pytest.approx(row * whole['height'] / 2, abs=1)
+    pages.until('[...document.images].every(image => image.complete && image.naturalWidth)')
     assert grid.find_elements(By.TAG_NAME, 'img')
-    browser.press(Keys.ARROW_RIGHT)
-    browser.wait('#/atlas/conv2_1%2Frelu1')
-    browser.press(Keys.ESCAPE)
-    browser.wait('#/layer/conv2_1%2Frelu1')
-    browser.open('#/atlas/fc')
-    assert len(browser.all('.sheet')) == 1  # no positions, no grid
+    pages.resize(400, 800)
+    assert pages.run('return document.documentElement.scrollWidth <= innerWidth')
+    pages.resize()
+    pages.press(Keys.ARROW_LEFT)
+    pages.wait('#/atlas/fc')
+    assert len(pages.all('.sheet')) == 1
+    pages.press(Keys.ESCAPE)
+    pages.wait('#/layer/fc')
+    assert pages.errors() == []
 
 
 def test_going_by_keys(browser):
@@ -590,7 +601,7 @@ def test_light_and_dark(browser):
 
 def test_no_page_is_wider_than_a_telephone(browser):
     browser.resize(400, 800)
-    for page in ('#/', '#/layer/conv2_1%2Frelu1', '#/atlas/relu1', '#/unit/relu1/0', '#/class/3'):
+    for page in ('#/', '#/layer/conv2_1%2Frelu1', '#/unit/relu1/0', '#/class/3'):
         browser.open(page)
         assert browser.run('return document.documentElement.scrollWidth <= innerWidth'), page
     browser.resize()

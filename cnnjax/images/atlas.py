@@ -1,9 +1,10 @@
 """What a layer makes of a photograph and of a whole data set, as images in a grid.
 
     found = of_set(network, 'relu4_2', stream, side=12)
-    picture = draw(network, 'relu4_2', found.directions, found.places, found.counts, (12, 12))
+    images = maximized(network, 'relu4_2', found.directions)
+    picture = sheet(images, found.places, found.counts, (12, 12))
     found = of_image(network, 'relu4_2', image, 12)
-    picture = draw(network, 'relu4_2', *found)
+    picture = sheet(maximized(network, 'relu4_2', found.vectors), *found[1:])
 
 An activation grid has the image of the activation vector at each place of a photograph (Olah et al.
 2018, "The Building Blocks of Interpretability", https://distill.pub/2018/building-blocks). An
@@ -29,7 +30,7 @@ from cnnjax.trained import Trained
 
 SIDE = 48  # of the image of a cell, in pixels, or as many as the network needs
 LEAST = 0.4  # The side of the smallest tile, as a share of its cell.
-RIDGE = 1e-2  # of the mean variance, added to the covariance before it is inverted
+RIDGE = 0.3  # of the mean variance, added to the covariance, which few images know badly
 OUTSIDE = 0.5  # The percentage of the points beyond each side of an atlas; they count in its rim.
 WHITE = 1.0  # the colour between the tiles
 
@@ -137,25 +138,28 @@ def whitened(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return solved.T.astype(np.float32)
 
 
-def draw(network: Trained, layer: str, directions: np.ndarray, places: np.ndarray,
-         weights: ArrayLike, shape: Sequence[int], settings: units.Settings = units.DEFAULT,
-         progress: Callable[[int], object] | None = None) -> np.ndarray:
-    """One picture [rows * S, columns * S, C] of the images of directions [N, C] of a layer, at
-    their places (row, column) [N, 2] in a grid of that shape (rows, columns).
-
-    Args:
-      weights: [N]; the area of an image is its weight's share of the largest, but its side at least
-        LEAST of the cell's.
-      settings, progress: see `directions.maximize`; small images take half of the steps.
-    """
+def maximized(network: Trained, layer: str, directions: np.ndarray,
+              settings: units.Settings = units.DEFAULT,
+              progress: Callable[[int], object] | None = None) -> np.ndarray:
+    """The images [N, S, S, C] of directions [N, C] of a layer, for the cells of a grid or an atlas:
+    `directions.maximize` of small images, which take half of the steps."""
     settings = settings._replace(steps=max(settings.steps // 2, 1))
     images, _ = maximize(network, layer, directions, settings, cosine_power=COSINE_POWER,
                          size=units.image_size(network, layer, SIDE), progress=progress)
+    return images
+
+
+def sheet(images: np.ndarray, places: ArrayLike, weights: ArrayLike,
+          shape: Sequence[int]) -> np.ndarray:
+    """One picture [rows * H, columns * W, C] of images [N, H, W, C] at their places (row, column)
+    [N, 2] in a grid of that shape (rows, columns). The area of an image is the share of its weight,
+    of `weights` [N], in the largest, but its side at least LEAST of the cell's."""
     height, width, channels = images.shape[1:]
     canvas = np.full((shape[0] * height, shape[1] * width, channels), WHITE, np.float32)
     weights = np.asarray(weights, float)
     sides = np.sqrt(weights / max(weights.max(), 1e-12)).clip(LEAST)
-    for (row, column), image, share in zip(places, images, np.ceil(8 * sides) / 8, strict=True):
+    for (row, column), image, share in zip(np.asarray(places), images, np.ceil(8 * sides) / 8,
+                                           strict=True):
         own = [max(round(share * side), 1) for side in (height, width)]
         top, left = (place * side + (side - part) // 2 for place, side, part in
                      zip((row, column), (height, width), own, strict=True))

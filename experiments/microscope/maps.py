@@ -24,13 +24,9 @@ def make(site, manifest):
     with tqdm(manifest['layers'], unit='layer', desc='atlases', disable=None) as layers:
         for layer in layers:
             if not complete(site, layer):
-                kept = {}
-                if asks(site, layer, 'grid'):
-                    kept['grid'] = grid(site, layer, image)
-                if asks(site, layer, 'atlas'):
-                    kept['atlas'] = atlas_of(site, layer, some)
-                microscope.write(site.directory, f'{layer["name"]}/maps', kept)
-            layer['maps'] = True
+                microscope.write(site.directory, f'{layer["name"]}/maps',
+                                 drawn(site, layer, image, some))
+            layer['maps'] = any(asks(site, layer, kind) for kind in ('grid', 'atlas'))
             microscope.write(site.directory, 'manifest', manifest)
 
 
@@ -49,33 +45,35 @@ def photograph(site):
     return pictures.fitted(image, network.fitting(image.shape[:2]), network.image_shape[-1])
 
 
-def grid(site, layer, image):
-    """Draws the activation grid; returns what the page says of it."""
-    found = atlas.of_image(site.network, layer['name'], image, site.config.grid)
-    draw(site, layer, 'grid', found.vectors, found.places, found.lengths, found.shape)
-    return {'shape': found.shape}
-
-
-def atlas_of(site, layer, stream):
-    """Draws the activation atlas; returns its cells, [row, column, count, class or None]."""
-    config, network = site.config, site.network
-    found = atlas.of_set(network, layer['name'], stream, side=config.atlas, seed=config.seed,
-                         batch_size=config.batch_size, devices=config.devices)
-    shape = (config.atlas, config.atlas)
-    draw(site, layer, 'atlas', found.directions, found.places, found.counts, shape)
-    known = found.classes is not None and network.classes == site.stream.classes
-    classes = found.classes.tolist() if known else [None] * len(found.counts)
-    return {'shape': shape, 'images': len(stream), 'cells': [
-        [*place, count, label] for place, count, label in
-        zip(found.places.tolist(), found.counts.tolist(), classes, strict=True)]}
-
-
-def draw(site, layer, kind, vectors, places, weights, shape):
-    config = site.config
+def drawn(site, layer, image, stream):
+    """Draws the atlas and the grid of a layer; returns what the page says of them. The images of
+    both are made at once, since they share a program."""
+    config, network, name = site.config, site.network, layer['name']
+    kept, vectors, sheets = {}, [], {}  # {kind: (places, weights, shape)}
+    if asks(site, layer, 'grid'):
+        found = atlas.of_image(network, name, image, config.grid)
+        vectors.append(found.vectors)
+        sheets['grid'] = found[1:]
+        kept['grid'] = {'shape': found.shape}
+    if asks(site, layer, 'atlas'):
+        found = atlas.of_set(network, name, stream, side=config.atlas, seed=config.seed,
+                             batch_size=config.batch_size, devices=config.devices)
+        vectors.append(found.directions)
+        sheets['atlas'] = found.places, found.counts, (config.atlas, config.atlas)
+        known = found.classes is not None and network.classes == site.stream.classes
+        classes = found.classes.tolist() if known else [None] * len(found.counts)
+        kept['atlas'] = {'shape': sheets['atlas'][-1], 'images': len(stream), 'cells': [
+            [*place, count, label] for place, count, label in
+            zip(found.places.tolist(), found.counts.tolist(), classes, strict=True)]}
+    if not vectors:  # A layer without positions has no grid.
+        return kept
     settings = units.Settings(config.steps, config.learning_rate, config.seed, site.chunk,
                               site.mesh)
-    pictures.write(path_of(site.directory, layer, kind), atlas.draw(
-        site.network, layer['name'], vectors, places, weights, shape, settings))
+    images = atlas.maximized(network, name, np.concatenate(vectors), settings)
+    for (kind, sheet), own in zip(sheets.items(), np.split(images, [len(vectors[0])]),
+                                  strict=False):
+        pictures.write(path_of(site.directory, layer, kind), atlas.sheet(own, *sheet))
+    return kept
 
 
 def path_of(directory, layer, kind):

@@ -120,7 +120,7 @@ def atlas_of(config, network, layer, stream, figure):
 
 
 def drawn(config, network, layer, vectors, places, weights, shape, title):
-    """`atlas.draw` with a progress bar."""
+    """The sheet of the images of vectors, made with a progress bar."""
     with tqdm(total=len(vectors), unit='image', desc=f'{layer}: {title}', disable=None) as bar:
-        return atlas.draw(network, layer, vectors, places, weights, shape, settings(config),
-                          bar.update)
+        images = atlas.maximized(network, layer, vectors, settings(config), bar.update)
+    return atlas.sheet(images, places, weights, shape)
