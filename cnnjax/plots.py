@@ -186,8 +186,8 @@ def gallery(rows: Sequence[Sequence[tuple[str, np.ndarray, Any]]], path: PathLik
     save(figure, path)
 
 
-def title_height(title, width):
-    """The height, in inches, of a title of `_entitle`."""
+def title_height(title: str, width: float) -> float:
+    """The height of a title of `entitle` in a figure of that width, all in inches."""
     return (0.2 * (fonts.wrapped(title, width, 10).count('\n') + 1) + 0.1) * bool(title)
 
 
