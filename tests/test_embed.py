@@ -51,14 +51,14 @@ def test_codes_neighbours_and_numbers_of_the_digits(network, tmp_path, monkeypat
     monkeypatch.setattr(plots, 'save', lambda figure, path: drawn.update(
         {path.stem: figure}) or save(figure, path))
     embed.run(config(taps='pixels,relu2_1'), tmp_path)
-    said = {name: [text.get_text() for text in figure.findobj(Text)]
+    said = {name: [text.get_text().replace('\n', ' ') for text in figure.findobj(Text)]
             for name, figure in drawn.items()}
     title = 'runs/quickstart (VGG), layer relu2_1: digits, test set'
     assert title in said['relu2_1']
     assert any('snap to a grid' in text for text in said['relu2_1'])
     assert f'{title}: nearest neighbours' in said['relu2_1-neighbours']
-    assert any(re.fullmatch(r'\d\ndistance [\d.e+-]+', text) for text in said['relu2_1-neighbours'])
-    assert any('euclidean, between the codes (layer relu2_1)' in text.replace('\n', ' ')
+    assert any(re.fullmatch(r'\d distance [\d.e+-]+', text) for text in said['relu2_1-neighbours'])
+    assert any('euclidean, between the codes (layer relu2_1)' in text
                for text in said['relu2_1-neighbours'])
     source = data.load('digits', 'test')
     results = json.loads((tmp_path / 'results.json').read_text())
@@ -143,8 +143,7 @@ def test_a_map_is_no_block_in_a_corner():
     inside = found[3:]
     assert (np.ptp(inside, 0) + 1).prod() > 2 * len(inside)
     side = embed.GRID * math.ceil(math.sqrt(embed.ROOM * 200))
-    assert inside.min() > 0
-    assert inside.max() < side - 1
+    assert np.isin(inside, (0, side - 1)).mean() < 0.02
     assert (found[:3, 0] < inside[:, 0].mean()).all()  # They are at the border that is near them.
     assert (found[:3, 1] > inside[:, 1].max()).all()
 
