@@ -108,13 +108,12 @@ def descent(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], tit
     """Draws the loss of optimized images and its terms against the step, from metrics.jsonl, with
     the names of the `stages` above their pieces of the curves.
 
-    The axis of the losses is as long as the later steps need, if the first ones of the stages need
-    more than twice as much.
+    What only the first steps of the stages need of the axis of the losses is cut if it is long.
     """
     from matplotlib.figure import Figure
 
     pieces = [[*piece] for _, piece in itertools.groupby(rows, lambda row: row['stage'])]
-    width = min(max(6.4, 1.4 + 0.14 * len(pieces)), 24)
+    width = min(max(6.4, 2.4 + 0.14 * len(pieces)), 24)
     figure = Figure(figsize=(width, 3.8), layout='constrained', dpi=150)
     axes = figure.subplots()
     terms = dict.fromkeys(name for row in rows for name in row
@@ -129,36 +128,41 @@ def descent(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], tit
     if all(row[name] > 0 for row in rows for name in terms if name in row):
         axes.set_yscale('log')
     axes.set(xlabel='step', ylabel='loss')
-    if limits := _telling(pieces, shown, axes.get_yscale() == 'log'):
-        axes.set_ylim(limits)
-        axes.set_xlabel(f'step (the first loss, {rows[0]["loss"]:.3g}, is outside the figure)'
-                        if not limits[0] <= rows[0]['loss'] <= limits[1] else 'step')
+    low, high = _telling(pieces, shown, axes.get_yscale() == 'log')
+    axes.set_ylim(low, high)
+    first = rows[0]['loss']
+    if high is not None and first > high:
+        axes.set_xlabel(f'step (the first loss is {first:.3g}, above this figure)')
     axes.set_xlim(rows[0]['step'] - 1, rows[-1]['step'] + 1)
     axes.grid(alpha=0.25, which='both')
     axes.spines[['top', 'right']].set_visible(False)
     if len(terms) > 2:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     if len(pieces) > 1:
-        _stages(axes, pieces, stages, width - 1.2)
+        _stages(axes, pieces, stages, width - 2.2)
     figure.suptitle(title, fontsize=11)
     plots.save(figure, path)
 
 
 def _telling(pieces, names, logarithmic):
-    """The limits of the losses without the first twentieth of each piece, with a margin; None if
-    those of all steps are at most twice as far apart."""
-    def ends(skipped):
+    """The lowest and the highest loss to draw, with a margin, or two None. An end that only the
+    first twentieth of the pieces needs is cut if it would make the axis half as long again."""
+    def losses(skipped):
         values = np.array([row[name] for piece in pieces for name in names
                            for row in piece[math.ceil(skipped * len(piece)):] if name in row])
         values = np.log10(values) if logarithmic else values
         return values[np.isfinite(values)]
 
-    every, later = ends(0.0), ends(0.05)
-    if not len(later) or np.ptp(every) <= 2 * np.ptp(later):
-        return None
-    margin = 0.05 * (np.ptp(later) or 1)
-    limits = np.array([later.min() - margin, later.max() + margin])
-    return tuple(10 ** limits if logarithmic else limits)
+    every, later = losses(0.0), losses(0.05)
+    if not len(later):
+        return None, None
+    ends = [end(later) if abs(end(every) - end(later)) > 0.5 * (np.ptp(later) or 1) else end(every)
+            for end in (np.min, np.max)]
+    if ends == [every.min(), every.max()]:
+        return None, None
+    margin = 0.05 * (ends[1] - ends[0] or 1)
+    limits = ends[0] - margin, ends[1] + margin
+    return [10 ** limit for limit in limits] if logarithmic else limits
 
 
 def _stages(axes, pieces, names, width):

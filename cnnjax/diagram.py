@@ -12,6 +12,8 @@ from cnnjax.summary import Summary
 
 # The height of the largest map; depth over height; the space between columns.
 HEIGHT, SLANT, GAP = 2.6, 0.30, 0.34
+# The smallest letters, as a share of 11 points, and those of captions.
+SMALLEST, CAPTION = 0.6, 0.72
 LARGEST = 32  # With more layers, runs of equal ones are drawn as one.
 COLORS = {'image': '#d9d9d9', 'convolution': '#f2b36b', 'block': '#e8845c', 'pool': '#7fb3d5',
           'up-sampling': '#a9dbe0', 'join, crop': '#c9c2e8', 'full layer': '#8fc79a'}
@@ -53,13 +55,14 @@ def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
     longest = max(len(node.label) for node in nodes)
     below, above = (0.3 + 0.115 * max(longest, 14) if single else 0.9), arch(farthest) + 0.3
     span = x, top - bottom + below + above
-    scale = min(1.0, 24 / span[0])  # inches per unit: a wide slide at the most
+    # Inches per unit: at most a wide slide, or as wide as the labels need.
+    scale = max(min(1.0, 24 / span[0]), needed(ranks, places, sizes, single))
     figure = Figure(figsize=(max(span[0] * scale, 7) + 0.4, span[1] * scale + 1.1), dpi=160)
     axes = figure.add_axes((0, 0, 1, 1 - 1.0 / figure.get_figheight()))
     axes.set(xlim=(-0.25 if single else -0.6, max(x, 7 / scale)),
              ylim=(bottom - below, top + above), aspect='equal')
     axes.axis('off')
-    font = 11 * max(scale, 0.6)
+    font = 11 * max(scale, SMALLEST)
     names = {node.name: node for node in nodes}
 
     for node in nodes:
@@ -79,11 +82,30 @@ def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
                               fontsize=0.9 * font, fontweight=weight, color=color)
         else:
             low = middle - sizes[node.name][0] * (1 + SLANT) / 2
-            label = re.sub(r'[_/](?=[a-z])', '\n', node.label)
-            axes.text(center, low - 0.06, f'{label}\n{shape}', va='top', ha='center',
-                      fontsize=0.72 * font, linespacing=1.15)
+            axes.text(center, low - 0.06, '\n'.join(caption(node)), va='top', ha='center',
+                      fontsize=CAPTION * font, linespacing=1.15)
     _entitle(figure, summary, dict.fromkeys(node.kind for node in nodes))
     plots.save(figure, path)
+
+
+def caption(node: Node) -> list[str]:
+    """The lines below a block that is not the only one of its column."""
+    return [*re.split(r'[_/](?=[a-z])', node.label), ' × '.join(map(str, node.shape))]
+
+
+def needed(ranks: list[list[Node]], places: dict[str, tuple[float, float]],
+           sizes: dict[str, tuple[float, float]], single: bool) -> float:
+    """The least inches per unit at which labels of neighbouring columns, in the smallest letters,
+    do not touch."""
+    letter = SMALLEST * 11 / 72  # inches
+    # An upright label has two lines; letters are at most 0.75 as wide as high.
+    widths = [2.6 * letter if single else max(
+        0.75 * CAPTION * letter * len(line) for node in members for line in caption(node))
+        for members in ranks]
+    middles = [[places[node.name][0] + sizes[node.name][1] / 2 for node in members]
+               for members in ranks]
+    return max(((a + b) / 2 / (min(right) - max(left)) for a, b, left, right in zip(
+        widths, widths[1:], middles, middles[1:], strict=False)), default=0.0)
 
 
 def _arranged(ranks, sizes):
@@ -141,17 +163,25 @@ def graph(summary: Summary) -> list[Node]:
             continue
         shapes[row.name], strides[row.name] = row.shape, row.stride
         nodes.append(Node(row.name, row.name.split('/')[-1], row.shape,
-                          kind_of(row, strides[inputs[0]]), inputs))
+                          kind_of(row, strides[inputs[0]], shapes[inputs[0]]), inputs))
     return nodes if len(nodes) <= LARGEST else join_runs(nodes)
 
 
-def kind_of(row: Any, before: tuple[float, ...]) -> str:
+def kind_of(row: Any, before: tuple[float, ...], shape: tuple[int, ...] = ()) -> str:
+    """The kind of a layer that reads maps of that stride `before` it, and that shape.
+
+    Maxout is a pool across channels (Goodfellow et al. 2013, https://arxiv.org/abs/1302.4389).
+    """
     if not row.multiply_adds:
+        if len(row.inputs) < 2 and row.shape[:-1] == shape[:-1] and row.shape[-1:] < shape[-1:]:
+            return 'pool'
         if len(row.inputs) > 1 or row.stride == before or row.name == 'flatten':
             return 'join, crop'
         return 'up-sampling' if row.stride and 0 < row.stride[0] < before[0] else 'pool'
     if len(row.shape) == 1:
         return 'full layer'
+    if row.stride != before and re.fullmatch(r'pool\d*', row.name.split('/')[-1]):
+        return 'pool'  # It learns its weights, as those of Lee et al. 2016 do.
     return 'block' if row.name not in row.depends else 'convolution'
 
 

@@ -100,7 +100,7 @@ def targets(directory: Path, network: Trained, task: Task, examples: data.Reside
                 for place, *pictures in drawn]
         panels(directory / 'figures' / f'{name}.png', rows,
                ('image', 'truth', 'prediction')[-len(rows[0][1]):], _colors(some, classes),
-               title=f'{title}: {CHOSEN[name]}')
+               title=_joined(title, CHOSEN[name]))
     return ['predictions', 'worst']
 
 
@@ -119,8 +119,12 @@ def answers(directory: Path, examples: data.Resident | data.Stream,
         images = np.broadcast_to(images, (*images.shape[:3], 3))
         panels(directory / 'figures' / f'{name}.png',
                [(say(i), [image]) for i, image in zip(places, images, strict=True)], ('',),
-               groups=6, title=f'{title}: {chosen_as[name]}')
+               groups=6, title=_joined(title, chosen_as[name]))
     return list(chosen)
+
+
+def _joined(title, shown):
+    return f'{title}: {shown}' if title else shown
 
 
 def _classified(classes, results):

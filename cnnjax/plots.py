@@ -35,9 +35,9 @@ def inversions(path: PathLike, names: Sequence[str], images: np.ndarray,
     parts = [layers[i:i + columns - 1] for i in range(0, len(layers), columns - 1)]
     width = 1 + max(map(len, parts))
     height, side = images.shape[1] / images.shape[2], 1.35
-    figure = Figure(figsize=(side * width, (side * height + 0.13) * shown * len(parts)
+    figure = Figure(figsize=(side * width, (side * height + 0.17) * shown * len(parts)
                              + 0.2 * len(parts) + 0.45), dpi=200)
-    figure.set_layout_engine('constrained', w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure.set_layout_engine('constrained', w_pad=0.02, h_pad=0.04, wspace=0, hspace=0)
     axes = figure.subplots(shown * len(parts), width, squeeze=False)
     for row in axes.ravel():
         row.set_axis_off()
@@ -209,8 +209,8 @@ def labelled(canvas: np.ndarray, places: np.ndarray, labels: Sequence[str], shap
     save(figure, path)
 
 
-def title_height(title, width):
-    """The height, in inches, of a title of `_entitle`."""
+def title_height(title: str, width: float) -> float:
+    """The height of a title of `entitle` in a figure of that width, all in inches."""
     return (0.2 * (fonts.wrapped(title, width, 10).count('\n') + 1) + 0.1) * bool(title)
 
 

@@ -1,6 +1,7 @@
 """The slides about convolution and pooling: numbers of the lecture notes, and errors that stop."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -8,10 +9,18 @@ import pytest
 from PIL import Image
 from scipy import integrate
 
-from cnnjax import toeplitz
+from cnnjax import plots, toeplitz
 from cnnjax.errors import UserError
 from configs import convolution as configs
-from experiments.convolution import checks, convolution, dimensions, gradients, pooling, slides
+from experiments.convolution import (
+    checks,
+    convolution,
+    dimensions,
+    gradients,
+    pooling,
+    sizes,
+    slides,
+)
 
 
 def config(**fields):
@@ -65,6 +74,25 @@ def test_the_files(directory):
             assert image.size == (1600, 900), name
     with Image.open(directory / 'figures' / 'kernels.png') as image:
         assert min(image.size) > 500
+
+
+def test_no_frame_crosses_a_number(tmp_path, monkeypatch):
+    saved, save = [], plots.save
+    monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure) or save(
+        figure, path))
+    sizes.part(config(), tmp_path)
+    figure, = saved
+    axes, = figure.axes
+    numbers = [text.get_window_extent() for text in axes.texts
+               if re.fullmatch(r'−?\d', text.get_text())]
+    frames = [patch for patch in axes.patches if not patch.get_fill()]
+    assert len(frames) == 24
+    for frame in frames:
+        box, half = frame.get_window_extent(), frame.get_linewidth() / 72 * figure.dpi / 2
+        for number in numbers:
+            columns = [abs(x - edge) < half for edge in (box.x0, box.x1) for x in (
+                number.x0, number.x1)] + [number.x0 < edge < number.x1 for edge in (box.x0, box.x1)]
+            assert not (any(columns) and box.y0 < number.y1 and number.y0 < box.y1)
 
 
 @pytest.mark.parametrize(('value', 'message'), [

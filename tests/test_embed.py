@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
-from cnnjax import data, models
+from cnnjax import data, models, plots
 from cnnjax import features as library
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
@@ -45,8 +46,20 @@ def distances(code):
     return np.sqrt(square + np.diag(np.full(len(code), np.inf)))
 
 
-def test_codes_neighbours_and_numbers_of_the_digits(network, tmp_path):
+def test_codes_neighbours_and_numbers_of_the_digits(network, tmp_path, monkeypatch):
+    drawn, save = {}, plots.save
+    monkeypatch.setattr(plots, 'save', lambda figure, path: drawn.update(
+        {path.stem: figure}) or save(figure, path))
     embed.run(config(taps='pixels,relu2_1'), tmp_path)
+    said = {name: [text.get_text().replace('\n', ' ') for text in figure.findobj(Text)]
+            for name, figure in drawn.items()}
+    title = 'runs/quickstart (VGG), layer relu2_1: digits, test set'
+    assert title in said['relu2_1']
+    assert any('snap to a grid' in text for text in said['relu2_1'])
+    assert f'{title}: nearest neighbours' in said['relu2_1-neighbours']
+    assert any(re.fullmatch(r'\d distance [\d.e+-]+', text) for text in said['relu2_1-neighbours'])
+    assert any('euclidean, between the codes (layer relu2_1)' in text
+               for text in said['relu2_1-neighbours'])
     source = data.load('digits', 'test')
     results = json.loads((tmp_path / 'results.json').read_text())
     assert (results['images'], set(results['taps'])) == (60, {'pixels', 'relu2_1'})
@@ -105,19 +118,34 @@ def test_cells_are_the_nearest_without_overlap():
     points = np.array([[0.0, 0.0], [0.1, 0.0], [1.0, 0.9]])
     found = embed.cells(points)
     side = math.ceil(math.sqrt(embed.ROOM * 3))
-    centres = [(row, column) for row in range(side) for column in range(side)]
-    at = np.stack([1 - (points[:, 1] - 0.45 + 0.5), points[:, 0]], -1)
+    low, high = np.quantile(points, (0.05, 0.95), 0)
+    unit = (high - low).max() / side
+    at = (np.array([1, -1]) * ((low + high) / 2 - points)[:, ::-1]) / unit  # (down, right)
+    grid = np.arange(embed.GRID * side) - (embed.GRID * side - 1) / 2
 
     def cost(chosen):
-        return sum(((np.array(cell) + 0.5) / side - place) @ ((np.array(cell) + 0.5) / side - place)
-                   for cell, place in zip(chosen, at, strict=True))
-    best = min(itertools.permutations(centres, 3), key=cost)
-    assert cost(found) == pytest.approx(cost(best))
+        return sum((np.array(place) - goal) @ (np.array(place) - goal)
+                   for place, goal in zip(chosen, at, strict=True))
+    best = min(itertools.permutations(itertools.product(grid, grid), 3), key=cost)
+    assert cost([grid[cell] for cell in found]) == pytest.approx(cost(best))
     assert found[2, 0] < found[0, 0]  # up is up
     assert found[2, 1] > found[0, 1]  # right is right
     many = embed.cells(np.random.default_rng(0).normal(size=(50, 2)) ** 3)
     assert len({tuple(cell) for cell in many}) == 50
     assert len({tuple(cell) for cell in embed.cells(np.zeros((9, 2)))}) == 9
+
+
+def test_a_map_is_no_block_in_a_corner():
+    """A few points that are far from all others do not squeeze these into a block."""
+    points = np.random.default_rng(0).normal(size=(200, 2))
+    points[:3] += 20
+    found = embed.cells(points)
+    inside = found[3:]
+    assert (np.ptp(inside, 0) + 1).prod() > 2 * len(inside)
+    side = embed.GRID * math.ceil(math.sqrt(embed.ROOM * 200))
+    assert np.isin(inside, (0, side - 1)).mean() < 0.02
+    assert (found[:3, 0] < inside[:, 0].mean()).all()  # They are at the border that is near them.
+    assert (found[:3, 1] > inside[:, 1].max()).all()
 
 
 def test_queries_are_of_all_classes():

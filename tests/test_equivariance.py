@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import layers, models, summary
+from cnnjax import layers, models, plots, summary
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.trained import Trained
@@ -138,8 +138,15 @@ def test_the_mean_cosine():
 
 
 @pytest.mark.parametrize('dataset', ['', 'digits'])
-def test_the_files(network, tmp_path, dataset):
+def test_the_files(network, tmp_path, dataset, monkeypatch):
+    drawn, save = {}, plots.save
+    monkeypatch.setattr(plots, 'save', lambda figure, path: drawn.update(
+        {path.stem: figure}) or save(figure, path))
     equivariance.run(config(dataset=dataset, image='skimage:cat'), tmp_path)
+    assert drawn['equivariance'].get_suptitle() == 'embedded (VGG): cat' + (
+        '; classes: digits, test set' if dataset else '')
+    assert any(axes.get_ylabel().startswith('relative error')
+               for part in drawn['equivariance'].subfigs for axes in part.axes)  # of the colours
     results = json.loads((tmp_path / 'results.json').read_text())
     assert len(results['equivariance']) == 6
     assert results['invariance']['images'] == 8

@@ -1,6 +1,7 @@
 """Figures show what they say: the examples of the first step, the worst images, the confusions."""
 
 import csv
+import itertools
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from PIL import Image
 
 from cnnjax import (
     charts,
+    curves,
     data,
     evaluate,
     figures,
@@ -64,9 +66,9 @@ def panels(monkeypatch):
     """{name of a figure: the rows of pictures that are drawn in it}"""
     drawn, draw = {}, figures.panels
 
-    def spy(path, rows, titles, classes, groups=2):
+    def spy(path, rows, titles, classes, groups=2, title=''):
         drawn[path.stem] = rows
-        draw(path, rows, titles, classes, groups)
+        draw(path, rows, titles, classes, groups, title)
 
     monkeypatch.setattr(figures, 'panels', spy)
     return drawn
@@ -216,6 +218,47 @@ def test_the_numbers_of_a_confusion_matrix(tmp_path, monkeypatch):
         assert max(figure.get_size_inches()) < 12
 
 
+def test_charts_say_what_they_count_and_of_which_network(tmp_path, monkeypatch):
+    saved, save = [], plots.save
+    monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure) or save(
+        figure, path))
+    title = 'runs/outlines (resnet20) on digit_outlines, test set'
+    long = tuple(f'class number {i} with a long name' for i in range(12))
+    charts.confusion(tmp_path, np.eye(12, dtype=int), long, 'sequences', title)
+    charts.reliability(tmp_path, np.array([[5, 0.2, 0.4], [7, 0.9, 0.8]]), 'sequences', title)
+    charts.precision_recall(tmp_path, np.ones((12, 101)), long, title)
+    assert [figure.get_suptitle().replace('\n', ' ') for figure in saved] == [title] * 3
+    matrix, bar = saved[0].axes
+    assert bar.get_ylabel() == "% of the truth's sequences"
+    assert saved[1].axes[1].get_ylabel() == 'sequences'
+    assert {text.get_text() for text in saved[1].legends[0].get_texts()} == {
+        'calibrated', 'right answers', 'from there to the mean probability'}
+    for axis in (matrix.xaxis, matrix.yaxis):  # Turned names are wider boxes than their letters.
+        labels = axis.get_ticklabels()
+        assert [label.get_text() for label in labels[:10]] == [
+            f'class number {i} wi…' for i in range(10)]
+        inside = [label.get_window_extent() for label in labels]
+        assert all(saved[0].bbox.contains(box.x0, box.y0) for box in inside)
+    heights = [label.get_window_extent() for label in matrix.yaxis.get_ticklabels()]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(heights, 2))
+
+
+def test_panels_cut_their_texts_and_wrap_their_title(tmp_path, monkeypatch):
+    saved, save = [], plots.save
+    monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure) or save(
+        figure, path))
+    picture = np.zeros((8, 8, 3), np.uint8)
+    rows = [(f'truth: {"a long name " * 9}\nprobability: 0.5', [picture])] * 3
+    title = 'runs/a (resnet20) on a data set, test set: examples spread evenly over the set'
+    figures.panels(tmp_path / 'a.png', rows, ('image',), groups=3, title=title)
+    heading, *texts = saved[0].texts
+    assert heading.get_text().replace('\n', ' ') == title
+    boxes = [text.get_window_extent() for text in (heading, *texts)]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(box.x0 >= 0 and box.x1 <= saved[0].bbox.x1 for box in boxes)
+    assert all('…\nprobability: 0.5' in text.get_text() for text in texts)
+
+
 def test_reports_that_were_cut_short_are_written_again(tmp_path, monkeypatch):
     """What tells a finished run that its report is there is written last."""
     network = trained.Trained(Bright(), {'params': {'scale': np.float32(1)}}, NORMALIZE, CLASSES,
@@ -227,7 +270,8 @@ def test_reports_that_were_cut_short_are_written_again(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(figures if drawing == 'panels' else plots, drawing, None)
             with pytest.raises(TypeError):
-                report.write(tmp_path, network, examples, results, {})
+                report.write(tmp_path, network, examples, results, {
+                    'source': 'runs/a', 'dataset': 'noise', 'split': 'test'})
         assert not report.complete(tmp_path)
 
 
@@ -323,7 +367,7 @@ def test_the_average_precision_of_a_detector_is_drawn(tmp_path, monkeypatch):
     rows = [{'epoch': i, 'learning_rate': 0.1, 'train/loss': 2.0, 'train/box_loss': 1.0,
              'test/error': 0.3, 'test/ap': 0.5, 'test/ap50': 0.7, 'test/ap/a': 0.1,
              'test/ap50/a': 0.6} for i in range(3)]
-    plots.curves(rows, tmp_path / 'curves.png')
+    curves.training(rows, tmp_path / 'curves.png')
     losses, results = saved[0].axes[:2]
     assert [line.get_label() for line in losses.lines] == ['train', 'box loss']
     assert {line.get_label(): line.get_ydata()[0] for line in results.lines} == {

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import flax.linen as nn
@@ -168,8 +169,9 @@ def test_the_mistakes_that_the_network_was_surest_of(evaluated, tmp_path, monkey
     order = wrong[np.argsort(-probabilities().max(1)[wrong])]
     for i, (text, (image,)) in zip(order, drawn['worst'], strict=True):
         np.testing.assert_array_equal(image[..., :1], examples.data['image'][i])
-        assert text == (f'{CLASSES[results["label"][i]]}\n{CLASSES[results["top"][i, 0]]}'
-                        f'  {probabilities()[i].max():.3f}')
+        assert text == (f'truth: {CLASSES[results["label"][i]]}\n'
+                        f'answer: {CLASSES[results["top"][i, 0]]}\n'
+                        f'probability: {probabilities()[i].max():.3f}')
     # A set without a mistake has no such figure, and that of an earlier evaluation goes.
     (tmp_path / 'figures').mkdir()
     (tmp_path / 'figures' / 'worst.png').write_bytes(b'')
@@ -223,6 +225,22 @@ def test_images_with_any_number_of_classes():
                                      'y,,,0.100000,0.200000,0.300000']
     assert report.by_class('abc', {'ap': 0.5, 'ap/a': 0.7, 'ap/c': 0.3}) == (
         ['class', 'ap'], [['c', 0.3], ['a', 0.7]])
+
+
+def test_a_report_of_sequences_speaks_of_sequences(tmp_path):
+    rng = np.random.default_rng(0)
+    own = data.from_arrays(rng.random((6, 5, 2), np.float32), ('a', 'b'),
+                           label=np.array([0, 1] * 3))
+    network = trained.Trained(Pixels(2), {'params': {'scale': np.float32(1)}}, NORMALIZE,
+                              ('a', 'b'), (5, 2), None)
+    examples = data.Resident(own, data.Crops())
+    results = evaluate.evaluate(network, examples, devices=1)
+    assert report.by_class(('a', 'b'), results, 'sequences')[0][1] == 'sequences'
+    report.write(tmp_path, network, examples, results, ABOUT)
+    text = re.sub('<style>.*?</style>|<script>.*?</script>|<[^>]*>', ' ',
+                  (tmp_path / report.PAGE).read_text(), flags=re.DOTALL)
+    assert len(re.findall('sequences', text)) >= 2  # in the numbers and in the classes
+    assert not re.findall('images?', text)
 
 
 def test_small_numbers_read_at_first_sight():

@@ -1,11 +1,12 @@
 """Multiply-adds against the papers, and what is written about a network."""
 
 import functools
+import itertools
 import json
 
 import pytest
 
-from cnnjax import diagram, models, summary
+from cnnjax import diagram, models, plots, summary
 from cnnjax.errors import UserError
 from configs import summarize as recipe
 from experiments import summarize
@@ -155,6 +156,29 @@ def test_the_picture_joins_what_reads_each_other():
             ] == ['pool', 'convolution', 'up-sampling', 'join, crop', 'up-sampling']
     dense = diagram.graph(summary.fold(summarized('densenet121'), 1))
     assert [node.runs for node in dense if node.runs > 1] == [6, 12, 24, 16]
+
+
+@pytest.mark.parametrize(('name', 'kinds'), [
+    ('generalized_pooling_tree', {'pool1': 'pool', 'pool2': 'pool', 'pool3': 'pool',
+                                  'conv2': 'convolution'}),  # a tree and a gate are learned
+    ('maxout_mnist', {'h0': 'convolution', 'maxout0': 'pool', 'pool0': 'pool',
+                      'y': 'full layer'}),
+    ('allcnn_c_strided', {'conv3': 'convolution', 'pool': 'pool'})])
+def test_kinds_of_pools_that_learn_or_join_channels(name, kinds):
+    nodes = {node.name: node.kind for node in diagram.graph(summary.fold(summarized(name), 1))}
+    assert {layer: nodes.get(layer) for layer in kinds} == kinds
+
+
+@pytest.mark.parametrize('name', ['vgg11', 'unet', 'highway32'])
+def test_no_label_of_the_picture_touches_another(name, tmp_path, monkeypatch):
+    saved, save = [], plots.save
+    monkeypatch.setattr(plots, 'save', lambda figure, path: saved.append(figure) or save(
+        figure, path))
+    diagram.draw(summary.fold(summarized(name), 1), tmp_path / 'a.png')
+    figure, = saved
+    boxes = [text.get_window_extent() for text in [*figure.texts, *figure.axes[0].texts]]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 
 def test_an_image_that_does_not_fit_is_refused(tmp_path):

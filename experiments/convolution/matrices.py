@@ -96,12 +96,13 @@ def _draw_matrix(axes, left, top, side, matrix):
 
 def _draw_eigenvalues(figure, values, rounds):
     """The moduli, sorted, by the Fourier transform and by a solver that knows nothing of it."""
-    axes = slides.plot(figure, 6.0, 6.1, 7.05, 0.95)
+    axes = slides.plot(figure, 6.0, 6.05, 7.05, 0.85)
     solved = np.sort(np.abs(linalg.eigvals(rounds)))[::-1]
     axes.plot(solved, 'o', color='0.7', markersize=7, label='eigenvalues')
     axes.plot(np.sort(np.abs(values).ravel())[::-1], '.', color=slides.FIRST, markersize=5,
               label='DFT of the kernel')
     axes.legend(frameon=False, fontsize=12, loc='upper right', borderpad=0, labelspacing=0.1,
                 handletextpad=0.1)
-    axes.set_ylabel('|λ|, sorted', fontsize=14)
+    axes.set_ylabel('|λ|', fontsize=14)
+    axes.set_xlabel('rank', fontsize=13, labelpad=-1)
     axes.set_ylim(-0.08 * solved[0], 1.12 * solved[0])

@@ -39,7 +39,7 @@ CHAINS = (
     ('volume', (14, 14, 14, 1), ((5, 1, 0, 16), (5, 1, 0, 32))))
 
 
-CELL = 0.31  # the side of a cell, in inches
+CELL, LETTERS = 0.31, 9.5  # the side of a cell, in inches, and its letters, in points
 SWEEP = {'n': range(4, 7), 'kernel': range(1, 4), 'padding': range(3), 'stride': range(1, 4),
          'dilation': range(1, 4)}
 
@@ -101,7 +101,7 @@ def draw(outputs, path):
     slides.say(axes, slides.SIZE[0] / 2, 1.0,
                'n pixels, padding p, kernel of f, dilation d, stride s', 17)
     slides.say(axes, 8.3, 2.95, 'kernel', 15)
-    slides.grid(axes, 8.3 - 1.5 * CELL, 3.15, EDGE, CELL, slides.KERNEL)
+    slides.grid(axes, 8.3 - 1.5 * CELL, 3.15, EDGE, CELL, slides.KERNEL, LETTERS)
     for i, (setting, output) in enumerate(zip(SETTINGS, outputs, strict=True)):
         left, top = (0.5, 4.7, 9.3)[i % 3], (2.1, 5.1)[i // 3]
         _draw_setting(axes, left, top, setting, output)
@@ -118,10 +118,10 @@ def _draw_setting(axes, left, top, setting, output, cell=CELL):
     slides.say(axes, left, top - 0.55, name, 17, 'left', weight='bold')
     slides.say(axes, left, top - 0.2, f'⌊({n} + {2 * p} − {(f - 1) * d} − 1) / {s}⌋ + 1 = '
                f'{len(output)}', 14, 'left')
-    slides.grid(axes, left, top, np.pad(image, p), cell, colors)
+    slides.grid(axes, left, top, np.pad(image, p), cell, colors, LETTERS)
     right = left + len(colors) * cell + 0.5
-    slides.grid(axes, right, top, output, cell, slides.OUTPUT)
+    slides.grid(axes, right, top, output, cell, slides.OUTPUT, LETTERS)
     slides.say(axes, right - 0.25, top + cell * 1.5, '→', 20)
-    for color, place, inset in ((slides.SECOND, 1, 0.04), (slides.FIRST, 0, 0.0)):
+    for color, place, inset in ((slides.SECOND, 1, 0.025), (slides.FIRST, 0, -0.015)):
         slides.frame(axes, left, top, cell, (0, place * s), span, color, inset)
-        slides.frame(axes, right, top, cell, (0, place), 1, color, 0.02)
+        slides.frame(axes, right, top, cell, (0, place), 1, color, 0.01)
