@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/dream.py --workdir=runs/dream
     python launch.py --config=configs/dream.py --workdir=runs/me --config.images=me.jpg
-    python launch.py --config=configs/dream.py --workdir=runs/zoom --config.frames=20 \\
-        --config.size=224
+    python launch.py --config=configs/dream.py --workdir=runs/zoom --config.frames=24 \\
+        --config.size=224 --config.octaves=1 --config.steps=5
     python launch.py --config=configs/dream.py --workdir=runs/guided --config.kind=guided \\
         --config.guide=skimage:grass
     python launch.py --config=configs/dream.py:gordicaleksa --workdir=runs/vgg16 \\
@@ -11,8 +11,8 @@
 
 Mordvintsev et al. 2015, https://github.com/google/deepdream. The argument is a preset: 'cnnjax',
 'google', 'gordicaleksa', 'tensorflow' or 'neural-dream'. 'cnnjax', the default, is made for small
-networks: several layers count alike, each step sees the picture mirrored and turned, so that no
-direction is preferred, and large areas keep their colours. The others are the algorithms of those
+networks: each step sees the picture mirrored and turned, so that no direction is preferred, large
+areas keep their colours, and several layers count alike. The others are the algorithms of those
 systems. With another network than `embedded`, name the layers with `--config.layers`. Several
 pictures or layers have commas between them. Writes the last frame at full size to
 figures/dream.png, picture and dream side by side to figures/before_after.png and intermediate
@@ -33,8 +33,7 @@ def get_config(preset='cnnjax'):
     config.name = ''  # the network's name, if a weights file does not say it: 'vgg19'
     config.images = 'skimage:cat'  # paths, 'skimage:NAME' for those of scikit-image, or 'noise'
     config.size = 512  # longer side of the pictures, in pixels
-    config.layers = 'relu5_1,relu5_3'  # names of configs/summarize.py; 'relu5_1:12+40' are two
-    #                                    channels of one
+    config.layers = 'relu5_3'  # names of configs/summarize.py; 'relu5_1:12+40' are two channels
     config.weights = ()  # a weight for each layer; (): 1 for each
     config.kind = 'log'  # the objective: 'l2', half the sum of squares; 'log', the logarithm of
     #                      their mean, so that all layers count alike; 'mean'; or 'guided'
@@ -44,8 +43,8 @@ def get_config(preset='cnnjax'):
     config.scale = 1.4  # the ratio of one size to the one before
     config.octaves_above = 0  # how many of the octaves are larger than the picture
     config.carry = 'detail'  # what an octave passes on: the 'detail' that it added, or its 'image'
-    config.steps = 10  # steps per octave
-    config.step = 1.5 / 255  # the learning rate, where black to white is 1
+    config.steps = 15  # steps per octave
+    config.step = 2 / 255  # the learning rate, where black to white is 1
     config.optimizer = 'sgd'  # 'sgd' or 'adam'
     config.normalize = 'mean_abs'  # divide the gradient by its 'mean_abs', 'std' or 'l2'; '': no
     config.bands = 3  # bands of detail, of 1, 2, 4, ... pixels, in which the gradient gets the same
