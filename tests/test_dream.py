@@ -244,7 +244,7 @@ def test_a_guide_gives_the_codes_of_all_its_positions(config):
 
 def test_a_mixture_sums_its_layers_and_channels(config):
     trained = network()
-    config.update(layers='relu1_1:0+2,relu3_1', weights=(2.0, 0.5))
+    config.update(kind='l2', layers='relu1_1:0+2,relu3_1', weights=(2.0, 0.5))
     taps = {name: tap[0] for name, tap in trained.taps(photograph()[None]).items()}
     value = dream.mixture(config, trained)(taps)['dream']
     squares = [float((tap**2).sum()) for tap in (taps['relu1_1'][..., [0, 2]], taps['relu3_1'])]
