@@ -14,9 +14,10 @@ import numpy as np
 import optax
 from scipy import ndimage
 
-from cnnjax import limits, memory, trained
+from cnnjax import limits, memory, plots, trained
 from cnnjax.errors import UserError
 from cnnjax.images import (
+    gradients,
     objectives,
     parametrizations,
     pictures,
@@ -35,10 +36,11 @@ LARGEST = 1e6  # The largest value for fields without a limit of their own.
 NARROWEST = 5  # The fewest pixels of a side of a smoothed gradient, which is mirrored by 4 pixels.
 LIMITS = Run.LIMITS | {
     'size': Whole(1), 'guide_size': Whole(1), 'layers': Names(),
-    'weights': Number(-LARGEST, LARGEST), 'kind': ('l2', 'mean', 'guided'),
+    'weights': Number(-LARGEST, LARGEST), 'kind': ('l2', 'log', 'mean', 'guided'),
     'octaves': Whole(1, MOST), 'octaves_above': Whole(), 'scale': Number(1, pictures.LARGEST),
     'carry': ('detail', 'image'), 'steps': Whole(1), 'step': Number(above=0, most=LARGEST),
     'optimizer': ('sgd', 'adam'), 'normalize': ('', 'mean_abs', 'std', 'l2'), 'smooth': Number(0),
+    'bands': Whole(0, 16),
     'jitter': Whole(), 'tile': Whole(), 'pool': ('', *POOLS), 'relu': tuple(rules.RULES),
     'frames': Whole(1), 'zoom': Number(above=-1, below=1), 'rotate': Number(-LARGEST, LARGEST),
     'translate': Number(-pictures.LARGEST, pictures.LARGEST),
@@ -47,8 +49,9 @@ LIMITS = Run.LIMITS | {
 
 
 def run(config, directory):
-    """Writes figures/dream.png, or figures/dream-0.png and so on for several pictures; with more
-    than one frame also the animation figures/dream.gif.
+    """Writes figures/dream.png and figures/before_after.png, or figures/dream-0.png and so on for
+    several pictures; with more than one frame also the animation figures/dream.webp and its frames,
+    frames/0000.png and so on.
 
     Raises UserError if a picture cannot be read or is too small for a layer, if a layer is unknown,
     or if a value makes no sense.
@@ -165,21 +168,28 @@ def stage_key(config, group, frame, octave):
 def film(config, network, directory, members, ascend):
     """Dreams about a group, [(number, image)], frame after frame, and writes the results; `octaves`
     explains ascend(frame, octave, images)."""
-    numbers, images = zip(*members, strict=True)
-    images, films = np.stack(images), [[] for _ in members]
+    numbers, starts = zip(*members, strict=True)
+    images, films = np.stack(starts), [[] for _ in members]
+    labels = [f'-{number}' if len(names(config.images)) > 1 else '' for number in numbers]
+    directory = Path(directory)
     for frame in range(config.frames):
         if frame:
             images = np.stack([move(config, image) for image in images])
         images = octaves(config, network, images, functools.partial(ascend, frame))
-        for number, image, frames in zip(numbers, images, films, strict=True):
+        for label, image, frames in zip(labels, images, films, strict=True):
             frames.append(image.clip(0, 1))
-            pictures.write(figure(config, directory, number, 'png'), frames[-1])
-    for number, frames in zip(numbers, films, strict=True):
-        path = figure(config, directory, number, 'png')
+            pictures.write(directory / 'figures' / f'dream{label}.png', frames[-1])
+            if config.frames > 1:
+                pictures.write(directory / f'frames{label}' / f'{frame:04d}.png', frames[-1])
+    for number, label, before, frames in zip(numbers, labels, starts, films, strict=True):
+        source, result = names(config.images)[number], directory / 'figures' / f'dream{label}.png'
+        plots.pictures([[(f'before: {source}', before.clip(0, 1)),
+                         (f'after: {config.layers} of {config.source}', frames[0])]],
+                       result.with_name(f'before_after{label}.png'))
         if config.frames > 1:
-            path = figure(config, directory, number, config.animation)
-            pictures.animate(path, frames, config.seconds)
-        print(f'{names(config.images)[number]}: {path}', flush=True)
+            result = result.with_suffix(f'.{config.animation}')
+            pictures.animate(result, frames, config.seconds)
+        print(f'{source}: {result}', flush=True)
 
 
 def fits(config, network, layers, shape, octave, source):
@@ -240,38 +250,23 @@ def problem(config, network, objective, shape):
     # A shift moves pixels out of the image and in again on the other side, so that small images can
     # shift by fewer pixels without a difference.
     pixels = min(config.jitter, min(shape[:2]) - 1)
+    changes = [transforms.jitter(pixels)] if pixels else []
+    changes += [transforms.flip()] if config.flip else []
+    changes += [transforms.turn()] if config.turns else []
+    transform = transforms.compose(*changes) if len(changes) > 1 else next(iter(changes), None)
     return Problem(network, objective, parametrizations.pixels(shape),
-                   transform=transforms.jitter(pixels) if pixels else None,
+                   transform=transform,
                    project=parametrizations.clip() if config.clip else None, tile=config.tile)
 
 
 def optimizer(config):
     """The optax optimizer that turns gradients into steps."""
     rule = {'sgd': optax.sgd, 'adam': optax.adam}[config.optimizer](config.step)
-    parts = [smooth_gradient(config.steps, config.smooth)] if config.smooth else []
+    parts = [gradients.smooth(config.steps, config.smooth)] if config.smooth else []
+    parts += [gradients.natural_colors()] if config.natural_colors else []
+    parts += [gradients.bands(config.bands)] if config.bands else []
     parts += [normalize_gradient(config.normalize)] if config.normalize else []
     return optax.chain(*parts, rule)
-
-
-def smooth_gradient(steps, least):
-    """An optax transformation for an image: the mean of three Gaussian filters, less its mean.
-
-    Their standard deviations are 1/2, 1 and 2 times a value that grows in `steps` steps from about
-    `least` to 2 + `least` pixels (https://github.com/gordicaleksa/pytorch-deepdream).
-    """
-    def update(gradient, count, params=None):
-        sigma = 2 * (count + 1) / steps + least
-        kernel = 0
-        for factor in (0.5, 1, 2):
-            line = jnp.exp(-((jnp.arange(-4, 5) / (factor * sigma)) ** 2) / 2)
-            line /= line.sum()
-            kernel += jnp.outer(line, line) / 3
-        mirrored = jnp.pad(gradient, ((4, 4), (4, 4), (0, 0)), 'reflect')
-        smooth = jax.vmap(lambda channel: jax.scipy.signal.convolve2d(channel, kernel, 'valid'),
-                          -1, -1)(mirrored)
-        return smooth - smooth.mean(), count + 1
-
-    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
 
 
 def shapes(config, network, shape):
@@ -344,9 +339,3 @@ def move(config, image):
     matrix[2, 2] = 1
     offset = center - matrix @ (center + np.array([*config.translate, 0]))
     return ndimage.affine_transform(image, matrix, offset, order=1, mode='mirror')
-
-
-def figure(config, directory, number, suffix):
-    """The path of the figure for the picture with this number."""
-    label = f'-{number}' if len(names(config.images)) > 1 else ''
-    return Path(directory) / 'figures' / f'dream{label}.{suffix}'

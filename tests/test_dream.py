@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from scipy import ndimage
 
 from cnnjax import models
@@ -92,13 +92,42 @@ def make_step(gradient, x, ox, oy, step_size=1.5):
     return np.clip(x, -bias, 255 - bias)
 
 
-def test_google_is_the_notebook_and_the_default_says_how_it_differs():
-    default, google = configs.get_config(), configs.get_config('google')
-    assert {name for name in google if google[name] != default[name]} == {'layers'}
+def test_google_is_the_notebook():
+    google = configs.get_config('google')
     assert (google.octaves, google.scale, google.steps, google.jitter) == (4, 1.4, 10, 32)
     assert google.step == pytest.approx(1.5 / 255)
+    assert (google.kind, google.normalize, google.carry) == ('l2', 'mean_abs', 'detail')
     assert ':' not in google.layers  # the notebook's objective is of all channels
-    assert "'cnnjax' on one channel of a layer, 'google' on all" in configs.__doc__
+
+
+def test_a_default_that_no_other_system_has_is_in_no_preset():
+    for preset in set(configs.PRESETS) - {'cnnjax'}:
+        config = configs.get_config(preset)
+        assert {config.flip, config.turns, config.bands, config.natural_colors} == {0}, preset
+
+
+def test_steps_are_made_on_the_mirrored_and_turned_image(config):
+    """The gradient of a step is that of the changed image, changed back."""
+    trained, image = network(), photograph(24, 24)
+    config.update(jitter=0, flip=True, turns=True, bands=0, natural_colors=False, steps=1)
+    problem = dream.problem(config, trained, dream.mixture(config, trained), image.shape)
+    result = optimize.optimize(problem, dream.optimizer(config), 1, jax.random.key(8),
+                               images=image[None]).images[0]
+    gradient = l2_gradient(trained, 'relu2_1')
+
+    def changed(image, flip, turn):
+        return np.rot90(image[:, ::-1] if flip else image, turn)
+
+    def steps():
+        for flip, turn in itertools.product((False, True), range(4)):
+            x = np.moveaxis(255 * changed(image, flip, turn) - MEAN, -1, 0)
+            x = np.moveaxis(make_step(gradient, np.ascontiguousarray(x), 0, 0), 0, -1)
+            x = np.rot90((x + MEAN) / 255, -turn)
+            yield x[:, ::-1] if flip else x
+
+    distances = sorted(np.abs(result - step).max() for step in steps())
+    assert distances[0] < 1e-5  # one of the eight
+    assert distances[1] > 0.01
 
 
 @pytest.mark.parametrize('steps', [1, 6])
@@ -144,7 +173,7 @@ def test_a_step_has_the_size_of_the_config():
     for normalize, size in {'mean_abs': lambda g: np.abs(g).mean(), 'std': np.std,
                             'l2': np.linalg.norm}.items():
         config = configs.get_config()
-        config.normalize = normalize
+        config.update(normalize=normalize, step=1.5 / 255)
         tx = dream.optimizer(config)
         updates, _ = tx.update(gradient, tx.init(gradient), gradient)
         assert size(np.asarray(updates)) == pytest.approx(1.5 / 255, rel=1e-5)
@@ -215,27 +244,11 @@ def test_a_guide_gives_the_codes_of_all_its_positions(config):
 
 def test_a_mixture_sums_its_layers_and_channels(config):
     trained = network()
-    config.update(layers='relu1_1:0+2,relu3_1', weights=(2.0, 0.5))
+    config.update(kind='l2', layers='relu1_1:0+2,relu3_1', weights=(2.0, 0.5))
     taps = {name: tap[0] for name, tap in trained.taps(photograph()[None]).items()}
     value = dream.mixture(config, trained)(taps)['dream']
     squares = [float((tap**2).sum()) for tap in (taps['relu1_1'][..., [0, 2]], taps['relu3_1'])]
     assert float(value) == pytest.approx(-(2 * squares[0] + 0.5 * squares[1]) / 2, rel=1e-5)
-
-
-def test_smoothing_is_the_mean_of_three_gaussian_filters():
-    gradient = np.random.default_rng(0).normal(size=(14, 17, 3)).astype(np.float32)
-    tx = dream.smooth_gradient(10, 0.5)
-    state = tx.init(gradient)
-    for step in range(3):
-        found, state = tx.update(gradient, state)
-        sigma = (step + 1) / 10 * 2 + 0.5
-        expected = 0
-        for factor in (0.5, 1, 2):
-            x, y = np.mgrid[-4:5, -4:5]
-            kernel = np.exp(-(x**2 + y**2) / 2 / (factor * sigma) ** 2)
-            expected += ndimage.correlate(gradient, (kernel / kernel.sum())[..., None],
-                                          mode='mirror') / 3
-        np.testing.assert_allclose(found, expected - expected.mean(), atol=1e-6)
 
 
 def test_a_picture_too_narrow_to_be_smoothed_is_refused(config):
@@ -314,17 +327,45 @@ def test_a_run_writes_pictures_and_goes_on_where_it_was_stopped(config, tmp_path
         dream.run(config, tmp_path / 'parts')
 
 
-@pytest.mark.parametrize('animation', ['gif', 'webp', 'apng'])
-def test_frames_become_an_animation_of_programs_compiled_once(config, tmp_path, monkeypatch,
-                                                              animation):
+def test_frames_become_an_animation_of_programs_compiled_once(config, tmp_path, monkeypatch):
+    """Stopped within the second frame and started again, all files are those of a run never
+    stopped; frames are kept, and the animation shows them."""
     calls, problem = [], dream.problem
     monkeypatch.setattr(dream, 'problem', lambda *args: calls.append(args[-1]) or problem(*args))
-    config.update(images='noise', frames=3, animation=animation, steps=2)
-    dream.run(config, tmp_path)
-    with Image.open(tmp_path / 'figures' / f'dream.{animation}') as film:
-        assert (film.n_frames, film.size) == (3, (24, 24))
-    assert pictures.read(tmp_path / 'figures' / 'dream.png').shape == (24, 24, 3)
+    config.update(images='noise', frames=2, steps=2, step=0.1, seconds=0.25)
+    dream.run(config, tmp_path / 'whole')
     assert calls == [(17, 17, 3), (24, 24, 3)]
+    report = dream.Run._report
+
+    def stop(run, name, *rest):
+        report(run, name, *rest)
+        if name == 'frame0001-octave2':
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dream.Run, '_report', stop)
+        with pytest.raises(KeyboardInterrupt):
+            dream.run(config, tmp_path / 'parts')
+    assert not (tmp_path / 'parts' / 'frames' / '0001.png').exists()
+    dream.run(config, tmp_path / 'parts')
+    names = ['frames/0000.png', 'frames/0001.png', 'figures/dream.png', 'figures/dream.webp',
+             'figures/before_after.png']
+    contents = [(tmp_path / 'whole' / name).read_bytes() for name in names]
+    assert [(tmp_path / 'parts' / name).read_bytes() for name in names] == contents
+    assert contents[1] == contents[2] != contents[0]
+    frames = [np.asarray(Image.open(tmp_path / 'whole' / name), float) for name in names[:2]]
+    apart = np.abs(frames[1] - frames[0]).mean()
+    for animation in ('webp', 'gif', 'apng'):  # A GIF has 256 colours, an APNG loses nothing.
+        path = tmp_path / f'dream.{animation}'
+        pictures.animate(path, [frame.astype(np.float32) / 255 for frame in frames], 0.25)
+        if animation == config.animation:
+            assert path.read_bytes() == contents[3]
+        with Image.open(path) as film:
+            shown = [(np.asarray(frame.convert('RGB'), float), frame.info['duration'])
+                     for frame in ImageSequence.Iterator(film)]
+        assert [duration for _, duration in shown] == [250, 250]
+        for (image, _), frame in zip(shown, frames, strict=True):
+            assert np.abs(image - frame).mean() <= (0 if animation == 'apng' else apart / 4)
 
 
 def test_every_preset_dreams(config, tmp_path):
@@ -375,7 +416,7 @@ def test_rules_and_pools_change_the_network(config):
     ({'images': 'nan.tif'}, 'nan.tif holds numbers that are not finite'),
     ({'images': 'none.png'}, 'none.png'),
     ({'images': ''}, "images: name a picture, or 'noise'"),
-    ({'kind': 'l3'}, "kind='l3' is none of 'l2', 'mean', 'guided'"),
+    ({'kind': 'l3'}, "kind='l3' is none of 'l2', 'log', 'mean', 'guided'"),
     ({'kind': 'guided'}, 'needs a guide'),
     ({'guide': 'skimage:grass'}, 'only this kind does'),
     ({'kind': 'guided', 'guide': 'skimage:grass', 'guide_size': 4},

@@ -133,6 +133,16 @@ def test_a_dream_of_the_mean():
     assert total(dream('conv1', 'mean', (1,)), TAPS) == pytest.approx(-A[..., 1].mean())
 
 
+def test_the_logarithm_of_a_dream_has_the_direction_of_l2_at_any_scale():
+    direction = -2 * A / (A ** 2).sum()
+    for scale in (1, 100):
+        found = gradient(dream('conv1', 'log'), scale * A, {})
+        np.testing.assert_allclose(found, direction / scale, rtol=1e-5)
+    assert total(dream('conv1', 'log', (1,)), TAPS) == pytest.approx(
+        -np.log((A[..., 1] ** 2).mean()), rel=1e-5)
+    assert not gradient(dream('conv1', 'log'), 0 * A, {}).any()  # dead, but finite
+
+
 def test_a_guided_dream_is_googles():
     """objective_guide of the notebook: the gradient is the guide's code that matches best."""
     guide = np.float32(RANDOM.normal(size=(7, 3)))

@@ -1,12 +1,24 @@
 """Transforms against numpy and scikit-image: identities, shapes, gradients, randomness."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.transform
 
 from cnnjax.errors import UserError
-from cnnjax.images.transforms import LUCID, compose, each, jitter, pad, robust, rotate, scale
+from cnnjax.images.transforms import (
+    LUCID,
+    compose,
+    each,
+    flip,
+    jitter,
+    pad,
+    robust,
+    rotate,
+    scale,
+    turn,
+)
 
 KEY = jax.random.key(0)
 IMAGE = np.float32(np.random.default_rng(0).random((11, 14, 3)))
@@ -85,6 +97,47 @@ def test_one_of_the_list_is_drawn():
         assert (np.bincount(nearest, minlength=3) > 40).all()
 
 
+def test_half_of_the_images_are_mirrored():
+    mirrored = [image.tobytes() == IMAGE[:, ::-1].tobytes() for image in draws(flip())]
+    assert {image.tobytes() for image in draws(flip())} == {
+        IMAGE.tobytes(), np.ascontiguousarray(IMAGE[:, ::-1]).tobytes()}
+    assert 70 < sum(mirrored) < 130
+
+
+def test_a_square_is_turned_by_each_right_angle():
+    turned = [np.rot90(SQUARE, number).tobytes() for number in range(4)]
+    drawn = [turned.index(image.tobytes()) for image in draws(turn(), SQUARE)]
+    assert (np.bincount(drawn, minlength=4) > 25).all()
+
+
+def test_another_shape_is_turned_on_a_periodic_plane_without_a_preferred_pixel():
+    """Every neighbour of a pixel is the one of the turned periodic image."""
+    numbers = np.arange(11 * 14, dtype=np.float32).reshape(11, 14, 1)
+    plane = np.tile(numbers, (4, 4, 1))
+    windows = {(angle, np.rot90(plane, angle)[down:down + 11, right:right + 14].tobytes())
+               for angle in (1, 3) for down in range(14) for right in range(11)}
+    windows |= {(angle, np.rot90(numbers, angle).tobytes()) for angle in (0, 2)}
+    found = {image: angle for angle, image in windows}
+    drawn = draws(turn(), numbers)
+    assert set(np.unique([found[image.tobytes()] for image in drawn])) == {0, 1, 2, 3}
+    counts = np.bincount(drawn.astype(int).ravel(), minlength=numbers.size)
+    assert 150 < counts.min() <= counts.max() < 250  # 200 on average, deviation about 7
+
+
+def test_mirrored_and_turned_gradients_come_back_to_their_pixels():
+    """A function that treats all four neighbours of a pixel alike, and is periodic, cannot tell
+    what was mirrored or turned."""
+    def energy(image):
+        return sum((image ** 2 * jnp.roll(image, shift, axis)).sum()
+                   for shift in (1, -1) for axis in (0, 1))
+
+    change = compose(flip(), turn())
+    gradient = jax.jit(jax.vmap(jax.grad(lambda image, key: energy(change(key, image))),
+                                (None, 0)))(SQUARE, KEYS)
+    direct = np.asarray(jax.grad(energy)(SQUARE))
+    np.testing.assert_allclose(gradient, np.broadcast_to(direct, gradient.shape), rtol=1e-5)
+
+
 def test_compose_gives_each_its_own_key_in_order():
     once = draws(compose(jitter(2), jitter(2)))
     rolls = {np.roll(IMAGE, (down, right), (0, 1)).tobytes(): (down, right)
@@ -125,7 +178,7 @@ def test_each_draws_anew_for_every_image():
 
 
 @pytest.mark.parametrize('transform', [
-    jitter(2), jitter(2, 'crop'), pad(2, 'reflect'), scale([0.9]), rotate([10]),
+    jitter(2), jitter(2, 'crop'), pad(2, 'reflect'), scale([0.9]), rotate([10]), turn(),
     compose(pad(2), jitter(1), rotate([5]), scale([1.1])),
 ])
 def test_gradient_is_the_difference_quotient(transform):

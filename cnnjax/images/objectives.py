@@ -240,9 +240,10 @@ def dream(layer: str, kind: str = 'l2', channels: Sequence[int] = ()) -> Objecti
     """Activates further what is active (Mordvintsev et al. 2015,
     https://github.com/google/deepdream).
 
-    `kind`: 'l2' maximises half the sum of squares, whose gradient is the activation itself; 'mean'
-    the mean; 'guided' the sum over positions of the best match max_q <a_p, y_q> with the codes
-    y = aux['guide'][layer]. `channels`: only these; () are all.
+    `kind`: 'l2' maximises half the sum of squares, whose gradient is the activation itself; 'log'
+    the logarithm of the mean square, so that in a sum of layers each counts alike, whatever its
+    scale and size; 'mean' the mean; 'guided' the sum over positions of the best match
+    max_q <a_p, y_q> with the codes y = aux['guide'][layer]. `channels`: only these; () are all.
     """
     own = functools.partial(select, layer, channels)
 
@@ -252,18 +253,29 @@ def dream(layer: str, kind: str = 'l2', channels: Sequence[int] = ()) -> Objecti
     def l2(maps, aux):
         return (own(maps) ** 2).sum(-1) / 2
 
+    def log(maps, aux):
+        return (own(maps) ** 2).mean(-1)
+
     def guided(maps, aux):
         maps, guide = own(maps), own(aux['guide'][layer])
         return (maps * jnp.take(guide, (maps @ guide.T).argmax(-1), axis=0)).sum(-1)
 
-    if kind not in ('l2', 'guided'):
-        raise UserError(f"the kind of a dream is 'l2', 'mean' or 'guided', not '{kind}'")
-    values = l2 if kind == 'l2' else guided
+    kinds = {'l2': l2, 'log': log, 'guided': guided}
+    if kind not in kinds:
+        raise UserError("the kind of a dream is 'l2', 'log', 'mean' or 'guided', not "
+                        f"'{kind}'")
 
     def statistics(taps, aux, masks):
-        return sum_of(values(maps_of(taps[layer]), aux), mask_of(masks, layer))
+        maps, mask = maps_of(taps[layer]), mask_of(masks, layer)
+        return sum_of(kinds[kind](maps, aux), mask), count_of(maps, mask)
 
-    return Objective((layer,), statistics, lambda total, aux: {'dream': -total})
+    def loss(statistics, aux):
+        total, count = statistics
+        if kind == 'log':
+            total = jnp.log(jnp.maximum(total / count, jnp.finfo(total.dtype).tiny))
+        return {'dream': -total}
+
+    return Objective((layer,), statistics, loss)
 
 
 def match(layer: str, kind: str = 'l2', term: str = 'match',

@@ -1,4 +1,5 @@
-"""Random changes of an image that a visualization should survive: jitter, scale, rotation, padding.
+"""Random changes of an image that a visualization should survive: jitter, mirroring, scale,
+rotation, padding.
 
 Olah et al. 2017, "Feature Visualization", https://distill.pub/2017/feature-visualization, section
 'Transformation robustness'; https://github.com/tensorflow/lucid, lucid/optvis/transform.py.
@@ -107,6 +108,38 @@ def rotate(degrees: float | Sequence[float], fill: float = 0.5) -> Transform:
                         -1, -1)(image)
 
     return turn
+
+
+def flip() -> Transform:
+    """Mirrors the image left to right with probability 1/2."""
+    def mirror(key, image):
+        return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+    return mirror
+
+
+def turn() -> Transform:
+    """Turns the image by 0, 90, 180 or 270 degrees, drawn uniformly; no pixel is interpolated.
+
+    The shape stays. A square image is turned as it is. Another one that lies on its side is
+    repeated periodically, as `jitter` does, and the window of the shape is at a random place, so
+    that every pixel is seen equally often on average.
+    """
+    def quarters(key, image):
+        count, place = jax.random.split(key)
+        number, (height, width) = jax.random.randint(count, (), 0, 4), image.shape[:2]
+        if height == width:
+            sides = [lambda image, n=n: jnp.rot90(image, n) for n in (1, 3)]
+        else:
+            # The turned image has `width` rows and `height` columns.
+            down, right = jax.random.randint(place, (2,), 0, jnp.array([width, height]))
+            rows = (down + jnp.arange(height)) % width
+            columns = (right + jnp.arange(width)) % height
+            sides = [lambda image, n=n: jnp.rot90(image, n)[rows][:, columns] for n in (1, 3)]
+        return jax.lax.switch(number, [lambda image: image, sides[0],
+                                       lambda image: jnp.rot90(image, 2), sides[1]], image)
+
+    return quarters
 
 
 def compose(*transforms: Transform) -> Transform:
