@@ -1,5 +1,7 @@
 """What a gradient on an image goes through before a step: optax transformations of [H, W, C]."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,17 +16,17 @@ def smooth(steps: int, least: float) -> optax.GradientTransformation:
     Their standard deviations are 1/2, 1 and 2 times a value that grows in `steps` steps from about
     `least` to 2 + `least` pixels (https://github.com/gordicaleksa/pytorch-deepdream).
     """
-    def update(gradient, count, params=None):
-        sigma = 2 * (count + 1) / steps + least
-        kernel = 0
+    def update(updates, state, params=None):
+        sigma = 2 * (state + 1) / steps + least
+        kernel: Any = 0
         for factor in (0.5, 1, 2):
             line = jnp.exp(-((jnp.arange(-4, 5) / (factor * sigma)) ** 2) / 2)
             line /= line.sum()
             kernel += jnp.outer(line, line) / 3
-        mirrored = jnp.pad(gradient, ((4, 4), (4, 4), (0, 0)), 'reflect')
+        mirrored = jnp.pad(updates, ((4, 4), (4, 4), (0, 0)), 'reflect')
         filtered = jax.vmap(lambda channel: jax.scipy.signal.convolve2d(channel, kernel, 'valid'),
                             -1, -1)(mirrored)
-        return filtered - filtered.mean(), count + 1
+        return filtered - filtered.mean(), state + 1
 
     return optax.GradientTransformation(lambda params: jnp.int32(0), update)
 
@@ -59,7 +61,7 @@ def natural_colors() -> optax.GradientTransformation:
 
     An image of another number of channels than three keeps its gradient.
     """
-    covariance = np.float32(COLOR_MATRIX @ COLOR_MATRIX.T)
+    covariance: np.ndarray = np.asarray(COLOR_MATRIX @ COLOR_MATRIX.T, np.float32)
 
     def multiply(gradient):
         if gradient.shape[-1] != len(covariance):
