@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/dream.py --workdir=runs/dream
     python launch.py --config=configs/dream.py --workdir=runs/me --config.images=me.jpg
-    python launch.py --config=configs/dream.py --workdir=runs/zoom --config.frames=24 \\
-        --config.size=224 --config.octaves=1 --config.steps=5
+    python launch.py --config=configs/dream.py --workdir=runs/zoom --config.frames=16 \\
+        --config.size=224 --config.octaves=1 --config.steps=4
     python launch.py --config=configs/dream.py --workdir=runs/guided --config.kind=guided \\
         --config.guide=skimage:grass
     python launch.py --config=configs/dream.py:gordicaleksa --workdir=runs/vgg16 \\
@@ -43,7 +43,7 @@ def get_config(preset='cnnjax'):
     config.scale = 1.4  # the ratio of one size to the one before
     config.octaves_above = 0  # how many of the octaves are larger than the picture
     config.carry = 'detail'  # what an octave passes on: the 'detail' that it added, or its 'image'
-    config.steps = 15  # steps per octave
+    config.steps = 10  # steps per octave
     config.step = 2 / 255  # the learning rate, where black to white is 1
     config.optimizer = 'sgd'  # 'sgd' or 'adam'
     config.normalize = 'mean_abs'  # divide the gradient by its 'mean_abs', 'std' or 'l2'; '': no

@@ -85,17 +85,17 @@ def get_config(preset='cnnjax'):
     config.content_masks = ''  # regions of the content, each a picture that is white in the region
     config.style_masks = ''  # for each content mask, the region of its style to take
     config.color = 'style'  # the colours: 'style', or the content's by 'luminance' or 'match'
-    config.sizes = (128, 256)  # lengths in pixels of the side named below, from coarse to fine
+    config.sizes = (128, 256, 384)  # lengths in pixels of the side named below, from coarse to fine
     config.side = 'longer'  # the side of these lengths: 'longer', 'shorter', 'height' or 'width'
-    config.steps = (150, 100)  # steps at each size; the last number counts for all further sizes
+    config.steps = (100, 60, 40)  # steps at each size; the last number counts for all further sizes
     config.bits = 8  # bits of each channel of the result: 8 (PNG) or 16 (TIFF)
 
     # The loss is content_weight * content + style_weight * style + tv_weight * variation.
-    config.content_layers = 'relu3_3'  # layers that configs/summarize.py prints, with commas
+    config.content_layers = 'relu2_2'  # layers that configs/summarize.py prints, with commas
     config.content_layer_weights = ()  # one for each layer; (): equal, with the sum 1
     config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'  # the same for the style
-    config.style_layer_weights = (0.5, 0.2, 0.1, 0.1, 0.1)  # the same for the style
-    config.content_weight = 1.0  # how much the content counts
+    config.style_layer_weights = ()  # the same for the style
+    config.content_weight = 2.0  # how much the content counts
     config.style_weight = 10.0  # how much the style counts
     config.tv_weight = 8.0  # how much the total variation counts; a larger one smooths more
     config.content_convention = 'mean'  # one of cnnjax.images.neural_style.CONTENT
