@@ -117,21 +117,21 @@ def report(config, results, styles, path):
     images = [image for _, image in results.values()]
     if min(min(image.shape[:2]) for image in (*sizes, *images)) < 32:
         return
-    maps = jax.jit(lambda variables, image: tiles.maps(judge, JUDGED[2:4], config.tile, variables,
-                                                       image))
 
-    def second(image):
-        return {layer: found['second'] for layer, found in
-                moments(config, judge, JUDGED, image, {}).items()}
+    @jax.jit
+    def see(variables, image):
+        found = tiles.value(judge, neural_style.moments(JUDGED), config.tile, variables, image, {})
+        return (tiles.maps(judge, JUDGED[2:4], config.tile, variables, image),
+                {layer: moments['second'] for layer, moments in found.items()})
 
-    target = neural_style.mixed(list(map(second, sizes)), config.style_weights)
+    target = neural_style.mixed([see(judge.variables, style)[1] for style in sizes],
+                                config.style_weights)
     rows = {}
     for stem, (picture, image) in results.items():
-        image = pictures.with_channels(image, 3)
-        rows[stem] = {'style_distance': apart(second(image), target)}
+        maps, second = see(judge.variables, pictures.with_channels(image, 3))
+        rows[stem] = {'style_distance': apart(second, target)}
         if config.content:
-            rows[stem]['content_distance'] = apart(*(maps(judge.variables, each)
-                                                     for each in (image, picture)))
+            rows[stem]['content_distance'] = apart(maps, see(judge.variables, picture)[0])
         print(f'{stem}: ' + ', '.join(f'{name.replace("_", " ")} {value:.2f}'
                                       for name, value in rows[stem].items()), flush=True)
     atomic.write_json(path, rows)

@@ -1,5 +1,6 @@
 """Style transfer from the config to the pictures, on a tiny network with random weights."""
 
+import json
 import shutil
 
 import jax
@@ -75,6 +76,29 @@ def test_two_sizes_lower_the_loss_and_leave_pictures(folder, tmp_path):
     (tmp_path / 'figures' / 'wide.png').unlink()
     np.testing.assert_array_equal(result(folder, tmp_path, **fields), image)
     assert reports.read_metrics(tmp_path) == rows
+
+
+def test_the_distances_to_content_and_style(folder, tmp_path):
+    """A picture that hardly changes is its content, and its own style."""
+    other = {'styles': f'{folder}/wide.png,{folder}/red.png', 'style_weights': (1.0, 0.0)}
+    for name, fields in (('same', other), ('red', other | {'style_weights': (0.0, 1.0)})):
+        result(folder, tmp_path / name, steps=(1,), learning_rate=0.004, average=0.0, **fields)
+    found = {name: json.loads((tmp_path / name / 'results.json').read_text())['wide']
+             for name in ('same', 'red')}
+    assert found['same']['style_distance'] < 0.05 < 0.2 < found['red']['style_distance']
+    assert max(each['content_distance'] for each in found.values()) < 0.05
+
+
+@pytest.mark.parametrize('padding', ['edge', 'zero'])
+def test_the_padding_of_the_config_is_that_of_the_convolutions(folder, tmp_path, monkeypatch,
+                                                               padding):
+    """A flat image has flat maps if edges are continued."""
+    network = trained.load(folder / 'net.safetensors')
+    seen = []
+    monkeypatch.setattr(style, 'write', lambda *_: seen.append(
+        network.taps(np.full((1, 32, 32, 3), 0.3, np.float32))['conv1_1']))
+    style.run(config(folder, padding=padding), tmp_path)
+    assert (np.ptp(seen[0], (1, 2)).max() < 1e-6) == (padding == 'edge')
 
 
 def test_lbfgs_from_noise(folder, tmp_path):

@@ -198,3 +198,18 @@ def test_the_nearest_size_that_fits(network):
     assert padded.fitting((1, 400)) == (4, 400)
     assert made('unet', (44, 44, 3), widths=(4, 4, 4)).fitting((10, 49)) == (44, 48)
     assert network.fitting((17, 1)) == (17, 1)
+
+
+def test_a_network_before_any_training():
+    """The activations of random weights keep their scale from layer to layer, and are the same
+    whenever they are asked for."""
+    one, other = trained.load('random'), trained.load('random')
+    assert one.net == trained.load('embedded').net
+    assert trained.fingerprint(one) == trained.fingerprint(other)
+    image = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
+    taps = jax.jit(one.taps)(image)
+    sizes = [float((taps[f'relu{i}_1'] ** 2).mean()) for i in range(1, 5)]
+    assert max(sizes) < 4 * min(sizes)
+    named = trained.load('random', name='lenet5')
+    assert (named.name, named.image_shape) == ('lenet5', named.net.image_shape)
+    assert len(named.classes) == named.net.num_classes
