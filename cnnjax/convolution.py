@@ -19,8 +19,8 @@ LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: LAYOUT, 5: ('NDHWC', 'DHWIO', 'NDHWC')}  # by x.ndim
 UNPADDED = 2 ** 22  # multiplications of one image, from which a row of padding pays; see _convolve
 STRIP = 2 ** 19  # bytes, of one image; see _strips
-# Within `with direct(True):` no convolution is computed in Winograd's tiles, or as one of other
-# images. jax.jit compiles separate programs inside and outside.
+# Within `with direct(True):` no convolution is computed in Winograd's tiles, as one of other images,
+# or with more padding than it has. jax.jit compiles separate programs inside and outside.
 direct = jax.make_user_context(False)
 
 
@@ -224,7 +224,7 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
     sizes = (*x.shape[1:3], *kernel.shape)
     if (not any(itertools.chain(*padding)) and 1 < max(sizes[2:4]) <= 7
             and set(lhs_dilation) == {1} and all(isinstance(n, int) for n in sizes)
-            and math.prod(sizes) >= UNPADDED):
+            and math.prod(sizes) >= UNPADDED and not direct.value):
         rows = output_size(sizes[0], sizes[2], 0, strides[0], rhs_dilation[0])
         return convolve(padding=((0, 1), (0, 0)))[:, :rows]
     return convolve(padding=padding)

@@ -279,10 +279,10 @@ def get_config():
     # configs/style.py, and activations are relative.
     config.styles = ''  # pictures whose styles are learned, mixed, with commas between them
     config.style_size = 256  # the longer side of the styles, in pixels
-    config.content_layers = 'relu3_3'  # layers of the teacher, with commas between them
-    config.content_weight = 1.0  # how much the content counts
+    config.content_layers = 'relu2_2'  # layers of the teacher, with commas between them
+    config.content_weight = 2.0  # how much the content counts
     config.style_layers = 'relu1_1,relu2_1,relu3_1,relu4_1,relu5_1'  # the same for the style
-    config.style_layer_weights = (0.5, 0.2, 0.1, 0.1, 0.1)  # one for each layer; (): equal
+    config.style_layer_weights = ()  # one for each layer; (): equal
     config.style_convention = 'wasserstein'  # or one of cnnjax.images.neural_style.GRAM
     config.style_weight = 10.0  # how much the style counts
     config.tv_weight = 8.0  # how much the total variation counts; a larger one smooths more

@@ -63,8 +63,8 @@ def draw_curves(config, directory, last):
 def tell(row, judged, seen=''):
     """Prints the errors of the set 'val' or 'test' in a row; `seen` says of what views they are."""
     if f'{judged}/flicker' in row:
-        print(f'{plots.SETS[judged]} flicker: {row[f"{judged}/flicker"]:.3g} times as large as the '
-              'change of the frames')
+        print(f'{curves.SETS[judged]} flicker: {row[f"{judged}/flicker"]:.3g} times as large as '
+              'the change of the frames')
     by_class = 'ap50' if f'{judged}/ap50' in row else 'ap'
     shown = f'{judged}/(.*error|mean_iou|iou/.*|ap|ap50|{by_class}/.*|.*_f1|exact_match)'
     for name, value in row.items():

@@ -109,7 +109,8 @@ def test_a_default_that_no_other_system_has_is_in_no_preset():
 def test_steps_are_made_on_the_mirrored_and_turned_image(config):
     """The gradient of a step is that of the changed image, changed back."""
     trained, image = network(), photograph(24, 24)
-    config.update(jitter=0, flip=True, turns=True, bands=0, natural_colors=False, steps=1)
+    config.update(jitter=0, flip=True, turns=True, bands=0, natural_colors=False, steps=1,
+                  step=1.5 / 255)
     problem = dream.problem(config, trained, dream.mixture(config, trained), image.shape)
     result = optimize.optimize(problem, dream.optimizer(config), 1, jax.random.key(8),
                                images=image[None]).images[0]

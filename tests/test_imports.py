@@ -15,8 +15,8 @@ RANKS = [
     ['configs'],
     ['cnnjax.sweeps'],
     ['cnnjax.jobs'],
-    ['cnnjax.features'],
-    ['cnnjax.train', 'cnnjax.images.run', 'cnnjax.images.units'],
+    ['cnnjax.features', 'cnnjax.images.atlas'],
+    ['cnnjax.train', 'cnnjax.images.directions', 'cnnjax.images.run', 'cnnjax.images.units'],
     ['cnnjax.class_weights', 'cnnjax.loop', 'cnnjax.training', 'cnnjax.training_config'],
     ['cnnjax.distillation', 'cnnjax.perceptual', 'cnnjax.report'],
     ['cnnjax.early_stopping', 'cnnjax.figures', 'cnnjax.plan', 'cnnjax.progress', 'cnnjax.resume'],
@@ -47,8 +47,8 @@ RANKS = [
     ['cnnjax.winograd', 'cnnjax.receptive_fields'],
     ['cnnjax.cluster', 'cnnjax.config_file', 'cnnjax.user_network'],
     ['cnnjax.frozen_graph', 'cnnjax.limits', 'cnnjax.memory', 'cnnjax.python_file'],
-    ['cnnjax.atomic', 'cnnjax.errors', 'cnnjax.events', 'cnnjax.fonts', 'cnnjax.layer_names',
-     'cnnjax.page', 'cnnjax.quiet', 'cnnjax.tables'],
+    ['cnnjax.atomic', 'cnnjax.embedding', 'cnnjax.errors', 'cnnjax.events', 'cnnjax.fonts',
+     'cnnjax.layer_names', 'cnnjax.page', 'cnnjax.quiet', 'cnnjax.tables'],
 ]
 FILES = sorted([ROOT / 'launch.py', *(path for name in ('cnnjax', 'configs', 'experiments')
                                       for path in (ROOT / name).rglob('*.py'))])

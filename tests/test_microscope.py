@@ -202,9 +202,9 @@ def noted(monkeypatch):
     """A list of the (layer, sign, units) that are made from now on."""
     made, each = [], units.each
 
-    def note(network, layer, which, **arguments):
+    def note(network, layer, which, settings, **arguments):
         made.append((layer, arguments['sign'], list(which)))
-        return each(network, layer, which, **arguments)
+        return each(network, layer, which, settings, **arguments)
 
     monkeypatch.setattr(units, 'each', note)
     return made

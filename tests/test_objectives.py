@@ -157,7 +157,7 @@ def test_a_guided_dream_is_googles():
 
 
 def test_dreams_refuse():
-    with pytest.raises(UserError, match="'l2', 'mean' or 'guided', not 'l3'"):
+    with pytest.raises(UserError, match="'l2', 'log', 'mean' or 'guided', not 'l3'"):
         dream('conv1', 'l3')
     with pytest.raises(UserError, match=r"channels=\(0, 3\): 'conv1' has the channels 0 to 2"):
         dream('conv1', channels=(0, 3))(TAPS)

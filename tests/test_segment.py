@@ -216,8 +216,8 @@ def test_a_unet_learns_shapes(config, tmp_path):
 @pytest.mark.parametrize(('fields', 'message'), [
     ({'model.name': 'resnet20', 'model.dropout': None},
      "the network has one score per class, .3., no maps of scores"),
-    ({'task': 'segmentation'}, "one of classify, multilabel, segment, detect, not 'segmentation'; "
-                               'did you mean segment'),
+    ({'task': 'segmentation'}, 'one of classify, multilabel, segment, detect, stylize, not '
+                               "'segmentation'; did you mean segment"),
     ({'task': 'classify'}, 'To learn the masks, set config.task=segment'),
     ({'task': 'classify', 'dataset': 'digits', 'data_dir': None},
      r'maps of scores \[8, 8, 10\], not one score per class'),
