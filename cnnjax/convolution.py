@@ -19,8 +19,8 @@ LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: LAYOUT, 5: ('NDHWC', 'DHWIO', 'NDHWC')}  # by x.ndim
 UNPADDED = 2 ** 22  # multiplications of one image, from which a row of padding pays; see _convolve
 STRIP = 2 ** 19  # bytes, of one image; see _strips
-# Within `with direct(True):` no convolution is computed in Winograd's tiles, as one of other images,
-# or with more padding than it has. jax.jit compiles separate programs inside and outside.
+# Within `with direct(True):` no convolution is computed in Winograd's tiles, as one of other
+# images, or with more padding than it has. jax.jit compiles separate programs inside and outside.
 direct = jax.make_user_context(False)
 
 
