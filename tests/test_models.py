@@ -873,6 +873,8 @@ NARROW = {
                            (8, 8, 3)),
     'yolo_v1_local': ({'groups': ((3,), (1, 3)), 'widths': ((2,), (3, 4)), 'pools': 1, 'local': 3,
                        'strided': ('conv1_1',), 'hidden': (5,), 'cells': 2}, (8, 8, 3)),
+    'transformation_net': ({'widths': (2, 3, 4), 'depth': 1, 'num_classes': 3},  # three colours
+                           (16, 16, 3)),
 }
 
 
@@ -931,7 +933,7 @@ def test_sequences_and_volumes(name, axes):
     net = models.create(name, **fields | ({'scan': False} if 'scan' in fields else {}))
     x = jax.ShapeDtypeStruct((5, *shape[:1] * axes, shape[-1]), 'float32')
     init = functools.partial(jax.eval_shape, net.init_with_output, jax.random.key(0), x)
-    if name.startswith(('lenet5', 'unet', 'fmp', 'dropconnect', 'fcn')):
+    if name.startswith(('lenet5', 'unet', 'fmp', 'dropconnect', 'fcn', 'transformation')):
         with pytest.raises(UserError, match='needs images'):
             init()
     else:
