@@ -208,7 +208,7 @@ def _convolve(x, kernel, strides, padding, lhs_dilation, rhs_dilation, groups, o
     """A convolution in the canonical layout.
 
     XLA:CPU is 20 to 35 times slower on inputs smaller than the kernel (VGG's last group on 32 x 32
-    images): they are padded first. Without any padding it is 2 to 5 times slower, but on the
+    images): they are padded first. Without any padding it is up to 5 times slower, but on the
     smallest maps (docs/cpu.md): then one more row is padded and cut off.
     """
     if any(isinstance(n, int) and (n - 1) * grow < (k - 1) * d for n, grow, k, d in zip(

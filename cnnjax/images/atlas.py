@@ -28,9 +28,9 @@ from cnnjax.images.directions import COSINE_POWER, maximize
 from cnnjax.images.pictures import resize
 from cnnjax.trained import Trained
 
-SIDE = 48  # of the image of a cell, in pixels, or as many as the network needs
+SIDE = 48  # pixels of a cell's image, or as many as the network needs
 LEAST = 0.4  # The side of the smallest tile, as a share of its cell.
-RIDGE = 0.3  # of the mean variance, added to the covariance, which few images know badly
+RIDGE = 0.3  # Share of the mean variance, added to a covariance that few images know badly.
 OUTSIDE = 0.5  # The percentage of the points beyond each side of an atlas; they count in its rim.
 WHITE = 1.0  # the colour between the tiles
 

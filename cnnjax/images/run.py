@@ -53,7 +53,7 @@ class Run:
                   for steps in ('checkpoints/*/[0-9]*', 'checkpoints/[0-9]*')))
         self.config, self.every = config, config.report_every
         self.title = trained.called(network, config.source)
-        self.names, self.labels = [], []  # of the optimizations so far
+        self.names, self.labels = [], []  # one for each optimization so far
         self.before = 0  # their steps
         self.bar = tqdm(total=steps, unit='step', disable=None, dynamic_ncols=True)
         self.preemption = cluster.Preemption()

@@ -51,8 +51,8 @@ class Settings(NamedTuple):
     """How images descend."""
 
     steps: int = 96
-    learning_rate: float = 0.3  # of Adam at the first step
-    seed: int = 0  # of everything random
+    learning_rate: float = 0.3  # Adam's, at the first step
+    seed: int = 0  # seeds all that is random
     chunk: int = CHUNK  # units at a time; made a multiple of the number of devices
     mesh: Mesh | None = None  # devices that share every chunk; None: one device
 

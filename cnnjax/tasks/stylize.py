@@ -34,7 +34,7 @@ BORDER = 16  # How many pixels beside the border of an image are not compared wi
 class Stability(NamedTuple):
     """How much the images may depend on noise and place in training."""
 
-    weight: float = 0.0  # of the mean squared difference of the two images; 0: not at all
+    weight: float = 0.0  # multiplies the mean squared difference of the two images
     noise: float = 0.0  # the standard deviation, in units of white
     shift: int = 0  # the largest move, in pixels
 
