@@ -23,7 +23,8 @@ FREE = {'nin': '8*h', 'allcnn_c': '4*h', 'resnet20': '8*h', 'preact_resnet110': 
         'yolo_v1_classifier': '8*h', 'highway19': '8*h', 'elu_net': '8*h',
         'recurrent_cnn96': '8*h', 'competitive_multiscale': '8*h', 'rir18_wide': '8*h',
         'resnet50d': '16*h', 'wide_resnet16_8': '8*h', 'mobilenet_v2': '8*h',
-        'squeezenet1_1': '2*h', 'dsn': '8*h', 'generalized_pooling_tree': '8*h'}
+        'squeezenet1_1': '2*h', 'transformation_net': '16*h', 'dsn': '8*h',
+        'generalized_pooling_tree': '8*h'}
 
 
 def made(name, fields, shape, mean=(0.5,), task=None):
@@ -35,7 +36,8 @@ def made(name, fields, shape, mean=(0.5,), task=None):
     variables = jax.tree_util.tree_map_with_path(
         lambda path, leaf: abs(leaf) if path[-1].key == 'var' else leaf, variables)
     task = task or ('detect' if hasattr(net, 'detections') else
-                    'segment' if name.startswith(('unet', 'fcn')) else 'classify')
+                    'segment' if name.startswith(('unet', 'fcn')) else
+                    'stylize' if name == 'transformation_net' else 'classify')
     return trained.Trained(net, variables, Normalization(np.float32(mean), np.float32([0.25])),
                            tuple('abcd'), shape, None, name, {'task': task})
 

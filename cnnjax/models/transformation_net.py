@@ -62,7 +62,8 @@ class TransformationNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, layers.Taps]:
         layers.check_size(images, 8, 'TransformationNet', flat=True)
         conv = partial(mirrored_conv, dtype=self.dtype)
-        norm = (partial(nn.InstanceNorm, epsilon=1e-5, dtype=self.dtype)
+        # The fast variance is the larger of two values, whose gradient asks whether they are equal.
+        norm = (partial(nn.InstanceNorm, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype)
                 if self.norm == 'instance' else
                 partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype))
         taps, x = {}, images.astype(self.dtype)
@@ -83,7 +84,8 @@ class TransformationNet(nn.Module):
             x = convolve(x.repeat(2, 1).repeat(2, 2), i, width, 3)
         x = x[:, :images.shape[1], :images.shape[2]]  # The strides round sizes up.
         x = taps['conv6'] = conv(images.shape[-1], 9, name='conv6')(x)
-        image = taps['image'] = (1 + jnp.tanh(x.astype(jnp.float32))) / 2
+        wide = x.astype(jnp.promote_types(self.dtype, jnp.float32))
+        image = taps['image'] = (1 + jnp.tanh(wide)) / 2
         return image, taps
 
 
