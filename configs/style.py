@@ -6,14 +6,18 @@
 
 Gatys, Ecker & Bethge 2016, "Image Style Transfer Using Convolutional Neural Networks",
 https://doi.org/10.1109/CVPR.2016.265. The argument is a preset, the name of a system: it sets the
-layers, weights, conventions, optimizer and first image that belong together. Each system was made
-for certain weights of VGG-19; `activations` makes the terms of the loss about as large in any
-network. Presets follow the code of their systems; `gatys2016` follows the paper.
+layers, weights, conventions and optimizer that belong together. Each system was made for certain
+weights of VGG-19; `activations` makes the terms of the loss about as large in any network. Presets
+follow the code of their systems, `gatys2016` the paper, except for two fields. All start from the
+content, because few networks keep as much of it in relu4_2 as VGG-19, which finds it in noise;
+`--config.init=noise` starts there, with `--config.noise=0.25` for gatys2016, 0.001 for johnson and
+neural-style-pt, and 0.256 for anishathalye. And all have `padding='edge'`, as crowsonkb has: zeros
+beside the maps, which the others have (`--config.padding=zero`), wash the border out.
 """
 
 import ml_collections
 
-ADAM = {'optimizer': 'adam', 'bound': 'none', 'average': 0.0, 'carry': False, 'padding': 'zero',
+ADAM = {'optimizer': 'adam', 'bound': 'none', 'average': 0.0, 'carry': False,
         'activations': 'caffe', 'content_layers': 'relu4_2', 'content_convention': 'mean',
         'style_layer_weights': (), 'sizes': (512,), 'steps': (1000,)}
 LBFGS = ADAM | {'optimizer': 'lbfgs'}
@@ -24,25 +28,25 @@ PRESETS = {
     'cnnjax': {},  # the defaults below, for any network
     'gatys2016': LBFGS | {  # figure 3: alpha / beta = 1e-3; a VGG whose activations have mean 1
         'content_weight': 1.0, 'content_convention': 'gatys2016', 'style_weight': 1e3,
-        'style_convention': 'gatys2016', 'tv_weight': 0.0, 'init': 'noise', 'noise': 0.25,
-        'pool': 'average', 'activations': 'relative'},
+        'style_convention': 'gatys2016', 'tv_weight': 0.0, 'pool': 'average',
+        'activations': 'relative'},
     'johnson': TORCH | {  # https://github.com/jcjohnson/neural-style
         'content_weight': 5.0, 'style_weight': 100.0, 'style_convention': 'neural-style',
-        'style_layer_weights': EQUAL, 'tv_weight': 1e-3, 'tv_form': 'johnson', 'init': 'noise',
-        'noise': 0.001, 'pixel_range': 255.0},
+        'style_layer_weights': EQUAL, 'tv_weight': 1e-3, 'tv_form': 'johnson',
+        'pixel_range': 255.0},
     'neural-style-pt': TORCH | {  # https://github.com/ProGamerGov/neural-style-pt
         'content_weight': 5.0, 'style_weight': 100.0, 'style_convention': 'neural-style',
         'style_layer_weights': EQUAL, 'tv_weight': 1e-3, 'tv_form': 'neural-style-pt',
-        'init': 'noise', 'noise': 0.001, 'pixel_range': 255.0},
+        'pixel_range': 255.0},
     'anishathalye': ADAM | {  # https://github.com/anishathalye/neural-style; keeps the best image
         'content_weight': 5.0, 'style_weight': 500.0, 'style_convention': 'anishathalye',
-        'tv_weight': 100.0, 'tv_form': 'anishathalye', 'init': 'noise', 'noise': 0.256,
-        'pixel_range': 255.0, 'learning_rate': 10.0, 'beta2': 0.999, 'side': 'width'},
+        'tv_weight': 100.0, 'tv_form': 'anishathalye', 'pixel_range': 255.0,
+        'learning_rate': 10.0, 'beta2': 0.999, 'side': 'width'},
     'crowsonkb': ADAM | {  # https://github.com/crowsonkb/style-transfer-pytorch
         'content_weight': 0.015, 'style_weight': 1.0, 'style_convention': 'wasserstein',
         'style_layer_weights': (256 / 341, 64 / 341, 16 / 341, 4 / 341, 1 / 341),
         'tv_weight': 2.0, 'tv_form': 'crowsonkb', 'bound': 'clip', 'average': 0.99, 'carry': True,
-        'padding': 'edge', 'activations': 'torchvision', 'sizes': (128, 181, 256, 362, 512),
+        'activations': 'torchvision', 'sizes': (128, 181, 256, 362, 512),
         'steps': (1000, 500)},
     'gordicaleksa': TORCH | {  # https://github.com/gordicaleksa/pytorch-neural-style-transfer
         'content_weight': 1e5, 'style_weight': 3e4, 'style_convention': 'gordicaleksa',
@@ -103,10 +107,10 @@ def get_config(preset='cnnjax'):
     config.tv_form = 'crowsonkb'  # one of cnnjax.images.regularizers.FORMS
     config.pixel_range = 1.0  # the value of white in learning_rate, noise and tv_weight
     # How activations are scaled. 'own': not at all. 'relative': divided by their layer's mean on
-    # the styles. 'caffe': as large as those of Caffe's weights, whose images are levels from 0 to
-    # 255 less a mean. 'torchvision': as large as those of torchvision's weights, whose images are
-    # in [0, 1] less a mean, over a standard deviation. 'levels': as large as they become if the
-    # network itself gets levels (see experiments/style.py).
+    # the styles. 'caffe': as large as those of VGG-19 with Caffe's weights, whose images are levels
+    # from 0 to 255 less a mean. 'torchvision': as large as those of torchvision's weights, whose
+    # images are in [0, 1] less a mean, over a standard deviation. 'levels': as large as they become
+    # if the network itself gets levels (see experiments/style.py).
     config.activations = 'relative'  # the scale of the network's activations, see above
 
     # The optimization.

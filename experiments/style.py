@@ -26,6 +26,7 @@ from cnnjax.images.run import Run
 from cnnjax.layers import continued_edges
 from cnnjax.limits import Names, Number, Whole, names
 from cnnjax.models import POOLS, with_pool
+from cnnjax.models.vgg import VGG
 
 JUDGED = tuple(f'relu{i}_1' for i in range(1, 6))  # The layers of the judge, see `report`.
 OURS = ('style', 'loss')  # The names of our own figures, which no result may have.
@@ -209,6 +210,10 @@ def load(config):
         network.normalize.check_pointwise("activations='levels'")
         levels = np.full_like(network.normalize.std, 1 / 255)
         network = network._replace(normalize=network.normalize._replace(std=levels))
+    elif like_vgg19(config, network):
+        print("the network's activations are scaled, layer by layer, to be as large as those of "
+              "VGG-19 with Caffe's weights, which this config is for (activations='caffe')",
+              flush=True)
     elif config.activations in DIVISORS:
         print(f"the network's activations are multiplied by {1 / convention(config, network):.3g}, "
               'to be about as large as those that the weights of this config are for '
@@ -226,6 +231,13 @@ def convention(config, network):
     255 (x - mean), which is 57 times as much.
     """
     return DIVISORS[config.activations] / np.mean(network.normalize.std)
+
+
+def like_vgg19(config, network):
+    """Whether the network's activations are to be like those of VGG-19 with Caffe's weights, and
+    its inputs alone do not make them so, because it is no VGG of that width."""
+    return config.activations == 'caffe' and not (
+        isinstance(network.net, VGG) and network.net.widths == VGG.widths)
 
 
 def steps_of_sizes(config):
@@ -322,6 +334,8 @@ def targets(config, network, contents, styles):
         scale = neural_style.scales(found)
     elif config.activations in DIVISORS:
         scale = dict.fromkeys(every, jnp.float32(convention(config, network)))
+        if like_vgg19(config, network):
+            scale |= neural_style.scales_of_vgg19(found, layers)
     style = {layer: neural_style.divided(found[layer], scale[layer]) for layer in layers}
     compute = jax.jit(lambda variables, image: tiles.maps(network, content_layers, config.tile,
                                                           variables, image))

@@ -14,6 +14,7 @@ from cnnjax import models, reports, trained, weights
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.images import descent, pictures
+from cnnjax.models.vgg import VGG
 from configs import style as configs
 from configs import texture as texture_configs
 from experiments import style
@@ -122,16 +123,35 @@ def test_presets_that_start_from_noise_leave_no_gray_square(folder, tmp_path, pr
     variation won, and the picture stayed gray."""
     layers = {'style_layers': 'relu1_1,relu2_1', 'content_layers': 'relu2_1',
               'style_layer_weights': (1.0, 1.0)}
-    style.run(config(folder, preset, steps=(20,), report_every=20, **layers), tmp_path)
+    style.run(config(folder, preset, init='noise', noise=0.25, steps=(20,), report_every=20,
+                     **layers), tmp_path)
     image = pictures.read(tmp_path / 'figures' / 'wide.png')
     assert (image.std((0, 1)) > 10 / 255).all()
 
 
-def test_activations_count_as_in_the_convention_of_the_preset(folder):
+def test_the_first_losses_are_those_of_vgg19(folder):
+    """Those that neural-style-pt's INSTALL.md shows, where the image is still gray and its
+    activations are nearly 0, less their weights: any network has the same."""
+    layers = configs.get_config('johnson').style_layers
+    made = config(folder, 'johnson', content_layers='relu4_2', style_layers=layers)
+    red = pictures.read(folder / 'red.png', 32)
+    shared, codes = style.targets(made, trained.load(made.source), red[None], [red])
+    printed = (29890.998, 658038.625, 145283.672, 11347409.0, 563.369)
+    for layer, loss in zip(layers.split(','), printed, strict=True):
+        [second] = shared['style'][layer]['second']
+        assert 100 * ((second / len(second)) ** 2).mean() == pytest.approx(loss, rel=2e-3)
+    assert 5 * (codes['relu4_2']['content'] ** 2).mean() == pytest.approx(1616196.125, rel=2e-3)
+
+
+def test_activations_count_as_in_the_convention_of_the_preset(folder, monkeypatch):
     """Weights without biases, for inputs over a standard deviation, and the same for Caffe's
-    inputs, whose activations are larger: each loss is the same in both."""
+    inputs, whose activations are larger: each loss is the same in both. So a VGG of full width,
+    and here a narrow one in its place, needs no more than the ratio of the inputs."""
     made = config(folder, 'johnson')
     torch = trained.load(made.source)
+    assert style.like_vgg19(made, torch)
+    monkeypatch.setattr(VGG, 'widths', torch.net.widths)
+    assert not style.like_vgg19(made, torch)
     torch = torch._replace(variables=jax.tree.map(
         lambda leaf: leaf if leaf.ndim > 1 else jnp.zeros_like(leaf), torch.variables))
     levels = torch.normalize._replace(std=np.full(3, 1 / 255, np.float32))
@@ -167,8 +187,8 @@ def test_a_network_may_be_given_levels(folder, capsys):
 
 def test_noise_is_around_the_mean_of_the_network(folder):
     network = trained.load(str(folder / 'gray.safetensors'))
-    image = style.first(config(folder, 'anishathalye'), network, jax.random.key(0),
-                        np.zeros((1, 40, 40, 1), np.float32), [])
+    image = style.first(config(folder, 'anishathalye', init='noise', noise=0.256), network,
+                        jax.random.key(0), np.zeros((1, 40, 40, 1), np.float32), [])
     assert image.mean() == pytest.approx(0.4, abs=1e-4)
     assert image.std() == pytest.approx(0.256 / 255, rel=0.05)
 

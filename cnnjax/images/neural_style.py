@@ -5,6 +5,7 @@
 objectives.py says what `aux` holds.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -128,11 +129,44 @@ def scales(found: Mapping[str, Any]) -> dict[str, jax.Array]:
     Raises:
       UserError: a layer is 0 on all of them.
     """
-    scale = {layer: jnp.abs(own['mean']).mean() for layer, own in found.items()}
+    return positive({layer: jnp.abs(own['mean']).mean() for layer, own in found.items()})
+
+
+# VGG-19 with Caffe's weights: the width of each group of layers, and the root mean square of the
+# Gram matrix / C of its first layer. This is from the losses of the first step that
+# https://github.com/ProGamerGov/neural-style-pt/blob/master/INSTALL.md shows, whose image is still
+# gray; so is the root mean square of the activations of the layer of the content.
+GROUPS = {'1': (64, 17.29), '2': (128, 81.12), '3': (256, 38.12), '4': (512, 336.9),
+          '5': (512, 2.374)}
+CONTENT_SIZE = {'relu4_2': 568.5}
+
+
+def scales_of_vgg19(found: Mapping[str, Any], style_layers: Sequence[str]) -> dict[str, jax.Array]:
+    """{layer: what activations with these moments are divided by to be as large as those of VGG-19
+    with Caffe's weights}, for layers with names of VGG's. So the terms of a loss for these weights
+    are balanced with other networks, too, although the style grows with the fourth power of the
+    activations and the content with their square."""
+    scale = {}
+    for layer, own in found.items():
+        if not (group := re.match('relu([1-5])_', layer)):
+            continue
+        width, gram = GROUPS[group[1]]
+        channels = own['second'].shape[-1]
+        if layer in style_layers:
+            size = jnp.sqrt((own['second'] ** 2).mean()) / channels / gram
+        else:
+            size = (jnp.trace(own['second'], axis1=1, axis2=2).mean() / channels
+                    / CONTENT_SIZE.get(layer, np.sqrt(width * gram)) ** 2)
+        scale[layer] = jnp.sqrt(size)
+    return positive(scale)
+
+
+def positive(scale: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The scale of layers, or a UserError if one is 0."""
     for layer, size in scale.items():
         if not size > 0:
-            raise UserError(f"activations='relative': '{layer}' is 0 on every style: take other "
-                            "layers or styles, or activations='own'")
+            raise UserError(f"'{layer}' is 0 on every style: take other layers or styles, or "
+                            "activations='own'")
     return scale
 
 
