@@ -82,8 +82,10 @@ def draw(summary: Summary, path: str | os.PathLike[str]) -> None:
                               fontsize=0.9 * font, fontweight=weight, color=color)
         else:
             low = middle - sizes[node.name][0] * (1 + SLANT) / 2
+            # Arrows to lower blocks of a column pass behind the text.
             axes.text(center, low - 0.06, '\n'.join(caption(node)), va='top', ha='center',
-                      fontsize=CAPTION * font, linespacing=1.15)
+                      fontsize=CAPTION * font, linespacing=1.15, zorder=2,
+                      bbox={'facecolor': 'white', 'linewidth': 0, 'pad': 0.6})
     _entitle(figure, summary, dict.fromkeys(node.kind for node in nodes))
     plots.save(figure, path)
 
@@ -162,20 +164,22 @@ def graph(summary: Summary) -> list[Node]:
             standing[row.name] = inputs[0]
             continue
         shapes[row.name], strides[row.name] = row.shape, row.stride
+        before = max((strides[name] for name in inputs), key=lambda stride: stride or ())
         nodes.append(Node(row.name, row.name.split('/')[-1], row.shape,
-                          kind_of(row, strides[inputs[0]], shapes[inputs[0]]), inputs))
+                          kind_of(row, before, shapes[inputs[0]]), inputs))
     return nodes if len(nodes) <= LARGEST else join_runs(nodes)
 
 
 def kind_of(row: Any, before: tuple[float, ...], shape: tuple[int, ...] = ()) -> str:
-    """The kind of a layer that reads maps of that stride `before` it, and that shape.
+    """The kind of a layer that reads maps of at most that stride `before` it, and that shape.
 
     Maxout is a pool across channels (Goodfellow et al. 2013, https://arxiv.org/abs/1302.4389).
     """
     if not row.multiply_adds:
         if len(row.inputs) < 2 and row.shape[:-1] == shape[:-1] and row.shape[-1:] < shape[-1:]:
             return 'pool'
-        if len(row.inputs) > 1 or row.stride == before or row.name == 'flatten':
+        coarser = bool(row.stride) and row.stride[0] > before[0]  # FractalNet pools its joins.
+        if len(row.inputs) > 1 and not coarser or row.stride == before or row.name == 'flatten':
             return 'join, crop'
         return 'up-sampling' if row.stride and 0 < row.stride[0] < before[0] else 'pool'
     if len(row.shape) == 1:

@@ -22,7 +22,6 @@ import numpy as np
 from cnnjax import charts, data, fonts, overlays, plots, reports, tasks, thumbnails
 from cnnjax.data import ranks
 from cnnjax.images.pictures import mosaic
-from cnnjax.images.pictures import write as write_picture
 from cnnjax.tasks import detect, multilabel
 from cnnjax.tasks.task import Task
 from cnnjax.trained import Trained
@@ -40,24 +39,26 @@ CHOSEN = {'predictions': 'examples spread evenly over the set',
 Row = tuple[str, Sequence[np.ndarray]]  # A text and the pictures above it, uint8 [H, W, 3].
 
 
-def first_batch(directory: str | Path, task: Task, classes: Sequence[str],
+def first_batch(directory: str | Path, run: str, task: Task, classes: Sequence[str],
                 normalize: data.Normalization, seen: Mapping[str, jax.Array]) -> None:
-    """Draws the first of the augmented examples `seen` by the first step."""
+    """Draws the first of the augmented examples `seen` by the first step of a run, with its name.
+    """
     # Without the frame of their picture, images are drawn whole.
     examples = {name: np.asarray(values) for name, values in seen.items() if name != 'frame'}
     images = examples['image']
     examples['image'] = (normalize.undone(images) if images.ndim == 4 else
                          thumbnails.of(normalize.inverse(images)))
-    path = Path(directory) / reports.FIRST_BATCH
+    path, title = Path(directory) / reports.FIRST_BATCH, f'{run}: the first batch'
     if task.draw is None:  # The truth is a name, and needs no figure of matplotlib, which is slow.
         tiles = [overlays.captioned(image, _truth(examples, i, classes)) / 255
                  for i, image in enumerate(examples['image'])]
-        write_picture(path, mosaic(tiles))
+        picture = np.round(255 * mosaic(tiles)).astype(np.uint8)
+        overlays.write(path, overlays.entitled(picture, title))
         return
     rows = [('', pictures) for pictures in zip(
         *_image(examples), _drawn(task, examples, classes), strict=True)]
-    titles = ('first batch', 'with its truth')[:len(rows[0][1])]
-    panels(path, rows, titles, _colors(examples, classes), groups=4)
+    panels(path, rows, ('image', 'truth')[-len(rows[0][1]):], _colors(examples, classes), groups=4,
+           title=title)
 
 
 def evaluation(directory: str | Path, network: Trained, examples: data.Resident | data.Stream,

@@ -101,11 +101,19 @@ def captioned(image: np.ndarray, text: str) -> np.ndarray:
     [H', W', 3]. Small pictures are enlarged by a whole factor."""
     factor = math.ceil(CAPTIONED / max(image.shape[:2]))
     picture = np.broadcast_to(image, (*image.shape[:2], 3)).repeat(factor, 0).repeat(factor, 1)
-    height, width, _ = picture.shape
-    text, font = _fitting(text, '', max(13, width // 12), width)
-    canvas = Image.new('RGB', (width, height + math.ceil(1.5 * font.size)), 'white')
-    canvas.paste(Image.fromarray(picture))
-    ImageDraw.Draw(canvas).text((width / 2, height + 0.7 * font.size), text, 'black', font, 'mm')
+    return np.concatenate([picture, _line(text, picture.shape[1], picture.shape[1] // 12)])
+
+
+def entitled(picture: np.ndarray, title: str) -> np.ndarray:
+    """A picture, uint8 [H, W, 3], with a line of text above it, cut if it is too long."""
+    return np.concatenate([_line(title, picture.shape[1]), picture])
+
+
+def _line(text: str, width: int, size: int = 0) -> np.ndarray:
+    """A text on white, uint8 [H, width, 3], in letters of that size, or the smallest ones."""
+    text, font = _fitting(text, '', max(13, size), width)
+    canvas = Image.new('RGB', (width, math.ceil(1.5 * font.size)), 'white')
+    ImageDraw.Draw(canvas).text((width / 2, 0.7 * font.size), text, 'black', font, 'mm')
     return np.asarray(canvas)
 
 

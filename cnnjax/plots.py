@@ -187,25 +187,32 @@ def gallery(rows: Sequence[Sequence[tuple[str, np.ndarray, Any]]], path: PathLik
 
 
 def labelled(canvas: np.ndarray, places: np.ndarray, labels: Sequence[str], shape: Sequence[int],
-             path: PathLike, title: str = '', side: float = 0.9) -> None:
+             path: PathLike, title: str = '', side: float = 0.9, note: str = '') -> None:
     """Draws a picture [H, W, C] of cells in a grid of that shape (rows, columns) with the labels of
     some, below the places (row, column) [N, 2] they are at; none may be labelled.
 
     Args:
       side: width of a cell, in inches.
+      title, note: what is written above and below.
     """
     from matplotlib.figure import Figure
 
     rows, columns = shape
-    figure = Figure(figsize=(side * columns, side * rows + 0.5), layout='constrained', dpi=200)
+    title, note = (fonts.wrapped(text, side * columns, size)
+                   for text, size in ((title, 9), (note, 7)))
+    lines = title.count('\n') + note.count('\n') + 2
+    figure = Figure(figsize=(side * columns, side * rows + 0.15 * lines), layout='constrained',
+                    dpi=200)
     axes = figure.subplots()
     axes.imshow(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas, 'gray', vmin=0, vmax=1,
                 extent=(0, columns, rows, 0), interpolation='antialiased')
     axes.set_axis_off()
     for (row, column), label in zip(places, labels, strict=False):
-        axes.text(column + 0.5, row + 0.99, label[:14], fontsize=5, ha='center', va='bottom',
+        axes.text(column + 0.5, row + 0.99, fonts.short(label), fontsize=5, ha='center',
+                  va='bottom',
                   bbox={'facecolor': 'white', 'alpha': 0.7, 'linewidth': 0, 'pad': 0.6})
     figure.suptitle(title, fontsize=9)
+    figure.supxlabel(note, fontsize=7, color='0.35')
     save(figure, path)
 
 

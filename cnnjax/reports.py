@@ -15,13 +15,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax import atomic, cluster, tables, trackers, views, workdir
+from cnnjax import atomic, cluster, tables, trackers, user_network, views, workdir
 from cnnjax.errors import UserError
 from cnnjax.events import Events
 
 CSV = 'metrics.csv'
 FIRST_BATCH = 'figures/first_batch.png'
 FIGURES = '.figures'  # The name of the events with the figures of a finished run ends so.
+
+
+def called(directory: str | Path, config: ConfigDict) -> str:
+    """What the titles of a training call it: 'quickstart: resnet20 on digits'."""
+    network = user_network.short(config.model.name)
+    return f'{Path(directory).name}: {network} on {config.dataset}'
 
 
 def read_metrics(directory: str | Path) -> list[dict[str, Any]]:

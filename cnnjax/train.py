@@ -242,8 +242,9 @@ def first_drawn(config: ConfigDict, directory: Path, training: Training,
         examples = training.mix(key, training.augment(key, some['position'], examples))
         return {name: values[1:] for name, values in examples.items()}
 
-    figures.first_batch(directory, training.task, train_set.classes, normalize, seen(
-        step.keys(run_keys(config)[1], 0)[0], step.fetch(arrays, some)))
+    figures.first_batch(
+        directory, reports.called(directory, config), training.task, train_set.classes, normalize,
+        seen(step.keys(run_keys(config)[1], 0)[0], step.fetch(arrays, some)))
     return itertools.chain([first], batches)
 
 

@@ -183,9 +183,9 @@ def film(config, network, directory, members, ascend):
                 pictures.write(directory / f'frames{label}' / f'{frame:04d}.png', frames[-1])
     for number, label, before, frames in zip(numbers, labels, starts, films, strict=True):
         source, result = names(config.images)[number], directory / 'figures' / f'dream{label}.png'
-        plots.pictures([[(f'before: {source}', before.clip(0, 1)),
-                         (f'after: {config.layers} of {config.source}', frames[0])]],
-                       result.with_name(f'before_after{label}.png'))
+        plots.pictures([[(f'before: {pictures.stem(source)}', before.clip(0, 1)),
+                         ('after', frames[0])]], result.with_name(f'before_after{label}.png'),
+                       f'{trained.called(network, config.source)}: DeepDream of {config.layers}')
         if config.frames > 1:
             result = result.with_suffix(f'.{config.animation}')
             pictures.animate(result, frames, config.seconds)

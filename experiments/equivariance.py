@@ -40,7 +40,7 @@ def run(config, directory):
     edges = filters.edges(pictures.fitted(picture, (most, most), 3))
     pooled, kept = filters.pooling(edges, config.size, config.pool_size)
     figures = Path(directory) / 'figures'
-    name = Path(config.image.removeprefix(pictures.PREFIX)).stem
+    name = pictures.stem(config.image)
     workdir.write_config(directory, config)
     plots.gallery(filters.pooling_rows(pooled, kept), figures / 'pooling.png', 1.6,
                   f'Edges of {name}, pooled over {config.pool_size} x {config.pool_size} pixels',

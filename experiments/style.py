@@ -68,7 +68,7 @@ def write(config, directory):
     network = load(config)
     contents, smallest = {}, min(config.sizes)  # Contents of one shape are optimized together.
     given = names(config.content) or ['texture']
-    stems = [Path(path.removeprefix(pictures.PREFIX)).stem for path in given]
+    stems = map(pictures.stem, given)
     for path, stem in zip(given, pictures.distinct(stems, OURS), strict=True):
         picture = pictures.read(path) if config.content else blank(config)
         check_fits(config, network, path, sized(config, network, picture, smallest))
@@ -100,10 +100,13 @@ def write(config, directory):
         pictures.write(file, image, config.bits)
         print(f'picture: {file}')
         shown = min(config.sizes[-1], 1024)
-        rows.append([*[('content', pictures.resize(picture, shown))] * bool(config.content),
-                     *(('style', shown_style(config, style, shown)) for style in styles),
+        content = [(f'content: {stem}', pictures.resize(picture, shown))] * bool(config.content)
+        rows.append([*content,
+                     *((f'style: {pictures.stem(path)}', shown_style(config, style, shown))
+                       for path, style in zip(names(config.styles), styles, strict=True)),
                      ('result', pictures.resize(np.asarray(image), shown))])
-    plots.pictures(rows, figures / 'style.png')
+    plots.pictures(rows, figures / 'style.png', f'{trained.called(network, config.source)}: '
+                   + ('style transfer' if config.content else 'texture'))
     print(f'with contents and styles: {figures / "style.png"}')
     if not names(config.content_masks):
         report(config, results, styles, figures.parent / 'results.json')

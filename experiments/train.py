@@ -18,7 +18,6 @@ from cnnjax import (
     step,
     train,
     trained,
-    user_network,
     views,
     workdir,
 )
@@ -53,8 +52,7 @@ def draw_curves(config, directory, last):
     """Draws the curves of the run, and prints the errors in its last row."""
     rows, judged = reports.read_metrics(directory), reports.evaluated(last)
     figure, called = Path(directory) / 'figures' / 'curves.png', curves.SETS[judged]
-    network = user_network.short(config.model.name)
-    curves.training(rows, figure, f'{Path(directory).name}: {network} on {config.dataset}, '
+    curves.training(rows, figure, f'{reports.called(directory, config)}, '
                                   f'{100 * last[f"{judged}/error"]:.2f} % {called} error')
     print(f'curves: {figure}')
     tell(last, judged)
@@ -81,13 +79,14 @@ def draw_styles(config, directory):
         print(f'no pictures: {error}')
         return
     examples = dataset.prepare(config, source)
-    styles = [('style', pictures.read(path, config.style_size)) for path in names(config.styles)]
+    styles = [(f'style: {pictures.stem(path)}', pictures.read(path, config.style_size))
+              for path in names(config.styles)]
     batch = next(iter(examples.test_batches(min(len(examples), 4))))
     images = step.fetch(examples.data or {}, batch)['image']
     figure = Path(directory) / 'figures' / 'stylized.png'
     plots.pictures([[*(('photograph', image / np.float32(255)) for image in images), *styles],
                     [('in one pass', predict.stylized(network, image)) for image in images]],
-                   figure)
+                   figure, f'{reports.called(directory, config)}, {config.test_split} set')
     print(f'photographs and what the network makes of them: {figure}')
 
 

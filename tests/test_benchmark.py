@@ -46,6 +46,14 @@ def test_images_are_timed_and_written(config, tmp_path, monkeypatch):
     assert 'PyTorch' not in text
 
 
+@pytest.mark.parametrize(('name', 'row', 'called'), [
+    ('infer_resnet20:1', {'batch': 1}, 'resnet20, batch 1'),
+    ('train_vgg16_bn_32', {'batch': 64}, 'vgg16_bn_32, batch 64'),
+    ('style_256', {}, 'style, 256 pixels')])
+def test_the_picture_says_what_numbers_of_rows_are(name, row, called):
+    assert benchmark.called(name, row) == called
+
+
 def test_a_network_is_timed_and_written(config, tmp_path, monkeypatch):
     """Its training, several steps in a program, inference, the loop, the start."""
     monkeypatch.setattr(runs, 'first_step', lambda command, programs: len(programs))

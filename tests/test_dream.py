@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageSequence
 from scipy import ndimage
 
-from cnnjax import models
+from cnnjax import models, plots
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.images import objectives, optimize, pictures, run
@@ -333,9 +333,14 @@ def test_frames_become_an_animation_of_programs_compiled_once(config, tmp_path, 
     stopped; frames are kept, and the animation shows them."""
     calls, problem = [], dream.problem
     monkeypatch.setattr(dream, 'problem', lambda *args: calls.append(args[-1]) or problem(*args))
+    said, draw = [], plots.pictures
+    monkeypatch.setattr(plots, 'pictures', lambda rows, path, title: said.append(
+        [title, *(text for text, _ in rows[0])]) or draw(rows, path, title))
     config.update(images='noise', frames=2, steps=2, step=0.1, seconds=0.25)
     dream.run(config, tmp_path / 'whole')
     assert calls == [(17, 17, 3), (24, 24, 3)]
+    assert said == [[f'{config.source} (VGG): DeepDream of {config.layers}', 'before: noise',
+                     'after']]
     report = dream.Run._report
 
     def stop(run, name, *rest):

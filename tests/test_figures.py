@@ -134,8 +134,11 @@ def test_the_first_batch_of_a_classification_has_names(targets, names, monkeypat
                         lambda image, text: written.append(text) or captioned(image, text))
     images = np.float32([np.full((8, 12, 3), 2.0), np.full((8, 12, 3), -2.0)])
     task = SimpleNamespace(draw=None)
-    figures.first_batch(tmp_path, task, CLASSES, NORMALIZE, {'image': images, **targets})
-    assert written == names
+    monkeypatch.setattr(overlays, 'entitled',
+                        lambda image, text: written.append(text) or image)
+    figures.first_batch(tmp_path, 'a: vgg16 on b', task, CLASSES, NORMALIZE,
+                        {'image': images, **targets})
+    assert written == [*names, 'a: vgg16 on b: the first batch']
     with Image.open(tmp_path / 'figures' / 'first_batch.png') as picture:
         drawn = np.asarray(picture)
     height, width = 14 * 8, 14 * 12  # twelve pixels become at least 160

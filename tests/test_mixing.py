@@ -119,7 +119,8 @@ def test_the_first_batch_is_drawn_as_it_is_mixed(tiny, tmp_path, monkeypatch):
     key = train.step.keys(train.run_keys(config)[1], 0)[0]
     whole = made.mix(key, made.augment(key, batch['position'],
                                        train.step.fetch(examples.data, batch)), None)
-    (*_, seen), = drawn
+    (_, run, *_, seen), = drawn
+    assert run == f'{tmp_path.name}: {config.model.name} on digits'
     assert 4 < len(seen['image']) < 32
     for name in ('image', 'label', 'other_label', 'share'):
         np.testing.assert_allclose(seen[name], whole[name][:len(seen[name])], atol=1e-6)

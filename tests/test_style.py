@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cnnjax import models, reports, trained, weights
+from cnnjax import models, plots, reports, trained, weights
 from cnnjax.data import Normalization
 from cnnjax.errors import UserError
 from cnnjax.images import descent, pictures
@@ -234,7 +234,10 @@ def test_a_gray_network_has_a_style_too(folder, tmp_path):
     assert image[..., 2].mean() > image[..., 0].mean() + 0.2
 
 
-def test_pictures_are_named_apart_from_our_figures_and_each_other(folder, tmp_path):
+def test_pictures_are_named_apart_from_our_figures_and_each_other(folder, tmp_path, monkeypatch):
+    said, draw = [], plots.pictures
+    monkeypatch.setattr(plots, 'pictures', lambda rows, path, title: said.extend(
+        [title, *([text for text, _ in row] for row in rows)]) or draw(rows, path, title))
     (tmp_path / 'more').mkdir()
     for name in ('loss.png', 'style.png', 'wide.png'):
         shutil.copy(folder / 'other.png', tmp_path / 'more' / name)
@@ -242,6 +245,8 @@ def test_pictures_are_named_apart_from_our_figures_and_each_other(folder, tmp_pa
     style.run(config(folder, steps=(2,), content=','.join(map(str, contents))), tmp_path / 'run')
     assert sorted(path.name for path in (tmp_path / 'run' / 'figures').iterdir()) == [
         'loss-2.png', 'loss.png', 'style-2.png', 'style.png', 'wide-2.png', 'wide.png']
+    assert said[0].endswith('(vgg11): style transfer')
+    assert ['content: wide-2', 'style: red', 'result'] in said[1:]
     figures = tmp_path / 'run' / 'figures'
     assert pictures.read(figures / 'loss-2.png').shape == (32, 48, 3)
     assert pictures.read(figures / 'loss.png').shape != (32, 48, 3)

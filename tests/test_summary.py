@@ -154,6 +154,8 @@ def test_the_picture_joins_what_reads_each_other():
     kinds = {node.name: node.kind for node in diagram.graph(summarized('fcn8s'))}
     assert [kinds[name] for name in ('pool5', 'score_fr', 'upscore_pool4', 'fuse_pool4', 'score')
             ] == ['pool', 'convolution', 'up-sampling', 'join, crop', 'up-sampling']
+    residual = {node.name: node.kind for node in diagram.graph(summarized('resnet20'))}
+    assert residual['conv3_1'] == 'join, crop'  # Its shortcut has a smaller stride.
     dense = diagram.graph(summary.fold(summarized('densenet121'), 1))
     assert [node.runs for node in dense if node.runs > 1] == [6, 12, 24, 16]
 
@@ -163,7 +165,8 @@ def test_the_picture_joins_what_reads_each_other():
                                   'conv2': 'convolution'}),  # a tree and a gate are learned
     ('maxout_mnist', {'h0': 'convolution', 'maxout0': 'pool', 'pool0': 'pool',
                       'y': 'full layer'}),
-    ('allcnn_c_strided', {'conv3': 'convolution', 'pool': 'pool'})])
+    ('allcnn_c_strided', {'conv3': 'convolution', 'pool': 'pool'}),
+    ('fractalnet_slim10', {'pool1': 'pool'})])  # of the mean of two columns
 def test_kinds_of_pools_that_learn_or_join_channels(name, kinds):
     nodes = {node.name: node.kind for node in diagram.graph(summary.fold(summarized(name), 1))}
     assert {layer: nodes.get(layer) for layer in kinds} == kinds
@@ -178,6 +181,8 @@ def test_no_label_of_the_picture_touches_another(name, tmp_path, monkeypatch):
     figure, = saved
     boxes = [text.get_window_extent() for text in [*figure.texts, *figure.axes[0].texts]]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    if name != 'vgg11':  # Arrows of branches pass behind the texts.
+        assert all(text.get_bbox_patch() for text in figure.axes[0].texts)
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 

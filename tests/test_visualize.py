@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
-from cnnjax import data, limits, models, trained
+from cnnjax import data, limits, models, plots, trained
 from cnnjax.data import sources
 from cnnjax.errors import UserError
 from cnnjax.images import attribution, faithfulness, strongest
 from configs import visualize as configs
 from experiments.visualize import maximized, shown, visualize
+
+SAID, save = {}, plots.save  # {figure of the fixture `finished`: its texts}
 
 
 def make(channels=1, side=8, **options):
@@ -51,6 +54,9 @@ def finished(tmp_path_factory, network):
     directory = tmp_path_factory.mktemp('whole')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(visualize.trained, 'load', lambda *_: network)
+        patch.setattr(plots, 'save', lambda figure, path: SAID.update({path.stem: ' '.join(
+            text.get_text() for text in figure.findobj(Text)).replace('\n', ' ')})
+            or save(figure, path))
         visualize.run(settings(), directory)
     return directory
 
@@ -114,6 +120,22 @@ def test_the_figures_and_the_numbers(finished, network):
     assert set(cells['classes']) <= set('0123456789')
     saved, _ = strongest.load(finished / 'patches.npz')
     assert set(saved) == {'relu1_1', 'relu2_1', 'fc8'}
+
+
+def test_the_figures_name_the_network_the_data_and_their_numbers(finished):
+    assert {path.stem for path in finished.glob('figures/*.png')} == SAID.keys()
+    on = 'runs/quickstart (VGG) on digits, test set'
+    best = 'numbers: activations of the unit at its best place'
+    for name, texts in {
+            'filters': ['runs/quickstart (VGG): filters of conv1_1', 'numbers: output channels'],
+            'relu1_1': [on, 'relu1_1: ', best, 'projected by deconvnet'],
+            'classes': [on, 'numbers: logit of the class'], 'facets': [on, best],
+            'pairs': [on], 'atlas': [on, 'relu2_1: activation atlas of 30 images',
+                                     'The area of an image is'],
+            'grid': ['runs/quickstart (VGG), relu2_1: activation grid', 'The area of an image is'],
+            'activations': ['runs/quickstart (VGG): activations by 0', 'numbers: rows, columns'],
+            'saliency': ['network: runs/quickstart ']}.items():
+        assert all(text in SAID[name] for text in texts), (name, SAID[name])
 
 
 def test_an_interrupted_run_goes_on(finished, network, tmp_path, monkeypatch):
@@ -232,4 +254,5 @@ def test_a_network_without_classes_or_filters(tmp_path, network):
     assert limits.names(configs.get_config().rules) == ('deconvnet', 'guided', 'gradient')
     params = {name: layer for name, layer in network.variables['params'].items() if name == 'fc8'}
     with pytest.raises(UserError, match='no convolution of the network sees the image'):
-        shown.filters(network._replace(variables={'params': params}), tmp_path / 'filters.png')
+        shown.filters(settings(), network._replace(variables={'params': params}),
+                      tmp_path / 'filters.png')

@@ -87,6 +87,11 @@ def frames(path: str | Path) -> tuple[list[np.ndarray], float]:
     return found, max(milliseconds / len(found) / 1000, 0.02)
 
 
+def stem(source: str) -> str:
+    """The name of a picture without folders, suffix and PREFIX: 'cat' of 'skimage:cat'."""
+    return Path(source.removeprefix(PREFIX)).stem
+
+
 def distinct(names: Iterable[str], taken: Collection[str] = ()) -> list[str]:
     """The names, each made different from those before it and from `taken` by a number: 'cat-2'.
 

@@ -14,7 +14,7 @@ import jax
 import jaxlib
 from tqdm import tqdm
 
-from cnnjax import atomic, limits, plots, tables, workdir
+from cnnjax import atomic, fonts, limits, plots, tables, workdir
 from cnnjax.errors import UserError
 from experiments.benchmark import images, runs, training
 from experiments.benchmark.timing import SIZES, Setting, Unmeasured, best, compare, cores
@@ -205,16 +205,21 @@ def gain(name, row, before):
     return f'{old["cnnjax"]["seconds"] / row["cnnjax"]["seconds"]:.2f}'
 
 
-def report(results, before):
-    """The report in Markdown: the machine, the times beside PyTorch's, what a step needs, and the
-    rest."""
-    about, rows = results['machine'], results['rows']
+def described(results):
+    """The run's label and machine, in a line."""
+    about = results['machine']
     head = [f'{about["device"]}, {about["cores"]} cores ({about["processor"]}'
             + (f', {about["instructions"]}' if about['instructions'] else '') + ')',
             about['dtype'], f'jax {about["jax"]}']
     head += [f'PyTorch {about["torch"]}'] if about['torch'] else []
     head += [f'XLA_FLAGS="{about["xla_flags"]}"'] if about['xla_flags'] else []
-    text = (f'{results["label"]}: ' if results['label'] else '') + ', '.join(head) + '.\n\n'
+    return (f'{results["label"]}: ' if results['label'] else '') + ', '.join(head)
+
+
+def report(results, before):
+    """The report in Markdown: the machine, the times beside PyTorch's, what a step needs, and the
+    rest."""
+    rows, text = results['rows'], f'{described(results)}.\n\n'
     timed = {name: row for name, row in rows.items() if 'cnnjax' in row and 'loop' not in row}
     label = before.get('label') or 'before'
     text += markdown(
@@ -272,6 +277,13 @@ SIDES = {'torch': ('PyTorch', 'tab:orange'), 'torch_compile': ('torch.compile', 
          'cnnjax_plain': ('the same network, all of it computed or kept', 'tab:blue')}
 
 
+def called(name, row):
+    """How the picture calls a row: 'resnet20, batch 128' or 'style, 256 pixels'."""
+    kind, _, what = name.partition(':')[0].partition('_')
+    text = f'{kind}, {what} pixels' if kind in IMAGES else what
+    return text + (f', batch {row["batch"]}' if 'batch' in row else '')
+
+
 def draw(results, path):
     """Draws bars, in groups: the time of each other side divided by ours."""
     from matplotlib.figure import Figure  # imported here because it takes half a second
@@ -280,7 +292,8 @@ def draw(results, path):
     for name, row in results['rows'].items():
         if ratios := {side: value for side, value in row.get('ratios', {}).items()
                       if side in SIDES}:
-            groups.setdefault(TITLES[name.partition('_')[0]], []).append((name, ratios))
+            groups.setdefault(TITLES[name.partition('_')[0]], []).append(
+                (called(name, row), ratios))
     if not groups:
         return
     count = sum(len(rows) for rows in groups.values())
@@ -303,7 +316,7 @@ def draw(results, path):
                               ha='left' if value >= 1 else 'right')
                 low, high = min(low, value), max(high, value)
             places.append(position)
-            labels.append(name.removeprefix('train_').removeprefix('infer_'))
+            labels.append(name)
             position += 1
     axes.axvline(1, color='black', linewidth=1)
     axes.set_xscale('log')
@@ -320,7 +333,6 @@ def draw(results, path):
     axes.set_axisbelow(True)
     axes.spines[['top', 'right', 'left']].set_visible(False)
     axes.set_xlabel('time of the other side / time of cnnjax  (right of 1: cnnjax is faster)')
-    about = results['machine']
     figure.legend(used.values(), used.keys(), loc='outside upper center', ncols=3, frameon=False,
-                  title=f'{about["device"]}, {about["cores"]} cores, {about["dtype"]}')
+                  title=fonts.wrapped(described(results), 8, 10))
     plots.save(figure, path)

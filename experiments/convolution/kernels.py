@@ -1,6 +1,5 @@
 """Convolution flips the kernel, correlation does not; and what known kernels do to a photograph."""
 
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage, signal
@@ -40,7 +39,7 @@ def part(config, figures):
               correlate(gray[3:], kernel), correlate(gray, kernel)[3:], 'lax')]
     filtered, numbers = filters.kernels(picture)
     plots.gallery(filters.kernel_rows(picture, filtered), figures / 'kernels.png', 1.6,
-                  f'{Path(config.image.removeprefix(pictures.PREFIX)).stem}, correlated with '
+                  f'{pictures.stem(config.image)}, correlated with '
                   'known kernels', filters.CORNER)
     return rows + [
         equal(f'kernel "{name}"', result, np.stack([

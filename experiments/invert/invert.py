@@ -153,7 +153,7 @@ def load(config, network):
         paths = limits.names(config.images)
         if not paths:
             raise UserError("images='': name pictures, a folder of them, or give a dataset")
-        found = [(Path(path.removeprefix(pictures.PREFIX)).stem, pictures.read(path))
+        found = [(pictures.stem(path), pictures.read(path))
                  for path in paths]
     labels, pixels = zip(*found, strict=True)
     return [Example(name, pictures.fitted(image, size, channels))

@@ -3,12 +3,14 @@
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, parallel, plots
+from cnnjax import data, parallel, plots, trained
 from cnnjax.images import class_scores, patches, pictures, strongest, units
 from cnnjax.limits import names
 from experiments.visualize.shown import called, grid
 
 COLUMNS = 8  # The columns in the figure of classes, two for each class.
+# What the numbers in figures of units are.
+ACTIVATIONS = 'numbers: activations of the unit at its best place'
 
 
 def safe(layer):
@@ -52,7 +54,8 @@ def unit_rows(config, network, stream, row, strong, chosen, figure):
                        None),
                       (f'strongest patches: {scores[0]:.3g} to {scores[-1]:.3g}', cut(images),
                        None),
-                      *((f'by {rule}', cut(found), None) for rule, found in causes.items())])
+                      *((f'projected by {rule}', cut(found), None)
+                        for rule, found in causes.items())])
         numbers.append({
             'unit': int(unit), 'maximized': float(maximized.scores[i]),
             'health': maximized.health[i], 'strongest': scores.tolist(),
@@ -62,19 +65,14 @@ def unit_rows(config, network, stream, row, strong, chosen, figure):
         if maximized.health[i]:
             print(f'{layer}, unit {unit}: {maximized.health[i]}', flush=True)
     plots.gallery(drawn, figure, 1.9, title=f'{heading(config, network)}\n{layer}: '
-                  f'{count_of("units", numbers)}')
+                  f'{count_of("units", numbers)}', note=ACTIVATIONS)
     return numbers
 
 
 def heading(config, network):
     """The network and the data set of a figure, in a line."""
-    return f'{name_of(config, network)}, {config.dataset}, {config.split} set'
-
-
-def name_of(config, network):
-    """The source of a network, and its name where that is another."""
-    source = str(config.source)
-    return f'{source} ({network.name})' if network.name and network.name != source else source
+    return (f'{trained.called(network, config.source)} on {config.dataset}, '
+            f'{config.split} set')
 
 
 def exceeding(rows):
@@ -121,12 +119,14 @@ def classes(config, network, stream, layer, strong, figure):
     for i, label in enumerate(chosen):
         name, score, best = called(network, label), maximized.scores[i], strong.scores[label, 0]
         share = 100 * probabilities[i, label]
-        cells += [(f'{name[:14]}: {score:.3g}, {share:.0f} %', maximized.images[i], None),
-                  (f'strongest: {best:.3g}', images[i], None)]
+        cells += [(f'{name}\nmaximized: {score:.3g}, {share:.0f} %', maximized.images[i], None),
+                  (f'\nstrongest: {best:.3g}', images[i], None)]
         numbers.append({'class': name, 'maximized': float(score),
                         'probability': float(probabilities[i, label]),
                         'health': maximized.health[i], 'strongest': float(best),
                         'image': int(strong.images[label, 0])})
     plots.gallery(grid(cells, min(COLUMNS, len(cells))), figure, 1.3, title=(
-        f'{heading(config, network)}\n{count_of("classes", numbers)}; numbers: logit, probability'))
+        f'{heading(config, network)}\n{count_of("classes", numbers)}'),
+        note='numbers: logit of the class; of the maximized image also the probability. strongest: '
+             'the image of the set with the largest logit')
     return numbers

@@ -7,13 +7,13 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import plots
+from cnnjax import plots, trained
 from cnnjax.errors import UserError
 from cnnjax.images import activation_maps, atlas, directions, objectives, pictures
 from cnnjax.images.units import joined
 from cnnjax.limits import Whole
 from experiments.visualize import shown
-from experiments.visualize.maximized import heading, name_of, settings
+from experiments.visualize.maximized import ACTIVATIONS, heading, settings
 
 LIMITS = {'facets': Whole(0, 16), 'pairs': Whole(), 'grid': Whole(0, 64), 'atlas': Whole(0, 64)}
 STEPS = 5  # The images from one unit to another, the units included.
@@ -61,7 +61,8 @@ def facets(config, network, layer, units, strong, figure):
     rows = [[(f'unit {unit}: {score:.3g}', image, None)
              for image, score in zip(images, scores, strict=True)]
             for unit, images, scores in zip(units, found.images, found.scores, strict=True)]
-    plots.gallery(rows, figure, 1.5, title=f'{heading(config, network)}\n{layer}: facets of units')
+    plots.gallery(rows, figure, 1.5, title=f'{heading(config, network)}\n{layer}: facets of units',
+                  note=ACTIVATIONS)
     return [{'unit': int(unit), 'facets': scores.tolist(), 'health': health,
              'strongest': float(strong.maximum[unit])}
             for unit, scores, health in zip(units, found.scores, found.health, strict=True)]
@@ -97,8 +98,8 @@ def grid(config, network, layer, images, figure):
                    'grid')
     size = ' x '.join(map(str, found.shape))
     plots.gallery([[(name, image, None), (f'{size} activation vectors', canvas, None)]], figure,
-                  4.5, title=f'{name_of(config, network)}, {layer}: activation grid; '
-                             'the area of an image is the length of its vector')
+                  4.5, title=f'{trained.called(network, config.source)}, {layer}: activation grid',
+                  note='The area of an image is the length of its vector.')
     return {'image': name, 'layer': layer, 'shape': found.shape}
 
 
@@ -112,9 +113,10 @@ def atlas_of(config, network, layer, stream, figure):
     labels = [shown.called(network, label)
               for label in (() if found.classes is None else found.classes)]
     plots.labelled(canvas, found.places, labels, shape, figure, f'{heading(config, network)}\n'
-                   f'{layer}: activation atlas of {len(stream):,} images; the area of an image is '
-                   'the number of activations of which it shows the mean, its text the class that '
-                   'the network sees in them')
+                   f'{layer}: activation atlas of {len(stream):,} images', note=(
+                       'The area of an image is the number of activations of which it shows the '
+                       'mean'
+                       + ', its text the class that the network sees in them' * bool(labels) + '.'))
     return {'layer': layer, 'places': found.places.tolist(), 'counts': found.counts.tolist(),
             'classes': labels}
 

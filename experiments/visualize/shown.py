@@ -1,12 +1,10 @@
 """What a network makes of pictures: saliency and activations; and its first filters."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnnjax import data, plots, summary
+from cnnjax import data, plots, summary, trained
 from cnnjax.errors import UserError
 from cnnjax.images import (
     activation_maps,
@@ -27,7 +25,7 @@ DEPTH = 20  # The most layers in the figure of activations.
 def given(config, network):
     """The pictures that the config names, [(name, image [H, W, C] in [0, 1])]."""
     *size, channels = network.image_shape
-    return [(Path(source.removeprefix(pictures.PREFIX)).stem,
+    return [(pictures.stem(source),
              pictures.fitted(pictures.read(source), size, channels))
             for source in names(config.images)]
 
@@ -52,7 +50,7 @@ def grid(cells, columns):
     return [cells[i:i + columns] for i in range(0, len(cells), columns)]
 
 
-def filters(network, figure):
+def filters(config, network, figure):
     """Draws the filters of the first convolution; gray is 0."""
     for row in summary.summarize(network.net, network.image_shape).rows:
         params = network.variables['params']
@@ -62,7 +60,10 @@ def filters(network, figure):
         if np.ndim(kernel) == 4 and kernel.shape[2] == network.image_shape[-1]:
             shown = patches.contrast(np.moveaxis(np.asarray(kernel), -1, 0))
             plots.gallery(grid([(str(i), image, None) for i, image in enumerate(shown)], 16),
-                          figure, 0.5)
+                          figure, 0.5, title=f'{trained.called(network, config.source)}: '
+                                             f'filters of {row.name}',
+                          note='numbers: output channels. Gray is 0, and each filter has its own '
+                               'scale.')
             return {'layer': row.name, 'shape': list(kernel.shape)}
     raise UserError('no convolution of the network sees the image: it has no filters to draw')
 
@@ -132,5 +133,8 @@ def activations(config, network, image, figure):
         shown = np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)  # Each has its scale.
         title = f'{layer}: {" x ".join(map(str, found.shape))}'
         cells.append((title, pictures.mosaic(list(np.moveaxis(shown, -1, 0)[..., None])), None))
-    plots.gallery(grid(cells, 4), figure, 1.9)
+    plots.gallery(grid(cells, 4), figure, 1.9,
+                  title=f'{trained.called(network, config.source)}: activations by {name}',
+                  note='numbers: rows, columns and channels of the layer. Of these channels those '
+                       'with the largest means are shown, each on its own scale.')
     return {'image': name, 'layers': list(maps)}

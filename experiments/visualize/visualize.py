@@ -61,7 +61,8 @@ def run(config, directory):
                'dataset': config.dataset, 'split': config.split, 'images': len(stream)}
 
     part = functools.partial(kept_part, directory)
-    results['filters'] = part('filters', lambda figure: shown.filters(network, figure))
+    results['filters'] = part('filters', lambda figure: shown.filters(
+        config, network, figure))
     rows = {row.name: row for row in
             summary.summarize(network.net, network.image_shape).rows}
     results['layers'] = {
