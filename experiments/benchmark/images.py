@@ -95,7 +95,7 @@ class Torch:
 
     def __init__(self, module, network):  # the module is torch_steps
         torch = self.torch = module.torch
-        self.device = module.networks.device()
+        self.device = module.networks.DEVICE
         params, self.layers = network.variables['params'], {}
         pools = {models.POOLS['max']: torch.nn.MaxPool2d,
                  models.POOLS['average']: torch.nn.AvgPool2d}
