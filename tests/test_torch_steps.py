@@ -113,9 +113,10 @@ def test_another_network_is_no_change_of_the_one_before(compilations):
     ('graph', r'^torch.compile: its graph breaks \(.*graph_break'),
     ('steps', '^torch.compile: it was compiled [23] times, because something changes'),
     ('later', '^torch.compile: it was compiled [23] times, because something changes'),
-    ('error', '^torch.compile: no kernel$'), ('none', '^torch.compile: it was not compiled$')])
+    ('error', '^torch.compile: no kernel$'), ('none', '^torch.compile: it was not compiled$'),
+    ('skipped', '^torch.compile: 2 of its programs ran without CUDA graphs$')])
 def test_a_time_of_what_was_not_compiled_is_no_time_of_torch_compile(setting, change, message):
-    """The row keeps its other times."""
+    """The row keeps its other times. A time without CUDA graphs stays, with a note."""
     seen = []
 
     def double(x):
@@ -142,10 +143,13 @@ def test_a_time_of_what_was_not_compiled_is_no_time_of_torch_compile(setting, ch
 
     sides, facts = {'cnnjax': other, 'torch': other}, {}
     training.add_compiled(sides, facts, setting, timing.advance(step, torch_steps.wait))
-    assert ('torch_compile' in sides) == (change == 'later')
+    assert ('torch_compile' in sides) == (change in ('later', 'skipped'))
+    if change == 'skipped':
+        counters['inductor']['cudagraph_skips'] = 2
     if change == 'later':
         setting = setting._replace(measure=later)
     result = training.measure(sides, facts, setting, 'row')
-    assert set(result['ratios']) == {'torch'}
-    assert set(result) == {'cnnjax', 'torch', 'ratios'}
+    kept = {'torch', 'torch_compile'} if change == 'skipped' else {'torch'}
+    assert set(result['ratios']) == kept
+    assert set(result) == kept | {'cnnjax', 'ratios'}
     assert re.search(message, facts['missing'])

@@ -95,6 +95,12 @@ def fault():
     return '' if graphs else 'it was not compiled'
 
 
+def without_cuda_graphs():
+    """How many programs of the function that `compiled` made last, its forward and its backward
+    pass, PyTorch runs without the CUDA graphs of the mode; it only warns."""
+    return counters['inductor']['cudagraph_skips']
+
+
 def training(network, data, recipe, compile_mode=''):
     """A side of `compare`: a function that makes n steps of SGD and waits for the last.
 

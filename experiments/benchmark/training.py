@@ -83,8 +83,8 @@ def recipe(name, batch, dtype, changes):
     file, *argument = network.config.split(':')
     config = importlib.import_module(f'configs.{file}').get_config(*argument)
     config.update_from_flattened_dict({
-        'stream': False, 'color': 0.0, 'order': 'torch', 'batch_size': batch, 'dtype': dtype,
-        'devices': 1, **network.changes, **changes})
+        'stream': False, 'color': 0.0, 'color_jitter': 0.0, 'order': 'torch', 'batch_size': batch,
+        'dtype': dtype, 'devices': 1, **network.changes, **changes})
     return config
 
 
@@ -266,9 +266,12 @@ def add_compiled(sides, facts, setting, steps):
 def measure(sides, facts, setting, name, **options):
     """setting.measure(...) without the compiled side's time, if that was not compiled after all."""
     result = setting.measure(sides, name, **options)
-    if 'torch_compile' in sides and (why := setting.torch.fault()):
-        facts['missing'] = f'torch.compile: {why}'
-        del result['torch_compile'], result['ratios']['torch_compile']
+    if 'torch_compile' in sides:
+        if why := setting.torch.fault():
+            facts['missing'] = f'torch.compile: {why}'
+            del result['torch_compile'], result['ratios']['torch_compile']
+        elif count := setting.torch.without_cuda_graphs():
+            facts['missing'] = f'torch.compile: {count} of its programs ran without CUDA graphs'
     return result
 
 
