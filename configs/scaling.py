@@ -15,6 +15,10 @@ timed on one device of this machine and take their place.
 
 import ml_collections
 
+# Training steps in bfloat16, see docs/gpu.md.
+H200 = ('resnet50:256:33.0,vgg16:128:24.4,densenet_bc_l100_k12:64:14.3,resnet110:128:8.36,'
+        'fractalnet20:100:4.90,resnet20:128:1.45')
+
 
 def get_config():
     config = ml_collections.ConfigDict()
@@ -27,9 +31,7 @@ def get_config():
     config.parallel = 'shard_map,pmap,jit'  # the ways to run on many devices, see configs/base.py
 
     # The step of one device, with images of the paper's size.
-    # network:images:milliseconds, the images per device for any number of devices
-    config.steps = ('resnet50:256:33.0,vgg16:128:24.4,densenet_bc_l100_k12:64:14.3,'
-                    'resnet110:128:8.36,fractalnet20:100:4.90,resnet20:128:1.45')
+    config.steps = H200  # network:images:milliseconds; the images are those of each device
     config.measured = ''  # networks whose step is timed here instead, 'resnet50,vgg16'; '': none
     config.measured_batch = 32  # images per timed step
     config.measured_steps = 5  # how many steps are timed, after the first; the median counts
