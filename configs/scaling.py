@@ -8,11 +8,16 @@ Reads the collectives of one training step from its compiled program, for severa
 compares it with published measurements. Writes scaling.json, scaling.md and figures/scaling.png.
 docs/scaling.md has the results.
 
-With --config.measured=resnet50,vgg16 --config.measured_batch=256 the step of these networks is
-timed on one device of this machine; the measured time replaces `step_seconds`.
+The steps of one device are those that docs/gpu.md has of an H200. `--config.steps` takes others;
+with --config.measured=resnet50,vgg16 --config.measured_batch=256 the steps of these networks are
+timed on one device of this machine and take their place.
 """
 
 import ml_collections
+
+# Training steps in bfloat16, see docs/gpu.md.
+H200 = ('resnet50:256:33.0,vgg16:128:24.4,densenet_bc_l100_k12:64:14.3,resnet110:128:8.36,'
+        'fractalnet20:100:4.90,resnet20:128:1.45')
 
 
 def get_config():
@@ -25,17 +30,15 @@ def get_config():
     config.compiled_batch = 8  # images per device
     config.parallel = 'shard_map,pmap,jit'  # the ways to run on many devices, see configs/base.py
 
-    # The step of one device.
-    config.models = 'resnet50,vgg16,densenet121,resnet110,fractalnet20'  # at the paper's image size
-    config.batch_size = 256  # images per device, for images/s; the same for any number of devices
-    config.step_seconds = (0.05, 0.1, 0.2)  # assumed step times of networks that are not measured
-    config.measured = 'resnet20'  # networks whose step is timed here, 'resnet50,vgg16'; '': none
+    # The step of one device, with images of the paper's size.
+    config.steps = H200  # network:images:milliseconds; the images are those of each device
+    config.measured = ''  # networks whose step is timed here instead, 'resnet50,vgg16'; '': none
     config.measured_batch = 32  # images per timed step
     config.measured_steps = 5  # how many steps are timed, after the first; the median counts
     config.dtype = 'float32'  # the type of activations while timing; gradients are always float32
 
     # The reduction.
-    config.clusters = 'ethernet_100,infiniband_400,nvlink_900,tpu_v5p'  # names in CLUSTERS
+    config.clusters = 'ethernet_100,infiniband_400,infiniband_8x400,nvlink_900'  # in CLUSTERS
     config.devices = (8, 16, 32, 64, 128, 256, 512, 1024)  # total numbers of devices
     config.algorithm = 'best'  # between nodes: 'ring', 'tree' or 'best', the faster, as in NCCL
     config.utilization = 1.0  # share of a link's speed that is reached: nccl-tests' busbw / link

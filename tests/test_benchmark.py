@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
+import experiments.benchmark as package
+from cnnjax.data.augment import FIELDS
 from cnnjax.errors import UserError
+from configs import base
 from configs import benchmark as configs
 from experiments.benchmark import benchmark, images, runs, timing, training
 from experiments.benchmark.timing import Unmeasured
@@ -16,7 +19,10 @@ TINY = {'model.widths': (4, 4), 'model.blocks': (1, 1), 'padding': 1}
 @pytest.fixture
 def config(monkeypatch):
     """Without PyTorch, with a tiny network, of which stochastic depth is measured."""
-    monkeypatch.setitem(sys.modules, 'torch', None)  # as if it were not installed
+    # As if torch were not installed, though other tests may have imported it.
+    monkeypatch.delattr(package, 'torch_steps', raising=False)
+    for name in ('torch', 'experiments.benchmark.torch_steps'):
+        monkeypatch.setitem(sys.modules, name, None)
     network = training.Network('cifar:resnet20', 8, 3, 4, 4, TINY,
                                          {'model.survival': 0.5})
     monkeypatch.setattr(training, 'NETWORKS', {'tiny': network})
@@ -171,13 +177,17 @@ def test_the_best_of_a_device():
 
 @pytest.mark.parametrize('rows', configs.ROWS)
 def test_the_rows_of_the_config(rows):
-    """Each is known, once, and its recipe takes what the benchmark changes in it."""
+    """Each is known, once, and its recipe takes what the benchmark changes in it. Images are only
+    moved and mirrored, as in PyTorch."""
     names = [name for row in configs.get_config(rows).rows.split(',')
              for name, *_ in benchmark.parse(row, accelerator=False)]
     assert len(set(names)) == len(names)
+    plain = base.get_config()
     for name, network in training.NETWORKS.items():
         made = training.recipe(name, 4, 'float32', network.plain)
         assert (made.batch_size, made.stream, made.order) == (4, False, 'torch')
+        changed = {field for field in FIELDS if made[field] != plain[field]}
+        assert changed <= {'flip', 'padding'}
     with pytest.raises(ValueError, match='one of cifar, imagenet'):
         configs.get_config('some')
 

@@ -143,7 +143,7 @@ def test_the_model_by_hand():
 @pytest.fixture
 def config():
     config = configs.get_config()
-    config.models, config.compiled, config.measured = 'vgg16', 'convnet', 'convnet'
+    config.steps, config.compiled, config.measured = 'vgg16:128:24.4', 'convnet', 'convnet'
     config.compiled_devices, config.compiled_batch, config.parallel = (2, 99), 2, 'shard_map'
     config.measured_batch, config.measured_steps = 2, 1
     return config
@@ -159,8 +159,12 @@ def test_a_run_writes_what_the_documentation_says(config, tmp_path, capsys):
     assert program['bytes'] == results['loads']['convnet']['bytes']
     for row in results['predictions']:
         assert 0 < row['sequential']['efficiency'] <= row['overlapped']['efficiency'] <= 1
+        step = results['steps'][row['model']]
         assert row['sequential']['images_per_second'] == pytest.approx(
-            256 * row['devices'] * row['sequential']['efficiency'] / row['step_seconds'])
+            step['images'] * row['devices'] * row['sequential']['efficiency'] / step['seconds'])
+    assert results['steps']['vgg16'] == {'images': 128, 'seconds': pytest.approx(0.0244)}
+    assert results['measured'] == ['convnet']
+    assert results['steps']['convnet']['images'] == 2
     goyal, *single = results['published']
     assert goyal['sequential'] < goyal['efficiency'] < goyal['overlapped']
     assert all(row['efficiency'] < row['sequential'] for row in single)  # all of it unmodelled
@@ -170,7 +174,7 @@ def test_a_run_writes_what_the_documentation_says(config, tmp_path, capsys):
     text = (tmp_path / 'scaling.md').read_text()
     documented = (ROOT / 'docs' / 'scaling.md').read_text()
     rows = [line for line in text.splitlines() if line.startswith(('| vgg16', '| Goyal'))]
-    assert len(rows) == 1 + 3 * 4 + 1
+    assert len(rows) == 1 + 4 + 1
     for line in rows:
         assert line in documented
     assert (tmp_path / 'figures' / 'scaling.png').stat().st_size > 10_000
@@ -189,9 +193,11 @@ def test_the_own_cluster_and_the_utilization(config):
     ('clusters', 'pigeons', "'pigeons' is none of ethernet_100"),
     ('algorithm', 'butterfly', "algorithm='butterfly' is none of"),
     ('utilization', 1.5, 'is a share'), ('utilization', 0.0, 'more than 0'),
-    ('own_between', -1.0, 'more than 0'), ('step_seconds', (0.1, float('nan')), 'more than 0'),
-    ('devices', (0, 8), 'take 1'), ('models', '', 'models is empty'),
-    ('models', 'resnet51', 'models: .*resnet50'), ('measured', 'resnet51', 'measured: .*resnet50'),
+    ('own_between', -1.0, 'more than 0'), ('devices', (0, 8), 'take 1'),
+    ('steps', '', 'steps is empty'), ('steps', 'resnet51:8:1.5', 'steps: .*resnet50'),
+    ('steps', 'vgg16:8:1,resnet50', "'resnet50' is no network:images:milliseconds"),
+    ('steps', 'resnet50:8:nan', 'no network:images:milli'), ('steps', 'resnet50:0:3', 'no network'),
+    ('measured', 'resnet51', 'measured: .*resnet50'),
     ('compiled', 'resnet51', 'compiled: .*resnet50'), ('compiled', '', 'compiled is empty'),
     ('compiled_devices', (), 'compiled_devices is empty'), ('parallel', '', 'parallel is empty'),
     ('parallel', 'jit,threads', "parallel='threads' is none of 'shard_map', 'pmap', 'jit'")])

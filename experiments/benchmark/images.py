@@ -95,7 +95,7 @@ class Torch:
 
     def __init__(self, module, network):  # the module is torch_steps
         torch = self.torch = module.torch
-        self.device = module.networks.device()
+        self.device = module.networks.DEVICE
         params, self.layers = network.variables['params'], {}
         pools = {models.POOLS['max']: torch.nn.MaxPool2d,
                  models.POOLS['average']: torch.nn.AvgPool2d}
@@ -151,8 +151,9 @@ class Torch:
         def loss(image):
             taps = self.taps(image, layers)
             styles = sum(((gram(taps[layer]) - targets[layer]) ** 2).mean() for layer in LAYERS)
-            variation = (((image[..., 1:, :] - image[..., :-1, :]) ** 2).sum()
-                         + ((image[..., 1:] - image[..., :-1]) ** 2).sum()) / 2
+            corner = image[..., :-1, :-1]
+            variation = (((image[..., 1:, :-1] - corner) ** 2).sum()
+                         + ((image[..., :-1, 1:] - corner) ** 2).sum()) / 2
             return (((taps[CONTENT] - content[CONTENT]) ** 2).mean() + 1e3 / 20 * styles
                     + variation)
 

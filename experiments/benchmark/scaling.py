@@ -5,6 +5,7 @@ import numbers
 import statistics
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +31,19 @@ from cnnjax.errors import UserError
 from configs import base
 from experiments.benchmark.interconnects import CLUSTERS, PUBLISHED, UNLIMITED, Cluster
 
-LARGEST = 1e12  # The most seconds, and the most GB/s.
+LARGEST = 1e12  # The most milliseconds, and the most GB/s.
 LIMITS = {'algorithm': tuple(collectives.ALGORITHMS), 'dtype': ('float32', 'bfloat16')} | {
-    name: limits.Whole(1) for name in ('batch_size', 'measured_batch', 'measured_steps', 'message',
+    name: limits.Whole(1) for name in ('measured_batch', 'measured_steps', 'message',
                                        'compiled_batch', 'compiled_devices', 'devices',
                                        'own_per_node')} | {
     name: limits.Number(0) for name in ('own_inside_latency', 'own_between_latency', 'backward')}
+
+
+class Step(NamedTuple):
+    """The training step of a network on one device."""
+
+    images: int
+    seconds: float
 
 
 def run(config, directory):
@@ -47,28 +55,29 @@ def run(config, directory):
     clusters = {name: cluster(config, name) for name in limits.names(config.clusters)}
     measured = {name: measure(config, name) for name in tqdm(
         limits.names(config.measured), desc='measuring', unit='network', disable=None)}
+    steps = listed(config) | measured
     loads = {name: load(name) for name in dict.fromkeys(
-        (*limits.names(config.models), *measured, *(row.model for row in PUBLISHED)))}
+        (*steps, *(row.model for row in PUBLISHED)))}
     programs = compiled(config)
-    rows = [row for name in dict.fromkeys((*limits.names(config.models), *measured))
-            for seconds in ((measured[name],) if name in measured else config.step_seconds)
-            for row in predictions(config, name, loads[name], seconds, clusters)]
+    rows = [row for name, step in steps.items()
+            for row in predictions(config, name, loads[name], step, clusters)]
     published = [compare(config, row, loads[row.model]) for row in PUBLISHED]
     directory = Path(directory)
     workdir.write_config(directory, config)
     atomic.write_json(directory / 'scaling.json', {
         'device': jax.devices()[0].device_kind, 'jax': jax.__version__, 'programs': programs,
-        'loads': loads, 'measured': measured,
+        'loads': loads, 'steps': {name: step._asdict() for name, step in steps.items()},
+        'measured': list(measured),
         'clusters': {name: where._asdict() for name, where in clusters.items()},
         'predictions': rows, 'published': published})
-    text = '\n'.join([*program_table(config, programs), *load_table(config, loads, measured),
+    text = '\n'.join([*program_table(config, programs), *load_table(steps, loads, measured),
                       *(line for name, where in clusters.items() for line in
-                        prediction_table(config, where, [row for row in rows
-                                                         if row['cluster'] == name], measured)),
+                        prediction_table(config, where, steps, [
+                            row for row in rows if row['cluster'] == name])),
                       *published_table(published)])
     atomic.write_text(directory / 'scaling.md', text)
     print(text, end='')
-    draw(config, rows, clusters, measured, directory / 'figures' / 'scaling.png')
+    draw(config, rows, clusters, steps, directory / 'figures' / 'scaling.png')
     print(f'picture: {directory / "figures" / "scaling.png"}')
 
 
@@ -77,23 +86,39 @@ def check(config):
     for field in ('utilization', 'backward'):
         if not config[field] <= 1:
             raise UserError(f'{field}={config[field]} is a share: take 1 or less')
-    for field in ('step_seconds', 'utilization', 'own_inside', 'own_between'):
-        values = config[field] if isinstance(config[field], (tuple, list)) else (config[field],)
-        if not all(isinstance(value, numbers.Real) and 0 < value <= LARGEST for value in values):
+    for field in ('utilization', 'own_inside', 'own_between'):
+        value = config[field]
+        if not (isinstance(value, numbers.Real) and 0 < value <= LARGEST):
             raise UserError(f'{field}={config[field]}: take more than 0, at most {LARGEST:g}')
-    for field in ('compiled', 'compiled_devices', 'parallel', 'models', 'devices', 'clusters',
-                  'step_seconds'):
+    for field in ('compiled', 'compiled_devices', 'parallel', 'steps', 'devices', 'clusters'):
         given = config[field]
         if not (limits.names(given) if isinstance(given, str) else given):
             raise UserError(f'{field} is empty: give at least one')
-    for field in ('compiled', 'models', 'measured'):
+    for field, names in (('compiled', (config.compiled,)), ('steps', listed(config)),
+                         ('measured', limits.names(config.measured))):
         try:
-            for name in limits.names(config[field]):
+            for name in names:
                 models.create(name)
         except UserError as error:
             raise UserError(f'{field}: {error}') from None
     for kind in limits.names(config.parallel):
         limits.check({'parallel': kind}, {'parallel': parallel.KINDS})
+
+
+def listed(config):
+    """{network: Step} of config.steps."""
+    steps = {}
+    for text in limits.names(config.steps):
+        name, *values = text.split(':')
+        try:
+            images, milliseconds = int(values[0]), float(values[1])
+        except (IndexError, ValueError):
+            images = milliseconds = 0
+        if not (len(values) == 2 and images > 0 and 0 < milliseconds <= LARGEST):
+            raise UserError(f"steps: '{text}' is no network:images:milliseconds, such as "
+                            'resnet50:256:33.0')
+        steps[name] = Step(images, milliseconds / 1000)
+    return steps
 
 
 def cluster(config, name):
@@ -177,7 +202,7 @@ def load(name):
 
 
 def measure(config, name):
-    """Median seconds of a step on one device of this machine, without compilation."""
+    """The Step on one device of this machine, the median without compilation."""
     net = models.create(name, dtype=config.dtype)
     memory.check(config.measured_batch * sum(
         math.prod(row.shape) for row in summary.summarize(net).rows if row.shape),
@@ -196,7 +221,7 @@ def measure(config, name):
         start = time.perf_counter()
         state, _ = jax.block_until_ready(update(state, {}, batch, key))
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return Step(config.measured_batch, statistics.median(times[1:]))
 
 
 def reduction(config, size, devices, where):
@@ -206,7 +231,7 @@ def reduction(config, size, devices, where):
         math.ceil(size / config.message), collectives.ALGORITHMS[config.algorithm])
 
 
-def predictions(config, name, reduced, alone, clusters):
+def predictions(config, name, reduced, step, clusters):
     """The rows of one network: dicts of step time, efficiency and images/s, without overlap of the
     reduction and the backward pass, and with as much overlap as possible."""
     rows = []
@@ -214,13 +239,13 @@ def predictions(config, name, reduced, alone, clusters):
         for devices in config.devices:
             if devices > where.most:
                 continue
-            row = {'model': name, 'step_seconds': alone, 'cluster': key, 'devices': devices,
+            row = {'model': name, 'cluster': key, 'devices': devices,
                    'reduction_seconds': reduction(config, reduced['bytes'], devices, where)}
             for overlap, label in ((False, 'sequential'), (True, 'overlapped')):
-                seconds = collectives.step_seconds(alone, row['reduction_seconds'],
+                seconds = collectives.step_seconds(step.seconds, row['reduction_seconds'],
                                                    config.backward, overlap)
-                row[label] = {'seconds': seconds, 'efficiency': alone / seconds,
-                              'images_per_second': devices * config.batch_size / seconds}
+                row[label] = {'seconds': seconds, 'efficiency': step.seconds / seconds,
+                              'images_per_second': devices * step.images / seconds}
             rows.append(row)
     return rows
 
@@ -250,33 +275,29 @@ def program_table(config, programs):
                   f'{row["temporary_bytes"] / 1e6:.1f}') for row in programs])]
 
 
-def load_table(config, loads, measured):
-    names = dict.fromkeys((*limits.names(config.models), *measured))
+def load_table(steps, loads, measured):
     return ['## What a step reduces', '', tables.markdown(
         ('network', 'parameters', 'batch statistics', 'metrics', 'arrays', 'MB',
-         'ms on one device'),
+         'images per device', 'ms on one device'),
         [(name, f'{loads[name]["parameters"]:,}', f'{loads[name]["statistics"]:,}',
           loads[name]['metrics'], loads[name]['arrays'], f'{loads[name]["bytes"] / 1e6:.1f}',
-          f'{1e3 * measured[name]:.0f} (measured: {config.measured_batch} images, '
-          f'{jax.devices()[0].device_kind})' if name in measured else
-          ', '.join(f'{1e3 * seconds:g}' for seconds in config.step_seconds) + ' (assumed)')
-         for name in names])]
+          step.images, f'{1e3 * step.seconds:.3g}' + (
+              f' (timed here: {jax.devices()[0].device_kind})' if name in measured else ''))
+         for name, step in steps.items()])]
 
 
-def prediction_table(config, where, rows, measured):
+def prediction_table(config, where, steps, rows):
     def cell(row):
         low, high = (100 * row[label]['efficiency'] for label in ('sequential', 'overlapped'))
         return f'{low:.0f}' if round(low) == round(high) else f'{low:.0f}-{high:.0f}'
 
-    counts = [devices for devices in config.devices if devices <= where.most]
-    lines = []
-    for name, alone in dict.fromkeys((row['model'], row['step_seconds']) for row in rows):
-        own = {row['devices']: cell(row) for row in rows
-               if (row['model'], row['step_seconds']) == (name, alone)}
-        lines.append((name, f'{1e3 * alone:.0f}' + (' (measured)' if name in measured else ''),
-                      *(own[devices] for devices in counts)))
     return [f'## {where.title}', '', 'Efficiency in %: without overlap - with all that fits.', '',
-            tables.markdown(('network', 'ms on one device', *counts), lines)]
+            tables.markdown(
+                ('network', 'ms on one device',
+                 *(devices for devices in config.devices if devices <= where.most)),
+                [(name, f'{1e3 * step.seconds:.3g}',
+                  *(cell(row) for row in rows if row['model'] == name))
+                 for name, step in steps.items()])]
 
 
 def published_table(published):
@@ -287,26 +308,21 @@ def published_table(published):
          for row in published])]
 
 
-def draw(config, rows, clusters, measured, path):
-    """Draws efficiency against devices, in a panel per cluster, for the middle step time."""
+def draw(config, rows, clusters, steps, path):
+    """Draws efficiency against devices, in a panel per cluster."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    middle = sorted(config.step_seconds)[len(config.step_seconds) // 2]
-    names = limits.names(config.models)
-    measured = [name for name in measured if name in names]
-    shown = [row for row in rows if row['model'] in names
-             and (row['model'] in measured or row['step_seconds'] == middle)]
     styles = {'sequential': ('-', 'reduction after the backward pass'),
               'overlapped': (':', 'reduction during the backward pass')}
-    lowest = min((row[label]['efficiency'] for row in shown for label in styles), default=1)
+    lowest = min((row[label]['efficiency'] for row in rows for label in styles), default=1)
     columns = min(len(clusters), 2)
     lines = math.ceil(len(clusters) / columns)
     figure = Figure(figsize=(5.0 * columns, 2.5 * lines + 1), layout='constrained', dpi=200)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axes, (key, where) in zip(panels.flat, clusters.items(), strict=False):
-        for i, name in enumerate(names):
-            own = [row for row in shown if row['cluster'] == key and row['model'] == name]
+        for i, name in enumerate(steps):
+            own = [row for row in rows if row['cluster'] == key and row['model'] == name]
             for label, (style, _) in styles.items():
                 axes.plot([row['devices'] for row in own],
                           [100 * row[label]['efficiency'] for row in own], style, color=f'C{i}',
@@ -323,12 +339,12 @@ def draw(config, rows, clusters, measured, path):
         axes.set_ylabel('efficiency (%)')
     for axes in panels[-1]:
         axes.set_xlabel('devices')
-    step_time = f'{1e3 * middle:g} ms per step on one device' + (
-        f' ({", ".join(measured)}: as measured)' if measured else '')
     figure.legend(handles=[Line2D([], [], color='0.3', linewidth=2, linestyle=style, label=label)
                            for style, label in styles.values()], ncols=2, frameon=False,
-                  loc='outside upper center', title=step_time, title_fontsize=11)
-    figure.legend(handles=[Line2D([], [], color=f'C{i}', linewidth=2, label=name)
-                           for i, name in enumerate(names)], ncols=len(names), frameon=False,
-                  loc='outside lower center')
+                  loc='outside upper center')
+    figure.legend(handles=[Line2D([], [], color=f'C{i}', linewidth=2,
+                                  label=f'{name}, {1e3 * step.seconds:.3g} ms')
+                           for i, (name, step) in enumerate(steps.items())],
+                  ncols=min(len(steps), 3), frameon=False, loc='outside lower center',
+                  title='training step on one device')
     plots.save(figure, path)

@@ -61,19 +61,21 @@ class YOLO(nn.Module):
         return torch.cat([centre - size / 2, centre + size / 2], -1)
 
     def loss(self, x, boxes, labels):
-        """Equation 3. Of two objects in a cell the later one counts."""
+        """Equation 3. Of two objects in a cell the later one counts. All shapes are fixed, for
+        torch.compile: what pads boxes and labels is put into a cell that does not exist."""
         side, cells = x.shape[-1], self.net.cells
         found, confidence, classes = self.outputs(x)
         boxes = boxes / side
         centre, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
-        real = labels >= 0
-        image = torch.arange(len(x), device=x.device)[:, None].expand_as(labels)[real]
-        column, row = (centre[real] * cells).long().clamp(0, cells - 1).unbind(-1)
-        truth = torch.zeros(*classes.shape[:3], 4, device=x.device)
-        truth[image, row, column] = torch.cat([
-            centre[real] * cells - torch.stack([column, row], -1), size[real].sqrt()], -1)
-        label = torch.full(classes.shape[:3], -1, device=x.device)
-        label[image, row, column] = labels[real]
+        place = (centre * cells).long().clamp(0, cells - 1)
+        cell = torch.where(labels >= 0, cells * place[..., 1] + place[..., 0], cells ** 2)
+        image = torch.arange(len(x), device=x.device)[:, None]
+        truth = torch.zeros(len(x), cells ** 2 + 1, 4, device=x.device)
+        truth[image, cell] = torch.cat([centre * cells - place, size.sqrt()], -1)
+        truth = truth[:, :-1].reshape(-1, cells, cells, 4)
+        label = torch.full((len(x), cells ** 2 + 1), -1, device=x.device)
+        label[image, cell] = labels
+        label = label[:, :-1].reshape(-1, cells, cells)
         one_hot = F.one_hot(label.clamp(0), classes.shape[-1])
         has = (label >= 0)[..., None]
         with torch.no_grad():
@@ -83,23 +85,27 @@ class YOLO(nn.Module):
             best = torch.where(iou.amax(-1) > 0, iou.argmax(-1), distance.argmin(-1))
             responsible = F.one_hot(best, self.net.predictors).bool() & has
         errors = ((found - truth[..., None, :]) ** 2).sum(-1)
-        total = (self.net.coordinates_weight * errors[responsible].sum()
-                 + ((confidence - iou)[responsible] ** 2).sum()
-                 + self.net.no_object_weight * (confidence[~responsible] ** 2).sum()
+        total = (self.net.coordinates_weight * (errors * responsible).sum()
+                 + ((confidence - iou) ** 2 * responsible).sum()
+                 + self.net.no_object_weight * (confidence ** 2 * ~responsible).sum()
                  + ((classes - one_hot) ** 2 * has).sum())
         return self.net.loss_scale * total / len(x)
 
     def forward(self, x):
-        """The detections of each image, as torchvision has them."""
+        """The boxes [N, n, 4] in pixels and their scores [N, n, C]."""
         found, confidence, classes = self.outputs(x)
-        found = (self.decode(found) * x.shape[-1]).flatten(1, 3)
-        scores = (confidence.clamp(0)[..., None] * classes[..., None, :]).flatten(1, 3)
-        results = []
-        for boxes, own in zip(found, scores, strict=True):
+        scores = confidence.clamp(0)[..., None] * classes[..., None, :]
+        return (self.decode(found) * x.shape[-1]).flatten(1, 3), scores.flatten(1, 3)
+
+    def detections(self, boxes, scores):
+        """The detections of each image, as torchvision has them. Their number depends on the image,
+        so that this is not compiled."""
+        side, results = self.net.image_shape[0], []
+        for found, own in zip(boxes, scores, strict=True):
             place, label = (own > self.net.score_threshold).nonzero(as_tuple=True)
-            boxes, own = boxes[place], own[place, label]
-            kept = suppress(boxes, own, self.net.nms, label)[:self.net.max_detections]
-            results.append({'boxes': boxes[kept].clamp(0, x.shape[-1]), 'scores': own[kept],
+            found, own = found[place], own[place, label]
+            kept = suppress(found, own, self.net.nms, label)[:self.net.max_detections]
+            results.append({'boxes': found[kept].clamp(0, side), 'scores': own[kept],
                             'labels': label[kept]})
         return results
 

@@ -20,6 +20,9 @@ from cnnjax import counterparts
 from experiments.benchmark import torch_detectors
 from experiments.benchmark.timing import Unmeasured
 
+# PyTorch's name of the device that jax runs on. torch.compile could not trace a question to jax.
+DEVICE = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+
 
 def conv3x3(inputs, outputs, stride=1):
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
@@ -288,7 +291,7 @@ def build(name, net, variables, side):
             assert theirs.shape == array.shape, f'{name}: {layer} is {tuple(theirs.shape)} there'
             theirs.copy_(torch.from_numpy(np.ascontiguousarray(array)))
     assert not parameters, f'{name} has more parameters in PyTorch: {", ".join(parameters)}'
-    return network.to(device(), memory_format=torch.channels_last).train()
+    return network.to(DEVICE, memory_format=torch.channels_last).train()
 
 
 def placed(network, net, variables, known):
@@ -297,9 +300,4 @@ def placed(network, net, variables, known):
     network.load_state_dict({key: torch.from_numpy(place.give(np.array(flat[place.path])))
                              for key, place in counterparts.places(
                                  net, (64, 64, 3), known, 'torchvision').items()})
-    return network.to(device(), memory_format=torch.channels_last).train()
-
-
-def device():
-    """PyTorch's name of the device that jax runs on."""
-    return 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+    return network.to(DEVICE, memory_format=torch.channels_last).train()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.utils import counters
 
 from experiments.benchmark import timing
 from experiments.benchmark import torch_networks as networks
@@ -25,14 +26,14 @@ def prepare():
 
 
 def wait(value=None):
-    if networks.device() == 'cuda':
+    if networks.DEVICE == 'cuda':
         torch.cuda.synchronize()
 
 
 def precision(dtype):
     if dtype == 'float32':
         return contextlib.nullcontext()
-    return torch.autocast(networks.device(), getattr(torch, dtype))
+    return torch.autocast(networks.DEVICE, getattr(torch, dtype))
 
 
 def augment(images, normalize, flip, padding):
@@ -63,12 +64,41 @@ class Data:
     """Images [N, H, W, C] and their targets on the device, and the normalization of images."""
 
     def __init__(self, data, normalize):
-        self.images, *targets = (torch.from_numpy(np.asarray(array)).to(networks.device())
+        self.images, *targets = (torch.from_numpy(np.asarray(array)).to(networks.DEVICE)
                                  for array in data.values())
         self.targets = [target if target.is_floating_point() else target.long()
                         for target in targets]
-        self.normalize = tuple(torch.from_numpy(np.float32(part)).to(networks.device())
+        self.normalize = tuple(torch.from_numpy(np.float32(part)).to(networks.DEVICE)
                                for part in (normalize.mean, normalize.std))
+
+
+def compiled(function, mode):
+    """torch.compile's form of `function`.
+
+    All that was compiled before is forgotten: PyTorch keeps programs by the place of the function
+    in the code, takes another network's for a change of the same function, and runs the ninth
+    eagerly. `fault` then tells of `function` alone.
+    """
+    torch.compiler.reset()
+    counters.clear()
+    return torch.compile(function, mode=mode)
+
+
+def fault():
+    """Why the time of the function that `compiled` made last is not that of one compiled graph, in
+    a line; '' if it is. PyTorch itself only warns, and runs eagerly."""
+    if breaks := counters['graph_break']:
+        return f'its graph breaks ({next(iter(breaks)).splitlines()[0]})'
+    graphs = counters['stats']['unique_graphs']
+    if graphs > 1:
+        return f'it was compiled {graphs} times, because something changes from step to step'
+    return '' if graphs else 'it was not compiled'
+
+
+def without_cuda_graphs():
+    """How many programs of the function that `compiled` made last, its forward and its backward
+    pass, PyTorch runs without the CUDA graphs of the mode; it only warns."""
+    return counters['inductor']['cudagraph_skips']
 
 
 def training(network, data, recipe, compile_mode=''):
@@ -77,6 +107,7 @@ def training(network, data, recipe, compile_mode=''):
     `recipe` is the config of our side. With `compile_mode`, augmentation, network and loss are
     compiled; the optimizer is one fused operation in any case.
     """
+    dtype, flip, padding = recipe.dtype, recipe.flip, recipe.padding
     kernels = [p for p in network.parameters() if p.ndim > 1]
     biases = [p for name, p in network.named_parameters() if p.ndim == 1 and name.endswith('bias')]
     scales = [p for name, p in network.named_parameters() if p.ndim == 1
@@ -99,17 +130,17 @@ def training(network, data, recipe, compile_mode=''):
             parameter.grad = torch.zeros_like(parameter)
 
     def loss(images, *targets):
-        x = augment(images, data.normalize, recipe.flip, recipe.padding)
-        with precision(recipe.dtype):
+        x = augment(images, data.normalize, flip, padding)
+        with precision(dtype):
             return loss_of_batch(network, x, *targets)
 
     if compile_mode:
-        loss = torch.compile(loss, mode=compile_mode)
+        loss = compiled(loss, compile_mode)
 
     def step():
         if compile_mode:
             torch.compiler.cudagraph_mark_step_begin()
-        index = torch.randint(len(data.images), (recipe.batch_size,), device=networks.device())
+        index = torch.randint(len(data.images), (recipe.batch_size,), device=networks.DEVICE)
         optimizer.zero_grad(set_to_none=not skips)
         value = loss(data.images[index], *(target[index] for target in data.targets))
         value.backward()
@@ -126,7 +157,8 @@ def loss_of_batch(network, x, *targets):
 
 
 def inference(network, data, batch, dtype, compile_mode=''):
-    """A side of `compare` that computes the logits, or the detections, of the first images."""
+    """A side of `compare` that computes the logits, or the detections, of the first images.
+    With `compile_mode`, the network is compiled, without its suppression if it has one."""
     network.eval()
 
     def logits(images):
@@ -134,14 +166,16 @@ def inference(network, data, batch, dtype, compile_mode=''):
             return network(normalized(images, data.normalize).permute(0, 3, 1, 2))
 
     if compile_mode:
-        logits = torch.compile(logits, mode=compile_mode)
+        logits = compiled(logits, compile_mode)
     images = data.images[:batch]
+    finish = getattr(network, 'detections', None)
 
     @torch.inference_mode()
     def step():
         if compile_mode:
             torch.compiler.cudagraph_mark_step_begin()
-        return logits(images)
+        outputs = logits(images)
+        return finish(*outputs) if finish else outputs
 
     return timing.advance(step, wait)
 
@@ -177,7 +211,7 @@ def loss_of(network, data, count, sampled=False):
 def peak_memory(steps):
     """The most bytes of tensors on the device during a step; None on CPUs, where PyTorch does not
     count them."""
-    if networks.device() != 'cuda':
+    if networks.DEVICE != 'cuda':
         return None
     steps(2)
     torch.cuda.reset_peak_memory_stats()
@@ -186,6 +220,7 @@ def peak_memory(steps):
 
 
 def release():
-    """Gives unused memory back to the device, for our side."""
-    if networks.device() == 'cuda':
+    """Gives unused memory, that of recorded CUDA graphs too, back to the device, for our side."""
+    torch.compiler.reset()
+    if networks.DEVICE == 'cuda':
         torch.cuda.empty_cache()

@@ -83,8 +83,8 @@ def recipe(name, batch, dtype, changes):
     file, *argument = network.config.split(':')
     config = importlib.import_module(f'configs.{file}').get_config(*argument)
     config.update_from_flattened_dict({
-        'stream': False, 'color': 0.0, 'order': 'torch', 'batch_size': batch, 'dtype': dtype,
-        'devices': 1, **network.changes, **changes})
+        'stream': False, 'color': 0.0, 'color_jitter': 0.0, 'order': 'torch', 'batch_size': batch,
+        'dtype': dtype, 'devices': 1, **network.changes, **changes})
     return config
 
 
@@ -212,9 +212,9 @@ def training(name, batch, setting):
                 facts['memory']['torch'] = peak
             # Each choice, or each number of boxes, would be compiled.
             if setting.compile_mode and not (network.chance or network.sampled):
-                add_compiled(sides, facts, setting.torch.training(*theirs, made.config,
-                                                                  setting.compile_mode))
-        result = setting.measure(sides, f'train_{name}', chance=network.chance)
+                add_compiled(sides, facts, setting, setting.torch.training(
+                    *theirs, made.config, setting.compile_mode))
+        result = measure(sides, facts, setting, f'train_{name}', chance=network.chance)
     if not (network.chance or network.sampled):
         facts |= roofline(made.training.net, shape, batch, program, setting,
                           result['cnnjax']['seconds'])
@@ -243,18 +243,36 @@ def torch_side(name, made, state, arrays, setting, facts):
         facts['missing'] = str(error)
         yield None
         return
-    yield network, there
-    setting.torch.release()
+    try:
+        yield network, there
+    finally:
+        setting.torch.release()
 
 
-def add_compiled(sides, facts, steps):
-    """Adds the compiled side 'torch_compile', or the reason why it cannot be compiled."""
+def add_compiled(sides, facts, setting, steps):
+    """Adds the compiled side 'torch_compile', or the reason why it has no time of its own."""
     try:
         facts['torch_compile_first'] = timed(steps, 1)
+        steps(1)
     except RuntimeError as error:
         facts['missing'] = f'torch.compile: {str(error).splitlines()[0]}'
+        return
+    if why := setting.torch.fault():
+        facts['missing'] = f'torch.compile: {why}'
     else:
         sides['torch_compile'] = steps
+
+
+def measure(sides, facts, setting, name, **options):
+    """setting.measure(...) without the compiled side's time, if that was not compiled after all."""
+    result = setting.measure(sides, name, **options)
+    if 'torch_compile' in sides:
+        if why := setting.torch.fault():
+            facts['missing'] = f'torch.compile: {why}'
+            del result['torch_compile'], result['ratios']['torch_compile']
+        elif count := setting.torch.without_cuda_graphs():
+            facts['missing'] = f'torch.compile: {count} of its programs ran without CUDA graphs'
+    return result
 
 
 def compare_losses(name, made, state, arrays, network, there, setting):
@@ -333,6 +351,6 @@ def inference(name, batch, setting):
         if theirs:
             sides['torch'] = setting.torch.inference(*theirs, batch, setting.dtype)
             if setting.compile_mode and not NETWORKS[name].sampled:
-                add_compiled(sides, facts, setting.torch.inference(*theirs, batch, setting.dtype,
-                                                                   setting.compile_mode))
-        return setting.measure(sides, f'infer_{name}:{batch}') | facts
+                add_compiled(sides, facts, setting, setting.torch.inference(
+                    *theirs, batch, setting.dtype, setting.compile_mode))
+        return measure(sides, facts, setting, f'infer_{name}:{batch}') | facts
