@@ -28,7 +28,7 @@ def get_config(preset='cnnjax'):
     settings = {
         'content_layer_weights': (), 'content_weight': 0.0, 'styles': 'skimage:brick',
         'style_scale': 0.5, 'sizes': (96, 192, 384), 'steps': (150, 100, 60), 'init': 'noise',
-        'noise': 0.2, 'tv_weight': 1.0, 'tileable': True}
+        'noise': 0.05, 'tileable': True}
     if preset not in PRESETS:
         raise ValueError(f"the argument is a preset: {', '.join(PRESETS)}; not '{preset}'")
     config.update(settings | PRESETS[preset] | {'content': '', 'content_layers': ''})
