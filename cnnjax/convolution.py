@@ -19,6 +19,7 @@ LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 LAYOUTS = {3: ('NWC', 'WIO', 'NWC'), 4: LAYOUT, 5: ('NDHWC', 'DHWIO', 'NDHWC')}  # by x.ndim
 UNPADDED = 2 ** 22  # multiplications of one image, from which a row of padding pays; see _convolve
 STRIP = 2 ** 19  # bytes, of one image; see _strips
+IMAGES = 16  # the images of a part, where there are few channels; see _parts
 # Within `with direct(True):` no convolution is computed in Winograd's tiles, as one of other
 # images, or with more padding than it has. jax.jit compiles separate programs inside and outside.
 direct = jax.make_user_context(False)
@@ -250,9 +251,26 @@ def _canonical_backward(strides, padding, dilation, groups, options, saved, g):
     dx = _convolve(g, flipped, (1, 1), [(span - low, n - out + low) for n, span, out, low in axes],
                    strides, dilation, groups, options)
     # dkernel: the input correlated with the dilated output gradient, the batch as the channels.
-    dkernel: Any = sum(_correlate(x, g, rows, axes, strides, dilation, groups, options)
+    dkernel: Any = sum(_correlate(x[part], g[part], rows, axes, strides, dilation, groups, options)
+                       for part in _parts(x, kernel)
                        for rows in _strips(g, max(padding[0]) // strides[0] + 1))
     return dx.astype(x.dtype), dkernel.transpose(1, 2, 0, 3).astype(kernel.dtype)
+
+
+def _parts(x, kernel):
+    """Slices of the images of x: up to eight, of IMAGES or more.
+
+    The images are the channels of that convolution. Where it has few others, some processors are 8
+    times as slow for 128 images as for 8 parts of 16 (docs/cpu.md).
+    """
+    batch, few = x.shape[0], max(kernel.shape[2:]) <= 64
+    whole = not few or not isinstance(batch, int) or batch < 2 * IMAGES
+    return [slice(None)] if whole else _slices(batch, min(batch // IMAGES, 8))
+
+
+def _slices(size, count):
+    bounds = [size * i // count for i in range(count + 1)]
+    return list(itertools.starmap(slice, itertools.pairwise(bounds)))
 
 
 def _strips(g, least):
@@ -263,8 +281,7 @@ def _strips(g, least):
     """
     height = g.shape[1]
     count = max(min(math.prod(g.shape[1:]) * g.dtype.itemsize // STRIP, height // least), 1)
-    bounds = [height * i // count for i in range(count + 1)]
-    return list(itertools.starmap(slice, itertools.pairwise(bounds)))
+    return _slices(height, count)
 
 
 def _correlate(x, g, rows, axes, strides, dilation, groups, options):

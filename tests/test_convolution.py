@@ -139,6 +139,19 @@ def test_strips_of_rows_add_up_to_the_gradient(monkeypatch, size, stride, paddin
     assert len(strips[0]) > 1
 
 
+@pytest.mark.parametrize(('batch', 'features', 'parts'), [(31, 4, 1), (37, 4, 2), (37, 65, 1)])
+def test_parts_of_the_images_add_up_to_the_gradient(batch, features, parts):
+    """In float64. Only many images and few channels are parted; 37 are no multiple of 16."""
+    with jax.enable_x64(True):
+        x, kernel = random(batch, 4, 3, 2, dtype='float64'), random(
+            3, 3, 2, features, seed=1, dtype='float64')
+        assert_same(with_gradients(OURS, x, kernel, *KEEPING),
+                    with_gradients(LAX, x, kernel, *KEEPING), 1e-14)
+        text = str(jax.make_jaxpr(lambda *arrays: with_gradients(OURS, *arrays, *KEEPING))(
+            x, kernel))
+    assert text.count('= conv_general_dilated') == 2 + parts  # the output and dx are not parted
+
+
 def test_a_transposition_for_the_gradient_computes_nothing_again():
     """Of x for the kernel's gradient: XLA would make the block before it a part of the loop."""
     def residual(x, kernels):
