@@ -41,6 +41,7 @@ def get_config(what='photos'):
     config.patches = 9  # how many of a unit's strongest patches
     config.rules = 'deconvnet,guided,gradient'  # backward rules of the projections
     config.steps = 96  # steps of each image that excites a unit
+    config.class_steps = 512  # the same for classes, some of which look for plain colours
     config.learning_rate = 0.3  # Adam's learning rate at the first step
     config.size = 0  # image side in pixels; 0: 128, or as many as the network needs
     # One layer is shown in more ways. A 0 leaves a figure out.

@@ -31,7 +31,7 @@ def unit_rows(config, network, stream, row, strong, chosen, figure):
     projections. The title counts the images that excite their units more than all patches do."""
     layer = row.name
     mesh = parallel.data_mesh(config.devices)
-    maximized = maximize(config, network, layer, chosen, layer)
+    maximized = maximize(config, network, layer, chosen, layer, config.steps)
     for unit, image in zip(chosen, maximized.images, strict=True):
         pictures.write(figure.parent.parent / 'maximized' / safe(layer) / f'{unit}.png', image)
     count = strong.scores.shape[1]
@@ -89,10 +89,10 @@ def count_of(what, rows):
             'their maximized image than by the whole set')
 
 
-def maximize(config, network, layer, chosen, title):
+def maximize(config, network, layer, chosen, title, steps):
     """`units.maximize` with a progress bar."""
     with tqdm(total=len(chosen), unit='unit', desc=f'{title}: images', disable=None) as bar:
-        return units.maximize(network, layer, chosen, settings(config),
+        return units.maximize(network, layer, chosen, settings(config)._replace(steps=steps),
                               size=size(config, network, layer), progress=bar.update)
 
 
@@ -112,7 +112,7 @@ def classes(config, network, stream, layer, strong, figure):
     """Draws two images for each of some classes, evenly spread over all: the image made for its
     score, and the image of the data set with the highest score. The score is the logit."""
     chosen = data.spread(len(strong.images), config.classes)
-    maximized = maximize(config, network, layer, chosen, 'classes')
+    maximized = maximize(config, network, layer, chosen, 'classes', config.class_steps)
     probabilities = class_scores.probabilities(network, maximized.images)
     images = strongest.look_up(stream, strong.images[chosen, 0]) / np.float32(255)
     cells, numbers = [], []
