@@ -38,8 +38,8 @@ def network():
 def settings(**changes):
     config = configs.get_config('digits')
     config.update(count=30, layers='relu1_1:2+0,relu2_1', units=2, patches=4, steps=4,
-                  class_steps=4, classes=3, facets=2, pairs=1, grid=3, atlas=3, salient=1, channels=4,
-                  rules='deconvnet,gradient', devices=1, **changes)
+                  class_steps=4, classes=3, facets=2, pairs=1, grid=3, atlas=3, salient=1,
+                  channels=4, rules='deconvnet,gradient', devices=1, **changes)
     return config.lock()
 
 

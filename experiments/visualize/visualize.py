@@ -22,8 +22,8 @@ from experiments.visualize.maximized import safe
 LIMITS = features.LIMITS | {
     'count': Whole(), 'units': Whole(1), 'patches': Whole(1), 'steps': Whole(1),
     'class_steps': Whole(1), 'learning_rate': Number(above=0), 'size': Whole(),
-    'classes': Whole(), 'salient': Whole(), 'map_size': Whole(1), 'channels': Whole(1), 'seed': limits.SEED,
-    'rules': Names(tuple(rules.RULES), some=False)} | one_layer.LIMITS
+    'classes': Whole(), 'salient': Whole(), 'map_size': Whole(1), 'channels': Whole(1),
+    'seed': limits.SEED, 'rules': Names(tuple(rules.RULES), some=False)} | one_layer.LIMITS
 
 
 def run(config, directory):
