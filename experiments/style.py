@@ -214,9 +214,8 @@ def load(config):
         levels = np.full_like(network.normalize.std, 1 / 255)
         network = network._replace(normalize=network.normalize._replace(std=levels))
     elif like_vgg19(config, network):
-        print("the network's activations are scaled, layer by layer, to be as large as those of "
-              "VGG-19 with Caffe's weights, which this config is for (activations='caffe')",
-              flush=True)
+        print("activations of layers with VGG's names are scaled to be as large as those of VGG-19 "
+              "with Caffe's weights, which this config is for (activations='caffe')", flush=True)
     elif config.activations in DIVISORS:
         print(f"the network's activations are multiplied by {1 / convention(config, network):.3g}, "
               'to be about as large as those that the weights of this config are for '

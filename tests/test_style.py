@@ -123,7 +123,7 @@ def test_presets_that_start_from_noise_leave_no_gray_square(folder, tmp_path, pr
     variation won, and the picture stayed gray."""
     layers = {'style_layers': 'relu1_1,relu2_1', 'content_layers': 'relu2_1',
               'style_layer_weights': (1.0, 1.0)}
-    style.run(config(folder, preset, init='noise', noise=0.25, steps=(20,), report_every=20,
+    style.run(config(folder, preset, init='noise', noise=0.001, steps=(20,), report_every=20,
                      **layers), tmp_path)
     image = pictures.read(tmp_path / 'figures' / 'wide.png')
     assert (image.std((0, 1)) > 10 / 255).all()

@@ -166,7 +166,7 @@ def test_the_picture_joins_what_reads_each_other():
     ('maxout_mnist', {'h0': 'convolution', 'maxout0': 'pool', 'pool0': 'pool',
                       'y': 'full layer'}),
     ('allcnn_c_strided', {'conv3': 'convolution', 'pool': 'pool'}),
-    ('fractalnet_slim10', {'pool1': 'pool'})])  # of the mean of two columns
+    ('fractalnet_slim10', {'pool1': 'pool'})])  # it pools the mean of two columns
 def test_kinds_of_pools_that_learn_or_join_channels(name, kinds):
     nodes = {node.name: node.kind for node in diagram.graph(summary.fold(summarized(name), 1))}
     assert {layer: nodes.get(layer) for layer in kinds} == kinds

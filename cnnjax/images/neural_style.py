@@ -129,13 +129,13 @@ def scales(found: Mapping[str, Any]) -> dict[str, jax.Array]:
     Raises:
       UserError: a layer is 0 on all of them.
     """
-    return positive({layer: jnp.abs(own['mean']).mean() for layer, own in found.items()})
+    return _positive({layer: jnp.abs(own['mean']).mean() for layer, own in found.items()})
 
 
 # VGG-19 with Caffe's weights: the width of each group of layers, and the root mean square of the
-# Gram matrix / C of its first layer. This is from the losses of the first step that
-# https://github.com/ProGamerGov/neural-style-pt/blob/master/INSTALL.md shows, whose image is still
-# gray; so is the root mean square of the activations of the layer of the content.
+# style's Gram matrix / C in its first layer; then that of the content's activations. They follow
+# from the losses of the first step, where the image is gray and its own activations hardly count:
+# https://github.com/ProGamerGov/neural-style-pt/blob/master/INSTALL.md shows these losses.
 GROUPS = {'1': (64, 17.29), '2': (128, 81.12), '3': (256, 38.12), '4': (512, 336.9),
           '5': (512, 2.374)}
 CONTENT_SIZE = {'relu4_2': 568.5}
@@ -145,7 +145,11 @@ def scales_of_vgg19(found: Mapping[str, Any], style_layers: Sequence[str]) -> di
     """{layer: what activations with these moments are divided by to be as large as those of VGG-19
     with Caffe's weights}, for layers with names of VGG's. So the terms of a loss for these weights
     are balanced with other networks, too, although the style grows with the fourth power of the
-    activations and the content with their square."""
+    activations and the content with their square.
+
+    Raises:
+      UserError: a layer is 0 on all styles.
+    """
     scale = {}
     for layer, own in found.items():
         if not (group := re.match('relu([1-5])_', layer)):
@@ -158,21 +162,21 @@ def scales_of_vgg19(found: Mapping[str, Any], style_layers: Sequence[str]) -> di
             size = (jnp.trace(own['second'], axis1=1, axis2=2).mean() / channels
                     / CONTENT_SIZE.get(layer, np.sqrt(width * gram)) ** 2)
         scale[layer] = jnp.sqrt(size)
-    return positive(scale)
+    return _positive(scale)
 
 
-def positive(scale: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def divided(own: Mapping[str, jax.Array], scale: jax.Array) -> dict[str, jax.Array]:
+    """The moments of a layer whose activations are divided by `scale`."""
+    return {'mean': own['mean'] / scale, 'second': own['second'] / scale ** 2}
+
+
+def _positive(scale: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The scale of layers, or a UserError if one is 0."""
     for layer, size in scale.items():
         if not size > 0:
             raise UserError(f"'{layer}' is 0 on every style: take other layers or styles, or "
                             "activations='own'")
     return scale
-
-
-def divided(own: Mapping[str, jax.Array], scale: jax.Array) -> dict[str, jax.Array]:
-    """The moments of a layer whose activations are divided by `scale`."""
-    return {'mean': own['mean'] / scale, 'second': own['second'] / scale ** 2}
 
 
 def _per_position(count, sums, products):
