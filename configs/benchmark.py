@@ -29,11 +29,12 @@ ROWS = {
              'compile_resnet20,compile_resnet110',
     'imagenet': f'{IMAGENET},infer_vgg16,infer_resnet50,infer_densenet121,loop_resnet50,'
                 'compile_resnet50',
-    'segment': f'{SEGMENT},infer_unet',
-    'detect': DETECT,
+    'segment': f'{SEGMENT},infer_unet,masks_320',
+    'detect': f'{DETECT},boxes_640',
     'images': 'style_256,style_512,visualization_224,units_48,input_224',
     'default': f'{CIFAR},{IMAGENET},{SEGMENT},infer_resnet20,infer_resnet50,loop_resnet20,'
-               'compile_resnet20,style_256,style_512,visualization_224,units_48,input_224',
+               'compile_resnet20,style_256,style_512,visualization_224,units_48,input_224,'
+               'masks_320,boxes_640',
 }
 ROWS['all'] = ','.join(ROWS[name] for name in ('cifar', 'imagenet', 'segment', 'detect', 'images'))
 
@@ -43,8 +44,9 @@ def get_config(rows='default'):
         raise ValueError(f"the argument is one of {', '.join(ROWS)}, not '{rows}'")
     config = ml_collections.ConfigDict()
     config.experiment = 'benchmark'
-    # A row is train_, infer_, loop_ or compile_ with a network, and a batch size if not the usual
-    # one (train_resnet20:64); or style_, visualization_, units_ or input_ with a size in pixels.
+    # A row is train_, infer_, loop_ or compile_ with a network; style_, visualization_ or units_
+    # with a size in pixels; or input_, masks_ or boxes_ with the size that images are cut to. Those
+    # of networks and the last three take a batch size, if not the usual one (train_resnet20:64).
     config.rows = ROWS[rows]  # the rows to measure, with commas between them
     config.rounds = 7  # rounds of measurements; each measures all sides in turn
     config.seconds = 0.3  # seconds of a turn, which lasts at least one step

@@ -1,8 +1,11 @@
 """Our side of the benchmark: its rows, tables and figure. The tests do not need PyTorch."""
 
+import contextlib
 import json
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import experiments.benchmark as package
@@ -10,7 +13,7 @@ from cnnjax.data.augment import FIELDS
 from cnnjax.errors import UserError
 from configs import base
 from configs import benchmark as configs
-from experiments.benchmark import benchmark, images, runs, timing, training
+from experiments.benchmark import benchmark, images, reading, runs, timing, training
 from experiments.benchmark.timing import Unmeasured
 
 TINY = {'model.widths': (4, 4), 'model.blocks': (1, 1), 'padding': 1}
@@ -39,25 +42,68 @@ def results(directory):
 
 def test_images_are_timed_and_written(config, tmp_path, monkeypatch):
     monkeypatch.setattr(images, 'UNITS', 2)
-    monkeypatch.setattr(images, 'FILES', 6)
-    config.rows, config.rounds = 'units_32, input_24:2', 3
+    monkeypatch.setattr(reading, 'FILES', 6)
+    config.rows, config.rounds = 'units_32, input_24:2, masks_24:3, boxes_24:4', 3
     benchmark.run(config, tmp_path)
     rows, text = results(tmp_path)['rows'], (tmp_path / 'results.md').read_text()
+    assert set(rows) == {'units_32', 'input_24:2', 'masks_24:3', 'boxes_24:4'}
     for name, row in rows.items():
         low, high = row['cnnjax']['quartiles']
         assert 0 < low <= row['cnnjax']['seconds'] <= high
         assert row['ratios'] == {}
         assert f'| {name} | ' in text
-    assert f'| {2 / rows["input_24:2"]["cnnjax"]["seconds"]:.4g} |' in text
+    for name, batch in (('input_24:2', 2), ('masks_24:3', 3), ('boxes_24:4', 4)):
+        assert f'| {batch / rows[name]["cnnjax"]["seconds"]:.4g} |' in text
     assert 'PyTorch' not in text
 
 
 @pytest.mark.parametrize(('name', 'row', 'called'), [
     ('infer_resnet20:1', {'batch': 1}, 'resnet20, batch 1'),
     ('train_vgg16_bn_32', {'batch': 64}, 'vgg16_bn_32, batch 64'),
-    ('style_256', {}, 'style, 256 pixels')])
+    ('style_256', {}, 'style, 256 pixels'),
+    ('masks_320:8', {'batch': 8}, 'masks, 320 pixels, batch 8')])
 def test_the_picture_says_what_numbers_of_rows_are(name, row, called):
     assert benchmark.called(name, row) == called
+
+
+def test_masks_and_boxes_that_are_read(tmp_path, monkeypatch):
+    """Of masks one part is seen, at the scale of 24 to 48 pixels; of boxes all, at 12 to 18."""
+    monkeypatch.setattr(reading, 'FILES', 6)
+    reading.write(tmp_path)
+    found = {}
+    for name in ('masks', 'boxes'):
+        with contextlib.closing(reading.batches(reading.KINDS[name], tmp_path, 24, 6)) as batches:
+            found[name] = next(batches)
+        assert (found[name]['image'].shape, found[name]['image'].dtype) == ((6, 24, 24, 3), 'uint8')
+    mask = found['masks']['mask']
+    assert (mask.shape, mask.dtype) == ((6, 24, 24), 'uint8')
+    # Photographs have many gray levels, and the classes are those of VOC.
+    assert all(len(np.unique(each)) > 3 for each in mask)
+    assert mask.max() < 21
+    boxes, labels, frame = (found['boxes'][name] for name in ('boxes', 'labels', 'frame'))
+    files = (tmp_path / reading.VOC / 'Annotations').iterdir()
+    counts = [file.read_text().count('<object>') for file in files]
+    assert 1 <= min(counts) < max(counts) <= 13
+    assert boxes.shape == (6, max(counts), 4)
+    assert sorted((labels >= 0).sum(1)) == sorted(counts)
+    assert labels.max() <= 20
+    width, height = frame[:, 2:].round().T
+    assert 12 <= min(height) < max(height) <= 18
+    assert max(width) <= 24
+    assert not any(image[int(side):].any() for image, side in
+                   zip(found['boxes']['image'], height, strict=True))  # the border
+
+
+def test_without_torchvision_our_side_reads_alone(monkeypatch):
+    def missing(part):
+        raise Unmeasured('no torchvision')
+
+    monkeypatch.setattr(reading, 'FILES', 6)
+    torch = SimpleNamespace(torch=None, networks=SimpleNamespace(torchvision=missing))
+    setting = SimpleNamespace(torch=torch, measure=lambda sides, name: dict.fromkeys(sides, name))
+    for name in ('input', 'masks', 'boxes'):
+        assert benchmark.IMAGES[name](24, 2, setting) == {
+            'cnnjax': f'{name}_24', 'batch': 2, 'missing': 'no torchvision'}
 
 
 def test_a_network_is_timed_and_written(config, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """PyTorch's side of the benchmark. Needs torch, with which the benchmark compares."""
 
+import contextlib
 import functools
 import importlib.util
 import re
@@ -15,7 +16,7 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 
-from experiments.benchmark import timing, torch_networks, torch_steps, training
+from experiments.benchmark import reading, timing, torch_networks, torch_steps, training
 
 # PyTorch's own code uses it.
 pytestmark = pytest.mark.filterwarnings('ignore:.torch.jit.script_method:DeprecationWarning')
@@ -153,3 +154,39 @@ def test_a_time_of_what_was_not_compiled_is_no_time_of_torch_compile(setting, ch
     assert set(result['ratios']) == kept
     assert set(result) == kept | {'cnnjax', 'ratios'}
     assert re.search(message, facts['missing'])
+
+
+@pytest.mark.skipif(importlib.util.find_spec('torchvision') is None,
+                    reason='torchvision is not installed: pip install torchvision')
+def test_both_sides_read_the_same_examples(tmp_path, monkeypatch):
+    """Each of three files comes twice in a batch of six, at random places, mirrored or not."""
+    monkeypatch.setattr(reading, 'FILES', 3)
+    reading.write(tmp_path)
+    torch.manual_seed(1)
+    ours, theirs = {}, {}
+    for name, kind in reading.KINDS.items():
+        with contextlib.closing(reading.batches(kind, tmp_path, 256, 6)) as batches:
+            ours[name] = next(batches)
+        theirs[name] = reading.torch_step(torch_steps, kind, tmp_path, 256, 6)()
+    for name in ('input', 'masks'):
+        images, targets = theirs[name]
+        assert images.shape == (6, 3, 256, 256)
+        assert images.min() < 0  # They are normalized.
+    assert ours['masks']['mask'].shape == (6, 256, 256)
+    assert (targets.shape, targets.dtype) == ((6, 1, 256, 256), torch.int64)
+    assert abs(targets.float().mean() - ours['masks']['mask'].mean()) < 2
+    images, targets = theirs['boxes']
+    sides = np.array([image.shape[1:] for image in images])
+    assert (sides[:, 0] >= 128).all()
+    assert (sides <= 256).all()
+    # Floats of the image are shares of white, and their detectors normalize them.
+    assert 0 <= min(image.min() for image in images) < max(image.max() for image in images) <= 1
+    read = ours['boxes']
+    assert sorted(tuple(label[label >= 0].tolist()) for label in read['labels']) == sorted(
+        tuple(target['labels'].tolist()) for target in targets)
+    areas = [np.prod(read['boxes'][..., 2:] - read['boxes'][..., :2], -1).sum(1)
+             / np.prod(read['frame'][:, 2:], -1),
+             [(target['boxes'][:, 2:] - target['boxes'][:, :2]).prod(-1).sum() / side.prod()
+              for target, side in zip(targets, sides, strict=True)]]
+    # We count pixels from 0, and the last one is inside a box; theirs are whole numbers.
+    np.testing.assert_allclose(*map(np.sort, areas), atol=0.02)

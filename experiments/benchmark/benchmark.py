@@ -1,7 +1,8 @@
 """The speed of this library beside that of PyTorch, if it is installed.
 
-This file has the rows, the tables and the picture. training.py, runs.py and images.py measure our
-side, torch_steps.py and torch_networks.py are PyTorch's side, and timing.py takes the times.
+This file has the rows, the tables and the picture. reading.py measures both sides, training.py,
+runs.py and images.py ours; torch_steps.py, torch_networks.py and torch_detectors.py are PyTorch's
+side, and timing.py takes the times.
 """
 
 import functools
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from cnnjax import atomic, fonts, limits, plots, tables, workdir
 from cnnjax.errors import UserError
-from experiments.benchmark import images, runs, training
+from experiments.benchmark import images, reading, runs, training
 from experiments.benchmark.timing import SIZES, Setting, Unmeasured, best, compare, cores
 
 # The functions that measure a row of each kind. They take (network, batch, setting) in NETWORKS,
@@ -25,10 +26,10 @@ NETWORKS = {'train': training.training, 'infer': training.inference, 'loop': run
             'compile': runs.compilation}
 IMAGES = {'style': images.optimization(images.style),
           'visualization': images.optimization(images.visualization),
-          'units': images.optimization(images.units), 'input': images.reading}
+          'units': images.optimization(images.units), **reading.ROWS}
 TITLES = {'train': 'Training steps', 'infer': 'Inference', 'loop': "The training's loop",
-          'compile': 'Time to the first step', 'style': 'Optimizing images', 'visualization':
-          'Optimizing images', 'units': 'Optimizing images', 'input': 'Reading images'}
+          'compile': 'Time to the first step', **dict.fromkeys(IMAGES, 'Optimizing images'),
+          **dict.fromkeys(reading.ROWS, 'Reading images')}
 INSTRUCTIONS = ('avx512f', 'avx2', 'avx', 'asimd', 'neon')  # the best first
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.I)
 # Inference is measured with single images and with batches of this size, {accelerator: size}.
@@ -102,9 +103,9 @@ def parse(row, accelerator):
             return [(f'{name}:{batch}', NETWORKS[kind], what, batch) for batch in batches]
         return [(row, NETWORKS[kind], what, batches[0])]
     if kind in IMAGES and re.fullmatch('[1-9][0-9]{0,3}', what):
-        if colon and kind != 'input':
+        if colon and kind not in reading.ROWS:
             raise UserError(f"rows: '{row}' has no batch: leave out :{number}")
-        return [(row, IMAGES[kind], int(what), batch or images.BATCH)]
+        return [(row, IMAGES[kind], int(what), batch or reading.BATCH)]
     raise UserError(f"rows: '{row}' is none of {', '.join(NETWORKS)} with a network, such as "
                     f"train_resnet20 ({', '.join(training.NETWORKS)}), and none of "
                     f"{', '.join(IMAGES)} with a size, such as style_256")

@@ -1,18 +1,11 @@
-"""The benchmark's rows that optimize or read images."""
-
-import contextlib
-import itertools
-import tempfile
-from pathlib import Path
+"""The benchmark's rows that optimize images."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import skimage
-from PIL import Image
 
-from cnnjax import data, models, trained
+from cnnjax import counterparts, models, trained
 from cnnjax.data import Normalization
 from cnnjax.images import (
     neural_style,
@@ -24,15 +17,11 @@ from cnnjax.images import (
     transforms,
 )
 from cnnjax.trained import Trained
-from experiments.benchmark.timing import Unmeasured, advance
+from experiments.benchmark.timing import advance
 
 UNITS = 32  # We visualize so many units at once; PyTorch one by one, as its tools do.
 LAYERS = ('relu1_1', 'relu2_1', 'relu3_1', 'relu4_1', 'relu5_1')
 CONTENT, UNIT, JITTER, RATE = 'relu4_2', 7, 8, 0.02
-BATCH = 64  # The images that a step of 'input' reads.
-PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'immunohistochemistry', 'retina', 'rocket')
-FILES = 600  # The files that are cut from PHOTOGRAPHS; an epoch reads each once.
-IMAGENET = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 
 
 def vgg19():
@@ -43,7 +32,8 @@ def vgg19():
     draw, rng = jax.nn.initializers.he_normal(), np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape) if leaf.ndim == 1 else draw(
         jax.random.key(rng.integers(2**31)), leaf.shape), shapes)
-    return Trained(net, variables, Normalization(*IMAGENET), ('',), (32, 32, 3), None)
+    normalize = Normalization(*np.float32(counterparts.IMAGENET))
+    return Trained(net, variables, normalize, ('',), (32, 32, 3), None)
 
 
 def descend(problem, shared, aux=None, count=1):
@@ -192,55 +182,3 @@ def optimization(kind):
         return setting.measure({side: advance(step, wait=lambda value: None)  # each step waits
                                 for side, step in sides.items()}, f'{kind.__name__}_{size}')
     return row
-
-
-def reading(size, batch, setting):
-    """Reads input for a training on ImageNet: JPEGs of 500 x 375 pixels are decoded, cut at random
-    and scaled. PyTorch also flips and normalizes images here; we do that in the training step. Both
-    read in one thread without workers, because workers would read ahead, for free, during the other
-    side's turn."""
-    facts = {'batch': batch}
-    with tempfile.TemporaryDirectory() as directory:
-        photographs(Path(directory) / 'train' / 'class')
-        stream = data.Stream(data.load('folder', 'train', directory),
-                             data.Crops(size, 'random_resized'), threads=0)
-        with contextlib.closing(stream.train_batches(batch, seed=0)) as batches:
-            sides = {'cnnjax': lambda: next(batches)}
-            if setting.torch:
-                try:
-                    sides['torch'] = torch_reading(setting.torch, Path(directory) / 'train', size,
-                                                   batch)
-                except Unmeasured as error:
-                    facts['missing'] = str(error)
-            return setting.measure({side: advance(step, wait=lambda value: None)
-                                    for side, step in sides.items()}, f'input_{size}') | facts
-
-
-def photographs(directory):
-    """Writes FILES JPEGs of 500 x 375 pixels, cut from scikit-image's photographs."""
-    directory.mkdir(parents=True)
-    for i, name in enumerate(PHOTOGRAPHS):
-        photograph = Image.fromarray(getattr(skimage.data, name)())
-        side = min(photograph.width // 4, photograph.height // 3)
-        part = photograph.resize((500, 375), Image.Resampling.LANCZOS, (0, 0, 4 * side, 3 * side))
-        for j in range(i, FILES, len(PHOTOGRAPHS)):
-            part.save(directory / f'{j:04d}.jpg', quality=90)
-
-
-def torch_reading(module, directory, size, batch):
-    """A step that reads a batch as in torchvision's examples. `module` is torch_steps."""
-    torch = module.torch
-    datasets, vision = map(module.networks.torchvision, ('datasets', 'transforms'))
-    folder = datasets.ImageFolder(directory, vision.Compose([
-        vision.RandomResizedCrop(size), vision.RandomHorizontalFlip(), vision.ToTensor(),
-        vision.Normalize(*IMAGENET.tolist())]))
-    loader = torch.utils.data.DataLoader(folder, batch, shuffle=True, drop_last=True)
-    batches = itertools.chain.from_iterable(itertools.repeat(loader))
-
-    def step():
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        next(batches)
-        torch.set_num_threads(threads)
-
-    return step

@@ -18,7 +18,6 @@ from torch.utils import checkpoint
 
 from cnnjax import counterparts
 from experiments.benchmark import torch_detectors
-from experiments.benchmark.timing import Unmeasured
 
 # PyTorch's name of the device that jax runs on. torch.compile could not trace a question to jax.
 DEVICE = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
@@ -239,12 +238,9 @@ class UNet(nn.Module):
 
 
 def torchvision(part):
-    """torchvision's module of this name. Raises Unmeasured if it cannot be imported."""
-    try:
-        return importlib.import_module(f'torchvision.{part}')
-    except (ImportError, RuntimeError) as error:  # RuntimeError: made for another torch
-        raise Unmeasured(f'torchvision cannot be imported ({error}): pip install '
-                                'torchvision, of the release that goes with torch') from None
+    """torchvision's module of this name. Raises Unmeasured if torchvision is not installed."""
+    torch_detectors.operators()
+    return importlib.import_module(f'torchvision.{part}')
 
 
 def published(name, net):
