@@ -115,9 +115,9 @@ def _batch_norm(x, scale, bias, epsilon):
 
 
 def _batch_norm_forward(x, scale, bias, epsilon):
-    wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(x.ndim - 1))
-    mean = wide.mean(axes)
-    var = jnp.maximum((wide ** 2).mean(axes) - mean ** 2, 0)  # rounding could make it negative
+    wide, count = x.astype(jnp.promote_types(x.dtype, jnp.float32)), x.size // x.shape[-1]
+    mean, square = (total / count for total in _sums(wide, wide ** 2))
+    var = jnp.maximum(square - mean ** 2, 0)  # rounding could make it negative
     factor = lax.rsqrt(var + epsilon)
     weight = factor if scale is None else factor * scale
     y = (wide - _along(mean, x)) * _along(weight, x)
@@ -134,16 +134,17 @@ def _batch_norm_backward(epsilon, saved, gradients):
     x, scale, bias, mean, factor, weight = saved
     g, count = gradients[0], x.size // x.shape[-1]  # nothing differentiates the statistics
     normalized = (x.astype(mean.dtype) - _along(mean, x)) * _along(factor, x)
-    dbias, dscale = _sums(g, g * normalized, axes=tuple(range(x.ndim - 1)))
+    dbias, dscale = _sums(g, g * normalized)
     dx = (g - _along(dbias / count, x) - normalized * _along(dscale / count, x)) * _along(weight, x)
     return (dx.astype(x.dtype), None if scale is None else dscale.astype(scale.dtype),
             None if bias is None else dbias.astype(bias.dtype))
 
 
-def _sums(*arrays, axes):
-    """The sums of each array over the axes. On a GPU they are one reduction, since the compiler
-    would compute the inputs of several reductions once for each; on a CPU several are twice as
-    fast."""
+def _sums(*arrays):
+    """The sums [C] of each array over all axes but the last. On a GPU they are one reduction, since
+    the compiler would compute the inputs of several reductions once for each, or start a kernel for
+    each; on a CPU several are twice as fast."""
+    axes = tuple(range(arrays[0].ndim - 1))
     if jax.default_backend() != 'gpu':
         return [array.sum(axes) for array in arrays]
     return lax.reduce(arrays, tuple(np.zeros((), array.dtype) for array in arrays),

@@ -1,6 +1,7 @@
 """Objectives against their authors' own formulas, written out in NumPy."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from cnnjax.images.neural_style import WASSERSTEIN, content, moments, style
 from cnnjax.images.objectives import (
     channel,
     direction,
+    diverse,
     diversity,
     dream,
     each,
@@ -94,6 +96,34 @@ def test_diversity_is_lucids():
     assert float(diversity('conv1')({'conv1': stack})['diversity']) == pytest.approx(expected)
     dead = np.stack([A, 0 * A])
     assert np.isfinite(gradient(diversity('conv1'), dead, {})).all()
+
+
+def test_an_image_in_which_the_unit_is_dead_does_not_move_for_diversity():
+    """The others do, and each by the gradient of its own value: it moves away from them, not they
+    from it."""
+    stack, weight = np.stack([A, B, A[::-1]]), 0.5
+    stack[2, ..., 1] = -1  # in this image the unit is dead
+
+    def relu(taps):
+        return {'conv1': jnp.maximum(taps, 0)}
+
+    def value(image, others):
+        grams = [jnp.einsum('hwc,hwd->cd', each, each).ravel() for each in (image, *others)]
+        grams = [gram / jnp.sqrt((gram**2).sum() + 1e-10) for gram in grams]
+        alike = sum(grams[0] @ other for other in grams[1:]) / len(others)
+        return -(1 - weight * alike) * image[..., 1].mean()
+
+    taps, aux = np.maximum(stack, 0), {'unit': 1}
+    expected = [value(taps[i], np.delete(taps, i, 0)) for i in range(3)]
+    objective = diverse(channel('conv1'), 'conv1', weight)
+    assert float(objective({'conv1': taps}, aux)['channel']) == pytest.approx(np.mean(expected))
+    found = jax.grad(lambda x: objective(relu(x), aux)['channel'])(jnp.asarray(stack))
+    for i in range(3):
+        own = jax.grad(lambda x, i=i: value(jnp.maximum(x, 0), np.delete(taps, i, 0)) / 3)(
+            jnp.asarray(stack[i]))
+        np.testing.assert_allclose(found[i], own, rtol=1e-4, atol=1e-7)
+    assert np.abs(found[:2]).max(axis=(1, 2, 3)).min() > 0
+    assert not found[2].any()
 
 
 @pytest.mark.parametrize('power', [0, 1, 2])

@@ -1,9 +1,9 @@
 """Images of more than a single unit's maximum: several facets of a unit, and directions in the
 space of a layer's units.
 
-    [shown] = facets(network, 'relu4_2', [17, 40], strong.maximum[[17, 40]])
+    [shown] = facets(network, 'relu4_2', [17, 40])
     shown.images  # [2, 4, 64, 64, 3] in [0, 1]
-    between = maximize(network, 'relu4_2', path(112, [17, 40], strong.maximum[[17, 40]]))
+    between = maximize(network, 'relu4_2', path(160, [17, 40], strong.maximum[[17, 40]]))
 
 See units.py for how an image is made, and atlas.py for the directions of a photograph and of a data
 set.
@@ -23,25 +23,24 @@ from cnnjax.images.units import DEFAULT, Maximized, Settings
 from cnnjax.trained import Trained
 
 SIDE = 64  # Images have so many pixels by default, less than those of units: many are made.
-DIVERSITY = 0.3  # The weight of diversity, beside activations relative to the strongest patch's.
+DIVERSITY = 0.7  # How much facets differ, below 1; with 0.9 a few do not activate their unit.
 COSINE_POWER = 2.0  # The direction of an activation counts, not only its projection.
 
 
-def facets(network: Trained, layer: str, which: Sequence[int] | np.ndarray, strongest: ArrayLike,
+def facets(network: Trained, layer: str, which: Sequence[int] | np.ndarray,
            settings: Settings = DEFAULT, *, count: int = 4, weight: float = DIVERSITY,
            size: int | tuple[int, int] | None = None) -> Iterator[Maximized]:
     """Yields `count` different images for each unit, images [U, count, H, W, C] and scores [U,
     count], for one chunk of the units after the other.
 
-    The images of a unit are optimized together, for the unit's activation, relative to its
-    strongest in a data set, and for `objectives.diversity`, with this weight.
+    The images of a unit are optimized together, for the unit's activation and to differ.
 
     Args:
       network, layer: see `units.maximize`.
       which: [U], channels of the layer.
-      strongest: [U], the activations of their strongest patches; where one is 0 or less, 1 counts.
       settings: see `Settings`.
       count: images of a unit.
+      weight: see `objectives.diverse`.
       size: side of the images, or (height, width); None: see `units.image_size`, with SIDE.
 
     Raises:
@@ -51,17 +50,14 @@ def facets(network: Trained, layer: str, which: Sequence[int] | np.ndarray, stro
         raise UserError(f'count={count}: a unit has 2 facets or more')
     shape = units.image_shape(network, layer, size or units.image_size(network, layer, SIDE))
     which = units.checked(network, layer, which, shape)
-    strongest = np.asarray(strongest, np.float32)
     robust = units.robustness(network, layer, shape)
     problem = optimize.Problem(
-        network, objectives.each(objectives.relative(objectives.peaks(layer)))
-        + weight * objectives.diversity(layer),
+        network, objectives.diverse(objectives.peaks(layer), layer, weight),
         parametrizations.stack(units.parametrization(network, shape), count),
         transform=transforms.each(robust) if robust else None)
     measure = jax.jit(functools.partial(units.best, network, layer, 1))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(settings.seed), which)
-    aux = {'unit': which, 'scale': {layer: np.where(strongest > 0, strongest, 1)}}
-    for part, found, health in units.descend(problem, keys, aux, settings):
+    for part, found, health in units.descend(problem, keys, {'unit': which}, settings):
         scores = measure(network.variables, found.reshape(-1, *shape),
                          np.repeat(which[part], count))
         yield Maximized(found, np.asarray(scores).reshape(-1, count), health)

@@ -221,19 +221,47 @@ def each(objective: Objective) -> Objective:
 def diversity(layer: str) -> Objective:
     """Minimises how alike the textures of the K images of a stack are: the sum of the cosines
     between the Gram matrices of image i and of the other images j, averaged over i; from 0 to
-    K - 1. With `each` of `channel` it shows several facets of one unit (Olah et al. 2017, section
-    'Diversity', https://distill.pub/2017/feature-visualization; lucid's `diversity`)."""
+    K - 1 (Olah et al. 2017, section 'Diversity', https://distill.pub/2017/feature-visualization;
+    lucid's `diversity`)."""
+    return Objective((layer,), lambda taps, aux, masks: _grams(taps[layer]),
+                     lambda grams, aux: {'diversity': _likeness(grams, grams).mean()},
+                     tileable=False)
+
+
+def diverse(objective: Objective, layer: str, weight: float) -> Objective:
+    """`each` of an objective with values below 0, for K images that differ: that of an image counts
+    1 - weight * (the mean cosine between its Gram matrix of `layer` and those of the others) times.
+    With `peaks` it shows several facets of one unit.
+
+    In a sum with `diversity`, as in lucid, an image in which the unit is dead has the gradient of
+    the other term alone; Adam makes full steps of it, however small, and the unit stays dead. Here
+    such an image waits until a random transform awakens the unit.
+    """
     def statistics(taps, aux, masks):
-        maps = jnp.stack([maps_of(tap).reshape(-1, tap.shape[-1]) for tap in taps[layer]])
-        grams = jnp.einsum('kpc,kpd->kcd', maps, maps).reshape(len(maps), -1)
-        # A gram of 0 has no direction; without the small number its gradient would be nan.
-        return grams / jnp.sqrt((grams**2).sum(-1, keepdims=True) + 1e-10)
+        return each(objective).statistics(taps, aux, None), _grams(taps[layer])
 
-    def loss(grams, aux):
-        alike = grams @ grams.T
-        return {'diversity': (alike.sum() - jnp.trace(alike)) / len(grams)}
+    def loss(statistics, aux):
+        found, grams = statistics
+        # An image moves away from the others, not the others from it.
+        alike = _likeness(grams, lax.stop_gradient(grams)) / (len(grams) - 1)
+        terms = jax.vmap(lambda one: objective.loss(one, aux))(found)
+        return {term: ((1 - weight * alike) * value).mean() for term, value in terms.items()}
 
-    return Objective((layer,), statistics, loss, tileable=False)
+    return Objective(tuple({*objective.layers, layer}), statistics, loss, tileable=False)
+
+
+def _grams(tap):
+    """The Gram matrices of K images, each as a vector of length 1, [K, C * C]."""
+    maps = jnp.stack([maps_of(one).reshape(-1, one.shape[-1]) for one in tap])
+    grams = jnp.einsum('kpc,kpd->kcd', maps, maps).reshape(len(maps), -1)
+    # A gram of 0 has no direction; without the small number its gradient would be nan.
+    return grams / jnp.sqrt((grams**2).sum(-1, keepdims=True) + 1e-10)
+
+
+def _likeness(grams, others):
+    """[K]: the sums of the cosines between each Gram matrix and those of the other images."""
+    alike = grams @ others.T
+    return alike.sum(-1) - jnp.diagonal(alike)
 
 
 def dream(layer: str, kind: str = 'l2', channels: Sequence[int] = ()) -> Objective:

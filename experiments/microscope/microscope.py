@@ -81,7 +81,7 @@ def make(site, manifest, found, records):
             bar.set_description(name)
             left = [start for start in range(0, layer['units'], site.chunk)
                     if start not in records[name]]
-            for start, images in optimized(site, layer, found[name], left):
+            for start, images in optimized(site, layer, left):
                 write_units(site, layer, found[name], start, images)
                 records[name][start] = list(map(short, microscope.read(
                     site.directory, f'{name}/{start}')))
@@ -203,7 +203,7 @@ def short(record):
     return {name: value for name, value in record.items() if name != 'classes'}
 
 
-def optimized(site, layer, statistics, left):
+def optimized(site, layer, left):
     """Makes the chunks whose first units have the places `left`, and yields (place, {kind:
     Maximized}) for one after the other. The kinds are 'positive' and, if possible, 'negative', and
     'facets', if asked for."""
@@ -223,8 +223,8 @@ def optimized(site, layer, statistics, left):
                        sign=sign) for sign in kinds.values()]
     if layer['facets']:
         runs.append(directions.facets(
-            network, layer['name'], wanted, statistics.maximum[wanted], settings,
-            count=layer['facets'], size=tuple(layer['facet'])))
+            network, layer['name'], wanted, settings, count=layer['facets'],
+            size=tuple(layer['facet'])))
     for start, part, whole in zip(left, parts, zip(*runs, strict=True), strict=True):
         made = [units.Maximized(*(values[:len(part)] for values in each)) for each in whole]
         found = {kind: turned(made[:len(kinds)], signs[part], i) for i, kind in enumerate(kinds)}

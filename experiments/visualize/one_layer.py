@@ -50,8 +50,8 @@ def facets(config, network, layer, units, strong, figure):
     own, parts = settings(config), []
     with tqdm(total=len(units), unit='unit', desc=f'{layer}: facets', disable=None) as bar:
         for part in directions.facets(
-                network, layer, units, strong.maximum[units],
-                own._replace(chunk=max(own.chunk // config.facets, 1)), count=config.facets):
+                network, layer, units, own._replace(chunk=max(own.chunk // config.facets, 1)),
+                count=config.facets):
             parts.append(part)
             bar.update(len(part.images))
     found = joined(parts)
