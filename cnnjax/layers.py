@@ -11,7 +11,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -70,13 +70,16 @@ class BatchNorm(nn.BatchNorm):
 
     momentum: float = 0.9
 
-    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None,
+                 rectified: bool = False) -> jax.Array:
+        """With `rectified` a `relu` follows; see `activated`."""
         still = nn.merge_param('use_running_average', self.use_running_average, use_running_average)
         ours = (self.axis, self.axis_name, self.use_fast_variance) == (-1, None, True)
         if still or self.is_initializing() or not ours:
-            return super().__call__(x, use_running_average)
+            y = super().__call__(x, use_running_average)
+            return relu(y) if rectified else y
         scale, bias = (self.get_variable('params', name) for name in ('scale', 'bias'))
-        y, statistics = _batch_norm(x, scale, bias, self.epsilon)
+        y, statistics = _batch_norm(x, scale, bias, self.epsilon, rectified)
         count = x.size // x.shape[-1]
         statistics['var'] *= count / max(count - 1, 1)  # the variance of a single value is 0
         for name, value in statistics.items():
@@ -105,23 +108,24 @@ class FrozenBatchNorm(nn.Module):
         return x * _along(weight, x) + _along(shift, x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _batch_norm(x, scale, bias, epsilon):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _batch_norm(x, scale, bias, epsilon, rectified):
     """(x normalized, {'mean', 'var'} [C]), in float32 at least; scale and bias may be None.
 
     JAX would derive a gradient with three sums over the batch, two of which are the same.
     """
-    return _batch_norm_forward(x, scale, bias, epsilon)[0]
+    return _batch_norm_forward(x, scale, bias, epsilon, rectified)[0]
 
 
-def _batch_norm_forward(x, scale, bias, epsilon):
+def _batch_norm_forward(x, scale, bias, epsilon, rectified):
     wide, count = x.astype(jnp.promote_types(x.dtype, jnp.float32)), x.size // x.shape[-1]
     mean, square = (total / count for total in _sums(wide, wide ** 2))
     var = jnp.maximum(square - mean ** 2, 0)  # rounding could make it negative
     factor = lax.rsqrt(var + epsilon)
     weight = factor if scale is None else factor * scale
     y = (wide - _along(mean, x)) * _along(weight, x)
-    return (y if bias is None else y + _along(bias, x), {'mean': mean, 'var': var}), (
+    y = y if bias is None else y + _along(bias, x)
+    return (jnp.maximum(y, 0) if rectified else y, {'mean': mean, 'var': var}), (
         x, scale, bias, mean, factor, weight)
 
 
@@ -130,10 +134,16 @@ def _along(values, x):
     return lax.expand_dims(values, range(x.ndim - 1))
 
 
-def _batch_norm_backward(epsilon, saved, gradients):
+def _batch_norm_backward(epsilon, rectified, saved, gradients):
     x, scale, bias, mean, factor, weight = saved
     g, count = gradients[0], x.size // x.shape[-1]  # nothing differentiates the statistics
-    normalized = (x.astype(mean.dtype) - _along(mean, x)) * _along(factor, x)
+    wide = x.astype(mean.dtype)
+    normalized = (wide - _along(mean, x)) * _along(factor, x)
+    if rectified:
+        # The formula is another than in the forward pass; else XLA would keep that one's answers,
+        # and they would have to be written and read.
+        shift = -mean * weight if bias is None else bias - mean * weight
+        g = jnp.where(wide * _along(weight, x) + _along(shift, x) > 0, g, 0)
     dbias, dscale = _sums(g, g * normalized)
     dx = (g - _along(dbias / count, x) - normalized * _along(dscale / count, x)) * _along(weight, x)
     return (dx.astype(x.dtype), None if scale is None else dscale.astype(scale.dtype),
@@ -164,6 +174,15 @@ def relu(x: jax.Array) -> jax.Array:
 
 
 relu.defjvps(lambda tangent, y, x: lax.select(y != 0, tangent, jnp.zeros_like(tangent)))
+
+
+def activated(x: jax.Array, norm: nn.Module, activation: Callable) -> jax.Array:
+    """activation(norm(x)). The `BatchNorm` and the `relu` of this file have one gradient, which
+    computes from x what the ReLU let pass. It reads and writes 5 times as many numbers as x has;
+    two gradients, with what the first writes for the second, 7 times."""
+    if isinstance(norm, BatchNorm) and activation is relu:
+        return norm(x, rectified=True)
+    return activation(norm(x))
 
 
 class Conv(nn.Conv):

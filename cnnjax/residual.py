@@ -107,7 +107,7 @@ class Basic(Block):
         taps = {}
         first, second = self.dilations
         y = taps['conv1'] = self.conv(self.width, 3, self.stride, dilation=first, name='conv1')(x)
-        y = taps['relu1'] = self.relu(self.norm(name='bn1')(y))
+        y = taps['relu1'] = layers.activated(y, self.norm(name='bn1'), self.relu)
         y = taps['conv2'] = self.conv(self.width, 3, dilation=second, name='conv2')(y)
         return self.norm(name='bn2')(y), taps
 
@@ -122,10 +122,10 @@ class Bottleneck(Block):
         taps = {}
         inner, (first, second) = self.inner(), self.strides()
         y = taps['conv1'] = self.conv(inner, 1, first, name='conv1')(x)
-        y = taps['relu1'] = self.relu(self.norm(name='bn1')(y))
+        y = taps['relu1'] = layers.activated(y, self.norm(name='bn1'), self.relu)
         y = taps['conv2'] = self.conv(inner, 3, second, dilation=self.dilation(),
                                       feature_group_count=self.cardinality, name='conv2')(y)
-        y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
+        y = taps['relu2'] = layers.activated(y, self.norm(name='bn2'), self.relu)
         y = taps['conv3'] = self.conv(self.expansion * self.width, 1, name='conv3')(y)
         return self.norm(name='bn3')(y), taps
 

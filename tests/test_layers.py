@@ -199,7 +199,8 @@ def test_batch_norm_keeps_nine_tenths_of_its_statistics():
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])  # They sum differently.
 @pytest.mark.parametrize('affine', [True, False])
-def test_the_gradient_of_batch_norm_is_that_of_flax(monkeypatch, backend, affine):
+@pytest.mark.parametrize('activation', [lambda x: x, layers.relu, nn.elu])
+def test_the_gradient_of_batch_norm_is_that_of_flax(monkeypatch, backend, affine, activation):
     x = random(6, 5, 4, 3)
     options = {'use_running_average': False, 'use_scale': affine, 'use_bias': affine}
     ours = layers.BatchNorm(**options)
@@ -210,20 +211,24 @@ def test_the_gradient_of_batch_norm_is_that_of_flax(monkeypatch, backend, affine
     with jax.enable_x64(True):
         x, variables = jax.tree.map(lambda leaf: leaf.astype('float64') + 0.5, (x, variables))
 
-        def normalize(norm):
+        def normalize(norm, activated):
+            def apply(norm, x):
+                return activated(x, norm, activation)
+
             def weighed(x, params):
-                y, changed = norm.apply({**variables, 'params': params}, x, mutable=['batch_stats'])
+                y, changed = nn.apply(apply, norm, mutable=['batch_stats'])(
+                    {**variables, 'params': params}, x)
                 return (y * random(*y.shape, seed=2, dtype='float64')).sum(), (y, changed)
 
-            return jax.grad(weighed, (0, 1), has_aux=True)(x, variables.get('params', {}))
+            return jax.jit(jax.grad(weighed, (0, 1), has_aux=True))(x, variables.get('params', {}))
 
-        expected = normalize(flax)
+        expected = normalize(flax, lambda x, norm, activation: activation(norm(x)))
         running = expected[1][1]['batch_stats']  # flax keeps the biased variance
         old = variables['batch_stats']['var']
         running['var'] = 0.9 * old + (running['var'] - 0.9 * old) * 120 / 119
         monkeypatch.setattr(jax, 'default_backend', lambda: backend)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12),
-                     normalize(ours), expected)
+                     normalize(ours, layers.activated), expected)
 
 
 def test_batch_norm_of_bfloat16_has_float32_statistics():

@@ -28,10 +28,10 @@ class Layer(nn.Module):
     def __call__(self, features: Sequence[jax.Array]) -> tuple[jax.Array, layers.Taps]:
         taps, x = {}, jnp.concatenate(features, -1)
         if self.bottleneck:
-            x = taps['relu1'] = self.relu(self.norm(name='bn1')(x))
+            x = taps['relu1'] = layers.activated(x, self.norm(name='bn1'), self.relu)
             x = taps['conv1'] = self.conv(4 * self.growth, 1, name='conv1')(x)
             x = self.drop(name='drop1')(x)
-        x = taps['relu2'] = self.relu(self.norm(name='bn2')(x))
+        x = taps['relu2'] = layers.activated(x, self.norm(name='bn2'), self.relu)
         x = taps['conv2'] = self.conv(self.growth, 3, name='conv2')(x)
         return self.drop(name='drop2')(x), taps
 
@@ -108,7 +108,7 @@ class Transition(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps = {}
-        x = taps['relu'] = self.relu(self.norm(name='bn')(x))
+        x = taps['relu'] = layers.activated(x, self.norm(name='bn'), self.relu)
         x = taps['conv'] = self.conv(self.width, 1, name='conv')(x)
         return layers.average_pool(self.drop(name='drop')(x), 2, 2), taps
 
@@ -148,7 +148,7 @@ class DenseNet(nn.Module):
         x = taps['conv0'] = conv(self.stem_width, self.stem, 2 if self.stem == 7 else 1,
                                  name='conv0')(x)
         if self.stem == 7:
-            x = taps['relu0'] = self.relu(norm(name='bn0')(x))
+            x = taps['relu0'] = layers.activated(x, norm(name='bn0'), self.relu)
             x = taps['pool0'] = self.pool(x, 3, 2, 1)
         for i, depth in enumerate(self.layers_per_block, 1):
             features = [x]
@@ -168,7 +168,7 @@ class DenseNet(nn.Module):
                 name, width = f'transition{i}', int(self.compression * x.shape[-1])
                 x, inner = Transition(width, self.relu, conv, norm, drop, name=name)(x)
                 taps |= layers.nested(name, inner, x)
-        x = taps['relu'] = self.relu(norm(name='bn')(x))
+        x = taps['relu'] = layers.activated(x, norm(name='bn'), self.relu)
         x = taps['pool'] = layers.global_average_pool(x)
         logits = taps['fc'] = nn.Dense(self.num_classes, kernel_init=layers.torch_linear,
                                        dtype=self.dtype, name='fc')(x)

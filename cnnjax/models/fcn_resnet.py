@@ -31,7 +31,7 @@ class Head(nn.Module):
         taps = {}
         conv = partial(self.conv, kernel_init=layers.torch_linear)
         x = taps['conv'] = conv(x.shape[-1] // 4, 3, name='conv')(x)
-        x = taps['relu'] = self.relu(self.norm(name='bn')(x))
+        x = taps['relu'] = layers.activated(x, self.norm(name='bn'), self.relu)
         x = nn.Dropout(self.dropout, deterministic=not self.train, name='drop')(x)
         x = taps['score'] = conv(self.num_classes, 1, use_bias=True, name='score')(x)
         return jax.image.resize(x, (x.shape[0], *self.shape, self.num_classes), 'bilinear'), taps

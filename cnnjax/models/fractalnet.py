@@ -38,7 +38,7 @@ class Unit(nn.Module):
                  for name in ('bn', 'bn_column')}
         if self.is_initializing():  # both statistics are made, whichever this call uses
             norms['bn'](x), norms['bn_column'](x)
-        return self.relu(norms['bn_column' if alone else 'bn'](x))
+        return layers.activated(x, norms['bn_column' if alone else 'bn'], self.relu)
 
 
 class FractalNet(nn.Module):

@@ -72,7 +72,7 @@ class Unit(nn.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, layers.Taps]:
         taps, width = {}, max(1, int(self.multiplier * self.width))
         x = taps['conv'] = self.conv(width, self.size, self.stride, self.padding, name='conv')(x)
-        return self.relu(self.norm(name='bn')(x)), taps
+        return layers.activated(x, self.norm(name='bn'), self.relu), taps
 
 
 def apply(taps: layers.Taps, unit: Callable, x: jax.Array, layer: Layer, stride: int = 1,

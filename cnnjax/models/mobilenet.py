@@ -27,9 +27,9 @@ class Separable(nn.Module):
         taps, channels = {}, x.shape[-1]
         x = taps['depthwise'] = self.conv(channels, 3, self.stride, feature_group_count=channels,
                                           name='depthwise')(x)
-        x = taps['relu1'] = self.relu(self.norm(name='bn1')(x))
+        x = taps['relu1'] = layers.activated(x, self.norm(name='bn1'), self.relu)
         x = taps['pointwise'] = self.conv(self.width, 1, name='pointwise')(x)
-        x = taps['relu2'] = self.relu(self.norm(name='bn2')(x))
+        x = taps['relu2'] = layers.activated(x, self.norm(name='bn2'), self.relu)
         return x, taps
 
 
@@ -64,7 +64,7 @@ class MobileNet(nn.Module):
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         taps, x = {}, images.astype(self.dtype)
         x = taps['conv1'] = conv(self.width(self.stem_width), 3, 2, name='conv1')(x)
-        x = taps['relu1'] = self.relu(norm(name='bn1')(x))
+        x = taps['relu1'] = layers.activated(x, norm(name='bn1'), self.relu)
         for i, (stride, width) in enumerate(self.blocks, 1):
             name = f'block{i}'
             x, inner = Separable(self.width(width), stride, self.relu, conv, norm, name=name)(x)

@@ -34,10 +34,10 @@ class InvertedResidual(nn.Module):
         taps, x, wide = {}, inputs, self.expansion * inputs.shape[-1]
         if self.expansion != 1:
             x = taps['expand'] = self.conv(wide, 1, name='expand')(x)
-            x = taps['relu1'] = self.relu(self.norm(name='bn1')(x))
+            x = taps['relu1'] = layers.activated(x, self.norm(name='bn1'), self.relu)
         x = taps['depthwise'] = self.conv(wide, 3, self.stride, feature_group_count=wide,
                                           name='depthwise')(x)
-        x = taps['relu2'] = self.relu(self.norm(name='bn2')(x))
+        x = taps['relu2'] = layers.activated(x, self.norm(name='bn2'), self.relu)
         x = taps['project'] = self.conv(self.width, 1, name='project')(x)
         x = self.norm(name='bn3')(x)
         return (x + inputs if x.shape == inputs.shape else x), taps
@@ -73,7 +73,7 @@ class MobileNetV2(nn.Module):
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         taps, x = {}, images.astype(self.dtype)
         x = taps['conv1'] = conv(self.width(self.stem_width), 3, 2, name='conv1')(x)
-        x = taps['relu1'] = self.relu(norm(name='bn1')(x))
+        x = taps['relu1'] = layers.activated(x, norm(name='bn1'), self.relu)
         strides = [(t, c, s if i == 0 else 1) for t, c, n, s in self.blocks for i in range(n)]
         for i, (expansion, width, stride) in enumerate(strides, 1):
             name = f'block{i}'
@@ -82,7 +82,7 @@ class MobileNetV2(nn.Module):
             taps |= layers.nested(name, inner, x)
         last = max(self.last_width, self.width(self.last_width))
         x = taps['conv2'] = conv(last, 1, name='conv2')(x)
-        x = taps['relu2'] = self.relu(norm(name='bn2')(x))
+        x = taps['relu2'] = layers.activated(x, norm(name='bn2'), self.relu)
         x = taps['pool'] = layers.global_average_pool(x)
         x = nn.Dropout(self.dropout, deterministic=not train, name='drop')(x)
         logits = taps['fc'] = nn.Dense(self.num_classes, kernel_init=layers.torch_linear,

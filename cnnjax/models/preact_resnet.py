@@ -52,7 +52,7 @@ class Unit(residual.Block):
         return x
 
     def activate(self, x: jax.Array) -> jax.Array:
-        return self.relu(self.norm(name='bn1')(x))
+        return layers.activated(x, self.norm(name='bn1'), self.relu)
 
     def activated(self, x: jax.Array, taps: layers.Taps) -> jax.Array:
         """The branch's first activation, unless the shortcut shares it and x is activated."""
@@ -69,7 +69,7 @@ class Basic(Unit):
         y = self.activated(x, taps)
         first, second = self.dilations
         y = taps['conv1'] = self.conv(self.width, 3, self.stride, dilation=first, name='conv1')(y)
-        y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
+        y = taps['relu2'] = layers.activated(y, self.norm(name='bn2'), self.relu)
         y = self.drop(name='drop')(y)
         y = taps['conv2'] = self.conv(self.width, 3, dilation=second, name='conv2')(y)
         return y, taps
@@ -85,10 +85,10 @@ class Bottleneck(Unit):
         first, second = self.strides()
         y = self.activated(x, taps)
         y = taps['conv1'] = self.conv(self.inner(), 1, first, name='conv1')(y)
-        y = taps['relu2'] = self.relu(self.norm(name='bn2')(y))
+        y = taps['relu2'] = layers.activated(y, self.norm(name='bn2'), self.relu)
         y = taps['conv2'] = self.conv(self.inner(), 3, second, dilation=self.dilation(),
                                       feature_group_count=self.cardinality, name='conv2')(y)
-        y = taps['relu3'] = self.relu(self.norm(name='bn3')(y))
+        y = taps['relu3'] = layers.activated(y, self.norm(name='bn3'), self.relu)
         y = self.drop(name='drop')(y)
         y = taps['conv3'] = self.conv(self.expansion * self.width, 1, name='conv3')(y)
         return y, taps
@@ -109,7 +109,7 @@ class PreActResNet(resnet.ResNet):
         if self.stem != 3:
             x = taps['pool1'] = self.pool(x, 3, 2, 1)
         x = resnet.stages(self, conv, norm, x, train, taps, drop=drop)
-        x = taps['relu'] = self.relu(norm(name='bn')(x))
+        x = taps['relu'] = layers.activated(x, norm(name='bn'), self.relu)
         return resnet.head(self, x, taps), taps
 
 

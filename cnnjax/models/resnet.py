@@ -112,7 +112,7 @@ def trunk(net: ResNet, conv: Callable, norm: Callable, images: jax.Array, train:
     """The stem and all stages; adds their layers to `taps`."""
     check(net)
     x = stem(net, conv, norm, images, taps)
-    x = taps['relu1'] = net.relu(norm(name='bn1')(x))
+    x = taps['relu1'] = layers.activated(x, norm(name='bn1'), net.relu)
     if net.stem != 3:
         x = taps['pool1'] = net.pool(x, 3, 2, 1)
     return stages(net, conv, norm, x, train, taps)
@@ -125,7 +125,7 @@ def stem(net: ResNet, conv: Callable, norm: Callable, images: jax.Array,
     if net.stem == 333:
         for i in (1, 2):
             x = taps[f'stem_conv{i}'] = conv(width // 2, 3, stride, name=f'stem_conv{i}')(x)
-            x = taps[f'stem_relu{i}'] = net.relu(norm(name=f'stem_bn{i}')(x))
+            x = taps[f'stem_relu{i}'] = layers.activated(x, norm(name=f'stem_bn{i}'), net.relu)
             stride = 1
     size, stride = (7, 2) if net.stem == 7 else (3, 1)
     x = taps['conv1'] = conv(width, size, stride, name='conv1')(x)

@@ -42,7 +42,8 @@ class Block(nn.Module):
         taps, y = {}, x
         for i in (1, 2):
             z = taps[f'conv{i}'] = self.conv(self.width, 3, name=f'conv{i}')(y)
-            y = taps[f'relu{i}'] = self.relu(self.norm(name=f'bn{i}')(z + residual(y)))
+            y = taps[f'relu{i}'] = layers.activated(z + residual(y), self.norm(name=f'bn{i}'),
+                                                      self.relu)
         return y + residual(x), taps
 
 
@@ -71,7 +72,7 @@ class ResNetInResNet(nn.Module):
         norm = partial(layers.BatchNorm, use_running_average=not train, dtype=self.dtype)
         taps, x = {}, images.astype(self.dtype)
         x = taps['conv1'] = conv(self.widths[0], 3, name='conv1')(x)
-        x = taps['relu1'] = self.relu(norm(name='bn1')(x))
+        x = taps['relu1'] = layers.activated(x, norm(name='bn1'), self.relu)
         for i, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), 2):
             if i > 2:
                 more = (width - x.shape[-1]) // 2

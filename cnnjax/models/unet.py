@@ -57,8 +57,10 @@ class UNet(nn.Module):
                                                     use_bias=self.norm == 'none',
                                                     name=f'conv{level}_{i}')(x)
                 if self.norm == 'batch':
-                    x = norm(name=f'bn{level}_{i}')(x)
-                x = taps[f'relu{level}_{i}'] = self.relu(x)
+                    x = layers.activated(x, norm(name=f'bn{level}_{i}'), self.relu)
+                else:
+                    x = self.relu(x)
+                taps[f'relu{level}_{i}'] = x
             return x
 
         bottom = len(self.widths)

@@ -64,9 +64,11 @@ def trunk(net: Any, images: jax.Array, conv: Callable, norm: Callable | None, ta
             first = (i, j) == (1, 1)
             x = taps[f'conv{i}_{j}'] = conv(width, size, padding=padding if first else None,
                                             name=f'conv{i}_{j}')(x)
-            if norm is not None:
-                x = norm(name=f'bn{i}_{j}')(x)
-            x = taps[f'relu{i}_{j}'] = net.relu(x)
+            if norm is None:
+                x = net.relu(x)
+            else:
+                x = layers.activated(x, norm(name=f'bn{i}_{j}'), net.relu)
+            taps[f'relu{i}_{j}'] = x
             if net.lrn and first:
                 # The paper takes AlexNet's constants.
                 x = taps['norm1'] = layers.local_response_normalization(x)
