@@ -16,7 +16,8 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 
-from experiments.benchmark import reading, timing, torch_networks, torch_steps, training
+from cnnjax import models, trained
+from experiments.benchmark import images, reading, timing, torch_networks, torch_steps, training
 
 # PyTorch's own code uses it.
 pytestmark = pytest.mark.filterwarnings('ignore:.torch.jit.script_method:DeprecationWarning')
@@ -190,3 +191,18 @@ def test_both_sides_read_the_same_examples(tmp_path, monkeypatch):
               for target, side in zip(targets, sides, strict=True)]]
     # We count pixels from 0, and the last one is inside a box; theirs are whole numbers.
     np.testing.assert_allclose(*map(np.sort, areas), atol=0.02)
+
+
+@pytest.mark.parametrize('pool', models.POOLS)
+def test_both_sides_see_the_same_in_an_image(pool):
+    """The rows that optimize images have the weights of the network that comes with cnnjax, and its
+    pools, or VGG-19's."""
+    network = trained.load('embedded')
+    network = network._replace(net=network.net.clone(pool=models.POOLS[pool]))
+    image = np.random.default_rng(0).random((1, 32, 48, 3), np.float32)
+    layers = {'relu1_1', 'conv4_2'}
+    expected = network.taps(image)
+    found = images.Torch(torch_steps, network).taps(torch.tensor(image).permute(0, 3, 1, 2), layers)
+    for layer in layers:
+        np.testing.assert_allclose(found[layer].permute(0, 2, 3, 1), expected[layer], rtol=1e-3,
+                                   atol=1e-4 * np.abs(expected[layer]).max())

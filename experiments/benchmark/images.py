@@ -88,7 +88,8 @@ class Torch:
         self.device = module.networks.DEVICE
         params, self.layers = network.variables['params'], {}
         pools = {models.POOLS['max']: torch.nn.MaxPool2d,
-                 models.POOLS['average']: torch.nn.AvgPool2d}
+                 models.POOLS['average']: torch.nn.AvgPool2d,
+                 models.POOLS['blur']: module.networks.BlurPool}
         for i, group in enumerate(network.net.groups, 1):
             for j in range(1, len(group) + 1):
                 kernel, bias = (np.array(params[f'conv{i}_{j}'][name])

@@ -237,6 +237,20 @@ class UNet(nn.Module):
         return self.conv(x)
 
 
+class BlurPool(nn.Module):
+    """The pool of `layers.blur_pool`, of any number of channels."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, weights = size, (np.poly1d((0.5, 0.5)) ** (size + 1)).coeffs
+        self.register_buffer('kernel', torch.tensor(np.float32(np.outer(weights, weights))))
+
+    def forward(self, x):
+        kernel = self.kernel.expand(x.shape[1], 1, *self.kernel.shape)
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), 'replicate'), kernel, stride=self.size,
+                        groups=x.shape[1])
+
+
 def torchvision(part):
     """torchvision's module of this name. Raises Unmeasured if torchvision is not installed."""
     torch_detectors.operators()
