@@ -89,8 +89,8 @@ def _scale(layers, start, call, arguments, options, context):
         if options.get('use_running_average') is False:  # the call below, or one like it
             return outputs
         moving = module.clone(parent=None, use_running_average=None)
-        return moving.apply(module.variables, arguments[0], use_running_average=False,
-                            mutable=['batch_stats'])[0]
+        return moving.apply(module.variables, arguments[0], mutable=['batch_stats'],
+                            **{**options, 'use_running_average': False})[0]
     path = (*module.path, 'kernel')
     if path in layers or path not in start:
         return outputs
