@@ -140,8 +140,8 @@ def _batch_norm_backward(epsilon, rectified, saved, gradients):
     wide = x.astype(mean.dtype)
     normalized = (wide - _along(mean, x)) * _along(factor, x)
     if rectified:
-        # The formula is another than in the forward pass; else XLA would keep that one's answers,
-        # and they would have to be written and read.
+        # Written as in the forward pass, the comparison would be the same operation for XLA, which
+        # would compute it there once and write and read the answers.
         shift = -mean * weight if bias is None else bias - mean * weight
         g = jnp.where(wide * _along(weight, x) + _along(shift, x) > 0, g, 0)
     dbias, dscale = _sums(g, g * normalized)

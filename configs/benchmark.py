@@ -4,7 +4,7 @@
 
 PyTorch is measured if it is installed: pip install torch==2.13.0 torchvision. The run writes
 results.json, results.md and figures/benchmark.png; docs/benchmark.md explains them. The argument is
-'default' (some of everything, a quarter of an hour on two cores), 'cifar', 'imagenet', 'segment',
+'default' (some of everything, half an hour on two cores), 'cifar', 'imagenet', 'segment',
 'detect', 'images' or 'all'. On a GPU set XLA_PYTHON_CLIENT_PREALLOCATE=false, which leaves memory
 to PyTorch.
 
@@ -45,7 +45,7 @@ def get_config(rows='default'):
     config = ml_collections.ConfigDict()
     config.experiment = 'benchmark'
     # A row is train_, infer_, loop_ or compile_ with a network; style_, visualization_ or units_
-    # with a size in pixels; or input_, masks_ or boxes_ with the size that images are cut to. Those
+    # with a size in pixels; or input_, masks_ or boxes_ with the size that images are cut to. Rows
     # of networks and the last three take a batch size, if not the usual one (train_resnet20:64).
     config.rows = ROWS[rows]  # the rows to measure, with commas between them
     config.rounds = 7  # rounds of measurements; each measures all sides in turn

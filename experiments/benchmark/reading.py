@@ -18,7 +18,7 @@ from experiments.benchmark.timing import Unmeasured, advance
 BATCH = 64  # The images that a step reads.
 PHOTOGRAPHS = ('astronaut', 'chelsea', 'coffee', 'immunohistochemistry', 'retina', 'rocket')
 FILES = 600  # The files that are cut from PHOTOGRAPHS; an epoch reads each once.
-WIDTH, HEIGHT = 500, 375  # those of most files of ImageNet and PASCAL VOC
+WIDTH, HEIGHT = 500, 375  # Most files of ImageNet and PASCAL VOC have so many pixels.
 REGIONS = 40, 30  # The parts of a mask, across and down, of which each has one class.
 OBJECTS = 1, 13  # The fewest and the most objects in a picture; COCO's average is 7 too.
 LEAST = 20  # The least width and height of an object, in pixels.
