@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import flax.linen as nn
 import jax
@@ -229,6 +230,27 @@ def test_the_gradient_of_batch_norm_is_that_of_flax(monkeypatch, backend, affine
         monkeypatch.setattr(jax, 'default_backend', lambda: backend)
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12),
                      normalize(ours, layers.activated), expected)
+
+
+@pytest.mark.parametrize(('activation', 'kept'), [(layers.relu, 1), (lambda x: jnp.exp(x), 2)])
+def test_of_batch_norm_and_relu_the_input_alone_is_kept_for_the_gradient(activation, kept):
+    x = random(6, 5, 4, 3)
+    norm = layers.BatchNorm(use_running_average=False)
+    variables = norm.init(jax.random.key(0), x)
+    apply = nn.apply(lambda norm, x: layers.activated(x, norm, activation), norm,
+                     mutable=['batch_stats'])
+    _, gradient, _ = jax.vjp(lambda x: apply(variables, x), x, has_aux=True)
+    assert [leaf.shape for leaf in jax.tree.leaves(gradient)].count(x.shape) == kept
+
+
+def test_the_statistics_of_batch_norm_are_one_reduction_on_a_gpu(monkeypatch):
+    """Two would be two kernels for each layer."""
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    norm = layers.BatchNorm(use_running_average=False)
+    x = random(6, 5, 4, 3)
+    variables = norm.init(jax.random.key(0), x)
+    text = str(jax.make_jaxpr(lambda x: norm.apply(variables, x, mutable=['batch_stats']))(x))
+    assert len(re.findall(r'= reduce\w*\[', text)) == 1
 
 
 def test_batch_norm_of_bfloat16_has_float32_statistics():

@@ -247,7 +247,8 @@ def diverse(objective: Objective, layer: str, weight: float) -> Objective:
         terms = jax.vmap(lambda one: objective.loss(one, aux))(found)
         return {term: ((1 - weight * alike) * value).mean() for term, value in terms.items()}
 
-    return Objective(tuple(dict.fromkeys((*objective.layers, layer))), statistics, loss, tileable=False)
+    return Objective(tuple(dict.fromkeys((*objective.layers, layer))), statistics, loss,
+                     tileable=False)
 
 
 def _grams(tap):
