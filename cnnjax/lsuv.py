@@ -89,8 +89,9 @@ def _scale(layers, start, call, arguments, options, context):
         if options.get('use_running_average') is False:  # the call below, or one like it
             return outputs
         moving = module.clone(parent=None, use_running_average=None)
-        return moving.apply(module.variables, arguments[0], mutable=['batch_stats'],
-                            **{**options, 'use_running_average': False})[0]
+        batch = options | {'use_running_average': False}
+        return moving.apply(module.variables, mutable=['batch_stats'],
+                            method=lambda layer: layer(arguments[0], **batch))[0]
     path = (*module.path, 'kernel')
     if path in layers or path not in start:
         return outputs
