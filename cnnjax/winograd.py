@@ -47,17 +47,24 @@ def _forward(x, kernel, padding, precision):
 
 def _backward(padding, precision, saved, g):
     x, kernel = saved
-    dx = _tiled(g, kernel[::-1, ::-1], [(2 - low, 2 - high) for low, high in padding], 1, precision)
+    sides = tuple((2 - low, 2 - high) for low, high in padding)
+    return (_tiled(g, kernel[::-1, ::-1], sides, 1, precision),
+            _kernel_gradient(x, g, padding, precision))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _kernel_gradient(x, g, padding, precision):
     tiles = [-(-n // 2) for n in g.shape[1:3]]
     inputs = _twice(_input, _pixels(x, tiles, [low for low, _ in padding], 4))
     outputs = _twice(_output_transposed, _pixels(g, tiles, (0, 0), 2))
     dkernel = _twice(_kernel_transposed, _products(inputs, outputs, (0, 0), precision))
-    return dx, jnp.stack([jnp.stack(row) for row in dkernel])
+    return jnp.stack([jnp.stack(row) for row in dkernel])
 
 
 convolve.defvjp(_forward, _backward)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _tiled(x, kernel, padding, contracted, precision):
     """The convolution; of the kernel's last two axes one is `contracted` with the channels."""
     size = [n + sum(sides) - 2 for n, sides in zip(x.shape[1:3], padding, strict=True)]

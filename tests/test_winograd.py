@@ -61,3 +61,22 @@ def test_winograd_is_for_much_work_on_many_channels(shape, features, options, ti
         assert ('dot_general' in str(jax.make_jaxpr(convolve)(*arguments))) == tiles
     with convolution.direct(True):
         assert 'dot_general' not in str(jax.make_jaxpr(convolve)(*arguments))
+
+
+def test_layers_of_one_shape_are_traced_once(monkeypatch):
+    """Tracing was half of the time to the first step of networks whose programs are kept."""
+    traced = []
+    monkeypatch.setattr(winograd, '_input', lambda *pixels, transform=winograd._input: (
+        traced.append(pixels[0].shape), transform(*pixels))[1])
+
+    def loss(x, kernel):
+        for _ in range(depth):
+            x = winograd.convolve(x, kernel, ((1, 1), (1, 1)))
+        return x.sum()
+
+    counts = []
+    for depth in (1, 3):  # on images of a size that no other test has
+        traced.clear()
+        jax.grad(loss, (0, 1))(random(2, 10, 12, 34), random(3, 3, 34, 34))
+        counts.append(len(traced))
+    assert counts == [counts[0], 0] and counts[0]
