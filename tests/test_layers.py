@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cnnjax import layers, models
+from cnnjax.layers import pooling
 from tests.test_convolution import random
 
 # The lecture notes' example of pooling.
@@ -319,7 +320,7 @@ def test_initial_kernels(initializer, deviation, bound):
 def test_the_gradient_of_max_pooling_is_that_of_jax(size, stride, padding, ceil):
     """Also where windows overlap, stick out or leave pixels out, and at the many ties of a ReLU."""
     x = jax.nn.relu(jax.random.normal(jax.random.key(0), (2, 9, 10, 3)).round(1))
-    sides = layers._sides(x, size, stride, padding, ceil)
+    sides = pooling._sides(x, size, stride, padding, ceil)
 
     def gradient(pool):
         y, pull = jax.vjp(pool, x)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cnnjax import layers, models, summary
+from cnnjax.layers import pooling
 
 
 def rows(name, **fields):
@@ -74,7 +75,7 @@ class Crooked(nn.Module):
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None)
 def test_receptive_fields_are_the_footprints_of_the_gradient(net, shape, monkeypatch):
     """With positive weights, and without maxima, every pixel that is seen has a gradient."""
-    monkeypatch.setattr(layers, 'larger', jnp.maximum)  # Both arguments share its gradient.
+    monkeypatch.setattr(pooling, 'larger', jnp.maximum)  # Both arguments share its gradient.
     assert_footprints(net.clone(**{field: value for field, value in (
         ('relu', lambda x: x), ('pool', layers.average_pool)) if hasattr(net, field)}), shape)
 
