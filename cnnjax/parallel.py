@@ -14,14 +14,18 @@ ways to run it:
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -29,6 +33,7 @@ from cnnjax.errors import UserError
 
 AXIS = 'data'
 KINDS = ('shard_map', 'pmap', 'jit')
+MESSAGE = 30 * 2 ** 20  # bytes of an all-reduce on GPUs, about; see `mean`
 
 
 def cache_programs() -> None:
@@ -72,6 +77,31 @@ def check_batch(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
             f'batch_size={batch_size} does not divide evenly over {mesh.size} device(s)'
             + (f' x accumulate={accumulate}' if accumulate > 1 else '')
             + f'; take a multiple of {parts}, such as {max(round(batch_size / parts), 1) * parts}')
+
+
+def mean(tree: Any, axis: str) -> Any:
+    """The mean of each array of `tree` over the devices of a mapped axis.
+
+    On GPUs the arrays are joined to messages of about MESSAGE bytes, and the compiler updates all
+    parameters of a shape from a message at once. By itself it would send each kernel of a 1x1
+    convolution alone, cut every array out of its message by an operation of its own and update one
+    parameter after the other (docs/scaling.md).
+    """
+    if jax.default_backend() != 'gpu':
+        return lax.pmean(tree, axis)
+    leaves, structure = jax.tree.flatten(tree)
+    ends, means = itertools.accumulate(leaf.nbytes for leaf in leaves), []
+    for _, message in itertools.groupby(zip(leaves, ends, strict=True),
+                                        lambda pair: pair[1] // MESSAGE):
+        joined, split = ravel_pytree([_moved(leaf, -1, 0) for leaf, _ in message])
+        means += [_moved(leaf, 0, -1) for leaf in split(lax.pmean(joined, axis))]
+    return jax.tree.unflatten(structure, means)
+
+
+def _moved(array, source, destination):
+    """A convolution's kernel with an axis moved: cuDNN has the output channels first, and kernels
+    in another order would be transposed. Other arrays stay as they are."""
+    return jnp.moveaxis(array, source, destination) if array.ndim > 2 else array
 
 
 def parallelize(step: Callable[..., Any], mesh: Mesh, kind: str = 'shard_map',

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from cnnjax import memory, transfer
+from cnnjax import memory, parallel, transfer
 from cnnjax.averages import Average
 from cnnjax.errors import UserError
 from cnnjax.tasks.task import Task, WholeBatch
@@ -120,10 +120,10 @@ def train_step(state: TrainState, data: Batch, batch: Batch, key: jax.Array, axi
 
     gradient = functools.partial(jax.grad(loss, has_aux=True), trainable)
     grads, (metrics, batch_stats) = _accumulated(gradient, state.batch_stats, examples, accumulate)
-    # One reduction of one tree, after the last micro-batch, lets the compiler send few messages
-    # (collectives.py). One device needs none: an all-reduce would only copy every gradient.
+    # One reduction of one tree, after the last micro-batch, needs few messages (collectives.py). A
+    # single device needs none: an all-reduce would only copy every gradient.
     if axis is not None and lax.axis_size(axis) > 1:
-        grads, batch_stats, metrics = lax.pmean((grads, batch_stats, metrics), axis)
+        grads, batch_stats, metrics = parallel.mean((grads, batch_stats, metrics), axis)
     updates, opt_state = tx.update(grads, state.opt_state, trainable)
     params = transfer.merge(optax.apply_updates(trainable, updates), fixed)
     # The mean over devices may change the last bit of the frozen statistics: restore them.

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax import lax
 
 from cnnjax import collectives, models, parallel, step, tasks
 from cnnjax.collectives import Link
@@ -42,6 +44,32 @@ def test_a_step_has_one_reduction_of_exactly_its_gradients_statistics_and_metric
     assert found.devices == devices
     assert sorted(found.arrays) == sorted(('f32', leaf.shape) for leaf in leaves)
     assert found.bytes == 4 * sum(leaf.size for leaf in leaves)
+
+
+@pytest.mark.parametrize('kind', ['shard_map', 'pmap'])
+def test_on_gpus_the_same_means_travel_in_messages(kind, monkeypatch):
+    mesh, rng = parallel.data_mesh(4), np.random.default_rng(0)
+    sizes = {'a': (3, 3, 2), 'b': {'c': (), 'd': (7,), 'e': (1, 1, 5, 9)}, 'f': (2, 4)}
+    arrays = jax.tree.map(lambda shape: rng.normal(size=(4, *shape)).astype(np.float32), sizes,
+                          is_leaf=lambda shape: isinstance(shape, tuple))
+
+    def compiled():
+        def one(state, data, batch, key, axis):
+            own = jax.tree.map(lambda x: x[lax.axis_index(axis)], data)
+            return state, parallel.mean(own | {'half': own['f'].astype(jnp.bfloat16)}, axis)
+
+        run = parallel.parallelize(one, mesh, kind)
+        inputs = {}, parallel.replicate(arrays, mesh), {'x': np.zeros(4)}, np.zeros(0)
+        return run.lower(*inputs).as_text().count('all_reduce'), run(*inputs)[1]
+
+    apart, expected = compiled()
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(parallel, 'MESSAGE', 4 * 25)
+    joined, found = compiled()
+    # 18, 1 | 7, | 45 | 8 and half of that: the arrays end after 18, 19, 26, 71, 79 and 83 numbers.
+    assert (apart, joined) == (6, 4)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert found['half'].dtype == jnp.bfloat16
 
 
 def test_one_device_reduces_nothing():
