@@ -83,9 +83,8 @@ def mean(tree: Any, axis: str) -> Any:
     """The mean of each array of `tree` over the devices of a mapped axis.
 
     On GPUs the arrays are joined to messages of about MESSAGE bytes, and the compiler updates all
-    parameters of a shape from a message at once. By itself it would send each kernel of a 1x1
-    convolution alone, cut every array out of its message by an operation of its own and update one
-    parameter after the other (docs/scaling.md).
+    parameters of a shape in one operation, which reads them from the message. Its own messages it
+    takes apart array by array before it updates the parameters one by one (docs/scaling.md).
     """
     if jax.default_backend() != 'gpu':
         return lax.pmean(tree, axis)

@@ -42,7 +42,7 @@ def get_config():
     config.devices = (8, 16, 32, 64, 128, 256, 512, 1024)  # total numbers of devices
     config.algorithm = 'best'  # between nodes: 'ring', 'tree' or 'best', the faster, as in NCCL
     config.utilization = 1.0  # share of a link's speed that is reached: nccl-tests' busbw / link
-    config.message = 30 * 2 ** 20  # bytes that the compiler puts into a message, at most, on GPUs
+    config.message = 30 * 2 ** 20  # bytes of a message on GPUs, about: parallel.MESSAGE
     config.backward = 2 / 3  # the backward pass's share of the step: two of three convolutions
 
     # The interconnect called 'own'.
