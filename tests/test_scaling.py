@@ -72,6 +72,19 @@ def test_on_gpus_the_same_means_travel_in_messages(kind, monkeypatch):
     assert found['half'].dtype == jnp.bfloat16
 
 
+def test_in_a_message_the_output_channels_of_kernels_come_first(monkeypatch):
+    """That is cuDNN's order: from another one a GPU would transpose them in every step."""
+    kernel, sent = jnp.arange(4.0).reshape(1, 1, 2, 2), []
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    monkeypatch.setattr(lax, 'pmean', lambda message, axis: sent.append(message) or message)
+    np.testing.assert_array_equal(parallel.mean([kernel], parallel.AXIS), [kernel])
+    assert sent[0].tolist() == [0, 2, 1, 3]
+
+
+def test_the_model_has_messages_as_large_as_those_of_a_step():
+    assert configs.get_config().message == parallel.MESSAGE
+
+
 def test_one_device_reduces_nothing():
     assert reductions('shard_map', 1)[0] == []
 

