@@ -1,5 +1,7 @@
 """Texts of figures: in any script, without warnings, and cut to fit."""
 
+import pathlib
+
 import matplotlib
 import numpy as np
 import pytest
@@ -12,15 +14,17 @@ from cnnjax import charts, fonts, overlays, plots
 
 NAMES = 'кошка', '猫', '\N{CAT}', 'cat'  # Only the first and the last are in DejaVu Sans.
 ESCAPED = ['кошка', '\\u732b', '\\U0001f408', 'cat']
-BUNDLED = matplotlib.get_data_path()
+BUNDLED = pathlib.Path(matplotlib.get_data_path(), 'fonts', 'ttf')
 GRAY = np.full((4, 4, 3), 0.5)
 
 
 @pytest.fixture
 def bundled(monkeypatch):
     """A machine that has the fonts of matplotlib only."""
-    monkeypatch.setattr(font_manager.fontManager, 'ttflist', [
-        entry for entry in font_manager.fontManager.ttflist if entry.fname.startswith(BUNDLED)])
+    # The files are read anew, because the list that matplotlib keeps in a cache may lack some.
+    monkeypatch.setattr(font_manager.fontManager, 'ttflist', [])
+    for file in sorted(BUNDLED.glob('*.ttf')):
+        font_manager.fontManager.addfont(file)
     font_manager.fontManager._findfont_cached.cache_clear()
     yield
     font_manager.fontManager._findfont_cached.cache_clear()
