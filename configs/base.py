@@ -59,6 +59,7 @@ def get_config():
     #           the auxiliary losses
     model.depth = placeholder(int)  # fractional max-pooling: the number of pools;
     #           transformation_net: of residual blocks
+    model.residual = placeholder(bool)  # transformation_net: whether it only changes the photograph
     model.width = placeholder(int)  # fractional max-pooling: of the n-th layer, divided by n;
     #           recurrent_cnn: the paper's K
     model.order = placeholder(str)  # fractional max-pooling: 'random' or 'pseudorandom' regions

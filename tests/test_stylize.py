@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,8 @@ def config(folder, **fields):
         'dataset': 'folder', 'data_dir': f'{folder}/photos', 'split': '0.67/0.33', 'devices': 1,
         'teacher': f'{folder}/teacher.safetensors', 'styles': f'{folder}/red.png',
         'style_size': 40, 'image_size': 40, 'crop_size': 32, 'batch_size': 2, 'steps': 4,
-        'report_every': 1, 'eval_every': 2.0, 'checkpoint_every': 1.0, **LAYERS, **fields})
+        'warmup': 0.0, 'report_every': 1, 'eval_every': 2.0, 'checkpoint_every': 1.0,
+        **LAYERS, **fields})
     made.model.update({'widths': (2, 3, 4), 'depth': 1})
     return made
 
@@ -83,6 +85,30 @@ def test_the_border_is_mirrored():
     assert image.min() > 0
 
 
+def test_maps_are_enlarged_bilinearly():
+    net = models.create('transformation_net', widths=(2, 3, 4), depth=1)
+    (_, taps), variables = jax.jit(net.init_with_output)(jax.random.key(0), images(2))
+    small = taps['block1']
+    large = jax.image.resize(small, (2, 16, 16, 4), 'bilinear')
+    padded = jnp.pad(large, ((0, 0), (1, 1), (1, 1), (0, 0)), 'reflect')
+    expected = nn.Conv(3, (3, 3), padding='VALID').apply(
+        {'params': variables['params']['conv4']}, padded)
+    np.testing.assert_allclose(taps['conv4'], expected, atol=1e-5)
+
+
+def test_a_residual_network_starts_with_the_photograph():
+    net = models.create('transformation_net', widths=(2, 3, 4), depth=1, residual=True)
+    normalize = data.Normalization(np.full(3, 0.5, np.float32), np.full(3, 0.25, np.float32))
+    photographs = normalize(images(2))
+    variables = jax.jit(net.init)(jax.random.key(0), photographs)
+    params = variables['params']
+    params['conv6'] = jax.tree.map(jnp.zeros_like, params['conv6'])
+    image, _ = jax.jit(net.apply)({'params': params}, photographs)
+    np.testing.assert_allclose(image, images(2), atol=0.13)  # The tanh bends black and white.
+    middle = abs(images(2) - 0.5) < 0.2
+    np.testing.assert_allclose(image[middle], images(2)[middle], atol=0.011)
+
+
 def test_the_loss_is_the_objective_of_style_transfer(folder):
     """On the same photograph, image and style as experiments/style.py sees them."""
     made, teacher = built(folder)
@@ -112,8 +138,8 @@ def test_a_step_changes_the_network_and_not_its_teacher(folder):
     batch['image'] = np.pad(batch['image'], ((0, 0), (4, 4), (4, 4), (0, 0)), 'reflect')
     after, metrics = jax.jit(lambda *arguments: made.step(*arguments, None))(
         state, {'teacher': made.teach.variables}, batch, jax.random.key(1))
-    assert set(after.params) == {'block1', *(f'{kind}{i}' for i in range(1, 6) for kind in (
-        'conv', 'norm')), 'conv6'}
+    assert set(after.params) == {'block1', 'conv6', 'shortcut', *(
+        f'{kind}{i}' for i in range(1, 6) for kind in ('conv', 'norm'))}
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, after.params)
     flat = {jax.tree_util.keystr(path): value
             for path, value in jax.tree_util.tree_leaves_with_path(moved)}

@@ -31,14 +31,19 @@ def given(config, network):
 
 
 def recognized(config, network, stream, strong):
-    """Images of the data set instead of pictures, [(name, image)], with their true classes: those
-    with the highest score of some classes, evenly spread over all."""
+    """Images of the data set instead of pictures, [(name, image)], with their true classes: of some
+    classes, evenly spread over all, the one that the network is surest of, among the images with
+    the highest scores. One of another class is taken only if all of these are."""
     labels = data.spread(len(strong.images), config.salient)
-    places = strong.images[labels, 0]
-    images = strongest.look_up(stream, places) / np.float32(255)
-    true = [int(stream.examples[int(place)]['label']) for place in places]
+    places = strong.images[labels]
+    true = np.array([[stream.examples[place]['label'] for place in own] for own in places.tolist()])
+    images = strongest.look_up(stream, places.ravel()) / np.float32(255)
+    sure = class_scores.probabilities(network, images).reshape(*places.shape, -1)[
+        np.arange(len(labels)), :, labels]
+    chosen = np.arange(len(labels)), (2 * (true == labels[:, None]) + sure).argmax(1)
+    images = images.reshape(*places.shape, *images.shape[1:])[chosen]
     return ([(called(network, label), image) for label, image in zip(labels, images, strict=True)],
-            [stream.classes[label] if label >= 0 else None for label in true])
+            [stream.classes[label] if label >= 0 else None for label in true[chosen]])
 
 
 def called(network, label):
