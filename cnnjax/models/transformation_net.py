@@ -93,8 +93,9 @@ class TransformationNet(nn.Module):
             x, inner = Block(self.relu, conv, norm, name=f'block{i}')(x)
             taps |= layers.nested(f'block{i}', inner, x)
         for i, width in ((4, second), (5, first)):
-            bilinear = layers.blur_pool(x.repeat(2, 1).repeat(2, 2), 1, 1)
-            x = convolve(bilinear, i, width, 3)
+            # (1, 2, 1) / 4 of doubled pixels is a bilinear enlargement.
+            x = layers.blur_pool(x.repeat(2, 1).repeat(2, 2), 1, 1)
+            x = convolve(x, i, width, 3)
         x = x[:, :images.shape[1], :images.shape[2]]  # The strides round sizes up.
         x = taps['conv6'] = conv(images.shape[-1], 9, name='conv6')(x)
         if self.residual:
