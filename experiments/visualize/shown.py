@@ -34,16 +34,17 @@ def recognized(config, network, stream, strong):
     """Images of the data set instead of pictures, [(name, image)], with their true classes: of some
     classes, evenly spread over all, the one that the network is surest of, among the images with
     the highest scores. One of another class is taken only if all of these are."""
-    labels = data.spread(len(strong.images), config.salient)
-    places = strong.images[labels]
-    true = np.array([[stream.examples[place]['label'] for place in own] for own in places.tolist()])
-    images = strongest.look_up(stream, places.ravel()) / np.float32(255)
-    sure = class_scores.probabilities(network, images).reshape(*places.shape, -1)[
-        np.arange(len(labels)), :, labels]
-    chosen = np.arange(len(labels)), (2 * (true == labels[:, None]) + sure).argmax(1)
-    images = images.reshape(*places.shape, *images.shape[1:])[chosen]
-    return ([(called(network, label), image) for label, image in zip(labels, images, strict=True)],
-            [stream.classes[label] if label >= 0 else None for label in true[chosen]])
+    found, truths = [], []
+    for label in data.spread(len(strong.images), config.salient):
+        name, places = called(network, label), strong.images[label]
+        true = [stream.examples[int(place)]['label'] for place in places]
+        true = [stream.classes[own] if own >= 0 else None for own in true]
+        images = strongest.look_up(stream, places) / np.float32(255)
+        sure = class_scores.probabilities(network, images)[:, label]
+        best = max(range(len(places)), key=lambda i: (true[i] == name, sure[i]))
+        found.append((name, images[best]))
+        truths.append(true[best])
+    return found, truths
 
 
 def called(network, label):
