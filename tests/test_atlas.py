@@ -75,9 +75,9 @@ def test_whitened_directions_answer_to_their_own_vectors():
 def test_the_area_of_a_cell_is_its_weight():
     black = np.zeros((3, 8, 8, 1), np.float32)
     canvas = atlas.sheet(black, [[0, 0], [0, 2], [1, 1]], [4, 1, 0], (2, 3))
-    assert canvas.shape == (16, 24, 1)
-    sides = np.sqrt((canvas == 0).reshape(2, 8, 3, 8).sum((1, 3)))
-    np.testing.assert_allclose(sides, [[8, 0, 4], [0, 4, 0]])  # the smallest is LEAST, in eighths
+    assert canvas.shape == (32, 48, 1)
+    sides = np.sqrt((canvas == 0).reshape(2, 16, 3, 16).sum((1, 3)))
+    np.testing.assert_allclose(sides, [[16, 0, 8], [0, 8, 0]])  # the smallest is LEAST, in eighths
 
 
 def test_directions(network):

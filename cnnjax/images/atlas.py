@@ -151,10 +151,11 @@ def maximized(network: Trained, layer: str, directions: np.ndarray,
 
 def sheet(images: np.ndarray, places: ArrayLike, weights: ArrayLike,
           shape: Sequence[int]) -> np.ndarray:
-    """One picture [rows * H, columns * W, C] of images [N, H, W, C] at their places (row, column)
-    [N, 2] in a grid of that shape (rows, columns). The area of an image is the share of its weight,
-    of `weights` [N], in the largest, but its side at least LEAST of the cell's."""
-    height, width, channels = images.shape[1:]
+    """One picture [2 * rows * H, 2 * columns * W, C] of images [N, H, W, C] at their places (row,
+    column) [N, 2] in a grid of that shape (rows, columns). The area of an image is the share of its
+    weight, of `weights` [N], in the largest, but its side at least LEAST of the cell's. Cells are
+    twice as long as images, so that small ones keep their pixels."""
+    height, width, channels = 2 * images.shape[1], 2 * images.shape[2], images.shape[3]
     canvas = np.full((shape[0] * height, shape[1] * width, channels), WHITE, np.float32)
     weights = np.asarray(weights, float)
     sides = np.sqrt(weights / max(weights.max(), 1e-12)).clip(LEAST)
