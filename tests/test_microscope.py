@@ -314,7 +314,7 @@ def test_the_data_of_facets_and_an_atlas(source, named, monkeypatch, capsys):
               json.loads((named / 'manifest.json').read_text())['layers']}
     assert all(layer['maps'] for layer in layers.values())
     assert len(layers['relu1']['units'][0]['facets']) == 2
-    sizes = {'3-facets': (16, 8), 'grid': (16, 16), 'atlas': (16, 16)}
+    sizes = {'3-facets': (16, 8), 'grid': (32, 32), 'atlas': (32, 32)}
     for kind, size in sizes.items():
         with Image.open(named / 'images' / 'relu1' / f'{kind}.png') as image:
             assert image.size == size
